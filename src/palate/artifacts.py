@@ -1,0 +1,123 @@
+"""Files that are either whole or absent: temporary name, fsync, rename; and the manifest that says what they are.
+
+A reader that finds `manifest.json` may believe every file that it names: it is written last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from palate import __version__
+from palate.errors import InputError, WorkError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears under `path` only if the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder whose files replace those of `path`, manifest last, if the block ends well.
+
+    Files of `path` that the block did not write stay, but an old manifest is removed first: between the
+    first and the last rename the folder is not to be believed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        names = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
+        names.sort(key=lambda name: name.name == MANIFEST)
+        for name in names:
+            with (partial / name).open("rb") as file:
+                os.fsync(file.fileno())
+        if path.exists():
+            (path / MANIFEST).unlink(missing_ok=True)
+            for name in names:
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).replace(path / name)
+        else:
+            partial.rename(path)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically; equal values give equal bytes."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is an `InputError` with its place."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("not found", path) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, no spaces), in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(
+    folder: Path,
+    stage: str,
+    *,
+    inputs: Mapping[str, str],
+    options: Mapping[str, Any],
+    stats: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write `manifest.json` for all files in `folder`: what went in, with which options, what came out.
+
+    `inputs` maps a name to a SHA-256. Nothing in it depends on when or where the stage ran, so equal
+    inputs and options give an equal manifest.
+    """
+    manifest = {
+        "palate": __version__,
+        "stage": stage,
+        "inputs": dict(inputs),
+        "options": dict(options),
+        "stats": dict(stats),
+        "outputs": {
+            p.relative_to(folder).as_posix(): sha256_file(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
+        },
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest

@@ -1,0 +1,264 @@
+"""The config: one YAML file for a recipe, every key checked before anything runs.
+
+Each section is one stage's options. A wrong key or value is an `InputError` with file and line, and the
+nearest known key is suggested. `--set section.key=value` overrides what the file says.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from palate.errors import InputError
+from palate.prompt.spec import PromptSpec
+
+
+class Section(BaseModel):
+    """A part of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RatingsConfig(Section):
+    """Where the ratings come from."""
+
+    source: str | None = None
+    """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file."""
+    items: str | None = None
+    """The item table, where it is not found beside the ratings."""
+    columns: dict[Literal["user", "item", "rating", "timestamp"], str] = {}
+    """Names of the columns in a file of your own, where they are not the usual ones."""
+    scale: tuple[float, float] | None = None
+    """Lowest and highest rating; None: what the format says (MovieLens: 0.5 to 5, or 1 to 5)."""
+
+
+class PrepareConfig(Section):
+    """Which ratings become samples, and in which split. Defaults: the guide's."""
+
+    history_len: int = Field(15, ge=1)
+    """Rated items that the prompt shows, and that a user must have before the first sample."""
+    rating_threshold: float = 4.0
+    """A rating of at least this is a Yes."""
+    val_ratio: float = Field(0.05, ge=0, lt=1)
+    test_ratio: float = Field(0.1, ge=0, lt=1)
+    split: Literal["user-time", "global-time"] = "user-time"
+    """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users."""
+    max_eval: int = Field(150, ge=0)
+    """Validation examples in `eval.json`, drawn with the seed."""
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> "PrepareConfig":
+        if self.val_ratio + self.test_ratio >= 1:
+            raise ValueError("val_ratio + test_ratio must stay below 1, or nothing is left to train on")
+        return self
+
+
+class TokensConfig(Section):
+    """How text becomes tokens."""
+
+    tokenizer: str | None = None
+    """`qwen3`, `smollm2`, a hub id or a folder; None: the model's own."""
+    cutoff_len: int = Field(1024, ge=8)
+    """Longest sequence; a longer one loses tokens on the left, as in the guide."""
+    num_proc: int | None = Field(None, ge=1)
+    """Processes that tokenize; None: one a core."""
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    base: str = "Qwen/Qwen3-0.6B"
+    """`smollm2-135m`, a hub id, a folder or a GGUF file."""
+    revision: str | None = None
+    """A hub commit, so that a run can be repeated."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 where the device computes in it at speed, else float32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4`: QLoRA, the base in 4 bits with double quantization."""
+    attn_implementation: str | None = None
+    """Passed to transformers; None: its choice."""
+
+
+class LoraConfig(Section):
+    """The adapter."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class TrainConfig(Section):
+    """How the adapter is trained (TRL's SFTTrainer; the words are its own)."""
+
+    max_samples: int | None = Field(None, ge=1)
+    """Train on this many samples, drawn with the seed; None: all."""
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(8, ge=1)
+    """Samples a device and forward pass."""
+    gradient_accumulation: int = Field(2, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: str = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw_torch"
+    logging_steps: int = Field(10, ge=1)
+    eval_steps: int | None = Field(None, ge=1)
+    """Loss on `eval.json` every so many steps; None: at the end only."""
+    save_steps: int = Field(200, ge=1)
+    save_total_limit: int = Field(2, ge=1)
+    report_to: list[str] = []
+    """`trackio`, `mlflow`, `wandb`, `tensorboard`: as transformers knows them."""
+    lora: LoraConfig = LoraConfig()
+
+
+class EvaluateConfig(Section):
+    """What is scored, and how it is reported."""
+
+    split: Literal["test"] = "test"
+    max_samples: int | None = Field(None, ge=1)
+    """Score this many samples, drawn with the seed; None: all."""
+    batch_size: int = Field(16, ge=1)
+    zero_shot: bool = True
+    """Score the base model too, as the row to beat."""
+    bootstrap: int = Field(1000, ge=0)
+    """Resamplings of users for the intervals."""
+
+
+class Config(Section):
+    """A recipe: everything that a run needs to know."""
+
+    name: str = "movielens_qwen3"
+    data_dir: str | None = None
+    """Where `prepare` writes; None: `data/NAME`."""
+    run_dir: str | None = None
+    """Where the run's results lie; None: `runs/NAME`."""
+    seed: int = 13
+    ratings: RatingsConfig = RatingsConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    prompt: PromptSpec = PromptSpec()
+    tokens: TokensConfig = TokensConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def data_path(self) -> Path:
+        """The folder with the prepared data."""
+        return Path(self.data_dir or f"data/{self.name}")
+
+    @property
+    def run_path(self) -> Path:
+        """The folder with the results."""
+        return Path(self.run_dir or f"runs/{self.name}")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer to load: the one that is named, else the model's."""
+        return self.tokens.tokenizer or self.model.base
+
+
+def load_config(path: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Read a YAML config and apply `overrides`, pairs of a dotted key and a value.
+
+    Raises `InputError` with file and line for a file that is missing or is not YAML, an unknown key, and
+    a value of the wrong kind; with `--set KEY` as the place where an override is at fault.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", path) from None
+        except UnicodeDecodeError:
+            raise InputError("is not UTF-8 text, expected YAML", path) from None
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            problem = getattr(error, "problem", None) or str(error)
+            raise InputError(f"is not YAML: {problem}", path, mark.line + 1 if mark else None) from None
+        if not isinstance(values, dict):
+            raise InputError(f"is {type(values).__name__}, expected a mapping of sections", path, 1)
+        lines = _lines_of(node)
+    overridden = set()
+    for dotted, value in overrides:
+        keys = tuple(dotted.split("."))
+        target = values
+        for key in keys[:-1]:
+            inner = target.get(key)
+            target[key] = inner if isinstance(inner, dict) else {}
+            target = target[key]
+        target[keys[-1]] = value
+        overridden.add(keys)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = tuple(str(part) for part in first["loc"])
+        known = next((keys for keys in overridden if keys[: len(loc)] == loc or loc[: len(keys)] == keys), None)
+        if known is not None:
+            raise InputError(_explain(first, loc), f"--set {'.'.join(known)}") from None
+        line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
+        raise InputError(_explain(first, loc), path, line) from None
+
+
+def _lines_of(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    """The line (from 1) of every key of a YAML document."""
+    lines: dict[tuple[str, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            lines[path] = key.start_mark.line + 1
+            lines |= _lines_of(value, path)
+    return lines
+
+
+def _explain(error: Any, loc: tuple[str, ...]) -> str:
+    """One validation error in one line."""
+    key = ".".join(loc)
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in loc[:-1]:
+            section = section.model_fields[part].annotation
+        near = difflib.get_close_matches(loc[-1], section.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(section.model_fields)}"
+        return f"unknown key '{key}', {hint}"
+    if error["type"] == "value_error":
+        return f"'{key}': {error['ctx']['error']}" if key else str(error["ctx"]["error"])
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"'{key}' is {error['input']!r}: {message.replace('input should be', 'expected')}"
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `section.key=value`; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{text!r}: expected key=value, such as train.learning_rate=1e-4", "--set")
+    try:
+        return key.strip(), _number_or(yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise InputError(f"{value!r} is not a YAML value", f"--set {key}") from None
+
+
+def _number_or(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; a number is what was meant."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key present."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,27 @@
+"""The two ways in which Palate stops: the input is wrong (exit 2), or the work failed (exit 1)."""
+
+from pathlib import Path
+
+
+class PalateError(Exception):
+    """An error that is told to the user in one line, without a traceback."""
+
+    exit_code = 1
+
+
+class WorkError(PalateError):
+    """Something failed while working: a download broke off, a disk is full, a loss is not finite."""
+
+
+class InputError(PalateError):
+    """Wrong input or usage: `PLACE:LINE: what is wrong, what was expected`.
+
+    `place` is a file, an option or a config; `line` counts from 1 and is left out where there is none.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, place: str | Path | None = None, line: int | None = None) -> None:
+        self.message, self.place, self.line = message, place, line
+        where = "" if place is None else f"{place}:{line}: " if line is not None else f"{place}: "
+        super().__init__(where + message)

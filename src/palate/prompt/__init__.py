@@ -1,0 +1,6 @@
+"""Prompt: from a sample to text, by one renderer for training and inference."""
+
+from palate.prompt.messages import Message, to_chat_messages, to_generation_messages
+from palate.prompt.spec import PromptSpec
+
+__all__ = ["Message", "PromptSpec", "to_chat_messages", "to_generation_messages"]

@@ -1,0 +1,106 @@
+"""What the prompt says: its texts, and how a history line and a candidate are put into words.
+
+The defaults are the guide's strings. A spec is configuration (`prompt:` in the YAML); what becomes of
+it in a model's chat template is `palate.prompt.chat`.
+"""
+
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Part(NamedTuple):
+    """A piece of a line's template: literal text, then a field with its format spec (None at the end)."""
+
+    literal: str
+    field: str | None
+    format_spec: str
+
+
+def split_template(template: str) -> list[Part]:
+    """Split a format string such as `"{n}. {title}"` into its parts; `ValueError` if it is not one."""
+    parts = []
+    for literal, field, format_spec, conversion in string.Formatter().parse(template):
+        if conversion or (field is not None and not field.isidentifier()) or "{" in (format_spec or ""):
+            raise ValueError(f"{template!r}: a field must be a plain name such as {{title}} or {{rating:.1f}}")
+        parts.append(Part(literal, field, format_spec or ""))
+    return parts
+
+
+class PromptSpec(BaseModel):
+    """The texts of a prompt.
+
+    `history_line` may name `{n}` (1 for the oldest), `{rating}` and any item column; `candidate_line` any
+    item column; `history_header` may name `{history_len}`. Every item table has the column `title`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str = (
+        "You are a movie recommendation assistant. Given a user's recent history and a candidate movie. "
+        "Please begin your analysis with 'Yes' or 'No'."
+    )
+    instruction: str = "Predict whether the user will like the candidate movie. Answer only with Yes or No."
+    history_header: str = "User's last {history_len} watched movies:"
+    history_line: str = "{n}. {title} (rating ≈ {rating:.1f})"
+    candidate_header: str = "Candidate movie:"
+    candidate_line: str = "{title}"
+    question: str = "Should we recommend this movie to the user? Answer Yes or No."
+    yes: str = Field("Yes", min_length=1)
+    no: str = Field("No", min_length=1)
+
+    @field_validator("history_line", "candidate_line", "history_header")
+    @classmethod
+    def _is_a_template(cls, value: str) -> str:
+        split_template(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> "PromptSpec":
+        if self.yes == self.no:
+            raise ValueError(f"yes and no must differ, both are {self.yes!r}")
+        header = {p.field for p in split_template(self.history_header)} - {None, "history_len"}
+        if header:
+            raise ValueError(f"history_header may name {{history_len}} only, not {{{header.pop()}}}")
+        leak = {p.field for p in split_template(self.candidate_line)} & {"rating", "n"}
+        if leak:
+            raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: the candidate has none to show")
+        return self
+
+    @property
+    def item_fields(self) -> set[str]:
+        """The item columns that the prompt names."""
+        named = {p.field for t in (self.history_line, self.candidate_line) for p in split_template(t)}
+        return {f for f in named if f is not None} - {"n", "rating"}
+
+    def label(self, liked: bool) -> str:
+        """The answer for a liked or a disliked candidate."""
+        return self.yes if liked else self.no
+
+    def history(self, items: Iterable[Mapping[str, Any]], ratings: Iterable[float]) -> str:
+        """The history as text, one line an item, oldest first."""
+        return "\n".join(
+            self.history_line.format(**{**item, "n": n, "rating": rating})
+            for n, (item, rating) in enumerate(zip(items, ratings, strict=True), start=1)
+        )
+
+    def candidate(self, item: Mapping[str, Any]) -> str:
+        """The candidate as text."""
+        return self.candidate_line.format(**item)
+
+    def input(self, history: str, candidate: str, history_len: int) -> str:
+        """The Alpaca `input`: header, history, candidate, question."""
+        header = self.history_header.format(history_len=history_len)
+        return f"{header}\n{history}\n\n{self.candidate_header}\n{candidate}\n\n{self.question}"
+
+    def alpaca(self, history: str, candidate: str, label: str, history_len: int) -> dict[str, Any]:
+        """One example in Alpaca form, keys in the order of the files."""
+        return {
+            "instruction": self.instruction,
+            "input": self.input(history, candidate, history_len),
+            "output": label,
+            "system": self.system,
+            "history": [],
+        }
