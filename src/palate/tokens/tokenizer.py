@@ -1,0 +1,32 @@
+"""Loads a tokenizer by name, from where `palate.hub` finds it."""
+
+from functools import lru_cache
+from typing import Any
+
+from palate.errors import InputError
+from palate.hub import Location, locate
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """A fast transformers tokenizer: `qwen3`, `smollm2`, a hub id, a folder or a GGUF file.
+
+    Raises `InputError` where there is none to be had.
+    """
+    return tokenizer_at(locate(name, tokenizer=True), revision)
+
+
+def tokenizer_at(location: Location, revision: str | None = None) -> Any:
+    """Load the tokenizer that lies at `location`."""
+    from transformers import AutoTokenizer
+
+    place = location.path or location.hub_id
+    try:
+        if location.path is None:
+            return AutoTokenizer.from_pretrained(location.hub_id, revision=revision)
+        if location.path.suffix == ".gguf":
+            return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
+        return AutoTokenizer.from_pretrained(str(location.path))
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"no tokenizer can be loaded: {reason}", place) from error
