@@ -7,7 +7,7 @@ nearest known key is suggested. `--set section.key=value` overrides what the fil
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -164,11 +164,19 @@ class Config(Section):
         return self.tokens.tokenizer or self.model.base
 
 
-def load_config(path: Path | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
-    """Read a YAML config and apply `overrides`, pairs of a dotted key and a value.
+class Override(NamedTuple):
+    """A value from the command line: dotted key, value, and the option that set it (the place in an error)."""
+
+    key: str
+    value: Any
+    option: str
+
+
+def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) -> Config:
+    """Read a YAML config and apply `overrides`.
 
     Raises `InputError` with file and line for a file that is missing or is not YAML, an unknown key, and
-    a value of the wrong kind; with `--set KEY` as the place where an override is at fault.
+    a value of the wrong kind; with the option as the place where an override is at fault.
     """
     lines: dict[tuple[str, ...], int] = {}
     values: dict[str, Any] = {}
@@ -189,24 +197,24 @@ def load_config(path: Path | None = None, overrides: Sequence[tuple[str, Any]] =
         if not isinstance(values, dict):
             raise InputError(f"is {type(values).__name__}, expected a mapping of sections", path, 1)
         lines = _lines_of(node)
-    overridden = set()
-    for dotted, value in overrides:
-        keys = tuple(dotted.split("."))
+    options: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys = tuple(override.key.split("."))
         target = values
         for key in keys[:-1]:
             inner = target.get(key)
             target[key] = inner if isinstance(inner, dict) else {}
             target = target[key]
-        target[keys[-1]] = value
-        overridden.add(keys)
+        target[keys[-1]] = override.value
+        options[keys] = override.option
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         loc = tuple(str(part) for part in first["loc"])
-        known = next((keys for keys in overridden if keys[: len(loc)] == loc or loc[: len(keys)] == keys), None)
-        if known is not None:
-            raise InputError(_explain(first, loc), f"--set {'.'.join(known)}") from None
+        option = next((o for k, o in options.items() if k[: len(loc)] == loc or loc[: len(k)] == k), None)
+        if option is not None:
+            raise InputError(_explain(first, loc), option) from None
         line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
         raise InputError(_explain(first, loc), path, line) from None
 
@@ -238,13 +246,14 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
     return f"'{key}' is {error['input']!r}: {message.replace('input should be', 'expected')}"
 
 
-def parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> Override:
     """Split `section.key=value`; the value is read as YAML."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"{text!r}: expected key=value, such as train.learning_rate=1e-4", "--set")
+    key = key.strip()
+    if not equals or not key:
+        raise InputError(f"{text!r}, expected key=value such as train.learning_rate=1e-4", "--set")
     try:
-        return key.strip(), _number_or(yaml.safe_load(value))
+        return Override(key, _number_or(yaml.safe_load(value)), f"--set {key}")
     except yaml.YAMLError:
         raise InputError(f"{value!r} is not a YAML value", f"--set {key}") from None
 

@@ -176,15 +176,15 @@ class Chat:
         ids: list[int] = []
         prompt_len = 0
         position = 0
-        for begin, end, control in [*self._control_spans(text, mark), (len(text), len(text), None)]:
+        for begin, end, token in [*self._control_spans(text, mark), (len(text), len(text), None)]:
             run = self._ordinary.encode(text[position:begin].replace(mark, ""), add_special_tokens=False)
             if position < start:
                 before = start - position - text[position:start].count(mark)
                 prompt_len = len(ids) + _tokens_before(before, run.offsets)
             ids += run.ids
-            if control is not None:
+            if token is not None:
                 prompt_len = len(ids) + 1 if begin < start else prompt_len
-                ids.append(control)
+                ids.append(token)
             position = end
         return Encoded(ids, prompt_len)
 

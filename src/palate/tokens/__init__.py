@@ -1,1 +1,1 @@
-"""Tokens."""
+"""Tokens: from text to ids, attention mask and labels."""

@@ -1,0 +1,68 @@
+"""The plain path from examples to tokens: render, tokenize, mask, truncate; the reference for faster ones."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from palate.errors import InputError
+from palate.prompt.chat import PROBE, Chat, Encoded
+from palate.prompt.messages import to_chat_messages
+
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
+
+
+@lru_cache(maxsize=8)
+def chat_of(tokenizer: Any) -> Chat:
+    """The `Chat` of a tokenizer, made once."""
+    return Chat(tokenizer)
+
+
+def tokenize_func(example: Mapping[str, Any], tokenizer: Any, cutoff_len: int) -> dict[str, list[int]]:
+    """Token ids, attention mask and labels of one example, each a list of equal length.
+
+    The example is an Alpaca one, has `messages`, or only the rendered `text`. Labels are −100 on everything
+    before the last assistant turn's content. A sequence longer than `cutoff_len` loses tokens on the left.
+    In a bare `text`, control text means control, and what follows the last assistant header is the answer.
+
+    Raises `InputError` if the text has no assistant turn, or if the response alone exceeds `cutoff_len`.
+    """
+    chat = chat_of(tokenizer)
+    if "messages" in example or "output" in example:
+        return label(chat.encode(conversation(example)), cutoff_len)
+    text = example["text"]
+    asked, whole = chat.text(PROBE), chat.text(PROBE, add_generation_prompt=True)
+    header = whole[len(asked) :]
+    before, found, _ = text.rpartition(header)
+    if not header or not found:
+        raise InputError(f"the text has no assistant turn, expected {header!r} in it")
+    full = tokenizer(text, truncation=False, padding=False, add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(before + header, truncation=False, padding=False, add_special_tokens=False)["input_ids"]
+    return label(Encoded(full, len(prompt)), cutoff_len)
+
+
+def tokenize_batch(examples: Mapping[str, Sequence[Any]], *, chat: Chat, cutoff_len: int) -> dict[str, list[list[int]]]:
+    """`tokenize_func` over a batch in columns, as `datasets.map(batched=True)` passes it."""
+    rows = [dict(zip(examples, values, strict=True)) for values in zip(*examples.values(), strict=True)]
+    labelled = [label(encoded, cutoff_len) for encoded in chat.encode_batch([conversation(row) for row in rows])]
+    return {name: [row[name] for row in labelled] for name in ("input_ids", "attention_mask", "labels")}
+
+
+def conversation(example: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The messages of an example, given as they are or in Alpaca form."""
+    return list(example["messages"]) if "messages" in example else to_chat_messages(example)
+
+
+def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
+    """Mask the prompt and cut on the left, keeping the whole response."""
+    ids, prompt_len = encoded
+    response = len(ids) - prompt_len
+    if response > cutoff_len:
+        raise InputError(f"the response is {response} tokens, cutoff_len is {cutoff_len}: expected it to fit")
+    start = max(0, len(ids) - cutoff_len)
+    labels = [IGNORED] * prompt_len + ids[prompt_len:]
+    return {
+        "input_ids": ids[start:],
+        "attention_mask": [1] * (len(ids) - start),
+        "labels": labels[start:],
+    }
