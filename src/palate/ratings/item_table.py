@@ -1,0 +1,146 @@
+"""Read a table of items: one row an item, with a title and whatever else the file knows of it."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from palate.errors import InputError
+from palate.ratings.layout import GENRE_FLAGS, Layout, column_of, is_parquet, layout_of, records
+from palate.ratings.rating_table import RatingTable, as_ids
+from palate.ratings.source import SourceFile
+
+
+def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
+    """Read an item table: `item_id` (Int64 or String), `title` (String), then the other columns.
+
+    Columns of text files are String, as they stand; ML-100K's genre flags become `genres` ("A|B"). Where
+    RecBole keeps the year apart it is put back into the title. Raises `InputError` with the line.
+    """
+    if is_parquet(file):
+        try:
+            table, layout = pl.read_parquet(file.path, glob=False), None
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
+    else:
+        layout = layout_of(file)
+        table = _read_text(file, layout)
+    item, title = _columns_of(table.columns, columns, file.place)
+    rest = [c for c in table.columns if c not in (item, title)]
+    ids = table[item]
+    ids = as_ids(ids.str.strip_chars()) if ids.dtype == pl.String else ids
+    if ids.dtype.is_integer():
+        ids = ids.cast(pl.Int64)
+    table = table.select(
+        ids.cast(pl.Int64 if ids.dtype.is_integer() else pl.String).alias("item_id"),
+        pl.col(title).cast(pl.String).fill_null("").alias("title"),
+        *[pl.col(c) for c in rest if c not in ("item_id", "title")],
+    ).with_columns(pl.col(pl.String).exclude("item_id").fill_null(""))
+    _check_ids(table["item_id"], file, layout)
+    table = _join_genre_flags(table)
+    is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
+    return _put_year_into_title(table) if is_atomic else table
+
+
+def items_of_titles(table: RatingTable) -> pl.DataFrame:
+    """The items of a rating table that brings its own titles, in the order of their first rating."""
+    pairs = table.frame.select("item_id", pl.col("title").fill_null("")).with_row_index("row")
+    pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
+    again = pairs.filter(pl.col("item_id").is_duplicated())
+    if again.height:
+        item = again["item_id"][0]
+        one, other = again.filter(pl.col("item_id") == item).rows()[:2]
+        table.fail(f"item {item} is titled {other[2]!r} here and {one[2]!r} before, expected one title", other[0])
+    return pairs.drop("row")
+
+
+def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:
+    """The id and the title column."""
+    title = column_of("title", names, {}, place)
+    mapped = columns if columns.get("item") in names else {}
+    item = column_of("item", names, mapped, place, needed=False) or next((n for n in names if n.lower() == "id"), None)
+    if item is None:
+        raise InputError(f"has no item column, expected one such as movieId; found {', '.join(names)}", place, 1)
+    assert title is not None
+    return item, title
+
+
+def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
+    """A text table as String columns, blank lines left out."""
+    try:
+        text = file.path.read_bytes().decode(layout.encoding)
+    except UnicodeDecodeError as error:
+        line = file.path.read_bytes()[: error.start].count(b"\n") + 1
+        raise InputError(f"byte {error.object[error.start]:#04x} is not UTF-8 text", file.place, line) from None
+    try:
+        table = _split(text, layout)
+        ragged = bool(table[table.columns[-1]].null_count())
+    except pl.exceptions.PolarsError:
+        ragged = True
+    if ragged:
+        for line, fields in records(file, layout):
+            if len(fields) != len(layout.names):
+                found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
+                expected = f"expected {len(layout.names)} ({', '.join(layout.names[:6])})"
+                raise InputError(f"row has {found}, {expected}", file.place, line)
+        table = _split(text, layout)
+    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _split(text: str, layout: Layout) -> pl.DataFrame:
+    """The rows as String columns; raises a Polars error where one has too many fields."""
+    if len(layout.separator) > 1:
+        lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
+        split = pl.col("line").str.splitn(layout.separator, len(layout.names)).struct.rename_fields(layout.names)
+        return lines.filter(pl.col("line") != "").select(split).unnest("line")
+    table = pl.read_csv(
+        text.encode(),
+        has_header=False,
+        skip_lines=layout.skip_lines,
+        separator=layout.separator,
+        quote_char='"' if layout.quoted else None,
+        schema={f"_{i}": pl.String() for i in range(len(layout.names))},
+        raise_if_empty=False,
+    )
+    table.columns = list(layout.names)
+    return table
+
+
+def _check_ids(ids: pl.Series, file: SourceFile, layout: Layout | None) -> None:
+    """Every row has an id, and no other row has the same."""
+    again = ~ids.is_first_distinct()
+    wrong = again | ids.is_null()
+    if not wrong.any():
+        return
+    row = int(wrong.arg_true()[0])
+    value = ids[row]
+    first = ids.index_of(value) if value is not None else None
+    table = RatingTable(pl.DataFrame(), file, layout)
+    if value is None or first is None:
+        table.fail("the item's id is missing, expected one", row)
+    noun, before = "row", first + 1
+    (line,) = table.lines_of([first])
+    if line is not None:
+        noun, before = "line", line
+    table.fail(f"item {value} stands already on {noun} {before}, expected one row an item", row)
+
+
+def _join_genre_flags(table: pl.DataFrame) -> pl.DataFrame:
+    """Replace ML-100K's nineteen 0/1 columns by one, `genres`: "Action|Comedy"."""
+    if not set(GENRE_FLAGS) <= set(table.columns):
+        return table
+    named = [pl.when(pl.col(flag) == "1").then(pl.lit(flag)) for flag in GENRE_FLAGS]
+    genres = pl.concat_str(named, separator="|", ignore_nulls=True).alias("genres")
+    return table.with_columns(genres).drop(GENRE_FLAGS)
+
+
+def _put_year_into_title(table: pl.DataFrame) -> pl.DataFrame:
+    """RecBole's item columns under MovieLens's names: "Toy Story (1995)", genres "A|B"."""
+    names = {"release_year": "year", "class": "genres"}
+    table = table.rename({a: b for a, b in names.items() if a in table.columns and b not in table.columns})
+    if "year" in table.columns:
+        dated = pl.col("year").str.contains(r"^\d{4}$") & ~pl.col("title").str.contains(r"\(\d{4}\)\s*$")
+        titled = pl.concat_str("title", pl.lit(" ("), "year", pl.lit(")"))
+        table = table.with_columns(pl.when(dated & (pl.col("title") != "")).then(titled).otherwise("title"))
+    if "genres" in table.columns:
+        table = table.with_columns(pl.col("genres").str.replace_all(" ", "|", literal=True))
+    return table

@@ -1,0 +1,132 @@
+"""How a table lies in its file: separator, quotes, header; and which column means what."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palate.errors import InputError
+from palate.ratings.source import SourceFile
+
+ROLES = {
+    "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid"),
+    "item": ("itemid", "movieid", "item", "movie", "bookid", "productid", "asin", "parentasin", "isbn", "iid"),
+    "rating": ("rating", "score", "stars", "overall"),
+    "timestamp": ("timestamp", "time", "unixreviewtime", "unixtime"),
+    "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name"),
+}
+"""Accepted names of a column, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
+
+_RATINGS = ("user_id", "item_id", "rating", "timestamp")
+_GENRES = (
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
+    "Musical Mystery Romance Sci-Fi Thriller War Western"
+)
+GENRE_FLAGS = tuple(_GENRES.split())
+"""The flags of ML-100K's `u.item`, in the order of its columns."""
+
+_FIXED = {
+    "ratings.dat": ("::", _RATINGS),
+    "movies.dat": ("::", ("item_id", "title", "genres")),
+    "u.data": ("\t", _RATINGS),
+    "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A delimited text table: the names of its columns in file order, and the lines before its first row."""
+
+    separator: str
+    quoted: bool
+    names: tuple[str, ...]
+    skip_lines: int
+    encoding: str = "utf-8-sig"
+
+
+def is_parquet(file: SourceFile) -> bool:
+    """Whether the file's name says that it is Parquet."""
+    return file.name.lower().endswith((".parquet", ".pq"))
+
+
+def layout_of(file: SourceFile) -> Layout:
+    """The layout of a text table, from its name and its header; `InputError` if it is empty."""
+    lower = file.name.lower()
+    if lower in _FIXED:
+        separator, names = _FIXED[lower]
+        if file.path.stat().st_size == 0:
+            raise InputError(f"is empty, expected rows of {separator.join(names[:4])}", file.place)
+        return Layout(separator, False, names, 0, _encoding_of(file.path) if "title" in names else "utf-8-sig")
+    quoted = not lower.endswith((".inter", ".item"))
+    draft = Layout("\t" if not quoted or lower.endswith((".tsv", ".txt")) else ",", quoted, (), 0)
+    for _, last, fields in _walk(file, draft):
+        names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
+        return Layout(draft.separator, quoted, names, last)
+    raise InputError("is empty, expected a header and rows", file.place)
+
+
+def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """The rows as (line of the file, from 1; fields), blank lines left out: slow and exact, for diagnosis."""
+    for line, _, fields in _walk(file, layout):
+        yield line, fields
+
+
+def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
+    """The rows as (first line, last line, fields)."""
+    newline = "" if layout.quoted else "\n"
+    with file.path.open(encoding=layout.encoding, errors="replace", newline=newline) as text:
+        for _ in range(layout.skip_lines):
+            text.readline()
+        if not layout.quoted:
+            for line, row in enumerate(text, layout.skip_lines + 1):
+                if row := row.rstrip("\r\n"):
+                    yield line, line, row.split(layout.separator)
+            return
+        reader = csv.reader(text, delimiter=layout.separator)
+        first = layout.skip_lines + 1
+        try:
+            for fields in reader:
+                last = layout.skip_lines + reader.line_num
+                if fields:
+                    yield first, last, fields
+                first = last + 1
+        except csv.Error as error:
+            raise InputError(f"is not CSV: {error}", file.place, first) from None
+
+
+def _encoding_of(path: Path) -> str:
+    """ML-100K and ML-1M are Latin-1, ML-10M under the same names is UTF-8."""
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8-sig"
+
+
+def column_of(
+    role: str, names: Sequence[str], columns: Mapping[str, str], place: str, *, needed: bool = True
+) -> str | None:
+    """The name of the column that plays a role; `columns` has the last word.
+
+    Raises `InputError` if it is not there, unless it is not `needed`.
+    """
+    chosen = columns.get(role)
+    if chosen is not None and (chosen in names or needed):
+        if chosen not in names:
+            expected = f"expected the one that ratings.columns.{role} names"
+            raise InputError(f"has no column '{chosen}', {expected}; found {', '.join(names)}", place, 1)
+        return chosen
+    plain = {_plain(name): name for name in reversed(names)}
+    found = next((plain[p] for p in ROLES[role] if p in plain), None)
+    if found is None and needed:
+        usual = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp", "title": "title"}
+        option = "" if role == "title" else f", or its name as ratings.columns.{role}"
+        raise InputError(
+            f"has no {role} column, expected one such as {usual[role]}{option}; found {', '.join(names)}", place, 1
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    """A column's name without case, separators and RecBole's type."""
+    return name.partition(":")[0].lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -1,0 +1,138 @@
+"""From a name or a path to checked ratings."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from palate.errors import InputError
+from palate.ratings.archives import ARCHIVES, locate
+from palate.ratings.item_table import items_of_titles, read_items
+from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
+from palate.ratings.source import Source, open_source
+
+_TABLES = ("csv", "tsv", "parquet")
+_RATING_FILES = (
+    *(f"{stem}.{suffix}" for stem in ("ratings", "interactions") for suffix in _TABLES),
+    "ratings.dat",
+    "u.data",
+)
+_ITEM_FILES = (
+    *(f"{stem}.{suffix}" for stem in ("movies", "items", "books", "products", "titles") for suffix in _TABLES),
+    "movies.dat",
+    "u.item",
+)
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dat", ".data", ".inter")
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Who rated what, how and when, in file order; and what the items are.
+
+    `frame` has `user_id` and `item_id` (Int64 where all ids are integers, else String), `rating` (Float64)
+    and `timestamp` (Int64). `items` has `item_id`, `title` (String) and the item table's other columns,
+    one row an item. `inputs` maps the files that were read to their SHA-256.
+    """
+
+    frame: pl.DataFrame
+    items: pl.DataFrame
+    name: str
+    inputs: dict[str, str]
+    scale: tuple[float, float]
+
+
+def load_ratings(
+    source: str,
+    *,
+    items: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    scale: tuple[float, float] | None = None,
+    data_dir: Path | None = None,
+) -> Ratings:
+    """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file.
+
+    `items` is the item table where it is not found beside the ratings; `columns` maps `user`, `item`,
+    `rating`, `timestamp` to column names that are not the usual ones. Raises `InputError` with file and
+    line for the first thing that is wrong, `WorkError` if a download fails.
+    """
+    if scale is not None and not scale[0] < scale[1]:
+        raise InputError(f"is {list(scale)}, expected a lowest and a highest rating", "ratings.scale")
+    columns = columns or {}
+    path = locate(source, data_dir)
+    single = path.is_file() and path.suffix.lower() != ".zip"
+    if single and path.suffix.lower() not in _TABLE_SUFFIXES:
+        raise InputError("is not a kind of file that holds ratings, expected .csv, .tsv, .parquet or .zip", path)
+    with open_source(path.parent if single else path) as tables:
+        rating_name = path.name if single else _find_ratings(tables)
+        name = source if source in ARCHIVES else _name_of(path, rating_name)
+        scale = scale or _usual_scale(name, rating_name)
+        table = read_ratings(tables.open(rating_name), columns, scale)
+        inputs = {table.file.name: table.file.sha256}
+        item_name = None if items is not None else _find_items(tables, rating_name)
+        if items is not None:
+            path = Path(items)
+            if not path.is_file():
+                raise InputError("no such file, expected the item table", path)
+            item_file = Source(path.parent, (path.name,)).open(path.name)
+        elif item_name is not None:
+            item_file = tables.open(item_name)
+        elif "title" in table.frame.columns:
+            item_file = None
+        else:
+            wanted = "expected movies.csv or items.csv beside it, ratings.items, or a title column"
+            raise InputError(f"has no titles: {wanted}", table.file.place)
+        if item_file is None:
+            known = items_of_titles(table)
+        else:
+            known = read_items(item_file, columns)
+            inputs[item_file.name] = item_file.sha256
+        table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
+        if known["item_id"].dtype != table.frame["item_id"].dtype:
+            known = known.with_columns(pl.col("item_id").cast(pl.String))
+            table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
+        check_titles(table, known, item_file.name if item_file else table.file.name)
+    return Ratings(table.frame, known, name, inputs, scale)
+
+
+def _find_ratings(tables: Source) -> str:
+    """The rating file of a folder or a zip."""
+    found = tables.find(_RATING_FILES)
+    if found is None:
+        atomic = [n for n in tables.names if n.lower().endswith(".inter")]
+        found = atomic[0] if len(atomic) == 1 else None
+    if found is None:
+        expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
+        there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
+        raise InputError(f"holds no ratings, {expected}{there}", tables.root)
+    return found
+
+
+def _find_items(tables: Source, rating_name: str) -> str | None:
+    """The item file beside the ratings, if there is one."""
+    if rating_name.lower().endswith(".inter"):
+        own = rating_name[: -len("inter")] + "item"
+        if own in tables.names:
+            return own
+    folder = rating_name.rpartition("/")[0]
+    beside = tuple(n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name)
+    return Source(tables.root, beside).find(_ITEM_FILES)
+
+
+def _name_of(path: Path, rating_name: str) -> str:
+    """What to call a data set that is given by path: its folder or zip, or a file's own name."""
+    if path.is_dir():
+        return path.resolve().name
+    stem = Path(rating_name).stem
+    if path.suffix.lower() == ".zip" or rating_name.lower() not in _RATING_FILES:
+        return path.stem
+    return path.resolve().parent.name or stem
+
+
+def _usual_scale(name: str, rating_name: str) -> tuple[float, float]:
+    """The scale of a known data set; else MovieLens's half stars."""
+    known = ARCHIVES.get(name.lower()) or ARCHIVES.get(Path(rating_name).stem.lower())
+    if rating_name.lower().endswith("u.data"):
+        known = ARCHIVES["ml-100k"]
+    return known.scale if known else (0.5, 5.0)

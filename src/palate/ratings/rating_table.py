@@ -1,0 +1,285 @@
+"""Read a table of ratings: typed columns in one pass, and the first wrong line where something is off."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import polars as pl
+
+from palate.errors import InputError
+from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, records
+from palate.ratings.source import SourceFile
+
+COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+_ROLES = ("user", "item", "rating", "timestamp")
+_TYPES = {"user_id": pl.Int64(), "item_id": pl.Int64(), "rating": pl.Float64(), "timestamp": pl.Int64()}
+_INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class RatingTable:
+    """The ratings of one file, in file order, with what it takes to say where one of them stands.
+
+    `frame` has `COLUMNS` and, where the file has it, `title`.
+    """
+
+    frame: pl.DataFrame
+    file: SourceFile
+    layout: Layout | None
+    """None for Parquet, which has no lines."""
+
+    def fail(self, message: str, row: int) -> NoReturn:
+        """Raise the `InputError` for a row, counted from 0."""
+        (line,) = self.lines_of([row])
+        if line is None:
+            raise InputError(f"row {row + 1}: {message}", self.file.place)
+        raise InputError(message, self.file.place, line)
+
+    def lines_of(self, rows: Sequence[int]) -> list[int | None]:
+        """The lines of the given rows, which ascend; None each in a Parquet file."""
+        if self.layout is None:
+            return [None for _ in rows]
+        walk = enumerate(line for line, _ in records(self.file, self.layout))
+        return [next(line for row, line in walk if row == wanted) for wanted in rows]
+
+
+def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
+    """Read and check a table of ratings; raises `InputError` with the first line that is wrong.
+
+    Ids are Int64 where all of them are integers, else String; ratings are Float64, timestamps Int64.
+    """
+    table = _read_parquet(file, columns) if is_parquet(file) else _read_text(file, columns, scale)
+    if table.frame.is_empty():
+        raise InputError("has no ratings, expected at least one row", file.place)
+    _check_values(table, scale)
+    _check_duplicates(table)
+    return table
+
+
+def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
+    layout = layout_of(file)
+    used = {n: column_of(r, layout.names, columns, file.place) for n, r in zip(COLUMNS, _ROLES, strict=True)}
+    title = column_of("title", layout.names, columns, file.place, needed=False)
+    places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    try:
+        frame = _scan(file, layout, places, _TYPES)
+        usual = not _has_nulls(frame)
+    except pl.exceptions.PolarsError:
+        usual = False
+    return RatingTable(frame if usual else _read_carefully(file, layout, places, scale), file, layout)
+
+
+def _has_nulls(frame: pl.DataFrame) -> bool:
+    return any(frame[name].null_count() for name in COLUMNS)
+
+
+def _scan(
+    file: SourceFile, layout: Layout, places: Mapping[str, int], types: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+    """Read the columns at `places`; raises a Polars error where a field is not of its type."""
+    step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
+    schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
+    names = list(schema)
+    for name, place in places.items():
+        schema[names[step * place]] = types.get(name, pl.String())
+    scan = pl.scan_csv(
+        file.path,
+        has_header=False,
+        skip_lines=layout.skip_lines,
+        separator=layout.separator[0],
+        quote_char='"' if layout.quoted else None,
+        schema=schema,
+        raise_if_empty=False,
+        glob=False,
+    )
+    between = [pl.col(n).is_not_null() for i, n in enumerate(names) if i % step]
+    chosen = [pl.col(names[step * place]).alias(name) for name, place in places.items()]
+    frame = scan.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
+    table = frame.collect(engine="streaming")
+    if between:
+        if table["_between"].any():
+            raise pl.exceptions.ComputeError(f"a field holds {layout.separator[0]}")
+        table = table.drop("_between")
+    return table
+
+
+def _read_carefully(
+    file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]
+) -> pl.DataFrame:
+    """Read everything as text first: for ids that are words, whole numbers written as 1.0, blank lines.
+
+    What is wrong and not merely unusual is found here, by its line.
+    """
+    try:
+        text = _scan(file, layout, places, {})
+    except pl.exceptions.PolarsError as error:
+        _diagnose(file, layout, places, scale)
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars())
+    frame = stripped.with_columns(
+        as_ids(stripped["user_id"]),
+        as_ids(stripped["item_id"]),
+        pl.col("rating").cast(pl.Float64, strict=False),
+        _as_integers(stripped["timestamp"]),
+    )
+    if _has_nulls(frame):
+        _diagnose(file, layout, places, scale)
+        blank = frame.select(pl.all_horizontal(pl.col(COLUMNS).is_null())).to_series()
+        frame = frame.filter(~blank)
+        if _has_nulls(frame):
+            raise InputError("has fields that cannot be read as ratings", file.place)
+    return frame
+
+
+def as_ids(texts: pl.Series) -> pl.Series:
+    """Ids as Int64 where all of them are integers, as they stand otherwise."""
+    numbers = texts.cast(pl.Int64, strict=False)
+    return numbers if numbers.null_count() == texts.null_count() else texts
+
+
+def _as_integers(texts: pl.Series) -> pl.Series:
+    """Text as Int64, whole numbers such as `881250949.0` included; null for anything else."""
+    numbers = texts.cast(pl.Int64, strict=False)
+    floats = texts.cast(pl.Float64, strict=False)
+    whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
+    return numbers.fill_null(whole).alias(texts.name)
+
+
+def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]) -> None:
+    """Raise the `InputError` of the first row that is wrong; return if there is none."""
+    names, count = layout.names, len(layout.names)
+    user, item, rating, timestamp = (places[name] for name in COLUMNS)
+    for line, fields in records(file, layout):
+        problem = None
+        if len(fields) != count:
+            found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
+            problem = f"row has {found}, expected {count} ({', '.join(names)})"
+        else:
+            values = [field.strip() for field in fields]
+            for place in (user, item):
+                if not values[place]:
+                    problem = problem or f"{names[place]} is empty, expected an id"
+                elif "\ufffd" in values[place]:
+                    problem = problem or f"{names[place]} {values[place]!r} is not UTF-8 text"
+            problem = problem or _rating_problem(names[rating], values[rating], scale)
+            problem = problem or _timestamp_problem(names[timestamp], values[timestamp])
+        if problem:
+            raise InputError(problem, file.place, line)
+
+
+def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
+    try:
+        number = float(value.replace("_", "?"))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}"
+    if not scale[0] <= number <= scale[1]:
+        return (
+            f"{name} {number:g} lies outside of the scale, expected {scale[0]:g} to {scale[1]:g} "
+            f"(another scale is set as ratings.scale, such as --set ratings.scale=[1,10])"
+        )
+    return None
+
+
+def _timestamp_problem(name: str, value: str) -> str | None:
+    if not _INTEGER.fullmatch(value):
+        return f"{name} {value!r} is not an integer, expected seconds since 1970"
+    if value.startswith("-"):
+        return f"{name} {value} is negative, expected seconds since 1970"
+    return None
+
+
+def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
+    try:
+        scan = pl.scan_parquet(file.path, glob=False)
+        schema = scan.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
+    names = schema.names()
+    casts = []
+    for name, role in zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True):
+        column = column_of(role, names, columns, file.place, needed=role != "title")
+        if column is None:
+            continue
+        found = schema[column]
+        wanted: pl.DataType
+        if role in ("user", "item"):
+            fits, expected = found.is_integer() or _is_text(found), "integers or text"
+            wanted = pl.Int64() if found.is_integer() else pl.String()
+        elif role == "title":
+            fits, expected, wanted = _is_text(found), "text", pl.String()
+        elif role == "rating":
+            fits, expected, wanted = found.is_numeric(), "numbers", pl.Float64()
+        else:
+            fits, expected, wanted = found.is_integer(), "integers, seconds since 1970", pl.Int64()
+        if not fits:
+            raise InputError(f"column '{column}' holds {found}, expected {expected}", file.place)
+        casts.append(pl.col(column).cast(wanted).alias(name))
+    try:
+        frame = scan.select(casts).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    table = RatingTable(frame, file, None)
+    for name in COLUMNS:
+        if frame[name].null_count():
+            table.fail(f"{name} is missing", _first(frame[name].is_null()))
+    return table
+
+
+def _is_text(found: pl.DataType) -> bool:
+    return found in (pl.String, pl.Categorical, pl.Enum)
+
+
+def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
+    """Ratings within their scale, timestamps that are none of them negative."""
+    rating, timestamp = table.frame["rating"], table.frame["timestamp"]
+    wrong = ~(rating.is_between(*scale) & rating.is_finite())
+    early = timestamp < 0
+    if wrong.any() or early.any():
+        row = _first(wrong | early)
+        problem = _rating_problem("rating", str(rating[row]), scale)
+        table.fail(problem or f"timestamp {timestamp[row]} is negative, expected seconds since 1970", row)
+
+
+def _check_duplicates(table: RatingTable) -> None:
+    """No user rates an item twice at one time.
+
+    Rows are compared by a 64-bit hash, sorted: 8 bytes a row. Only rows whose hashes meet are looked at.
+    """
+    keys = table.frame.select("user_id", "item_id", "timestamp")
+    hashes = keys.hash_rows()
+    ordered = np.sort(hashes.to_numpy())
+    meeting = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not meeting.size:
+        return
+    suspects = keys.with_row_index("row").filter(hashes.is_in(pl.Series(np.unique(meeting)).implode()))
+    again = suspects.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
+    again = again.filter(pl.col("row") > pl.col("first")).sort("row")
+    if again.is_empty():
+        return
+    row, user, item, time, first = again.row(0)
+    lines = table.lines_of([first, row])
+    noun, before = ("row", first + 1) if lines[0] is None else ("line", lines[0])
+    table.fail(
+        f"user {user} rated item {item} at {time} already on {noun} {before}, expected one rating at a time", row
+    )
+
+
+def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
+    """Raise `InputError` at the first rating whose item has no title in `items`."""
+    titled = items.filter(pl.col("title") != "")["item_id"]
+    rated = table.frame["item_id"].unique()
+    missing = rated.filter(~rated.is_in(titled.implode()))
+    if missing.len():
+        row = _first(table.frame["item_id"].is_in(missing.implode()))
+        item = table.frame["item_id"][row]
+        table.fail(f"item {item} has no title in {where}, expected one for every rated item", row)
+
+
+def _first(wrong: pl.Series) -> int:
+    """The index of the first True."""
+    return int(wrong.arg_true()[0])

@@ -1,0 +1,97 @@
+"""A folder or a zip as a set of named files, each readable from disk and named as the user knows it."""
+
+import hashlib
+import posixpath
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from palate.artifacts import sha256_file
+from palate.errors import InputError
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read: `path` on disk, its bare `name`, its `place` in messages, its SHA-256."""
+
+    path: Path
+    name: str
+    place: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a folder or a zip; `names` are relative to `root`, in alphabetical order."""
+
+    root: Path
+    names: tuple[str, ...]
+    archive: zipfile.ZipFile | None = None
+    scratch: Path | None = None
+
+    def find(self, wanted: Sequence[str]) -> str | None:
+        """The first of the `wanted` file names that is there, however deep its folder."""
+        for name in wanted:
+            found = [n for n in self.names if posixpath.basename(n).lower() == name]
+            if found:
+                return min(found, key=lambda n: (n.count("/"), n))
+        return None
+
+    def open(self, name: str) -> SourceFile:
+        """Bring a file to disk if it is in a zip; raises `InputError` if it cannot be read whole."""
+        base = posixpath.basename(name)
+        if self.archive is None or self.scratch is None:
+            path = self.root / name
+            try:
+                return SourceFile(path, base, str(path), sha256_file(path))
+            except OSError as error:
+                raise InputError(f"cannot be read: {error.strerror}", path) from None
+        place = f"{self.root}/{name}"
+        path = self.scratch / f"{self.names.index(name)}-{base}"
+        digest = hashlib.sha256()
+        try:
+            with self.archive.open(name) as member, path.open("wb") as file:
+                while block := member.read(_BLOCK):
+                    digest.update(block)
+                    file.write(block)
+        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise InputError(f"cannot be read from the zip: {error}", place) from None
+        return SourceFile(path, base, place, digest.hexdigest())
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a folder or a zip; what a zip's files need on disk is gone when the block ends.
+
+    Raises `InputError` if it cannot be read, is no zip, or holds names that lead out of it.
+    """
+    if path.is_dir():
+        try:
+            yield Source(path, tuple(sorted(p.name for p in path.iterdir() if p.is_file())))
+        except PermissionError as error:
+            raise InputError(f"cannot be read: {error.strerror}", path) from None
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise InputError("is not a whole zip file", path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path) from None
+    with archive, tempfile.TemporaryDirectory(prefix="palate-") as scratch:
+        names = archive.namelist()
+        unsafe = next((n for n in names if _leads_out(n)), None)
+        if unsafe is not None:
+            raise InputError(f"holds {unsafe!r}, expected only names below the zip's own folder", path)
+        files = (n for n in names if not n.endswith("/") and not n.startswith("__MACOSX/"))
+        yield Source(path, tuple(sorted(files)), archive, Path(scratch))
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a zip's member would land outside of the folder it is unpacked in."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or parts[0] == "" or parts[0].endswith(":")
