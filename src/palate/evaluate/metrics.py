@@ -1,0 +1,100 @@
+"""Metrics of P(like) against what the users did: how well it sorts, decides, and means what it says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.evaluate.curves import Labels, Scores, bin_of
+
+CLIP = 1e-7
+"""Log loss treats a probability as at least this far from 0 and 1: one wrong certainty must not cost infinity."""
+ECE_BINS = 15
+DECISION = 0.5
+
+Users = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of one model on one set of rows; None where a metric is not defined there.
+
+    AUC and GAUC need both classes, F1 needs a positive label or prediction, everything needs a row.
+    """
+
+    n: int
+    users: int
+    base_rate: float | None
+    """Share of liked rows."""
+    auc: float | None
+    gauc: float | None
+    """Per-user AUC, weighted by rows, over users with both classes (Zhu et al. 2017, "Optimized Cost per Click")."""
+    gauc_mean: float | None
+    """Per-user AUC, each user counting once."""
+    gauc_users: int
+    """Users with both classes; the others have no AUC and are left out of both means."""
+    accuracy: float | None
+    """At P(like) >= 0.5."""
+    f1: float | None
+    """Of the liked class, at P(like) >= 0.5."""
+    log_loss: float | None
+    """In nats."""
+    brier: float | None
+    ece: float | None
+    """Expected calibration error over 15 equal-width bins."""
+
+
+def measure(y: Labels, p: Scores, users: Users) -> Metrics:
+    """All metrics of `p` (float64, in [0, 1]) for labels `y` (bool) of `users` (any integers); each of shape (n,).
+
+    Raises `ValueError` where the lengths differ or a `p` is no probability.
+    """
+    if not len(y) == len(p) == len(users):
+        raise ValueError(f"{len(y)} labels, {len(p)} scores, {len(users)} users: expected as many of each")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("a score is not within [0, 1], expected probabilities")
+    if not len(y):
+        return Metrics(0, 0, None, None, None, None, 0, None, None, None, None, None)
+    from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+    from sklearn.metrics import log_loss as log_loss_score
+
+    both = bool(y.any() and not y.all())
+    predicted = p >= DECISION
+    aucs, counts = per_user_auc(y, p, users)
+    defined = ~np.isnan(aucs)
+    ranked = bool(defined.any())
+    return Metrics(
+        n=len(y),
+        users=len(aucs),
+        base_rate=float(y.mean()),
+        auc=float(roc_auc_score(y, p)) if both else None,
+        gauc=float(np.average(aucs[defined], weights=counts[defined])) if ranked else None,
+        gauc_mean=float(aucs[defined].mean()) if ranked else None,
+        gauc_users=int(defined.sum()),
+        accuracy=float((predicted == y).mean()),
+        f1=float(f1_score(y, predicted)) if (y | predicted).any() else None,
+        log_loss=float(log_loss_score(y, p.clip(CLIP, 1 - CLIP), labels=[False, True])),
+        brier=float(brier_score_loss(y, p, pos_label=True)),
+        ece=float(np.abs(np.bincount(bin_of(p, ECE_BINS), weights=p - y)).sum() / len(y)),
+    )
+
+
+def per_user_auc(y: Labels, p: Scores, users: Users) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The AUC and the number of rows of each user, in ascending order of user; both of shape (distinct users,).
+
+    The Mann-Whitney statistic on ranks within the user, ties sharing their mean rank. NaN for a user with one class.
+    """
+    codes = np.unique(users, return_inverse=True)[1]
+    order = np.lexsort((p, codes))
+    codes, scores, liked = codes[order], p[order], y[order].astype(np.float64)
+    counts = np.bincount(codes)
+    first_of_user = np.cumsum(counts) - counts
+    new = np.ones(len(p), dtype=bool)
+    new[1:] = (codes[1:] != codes[:-1]) | (scores[1:] != scores[:-1])
+    start = np.flatnonzero(new)
+    size = np.diff(start, append=len(p))
+    rank = np.repeat(start + (size + 1) / 2, size) - first_of_user[codes]
+    positives = np.bincount(codes, weights=liked)
+    pairs = positives * (counts - positives)
+    above = np.bincount(codes, weights=rank * liked) - positives * (positives + 1) / 2
+    return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0), counts
