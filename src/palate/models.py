@@ -1,0 +1,213 @@
+"""Base models: a name becomes weights in the right number format, with the tokenizer that belongs to them.
+
+A GGUF file is converted once into a folder of safetensors under the cache, where it loads in a fraction of a
+second; a folder, a hub id and a converted file are then the same thing.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from palate.artifacts import sha256_file
+from palate.config import ModelConfig
+from palate.errors import InputError, WorkError
+from palate.hub import Location, cache_dir, locate
+from palate.tokens.tokenizer import tokenizer_at
+
+log = logging.getLogger(__name__)
+
+NOISY = ("transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
+
+
+def load_base_model(config: ModelConfig, *, for_training: bool = False) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer; the model is in eval mode unless `for_training`.
+
+    `dtype: auto` is decided by `best_dtype`. With `quantization: nf4` the linear layers are held in 4 bits
+    with double quantization (QLoRA, arXiv 2305.14314) and compute in that dtype. The model's
+    `name_or_path` is the hub id where there is one, so that an adapter names its base portably.
+
+    Raises `InputError` for a name that resolves to nothing, a folder without readable weights, and a
+    tokenizer without a chat template; `WorkError` if the weights do not fit into memory.
+    """
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    place: str | Path = location.path or config.base
+    tokenizer = tokenizer_at(location if location.path is None else Location(Path(source)), revision)
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", place)
+    tokenizer.name_or_path = base_name(config)
+    model = _load(source, revision, config, place)
+    model.config._name_or_path = model.name_or_path = base_name(config)
+    model.train(for_training)
+    return model, tokenizer
+
+
+def base_name(config: ModelConfig) -> str:
+    """The name that others know the base by: its hub id, else its path."""
+    location = locate(config.base)
+    return location.hub_id or str(location.path)
+
+
+def device() -> Any:
+    """Where models run: the first CUDA device, Apple's GPU, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def best_dtype(wanted: Literal["auto", "float32", "bfloat16"], on: Any = None) -> Any:
+    """The torch dtype to compute in.
+
+    `auto` is bfloat16 on GPUs that support it and on CPUs with bfloat16 instructions (AMX or AVX512-BF16,
+    where it was measured 3 to 4 times as fast as float32); elsewhere bfloat16 is emulated and slower.
+    """
+    import torch
+
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    on = on or device()
+    if on.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif on.type == "cpu":
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def weights_fingerprint(model: Any) -> str:
+    """A short hash that tells base models apart, the same in float32, bfloat16 and 4 bits.
+
+    It covers 64 rows of the input embedding, rounded to bfloat16, and the model's dimensions.
+    """
+    import torch
+
+    weight = model.get_input_embeddings().weight
+    rows = torch.linspace(0, weight.shape[0] - 1, 64).long().to(weight.device)
+    bits = weight.detach()[rows].to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy().tobytes()
+    text = model.config.get_text_config()
+    shape = (text.model_type, text.num_hidden_layers, *weight.shape)
+    return hashlib.sha256(repr(shape).encode() + bits).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def quiet(*, stderr: bool = False) -> Iterator[None]:
+    """Keep the libraries' warnings and progress bars from the terminal; errors still rise.
+
+    With `stderr`, what is written there is dropped too: some progress bars have no other switch.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    had_bars, hub_had_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    sink = contextlib.redirect_stderr(io.StringIO()) if stderr else contextlib.nullcontext()
+    with warnings.catch_warnings(), sink:
+        warnings.simplefilter("ignore")
+        for name in NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if had_bars:
+                transformers_logging.enable_progress_bar()
+            if hub_had_bars:
+                enable_progress_bars()
+
+
+def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
+    """What `from_pretrained` is given, and the revision that applies to it."""
+    if location.path is None:
+        return str(location.hub_id), revision
+    if location.path.suffix == ".gguf":
+        return str(converted(location.path)), None
+    if not (location.path / "config.json").is_file():
+        raise InputError("holds no config.json, expected a model folder", location.path)
+    return str(location.path), None
+
+
+def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path) -> Any:
+    """The model on its device."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    on = device()
+    dtype = best_dtype(config.dtype, on)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
+    if config.quantization == "nf4":
+        options["device_map"] = {"": on}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
+            return model if config.quantization == "nf4" else model.to(on)
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"no model can be loaded: {reason}", place) from error
+
+
+def converted(gguf: Path) -> Path:
+    """The folder of safetensors for a GGUF file, made on first use; safe against a second process."""
+    folder = cache_dir() / "models" / f"{gguf.stem}-{sha256_file(gguf)[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    log.info("converting %s to %s, once", gguf.name, folder)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        _convert(gguf, partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was first
+                raise
+    except OSError as error:
+        raise WorkError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF file and write it with its tokenizer as transformers would."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokenizer_at(Location(gguf))
+    try:
+        with quiet(stderr=True):
+            model = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"no model can be loaded: {reason}", gguf) from error
+    # The weights are plain float32 by now, but the model still calls itself quantized and refuses training.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    with quiet(stderr=True):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
