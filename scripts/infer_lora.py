@@ -1,0 +1,8 @@
+"""P(Yes) over the test split, with metrics and baselines: the guide's command, `palate evaluate` by another name."""
+
+import sys
+
+from palate.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""MovieLens ratings to Alpaca files: the guide's command, `palate prepare` by another name."""
+
+import sys
+
+from palate.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["prepare", *sys.argv[1:]]))

