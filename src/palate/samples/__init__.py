@@ -1,1 +1,8 @@
-"""Samples."""
+"""Samples: timelines per user, their split, and the files that are written from them."""
+
+from palate.samples.build import Samples, build_samples
+from palate.samples.export import prepare
+from palate.samples.prepared import Prepared, load_prepared
+from palate.samples.render import iter_examples
+
+__all__ = ["Prepared", "Samples", "build_samples", "iter_examples", "load_prepared", "prepare"]

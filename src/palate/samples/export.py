@@ -1,0 +1,129 @@
+"""Write prepared data: what trainers read (Alpaca JSON), what scorers read (raw samples), and the tables."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.artifacts import atomic_folder, write_json, write_manifest
+from palate.config import PrepareConfig
+from palate.prompt.spec import PromptSpec
+from palate.ratings import Ratings
+from palate.samples.build import Samples, build_samples
+from palate.samples.render import CHUNK, Renderer, renderer
+from palate.samples.split import SPLITS
+
+_RAW_CHUNK = CHUNK // 2  # a raw sample says its history twice, as text and as a list
+
+
+def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: int, out: Path) -> dict[str, Any]:
+    """Build the samples and write the folder `out`; returns its manifest.
+
+    Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
+    `ratings.parquet`, `items.parquet`, and last `manifest.json`. The same ratings, options, prompt and seed
+    give the same bytes. Raises `InputError` as `build_samples` and `renderer` do, with nothing written.
+    """
+    samples = build_samples(ratings, options)
+    render = renderer(samples, prompt)
+    drawn = draw(samples.of("val"), options.max_eval, seed)
+    with atomic_folder(out) as folder:
+        _write_array(folder / "train.json", _alpaca(render, samples.of("train")))
+        _write_array(folder / "eval.json", _alpaca(render, drawn))
+        _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
+        _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
+        write_json(folder / "dataset_info.json", _dataset_info())
+        samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
+        samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+        return write_manifest(
+            folder,
+            "prepare",
+            inputs=ratings.inputs,
+            options={
+                "prepare": options.model_dump(mode="json"),
+                "prompt": prompt.model_dump(mode="json"),
+                "seed": seed,
+            },
+            stats=_stats(ratings, samples, drawn.size),
+        )
+
+
+def draw(index: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """At most `count` elements of `index`, drawn without replacement, in their own order."""
+    chosen = np.random.default_rng(seed).choice(index.size, size=min(count, index.size), replace=False)
+    return index[np.sort(chosen)]
+
+
+def _chunks(index: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, index.size, size):
+        yield index[start : start + size]
+
+
+def _alpaca(render: Renderer, index: NDArray[np.int64]) -> Iterator[bytes]:
+    """Alpaca examples as JSON lines, a chunk at a time."""
+    for chunk in _chunks(index, CHUNK):
+        examples = render.examples(chunk)
+        no_turns = pl.Series("history", [[]], dtype=pl.List(pl.String))
+        yield examples.with_columns(no_turns.new_from_index(0, examples.height)).write_ndjson().encode()
+
+
+def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[bytes]:
+    """Raw samples as JSON lines, a chunk at a time."""
+    samples = render.samples
+    for chunk in _chunks(index, _RAW_CHUNK):
+        position = samples.position[chunk]
+        rows = (position[:, None] - np.arange(samples.history_len, 0, -1)).ravel()
+        titles = samples.items["title"].gather(render.item.gather(rows))
+        past = samples.timeline[rows].select("item_id", titles, "rating", "timestamp").to_struct("history")
+        frame = render.lines(chunk).with_columns(
+            pl.Series("label", samples.label[chunk]).replace_strict(
+                [True, False], ["Yes", "No"], return_dtype=pl.String
+            ),
+            pl.lit(split).alias("split"),
+            *samples.timeline[position].select("user_id", "item_id", "timestamp", "rating").get_columns(),
+            past.reshape((chunk.size, samples.history_len)),
+        )
+        yield frame.write_ndjson().encode()
+
+
+def _write_lines(path: Path, chunks: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(chunks)
+
+
+def _write_array(path: Path, chunks: Iterable[bytes]) -> None:
+    """JSON lines as one JSON array, still an object a line (a line break inside of a text is escaped)."""
+    with path.open("wb") as file:
+        before = b"[\n"
+        for chunk in chunks:
+            file.write(before + chunk[:-1].replace(b"\n", b",\n"))
+            before = b",\n"
+        file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+
+def _dataset_info() -> dict[str, Any]:
+    """What LLaMA-Factory looks for in a `dataset_dir`."""
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+    files = {"palate_train": "train.json", "palate_eval": "eval.json"}
+    return {
+        name: {"file_name": file, "formatting": "alpaca", "columns": {**columns, "history": "history"}}
+        for name, file in files.items()
+    }
+
+
+def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]:
+    """Counts for the manifest."""
+    users, items = ratings.frame["user_id"].n_unique(), ratings.frame["item_id"].n_unique()
+    return {
+        "name": ratings.name,
+        "users": users,
+        "users_with_samples": samples.timeline["user_id"].gather(samples.position).n_unique(),
+        "items": items,
+        "ratings": ratings.frame.height,
+        "density": round(ratings.frame.height / (users * items), 6),
+        "samples": {name: int(samples.of(name).size) for name in SPLITS},
+        "yes": {name: int(samples.label[samples.of(name)].sum()) for name in SPLITS},
+        "eval": evaluated,
+    }

@@ -1,0 +1,58 @@
+"""A folder that `palate prepare` wrote, read back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from palate.artifacts import MANIFEST, read_json, sha256_file
+from palate.errors import InputError
+from palate.samples.build import ROLES, Samples
+from palate.samples.split import SPLITS
+
+TABLES = ("ratings.parquet", "items.parquet")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data: the folder, what its manifest says, and the samples."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    samples: Samples
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Read a prepared folder; raises `InputError` if it is missing, incomplete or was changed.
+
+    The two tables that are read are compared with their hashes, the other files only looked for.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
+        raise InputError(f"{state}, expected a folder that `palate prepare` wrote", folder)
+    manifest = read_json(path)
+    stage = manifest.get("stage") if isinstance(manifest, dict) else None
+    if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
+        raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
+    for name, digest in manifest["outputs"].items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError("is missing, though the manifest names it; run `palate prepare` again", file)
+        if name in TABLES and sha256_file(file) != digest:
+            raise InputError("is not what the manifest says; run `palate prepare` again", file)
+    options = manifest["options"]["prepare"]
+    timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
+    role = timeline["split"].to_physical().to_numpy()
+    position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
+    samples = Samples(
+        timeline,
+        pl.read_parquet(folder / "items.parquet", glob=False),
+        position,
+        (role[position] - 1).astype(np.uint8),
+        timeline["rating"].to_numpy()[position] >= options["rating_threshold"],
+        options["history_len"],
+    )
+    return Prepared(folder, manifest, samples)

@@ -1,0 +1,62 @@
+"""Which split a sample belongs to: each user's last ones, or all that come after one moment."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.errors import InputError
+
+SPLITS = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)
+
+
+def split_by_user(counts: NDArray[np.int64], val_ratio: float, test_ratio: float) -> NDArray[np.uint8]:
+    """Each user's last samples are test, those before them validation, the rest training.
+
+    `counts` (u,) are the users' numbers of samples, none of them 0; returns (sum of counts,) uint8. Of n
+    samples max(1, ⌊test_ratio·n⌋) are test and max(1, ⌊val_ratio·n⌋) validation, none where the ratio
+    is 0; a user too small for all three keeps training first, then test.
+    """
+    test = np.minimum(_share(counts, test_ratio), counts - 1)
+    val = np.minimum(_share(counts, val_ratio), counts - 1 - test)
+    ends = np.cumsum(counts)
+    left = np.repeat(ends, counts) - np.arange(ends[-1] if ends.size else 0)  # samples from here to the user's end
+    split = np.full(left.size, TRAIN, dtype=np.uint8)
+    split[left <= np.repeat(test + val, counts)] = VAL
+    split[left <= np.repeat(test, counts)] = TEST
+    return split
+
+
+def _share(counts: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
+    """max(1, ⌊ratio·n⌋) in floating point, as `int(ratio * n)` has it; 0 for a ratio of 0."""
+    if ratio == 0:
+        return np.zeros_like(counts)
+    return np.maximum(1, (ratio * counts).astype(np.int64))
+
+
+def split_by_time(
+    times: NDArray[np.int64], val_ratio: float, test_ratio: float
+) -> tuple[NDArray[np.uint8], tuple[int | None, int | None]]:
+    """One moment for all users: samples from the later cutoff on are test, from the earlier on validation.
+
+    `times` (n,) in any order; returns (n,) uint8 and the two cutoffs (val, test), None where the ratio is
+    0. Samples that share a cutoff's time all go to the later side, so every test sample is later than
+    every other sample. Raises `InputError` if nothing is left to train on.
+    """
+    split = np.full(times.size, TRAIN, dtype=np.uint8)
+    ordered = np.sort(times)
+    rest = times.size
+    cutoffs: list[int | None] = []
+    for ratio, which in ((test_ratio, TEST), (val_ratio, VAL)):
+        if ratio == 0 or rest == 0:
+            cutoffs.append(None)
+            continue
+        cutoff = int(ordered[max(0, rest - max(1, int(ratio * times.size)))])
+        split[(times >= cutoff) & (split == TRAIN)] = which
+        rest = int(np.searchsorted(ordered, cutoff))
+        cutoffs.append(cutoff)
+    if rest == 0:
+        raise InputError(
+            f"one cutoff in time leaves none of {times.size:,} samples to train on, expected ratings at more times",
+            "prepare.split",
+        )
+    return split, (cutoffs[1], cutoffs[0])

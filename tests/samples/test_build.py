@@ -1,0 +1,138 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.config import PrepareConfig
+from palate.errors import InputError
+from palate.ratings import Ratings
+from palate.samples import Samples, build_samples
+
+
+def splits_of(samples: Samples) -> list[str]:
+    return [("train", "val", "test")[s] for s in samples.split]
+
+
+def plain_user_split(count: int, val_ratio: float, test_ratio: float) -> list[str]:
+    """The issue's words for one user's samples, in plain Python."""
+    test = max(1, int(test_ratio * count)) if test_ratio else 0
+    test = min(test, count - 1)
+    val = max(1, int(val_ratio * count)) if val_ratio else 0
+    val = min(val, count - test - 1)
+    return ["train"] * (count - val - test) + ["val"] * val + ["test"] * test
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, ["train"]),
+        (2, ["train", "test"]),
+        (3, ["train", "val", "test"]),
+        (4, ["train", "train", "val", "test"]),
+    ],
+)
+def test_a_small_user_keeps_training_first_then_test(make_ratings, timeline_of, count, expected):
+    samples = build_samples(make_ratings(timeline_of(1, 2 + count)), PrepareConfig(history_len=2))
+    assert splits_of(samples) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 90), min_size=1, max_size=8),
+    ratios=st.sampled_from([(0.05, 0.1), (0.0, 0.1), (0.05, 0.0), (0.0, 0.0), (0.3, 0.6), (0.1, 0.2)]),
+    length=st.integers(1, 4),
+)
+def test_the_user_split_is_the_plain_one_for_any_counts(counts, ratios, length):
+    rows = [(u, i, float(1 + i % 5), i) for u, n in enumerate(counts) for i in range(length + n)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(100), "title": ["x"] * 100})
+    ratings = Ratings(frame, items, "test", {}, (1, 5))
+    options = PrepareConfig(history_len=length, val_ratio=ratios[0], test_ratio=ratios[1])
+    if not any(counts):
+        with pytest.raises(InputError, match="no user has more than"):
+            build_samples(ratings, options)
+        return
+    expected = [s for n in counts if n for s in plain_user_split(n, *ratios)]
+    assert splits_of(build_samples(ratings, options)) == expected
+
+
+def test_ratings_are_ordered_by_user_then_time_and_ties_keep_the_file_order(make_ratings):
+    rows = [(10, 5, 1, 7), (2, 9, 1, 3), (10, 4, 1, 7), (2, 8, 1, 1), (10, 3, 1, 6), (2, 7, 1, 3)]
+    timeline = build_samples(make_ratings(rows), PrepareConfig(history_len=2)).timeline
+    assert timeline["user_id"].to_list() == [2, 2, 2, 10, 10, 10]
+    assert timeline["item_id"].to_list() == [8, 9, 7, 3, 5, 4]
+
+
+def test_a_samples_history_are_the_rows_before_it_of_the_same_user(make_ratings, timeline_of):
+    rows = timeline_of(1, 6) + timeline_of(2, 3) + timeline_of(3, 5)
+    samples = build_samples(make_ratings(rows), PrepareConfig(history_len=3))
+    users = samples.timeline["user_id"].to_numpy()
+    assert samples.position.tolist() == [3, 4, 5, 12, 13]
+    for back in range(1, 4):
+        assert (users[samples.position - back] == users[samples.position]).all()
+
+
+def test_each_rating_is_told_what_becomes_of_it(make_ratings, timeline_of):
+    samples = build_samples(make_ratings(timeline_of(1, 6) + timeline_of(2, 3)), PrepareConfig(history_len=3))
+    assert samples.timeline["split"].to_list() == ["warmup"] * 3 + ["train", "val", "test"] + ["unused"] * 3
+
+
+def test_a_rating_at_the_threshold_is_a_yes(make_ratings):
+    rows = [(1, i, r, i) for i, r in enumerate([5, 3.5, 4, 4.5, 0.5])]
+    samples = build_samples(make_ratings(rows), PrepareConfig(history_len=1))
+    assert samples.label.tolist() == [False, True, True, False]
+
+
+def test_users_whose_ids_are_words_are_ordered_as_words(make_ratings, timeline_of):
+    samples = build_samples(make_ratings(timeline_of("b", 3) + timeline_of("a", 3)), PrepareConfig(history_len=1))
+    assert samples.timeline["user_id"].to_list() == ["a"] * 3 + ["b"] * 3
+
+
+def test_no_user_long_enough_names_the_longest_and_the_need(make_ratings, timeline_of):
+    with pytest.raises(InputError, match="more than 15 ratings, the longest history has 15; expected at least 16"):
+        build_samples(make_ratings(timeline_of(1, 15) + timeline_of(2, 3)), PrepareConfig())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 30), min_size=2, max_size=25), min_size=1, max_size=6),
+    ratios=st.sampled_from([(0.05, 0.1), (0.2, 0.3), (0.0, 0.1), (0.1, 0.0)]),
+)
+def test_under_a_global_cutoff_no_training_or_validation_rating_is_as_late_as_a_test_sample(times, ratios):
+    rows = [(u, i, 3.0, t) for u, ts in enumerate(times) for i, t in enumerate(sorted(ts))]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(30), "title": ["x"] * 30})
+    options = PrepareConfig(history_len=1, split="global-time", val_ratio=ratios[0], test_ratio=ratios[1])
+    try:
+        timeline = build_samples(Ratings(frame, items, "test", {}, (1, 5)), options).timeline
+    except InputError as error:
+        assert "to train on" in str(error)  # noqa: PT017
+        return
+    when = {name: group["timestamp"] for (name,), group in timeline.group_by("split")}
+    learned = max(when["train"].max(), when["warmup"].max() if "warmup" in when else 0)
+    assert all(learned < when[later].min() for later in ("val", "test") if later in when)
+    if "val" in when and "test" in when:
+        assert when["val"].max() < when["test"].min()
+    assert (ratios[1] > 0) == ("test" in when)
+
+
+def test_a_global_cutoff_takes_about_the_share_that_was_asked_for(make_ratings, timeline_of):
+    rows = [row for u in range(40) for row in timeline_of(u, 30, start=u * 11)]
+    samples = build_samples(make_ratings(rows), PrepareConfig(history_len=5, split="global-time"))
+    share = np.bincount(samples.split) / samples.split.size
+    assert share[2] == pytest.approx(0.1, abs=0.01)
+    assert share[1] == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_global_cutoff_that_leaves_no_training_is_told(make_ratings):
+    rows = [(1, i, 3, 5) for i in range(20)]
+    with pytest.raises(InputError, match="none of 17 samples to train on"):
+        build_samples(make_ratings(rows), PrepareConfig(history_len=3, split="global-time"))
+
+
+def test_the_guides_counts_come_out_of_ml_latest_small(ml_latest_small):
+    samples = build_samples(ml_latest_small, PrepareConfig())
+    assert np.bincount(samples.split).tolist() == [78_271, 4_450, 8_965]
+    assert [int(samples.label[samples.split == s].sum()) for s in range(3)] == [37_457, 1_963, 4_175]
+    assert samples.split.size == 91_686
