@@ -1,0 +1,106 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from palate.prompt.messages import to_chat_messages, to_generation_messages
+from palate.prompt.spec import PromptSpec, split_template
+
+
+def test_the_default_prompt_is_the_guides() -> None:
+    spec = PromptSpec()
+    history = spec.history([{"title": "Pearl Harbor (2001)"}, {"title": "Moulin Rouge (2001)"}], [3.0, 0.5])
+    example = spec.alpaca(history, spec.candidate({"title": "Money Pit, The (1986)"}), spec.label(False), 15)
+
+    assert list(example) == ["instruction", "input", "output", "system", "history"]
+    assert example["instruction"] == (
+        "Predict whether the user will like the candidate movie. Answer only with Yes or No."
+    )
+    assert example["input"] == (
+        "User's last 15 watched movies:\n"
+        "1. Pearl Harbor (2001) (rating ≈ 3.0)\n"
+        "2. Moulin Rouge (2001) (rating ≈ 0.5)\n"
+        "\n"
+        "Candidate movie:\n"
+        "Money Pit, The (1986)\n"
+        "\n"
+        "Should we recommend this movie to the user? Answer Yes or No."
+    )
+    assert example["output"] == "No"
+    assert example["history"] == []
+
+
+def test_a_prompt_may_name_item_columns() -> None:
+    spec = PromptSpec(history_line="{title} [{genres}] {rating:.0f}", candidate_line="{title} [{genres}]")
+    item = {"title": "Heat", "genres": "Crime"}
+
+    assert spec.item_fields == {"title", "genres"}
+    assert spec.history([item], [4.0]) == "Heat [Crime] 4"
+    assert spec.candidate(item) == "Heat [Crime]"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"history_line": "{title!r}"},
+        {"history_line": "{title.x}"},
+        {"history_line": "{0}"},
+        {"history_line": "{title"},
+        {"candidate_line": "{title} {rating}"},
+        {"history_header": "{title}"},
+        {"yes": "Yes", "no": "Yes"},
+        {"yes": ""},
+        {"sytem": "typo"},
+    ],
+)
+def test_a_prompt_that_cannot_be_rendered_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        PromptSpec(**wrong)
+
+
+@given(st.text(alphabet="ab{}: .", max_size=12))
+def test_the_parts_of_a_template_put_together_give_what_format_gives(template: str) -> None:
+    values = {"a": 1.5, "b": 2.5, "ab": 3.5}
+    try:
+        expected = template.format(**values)
+    except (KeyError, ValueError, IndexError):
+        return
+    try:
+        parts = split_template(template)
+    except ValueError:
+        return
+    assert expected == "".join(
+        part.literal + ("" if part.field is None else format(values[part.field], part.format_spec)) for part in parts
+    )
+
+
+def test_messages_are_system_earlier_turns_question_answer() -> None:
+    example = {
+        "instruction": "I",
+        "input": "X",
+        "output": "No",
+        "system": "S",
+        "history": [{"role": "user", "content": "before"}, {"role": "assistant", "content": "then"}],
+    }
+    asked = to_generation_messages(example)
+
+    assert [m["role"] for m in asked] == ["system", "user", "assistant", "user"]
+    assert asked[-1]["content"] == "I\n\nX"
+    assert to_chat_messages(example) == [*asked, {"role": "assistant", "content": "No"}]
+
+
+def test_earlier_turns_may_be_llama_factorys_pairs() -> None:
+    asked = to_generation_messages({"instruction": "I", "history": [["q", "a"]]})
+
+    assert asked == [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "I"},
+    ]
+
+
+def test_an_example_without_system_or_input_has_neither() -> None:
+    assert to_chat_messages({"instruction": "I", "input": "", "output": "Yes", "system": ""}) == [
+        {"role": "user", "content": "I"},
+        {"role": "assistant", "content": "Yes"},
+    ]
