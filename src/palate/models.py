@@ -106,7 +106,11 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
 
     With `stderr`, what is written there is dropped too: some progress bars have no other switch.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging as transformers_logging
 
     levels = {name: logging.getLogger(name).level for name in NOISY}
@@ -198,9 +202,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer = tokenizer_at(Location(gguf))
     try:
         with quiet(stderr=True):
-            model = AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
-            )
+            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no model can be loaded: {reason}", gguf) from error

@@ -1,0 +1,185 @@
+"""Adapters on disk, and the proof that one was really loaded.
+
+PEFT loads an adapter whose keys do not match with a warning at most, and the base model then answers
+alone (TALLRec issues 58, 34, 66). `load_adapter` fails unless every tensor found its place, is not zero,
+and changes the model's logits.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palate import __version__
+from palate.artifacts import atomic_folder, read_json, write_json
+from palate.config import Config
+from palate.errors import InputError
+from palate.models import quiet, weights_fingerprint
+from palate.prompt.chat import Chat
+from palate.prompt.spec import PromptSpec
+from palate.tokens.cache import tokenizer_identity
+
+log = logging.getLogger(__name__)
+
+ABOUT = "palate.json"
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+
+
+def save_adapter(model: Any, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write a PEFT model's adapter (safetensors) and `palate.json`, whole or not at all."""
+    with atomic_folder(folder) as partial, quiet():
+        model.save_pretrained(partial, save_embedding_layers=False)
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
+        write_json(partial / ABOUT, dict(about))
+
+
+def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
+    """What inference must know of an adapter: its base, prompt, template, cutoff and decision token."""
+    return {
+        "palate": __version__,
+        "base": {
+            "name": model.name_or_path,
+            "revision": config.model.revision,
+            "weights": weights_fingerprint(model),
+            "quantization": config.model.quantization,
+        },
+        "prompt": config.prompt.model_dump(mode="json"),
+        "history_len": config.prepare.history_len,
+        "cutoff_len": config.tokens.cutoff_len,
+        "tokenizer": tokenizer_identity(chat.tokenizer),
+        "decision": chat.decision.describe(chat.tokenizer),
+    }
+
+
+def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
+    """Raise `InputError` if the adapter was trained with another prompt, chat template or decision token.
+
+    An adapter without `palate.json`, trained elsewhere, is let through with a line in the log.
+    """
+    if not (adapter / ABOUT).is_file():
+        log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
+        return
+    about = read_json(adapter / ABOUT)
+    trained, asked = about.get("prompt", {}), prompt.model_dump(mode="json")
+    for key in [key for key in asked if trained.get(key) != asked[key]]:
+        raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {asked[key]!r}", adapter)
+    if about.get("decision") != chat.decision.describe(chat.tokenizer):
+        raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
+    for what, value in tokenizer_identity(chat.tokenizer).items():
+        if about.get("tokenizer", {}).get(what) != value:
+            raise InputError(f"was trained with another {what}, expected the base model's own", adapter)
+
+
+def load_adapter(model: Any, adapter: Path) -> Any:
+    """Put an adapter on a base model, proved to be loaded; returns a `PeftModel` in eval mode.
+
+    Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
+    base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
+    all deltas are zero, or the logits of a probe are the same with and without it. The model is left
+    without the adapter then.
+    """
+    from peft import PeftConfig, PeftModel
+
+    for name in (SETTINGS, WEIGHTS):
+        if not (adapter / name).is_file():
+            raise InputError(f"holds no {name}, expected an adapter in PEFT's format", adapter)
+    tensors = _read(adapter / WEIGHTS)
+    with quiet():
+        try:
+            settings = PeftConfig.from_pretrained(str(adapter))
+        except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
+            raise InputError(f"is not a PEFT config: {_first_line(error)}", adapter / SETTINGS) from error
+        trained_on = str(settings.base_model_name_or_path)
+        try:
+            peft = PeftModel(model, settings)
+        except ValueError as error:
+            raise InputError(
+                f"was trained on {trained_on} and does not fit {model.name_or_path}: {_first_line(error)}", adapter
+            ) from error
+    try:
+        _check_places(peft, tensors, adapter, trained_on, model.name_or_path)
+        _check_base(model, adapter, trained_on)
+        _fill(peft, tensors)
+        _check_effect(peft, tensors, adapter)
+    except BaseException:
+        peft.unload()
+        raise
+    return peft.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """All tensors of a safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"is broken or cut off: {_first_line(error)}", path) from error
+
+
+def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_on: str, base: str) -> None:
+    """Every tensor of the file has its place in the model and the other way round."""
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    both = places.keys() & tensors.keys()
+    for key in sorted(both):
+        if places[key].shape != tensors[key].shape:
+            raise InputError(
+                f"was trained on {trained_on} and does not fit {base}: {key} has shape "
+                f"{tuple(tensors[key].shape)}, the model's is {tuple(places[key].shape)}",
+                adapter,
+            )
+    lacking, surplus = sorted(places.keys() - both), sorted(tensors.keys() - both)
+    if lacking or surplus:
+        raise InputError(
+            f"does not load: {len(surplus)} of its {len(tensors)} tensors have no place in {base}"
+            + (f" (first: {surplus[0]})" if surplus else "")
+            + f", {len(lacking)} are missing"
+            + (f" (first: {lacking[0]})" if lacking else ""),
+            adapter / WEIGHTS,
+        )
+
+
+def _check_base(model: Any, adapter: Path, trained_on: str) -> None:
+    """The base is the one that the adapter was trained on: by name, by folder name, or by its weights."""
+    base = model.name_or_path
+    if Path(base).name == Path(trained_on).name:
+        return
+    about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else {}
+    if about.get("base", {}).get("weights") != weights_fingerprint(model):
+        raise InputError(f"was trained on {trained_on}, the base model is {base}: expected the same", adapter)
+
+
+def _fill(peft: Any, tensors: Mapping[str, Any]) -> None:
+    from peft import set_peft_model_state_dict
+
+    with quiet():
+        set_peft_model_state_dict(peft, dict(tensors))
+
+
+def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
+    """The deltas are not zero, and the logits of a probe differ with and without them."""
+    import torch
+
+    deltas = [value for key, value in tensors.items() if "lora_B" in key]
+    if deltas and not any(value.any() for value in deltas):
+        raise InputError("all its lora_B matrices are zero: it was never trained, or not saved as trained", adapter)
+    vocabulary = peft.get_input_embeddings().weight
+    probe = torch.linspace(0, vocabulary.shape[0] - 1, 16, device=vocabulary.device).long()[None]
+    peft.eval()
+    with torch.inference_mode():
+        adapted = peft(input_ids=probe, use_cache=False).logits.float()
+        with peft.disable_adapter():
+            base = peft(input_ids=probe, use_cache=False).logits.float()
+    change = (adapted - base).abs().max().item()
+    if not change > 0:  # not a number counts as no effect
+        raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
+    log.info("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

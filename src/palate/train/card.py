@@ -1,0 +1,104 @@
+"""The model card of an adapter: what it was made from, how, and what it reaches."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palate.artifacts import atomic_file, read_json
+from palate.config import Config
+from palate.train.adapter import ABOUT
+
+RUN = "training.json"
+
+
+def write_card(
+    adapter: Path,
+    config: Config,
+    *,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    data_manifest: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `README.md` into an adapter's folder; called again after the evaluation to add `metrics`.
+
+    `metrics` are the rows of a table, each a mapping from column to value. The rest is read from
+    `palate.json` and `training.json` in the folder.
+    """
+    about, run = read_json(adapter / ABOUT), read_json(adapter / RUN)
+    data_manifest = data_manifest or run.get("data_manifest")
+    base = about["base"]
+    head = {
+        "base_model": base["name"],
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["palate", "recommendation", "lora" if base["quantization"] == "none" else "qlora"],
+    }
+    lora, training = config.train.lora, config.train
+    decision = about["decision"]
+    answers = ", ".join(f"{name} `{decision[name]['text']}` = {decision[name]['id']}" for name in ("yes", "no"))
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {config.name}",
+        "A LoRA adapter that answers whether a user will like an item, from the items that the user rated before. "
+        "P(like) is the softmax over the two answers' logits at the decision token.",
+        "## Metrics" + "\n\n" + _table(metrics) if metrics else "",
+        "## Made from\n\n"
+        + _facts(
+            {
+                "base model": base["name"] + (f" at {base['revision']}" if base["revision"] else ""),
+                "base in": "4 bits (NF4, double quantization)" if base["quantization"] == "nf4" else run["dtype"],
+                "data": config.ratings.source or str(config.data_path),
+                "split": f"{config.prepare.split}, {config.prepare.val_ratio:g} validation, "
+                f"{config.prepare.test_ratio:g} test",
+                "liked": f"a rating of at least {config.prepare.rating_threshold:g}",
+                "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
+                f"history of {about['history_len']}",
+            }
+        ),
+        _data(data_manifest),
+        "## Training\n\n"
+        + _facts(
+            {
+                "LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}",
+                "trained weights": f"{run['trained_weights']:,}",
+                "learning rate": f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup_ratio:g}",
+                "batch": f"{training.batch_size} × {training.gradient_accumulation}",
+                "optimizer": training.optimizer,
+                "steps": run["steps"],
+                "seed": config.seed,
+                "loss": f"{run['train_loss']:.4f} training"
+                + ("" if run["eval_loss"] is None else f", {run['eval_loss']:.4f} on eval.json"),
+            }
+        ),
+        "## Prompt\n\nThe base model's own chat template; sequences are cut on the left at "
+        f"{about['cutoff_len']} tokens. The response is `{decision['response_before']!r}`, the answer, "
+        f"`{decision['response_after']!r}`; token ids of the answers: {answers}.\n\n"
+        f"```yaml\n{yaml.safe_dump(about['prompt'], sort_keys=False, allow_unicode=True)}```",
+        "## Use\n\n```\n"
+        f"palate evaluate --model {config.model.base} --adapter {adapter.name}\n```\n\n"
+        "The adapter is proved to be loaded: it must fit the base and change its logits.",
+    ]
+    with atomic_file(adapter / "README.md") as file:
+        file.write(("\n\n".join(section for section in sections if section) + "\n").encode())
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _data(manifest: Mapping[str, Any] | None) -> str:
+    """The hashes of the data's files, so that the training set can be known again."""
+    if not manifest:
+        return ""
+    hashes = {name: f"`{digest}`" for name, digest in manifest.get("outputs", {}).items()}
+    return "### Data files (SHA-256)\n\n" + _facts(hashes) if hashes else ""
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in rows:
+        cells = [row.get(column, "") for column in columns]
+        lines.append("| " + " | ".join(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Progress of long work: a live bar in a terminal, sparse lines elsewhere."""
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+LINES = 10
+"""Lines that a whole run prints where no bar can be drawn."""
+SECONDS = 60.0
+"""Longest silence between two such lines."""
+
+
+class Meter:
+    """Counts `unit`s up to `total` and tells rate, time left and a note; a context manager.
+
+    `done` units were finished by an earlier run and do not count for the rate. Without a terminal a line
+    is logged for every tenth of the work, and at least once a minute while the work advances.
+    """
+
+    def __init__(
+        self, what: str, total: int, unit: str = "samples", *, done: int = 0, console: Console | None = None
+    ) -> None:
+        self.what, self.total, self.unit, self.count = what, total, unit, done
+        self._first = done
+        self._started = self._told_at = time.monotonic()
+        self._told = done
+        console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        self._started = self._told_at = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Units a second in this run."""
+        return (self.count - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Count `n` more units."""
+        self.count += n
+        text = f"{self.rate:.3g} {self.unit}/s" + (f", {note}" if note else "")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.count, note=text)
+            return
+        now = time.monotonic()
+        tenth = self.count * LINES // self.total > self._told * LINES // self.total if self.total else False
+        if tenth or now - self._told_at > SECONDS:
+            left = (self.total - self.count) / max(self.rate, 1e-9)
+            log.info("%s: %d of %d %s, %s, %s left", self.what, self.count, self.total, self.unit, text, clock(left))
+            self._told, self._told_at = self.count, now
+
+
+def clock(seconds: float) -> str:
+    """A duration as `48 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
