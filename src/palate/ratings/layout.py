@@ -54,15 +54,23 @@ def layout_of(file: SourceFile) -> Layout:
     lower = file.name.lower()
     if lower in _FIXED:
         separator, names = _FIXED[lower]
-        if file.path.stat().st_size == 0:
+        encoding = _encoding_of(file.path) if "title" in names else "utf-8-sig"
+        rows = _walk(file, Layout(separator, False, names, 0, encoding))
+        first = next(rows, None)
+        if first is None:
             raise InputError(f"is empty, expected rows of {separator.join(names[:4])}", file.place)
-        return Layout(separator, False, names, 0, _encoding_of(file.path) if "title" in names else "utf-8-sig")
+        return Layout(separator, False, names, first[0] - 1, encoding)
     quoted = not lower.endswith((".inter", ".item"))
-    draft = Layout("\t" if not quoted or lower.endswith((".tsv", ".txt")) else ",", quoted, (), 0)
-    for _, last, fields in _walk(file, draft):
-        names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
-        return Layout(draft.separator, quoted, names, last)
-    raise InputError("is empty, expected a header and rows", file.place)
+    separator = "\t" if not quoted or lower.endswith((".tsv", ".txt")) else ","
+    rows = _walk(file, Layout(separator, quoted, (), 0))
+    header = next(rows, None)
+    if header is None:
+        raise InputError("is empty, expected a header and rows", file.place)
+    _, end, fields = header
+    names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
+    # Polars takes a table's width from its first line, so blank ones below the header are skipped with it.
+    first = next(rows, None)
+    return Layout(separator, quoted, names, end if first is None else first[0] - 1)
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:

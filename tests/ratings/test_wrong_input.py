@@ -1,0 +1,180 @@
+"""Wrong input: each gets one line that names the place, what stands there and what was expected."""
+
+import polars as pl
+import pytest
+
+from palate.errors import InputError
+from palate.ratings import load_ratings
+
+HEAD = "userId,movieId,rating,timestamp\r\n"
+GOOD = "1,10,4.0,100\r\n"
+
+
+def error_of(source, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        load_ratings(str(source), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (GOOD + "1,20,3.5\r\n", "3: row has 3 fields, expected 4 (userId, movieId, rating, timestamp)"),
+        (GOOD + "1,20,3.5,5,6\r\n", "3: row has 5 fields, expected 4 (userId, movieId, rating, timestamp)"),
+        (GOOD + "1,20,5.5,5\r\n", "3: rating 5.5 lies outside of the scale, expected 0.5 to 5 (another scale is set"),
+        (GOOD + "1,20,0,5\r\n", "3: rating 0 lies outside of the scale"),
+        (GOOD + "1,20,good,5\r\n", "3: rating 'good' is not a number, expected one from 0.5 to 5"),
+        (GOOD + "1,20,nan,5\r\n", "3: rating 'nan' is not a number"),
+        (GOOD + "1,20,inf,5\r\n", "3: rating 'inf' is not a number"),
+        (GOOD + "1,20,,5\r\n", "3: rating '' is not a number"),
+        (GOOD + "1,20,3,84743496 https://x.org/1\r\n", "3: timestamp '84743496 https://x.org/1' is not an integer"),
+        (GOOD + "1,20,3,1.5\r\n", "3: timestamp '1.5' is not an integer, expected seconds since 1970"),
+        (GOOD + "1,20,3,2020-01-01\r\n", "3: timestamp '2020-01-01' is not an integer"),
+        (GOOD + "1,20,3,-1\r\n", "3: timestamp -1 is negative"),
+        (GOOD + ",20,3,5\r\n", "3: userId is empty, expected an id"),
+        (GOOD + "1,,3,5\r\n", "3: movieId is empty, expected an id"),
+        (GOOD + "1,20,3,5\r\n1,10,2.0,100\r\n", "4: user 1 rated item 10 at 100 already on line 2, expected one"),
+        (GOOD + "1,999,3,5\r\n", "3: item 999 has no title in movies.csv, expected one for every rated item"),
+    ],
+)
+def test_a_wrong_row_is_named_with_its_line(table, rows, message):
+    folder = table(HEAD + rows)
+    assert error_of(folder).startswith(f"{folder / 'ratings.csv'}:{message}")
+
+
+def test_the_line_counts_blank_lines_and_line_breaks_inside_of_quotes(table):
+    rows = '\r\n\r\n1,10,4.0,100,"two\r\nlines"\r\n\r\n1,20,9,200,\r\n'
+    folder = table("userId,movieId,rating,timestamp,note\r\n" + rows)
+    assert error_of(folder).startswith(f"{folder / 'ratings.csv'}:7: rating 9 lies outside")
+
+
+def test_the_lines_of_duplicates_count_blank_lines_too(table):
+    assert "ratings.csv:6: user 1 rated item 10 at 100 already on line 3" in error_of(
+        table(HEAD + "\r\n" + GOOD + "\r\n\r\n" + GOOD)
+    )
+
+
+def test_the_first_of_several_wrong_rows_is_named(table):
+    assert ":3: timestamp" in error_of(table(HEAD + GOOD + "1,20,3,soon\r\n1,20\r\n1,20,99,5\r\n"))
+
+
+def test_one_item_at_two_times_is_no_duplicate(table):
+    assert load_ratings(str(table(HEAD + GOOD + "1,10,4.0,101\r\n"))).frame.height == 2
+
+
+def test_a_wrong_row_in_a_zip_is_named_with_the_zip_and_the_member(zipped):
+    path = zipped("x.zip", {"ml-1m/ratings.dat": b"1::10::4::100\n1::10::9::x\n", "ml-1m/movies.dat": b"10::A::B\n"})
+    assert error_of(path).startswith(f"{path}/ml-1m/ratings.dat:2: rating 9 lies outside of the scale")
+
+
+@pytest.mark.parametrize("row", ["1:x:10::4::100", "1::10::4", "1::10::4::100::5"])
+def test_a_row_that_does_not_split_at_double_colons_is_named(tmp_path, row):
+    (tmp_path / "ratings.dat").write_text(f"1::10::4::100\n{row}\n")
+    (tmp_path / "movies.dat").write_text("10::A::B\n")
+    assert "ratings.dat:2: row has" in error_of(tmp_path)
+
+
+def test_a_rating_outside_of_one_scale_may_lie_in_another(table):
+    folder = table(HEAD + "1,10,9,100\r\n")
+    assert "--set ratings.scale=[1,10]" in error_of(folder)
+    assert load_ratings(str(folder), scale=(1, 10)).scale == (1, 10)
+    assert "ratings.scale: is [5, 1]" in error_of(folder, scale=(5, 1))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("\r\n\r\n", "is empty"), (HEAD, "has no ratings")])
+def test_an_empty_file_is_told(table, text, message):
+    folder = table(text)
+    assert error_of(folder).startswith(f"{folder / 'ratings.csv'}: {message}")
+
+
+def test_a_missing_column_is_told_with_those_that_are_there(table):
+    found = error_of(table("userId,movieId,rating\n1,10,4\n"))
+    assert "ratings.csv:1: has no timestamp column" in found
+    assert "found userId, movieId, rating" in found
+    assert "has no column 'stars'" in error_of(table(), columns={"rating": "stars"})
+
+
+def test_a_missing_file_folder_or_item_table_is_told(table, tmp_path):
+    assert "no such file, folder or data set" in error_of(tmp_path / "nowhere")
+    assert "no such file, expected the item table" in error_of(table(), items=str(tmp_path / "none.csv"))
+    (tmp_path / "hollow").mkdir()
+    assert "holds no ratings, expected ratings.csv" in error_of(tmp_path / "hollow")
+    folder = table()
+    (folder / "movies.csv").unlink()
+    assert "ratings.csv: has no titles: expected movies.csv or items.csv beside it" in error_of(folder)
+
+
+def test_bytes_that_are_not_utf_8_are_told_with_their_line(table):
+    folder = table(movies="movieId,title\n10,A\n20,Misérables\n".encode("latin-1"))
+    assert error_of(folder).startswith(f"{folder / 'movies.csv'}:3: byte 0xe9 is not UTF-8 text")
+    folder = table("userId,movieId,rating,timestamp\nann,10,4,1\nren\xe9,10,4,1\n".encode("latin-1"))
+    assert f"{folder / 'ratings.csv'}:3: userId 'ren\ufffd' is not UTF-8 text" in error_of(folder)
+
+
+def test_a_quote_that_is_never_closed_is_told(table):
+    assert "ratings.csv:" in error_of(table(HEAD + GOOD + '"1,10,4.0,100\r\n1,20,4.0,100\r\n'))
+
+
+@pytest.mark.parametrize(
+    ("movies", "message"),
+    [
+        ("movieId,title\n10,A\n20,B\n10,C\n", "movies.csv:4: item 10 stands already on line 2"),
+        ("movieId,title\n10,A\n\n,B\n", "movies.csv:4: the item's id is missing"),
+        ("movieId,title,genres\n10,A,X\n20,B\n", "movies.csv:3: row has 2 fields, expected 3 (movieId, title, genres)"),
+        ("movieId,title\n10,A\n20,B, or not\n", "movies.csv:3: row has 3 fields, expected 2 (movieId, title)"),
+        ("movieId,genres\n10,A\n", "movies.csv:1: has no title column"),
+        ("key,title\n10,A\n", "movies.csv:1: has no item column"),
+        ("movieId,title\n10,A\n20,\n", "ratings.csv:3: item 20 has no title in movies.csv"),
+        ("", "movies.csv: is empty"),
+    ],
+)
+def test_a_wrong_item_table_is_told(table, movies, message):
+    assert message in error_of(table(movies=movies))
+
+
+def test_an_item_with_two_titles_is_told_where_ratings_bring_them(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,rating,timestamp,title\n1,5,4,1,X\n2,5,4,1,Y\n")
+    assert "a.csv:3: item 5 is titled 'Y' here and 'X' before" in error_of(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["../ratings.csv", "/ratings.csv", "a/../../ratings.csv", "..\\ratings.csv", "C:/r.csv"]
+)
+def test_a_zip_whose_names_lead_out_of_it_is_refused(zipped, name):
+    path = zipped("x.zip", {name: (HEAD + GOOD).encode(), "movies.csv": b"movieId,title\n10,A\n"})
+    assert "expected only names below the zip's own folder" in error_of(path)
+
+
+def test_a_zip_that_is_cut_or_broken_is_told(zipped, tmp_path):
+    path = zipped("x.zip", {"ratings.csv": (HEAD + GOOD * 50).encode(), "movies.csv": b"movieId,title\n10,A\n"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "is not a whole zip file" in error_of(path)
+    broken = bytearray(whole)
+    broken[50] ^= 0xFF
+    path.write_bytes(bytes(broken))
+    assert "x.zip/ratings.csv: cannot be read from the zip" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rating": [4.0, None]}, "row 2: rating is missing"),
+        ({"rating": [4.0, 7.0]}, "row 2: rating 7 lies outside of the scale"),
+        ({"rating": ["4", "5"]}, "column 'rating' holds String, expected numbers"),
+        ({"timestamp": [1.0, 2.0]}, "column 'timestamp' holds Float64, expected integers"),
+        ({"item": [1, 1], "timestamp": [2, 2]}, "row 2: user 1 rated item 1 at 2 already on row 1"),
+    ],
+)
+def test_a_wrong_parquet_file_is_told_with_the_row(tmp_path, change, message):
+    columns = {"user": [1, 1], "item": [1, 2], "rating": [4.0, 5.0], "timestamp": [1, 2], "title": ["A", "B"]} | change
+    pl.DataFrame(columns).write_parquet(tmp_path / "a.parquet")
+    assert f"a.parquet: {message}" in error_of(tmp_path / "a.parquet")
+
+
+def test_a_file_that_only_has_the_name_of_a_table_is_told(tmp_path):
+    (tmp_path / "a.parquet").write_text("hello")
+    assert "a.parquet: is not a Parquet file" in error_of(tmp_path / "a.parquet")
+    (tmp_path / "a.xlsx").write_text("hello")
+    assert "a.xlsx: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xlsx")
