@@ -5,39 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.small import CHATML, THINKING, TRIMMING, small_tokenizer
 
 from palate.errors import InputError
 from palate.hub import MODELS, TOKENIZERS, locate
 from palate.prompt.chat import Chat
 from palate.tokens.tokenizer import load_tokenizer
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-# Trims what the user wrote, as Llama 3's template does.
-TRIMMING = CHATML.replace("message['content']", "(message['content'] | trim)")
-# Opens a think block when asked to generate, as reasoning models' templates do, but not in training text.
-THINKING = CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think>\n' }}")
-
-
-def small_tokenizer(template: str) -> Any:
-    """A byte-level BPE tokenizer that knows bytes and the words of the answers."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bare = Tokenizer(models.BPE())
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    bare.train_from_iterator(["Yes\nNo\nNope"] * 9, trainer)
-    bare.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    bare.add_tokens(["<think>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|im_end|>")
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def have(name: str) -> bool:
@@ -145,11 +118,8 @@ def test_a_generation_prompt_that_training_text_does_not_have_is_not_counted() -
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
-    tokenizer = small_tokenizer(CHATML)
-    tokenizer.chat_template = None
-
     with pytest.raises(InputError, match="no chat template"):
-        Chat(tokenizer)
+        Chat(small_tokenizer(None))
 
 
 @pytest.mark.parametrize(("yes", "no"), [("Sure", "No"), ("Yes", "Yes indeed"), ("Yea", "Yes yes")])

@@ -1,0 +1,90 @@
+import json
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from palate.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json, write_manifest
+from palate.errors import InputError, WorkError
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "x"
+    with pytest.raises(RuntimeError, match="half-way"), atomic_file(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+        raise RuntimeError("half-way")
+
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"new")
+        raise RuntimeError
+
+    assert path.read_bytes() == b"old"
+
+
+def test_a_write_that_the_system_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with (
+            pytest.raises(WorkError, match="x: cannot be written: File too large"),
+            atomic_file(tmp_path / "x") as file,
+        ):
+            file.write(b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_keeps_what_was_not_written_again_and_its_manifest_comes_last(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with atomic_folder(folder) as partial:
+        (partial / "a").write_text("1")
+        write_manifest(partial, "s", inputs={}, options={}, stats={})
+    (folder / "mine").write_text("kept")
+    with pytest.raises(RuntimeError), atomic_folder(folder) as partial:
+        (partial / "a").write_text("2")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "1"
+
+    with atomic_folder(folder) as partial:
+        (partial / "a").write_text("2")
+
+    assert (folder / "a").read_text() == "2"
+    assert (folder / "mine").read_text() == "kept"
+    assert not (folder / MANIFEST).exists()  # it described the old files
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    manifest = write_manifest(tmp_path, "prepare", inputs={"i": "0"}, options={"o": 1}, stats={"n": 2})
+
+    assert manifest["outputs"] == {"a": sha256_file(tmp_path / "a")}
+    assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
+
+
+def test_json_that_is_not_json_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": 1,\n "b": }\n')
+    with pytest.raises(InputError, match=r"x\.json:2: is not JSON"):
+        read_json(path)
+    with pytest.raises(InputError, match=r"absent\.json: not found"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_json_keeps_every_letter(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"title": "Amélie ≈ 映画"})
+
+    assert read_json(tmp_path / "x.json") == {"title": "Amélie ≈ 映画"}
+    assert "Amélie ≈ 映画" in (tmp_path / "x.json").read_text(encoding="utf-8")

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from palate.config import Config, Override, dump_config, load_config, parse_override
+from palate.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) -> None:
+    load_config(path)
+
+    assert f"palate run configs/{path.name}" in "\n".join(path.read_text().splitlines()[:6])
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("seed: 1\ntrain:\n  lerning_rate: 3\n", 3, "unknown key 'train.lerning_rate', did you mean 'learning_rate'?"),
+        ("seed: 1\ntrian:\n  epochs: 3\n", 2, "unknown key 'trian', did you mean 'train'?"),
+        ("train:\n  lora:\n    rnk: 8\n", 3, "unknown key 'train.lora.rnk'"),
+        ("train:\n  epochs: many\n", 2, "'train.epochs' is 'many': expected a valid number"),
+        ("model:\n  dtype: int8\n", 2, "expected 'auto', 'float32' or 'bfloat16'"),
+        ("prepare:\n  val_ratio: 0.5\n  test_ratio: 0.5\n", 1, "or nothing is left to train on"),
+        ("prompt:\n  candidate_line: '{rating}'\n", 1, "must not name {rating}"),
+        ("train: 3\n", 1, "'train' is 3"),
+        ("- a\n- b\n", 1, "is list, expected a mapping"),
+        ("a: [1,\n", 2, "is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_config_is_told_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_config_is_told_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("train:\n  epochs: 3\n  lora:\n    r: 4\n")
+    config = load_config(path, [parse_override("train.learning_rate=1e-4"), Override("train.lora.r", 8, "--rank")])
+
+    assert (config.train.epochs, config.train.learning_rate, config.train.lora.r) == (3.0, 1e-4, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("train.lerning_rate=2", "--set train.lerning_rate: "),
+        ("train.epochs=x", "--set train.epochs: "),
+        ("x", "--set: "),
+    ],
+)
+def test_a_mistake_in_an_override_names_the_option(text: str, place: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(None, [parse_override(text)])
+    assert str(caught.value).startswith(place)
+
+
+def test_the_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config(CONFIGS[0])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+
+    assert load_config(path) == config != Config()
