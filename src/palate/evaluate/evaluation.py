@@ -1,0 +1,243 @@
+"""Evaluation: models and baselines measured on the same test rows, with intervals and paired differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.errors import InputError
+from palate.evaluate.baselines import BASELINES, baseline_scores
+from palate.evaluate.bootstrap import Interval, Replicates, interval
+from palate.evaluate.bootstrap import bootstrap as resample
+from palate.evaluate.curves import HistogramBin, Labels, ReliabilityBin, Scores, histogram, reliability, roc
+from palate.evaluate.metrics import Metrics, measure
+from palate.evaluate.verdict import verdict
+
+ZERO_SHOT = "zero-shot"
+FINE_TUNED = "fine-tuned"
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+
+
+@dataclass(frozen=True)
+class Mass:
+    """The probability that both answer tokens hold together, over the rows of a language model."""
+
+    mean: float
+    low: float
+    """Its 5th percentile."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model or baseline."""
+
+    key: str
+    label: str
+    kind: Literal["baseline", "model"]
+    metrics: Metrics
+    intervals: dict[str, Interval | None]
+    """For auc, gauc, accuracy, f1, log_loss, brier and ece; None where there is no interval."""
+    mass: Mass | None
+    reliability: list[ReliabilityBin]
+    roc: list[tuple[float, float]]
+    histogram: list[HistogramBin]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of `first` minus that of `second`, on the same resamples of users."""
+
+    metric: Literal["auc", "gauc"]
+    first: str
+    second: str
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, on which rows; baselines first, then models."""
+
+    n: int
+    users: int
+    base_rate: float | None
+    rating_threshold: float
+    resamples: int
+    seed: int
+    entries: list[Entry]
+    differences: list[Difference]
+    """Every model against the baseline of highest AUC (and of highest GAUC), and fine-tuned against zero-shot."""
+    verdict: list[str]
+    """What this comes to, in sentences."""
+
+    def entry(self, key: str) -> Entry:
+        """The entry of a model or baseline; `KeyError` if it was not evaluated."""
+        return {entry.key: entry for entry in self.entries}[key]
+
+    @property
+    def models(self) -> list[Entry]:
+        """The entries that are no baselines."""
+        return [entry for entry in self.entries if entry.kind == "model"]
+
+    def best(self, metric: str) -> frozenset[str]:
+        """The keys of the entries that share the best value of a metric; none where nothing defines it."""
+        values = {e.key: v for e in self.entries if (v := getattr(e.metrics, metric)) is not None}
+        if not values:
+            return frozenset()
+        top = (min if metric in LOWER_IS_BETTER else max)(values.values())
+        return frozenset(key for key, value in values.items() if value == top)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types."""
+        return asdict(self) | {
+            "entries": [asdict(e) | {"roc": [list(point) for point in e.roc]} for e in self.entries],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
+        entries = [
+            Entry(
+                **{f.name: e[f.name] for f in fields(Entry)}
+                | {
+                    "metrics": Metrics(**e["metrics"]),
+                    "intervals": {name: _interval(i) for name, i in e["intervals"].items()},
+                    "mass": Mass(**e["mass"]) if e["mass"] else None,
+                    "reliability": [ReliabilityBin(**b) for b in e["reliability"]],
+                    "roc": [(x, y) for x, y in e["roc"]],
+                    "histogram": [HistogramBin(**b) for b in e["histogram"]],
+                }
+            )
+            for e in value["entries"]
+        ]
+        differences = [Difference(**d | {"interval": _interval(d["interval"])}) for d in value["differences"]]
+        return cls(**dict(value) | {"entries": entries, "differences": differences})
+
+
+def evaluate(
+    timeline: pl.DataFrame,
+    scores: Mapping[str, pl.DataFrame],
+    *,
+    rating_threshold: float,
+    history_len: int,
+    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 13,
+    labels: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """Measure models beside the baselines on the same test rows.
+
+    `timeline` has the columns of `ratings.parquet`. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a
+    frame with `row` (the index within the test split), `p` (P(like), Float64) and, for a language model, `mass`.
+    `rows` are the test rows to measure on (None: all), each to be found in every frame; `bootstrap` is the number of
+    resamples of users (0: no intervals); `labels` are the names that tables show for the keys.
+
+    Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
+    """
+    test = timeline.filter(pl.col("split") == "test").with_row_index("row")
+    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test))}, schema={"row": test.schema["row"]})
+    chosen = wanted.join(test, on="row", how="left", maintain_order="left")
+    y: Labels = (chosen["rating"] >= rating_threshold).to_numpy()
+    users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
+    baselines = baseline_scores(timeline, rating_threshold=rating_threshold, history_len=history_len)
+    baselines = wanted.join(baselines, on="row", how="left", maintain_order="left")
+    frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
+    p: dict[str, Scores] = {key: baselines[key].to_numpy() for key in BASELINES}
+    p |= {key: frame["p"].to_numpy() for key, frame in frames.items()}
+    names = {key: key for key in scores} | BASELINES | dict(labels or {})
+    replicates = resample(y, users, p, resamples=bootstrap, seed=seed)
+    entries = [
+        Entry(
+            key=key,
+            label=names[key],
+            kind="model" if key in scores else "baseline",
+            metrics=measure(y, values, users),
+            intervals={name: interval(found) for name, found in replicates[key].items()},
+            mass=_mass(frames[key]) if key in frames else None,
+            reliability=reliability(y, values),
+            roc=roc(y, values),
+            histogram=histogram(y, values),
+        )
+        for key, values in p.items()
+    ]
+    measured = Evaluation(
+        n=len(y),
+        users=entries[0].metrics.users,
+        base_rate=entries[0].metrics.base_rate,
+        rating_threshold=rating_threshold,
+        resamples=bootstrap,
+        seed=seed,
+        entries=entries,
+        differences=_differences(entries, replicates),
+        verdict=[],
+    )
+    return replace(measured, verdict=verdict(measured))
+
+
+def _checked_rows(rows: Any, test_rows: int) -> list[int]:
+    """The wanted test rows, or an `InputError` for one that is twice there or not in the test split."""
+    wanted = list(range(test_rows)) if rows is None else [int(row) for row in rows]
+    if len(set(wanted)) < len(wanted):
+        raise InputError("a test row is named twice, expected each once", "rows")
+    outside = [row for row in wanted if not 0 <= row < test_rows]
+    if outside:
+        raise InputError(f"row {outside[0]} is not in the test split, expected 0 to {test_rows - 1}", "rows")
+    return wanted
+
+
+def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
+    """The scores of the wanted rows, in their order."""
+    place = f"scores of {key}"
+    if key in BASELINES:
+        raise InputError("a baseline has this name, expected another", place)
+    frame = frame.with_columns(pl.col("row").cast(wanted.schema["row"]))
+    twice = frame.filter(pl.col("row").is_duplicated())
+    if len(twice):
+        raise InputError(f"row {twice['row'][0]} has two scores, expected one", place)
+    found = wanted.join(frame, on="row", how="left", maintain_order="left")
+    missing = found.filter(pl.col("p").is_null())
+    if len(missing):
+        raise InputError(f"row {missing['row'][0]} has no score ({len(missing)} of {len(found)} have none)", place)
+    wrong = found.filter(~pl.col("p").is_between(0, 1) | pl.col("p").is_nan())
+    if len(wrong):
+        raise InputError(f"row {wrong['row'][0]} scores {wrong['p'][0]}, expected a probability", place)
+    return found
+
+
+def _mass(frame: pl.DataFrame) -> Mass | None:
+    """Mean and 5th percentile of the mass; None where the scores come without one."""
+    if "mass" not in frame.columns or frame["mass"].drop_nulls().is_empty():
+        return None
+    mass = frame["mass"].drop_nulls().to_numpy()
+    return Mass(float(mass.mean()), float(np.percentile(mass, 5)))
+
+
+def _differences(entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]]) -> list[Difference]:
+    """The pairs that a reader asks for, AUC then GAUC; without those of which one side is undefined."""
+    found = []
+    models = [entry for entry in entries if entry.kind == "model"]
+    tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
+    metrics: tuple[Literal["auc", "gauc"], ...] = ("auc", "gauc")
+    for metric in metrics:
+        baselines = [e for e in entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
+        if not baselines:
+            continue
+        best = max(baselines, key=lambda entry: getattr(entry.metrics, metric))
+        pairs = [(model, best) for model in models]
+        if len(tuned_and_not) == 2:
+            pairs.append((tuned_and_not[0], tuned_and_not[1]))
+        for one, other in pairs:
+            value = getattr(one.metrics, metric) - getattr(other.metrics, metric)
+            if metric in replicates[one.key]:
+                between = interval(replicates[one.key][metric] - replicates[other.key][metric])
+            else:
+                between = None
+            found.append(Difference(metric, one.key, other.key, value, between))
+    return found
+
+
+def _interval(value: Mapping[str, float] | None) -> Interval | None:
+    return None if value is None else Interval(**value)

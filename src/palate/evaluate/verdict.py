@@ -1,0 +1,106 @@
+"""Verdict: what an evaluation comes to, in sentences that claim no more than was measured."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from palate.evaluate.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from palate.evaluate.evaluation import Difference, Entry, Evaluation
+
+FEW_USERS = 100
+"""Below this many users, percentile intervals over users are known to be too narrow."""
+LOW_MASS = 0.9
+"""Below this share of the probability on the two answers, a model says other things often enough to mention it."""
+
+
+def verdict(evaluation: "Evaluation") -> list[str]:
+    """The sentences: models against baselines, after against before, within users, calibration, warnings."""
+    if not evaluation.n:
+        return ["No test row was scored: there is nothing to say."]
+    if evaluation.entries[0].metrics.auc is None:
+        return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
+    models = sorted(evaluation.models, key=lambda entry: entry.key == "zero-shot")
+    if not models:
+        best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
+        return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
+    pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
+    within = [_within_users(evaluation, d) for d in _of(evaluation, "gauc") if d.first == models[0].key][:1]
+    warnings = [text for model in models for text in _warnings(evaluation, model)]
+    if evaluation.users < FEW_USERS:
+        counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
+        warnings.append(f"The test rows come from {counted}: read every number here as a rough one.")
+    return [*pooled, *within, *warnings]
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Three decimals with a true minus sign; `signed` shows a plus too."""
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def bounds(interval: Interval, signed: bool = False) -> str:
+    """An interval as `[low, high]`."""
+    return f"[{number(interval.low, signed)}, {number(interval.high, signed)}]"
+
+
+def _of(evaluation: "Evaluation", metric: str) -> Iterator["Difference"]:
+    """The differences of one metric, the fine-tuned model's first."""
+    yield from sorted(
+        (d for d in evaluation.differences if d.metric == metric),
+        key=lambda d: (d.first == "zero-shot", d.second == "zero-shot"),
+    )
+
+
+def _name(entry: "Entry") -> str:
+    """What a sentence calls an entry."""
+    names = {"zero-shot": "the zero-shot model", "fine-tuned": "the fine-tuned model", "constant": "the constant"}
+    if entry.key in names:
+        return names[entry.key]
+    return f"the {entry.label}" if entry.kind == "baseline" else entry.label
+
+
+def _compared(evaluation: "Evaluation", d: "Difference") -> str:
+    """One pooled difference as a sentence."""
+    first, second = evaluation.entry(d.first), evaluation.entry(d.second)
+    best = ", the best baseline" if second.kind == "baseline" else ""
+    numbers = f"AUC {number(first.metrics.auc or 0)} against {number(second.metrics.auc or 0)}"
+    who = _name(first)[0].upper() + _name(first)[1:]
+    if d.interval is None:
+        side = "is ahead of" if d.value > 0 else "does not beat"
+        return f"{who} {side} {_name(second)}{best}: {numbers}, with no interval to say whether that is chance."
+    difference = f"difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)}"
+    if d.interval.low > 0:
+        return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
+    if d.interval.high < 0:
+        return f"{who} does not beat {_name(second)}{best}: {numbers}, {difference}."
+    side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
+    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
+
+
+def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
+    """The per-user AUC, which a model cannot win by knowing who is generous."""
+    first, second = evaluation.entry(d.first), evaluation.entry(d.second)
+    best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
+    sentence = (
+        f"Within a user, where knowing who is generous does not help, {_name(first)} reaches a per-user AUC of "
+        f"{number(first.metrics.gauc or 0)}; {_name(second)}, {best}, {number(second.metrics.gauc or 0)}"
+    )
+    if d.interval is None:
+        return sentence + "."
+    return f"{sentence} (difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)})."
+
+
+def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:
+    """What a reader of this model's probabilities must know."""
+    constant = evaluation.entry("constant").metrics.log_loss
+    if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
+        yield (
+            f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
+            f"log loss {number(model.metrics.log_loss)} against {number(constant)}."
+        )
+    if model.mass is not None and model.mass.mean < LOW_MASS:
+        yield (
+            f"{_name(model)[0].upper()}{_name(model)[1:]} puts {model.mass.mean:.0%} of its probability on the two "
+            f"answers; the rest goes to other words, which P(like) leaves out."
+        )
