@@ -1,0 +1,90 @@
+"""Table: an evaluation as rows of text, for the terminal and as Markdown."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from palate.evaluate.evaluation import Entry, Evaluation
+from palate.evaluate.verdict import bounds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Column(NamedTuple):
+    """A metric's place in the tables."""
+
+    metric: str
+    title: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("auc", "AUC", "chance that a liked row scores above a disliked one; 0.5 is chance"),
+    Column("gauc", "GAUC", "the same within each user, weighted by rows, over users with both classes"),
+    Column("accuracy", "accuracy", "share of rows decided rightly at 0.5"),
+    Column("log_loss", "log loss", "mean surprise in nats; lower is better"),
+    Column("ece", "ECE", "gap between what is predicted and what comes true; lower is better"),
+)
+"""What the tables show, in their order; the JSON holds more."""
+
+UNDEFINED = "–"
+
+
+def cell(value: float | None) -> str:
+    """A metric with three decimals, a dash where it is undefined."""
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def rich_table(evaluation: Evaluation) -> "Table":
+    """The comparison for a terminal of 100 columns; the best of each column in bold green, models below a gap."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(evaluation), caption_justify="left")
+    table.add_column("", overflow="fold", max_width=36)
+    table.add_column("AUC", justify="right")
+    table.add_column("95 %", justify="left", style="dim", no_wrap=True)
+    for column in COLUMNS[1:]:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
+    for i, entry in enumerate(evaluation.entries):
+        cells = [Text(cell(getattr(entry.metrics, c.metric)), _style(entry, best[c.metric])) for c in COLUMNS]
+        last_baseline = (
+            entry.kind == "baseline" and i + 1 < len(evaluation.entries) and evaluation.entries[i + 1].kind == "model"
+        )
+        label = Text(entry.label, "bold" if entry.kind == "model" else "")
+        table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=last_baseline)
+    return table
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The comparison as a Markdown table with its caption below; the best of each column is bold."""
+    heads = ["", "AUC [95 %]", *(column.title for column in COLUMNS[1:])]
+    lines = [heads, ["---", *("---:" for _ in heads[1:])]]
+    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
+    for entry in evaluation.entries:
+        texts = [cell(getattr(entry.metrics, c.metric)) for c in COLUMNS]
+        texts = [f"**{t}**" if entry.key in best[c.metric] else t for t, c in zip(texts, COLUMNS, strict=True)]
+        label = entry.label.replace("|", r"\|")
+        first = f"{texts[0]} {_auc_bounds(entry)}".strip()
+        lines.append([f"**{label}**" if entry.kind == "model" else label, first, *texts[1:]])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{caption(evaluation)}\n"
+
+
+def caption(evaluation: Evaluation) -> str:
+    """How the numbers came about, in one line."""
+    rows = f"{evaluation.n:,} test rows of {evaluation.users:,} users"
+    rate = "" if evaluation.base_rate is None else f", {evaluation.base_rate:.1%} liked"
+    if not evaluation.resamples:
+        return f"{rows}{rate}; no intervals"
+    return f"{rows}{rate}; intervals from {evaluation.resamples:,} resamples of users"
+
+
+def _auc_bounds(entry: Entry) -> str:
+    found = entry.intervals.get("auc")
+    return "" if found is None else bounds(found)
+
+
+def _style(entry: Entry, best: frozenset[str]) -> str:
+    return "bold green" if entry.key in best else ""
