@@ -44,7 +44,7 @@ def test_a_download_that_ended_in_an_earlier_run_goes_on(server, target):
     server.drop_after, server.ranges = 0, True
     target.parent.mkdir()
     target.with_name("x.zip.part").write_bytes(BODY[:123_456])
-    with pytest.raises(WorkError, match="kept, run it again to resume"):
+    with pytest.raises(WorkError, match="run it again to resume, or fetch the file by hand"):
         fetch(server, target)
     server.drop_after = None
     assert fetch(server, target).read_bytes() == BODY

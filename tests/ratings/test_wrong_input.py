@@ -1,7 +1,11 @@
 """Wrong input: each gets one line that names the place, what stands there and what was expected."""
 
+import re
+
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palate.errors import InputError
 from palate.ratings import load_ratings
@@ -59,6 +63,44 @@ def test_the_first_of_several_wrong_rows_is_named(table):
     assert ":3: timestamp" in error_of(table(HEAD + GOOD + "1,20,3,soon\r\n1,20\r\n1,20,99,5\r\n"))
 
 
+IDS = st.sampled_from(["1", " 2", "3", "ann", '"4"', "", "007"])
+STARS = st.sampled_from(["4", "4.0", " 3.5 ", "0.5", "5e0", "5.5", "", "x", "nan", "-inf", "1_0", '"2"', "٣"])
+TIMES = st.sampled_from(["100", "7.0", "1e3", " 5", "7.5", "", "x", "-4", "-0", "1_0", "9" * 30, '"8"', "84 http://1"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.tuples(IDS, STARS, TIMES), st.none()), max_size=6), st.data())
+def test_what_is_wrong_is_found_where_a_plain_reading_finds_it(tmp_path_factory, drawn, data):
+    lines, first_wrong, good = ["userId,movieId,rating,timestamp"], None, []
+    for row in drawn:
+        if row is None:
+            lines.append("")
+            continue
+        item = f"{len(lines)}"
+        fields = [row[0], item, row[1], row[2]]
+        if data.draw(st.integers(0, 15)) == 0:
+            fields = fields[:3]
+        lines.append(",".join(fields))
+        user, stars, time = (field.strip('" ') for field in row)
+        number, integer = re.compile(r"\d+(\.\d+)?(e\d)?", re.ASCII), re.compile(r"-?\d+(\.0|e\d)?", re.ASCII)
+        fine = len(fields) == 4 and user and number.fullmatch(stars) and 0.5 <= float(stars) <= 5
+        if fine and integer.fullmatch(time) and 0 <= float(time) < 2**63:
+            good.append((user, item, float(stars), int(float(time))))
+        else:
+            first_wrong = first_wrong or len(lines)
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "movies.csv").write_text("movieId,title\n" + "".join(f"{i},T\n" for i in range(10)))
+    if first_wrong:
+        assert f"ratings.csv:{first_wrong}: " in error_of(folder)
+    elif not good:
+        assert "has no ratings" in error_of(folder)
+    else:
+        words = any(user == "ann" for user, *_ in good)
+        expected = [(user if words else int(user), int(item), stars, time) for user, item, stars, time in good]
+        assert load_ratings(str(folder)).frame.rows() == expected
+
+
 def test_one_item_at_two_times_is_no_duplicate(table):
     assert load_ratings(str(table(HEAD + GOOD + "1,10,4.0,101\r\n"))).frame.height == 2
 
@@ -82,7 +124,10 @@ def test_a_rating_outside_of_one_scale_may_lie_in_another(table):
     assert "ratings.scale: is [5, 1]" in error_of(folder, scale=(5, 1))
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("\r\n\r\n", "is empty"), (HEAD, "has no ratings")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty"), ("\r\n\r\n", "is empty"), (HEAD, "has no ratings"), (HEAD[:-2], "has no ratings")],
+)
 def test_an_empty_file_is_told(table, text, message):
     folder = table(text)
     assert error_of(folder).startswith(f"{folder / 'ratings.csv'}: {message}")

@@ -34,7 +34,7 @@ def download(
     *,
     size: int | None = None,
     sha256: str | None = None,
-    attempts: int = 6,
+    attempts: int = 4,
     wait: float = 1.0,
     timeout: float = 30.0,
 ) -> Path:
@@ -94,8 +94,9 @@ def _fetch(url: str, part: Path, size: int | None, attempts: int, wait: float, t
                     continue
                 failures += 1
                 if failures >= attempts:
-                    kept = "; what has arrived is kept, run it again to resume" if before else ""
-                    raise WorkError(f"{url}: download failed {failures} times: {error}{kept}") from error
+                    kept = "run it again to resume" if before else "try again later"
+                    remedy = f"{kept}, or fetch the file by hand and put it at {part.with_suffix('')}"
+                    raise WorkError(f"{url}: download failed {failures} times: {error}; {remedy}") from error
                 time.sleep(wait * 2 ** (failures - 1))
 
 

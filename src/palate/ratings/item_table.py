@@ -71,18 +71,20 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     except UnicodeDecodeError as error:
         line = file.path.read_bytes()[: error.start].count(b"\n") + 1
         raise InputError(f"byte {error.object[error.start]:#04x} is not UTF-8 text", file.place, line) from None
+    problem, ragged = None, True
     try:
         table = _split(text, layout)
         ragged = bool(table[table.columns[-1]].null_count())
-    except pl.exceptions.PolarsError:
-        ragged = True
+    except pl.exceptions.PolarsError as error:
+        problem = str(error).splitlines()[0]
     if ragged:
         for line, fields in records(file, layout):
             if len(fields) != len(layout.names):
                 found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
                 expected = f"expected {len(layout.names)} ({', '.join(layout.names[:6])})"
                 raise InputError(f"row has {found}, {expected}", file.place, line)
-        table = _split(text, layout)
+    if problem:
+        raise InputError(f"cannot be read: {problem}", file.place)
     return table.filter(~pl.all_horizontal(pl.all().is_null()))
 
 

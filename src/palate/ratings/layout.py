@@ -70,6 +70,9 @@ def layout_of(file: SourceFile) -> Layout:
     names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
     # Polars takes a table's width from its first line, so blank ones below the header are skipped with it.
     first = next(rows, None)
+    if first is None:
+        with file.path.open("rb") as lines:
+            end = sum(1 for _ in lines)
     return Layout(separator, quoted, names, end if first is None else first[0] - 1)
 
 

@@ -16,7 +16,8 @@ from palate.ratings.source import SourceFile
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
 _TYPES = {"user_id": pl.Int64(), "item_id": pl.Int64(), "rating": pl.Float64(), "timestamp": pl.Int64()}
-_INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_BLANK = " \t"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _read_carefully(
     except pl.exceptions.PolarsError as error:
         _diagnose(file, layout, places, scale)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars())
+    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(_BLANK).replace("", None))
     frame = stripped.with_columns(
         as_ids(stripped["user_id"]),
         as_ids(stripped["item_id"]),
@@ -158,7 +159,7 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
             found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
             problem = f"row has {found}, expected {count} ({', '.join(names)})"
         else:
-            values = [field.strip() for field in fields]
+            values = [field.strip(_BLANK) for field in fields]
             for place in (user, item):
                 if not values[place]:
                     problem = problem or f"{names[place]} is empty, expected an id"
@@ -171,10 +172,7 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
 
 
 def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
-    try:
-        number = float(value.replace("_", "?"))
-    except ValueError:
-        number = math.nan
+    number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}"
     if not scale[0] <= number <= scale[1]:
@@ -186,10 +184,13 @@ def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | 
 
 
 def _timestamp_problem(name: str, value: str) -> str | None:
-    if not _INTEGER.fullmatch(value):
+    number = float(value) if _NUMBER.fullmatch(value) else math.nan
+    if not number.is_integer():
         return f"{name} {value!r} is not an integer, expected seconds since 1970"
-    if value.startswith("-"):
+    if number < 0:
         return f"{name} {value} is negative, expected seconds since 1970"
+    if number >= 2**63:
+        return f"{name} {value} is too large, expected seconds since 1970"
     return None
 
 
