@@ -95,7 +95,7 @@ def test_the_verdict_says_who_wins(evaluation: Evaluation) -> None:
     assert "The fine-tuned model beats" in evaluation.verdict[0]
     assert "The fine-tuned model beats the zero-shot model" in text
     assert "The zero-shot model does not beat" in text
-    assert "puts 40% of its probability on the two answers" in text
+    assert "puts 40\N{NO-BREAK SPACE}% of its probability on the two answers" in text
     assert "Within a user" in text
     assert "only 39 users" in text
 
@@ -106,7 +106,7 @@ def test_the_verdict_says_who_wins(evaluation: Evaluation) -> None:
         (0.02, 0.01, 0.03, "The fine-tuned model beats the user mean, the best baseline: "),
         (0.02, -0.01, 0.05, "is ahead of the user mean, the best baseline, but the interval includes zero: "),
         (0.02, 0.0, 0.05, "but the interval includes zero: "),
-        (0.0, 0.0, 0.0, "equals the user mean, the best baseline, but the interval includes zero: "),
+        (0.0, 0.0, 0.0, "sorts the rows exactly as the user mean, the best baseline does: "),
         (-0.02, -0.05, 0.01, "is behind the user mean, the best baseline, but the interval includes zero: "),
         (-0.02, -0.03, -0.01, "does not beat the user mean, the best baseline: "),
     ],

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from palate.evaluate.evaluation import Entry, Evaluation
-from palate.evaluate.verdict import bounds
+from palate.evaluate.verdict import bounds, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +75,7 @@ def markdown(evaluation: Evaluation) -> str:
 def caption(evaluation: Evaluation) -> str:
     """How the numbers came about, in one line."""
     rows = f"{evaluation.n:,} test rows of {evaluation.users:,} users"
-    rate = "" if evaluation.base_rate is None else f", {evaluation.base_rate:.1%} liked"
+    rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
     return f"{rows}{rate}; intervals from {evaluation.resamples:,} resamples of users"

@@ -44,6 +44,11 @@ def bounds(interval: Interval, signed: bool = False) -> str:
     return f"[{number(interval.low, signed)}, {number(interval.high, signed)}]"
 
 
+def percent(share: float, decimals: int = 0) -> str:
+    """A share in percent, its sign kept on the same line."""
+    return f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
 def _of(evaluation: "Evaluation", metric: str) -> Iterator["Difference"]:
     """The differences of one metric, the fine-tuned model's first."""
     yield from sorted(
@@ -74,6 +79,8 @@ def _compared(evaluation: "Evaluation", d: "Difference") -> str:
         return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
     if d.interval.high < 0:
         return f"{who} does not beat {_name(second)}{best}: {numbers}, {difference}."
+    if d.interval.low == d.interval.high == 0:
+        return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
     side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
     return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
 
@@ -101,6 +108,6 @@ def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:
         )
     if model.mass is not None and model.mass.mean < LOW_MASS:
         yield (
-            f"{_name(model)[0].upper()}{_name(model)[1:]} puts {model.mass.mean:.0%} of its probability on the two "
-            f"answers; the rest goes to other words, which P(like) leaves out."
+            f"{_name(model)[0].upper()}{_name(model)[1:]} puts {percent(model.mass.mean)} of its probability on the "
+            f"two answers; the rest goes to other words, which P(like) leaves out."
         )
