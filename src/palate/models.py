@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import shutil
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,11 +200,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = tokenizer_at(Location(gguf))
     try:
         with quiet(stderr=True):
+            tokenizer = tokenizer_at(Location(gguf))
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no model can be loaded: {reason}", gguf) from error
     # The weights are plain float32 by now, but the model still calls itself quantized and refuses training.

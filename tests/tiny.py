@@ -1,0 +1,113 @@
+"""Tiny real models in folders, and a task that they can learn in seconds."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tests.small import CHATML, small_tokenizer
+
+from palate.config import Config
+
+# Writes an empty think block before an answer, as Qwen3's template does.
+EMPTY_THINK = CHATML.replace(
+    "message['content']",
+    "('<think>\n\n</think>\n\n' if loop.last and message['role'] == 'assistant' else '') + message['content']",
+)
+
+
+def tiny_model(kind: str = "qwen3", vocab: int = 512, hidden: int = 64, seed: int = 0) -> Any:
+    """A random causal model of two layers in float32; `kind` is qwen3 or llama."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.1,  # logits that differ visibly from one prompt to the next
+        "tie_word_embeddings": kind == "llama",
+    }
+    if kind == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16)).eval()
+
+
+def tiny_folder(folder: Path, kind: str = "qwen3", hidden: int = 64, tokenizer: Any = None, seed: int = 0) -> Path:
+    """A model folder as the hub holds them."""
+    tokenizer = tokenizer or small_tokenizer(EMPTY_THINK if kind == "qwen3" else CHATML)
+    vocab = max(512, len(tokenizer))
+    tiny_model(kind, vocab, hidden, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def toy_samples(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Raw samples, histories of unequal length; the user likes exactly the candidates called `aa…`."""
+    draw = random.Random(seed)
+    samples = []
+    for i in range(n):
+        liked = draw.random() < 0.5
+        history = [f"{k}. {draw.choice('xyz') * draw.randint(1, 9)} (4.0)" for k in range(1, draw.randint(2, 5))]
+        samples.append(
+            {
+                "history_titles": "\n".join(history),
+                "candidate_title": "a" * 6 if liked else "b" * 6,
+                "label": "Yes" if liked else "No",
+                "split": "test",
+                "user_id": i // 4,
+                "item_id": 1000 + i,
+                "timestamp": i,
+                "rating": 5.0 if liked else 1.0,
+                "history": [],
+            }
+        )
+    return samples
+
+
+def toy_config(base: Path, **sections: Any) -> Config:
+    """A config with short prompts, for a tiny model in float32."""
+    train = {
+        "batch_size": 4,
+        "gradient_accumulation": 1,
+        "learning_rate": 0.005,
+        "logging_steps": 1,
+        "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
+    }
+    return Config.model_validate(
+        {
+            "name": "toy",
+            "prompt": {
+                "system": "S",
+                "instruction": "Like it?",
+                "history_header": "Last:",
+                "candidate_header": "Candidate:",
+                "question": "Yes or No?",
+            },
+            "tokens": {"cutoff_len": 200, "num_proc": 1},
+            "model": {"base": str(base), "dtype": "float32"} | sections.pop("model", {}),
+            "train": train | sections.pop("train", {}),
+            **sections,
+        }
+    )
+
+
+def toy_dataset(n: int, config: Config, seed: int = 0) -> Any:
+    """The toy's samples as an Alpaca dataset."""
+    from datasets import Dataset
+
+    rows = [
+        config.prompt.alpaca(s["history_titles"], s["candidate_title"], s["label"], 3) for s in toy_samples(n, seed)
+    ]
+    return Dataset.from_list([{key: value for key, value in row.items() if key != "history"} for row in rows])
+
+
+def toy_raw(path: Path, n: int, seed: int = 0) -> Path:
+    """The toy's samples as a `test_raw.jsonl`."""
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in toy_samples(n, seed)))
+    return path

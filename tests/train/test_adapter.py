@@ -1,0 +1,149 @@
+"""An adapter that does not load, or does nothing, is never scored with."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.small import CHATML
+from tests.tiny import tiny_folder, toy_config, toy_dataset
+
+from palate.errors import InputError
+from palate.models import load_base_model
+from palate.prompt.chat import Chat
+from palate.train.adapter import check_same_prompt, load_adapter
+from palate.train.finetune import train
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = toy_config(base)
+    return train(config, toy_dataset(8, config), None, tmp_path_factory.mktemp("run")).adapter
+
+
+@pytest.fixture
+def adapter(trained: Path, tmp_path: Path) -> Path:
+    """A copy that the test may break."""
+    return Path(shutil.copytree(trained, tmp_path / "adapter"))
+
+
+@pytest.fixture
+def model(base: Path) -> Any:
+    return load_base_model(toy_config(base).model)[0]
+
+
+def change(adapter: Path, edit: Any) -> None:
+    tensors = edit(load_file(adapter / WEIGHTS))
+    save_file(tensors, adapter / WEIGHTS)
+
+
+def test_a_sound_adapter_loads_and_changes_the_logits(adapter: Path, model: Any) -> None:
+    probe = torch.arange(10)[None]
+    before = model(probe).logits
+    peft = load_adapter(model, adapter)
+    assert not peft.training
+    assert (peft(probe).logits - before).abs().max() > 1e-3
+    with peft.disable_adapter():
+        assert torch.equal(peft(probe).logits, before)
+
+
+def test_a_missing_folder(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(InputError, match=r"nowhere: holds no adapter_config.json, expected an adapter in PEFT's"):
+        load_adapter(model, tmp_path / "nowhere")
+
+
+def test_missing_weights(adapter: Path, model: Any) -> None:
+    (adapter / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"holds no adapter_model.safetensors"):
+        load_adapter(model, adapter)
+
+
+def test_a_config_that_is_none(adapter: Path, model: Any) -> None:
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="is not a PEFT config"):
+        load_adapter(model, adapter)
+
+
+def test_weights_that_were_cut_off(adapter: Path, model: Any) -> None:
+    whole = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="is broken or cut off"):
+        load_adapter(model, adapter)
+
+
+def test_a_base_of_another_size_is_named(adapter: Path, base: Path, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "wider", hidden=128)
+    with pytest.raises(InputError, match=rf"was trained on {base} and does not fit {other}: .* has shape"):
+        load_adapter(load_base_model(toy_config(other).model)[0], adapter)
+
+
+def test_another_base_of_the_same_size_is_named(adapter: Path, base: Path, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=rf"was trained on {base}, the base model is {other}"):
+        load_adapter(load_base_model(toy_config(other).model)[0], adapter)
+
+
+def test_the_same_base_in_another_folder_is_known_by_its_weights(adapter: Path, base: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    for quantization in ("none", "nf4"):
+        config = toy_config(moved, model={"quantization": quantization, "dtype": "bfloat16"})
+        load_adapter(load_base_model(config.model)[0], adapter)
+
+
+def test_deltas_that_are_all_zero(adapter: Path, model: Any) -> None:
+    change(adapter, lambda tensors: {k: v * (0 if "lora_B" in k else 1) for k, v in tensors.items()})
+    with pytest.raises(InputError, match="all its lora_B matrices are zero"):
+        load_adapter(model, adapter)
+
+
+def test_deltas_that_do_nothing(adapter: Path, model: Any) -> None:
+    change(adapter, lambda tensors: {k: v * (0 if "lora_A" in k else 1) for k, v in tensors.items()})
+    with pytest.raises(InputError, match="does not change the logits of a probe"):
+        load_adapter(model, adapter)
+
+
+def test_keys_that_have_no_place_in_the_model(adapter: Path, model: Any) -> None:
+    change(adapter, lambda tensors: {k.replace("base_model.model.", "model."): v for k, v in tensors.items()})
+    with pytest.raises(InputError, match=r"does not load: 28 of its 28 tensors have no place .* 28 are missing"):
+        load_adapter(model, adapter)
+
+
+def test_a_missing_tensor_is_named(adapter: Path, model: Any) -> None:
+    key = "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"
+    change(adapter, lambda tensors: {k: v for k, v in tensors.items() if k != key})
+    with pytest.raises(InputError, match=f"1 are missing .first: {key}"):
+        load_adapter(model, adapter)
+
+
+def test_layers_that_the_model_does_not_have(adapter: Path, model: Any) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["c_attn"]}))
+    with pytest.raises(InputError, match=r"does not fit .*tiny-qwen3"):
+        load_adapter(model, adapter)
+
+
+def test_after_a_failure_the_model_answers_alone(adapter: Path, model: Any) -> None:
+    probe = torch.arange(10)[None]
+    before = model(probe).logits
+    change(adapter, lambda tensors: {k: v * (0 if "lora_B" in k else 1) for k, v in tensors.items()})
+    with pytest.raises(InputError):
+        load_adapter(model, adapter)
+    assert torch.equal(model(probe).logits, before)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_the_prompt_must_be_the_one_of_training(adapter: Path, base: Path) -> None:
+    config = toy_config(base)
+    _, tokenizer = load_base_model(config.model)
+    chat = Chat(tokenizer)
+    check_same_prompt(adapter, chat, config.prompt)
+    with pytest.raises(InputError, match=r"was trained with prompt.question 'Yes or No\?', asked is 'Well\?'"):
+        check_same_prompt(adapter, chat, config.prompt.model_copy(update={"question": "Well?"}))
+    tokenizer.chat_template = CHATML.replace("assistant", "helper")
+    with pytest.raises(InputError, match="was trained with another"):
+        check_same_prompt(adapter, Chat(tokenizer), config.prompt)

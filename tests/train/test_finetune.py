@@ -1,0 +1,188 @@
+"""Fine-tuning for real, on tiny models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.tiny import toy_config, toy_dataset, toy_samples
+
+from palate.config import Config
+from palate.errors import InputError, WorkError
+from palate.models import load_base_model
+from palate.prompt.chat import Chat
+from palate.score.scorer import Scorer
+from palate.train.adapter import load_adapter
+from palate.train.card import write_card
+from palate.train.finetune import TrainResult, select, train
+
+
+def fit(config: Config, out: Path, n: int = 64) -> TrainResult:
+    return train(config, toy_dataset(n, config), toy_dataset(8, config, seed=1), out)
+
+
+def losses(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"epochs": 6})
+    result = fit(config, tmp_path)
+    curve = list(losses(tmp_path).values())
+    assert len(curve) == result.steps == 96
+    assert curve[-1] < 0.2 * curve[0]
+    assert result.eval_loss is not None
+    assert result.eval_loss < 0.2 * curve[0]
+    model, tokenizer = load_base_model(config.model)
+    scorer = Scorer(load_adapter(model, result.adapter), Chat(tokenizer), config.tokens.cutoff_len)
+    unseen = toy_samples(20, seed=2)
+    examples = [config.prompt.alpaca(s["history_titles"], s["candidate_title"], "", 3) for s in unseen]
+    p, _ = scorer.score_examples(examples)
+    liked = np.array([s["label"] == "Yes" for s in unseen])
+    assert p[liked].min() > p[~liked].max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_in_4_bits_is_trained_and_scored(base: Path, tmp_path: Path, dtype: str) -> None:
+    config = toy_config(base, model={"quantization": "nf4", "dtype": dtype}, train={"epochs": 2})
+    result = fit(config, tmp_path)
+    curve = list(losses(tmp_path).values())
+    assert curve[-1] < 0.5 * curve[0]
+    model, tokenizer = load_base_model(config.model)
+    assert model.is_loaded_in_4bit
+    examples = list(toy_dataset(4, config))
+    before = Scorer(model, Chat(tokenizer), 200).score_examples(examples).mass
+    after = Scorer(load_adapter(model, result.adapter), Chat(tokenizer), 200).score_examples(examples).mass
+    assert after.mean() > 2 * before.mean()
+
+
+def test_gradient_checkpointing_gives_the_same_losses(base: Path, tmp_path: Path) -> None:
+    for name, on in (("without", False), ("with", True)):
+        fit(toy_config(base, train={"gradient_checkpointing": on, "lora": {"dropout": 0.0}}), tmp_path / name, 16)
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"max_samples": 16})
+    adapters = [load_file(fit(config, tmp_path / n).adapter / "adapter_model.safetensors") for n in "ab"]
+    for key, tensor in adapters[0].items():
+        assert torch.equal(tensor, adapters[1][key])
+
+
+def test_max_samples_are_drawn_with_the_seed() -> None:
+    dataset = toy_dataset(50, toy_config(Path("unused")))
+    assert select(dataset, 10, 1)["input"][:] == select(dataset, 10, 1)["input"][:]
+    assert select(dataset, 10, 1)["input"][:] != select(dataset, 10, 2)["input"][:]
+    assert len(select(dataset, 99, 1)) == 50
+
+
+def test_a_killed_run_goes_on_as_if_undisturbed(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = toy_config(base, train={"save_steps": 4, "epochs": 8})
+    script = (
+        "import sys; from pathlib import Path; from tests.tiny import *; from palate.train.finetune import train\n"
+        "config = toy_config(Path(sys.argv[1]), train={'save_steps': 4, 'epochs': 8})\n"
+        "train(config, toy_dataset(64, config), None, Path(sys.argv[2]))"
+    )
+    out = tmp_path / "killed"
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(base), str(out)], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}
+    )
+    while not list(out.glob("checkpoints/checkpoint-*/whole")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    with caplog.at_level("INFO", "palate"):
+        resumed = train(config, toy_dataset(64, config), None, out)
+    assert resumed.resumed_at >= 4
+    assert "training goes on from" in caplog.text
+    train(config, toy_dataset(64, config), None, tmp_path / "undisturbed")
+    assert losses(out) == pytest.approx(losses(tmp_path / "undisturbed"), rel=1e-5)
+    ends = [load_file(tmp_path / run / "adapter/adapter_model.safetensors") for run in ("killed", "undisturbed")]
+    for key, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][key], rtol=1e-4, atol=1e-6)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "training_log.jsonl").is_file() or len(losses(tmp_path)) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    config = toy_config(base, train={"epochs": 50})
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(WorkError, match=r"stopped by SIGINT at step \d+ of 800.*the same command goes on"):
+        fit(config, tmp_path)
+    thread.join()
+    assert len(list(tmp_path.glob("checkpoints/checkpoint-*/whole"))) == 1
+    assert not (tmp_path / "adapter").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_checkpoints_of_another_run_are_not_used(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(toy_config(base), tmp_path, 16)
+    with caplog.at_level("INFO", "palate"):
+        result = fit(toy_config(base, train={"learning_rate": 0.02}), tmp_path, 20)
+    assert result.resumed_at == 0
+    assert "starts over" in caplog.text
+    assert "data, learning_rate changed" in caplog.text
+
+
+def test_a_half_written_checkpoint_is_not_used(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"save_steps": 2})
+    fit(config, tmp_path, 16)
+    (tmp_path / "checkpoints/checkpoint-4/whole").unlink()
+    assert fit(config, tmp_path, 16).resumed_at == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"learning_rate": 1e30, "warmup_ratio": 0.0, "max_grad_norm": 1e30})
+    with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step \d+: try a lower"):
+        fit(config, tmp_path)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_layers_that_the_model_does_not_have_are_wrong_input(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"lora": {"target_modules": ["c_attn"]}})
+    with pytest.raises(InputError, match=r"train.lora.target_modules: \['c_attn'\] names no layer of .*tiny-qwen3"):
+        fit(config, tmp_path)
+
+
+def test_no_training_samples_are_wrong_input(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base)
+    with pytest.raises(InputError, match="there are no training samples"):
+        train(config, toy_dataset(4, config).select([]), None, tmp_path)
+
+
+def test_the_card_names_what_the_adapter_was_made_from(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"max_samples": 12}, ratings={"source": "ml-100k"})
+    data = toy_dataset(64, config)
+    result = train(config, data, None, tmp_path, data_manifest={"outputs": {"train.json": "c0ffee"}})
+    card = (result.adapter / "README.md").read_text()
+    for part in (f"base_model: {base}", "data: ml-100k", "user-time", "12 of 64", "c0ffee", "Like it?", "r 16, alpha"):
+        assert part in card
+    assert "## Metrics" not in card
+    write_card(result.adapter, config, metrics=[{"row": "fine-tuned", "AUC": 0.71234}])
+    card = (result.adapter / "README.md").read_text()
+    assert "| fine-tuned | 0.7123 |" in card
+    assert "c0ffee" in card
+
+
+def test_nothing_but_the_log_is_printed(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(toy_config(base, model={"quantization": "nf4"}), tmp_path, 8)
+    captured: Any = capfd.readouterr()
+    assert captured.out == ""
+    assert "Warning" not in captured.err
+    assert "loss" not in captured.err
