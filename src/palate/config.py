@@ -117,6 +117,11 @@ class TrainConfig(Section):
     """`trackio`, `mlflow`, `wandb`, `tensorboard`: as transformers knows them."""
     lora: LoraConfig = LoraConfig()
 
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide what comes out; not those that say how often it is told or saved."""
+        telling = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to"}
+        return self.model_dump(mode="json", exclude=telling)
+
 
 class EvaluateConfig(Section):
     """What is scored, and how it is reported."""

@@ -4,12 +4,24 @@ import logging
 from pathlib import Path
 
 from rich.console import Console
-from rich.logging import RichHandler
 
+# Where there is no terminal to ask, tables get the width that they are made for.
+WIDTH = 100
 out = Console()
 err = Console(stderr=True)
+for each in (out, err):
+    if not each.is_terminal:
+        each.width = WIDTH
 
 log = logging.getLogger("palate")
+
+
+class _Lines(logging.Handler):
+    """Prints each record as a line, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        err.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def start_logging(file: Path | None = None) -> None:
@@ -17,9 +29,7 @@ def start_logging(file: Path | None = None) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
-        shown = RichHandler(console=err, show_time=False, show_path=False, show_level=False, highlighter=None)
-        shown.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(shown)
+        log.addHandler(_Lines())
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:

@@ -59,14 +59,14 @@ def _features() -> dict[str, str]:
         return {"prepare, lengths": "yes", "train, evaluate": "no: pip install 'palate[train]'"}
     import torch
 
-    from palate.models import computes_in_bfloat16
+    from palate.models import best_dtype
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = f"{torch.cuda.device_count()} × {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     else:
         device = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    fast = computes_in_bfloat16()
+    fast = best_dtype("auto") is torch.bfloat16
     return {
         "prepare, lengths": "yes",
         "train, evaluate": f"yes, on {device}",

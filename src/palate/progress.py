@@ -76,3 +76,17 @@ def track_batches(batches: Iterable[Batch], total: int, what: str) -> Iterator[B
         for batch in batches:
             yield batch
             advance(len(batch))
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No progress bars from the `datasets` library, where they would show nothing worth knowing."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()

@@ -107,11 +107,11 @@ class RatingsExamples:
         self.identity = sha256_of([dict(ratings.inputs), prepare_options(config), self.split])
 
     def __len__(self) -> int:
-        return self.samples.count(self.split)
+        return len(self.samples.of(self.split))
 
     def first(self, n: int) -> list[dict[str, Any]]:
         """The first `n` examples, at most one batch."""
-        return list(next(iter(self), []))[:n] if n else []
+        return [dict(example) for example in next(iter(self), [])][:n] if n else []
 
     def __iter__(self) -> Iterator[Sequence[Mapping[str, Any]]]:
         from palate.samples import iter_examples

@@ -10,14 +10,14 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.artifacts import sha256_of, write_json
 from palate.hub import cache_dir as default_cache_dir
+from palate.progress import quiet_bars
 from palate.prompt.chat import Chat
 from palate.tokens.plain import chat_of, tokenize_batch
 
@@ -100,7 +100,7 @@ def _cached(
     partial_entry = folder / f".{entry.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         tokenized = _tokenize(name, dataset, chat, cutoff_len, num_proc, partial_entry)
-        with _quiet():
+        with quiet_bars():
             tokenized.save_to_disk(str(partial_entry / "done"))
         sizes = {p.name: p.stat().st_size for p in sorted((partial_entry / "done").iterdir())}
         write_json(partial_entry / "done" / ENTRY, {"parts": parts, "files": sizes})
@@ -138,20 +138,6 @@ def _tokenize(
         load_from_cache_file=False,
         desc=f"Tokenizing {name}",
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for what takes no time."""
-    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    were_disabled = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_disabled:
-            enable_progress_bars()
 
 
 def _is_whole(entry: Path) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from palate.errors import InputError
 from palate.hub import cache_dir
+from palate.progress import quiet_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +28,8 @@ def load_examples(path: Path) -> "Dataset":
     if path.stat().st_size < 3:  # nothing, or "[]"
         return Dataset.from_dict({name: [] for name in COLUMNS})
     try:
-        data = load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache_dir() / "datasets"))
+        with quiet_bars():
+            data = load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache_dir() / "datasets"))
     except (DatasetGenerationError, ValueError) as error:
         raise _broken(path) from error
     missing = [name for name in ("instruction", "output") if name not in data.column_names]

@@ -1,7 +1,7 @@
 """Lengths and examples on the terminal: statistics, what a cutoff costs, and a sample from Alpaca to tokens."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ TRAINED = ("bold black on green3", "bold black on spring_green2")
 
 def lengths_table(lengths: Lengths, title: str) -> RenderableType:
     """The guide's statistics."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(justify="left", style="cyan")
     table.add_column(justify="right")
     table.add_row("samples", f"{len(lengths):,}")
@@ -28,21 +28,21 @@ def lengths_table(lengths: Lengths, title: str) -> RenderableType:
     for name, value in lengths.statistics().items():
         table.add_row(name, f"{value:,.0f} tokens")
     table.add_row("masked", f"{lengths.masked_share():.1%}")
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
 def truncation_table(lengths: Lengths, cutoff: int) -> RenderableType:
     """What the cutoff does, and what others would do."""
-    table = Table(title=f"Truncation at cutoff_len = {cutoff}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("cutoff", "samples over", "share", "tokens cut", "memory saved", "risk"):
-        table.add_column(name, justify="left" if name == "risk" else "right", style=None)
+        table.add_column(name, justify="left" if name == "risk" else "right", no_wrap=True)
     longest = int(lengths.total.max())
     for row in lengths.alternatives(cutoff):
         here = row["cutoff_len"] == cutoff
         if row["responses_cut"]:
             risk = Text(f"cuts {row['responses_cut']:,} answers", style="bold red")
         elif row["samples_cut"]:
-            risk = Text("loses the oldest of the prompt", style="yellow")
+            risk = Text("cuts prompts at their head", style="yellow")
         else:
             risk = Text(f"none, {row['cutoff_len'] - longest} tokens to spare", style="green")
         table.add_row(
@@ -54,7 +54,7 @@ def truncation_table(lengths: Lengths, cutoff: int) -> RenderableType:
             risk,
             style="bold" if here else None,
         )
-    return table
+    return Group(Text(f"Truncation at cutoff_len = {cutoff}", style="bold"), table)
 
 
 def example_panels(example: Mapping[str, Any], chat: Chat, cutoff: int, title: str) -> RenderableType:
@@ -64,10 +64,9 @@ def example_panels(example: Mapping[str, Any], chat: Chat, cutoff: int, title: s
     masked = sum(value == IGNORED for value in row["labels"])
     total = len(row["labels"])
     pieces = Text()
-    for n, (token, target) in enumerate(zip(row["input_ids"], row["labels"], strict=True)):
-        text = chat.tokenizer.decode([token])
-        styles = MASKED if target == IGNORED else TRAINED
-        pieces.append(text.replace("\n", "⏎\n") if target == IGNORED else text.replace("\n", "⏎"), styles[n % 2])
+    for n, (text, is_masked) in enumerate(_letters(row["input_ids"], row["labels"], chat)):
+        styles = MASKED if is_masked else TRAINED
+        pieces.append(text.replace("\n", "⏎\n") if is_masked else text.replace("\n", "⏎"), styles[n % 2])
     trained = [token for token, target in zip(row["input_ids"], row["labels"], strict=True) if target != IGNORED]
     ids = Text.assemble(
         f"{total} tokens: ",
@@ -90,6 +89,19 @@ def example_panels(example: Mapping[str, Any], chat: Chat, cutoff: int, title: s
     )
 
 
+def _letters(ids: list[int], labels: list[int], chat: Chat) -> Iterator[tuple[str, bool]]:
+    """The text of each token and whether it is masked; tokens that share a letter come together."""
+    pending: list[int] = []
+    for token, target in zip(ids, labels, strict=True):
+        pending.append(token)
+        text = chat.tokenizer.decode(pending)
+        if "\N{REPLACEMENT CHARACTER}" not in text or len(pending) == 4:
+            yield text, target == IGNORED
+            pending = []
+    if pending:
+        yield chat.tokenizer.decode(pending), labels[-1] == IGNORED
+
+
 def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
     """Write a histogram of the lengths with the cutoff; the suffix of `path` chooses PNG, SVG or PDF."""
     import matplotlib as mpl
@@ -103,7 +115,7 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
         figure = Figure(figsize=(8, 4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.hist(lengths.total, bins=min(120, max(10, figures["max"] - figures["min"])), color="#3b6ea8")
+        axes.hist(lengths.total, bins=min(120, max(10, int(figures["max"] - figures["min"]))), color="#3b6ea8")
         for name in ("p50", "p99"):
             axes.axvline(figures[name], color="#555555", linewidth=0.8, linestyle=":")
             axes.annotate(

@@ -1,0 +1,240 @@
+"""A whole run: prepare, lengths, zero-shot scores, train, scores, evaluation and report.
+
+A stage that is finished is skipped as long as what it was made from is the same; the ledger in the run's
+folder remembers that. Whatever is interrupted goes on where it stopped when the same command is given again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from palate import __version__, console
+from palate.artifacts import MANIFEST, atomic_file, read_json, sha256_file, sha256_of, write_json
+from palate.config import Config, dump_config
+from palate.console import log
+from palate.errors import InputError
+from palate.hub import locate
+from palate.samples import Prepared, load_prepared
+from palate.stages import data as data_stage
+from palate.stages import evidence
+from palate.stages import lengths as lengths_stage
+from palate.stages import model as model_stage
+
+STAGES = 6
+
+
+class Ledger:
+    """What each finished stage was made from, and the hashes of what it left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "stages.json"
+        try:
+            self.entries: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.entries = {}
+
+    def reason(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> str | None:
+        """Why a stage has to run; None if it need not."""
+        entry = self.entries.get(stage)
+        if entry is None:
+            return "not done yet"
+        then, now = entry["made_from"], json.loads(json.dumps(dict(made_from)))
+        changed = [key for key in now if then.get(key) != now[key]]
+        if changed:
+            return f"{' and '.join(changed)} changed"
+        for path in outputs:
+            known = entry["outputs"].get(self._name(path))
+            if known is None or not path.is_file() or sha256_file(path) != known:
+                return f"{path} is missing or was changed"
+        return None
+
+    def note(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> None:
+        """Remember a finished stage."""
+        hashes = {self._name(path): sha256_file(path) for path in outputs}
+        self.entries[stage] = {"made_from": dict(made_from), "outputs": hashes}
+        write_json(self.path, self.entries)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
+
+
+def run(config: Config) -> None:
+    """Do all stages that are not done, then print the table and where everything lies."""
+    began = time.monotonic()
+    folder = config.run_path
+    console.start_logging(folder / "run.log")
+    with atomic_file(folder / "config.yaml") as file:
+        file.write(dump_config(config).encode())
+    ledger = Ledger(folder)
+
+    _headline(1, "prepare")
+    data = _prepare(config)
+    hashes = data.manifest["outputs"]
+    reading = {
+        "model": _model_identity(config),
+        "tokenizer": config.tokenizer_name,
+        "prompt": config.prompt.model_dump(mode="json"),
+        "cutoff_len": config.tokens.cutoff_len,
+        "palate": __version__,
+    }
+
+    def stage(number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]) -> None:
+        _headline(number, name)
+        reason = ledger.reason(name, made_from, outputs)
+        if reason is None:
+            log.info("skipped: done before, and what it was made from is the same")
+            return
+        if reason != "not done yet":
+            log.info("again: %s", reason)
+        do()
+        ledger.note(name, made_from, outputs)
+
+    lengths_file = folder / "lengths.json"
+    made_from = {"data": hashes["train.json"], **reading}
+    stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, lengths_file))
+    _say_lengths(read_json(lengths_file))
+
+    adapter = folder / "adapter"
+    scoring = {
+        "data": hashes["test_raw.jsonl"],
+        "rows": sha256_of(model_stage.chosen_rows(config, data).tolist()),
+        **reading,
+    }
+    files = {file.key: file for file in evidence.score_files(config, adapter)}
+    if "zero-shot" in files:
+        path = files["zero-shot"].path
+        stage(3, "score, zero-shot", scoring, [path], lambda: model_stage.score(config, data, None, path))
+
+    weights = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json", adapter / "palate.json"]
+    made_from = {
+        "data": [hashes["train.json"], hashes["eval.json"]],
+        **reading,
+        "seed": config.seed,
+        **config.train.decisive(),
+    }
+    stage(4, "train", made_from, weights, lambda: model_stage.train(config))
+
+    path_after = files["fine-tuned"].path
+    made_from = {"adapter": dict(model_stage.adapter_identity(adapter)), **scoring}
+    stage(5, "score, fine-tuned", made_from, [path_after], lambda: model_stage.score(config, data, adapter, path_after))
+
+    _headline(6, "evaluate and report")
+    scores = {key: _read_scores(file.path) for key, file in files.items()}
+    found = evidence.measure(config, data, scores)
+    evidence.report(config, data, found, scores)
+    _write_manifest(config, data, list(files.values()), weights)
+    evidence.show(found)
+    _say_where(config, time.monotonic() - began)
+
+
+def _headline(number: int, name: str) -> None:
+    console.err.print(f"[bold cyan]{number}/{STAGES}[/] [bold]{name}[/]", highlight=False)
+
+
+def _prepare(config: Config) -> Prepared:
+    """The prepared data, written anew only if ratings, options or version differ from what lies there."""
+    if config.ratings.source is None:
+        return data_stage.prepared(config)  # a folder prepared before; its ratings are not named
+    try:
+        kept = load_prepared(config.data_path)
+    except InputError:
+        kept = None
+    if kept is None:
+        reason = None
+    elif changed := data_stage.changed_options(kept.manifest, config):
+        reason = changed
+    elif kept.manifest["palate"] != __version__:
+        reason = f"written by palate {kept.manifest['palate']}"
+    elif dict(data_stage.ratings_of(config).inputs) != kept.manifest["inputs"]:
+        reason = "the ratings changed"
+    else:
+        log.info("skipped: %s was made from the same ratings and options", config.data_path)
+        return kept
+    if reason:
+        log.info("again: %s", reason)
+    data_stage.prepare(config)
+    return load_prepared(config.data_path)
+
+
+def _lengths(config: Config, path: Path) -> None:
+    from palate.prompt.chat import Chat
+    from palate.tokens.tokenizer import load_tokenizer
+
+    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    measured = lengths_stage.measured(lengths_stage.FileExamples(config, "train"), chat)
+    write_json(path, lengths_stage.summary(measured, config))
+
+
+def _say_lengths(summary: Mapping[str, Any]) -> None:
+    stats, cut = summary["stats"], summary["truncation"]
+    log.info(
+        "%s samples of %d to %d tokens, mean %.0f, p99 %.0f; %.1f %% masked; %s over the cutoff of %d",
+        f"{summary['samples']:,}",
+        *(stats["min"], stats["max"], stats["mean"], stats["p99"]),
+        100 * summary["masked_share"],
+        f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none",
+        summary["cutoff_len"],
+    )
+
+
+def _read_scores(path: Path) -> Any:
+    import polars as pl
+
+    return pl.read_parquet(path, glob=False)
+
+
+def _model_identity(config: Config) -> dict[str, Any]:
+    """What tells one base model from another without loading it: name, revision, and a local file's state."""
+    location = locate(config.model.base)
+    identity: dict[str, Any] = config.model.model_dump(mode="json")
+    if location.path is not None:
+        files = (
+            [location.path] if location.path.is_file() else sorted(p for p in location.path.iterdir() if p.is_file())
+        )
+        identity["files"] = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files}
+    return identity
+
+
+def _write_manifest(config: Config, data: Prepared, scores: list[evidence.ScoreFile], weights: list[Path]) -> None:
+    """Name what the run was made from and what it left, the decision token included."""
+    from palate.prompt.chat import Chat
+    from palate.tokens.cache import tokenizer_identity
+    from palate.tokens.tokenizer import load_tokenizer
+
+    folder = config.run_path
+    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    names = ["config.yaml", "lengths.json", "training_log.jsonl", evidence.METRICS, evidence.REPORT]
+    outputs = [folder / name for name in names] + [file.path for file in scores] + weights
+    write_json(
+        folder / MANIFEST,
+        {
+            "palate": __version__,
+            "stage": "run",
+            "inputs": {"data": {"folder": str(config.data_path), "outputs": data.manifest["outputs"]}},
+            "options": config.model_dump(mode="json"),
+            "tokenizer": tokenizer_identity(chat.tokenizer),
+            "decision": chat.decision.describe(chat.tokenizer),
+            "outputs": {p.relative_to(folder).as_posix(): sha256_file(p) for p in outputs if p.is_file()},
+        },
+    )
+
+
+def _say_where(config: Config, seconds: float) -> None:
+    import resource
+    import sys
+
+    folder = config.run_path
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    lines = [
+        ("report", folder / evidence.REPORT),
+        ("adapter", folder / "adapter"),
+        ("data", config.data_path),
+        ("took", f"{seconds / 60:.1f} min, {peak / 1e9:.1f} GB of memory at most"),
+        ("next", f"palate lengths --config {folder / 'config.yaml'} --show-examples 2"),
+        ("", f"palate run {folder / 'config.yaml'} --set name={config.name}-more --set train.max_samples=2000"),
+    ]
+    for name, value in lines:
+        console.out.print(f"[cyan]{name:8}[/]{value}", highlight=False, soft_wrap=True)

@@ -1,0 +1,100 @@
+"""Train and score: the stages that hold a model in memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palate import console
+from palate.artifacts import MANIFEST, read_json, sha256_file
+from palate.config import Config
+from palate.console import log
+from palate.samples import Prepared
+from palate.stages.data import prepared
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from palate.score.scorer import Scorer
+
+
+def train(config: Config) -> Path:
+    """Fine-tune on the prepared data; returns the adapter's folder, `adapter` in the run's."""
+    from palate.tokens.examples import load_examples
+    from palate.train.finetune import train as finetune
+
+    console.start_logging(config.run_path / "run.log")
+    folder = config.data_path
+    # An Alpaca file of other origin has no manifest, and is taken as it is.
+    if (folder / MANIFEST).is_file() or not (folder / "train.json").is_file():
+        prepared(config)
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    result = finetune(
+        config,
+        load_examples(folder / "train.json"),
+        load_examples(folder / "eval.json") if (folder / "eval.json").is_file() else None,
+        config.run_path,
+        data_manifest=manifest,
+        console=console.err,
+    )
+    return result.adapter
+
+
+def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
+    """The base model, with the adapter if one is given and proved to be loaded, ready to score."""
+    from palate.models import load_base_model
+    from palate.prompt.chat import Chat
+    from palate.score.scorer import Scorer
+    from palate.tokens.tokenizer import load_tokenizer
+    from palate.train.adapter import check_same_prompt, load_adapter
+
+    model, tokenizer = load_base_model(config.model)
+    if config.tokens.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokens.tokenizer)
+    chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+        model = load_adapter(model, adapter)
+        log.info("adapter %s: loaded, fits the base model, changes its answers", adapter)
+    return Scorer(model, chat, config.tokens.cutoff_len)
+
+
+def score(config: Config, data: Prepared, adapter: Path | None, out: Path) -> "pl.DataFrame":
+    """Score the chosen test rows into the Parquet file `out`; goes on where an earlier call stopped."""
+    from palate.models import weights_fingerprint
+    from palate.score.files import score_file
+
+    scorer = load_scorer(config, adapter)
+    key = {
+        "data": data.manifest["outputs"]["test_raw.jsonl"],
+        "model": weights_fingerprint(scorer.model),
+        "dtype": str(scorer.model.dtype),
+        "quantization": config.model.quantization,
+        "adapter": adapter_identity(adapter),
+    }
+    return score_file(
+        scorer,
+        data.folder / "test_raw.jsonl",
+        chosen_rows(config, data).tolist(),
+        prompt=config.prompt,
+        history_len=config.prepare.history_len,
+        out=out,
+        batch_size=config.evaluate.batch_size,
+        key=key,
+        console=console.err,
+    )
+
+
+def chosen_rows(config: Config, data: Prepared) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The test rows to score, ascending: all, or `evaluate.max_samples` drawn with the seed."""
+    rows = np.arange(len(data.samples.of("test")))
+    if config.evaluate.max_samples is not None and config.evaluate.max_samples < len(rows):
+        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.evaluate.max_samples])
+    return rows
+
+
+def adapter_identity(adapter: Path | None) -> Mapping[str, str]:
+    """The hashes of an adapter's weights and settings; empty for none."""
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    return {name: sha256_file(adapter / name) for name in names if adapter and (adapter / name).is_file()}
