@@ -2,7 +2,7 @@
 
 import sys
 
-from palate.cli import main
+from palate.cli import guide
 
 if __name__ == "__main__":
-    sys.exit(main(["prepare", *sys.argv[1:]]))
+    sys.exit(guide("prepare"))

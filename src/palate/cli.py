@@ -38,6 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def guide(command: str) -> int:
+    """Run one of the guide's scripts: a command, with the guide's config unless another is named."""
+    words = sys.argv[1:]
+    named = any(word.split("=")[0] == "--config" for word in words)
+    config = Path(sys.argv[0]).resolve().parents[1] / "configs" / "qwen3_7b_movielens_qlora.yaml"
+    return main([command, *([] if named else ["--config", str(config)]), *words])
+
+
 def _prepare(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.data import prepare
 
