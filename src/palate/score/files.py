@@ -11,10 +11,10 @@ import polars as pl
 
 from palate.artifacts import atomic_file, sha256_of, write_json
 from palate.errors import InputError
+from palate.progress import Meter
 from palate.prompt.messages import to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.score.scorer import Scorer
-from palate.train.progress import Meter
 
 if TYPE_CHECKING:
     from rich.console import Console

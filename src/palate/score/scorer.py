@@ -27,9 +27,10 @@ class Scorer:
     """Scores conversations with a causal language model, with or without an adapter.
 
     p = exp(z_yes) / (exp(z_yes) + exp(z_no)) for the logits z at the decision token, and
-    mass = (exp(z_yes) + exp(z_no)) / Σ exp(z). Both are computed in float32 from the last hidden state on;
-    a model in bfloat16 gives p to about 1e-2, one in float32 to 1e-5. A prompt that training would have cut
-    is cut in the same place: the sequence with its answer keeps its last `cutoff_len` tokens.
+    mass = (exp(z_yes) + exp(z_no)) / Σ exp(z). Both are computed in float32 from the last hidden state on.
+    In float32 batches agree with single prompts to 1e-5; a body in bfloat16 moves p by 0.007 on average and
+    0.02 at most (SmolLM2-135M, 32 prompts of 430 tokens). A prompt that training would have cut is cut in
+    the same place: the sequence with its answer keeps its last `cutoff_len` tokens.
     """
 
     model: Any
@@ -98,8 +99,8 @@ class Scorer:
 def _head_in_float32(model: Any) -> Iterator[None]:
     """Project onto the vocabulary in float32 while the body stays as it is.
 
-    A logit of 20 has steps of 0.125 in bfloat16: the difference of two such would give a handful of
-    distinct probabilities, and ties. The model's own scaling of its logits still applies.
+    A logit of 20 has steps of 0.125 in bfloat16: SmolLM2-135M gave 6 distinct probabilities to 32 prompts,
+    and 32 with this. The model's own scaling of its logits still applies.
     """
     import torch
     from torch.nn.functional import linear
@@ -112,7 +113,8 @@ def _head_in_float32(model: Any) -> Iterator[None]:
     def project(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
         hidden = inputs[0].float()
         rows = module.weight.split(16_384)  # the whole vocabulary in float32 would be 2.5 GB for Qwen3-8B
-        logits = torch.cat([linear(hidden, part.float()) for part in rows], dim=-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = torch.cat([linear(hidden, part.float()) for part in rows], dim=-1)
         return logits if module.bias is None else logits + module.bias.float()
 
     handle = head.register_forward_hook(project)
