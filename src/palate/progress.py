@@ -1,81 +1,105 @@
-"""Progress of long work: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of long work: a live bar in a terminal, sparse lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from palate.console import err, log
+from palate.console import err
+
+log = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch", bound=Sized)
 
-
-class Advance(Protocol):
-    """Says that `done` more are done, with a note to show beside the bar."""
-
-    def __call__(self, done: int = 1, note: str = "") -> None:
-        """Go on by `done`."""
+LINES = 10
+"""Lines that a whole run prints where no bar can be drawn."""
+SHORTEST, LONGEST = 5.0, 60.0
+"""Seconds between two such lines."""
 
 
-@contextmanager
-def progress(what: str, total: int, *, done: int = 0, line_every: float = 15.0) -> Iterator[Advance]:
-    """Show the progress of `total` things, `done` of them already; give a function to call as it goes on.
+class Meter:
+    """Counts `unit`s up to `total` and tells rate, time left and a note; a context manager.
 
-    Where stderr is no terminal, a log line appears at most every `line_every` seconds, with the time left.
+    `done` units were finished by an earlier run and do not count for the rate. Without a terminal a line
+    is logged for every tenth of the work if that took a while, and at least once a minute.
     """
-    if err.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
-        )
-        with Progress(*columns, console=err) as bar:
-            task = bar.add_task(what, total=total, completed=done, note="")
 
-            def advance(done: int = 1, note: str = "") -> None:
-                bar.update(task, advance=done, **({"note": note} if note else {}))
-
-            yield advance
-        return
-    began = shown = time.monotonic()
-    start, now = done, done
-
-    def advance_in_lines(done: int = 1, note: str = "") -> None:
-        nonlocal shown, now
-        now += done
-        clock = time.monotonic()
-        if clock - shown >= line_every and now < total:
-            shown = clock
-            left = (clock - began) / max(1, now - start) * (total - now)
-            log.info(
-                "%s: %s of %s, about %.0f s left%s", what, f"{now:,}", f"{total:,}", left, f", {note}" if note else ""
+    def __init__(
+        self, what: str, total: int, unit: str = "samples", *, done: int = 0, console: Console | None = None
+    ) -> None:
+        self.what, self.total, self.unit, self.count = what, total, unit, done
+        self._first = done
+        self._started = self._told_at = time.monotonic()
+        self._told = done
+        console = console or err
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=console,
             )
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
-    yield advance_in_lines
-    log.info("%s: %s in %.1f s", what, f"{now:,}", time.monotonic() - began)
+    def __enter__(self) -> Self:
+        self._started = self._told_at = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Units a second in this run."""
+        return (self.count - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Count `n` more units."""
+        self.count += n
+        text = f"{self.rate:.3g} {self.unit}/s" + (f", {note}" if note else "")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.count, note=text)
+            return
+        now = time.monotonic()
+        tenth = self.count * LINES // self.total > self._told * LINES // self.total if self.total else False
+        silence = now - self._told_at
+        if (tenth and silence > SHORTEST) or silence > LONGEST:
+            left = (self.total - self.count) / max(self.rate, 1e-9)
+            log.info("%s: %d of %d %s, %s, %s left", self.what, self.count, self.total, self.unit, text, clock(left))
+            self._told, self._told_at = self.count, now
 
 
-def track_batches(batches: Iterable[Batch], total: int, what: str) -> Iterator[Batch]:
+def clock(seconds: float) -> str:
+    """A duration as `48 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples") -> Iterator[Batch]:
     """Pass batches on, counting their items."""
-    with progress(what, total) as advance:
+    with Meter(what, total, unit) as meter:
         for batch in batches:
             yield batch
-            advance(len(batch))
+            meter.advance(len(batch))
 
 
 @contextmanager

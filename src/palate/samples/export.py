@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from palate.artifacts import atomic_folder, write_json, write_manifest
 from palate.config import PrepareConfig
+from palate.progress import track
 from palate.prompt.spec import PromptSpec
 from palate.ratings import Ratings
 from palate.samples.build import Samples, build_samples
@@ -30,8 +31,10 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
     render = renderer(samples, prompt)
     drawn = draw(samples.of("val"), options.max_eval, seed)
     with atomic_folder(out) as folder:
-        _write_array(folder / "train.json", _alpaca(render, samples.of("train")))
-        _write_array(folder / "eval.json", _alpaca(render, drawn))
+        train = samples.of("train")
+        chunks = track(_chunks(train, CHUNK), train.size, "writing train.json")
+        _write_array(folder / "train.json", _alpaca(render, chunks))
+        _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
         _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
         _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
         write_json(folder / "dataset_info.json", _dataset_info())
@@ -61,9 +64,9 @@ def _chunks(index: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield index[start : start + size]
 
 
-def _alpaca(render: Renderer, index: NDArray[np.int64]) -> Iterator[bytes]:
+def _alpaca(render: Renderer, chunks: Iterable[NDArray[np.int64]]) -> Iterator[bytes]:
     """Alpaca examples as JSON lines, a chunk at a time."""
-    for chunk in _chunks(index, CHUNK):
+    for chunk in chunks:
         examples = render.examples(chunk)
         no_turns = pl.Series("history", [[]], dtype=pl.List(pl.String))
         yield examples.with_columns(no_turns.new_from_index(0, examples.height)).write_ndjson().encode()

@@ -21,7 +21,9 @@ def ratings_of(config: Config) -> "Ratings":
     wanted = config.ratings
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
-    return load_ratings(wanted.source, items=wanted.items, columns=dict(wanted.columns), scale=wanted.scale)
+    return load_ratings(
+        wanted.source, items=wanted.items, columns={str(k): v for k, v in wanted.columns.items()}, scale=wanted.scale
+    )
 
 
 def prepare(config: Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
 from palate.hub import cache_dir
-from palate.progress import track_batches
+from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.stages.data import prepare_options, prepared, ratings_of
 from palate.tokens import show
@@ -130,6 +130,6 @@ def measured(source: FileExamples | RatingsExamples, chat: Chat) -> Lengths:
     if kept is not None:
         log.info("lengths: measured before for the same data, tokenizer and template (%s)", path)
         return kept
-    lengths = measure(track_batches(source, len(source), "Tokenizing"), chat)
+    lengths = measure(track(source, len(source), "tokenizing"), chat)
     save_lengths(lengths, path)
     return lengths

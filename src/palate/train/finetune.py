@@ -14,13 +14,13 @@ from palate.artifacts import write_json
 from palate.config import Config
 from palate.errors import InputError, WorkError
 from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
+from palate.progress import Meter, clock
 from palate.prompt.chat import Chat
 from palate.tokens.cache import content_hash, preprocess_datasets_parallel
 from palate.tokens.tokenizer import load_tokenizer
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, resume_from
-from palate.train.progress import Meter, clock
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,7 +101,8 @@ def train(
                 f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}, "
                 f"the checkpoint lies in {checkpoints}: the same command goes on from there"
             )
-        seconds = time.monotonic() - started
+    seconds = time.monotonic() - started
+    with quiet():
         eval_loss = trainer.evaluate()["eval_loss"] if "eval" in tokens else None
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = history[-max(1, len(history) // 10) :]
@@ -152,8 +153,8 @@ def _check_vocabulary(model: Any, tokenizer: Any) -> None:
 
 def _fingerprint(config: Config, data: str, weights: str) -> dict[str, Any]:
     """Everything that decides what is trained, in which order; not how often it is reported or saved."""
-    reporting = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "max_samples"}
-    options = config.train.model_dump(mode="json", exclude=reporting)
+    options = config.train.decisive()
+    del options["max_samples"]  # the data's hash is of the samples that were drawn
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
     return {"data": data, "base weights": weights, "seed": config.seed, **model, **options}
 

@@ -1,0 +1,176 @@
+"""`palate run` and the commands around it, from a ratings log to a report, on a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from tests.acceptance.ratings import write_ratings
+from tests.tiny import tiny_folder
+
+from palate.cli import main
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config beside its ratings and its model."""
+    folder = tmp_path_factory.mktemp("recipe")
+    config = {
+        "name": "tiny",
+        "run_dir": str(folder / "run"),
+        "ratings": {"source": str(write_ratings(folder / "ratings"))},
+        "prepare": {"max_eval": 5},
+        "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
+        "train": {
+            "max_samples": 48,
+            "batch_size": 4,
+            "gradient_accumulation": 1,
+            "save_steps": 4,
+            "lora": {"r": 4, "alpha": 8},
+        },
+        "evaluate": {"bootstrap": 50},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path) -> Path:
+    """The folder of a run that went through."""
+    done = palate("run", str(recipe))
+    assert done.returncode == 0, done.stderr
+    (recipe.parent / "first.txt").write_text(done.stdout + done.stderr)
+    return recipe.parent / "run"
+
+
+def palate(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "palate", *words], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+
+    assert {
+        "config.yaml",
+        "lengths.json",
+        "metrics.json",
+        "report.html",
+        "training_log.jsonl",
+        "scores/zero-shot.parquet",
+        "scores/fine-tuned.parquet",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/palate.json",
+    } == set(manifest["outputs"])
+    assert manifest["decision"]["yes"]["text"] == "Yes"
+    assert (finished / "run.log").stat().st_size > 0
+    assert not list(finished.rglob("*.partial*"))
+    assert not list(finished.rglob("*.parts"))
+
+
+def test_the_table_has_both_models_and_the_five_baselines(finished: Path, recipe: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    shown = (recipe.parent / "first.txt").read_text()
+
+    assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * 5 + ["model"] * 2
+    assert metrics["n"] == pl.read_parquet(finished / "data" / "ratings.parquet").filter(split="test").height
+    for entry in metrics["entries"]:
+        assert entry["label"] in shown
+    assert metrics["verdict"]
+    assert str(finished / "report.html") in shown
+    assert "model, fine-tuned" in (finished / "adapter" / "README.md").read_text()
+
+
+def test_the_same_run_again_skips_what_is_done(finished: Path, recipe: Path) -> None:
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "run.log"}
+    again = palate("run", str(recipe))
+
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("skipped") == 5
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "run.log"} == before
+
+
+def test_a_changed_option_runs_what_depends_on_it_and_says_so(finished: Path, recipe: Path) -> None:
+    again = palate("run", str(recipe), "--set", "train.learning_rate=0.01", "--set", "train.logging_steps=3")
+
+    assert again.returncode == 0, again.stderr
+    assert "again: learning_rate changed" in again.stderr
+    assert "again: adapter changed" in again.stderr
+    assert again.stderr.count("skipped") == 3
+    assert palate("run", str(recipe)).returncode == 0  # as it was, for the other tests
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "palate", "run", str(recipe), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: bool(list((tmp_path / "run" / "checkpoints").glob("checkpoint-4*"))), process)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.wait(timeout=60)
+        assert process.stderr is not None
+        process.stderr.close()
+    assert not (tmp_path / "run" / "adapter").exists()
+
+    again = palate("run", str(recipe), "--out", str(tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("skipped") == 3
+    for name in ("scores/fine-tuned.parquet", "scores/zero-shot.parquet"):
+        one = pl.read_parquet(finished / name)
+        other = pl.read_parquet(tmp_path / "run" / name)
+        assert one.drop("p", "mass").equals(other.drop("p", "mass"))
+        assert (one["p"] - other["p"]).abs().max() < 1e-4  # type: ignore[operator]
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_evaluate_scores_an_adapter_by_its_folder(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    done = palate(
+        *("evaluate", "--config", str(recipe), "--set", f"data_dir={finished / 'data'}", "--out", str(tmp_path)),
+        *("--adapter", str(finished / "adapter"), "--max-samples", "10", "--json"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n"] == 10
+    assert [entry["key"] for entry in found["entries"][-2:]] == ["zero-shot", "fine-tuned"]
+
+
+def test_commands_need_no_config_file(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ratings, model = str(recipe.parent / "ratings"), str(recipe.parent / "model")
+
+    assert main(["lengths", "--ratings", ratings, "--tokenizer", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stats"]["min"] > 0
+    assert list(tmp_path.iterdir()) == []  # nothing was written to measure
+
+    assert main(["prepare", "--ratings", ratings, "--out", "d", "--history-len", "5", "--max-eval", "3"]) == 0
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert manifest["options"]["prepare"]["history_len"] == 5
+    assert manifest["stats"]["eval"] == 3
+
+
+def test_doctor_tells_where_the_decision_lies(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--tokenizer", str(recipe.parent / "model"), "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)["decision"][str(recipe.parent / "model")]
+    assert (found["yes"]["text"], found["no"]["text"]) == ("Yes", "No")
+    assert found["response_before"] == "<think>\n\n</think>\n\n"

@@ -1,0 +1,146 @@
+"""Wrong input, as a user meets it: exit code 2, one line on stderr with the place, and nothing written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.acceptance.ratings import write_ratings
+from tests.small import small_tokenizer
+from tests.tiny import tiny_folder
+
+from palate.cli import main
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ratings(tmp_path_factory.mktemp("original"), users=2, each=20)
+
+
+def line(number: int, new: str) -> Callable[[Path], None]:
+    """Replace a line of ratings.csv."""
+
+    def change(folder: Path) -> None:
+        lines = (folder / "ratings.csv").read_text().splitlines()
+        lines[number - 1] = new
+        (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+
+    return change
+
+
+def doubled(folder: Path) -> None:
+    lines = (folder / "ratings.csv").read_text().splitlines()
+    (folder / "ratings.csv").write_text("\n".join([*lines, lines[1]]) + "\n")
+
+
+def untitled(folder: Path) -> None:
+    lines = (folder / "movies.csv").read_text().splitlines()
+    rated = (folder / "ratings.csv").read_text().splitlines()[6].split(",")[1]
+    (folder / "movies.csv").write_text("\n".join(row for row in lines if row.split(",")[0] != rated) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place", "words"),
+    [
+        (lambda f: (f / "ratings.csv").unlink(), "", ["ratings.csv"]),
+        (lambda f: (f / "movies.csv").unlink(), "", ["title"]),
+        (lambda f: (f / "ratings.csv").write_text(""), "ratings.csv", ["empty"]),
+        (line(1, "userId,movieId,verdict,timestamp"), "ratings.csv:1", ["rating"]),
+        (line(5, "1,2,4.0"), "ratings.csv:5", ["3", "4"]),
+        (line(6, "1,2,7.5,1000"), "ratings.csv:6", ["7.5", "0.5", "5"]),
+        (line(6, "1,2,good,1000"), "ratings.csv:6", ["good"]),
+        (line(7, "1,2,4.0,84743496 https://example.org/1"), "ratings.csv:7", ["84743496 https", "integer"]),
+        (doubled, "ratings.csv:42", ["line 2"]),
+        (untitled, "ratings.csv:7", ["title"]),
+    ],
+    ids=[
+        *("no ratings", "no titles", "empty", "missing column", "too few fields", "outside the scale"),
+        *("rating is no number", "timestamp is no integer", "duplicate", "an item without a title"),
+    ],
+)
+def test_ratings_that_are_wrong_are_told_in_one_line(
+    original: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    place: str,
+    words: list[str],
+) -> None:
+    folder = tmp_path / "log"
+    shutil.copytree(original, folder)
+    spoil(folder)
+
+    expect_refusal(["prepare", "--ratings", str(folder), "--out", str(tmp_path / "out")], capsys, place, words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
+
+
+def expect_refusal(
+    command: list[str], capsys: pytest.CaptureFixture[str], place: str = "", words: list[str] | None = None
+) -> None:
+    code = main(command)
+    captured = capsys.readouterr()
+    told = captured.err.strip().splitlines()[-1]
+
+    assert code == 2
+    assert captured.out == ""
+    assert told.startswith("error: ")
+    assert "Traceback" not in captured.err
+    assert place in told
+    for word in words or []:
+        assert word in told
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expect_refusal(["prepare", "--ratings", str(tmp_path / "absent"), "--out", str(tmp_path / "out")], capsys, "absent")
+
+
+def test_no_user_with_enough_ratings_is_refused(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prepare", "--ratings", str(original), "--history-len", "20", "--out", str(tmp_path / "out")]
+
+    expect_refusal(command, capsys, words=["20"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_typo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.yaml").write_text("train:\n  lerning_rate: 1\n")
+
+    expect_refusal(["run", str(tmp_path / "x.yaml")], capsys, "x.yaml:2", ["did you mean 'learning_rate'?"])
+
+
+def test_a_model_without_a_chat_template_is_refused(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_folder(tmp_path / "model", tokenizer=small_tokenizer(None))
+    command = ["train", "--ratings", str(original), "--model", str(model), "--out", str(tmp_path / "out")]
+
+    assert main(command) == 2
+    assert "no chat template" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    expect_refusal(["lengths", "--ratings", "x", "--tokenizer", "no-such-tokenizer"], capsys, "no-such-tokenizer")
+
+
+def test_data_prepared_with_other_options_is_refused(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "data")
+    assert main(["prepare", "--ratings", str(original), "--out", data, "--history-len", "5"]) == 0
+    capsys.readouterr()
+
+    expect_refusal(
+        ["train", "--set", f"data_dir={data}", "--out", str(tmp_path)], capsys, "manifest.json", ["history_len = 5"]
+    )
+
+
+def test_no_ratings_at_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expect_refusal(["prepare", "--out", str(tmp_path / "x")], capsys, words=["--ratings"])
+
+
+def test_usage_errors_exit_with_two() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare", "--no-such-option"])
+    assert stopped.value.code == 2
