@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.json"
 REPORT = "report.html"
-SHOWN = 200
-"""Most surprising and least surprising rows that the report may choose its examples from."""
 
 
 @dataclass(frozen=True)
@@ -159,19 +156,18 @@ def model_name(config: Config) -> str:
 
 
 def _examples(data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Raw test samples with their scores, the most and the least surprising ones."""
-    by_error = sorted(zip(scores["row"], scores["label"], scores["p"], strict=True), key=lambda r: abs(r[2] - r[1]))
-    ends = [*by_error[:SHOWN], *by_error[max(SHOWN, len(by_error) - SHOWN) :]]
-    p_of = {int(row): float(p) for row, _, p in ends}
-    found = []
+    """Raw test samples with their scores: those that the model gets most right and most wrong."""
+    from palate.evaluate import extreme_rows
+
+    test = data.samples.of("test")
+    p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
+    wanted = set(extreme_rows(scores, data.samples.label[test]))
     with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
-        for row, line in enumerate(lines):
-            if row in p_of:
-                sample = json.loads(line)
-                found.append(
-                    {name: sample[name] for name in ("history_titles", "candidate_title", "label")} | {"p": p_of[row]}
-                )
-    return found
+        samples = {row: json.loads(line) for row, line in enumerate(lines) if row in wanted}
+    return [
+        {name: sample[name] for name in ("history_titles", "candidate_title", "label")} | {"p": p_of[row]}
+        for row, sample in samples.items()
+    ]
 
 
 def _prompt(config: Config, data: Prepared) -> str | None:
@@ -181,7 +177,7 @@ def _prompt(config: Config, data: Prepared) -> str | None:
     from palate.tokens.tokenizer import load_tokenizer
 
     with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
-        line = next(islice(lines, 1), None)
+        line = next(lines, None)
     if line is None:
         return None
     sample = json.loads(line)

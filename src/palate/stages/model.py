@@ -9,7 +9,6 @@ import numpy as np
 from palate import console
 from palate.artifacts import MANIFEST, read_json, sha256_file
 from palate.config import Config
-from palate.console import log
 from palate.samples import Prepared
 from palate.stages.data import prepared
 
@@ -56,7 +55,6 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
         model = load_adapter(model, adapter)
-        log.info("adapter %s: loaded, fits the base model, changes its answers", adapter)
     return Scorer(model, chat, config.tokens.cutoff_len)
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,20 +125,22 @@ def _tokenize(
     if len(dataset) < 5_000:
         processes = 1  # starting processes would take longer than the work
     (folder / "map").mkdir(parents=True)
-    return dataset.map(
-        partial(tokenize_batch, chat=chat, cutoff_len=cutoff_len),
-        batched=True,
-        batch_size=500,
-        num_proc=processes if processes > 1 else None,
-        remove_columns=dataset.column_names,
-        features=Features(
-            input_ids=List(Value("int32")), attention_mask=List(Value("int8")), labels=List(Value("int32"))
-        ),
-        cache_file_name=str(folder / "map" / "tokens.arrow"),
-        new_fingerprint=folder.name.strip("."),
-        load_from_cache_file=False,
-        desc=f"Tokenizing {name}",
-    )
+    # A bar is worth its line only where there is something to wait for.
+    with nullcontext() if len(dataset) >= 5_000 else quiet_bars():
+        return dataset.map(
+            partial(tokenize_batch, chat=chat, cutoff_len=cutoff_len),
+            batched=True,
+            batch_size=500,
+            num_proc=processes if processes > 1 else None,
+            remove_columns=dataset.column_names,
+            features=Features(
+                input_ids=List(Value("int32")), attention_mask=List(Value("int8")), labels=List(Value("int32"))
+            ),
+            cache_file_name=str(folder / "map" / "tokens.arrow"),
+            new_fingerprint=folder.name.strip("."),
+            load_from_cache_file=False,
+            desc=f"Tokenizing {name}",
+        )
 
 
 def _is_whole(entry: Path) -> bool:
