@@ -1,12 +1,25 @@
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+# Tiny models gain nothing from threads, and lose much where other processes want the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the tests cache is not kept, and nothing is taken from an earlier time."""
+    """What the tests cache is not kept, nothing is taken from an earlier time, and no hub is asked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALATE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 in a folder."""
+    from tests.tiny import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny-qwen3")

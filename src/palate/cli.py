@@ -14,6 +14,8 @@ from palate import __version__
 from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, PalateError
 
+TRAIN_EXTRA = ("torch", "trl", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
+
 Command = Callable[[Config, argparse.Namespace], None]
 
 
@@ -26,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PalateError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+            raise
+        print(
+            f"error: {error.name} is not installed, this command needs it: pip install 'palate[train]'", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
