@@ -1,6 +1,7 @@
 """What the terminal shows: results on stdout, the course of the work on stderr."""
 
 import logging
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from rich.console import Console
@@ -25,16 +26,20 @@ class _Lines(logging.Handler):
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Send the log to stderr, and to `file` with times."""
+    """Send the log to stderr, and to `file` with times; what was said before the file was known comes first in it."""
     log.setLevel(logging.INFO)
     log.propagate = False
     if not log.handlers:
         log.addHandler(_Lines())
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
-            log.removeHandler(old)
-            old.close()
-        kept = logging.FileHandler(file, encoding="utf-8")
-        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        log.addHandler(kept)
+        log.addHandler(MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = logging.FileHandler(file, encoding="utf-8")
+    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for old in [h for h in log.handlers if isinstance(h, (logging.FileHandler, MemoryHandler))]:
+        if isinstance(old, MemoryHandler):
+            old.setTarget(kept)
+        log.removeHandler(old)
+        old.close()
+    log.addHandler(kept)

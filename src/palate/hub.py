@@ -5,9 +5,12 @@ metadata and never imported. A name that such a package serves needs no network 
 """
 
 import os
+import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from palate.errors import InputError
 
@@ -32,6 +35,8 @@ MODELS = {
     ),
 }
 ALIASES = {"smollm2": "smollm2-135m"}
+UNREACHABLE = "it is not in the Hugging Face cache, and the hub cannot be reached"
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,19 @@ def locate(name: str, *, tokenizer: bool = False) -> Location:
     what = "tokenizer" if tokenizer else "model"
     names = ", ".join([*known, *ALIASES])
     raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
+
+
+@lru_cache(maxsize=1)
+def hub_is_out_of_reach() -> bool:
+    """Whether the hub's name cannot be resolved; asked once, so that no one waits for its client's five retries."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or any(os.environ.get(name) for name in PROXIES):
+        return False  # the client knows what to do, or a proxy resolves the name
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return True
+    return False
 
 
 def shipped_file(package: str, ending: str) -> Path | None:

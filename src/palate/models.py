@@ -19,7 +19,7 @@ from typing import Any, Literal
 from palate.artifacts import sha256_file
 from palate.config import ModelConfig
 from palate.errors import InputError, WorkError
-from palate.hub import Location, cache_dir, locate
+from palate.hub import UNREACHABLE, Location, cache_dir, hub_is_out_of_reach, locate
 from palate.tokens.tokenizer import tokenizer_at
 
 log = logging.getLogger(__name__)
@@ -154,6 +154,7 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
     on = device()
     dtype = best_dtype(config.dtype, on)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
+    unreachable = options["local_files_only"] = not isinstance(place, Path) and hub_is_out_of_reach()
     if config.quantization == "nf4":
         options["device_map"] = {"": on}
         options["quantization_config"] = BitsAndBytesConfig(
@@ -169,7 +170,7 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = UNREACHABLE if unreachable else (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no model can be loaded: {reason}", place) from error
 
 

@@ -16,11 +16,13 @@ from palate.config import Config, dump_config
 from palate.console import log
 from palate.errors import InputError
 from palate.hub import locate
+from palate.prompt.chat import Chat
 from palate.samples import Prepared, load_prepared
 from palate.stages import data as data_stage
 from palate.stages import evidence
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
+from palate.tokens.cache import tokenizer_identity
 
 STAGES = 6
 
@@ -65,16 +67,20 @@ def run(config: Config) -> None:
     """Do all stages that are not done, then print the table and where everything lies."""
     began = time.monotonic()
     folder = config.run_path
+    console.start_logging()
+    chat = data_stage.chat_of(config)
+    model = _model_identity(config)
+
+    _headline(1, "prepare")
+    data = _prepare(config)
+    # What the user gave has been checked by now: from here on the run leaves its traces.
     console.start_logging(folder / "run.log")
     with atomic_file(folder / "config.yaml") as file:
         file.write(dump_config(config).encode())
     ledger = Ledger(folder)
-
-    _headline(1, "prepare")
-    data = _prepare(config)
     hashes = data.manifest["outputs"]
     reading = {
-        "model": _model_identity(config),
+        "model": model,
         "tokenizer": config.tokenizer_name,
         "prompt": config.prompt.model_dump(mode="json"),
         "cutoff_len": config.tokens.cutoff_len,
@@ -94,7 +100,7 @@ def run(config: Config) -> None:
 
     lengths_file = folder / "lengths.json"
     made_from = {"data": hashes["train.json"], **reading}
-    stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, lengths_file))
+    stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, chat, lengths_file))
     _say_lengths(read_json(lengths_file))
 
     adapter = folder / "adapter"
@@ -125,7 +131,7 @@ def run(config: Config) -> None:
     scores = {key: _read_scores(file.path) for key, file in files.items()}
     found = evidence.measure(config, data, scores)
     evidence.report(config, data, found, scores)
-    _write_manifest(config, data, list(files.values()), weights)
+    _write_manifest(config, data, chat, list(files.values()), weights)
     evidence.show(found)
     _say_where(config, time.monotonic() - began)
 
@@ -159,11 +165,7 @@ def _prepare(config: Config) -> Prepared:
     return load_prepared(config.data_path)
 
 
-def _lengths(config: Config, path: Path) -> None:
-    from palate.prompt.chat import Chat
-    from palate.tokens.tokenizer import load_tokenizer
-
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+def _lengths(config: Config, chat: Chat, path: Path) -> None:
     measured = lengths_stage.measured(lengths_stage.FileExamples(config, "train"), chat)
     write_json(path, lengths_stage.summary(measured, config))
 
@@ -198,14 +200,11 @@ def _model_identity(config: Config) -> dict[str, Any]:
     return identity
 
 
-def _write_manifest(config: Config, data: Prepared, scores: list[evidence.ScoreFile], weights: list[Path]) -> None:
+def _write_manifest(
+    config: Config, data: Prepared, chat: Chat, scores: list[evidence.ScoreFile], weights: list[Path]
+) -> None:
     """Name what the run was made from and what it left, the decision token included."""
-    from palate.prompt.chat import Chat
-    from palate.tokens.cache import tokenizer_identity
-    from palate.tokens.tokenizer import load_tokenizer
-
     folder = config.run_path
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
     names = ["config.yaml", "lengths.json", "training_log.jsonl", evidence.METRICS, evidence.REPORT]
     outputs = [folder / name for name in names] + [file.path for file in scores] + weights
     write_json(

@@ -10,6 +10,7 @@ from tests.small import small_tokenizer
 from tests.tiny import tiny_folder
 
 from palate.cli import main
+from palate.hub import hub_is_out_of_reach
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,21 @@ def test_a_model_without_a_chat_template_is_refused(
     assert not (tmp_path / "out" / "adapter").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "lengths"])
+def test_a_run_that_cannot_begin_leaves_no_folder(
+    original: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "x.yaml").write_text("seed: 1\n")
+    config = ["run", str(tmp_path / "x.yaml")] if command == "run" else [command, "--config", str(tmp_path / "x.yaml")]
+    out = ["--out", str(tmp_path / "out")]
+
+    expect_refusal([*config, *out, "--ratings", str(tmp_path / "absent"), "--model", str(base)], capsys, "absent")
+    assert main([*config, *out, "--ratings", str(original), "--model", "no-such-model"]) == 2
+    assert "no-such-model: no such" in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} <= {"x.yaml", "out"}
+    assert not (tmp_path / "out" / "run.log").exists()
+
+
 def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     expect_refusal(["lengths", "--ratings", "x", "--tokenizer", "no-such-tokenizer"], capsys, "no-such-tokenizer")
 
@@ -144,3 +160,37 @@ def test_usage_errors_exit_with_two() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["prepare", "--no-such-option"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("train.report_to=[tensorbord]", ["tensorbord is not supported"]),
+        ("train.optimizer=adamm", ["adamm is not a valid OptimizerNames"]),
+        ("train.scheduler=cosin", ["cosin is not a valid SchedulerType"]),
+        ("train.lora.target_modules=[q_pro]", ["q_pro", "names no layer"]),
+    ],
+)
+def test_training_options_that_the_libraries_refuse_are_told_in_one_line(
+    original: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, words: list[str]
+) -> None:
+    command = ["train", "--ratings", str(original), "--model", str(base), "--out", str(tmp_path), "--set", option]
+
+    assert main(command) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: train")
+    for word in words:
+        assert word in told
+
+
+def test_a_hub_that_cannot_be_reached_is_told_at_once(
+    original: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    hub_is_out_of_reach.cache_clear()
+
+    command = ["lengths", "--ratings", str(original), "--tokenizer", "nobody/nothing"]
+    expect_refusal(command, capsys, "nobody/nothing", ["not in the Hugging Face cache", "cannot be reached"])
+    hub_is_out_of_reach.cache_clear()

@@ -10,6 +10,7 @@ from palate.console import log
 from palate.errors import InputError
 
 if TYPE_CHECKING:
+    from palate.prompt.chat import Chat
     from palate.ratings import Ratings
     from palate.samples import Prepared
 
@@ -24,6 +25,23 @@ def ratings_of(config: Config) -> "Ratings":
     return load_ratings(
         wanted.source, items=wanted.items, columns={str(k): v for k, v in wanted.columns.items()}, scale=wanted.scale
     )
+
+
+def chat_of(config: Config) -> "Chat":
+    """The tokenizer, chat template and answers that the config comes to, checked.
+
+    Raises `InputError` for a model or tokenizer that is not to be had, one without a chat template, and answers
+    that are not one token each: better now than after an hour.
+    """
+    from palate.hub import locate
+    from palate.prompt.chat import Chat
+    from palate.tokens.tokenizer import load_tokenizer
+
+    if config.tokens.tokenizer is None:
+        locate(config.model.base)
+    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    _ = chat.decision
+    return chat
 
 
 def prepare(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from palate.config import Config, dump_config
 from palate.console import log
 from palate.hub import MODELS
 from palate.samples import Prepared
-from palate.stages.data import prepared
+from palate.stages.data import chat_of, prepared
 from palate.stages.model import chosen_rows, score
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def evaluate(config: Config, *, adapter: Path | None = None, as_json: bool = Fal
 
     Without `adapter` it is the run's own; if there is none either, the base model is scored alone.
     """
-    console.start_logging(config.run_path / "run.log")
+    console.start_logging()
     data = prepared(config)
+    chat_of(config)
+    console.start_logging(config.run_path / "run.log")
     if adapter is None and (config.run_path / "adapter").is_dir():
         adapter = config.run_path / "adapter"
     if adapter is None:
@@ -172,9 +174,7 @@ def _examples(data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:
 
 def _prompt(config: Config, data: Prepared) -> str | None:
     """The first test sample as the model reads it, up to its answer."""
-    from palate.prompt.chat import Chat
     from palate.prompt.messages import to_generation_messages
-    from palate.tokens.tokenizer import load_tokenizer
 
     with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
         line = next(lines, None)
@@ -184,7 +184,7 @@ def _prompt(config: Config, data: Prepared) -> str | None:
     example = config.prompt.alpaca(
         sample["history_titles"], sample["candidate_title"], sample["label"], config.prepare.history_len
     )
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    chat = chat_of(config)
     text = chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0])
     assert isinstance(text, str)
     return text

@@ -13,10 +13,9 @@ from palate.errors import InputError
 from palate.hub import cache_dir
 from palate.progress import track
 from palate.prompt.chat import Chat
-from palate.stages.data import prepare_options, prepared, ratings_of
+from palate.stages.data import chat_of, prepare_options, prepared, ratings_of
 from palate.tokens import show
 from palate.tokens.lengths import Lengths, digest, lengths_path, load_lengths, measure, save_lengths
-from palate.tokens.tokenizer import load_tokenizer
 
 BATCH = 1000
 
@@ -32,7 +31,7 @@ def show_lengths(
 ) -> None:
     """Measure the `train` or `eval` examples and print what they come to, or JSON."""
     console.start_logging()
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    chat = chat_of(config)
     source = RatingsExamples(config, split) if from_ratings else FileExamples(config, split)
     lengths = measured(source, chat)
     cutoff = config.tokens.cutoff_len

@@ -10,7 +10,7 @@ from palate import console
 from palate.artifacts import MANIFEST, read_json, sha256_file
 from palate.config import Config
 from palate.samples import Prepared
-from palate.stages.data import prepared
+from palate.stages.data import chat_of, prepared
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,11 +23,13 @@ def train(config: Config) -> Path:
     from palate.tokens.examples import load_examples
     from palate.train.finetune import train as finetune
 
-    console.start_logging(config.run_path / "run.log")
+    console.start_logging()
     folder = config.data_path
     # An Alpaca file of other origin has no manifest, and is taken as it is.
     if (folder / MANIFEST).is_file() or not (folder / "train.json").is_file():
         prepared(config)
+    chat_of(config)
+    console.start_logging(config.run_path / "run.log")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     result = finetune(
         config,

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from palate.errors import InputError
-from palate.hub import Location, locate
+from palate.hub import UNREACHABLE, Location, hub_is_out_of_reach, locate
 
 
 @lru_cache(maxsize=4)
@@ -23,10 +23,12 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
     place = location.path or location.hub_id
     try:
         if location.path is None:
-            return AutoTokenizer.from_pretrained(location.hub_id, revision=revision)
+            local_only = hub_is_out_of_reach()
+            return AutoTokenizer.from_pretrained(location.hub_id, revision=revision, local_files_only=local_only)
         if location.path.suffix == ".gguf":
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path))
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        unreachable = location.path is None and hub_is_out_of_reach()
+        reason = UNREACHABLE if unreachable else str(error).strip().splitlines()[0]
         raise InputError(f"no tokenizer can be loaded: {reason}", place) from error

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -25,7 +26,7 @@ WHOLE = "whole"
 def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
     """The last whole checkpoint of a run with this fingerprint; None to start anew.
 
-    Checkpoints of another run and half-written ones are removed; the log says why.
+    Checkpoints of another run are set aside in a folder beside it, half-written ones removed; the log says why.
     """
     believed = _read(folder / FINGERPRINT)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
@@ -33,9 +34,9 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
         keys = believed.keys() | fingerprint.keys()
         changed = sorted(key for key in keys if believed.get(key) != fingerprint.get(key))
         why = f"{', '.join(changed)} changed" if believed else "they do not say what they belong to"
-        log.info("training starts over: the checkpoints in %s are not used, %s", folder, why)
-        for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint)
+        aside = next(p for n in count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
+        folder.rename(aside)
+        log.info("training starts over, %s; the checkpoints of before are kept in %s", why, aside)
         checkpoints = []
     for checkpoint in [c for c in checkpoints if not (c / WHOLE).is_file()]:
         log.info("checkpoint %s is half-written and not used", checkpoint)

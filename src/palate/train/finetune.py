@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,8 +87,14 @@ def train(
     fingerprint = _fingerprint(config, content_hash(tokens["train"]), weights_fingerprint(model))
     checkpoint = resume_from(checkpoints, fingerprint)
     started = time.monotonic()
-    with quiet():
-        trainer = _trainer(config, model, tokenizer, tokens, checkpoints)
+    try:
+        with quiet():
+            trainer = _trainer(config, model, tokenizer, tokens, checkpoints)
+    except (ValueError, RuntimeError, ImportError) as error:  # an option that TRL or transformers refuses
+        explained = _explained(error)
+        if explained is not error:
+            raise explained from error
+        raise InputError(textwrap.shorten(str(error), 200), "train") from error
     with StopRequest() as stop, quiet():
         report = _report_to(trainer, stop, out / LOG, config, console)
         try:
