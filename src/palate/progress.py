@@ -71,7 +71,7 @@ class Meter:
     def advance(self, n: int, note: str = "") -> None:
         """Count `n` more units."""
         self.count += n
-        text = f"{self.rate:.3g} {self.unit}/s" + (f", {note}" if note else "")
+        text = f"{_short(self.rate)} {self.unit}/s" + (f", {note}" if note else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=self.count, note=text)
             return
@@ -80,8 +80,14 @@ class Meter:
         silence = now - self._told_at
         if (tenth and silence > SHORTEST) or silence > LONGEST:
             left = (self.total - self.count) / max(self.rate, 1e-9)
-            log.info("%s: %d of %d %s, %s, %s left", self.what, self.count, self.total, self.unit, text, clock(left))
+            done = f"{self.count:,} of {self.total:,} {self.unit}"
+            log.info("%s: %s, %s, %s left", self.what, done, text, clock(left))
             self._told, self._told_at = self.count, now
+
+
+def _short(rate: float) -> str:
+    """Three digits of a rate, or all of a large one."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def clock(seconds: float) -> str:
