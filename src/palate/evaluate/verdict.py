@@ -59,7 +59,12 @@ def _of(evaluation: "Evaluation", metric: str) -> Iterator["Difference"]:
 
 def _name(entry: "Entry") -> str:
     """What a sentence calls an entry."""
-    names = {"zero-shot": "the zero-shot model", "fine-tuned": "the fine-tuned model", "constant": "the constant"}
+    names = {
+        "zero-shot": "the zero-shot model",
+        "fine-tuned": "the fine-tuned model",
+        "constant": "the constant",
+        "user-item": "the user and item means together",
+    }
     if entry.key in names:
         return names[entry.key]
     return f"the {entry.label}" if entry.kind == "baseline" else entry.label
