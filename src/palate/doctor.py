@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from palate import __version__, console
 from palate.config import Config
@@ -36,7 +37,7 @@ def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
     for section, rows in findings.items():
         table.add_row(f"[bold]{section}", "")
         for name, finding in rows.items():
-            table.add_row(f"  {name}", finding["summary"] if isinstance(finding, dict) else str(finding))
+            table.add_row(f"  {name}", Text(finding["summary"] if isinstance(finding, dict) else str(finding)))
     console.out.print(table)
     return findings
 

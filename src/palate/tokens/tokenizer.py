@@ -1,6 +1,7 @@
 """Loads a tokenizer by name, from where `palate.hub` finds it."""
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 from palate.errors import InputError
@@ -26,6 +27,8 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
             local_only = hub_is_out_of_reach()
             return AutoTokenizer.from_pretrained(location.hub_id, revision=revision, local_files_only=local_only)
         if location.path.suffix == ".gguf":
+            if any(find_spec(name) is None for name in ("gguf", "torch")):
+                raise InputError("is a GGUF file, which takes the train extra: pip install 'palate[train]'", place)
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path))
     except (OSError, ValueError, ImportError) as error:

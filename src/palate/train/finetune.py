@@ -45,7 +45,7 @@ class TrainResult:
     seconds: float
     """Time of this run's steps, without loading and tokenizing."""
     train_loss: float
-    """Mean over the last tenth of the logged steps, per labelled token."""
+    """Mean over the last tenth of the logged steps (of all steps if none was logged), per labelled token."""
     eval_loss: float | None
     trained_weights: int
     dtype: str
@@ -98,7 +98,7 @@ def train(
     with StopRequest() as stop, quiet():
         report = _report_to(trainer, stop, out / LOG, config, console)
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (MemoryError, RuntimeError, OSError) as error:
             raise _explained(error) from error
         finally:
@@ -120,7 +120,7 @@ def train(
         steps=trainer.state.global_step,
         resumed_at=report.resumed_at,
         seconds=seconds,
-        train_loss=sum(last) / max(1, len(last)),
+        train_loss=sum(last) / len(last) if last else outcome.training_loss,
         eval_loss=eval_loss,
         trained_weights=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
