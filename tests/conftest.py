@@ -1,3 +1,4 @@
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PALATE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """Commands send the log to a terminal of their own; the next test begins without."""
+    yield
+    palate = logging.getLogger("palate")
+    for handler in list(palate.handlers):
+        palate.removeHandler(handler)
+        handler.close()
+    palate.setLevel(logging.NOTSET)
+    palate.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,16 @@ def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None
     assert p[liked].min() > p[~liked].max()
 
 
+def test_a_run_of_fewer_steps_than_are_logged_tells_its_loss_all_the_same(base: Path, tmp_path: Path) -> None:
+    every = fit(toy_config(base), tmp_path / "every", n=8)
+    rarely = fit(toy_config(base, train={"logging_steps": 100}), tmp_path / "rarely", n=8)
+    curve = list(losses(tmp_path / "every").values())
+
+    assert losses(tmp_path / "rarely") == {}
+    assert len(curve) == every.steps == 2
+    assert rarely.train_loss == pytest.approx(sum(curve) / 2, rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_in_4_bits_is_trained_and_scored(base: Path, tmp_path: Path, dtype: str) -> None:
     config = toy_config(base, model={"quantization": "nf4", "dtype": dtype}, train={"epochs": 2})
@@ -180,7 +190,7 @@ def test_the_card_names_what_the_adapter_was_made_from(base: Path, tmp_path: Pat
     assert "c0ffee" in card
 
 
-def test_nothing_but_the_log_is_printed(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_beside_the_log(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fit(toy_config(base, model={"quantization": "nf4"}), tmp_path, 8)
     captured: Any = capfd.readouterr()
     assert captured.out == ""
