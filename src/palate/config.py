@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from palate.artifacts import atomic_file
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 
@@ -276,3 +277,9 @@ def _number_or(value: Any) -> Any:
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, every key present."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the resolved config, atomically."""
+    with atomic_file(path) as file:
+        file.write(dump_config(config).encode())

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from palate import __version__, console
-from palate.artifacts import MANIFEST, atomic_file, read_json, sha256_file, sha256_of, write_json
-from palate.config import Config, dump_config
+from palate.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
+from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
 from palate.hub import locate
@@ -75,8 +75,7 @@ def run(config: Config) -> None:
     data = _prepare(config)
     # What the user gave has been checked by now: from here on the run leaves its traces.
     console.start_logging(folder / "run.log")
-    with atomic_file(folder / "config.yaml") as file:
-        file.write(dump_config(config).encode())
+    write_config(config, folder / "config.yaml")
     ledger = Ledger(folder)
     hashes = data.manifest["outputs"]
     reading = {

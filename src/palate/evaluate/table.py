@@ -74,7 +74,8 @@ def markdown(evaluation: Evaluation) -> str:
 
 def caption(evaluation: Evaluation) -> str:
     """How the numbers came about, in one line."""
-    rows = f"{evaluation.n:,} test rows of {evaluation.users:,} users"
+    both = evaluation.entries[0].metrics.gauc_users
+    rows = f"{evaluation.n:,} test rows of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"

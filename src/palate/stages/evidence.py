@@ -13,7 +13,7 @@ from palate.console import log
 from palate.hub import MODELS
 from palate.samples import Prepared
 from palate.stages.data import chat_of, prepared
-from palate.stages.model import chosen_rows, score
+from palate.stages.model import begin, chosen_rows, score
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +54,7 @@ def evaluate(config: Config, *, adapter: Path | None = None, as_json: bool = Fal
     console.start_logging()
     data = prepared(config)
     chat_of(config)
-    console.start_logging(config.run_path / "run.log")
+    begin(config)
     if adapter is None and (config.run_path / "adapter").is_dir():
         adapter = config.run_path / "adapter"
     if adapter is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from palate import console
 from palate.artifacts import MANIFEST, read_json, sha256_file
-from palate.config import Config
+from palate.config import Config, write_config
 from palate.samples import Prepared
 from palate.stages.data import chat_of, prepared
 
@@ -29,7 +29,7 @@ def train(config: Config) -> Path:
     if (folder / MANIFEST).is_file() or not (folder / "train.json").is_file():
         prepared(config)
     chat_of(config)
-    console.start_logging(config.run_path / "run.log")
+    begin(config)
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     result = finetune(
         config,
@@ -40,6 +40,14 @@ def train(config: Config) -> Path:
         console=console.err,
     )
     return result.adapter
+
+
+def begin(config: Config) -> None:
+    """Open the run's folder: its log, and the resolved config unless another command left its own."""
+    console.start_logging(config.run_path / "run.log")
+    path = config.run_path / "config.yaml"
+    if not path.is_file():
+        write_config(config, path)
 
 
 def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
