@@ -16,6 +16,7 @@ from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
 from palate.hub import locate
+from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.samples import Prepared, load_prepared
 from palate.stages import data as data_stage
@@ -230,7 +231,7 @@ def _say_where(config: Config, seconds: float) -> None:
         ("report", folder / evidence.REPORT),
         ("adapter", folder / "adapter"),
         ("data", config.data_path),
-        ("took", f"{seconds / 60:.1f} min, {peak / 1e9:.1f} GB of memory at most"),
+        ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),
         ("next", f"palate lengths --config {folder / 'config.yaml'} --show-examples 2"),
         ("", f"palate run {folder / 'config.yaml'} --set name={config.name}-more --set train.max_samples=2000"),
     ]

@@ -79,7 +79,7 @@ def caption(evaluation: Evaluation) -> str:
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
-    return f"{rows}{rate}; intervals from {evaluation.resamples:,} resamples of users"
+    return f"{rows}{rate}; {evaluation.resamples:,} resamples of users"
 
 
 def _auc_bounds(entry: Entry) -> str:
