@@ -69,7 +69,7 @@ def best_dtype(wanted: Literal["auto", "float32", "bfloat16"], on: Any = None) -
     """The torch dtype to compute in.
 
     `auto` is bfloat16 on GPUs that support it and on CPUs with bfloat16 instructions (AMX or AVX512-BF16,
-    where it was measured 3 to 4 times as fast as float32); elsewhere bfloat16 is emulated and slower.
+    where it is several times as fast as float32); elsewhere bfloat16 is emulated and slower.
     """
     import torch
 
