@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed while working, 2 wrong input or usage, 130 interrup
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from palate import __version__
 from palate.config import Config, Override, load_config, parse_override
-from palate.errors import InputError, PalateError
+from palate.errors import InputError, InterruptedWorkError, PalateError
 
 TRAIN_EXTRA = ("torch", "trl", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
 
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         args.command(_config(args), args)
+        sys.stdout.flush()
+    except InterruptedWorkError as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except PalateError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; nothing half-written was kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,7 +88,7 @@ def _train(config: Config, args: argparse.Namespace) -> None:
 def _evaluate(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.evidence import evaluate
 
-    evaluate(config, adapter=args.adapter, as_json=args.json)
+    evaluate(config, adapter=args.adapter, base_only=args.base_only, out=args.out, as_json=args.json)
 
 
 def _run(config: Config, args: argparse.Namespace) -> None:
@@ -139,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
     evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    evaluate.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     evaluate.add_argument(
         "--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)"
     )
@@ -159,7 +165,7 @@ def _common_options() -> argparse.ArgumentParser:
     group.add_argument("--ratings", metavar="PATH|NAME", help="folder, zip, CSV, Parquet, or ml-100k, ml-32m, …")
     group.add_argument("--tokenizer", metavar="NAME|PATH", help="qwen3, smollm2, a hub id, a folder")
     group.add_argument("--model", metavar="NAME|PATH", help="smollm2-135m, a hub id, a folder, a GGUF file")
-    group.add_argument("--out", metavar="DIR", help="where results go")
+    group.add_argument("--out", metavar="DIR", help="where this command writes")
     group.add_argument("--seed", type=int, metavar="N", help="seed of everything that is drawn (13)")
     return common
 
@@ -190,7 +196,7 @@ def _config(args: argparse.Namespace) -> Config:
     if getattr(args, "max_samples", None) is not None:
         section = "train" if args.command is _train else "evaluate"
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
-    if args.out is not None:
+    if args.out is not None and args.command is not _evaluate:
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
     if path is None and args.ratings is not None:  # a run of its own for each data set that is tried
@@ -207,3 +213,4 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

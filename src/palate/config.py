@@ -30,8 +30,8 @@ class RatingsConfig(Section):
     """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file."""
     items: str | None = None
     """The item table, where it is not found beside the ratings."""
-    columns: dict[Literal["user", "item", "rating", "timestamp"], str] = {}
-    """Names of the columns in a file of your own, where they are not the usual ones."""
+    columns: dict[Literal["user", "item", "rating", "timestamp", "title"], str] = {}
+    """Names of the columns in tables of your own, where they are not the usual ones."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating; None: what the format says (MovieLens: 0.5 to 5, or 1 to 5)."""
 
@@ -259,9 +259,13 @@ def parse_override(text: str) -> Override:
     if not equals or not key:
         raise InputError(f"{text!r}, expected key=value such as train.learning_rate=1e-4", "--set")
     try:
-        return Override(key, _number_or(yaml.safe_load(value)), f"--set {key}")
+        parsed = _number_or(yaml.safe_load(value))
     except yaml.YAMLError:
-        raise InputError(f"{value!r} is not a YAML value", f"--set {key}") from None
+        parsed = value
+    # `{title}` means the text of a prompt, not a mapping without values.
+    if isinstance(parsed, dict) and all(inner is None for inner in parsed.values()):
+        parsed = value
+    return Override(key, parsed, f"--set {key}")
 
 
 def _number_or(value: Any) -> Any:

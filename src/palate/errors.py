@@ -13,6 +13,12 @@ class WorkError(PalateError):
     """Something failed while working: a download broke off, a disk is full, a loss is not finite."""
 
 
+class InterruptedWorkError(WorkError):
+    """Someone asked the work to stop, and it stopped where it can be taken up again."""
+
+    exit_code = 130
+
+
 class InputError(PalateError):
     """Wrong input or usage: `PLACE:LINE: what is wrong, what was expected`.
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,30 @@ def locate(name: str, *, tokenizer: bool = False) -> Location:
 
 @lru_cache(maxsize=1)
 def hub_is_out_of_reach() -> bool:
-    """Whether the hub's name cannot be resolved; asked once, so that no one waits for its client's five retries."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or any(os.environ.get(name) for name in PROXIES):
-        return False  # the client knows what to do, or a proxy resolves the name
+    """Whether `HF_HUB_OFFLINE` is set or the hub's name cannot be resolved.
+
+    Asked once, so that no one waits for the five retries of the hub's client.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return True
+    if any(os.environ.get(name) for name in PROXIES):
+        return False  # a proxy resolves the name
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     try:
         socket.getaddrinfo(host, 443)
     except OSError:
         return True
     return False
+
+
+def check_at_hand(location: Location) -> None:
+    """Raise `WorkError` for a repository of the hub that is neither cached nor to be reached."""
+    if location.path is not None or not hub_is_out_of_reach():
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json"), str):
+        raise WorkError(f"{location.hub_id}: {UNREACHABLE}; a folder or a GGUF file serves as well")
 
 
 def shipped_file(package: str, ending: str) -> Path | None:

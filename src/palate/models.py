@@ -170,7 +170,9 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = UNREACHABLE if unreachable else (str(error).strip() or type(error).__name__).splitlines()[0]
+        if unreachable:
+            raise WorkError(f"{place}: {UNREACHABLE}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"no model can be loaded: {reason}", place) from error
 
 

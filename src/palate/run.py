@@ -69,7 +69,7 @@ def run(config: Config) -> None:
     began = time.monotonic()
     folder = config.run_path
     console.start_logging()
-    chat = data_stage.chat_of(config)
+    chat = data_stage.check_model(config)
     model = _model_identity(config)
 
     _headline(1, "prepare")
@@ -109,7 +109,7 @@ def run(config: Config) -> None:
         "rows": sha256_of(model_stage.chosen_rows(config, data).tolist()),
         **reading,
     }
-    files = {file.key: file for file in evidence.score_files(config, adapter)}
+    files = {file.key: file for file in evidence.score_files(config, adapter, folder)}
     if "zero-shot" in files:
         path = files["zero-shot"].path
         stage(3, "score, zero-shot", scoring, [path], lambda: model_stage.score(config, data, None, path))
@@ -129,8 +129,8 @@ def run(config: Config) -> None:
 
     _headline(6, "evaluate and report")
     scores = {key: _read_scores(file.path) for key, file in files.items()}
-    found = evidence.measure(config, data, scores)
-    evidence.report(config, data, found, scores)
+    found = evidence.measure(config, data, scores, folder)
+    evidence.report(config, data, found, scores, folder)
     _write_manifest(config, data, chat, list(files.values()), weights)
     evidence.show(found)
     _say_where(config, time.monotonic() - began)

@@ -140,16 +140,30 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 12
         time.sleep(0.02)
 
 
-def test_evaluate_scores_an_adapter_by_its_folder(finished: Path, recipe: Path, tmp_path: Path) -> None:
-    done = palate(
-        *("evaluate", "--config", str(recipe), "--set", f"data_dir={finished / 'data'}", "--out", str(tmp_path)),
-        *("--adapter", str(finished / "adapter"), "--max-samples", "10", "--json"),
-    )
+def test_evaluate_scores_the_runs_adapter_and_leaves_the_runs_own_evidence(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    done = palate("evaluate", "--config", str(recipe), "--out", str(tmp_path), "--max-samples", "10", "--json")
 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n"] == 10
     assert [entry["key"] for entry in found["entries"][-2:]] == ["zero-shot", "fine-tuned"]
+    assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "metrics.json", "report.html", "run.log", "scores"}
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_evaluate_without_an_adapter_asks_for_one(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--config", str(recipe), "--set", f"run_dir={tmp_path / 'empty'}"]
+
+    assert main(command) == 2
+    assert "there is no adapter; train one, or score the base model with --base-only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main([*command, "--base-only", "--max-samples", "5", "--out", str(tmp_path / "out")]) == 0
+    assert "model, zero-shot" in capsys.readouterr().out
 
 
 def test_commands_need_no_config_file(

@@ -96,7 +96,8 @@ def test_the_verdict_says_who_wins(evaluation: Evaluation) -> None:
     assert "The fine-tuned model beats the zero-shot model" in text
     assert "The zero-shot model does not beat" in text
     assert "puts 40\N{NO-BREAK SPACE}% of its probability on the two answers" in text
-    assert "Within a user" in text
+    assert "users with both classes, where knowing who is generous does not help" in text
+    assert "the same answer" not in text
     assert "only 39 users" in text
 
 
@@ -179,3 +180,11 @@ def test_wrong_rows_are_refused(timeline: pl.DataFrame, rows: list[int], message
 def test_a_model_cannot_take_the_place_of_a_baseline(timeline: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="a baseline has this name"):
         evaluate(timeline, {"constant": frame(leaning(liked(timeline), 1.0))}, **OPTIONS, bootstrap=0)
+
+
+def test_the_verdict_says_when_a_model_gives_one_answer_only(timeline: pl.DataFrame) -> None:
+    test = timeline.filter(pl.col("split") == "test")
+    scores = pl.DataFrame({"row": range(len(test)), "p": 0.5 + 0.01 * test["rating"].to_numpy()})
+    found = evaluate(timeline, {"fine-tuned": scores}, rating_threshold=4.0, history_len=15, bootstrap=0)
+
+    assert any("The fine-tuned model gives every row the same answer, Yes" in sentence for sentence in found.verdict)

@@ -64,7 +64,7 @@ def test_the_same_again_is_a_hit_and_a_change_says_what_changed(
     tokens(examples(), tokenizer, tmp_path, cutoff=32)
     assert "cache miss, cutoff_len changed" in said.text
     tokens(examples(13), tokenizer, tmp_path)
-    assert "cache miss, data changed" in said.text
+    assert "cache miss, these samples are new" in said.text
     tokenizer.chat_template = tokenizer.chat_template.replace("user", "human").replace("content'] +", "content'] ~")
     tokens(examples(), tokenizer, tmp_path)
     assert "cache miss, chat template changed" in said.text

@@ -84,11 +84,10 @@ def render_report(inputs: ReportInputs) -> str:
     found = inputs.evaluation
     baselines = [e for e in found.entries if e.kind == "baseline"]
     best = max(baselines, key=lambda e: e.metrics.auc or 0.0) if found.best("auc") else None
-    examples = sorted(_examples(inputs), key=lambda example: example.error)
+    examples = sorted(_examples(inputs), key=lambda example: -abs(example.p - 0.5))
     training = [
         r for r in inputs.training or () if plots.loss_points([r], "loss") or plots.loss_points([r], "eval_loss")
     ]
-    shown = min(EXAMPLES_SHOWN, max(1, len(examples) // 2))
     lengths = {int(length): int(count) for length, count in (inputs.lengths or {}).get("lengths", {}).items()}
     return environment.get_template(TEMPLATE).render(
         inputs=inputs,
@@ -104,25 +103,22 @@ def render_report(inputs: ReportInputs) -> str:
         tallest=max((max(b.liked, b.disliked) for e in found.models for b in e.histogram), default=0) or 1,
         lengths=lengths,
         training=training,
-        right=examples[:shown],
-        wrong=examples[::-1][:shown] if len(examples) > 1 else [],
+        right=[e for e in examples if e.error <= 0.5][:EXAMPLES_SHOWN],
+        wrong=[e for e in examples if e.error > 0.5][:EXAMPLES_SHOWN],
         data_stats=list(_flat(inputs.data_stats)),
         plots=plots,
     )
 
 
 def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES_SHOWN) -> list[int]:
-    """The test rows that a model gets most right and most wrong, about `count` of each, half of them liked ones.
+    """The test rows of which a model is surest: up to `count` where it is right at 0.5, and as many where it is wrong.
 
     `scores` is a frame with `row` and `p`, as for `evaluate`; `liked` holds the labels of all test rows. Ascending.
     """
     rows, p = scores["row"].to_numpy(), scores["p"].to_numpy()
-    chosen: set[int] = set()
-    for label in (True, False):
-        own = np.flatnonzero(liked[rows] == label)
-        by_error = rows[own[np.lexsort((rows[own], np.abs(p[own] - label)))]]
-        chosen |= {int(row) for row in (*by_error[: (count + 1) // 2], *by_error[::-1][: (count + 1) // 2])}
-    return sorted(chosen)
+    surest = np.lexsort((rows, -np.abs(p - 0.5)))
+    right = ((p >= 0.5) == liked[rows])[surest]
+    return sorted({int(row) for kind in (right, ~right) for row in rows[surest][kind][:count]})
 
 
 def _headline(found: Evaluation, best: Entry | None) -> list[tuple[str, str, Entry]]:

@@ -95,7 +95,8 @@ def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
     first, second = evaluation.entry(d.first), evaluation.entry(d.second)
     best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
     sentence = (
-        f"Within a user, where knowing who is generous does not help, {_name(first)} reaches a per-user AUC of "
+        f"Within the {first.metrics.gauc_users:,} users with both classes, where knowing who is generous does not "
+        f"help, {_name(first)} reaches a per-user AUC of "
         f"{number(first.metrics.gauc or 0)}; {_name(second)}, {best}, {number(second.metrics.gauc or 0)}"
     )
     if d.interval is None:
@@ -105,6 +106,13 @@ def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
 
 def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:
     """What a reader of this model's probabilities must know."""
+    who = _name(model)[0].upper() + _name(model)[1:]
+    answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
+    if len(answers) == 1:
+        yield (
+            f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}: at 0.5 it decides nothing, "
+            "and only its order can be of use."
+        )
     constant = evaluation.entry("constant").metrics.log_loss
     if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
         yield (
@@ -113,6 +121,6 @@ def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:
         )
     if model.mass is not None and model.mass.mean < LOW_MASS:
         yield (
-            f"{_name(model)[0].upper()}{_name(model)[1:]} puts {percent(model.mass.mean)} of its probability on the "
+            f"{who} puts {percent(model.mass.mean)} of its probability on the "
             f"two answers; the rest goes to other words, which P(like) leaves out."
         )

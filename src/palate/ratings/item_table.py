@@ -55,8 +55,8 @@ def items_of_titles(table: RatingTable) -> pl.DataFrame:
 
 def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:
     """The id and the title column."""
-    title = column_of("title", names, {}, place)
-    mapped = columns if columns.get("item") in names else {}
+    mapped = {role: name for role, name in columns.items() if name in names}
+    title = column_of("title", names, mapped, place)
     item = column_of("item", names, mapped, place, needed=False) or next((n for n in names if n.lower() == "id"), None)
     if item is None:
         raise InputError(f"has no item column, expected one such as movieId; found {', '.join(names)}", place, 1)

@@ -44,8 +44,16 @@ class Samples:
 def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 
-    Raises `InputError` if no user is long enough, or if a global cutoff leaves nothing to train on.
+    Raises `InputError` if the threshold is outside the ratings' scale, if no user is long enough, or if a global
+    cutoff leaves nothing to train on.
     """
+    low, high = ratings.scale
+    if not low < options.rating_threshold <= high:
+        every = "Yes" if options.rating_threshold <= low else "No"
+        raise InputError(
+            f"{options.rating_threshold:g} makes every answer {every}, expected one above {low:g} and up to {high:g}",
+            "prepare.rating_threshold",
+        )
     need = options.history_len
     timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
     counts = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)

@@ -30,18 +30,23 @@ def ratings_of(config: Config) -> "Ratings":
 def chat_of(config: Config) -> "Chat":
     """The tokenizer, chat template and answers that the config comes to, checked.
 
-    Raises `InputError` for a model or tokenizer that is not to be had, one without a chat template, and answers
-    that are not one token each: better now than after an hour.
+    Raises `InputError` for a tokenizer that is not to be had, one without a chat template, and answers that are not
+    one token each.
     """
-    from palate.hub import locate
     from palate.prompt.chat import Chat
     from palate.tokens.tokenizer import load_tokenizer
 
-    if config.tokens.tokenizer is None:
-        locate(config.model.base)
     chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
     _ = chat.decision
     return chat
+
+
+def check_model(config: Config) -> "Chat":
+    """Look at the model and its chat template now rather than after an hour; as `chat_of`, for the model too."""
+    from palate.hub import check_at_hand, locate
+
+    check_at_hand(locate(config.model.base))
+    return chat_of(config)
 
 
 def prepare(config: Config) -> dict[str, Any]:

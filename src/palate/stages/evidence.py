@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from palate import console
 from palate.artifacts import write_json
 from palate.config import Config, dump_config
-from palate.console import log
-from palate.hub import MODELS
+from palate.errors import InputError
+from palate.hub import locate
 from palate.samples import Prepared
-from palate.stages.data import chat_of, prepared
+from palate.stages.data import chat_of, check_model, prepared
 from palate.stages.model import begin, chosen_rows, score
 
 if TYPE_CHECKING:
@@ -33,43 +33,56 @@ class ScoreFile:
     path: Path
 
 
-def score_files(config: Config, adapter: Path | None) -> list[ScoreFile]:
+def score_files(config: Config, adapter: Path | None, folder: Path) -> list[ScoreFile]:
     """What is to be scored: the base model if the config asks for it, and the adapter if there is one."""
     from palate.evaluate.evaluation import FINE_TUNED, ZERO_SHOT
 
-    folder = config.run_path / "scores"
     wanted = []
     if config.evaluate.zero_shot or adapter is None:
-        wanted.append(ScoreFile(ZERO_SHOT, None, folder / f"{ZERO_SHOT}.parquet"))
+        wanted.append(ScoreFile(ZERO_SHOT, None, folder / "scores" / f"{ZERO_SHOT}.parquet"))
     if adapter is not None:
-        wanted.append(ScoreFile(FINE_TUNED, adapter, folder / f"{FINE_TUNED}.parquet"))
+        wanted.append(ScoreFile(FINE_TUNED, adapter, folder / "scores" / f"{FINE_TUNED}.parquet"))
     return wanted
 
 
-def evaluate(config: Config, *, adapter: Path | None = None, as_json: bool = False) -> None:
-    """Score the test rows, measure, and write scores, `metrics.json` and `report.html` to the run's folder.
+def evaluate(
+    config: Config,
+    *,
+    adapter: Path | None = None,
+    base_only: bool = False,
+    out: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Score the test rows, measure, and write scores, `metrics.json` and `report.html` to a folder of their own.
 
-    Without `adapter` it is the run's own; if there is none either, the base model is scored alone.
+    The folder is `out`, else `evaluation` in the run's, whose own evidence stays as it is. Without `adapter` it is
+    the run's own. Raises `InputError` if there is no adapter, unless `base_only` asks for none.
     """
+    from palate.train.adapter import check_same_prompt
+
     console.start_logging()
+    chat = check_model(config)
+    if base_only:
+        adapter = None
+    else:
+        adapter = adapter or config.run_path / "adapter"
+        if not adapter.is_dir():
+            raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
+        check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
-    chat_of(config)
-    begin(config)
-    if adapter is None and (config.run_path / "adapter").is_dir():
-        adapter = config.run_path / "adapter"
-    if adapter is None:
-        log.info("%s: no adapter there, so the base model is scored alone", config.run_path / "adapter")
-    scores = {file.key: score(config, data, file.adapter, file.path) for file in score_files(config, adapter)}
-    found = measure(config, data, scores)
-    report(config, data, found, scores)
+    folder = Path(out) if out else config.run_path / "evaluation"
+    begin(config, folder)
+    scores = {file.key: score(config, data, file.adapter, file.path) for file in score_files(config, adapter, folder)}
+    found = measure(config, data, scores, folder)
+    report(config, data, found, scores, folder)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
         show(found)
-        console.out.print(f"report: {config.run_path / REPORT}", highlight=False, soft_wrap=True)
+        console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
-def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]) -> "Evaluation":
+def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"], folder: Path) -> "Evaluation":
     """Metrics with intervals, the baselines on the same rows; written to `metrics.json`."""
     from palate.evaluate.evaluation import evaluate as compare
 
@@ -84,7 +97,7 @@ def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]
         seed=config.seed,
         labels={key: f"{name}, {key}" for key in scores},
     )
-    write_json(config.run_path / METRICS, found.to_dict())
+    write_json(folder / METRICS, found.to_dict())
     return found
 
 
@@ -100,8 +113,10 @@ def show(found: "Evaluation") -> None:
     console.out.print()
 
 
-def report(config: Config, data: Prepared, found: "Evaluation", scores: Mapping[str, "pl.DataFrame"]) -> None:
-    """Write `report.html`, and the metrics into the adapter's model card."""
+def report(
+    config: Config, data: Prepared, found: "Evaluation", scores: Mapping[str, "pl.DataFrame"], folder: Path
+) -> None:
+    """Write `report.html` to `folder`; a run's own evidence also goes into its adapter's model card."""
     from palate.evaluate.report import ReportInputs, write_report
     from palate.train.adapter import ABOUT
     from palate.train.card import RUN, write_card
@@ -110,12 +125,12 @@ def report(config: Config, data: Prepared, found: "Evaluation", scores: Mapping[
     last = list(scores)[-1]
     trained = config.train.max_samples or data.manifest["stats"]["samples"]["train"]
     write_report(
-        run / REPORT,
+        folder / REPORT,
         ReportInputs(
             title=config.name,
             evaluation=found,
             run={
-                "model": config.model.base + (", 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
+                "model": model_name(config) + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
                 "data": data.manifest["stats"]["name"],
                 "split": config.prepare.split,
                 "trained on": f"{trained:,} samples",
@@ -132,7 +147,7 @@ def report(config: Config, data: Prepared, found: "Evaluation", scores: Mapping[
         ),
     )
     adapter = run / "adapter"
-    if all((adapter / name).is_file() for name in (ABOUT, RUN)) and len(scores) > 0:
+    if folder == run and all((adapter / name).is_file() for name in (ABOUT, RUN)):
         write_card(adapter, config, metrics=card_rows(found), data_manifest=data.manifest)
 
 
@@ -151,10 +166,9 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
 
 
 def model_name(config: Config) -> str:
-    """A short name of the base model for tables: what comes after the last slash."""
-    base = config.model.base
-    shipped = MODELS.get(base)
-    return Path(shipped.hub_id if shipped else base).name.removesuffix(".gguf")
+    """A short name of the base model for tables; of a GGUF file its own, which tells the quantization."""
+    location = locate(config.model.base)
+    return location.path.stem if location.path is not None else str(location.hub_id).rpartition("/")[2]
 
 
 def _examples(data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:

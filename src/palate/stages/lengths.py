@@ -31,6 +31,8 @@ def show_lengths(
 ) -> None:
     """Measure the `train` or `eval` examples and print what they come to, or JSON."""
     console.start_logging()
+    if plot is not None and plot.suffix not in show.PLOTS:
+        raise InputError(f"{plot.name!r} names no format, expected {', '.join(show.PLOTS)}", "--plot")
     chat = chat_of(config)
     source = RatingsExamples(config, split) if from_ratings else FileExamples(config, split)
     lengths = measured(source, chat)

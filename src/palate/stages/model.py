@@ -10,7 +10,7 @@ from palate import console
 from palate.artifacts import MANIFEST, read_json, sha256_file
 from palate.config import Config, write_config
 from palate.samples import Prepared
-from palate.stages.data import chat_of, prepared
+from palate.stages.data import check_model, prepared
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,12 +24,12 @@ def train(config: Config) -> Path:
     from palate.train.finetune import train as finetune
 
     console.start_logging()
+    check_model(config)
     folder = config.data_path
     # An Alpaca file of other origin has no manifest, and is taken as it is.
     if (folder / MANIFEST).is_file() or not (folder / "train.json").is_file():
         prepared(config)
-    chat_of(config)
-    begin(config)
+    begin(config, config.run_path)
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     result = finetune(
         config,
@@ -42,12 +42,11 @@ def train(config: Config) -> Path:
     return result.adapter
 
 
-def begin(config: Config) -> None:
-    """Open the run's folder: its log, and the resolved config unless another command left its own."""
-    console.start_logging(config.run_path / "run.log")
-    path = config.run_path / "config.yaml"
-    if not path.is_file():
-        write_config(config, path)
+def begin(config: Config, folder: Path) -> None:
+    """Open a folder of results: the log, and the resolved config unless `palate run` left its own."""
+    console.start_logging(folder / "run.log")
+    if not (folder / MANIFEST).is_file():
+        write_config(config, folder / "config.yaml")
 
 
 def load_scorer(config: Config, adapter: Path | None) -> "Scorer":

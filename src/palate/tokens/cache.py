@@ -164,4 +164,6 @@ def _reason(folder: Path, entry: Path, parts: Mapping[str, Any]) -> str:
         changed = [key for key, value in parts.items() if known.get(key) != value]
         if best is None or len(changed) < len(best):
             best = changed
-    return "nothing kept yet" if best is None else f"{' and '.join(best)} changed"
+    if best is None:
+        return "nothing kept yet"
+    return "these samples are new" if best == ["data"] else f"{' and '.join(best)} changed"

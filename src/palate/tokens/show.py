@@ -14,6 +14,7 @@ from palate.prompt.chat import Chat
 from palate.tokens.lengths import Lengths
 from palate.tokens.plain import IGNORED, conversation, label
 
+PLOTS = (".png", ".svg", ".pdf")
 MASKED = ("grey50", "grey42")
 TRAINED = ("bold black on green3", "bold black on spring_green2")
 
@@ -44,7 +45,7 @@ def truncation_table(lengths: Lengths, cutoff: int) -> RenderableType:
         elif row["samples_cut"]:
             risk = Text("cuts prompts at their head", style="yellow")
         else:
-            risk = Text(f"none, {row['cutoff_len'] - longest} tokens to spare", style="green")
+            risk = Text(f"none, {row['cutoff_len'] - longest:,} tokens to spare", style="green")
         table.add_row(
             f"{row['cutoff_len']}{' ←' if here else '  '}",
             f"{row['samples_cut']:,}",
@@ -145,7 +146,7 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
         axes.set_ylabel("samples")
         axes.spines[["top", "right"]].set_visible(False)
         with atomic_file(path) as file:
-            figure.savefig(file, format=path.suffix.lstrip(".") or "png", dpi=150, metadata=None)
+            figure.savefig(file, format=path.suffix.lstrip("."), dpi=150, metadata=None)
 
 
 def _shortened(text: str, keep: int = 160) -> str:

@@ -4,7 +4,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.hub import UNREACHABLE, Location, hub_is_out_of_reach, locate
 
 
@@ -32,6 +32,6 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path))
     except (OSError, ValueError, ImportError) as error:
-        unreachable = location.path is None and hub_is_out_of_reach()
-        reason = UNREACHABLE if unreachable else str(error).strip().splitlines()[0]
-        raise InputError(f"no tokenizer can be loaded: {reason}", place) from error
+        if location.path is None and hub_is_out_of_reach():
+            raise WorkError(f"{place}: {UNREACHABLE}") from error
+        raise InputError(f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}", place) from error

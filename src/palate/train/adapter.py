@@ -15,6 +15,7 @@ from palate import __version__
 from palate.artifacts import atomic_folder, read_json, write_json
 from palate.config import Config
 from palate.errors import InputError
+from palate.hub import locate
 from palate.models import quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
@@ -43,6 +44,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
             "name": model.name_or_path,
             "revision": config.model.revision,
             "weights": weights_fingerprint(model),
+            "weights_from": weights_from(config),
             "quantization": config.model.quantization,
         },
         "prompt": config.prompt.model_dump(mode="json"),
@@ -53,11 +55,21 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
     }
 
 
+def weights_from(config: Config) -> str | None:
+    """What to say of base weights that are not those that were published: a GGUF file, quantized before."""
+    path = locate(config.model.base).path
+    if path is None or path.suffix != ".gguf":
+        return None
+    return f"{path.name}, a GGUF file, dequantized: not bit for bit the published weights"
+
+
 def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     """Raise `InputError` if the adapter was trained with another prompt, chat template or decision token.
 
     An adapter without `palate.json`, trained elsewhere, is let through with a line in the log.
     """
+    if not (adapter / SETTINGS).is_file():
+        raise InputError(f"holds no {SETTINGS}, expected an adapter in PEFT's format", adapter)
     if not (adapter / ABOUT).is_file():
         log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
         return

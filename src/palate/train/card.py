@@ -37,6 +37,7 @@ def write_card(
     lora, training = config.train.lora, config.train
     decision = about["decision"]
     answers = ", ".join(f"{name} `{decision[name]['text']}` = {decision[name]['id']}" for name in ("yes", "no"))
+    before = f" after `{decision['response_before']!r}`" if decision["response_before"] else ""
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {config.name}",
@@ -47,6 +48,7 @@ def write_card(
         + _facts(
             {
                 "base model": base["name"] + (f" at {base['revision']}" if base["revision"] else ""),
+                "base weights": base.get("weights_from") or "as published",
                 "base in": "4 bits (NF4, double quantization)" if base["quantization"] == "nf4" else run["dtype"],
                 "data": config.ratings.source or str(config.data_path),
                 "split": f"{config.prepare.split}, {config.prepare.val_ratio:g} validation, "
@@ -67,17 +69,21 @@ def write_card(
                 "optimizer": training.optimizer,
                 "steps": run["steps"],
                 "seed": config.seed,
-                "loss": f"{run['train_loss']:.4f} training"
-                + ("" if run["eval_loss"] is None else f", {run['eval_loss']:.4f} on eval.json"),
+                "loss": ", ".join(
+                    f"{run[key]:.4f} {where}"
+                    for key, where in (("train_loss", "training"), ("eval_loss", "on eval.json"))
+                    if run[key] is not None
+                ),
             }
         ),
         "## Prompt\n\nThe base model's own chat template; sequences are cut on the left at "
-        f"{about['cutoff_len']} tokens. The response is `{decision['response_before']!r}`, the answer, "
+        f"{about['cutoff_len']} tokens. The response is the answer{before}, then "
         f"`{decision['response_after']!r}`; token ids of the answers: {answers}.\n\n"
         f"```yaml\n{yaml.safe_dump(about['prompt'], sort_keys=False, allow_unicode=True)}```",
         "## Use\n\n```\n"
-        f"palate evaluate --model {config.model.base} --adapter {adapter.name}\n```\n\n"
-        "The adapter is proved to be loaded: it must fit the base and change its logits.",
+        f"palate evaluate --config {config.run_path / 'config.yaml'} --adapter {adapter}\n```\n\n"
+        "scores it with its prompt and proves that it is loaded: it must fit the base and change its logits. In other "
+        f"code, `peft.PeftModel.from_pretrained(base, {adapter.name!r})` loads it.",
     ]
     with atomic_file(adapter / "README.md") as file:
         file.write(("\n\n".join(section for section in sections if section) + "\n").encode())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate.artifacts import write_json
 from palate.config import Config
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
 from palate.progress import Meter, clock
 from palate.prompt.chat import Chat
@@ -44,8 +44,11 @@ class TrainResult:
     """The step that the run went on from; 0 if it began anew."""
     seconds: float
     """Time of this run's steps, without loading and tokenizing."""
-    train_loss: float
-    """Mean over the last tenth of the logged steps (of all steps if none was logged), per labelled token."""
+    train_loss: float | None
+    """Mean over the last tenth of the logged steps (of all steps if none was logged), per labelled token.
+
+    None where none was logged and the run is the second leg of an interrupted one.
+    """
     eval_loss: float | None
     trained_weights: int
     dtype: str
@@ -103,8 +106,8 @@ def train(
             raise _explained(error) from error
         finally:
             report.close()
-        if stop.signal is not None:
-            raise WorkError(
+        if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+            raise InterruptedWorkError(
                 f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}, "
                 f"the checkpoint lies in {checkpoints}: the same command goes on from there"
             )
@@ -120,7 +123,7 @@ def train(
         steps=trainer.state.global_step,
         resumed_at=report.resumed_at,
         seconds=seconds,
-        train_loss=sum(last) / len(last) if last else outcome.training_loss,
+        train_loss=sum(last) / len(last) if last else None if report.resumed_at else outcome.training_loss,
         eval_loss=eval_loss,
         trained_weights=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
@@ -131,8 +134,12 @@ def train(
     write_json(result.adapter / RUN, facts)
     write_card(result.adapter, config)
     log.info(
-        "trained on %d samples in %s, loss %.4f, peak memory %.1f GB; adapter in %s",
-        *(result.samples, clock(seconds), result.train_loss, result.peak_memory / 1e9, result.adapter),
+        "trained on %d samples in %s, %speak memory %.1f GB; adapter in %s",
+        result.samples,
+        clock(seconds),
+        "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
+        result.peak_memory / 1e9,
+        result.adapter,
     )
     return result
 
@@ -144,7 +151,7 @@ def select(dataset: "Dataset", max_samples: int | None, seed: int) -> "Dataset":
     if max_samples is None or max_samples >= len(dataset):
         return dataset
     rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:max_samples])
-    log.info("training on %d of %d samples, drawn with seed %d", max_samples, len(dataset), seed)
+    log.info("training on %s of %s samples, drawn with seed %d", f"{max_samples:,}", f"{len(dataset):,}", seed)
     return dataset.select(rows)
 
 
