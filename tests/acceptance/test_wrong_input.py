@@ -142,15 +142,14 @@ def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]
 
 
 def test_data_prepared_with_other_options_is_refused(
-    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    original: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = str(tmp_path / "data")
     assert main(["prepare", "--ratings", str(original), "--out", data, "--history-len", "5"]) == 0
     capsys.readouterr()
 
-    expect_refusal(
-        ["train", "--set", f"data_dir={data}", "--out", str(tmp_path)], capsys, "manifest.json", ["history_len = 5"]
-    )
+    command = ["train", "--set", f"data_dir={data}", "--out", str(tmp_path), "--model", str(base)]
+    expect_refusal(command, capsys, "manifest.json", ["history_len = 5"])
 
 
 def test_no_ratings_at_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
