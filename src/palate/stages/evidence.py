@@ -86,7 +86,7 @@ def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]
     """Metrics with intervals, the baselines on the same rows; written to `metrics.json`."""
     from palate.evaluate.evaluation import evaluate as compare
 
-    name = model_name(config)
+    name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
     found = compare(
         data.samples.timeline,
         scores,
