@@ -1,9 +1,11 @@
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.tokens.examples import load_examples
 
 ROW = {"instruction": "I", "input": "X", "output": "No", "system": "S", "history": []}
@@ -61,3 +63,16 @@ def test_a_broken_file_is_told_with_its_line(tmp_path: Path, text: str, message:
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="palate prepare"):
         load_examples(tmp_path / "absent.json")
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([ROW] * 2000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(WorkError, match="cannot be written"):
+            load_examples(tmp_path / "a.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)

@@ -4,6 +4,7 @@ An entry is a folder that `datasets.load_from_disk` reads. It appears by one ren
 its files still have the sizes that were written down; anything else is a miss, and the log says why.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,7 +12,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,15 +105,26 @@ def _cached(
             tokenized.save_to_disk(str(partial_entry / "done"))
         sizes = {p.name: p.stat().st_size for p in sorted((partial_entry / "done").iterdir())}
         write_json(partial_entry / "done" / ENTRY, {"parts": parts, "files": sizes})
-        shutil.rmtree(entry, ignore_errors=True)
-        try:
-            (partial_entry / "done").rename(entry)
-        except OSError:
-            if not _is_whole(entry):  # else another process was first, with the same content
-                raise
+        _put(partial_entry / "done", entry)
     finally:
         shutil.rmtree(partial_entry, ignore_errors=True)
     return load_from_disk(str(entry))
+
+
+def _put(done: Path, entry: Path) -> None:
+    """Let an entry appear under its name; another process may have been first, and may be reading it."""
+    try:
+        done.rename(entry)
+    except OSError:
+        if _is_whole(entry):
+            return
+        with contextlib.suppress(FileNotFoundError):  # the other process moves the damaged one too
+            entry.rename(done.with_name("damaged"))
+        try:
+            done.rename(entry)
+        except OSError:
+            if not _is_whole(entry):
+                raise
 
 
 def _tokenize(
@@ -126,7 +137,7 @@ def _tokenize(
         processes = 1  # starting processes would take longer than the work
     (folder / "map").mkdir(parents=True)
     # A bar is worth its line only where there is something to wait for.
-    with nullcontext() if len(dataset) >= 5_000 else quiet_bars():
+    with contextlib.nullcontext() if len(dataset) >= 5_000 else quiet_bars():
         return dataset.map(
             partial(tokenize_batch, chat=chat, cutoff_len=cutoff_len),
             batched=True,

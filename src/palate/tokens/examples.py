@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.hub import cache_dir
 from palate.progress import quiet_bars
 
@@ -18,7 +18,7 @@ def load_examples(path: Path) -> "Dataset":
     """Read an Alpaca file (a JSON array, or an object a line), in its order.
 
     Columns that an example needs and the file lacks are empty; others are left out. Raises `InputError` for a
-    file that is missing, is not JSON, or has no `instruction` and `output`.
+    file that is missing, is not JSON, or has no `instruction` and `output`; `WorkError` if the cache is full.
     """
     from datasets import Dataset, Features, List, Value, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -31,6 +31,11 @@ def load_examples(path: Path) -> "Dataset":
         with quiet_bars():
             data = load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache_dir() / "datasets"))
     except (DatasetGenerationError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__
+        if cause is not None:  # the file is not to blame
+            raise WorkError(f"{cache_dir() / 'datasets'}: cannot be written: {cause.strerror or cause}") from error
         raise _broken(path) from error
     missing = [name for name in ("instruction", "output") if name not in data.column_names]
     if missing:
