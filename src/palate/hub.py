@@ -47,13 +47,6 @@ class Location:
     hub_id: str | None = None
     package: str | None = None
 
-    @property
-    def described(self) -> str:
-        """For logs: the place, and the package that it comes from."""
-        if self.path is None:
-            return f"{self.hub_id} (Hugging Face hub)"
-        return f"{self.path.name} ({self.package})" if self.package else str(self.path)
-
 
 def cache_dir() -> Path:
     """Where Palate keeps what it can make again: `$PALATE_CACHE_DIR`, default `.cache`."""

@@ -69,12 +69,6 @@ class PromptSpec(BaseModel):
             raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: the candidate has none to show")
         return self
 
-    @property
-    def item_fields(self) -> set[str]:
-        """The item columns that the prompt names."""
-        named = {p.field for t in (self.history_line, self.candidate_line) for p in split_template(t)}
-        return {f for f in named if f is not None} - {"n", "rating"}
-
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""
         return self.yes if liked else self.no
