@@ -51,8 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         names = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
         names.sort(key=lambda name: name.name == MANIFEST)
         for name in names:
-            with (partial / name).open("rb") as file:
-                os.fsync(file.fileno())
+            sync(partial / name)
         if path.exists():
             (path / MANIFEST).unlink(missing_ok=True)
             for name in names:
@@ -64,6 +63,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or the names in a folder, on the disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
