@@ -3,6 +3,7 @@ import json
 import logging
 import mmap
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -341,6 +342,36 @@ def test_a_whole_entry_that_replaced_a_damaged_one_meanwhile_is_not_moved(tmp_pa
     assert entry.stat().st_ino == placed[0]
 
 
+def test_an_entry_that_was_put_first_but_is_damaged_gives_way_to_the_second(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def second(folder: Path) -> None:
+        write(folder)
+        flipped(cache.entry("tables", PARTS, write) / "ids" / "0.bin")
+
+    assert content(cache.entry("tables", PARTS, second)) == WRITTEN
+
+
+def test_a_file_system_without_locks_keeps_entries_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    cache = Cache(tmp_path)
+    entry = cache.entry("tables", PARTS, write)
+    flipped(entry / "ids" / "0.bin")
+
+    assert content(cache.entry("tables", PARTS, write)) == WRITTEN
+    assert cache.entry("tables", PARTS, not_again) == entry
+    partial = entry.with_name(f".{entry.name}.partial-{platform.node()}-00000000")
+    partial.mkdir()
+    assert {item.state for item in cache.items()} == {"whole", "being made"}  # only time can tell
+    os.utime(partial, (time.time() - DAY - 60,) * 2)
+    assert {item.state for item in cache.items()} == {"whole", "unfinished"}
+
+
 def test_threads_that_find_a_damaged_entry_all_get_a_whole_one(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     entry = cache.entry("tables", PARTS, write)
@@ -480,7 +511,7 @@ def test_what_others_keep_is_one_item_and_strangers_in_a_shared_folder_are_not_s
     cache = Cache(tmp_path)
 
     (item,) = cache.items()
-    assert (item.kind, item.name, item.key, item.size, item.state) == ("models", "a, b", "", 20, "not checked")
+    assert (item.kind, item.name, item.key, item.size, item.state) == ("models", "a, b", "", 20, "unchecked")
     assert cache.remove(item)
     assert list((tmp_path / "models").iterdir()) == []
     assert cache.items() == []

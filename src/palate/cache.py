@@ -40,7 +40,7 @@ _KEY = re.compile(r"[0-9a-f]{24}")
 _PARTIAL = re.compile(r"\.\w+\.partial-(?:(?P<host>.+)-)?[0-9a-f]{8}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-State = Literal["whole", "damaged", "unfinished", "being made", "not checked"]
+State = Literal["whole", "damaged", "unfinished", "being made", "unchecked"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Cache:
             if others:
                 names = ", ".join(p.name for p in others)
                 size = sum(map(_size, others))
-                item = Item(folder.name, folder, "", names, size, None, None, "not checked", others=tuple(others))
+                item = Item(folder.name, folder, "", names, size, None, None, "unchecked", others=tuple(others))
                 found.append(item)
         return found
 

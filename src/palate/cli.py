@@ -103,6 +103,21 @@ def _doctor(config: Config, args: argparse.Namespace) -> None:
     doctor.examine(config, as_json=args.json)
 
 
+def _cache(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages import caches
+
+    if args.prune:
+        choice = caches.Choice(args.kind, args.older_than, args.damaged, args.everything)
+        caches.prune(choice, verify=args.verify, dry_run=args.dry_run, as_json=args.json)
+        return
+    for option in ("older_than", "damaged", "everything", "dry_run"):
+        value = getattr(args, option)
+        if value is not None and value is not False:  # 0 days are said, too
+            name = "--all" if option == "everything" else "--" + option.replace("_", "-")
+            raise InputError("says what to remove, expected --prune beside it", name)
+    caches.show_caches(kind=args.kind, verify=args.verify, as_json=args.json)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="palate", description="From a ratings log to an LLM recommender that can be trusted."
@@ -152,6 +167,16 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    cache = add("cache", _cache, "what is kept so that nothing is made twice, and how to be rid of it")
+    cache.add_argument("--prune", action="store_true", help="remove what is damaged or unfinished, or what these say:")
+    cache.add_argument("--older-than", type=float, metavar="DAYS", help="… what was last used DAYS ago or earlier")
+    cache.add_argument("--kind", metavar="KIND", help="… what is of this kind, such as tables; lists only that, too")
+    cache.add_argument("--damaged", action="store_true", help="… what is damaged or unfinished")
+    cache.add_argument("--all", dest="everything", action="store_true", help="… everything, converted models too")
+    cache.add_argument("--dry-run", action="store_true", help="say what --prune would remove, and remove nothing")
+    cache.add_argument("--verify", action="store_true", help="compare hashes, not only sizes: reads every byte")
+    cache.add_argument("--json", action="store_true", help="print JSON instead of lines and tables")
     return parser
 
 
