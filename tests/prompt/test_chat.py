@@ -1,11 +1,15 @@
 """Encoding against the tokenizer's own `apply_chat_template`, over the real tokenizers and small ones."""
 
+import json
+import re
+import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.small import CHATML, THINKING, TRIMMING, small_tokenizer
+from tests.small import CHATML, THINKING, TRIMMING, all_small, byte_level_bpe, gpt2_like, small_tokenizer
+from tests.titles import TITLES, plain_titles, titles
 
 from palate.errors import InputError
 from palate.hub import MODELS, TOKENIZERS, locate
@@ -19,7 +23,9 @@ def have(name: str) -> bool:
 
 def tokenizer_named(name: str) -> Any:
     small = {"chatml": CHATML, "trimming": TRIMMING, "thinking": THINKING}
-    return small_tokenizer(small[name]) if name in small else load_tokenizer(name)
+    if name in small:
+        return small_tokenizer(small[name])
+    return all_small()[name] if name in all_small() else load_tokenizer(name)
 
 
 NAMES = [
@@ -30,9 +36,14 @@ NAMES = [
     "chatml",
     "trimming",
     "thinking",
+    *all_small(),
 ]
-CONTROL = ["<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|endoftext|>", "<|im_start|>assistant\n"]
-ORDINARY = st.text(max_size=30).filter(lambda text: not any(c.strip() in text for c in CONTROL))
+FEW = settings(max_examples=40, deadline=None)
+ANSWERS = st.sampled_from(["Yes", "No"])
+HARMLESS = ["s", "u", "a", "q"]
+
+
+CHATS = {name: Chat(tokenizer) for name, tokenizer in all_small().items()}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -45,9 +56,43 @@ def turns(*contents: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
 
 
-@settings(max_examples=60, deadline=None)
-@given(texts=st.lists(ORDINARY, min_size=4, max_size=4), answer=st.sampled_from(["Yes", "No"]))
+def control_ids(chat: Chat, ids: list[int]) -> list[int]:
+    """The added tokens in `ids` but white space, and but those that stand for unknown characters."""
+    added = chat.tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    control = {n for n, token in added.items() if token.content.strip(" \n▁")} - {chat.tokenizer.unk_token_id}
+    return [token for token in ids if token in control]
+
+
+def with_other_control_text(tokenizer: Any) -> Any:
+    """The same tokenizer and template, but every control token is spelled otherwise, so that no title imitates it."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    def other(text: str) -> str:
+        return re.sub("[A-Za-z]", r"qq\g<0>", text, count=1)
+
+    state, template = json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.chat_template
+    control = [token["content"] for token in state["added_tokens"] if token["content"].strip(" \n▁")]
+    merges = state["model"].get("merges", [])
+    state["model"]["merges"] = [[a, b] for a, b in merges if not {a, b, a + b} & set(control)]
+    text = json.dumps(state)
+    for old in control:
+        text = text.replace(json.dumps(old), json.dumps(other(old)))
+        template = template.replace(old, other(old))
+    for start in ("'[", "'<|"):  # a control token that is put together from the role
+        template = template.replace(f"{start}' + ", f"{start}qq' + ")
+    twin = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
+    twin.chat_template = template
+    return twin
+
+
+TWINS = {name: with_other_control_text(tokenizer) for name, tokenizer in all_small().items()}
+
+
+@FEW
+@given(texts=st.lists(plain_titles(), min_size=4, max_size=4), answer=ANSWERS)
 def test_ids_are_those_of_the_tokenizers_own_chat_template(chat: Chat, texts: list[str], answer: str) -> None:
+    assume(not any(map(chat.imitates_control, texts)))
     messages = turns(*texts, answer)
     whole = chat.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
 
@@ -56,8 +101,8 @@ def test_ids_are_those_of_the_tokenizers_own_chat_template(chat: Chat, texts: li
     assert chat._encode_apart(messages) == chat.encode(messages)
 
 
-@settings(max_examples=60, deadline=None)
-@given(texts=st.lists(ORDINARY, min_size=4, max_size=4), answer=st.sampled_from(["Yes", "No"]))
+@FEW
+@given(texts=st.lists(titles(), min_size=4, max_size=4), answer=ANSWERS)
 def test_the_prompt_ends_where_the_last_answer_begins(chat: Chat, texts: list[str], answer: str) -> None:
     messages = turns(*texts, answer)
     ids, prompt_len = chat.encode(messages)
@@ -71,22 +116,52 @@ def test_the_prompt_ends_where_the_last_answer_begins(chat: Chat, texts: list[st
     assert chat.decision_prompts([messages[:-1]]) == [ids[: prompt_len + len(decision.lead)]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    before=st.text(max_size=8),
-    control=st.sampled_from(CONTROL),
-    after=st.text(max_size=8),
-    place=st.integers(0, 3),
-)
-def test_user_text_never_becomes_control(chat: Chat, before: str, control: str, after: str, place: int) -> None:
-    plain = ["s", "u", "a", "q"]
-    harmless = chat.encode(turns(*plain, "No"))
-    plain[place] = before + control + after
-    ids, prompt_len = chat.encode(turns(*plain, "No"))
-    added = set(chat._backend.get_added_tokens_decoder())
+@FEW
+@given(texts=st.lists(titles(), min_size=4, max_size=4))
+def test_user_text_never_becomes_control(chat: Chat, texts: list[str]) -> None:
+    harmless = chat.encode(turns(*HARMLESS, "No")).ids
 
-    assert [token for token in ids if token in added] == [token for token in harmless.ids if token in added]
-    assert ids[prompt_len:] == harmless.ids[harmless.prompt_len :]
+    assert control_ids(chat, chat.encode(turns(*texts, "No")).ids) == control_ids(chat, harmless)
+
+
+def test_no_title_of_the_list_becomes_control(chat: Chat) -> None:
+    harmless = chat.encode(turns(*HARMLESS, "No")).ids
+
+    for title in TITLES:
+        for place in range(4):
+            texts = [*HARMLESS[:place], title, *HARMLESS[place + 1 :], "No"]
+            assert control_ids(chat, chat.encode(turns(*texts)).ids) == control_ids(chat, harmless), title
+
+
+@pytest.mark.parametrize("name", all_small())
+@FEW
+@given(texts=st.lists(titles(), min_size=4, max_size=4), answer=ANSWERS | titles())
+def test_user_text_is_encoded_as_if_control_tokens_were_spelled_otherwise(
+    name: str, texts: list[str], answer: str
+) -> None:
+    messages = turns(*texts, answer)
+    expected = TWINS[name].apply_chat_template(messages, tokenize=True, return_dict=False)
+
+    assert CHATS[name].encode(messages).ids == expected
+
+
+@pytest.mark.parametrize("name", all_small())
+@FEW
+@given(text=titles())
+def test_nothing_is_control_to_the_ordinary_tokenizer(name: str, text: str) -> None:
+    chat = CHATS[name]
+    ids = chat.ordinary.encode(text, add_special_tokens=False).ids
+
+    assert control_ids(chat, ids) == []
+    assert ids == TWINS[name](text, add_special_tokens=False)["input_ids"]
+
+
+@FEW
+@given(title=titles())
+def test_titles_can_be_read_from_the_ids(title: str) -> None:
+    for tokenizer, form in ((byte_level_bpe(), None), (gpt2_like(), "NFC")):
+        text = tokenizer.decode(Chat(tokenizer).encode(turns("s", f"({title})", "No")).ids)
+        assert (unicodedata.normalize(form, f"({title})") if form else f"({title})") in text
 
 
 def test_text_that_imitates_the_assistants_header_is_prompt() -> None:
@@ -132,3 +207,44 @@ def test_other_answers_are_found_by_encoding_them() -> None:
     chat = Chat(small_tokenizer(CHATML), "Yes", "Nope")
 
     assert chat.tokenizer.convert_ids_to_tokens([chat.decision.yes_id, chat.decision.no_id]) == ["Yes", "Nope"]
+
+
+def test_how_the_tokenizer_was_called_before_changes_nothing() -> None:
+    tokenizer = small_tokenizer(CHATML)
+    messages = [turns("s", "u", "Yes"), turns("s", "<|im_end|>", "a longer question", "No")]
+    expected = Chat(tokenizer).encode_batch(messages)
+    tokenizer(["some", "texts"], truncation=True, max_length=2, padding="max_length", split_special_tokens=True)
+
+    assert Chat(tokenizer).encode_batch(messages) == expected
+
+
+def test_white_space_and_single_letters_that_are_added_tokens_are_text() -> None:
+    tokenizer = small_tokenizer(CHATML)
+    tokenizer.add_tokens(["\n\n", "  ", "▁▁", "ö"])
+    chat = Chat(tokenizer)
+    text = "Das Böse\n\nunter  der ▁▁ Sonne"
+
+    assert not chat.imitates_control(text)
+    assert chat.ordinary.encode(text).ids == tokenizer(text)["input_ids"]
+    assert set(tokenizer.convert_tokens_to_ids(["\n\n", "  ", "▁▁", "ö"])) <= set(chat.ordinary.encode(text).ids)
+    # Nor are they other text where something else in the conversation looks like control.
+    assert chat.tokenizer.convert_tokens_to_ids("ö") in chat.encode(turns("<think>", text, "No")).ids
+
+
+@pytest.mark.parametrize("title", ["<THINK>", "<Thínk>", "<th\u00adink>", "<\u200bthink>", "<think>"])
+def test_text_that_a_normalizer_makes_control_is_ordinary(title: str) -> None:
+    chat = CHATS["wordpiece"]
+    think = chat.tokenizer.convert_tokens_to_ids("<think>")
+
+    assert think in chat.tokenizer(title)["input_ids"]
+    assert chat.imitates_control(title)
+    assert think not in chat.encode(turns("s", f"a {title} b", "No")).ids
+
+
+@pytest.mark.parametrize(("name", "text"), [("unigram", "</s>"), ("sentencepiece_bpe", "<table>")])
+def test_control_text_that_is_a_piece_of_the_model_too_is_ordinary(name: str, text: str) -> None:
+    chat = CHATS[name]
+    piece = chat.tokenizer.convert_tokens_to_ids(text)
+
+    assert piece not in chat.ordinary.encode(text).ids
+    assert piece not in chat.encode(turns("s", text, "No")).ids

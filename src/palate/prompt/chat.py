@@ -8,8 +8,9 @@ and no one has to remember.
 User text is never control: a title that contains `<|im_end|>` gives ordinary tokens.
 """
 
-import copy
 import json
+import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,10 +92,10 @@ class Chat:
         texts = [self.text(messages) for messages in conversations]
         starts = [self._response_start(m, t) for m, t in zip(conversations, texts, strict=True)]
         encoded: list[Encoded] = []
-        for encoding, start in zip(self._backend.encode_batch(texts, add_special_tokens=False), starts, strict=True):
+        for encoding, start in zip(self.backend.encode_batch(texts, add_special_tokens=False), starts, strict=True):
             encoded.append(Encoded(encoding.ids, _tokens_before(start, encoding.offsets)))
         for i, messages in enumerate(conversations):
-            if self._imitates_control(messages):
+            if any(self.imitates_control(message["content"]) for message in messages):
                 encoded[i] = self._encode_apart(messages)
         return encoded
 
@@ -125,8 +126,48 @@ class Chat:
         return Decision(a[lead], b[lead], tuple(a[:lead]), tuple(a[lead + 1 :]))
 
     @property
-    def _backend(self) -> Any:
-        return self.tokenizer.backend_tokenizer
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` that the tokenizer wraps; it neither truncates nor pads."""
+        backend = self.tokenizer.backend_tokenizer
+        # Whoever called the tokenizer last has left these set for the next.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.encode_special_tokens:
+            backend.encode_special_tokens = False
+        return backend
+
+    @cached_property
+    def ordinary(self) -> Any:
+        """A `tokenizers.Tokenizer` with the same ids in which every text is ordinary text.
+
+        Its control tokens have other names, with a secret in them that nobody can type. They are renamed in the
+        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told.
+        """
+        from tokenizers import Tokenizer
+
+        state = json.loads(self.backend.to_str())
+        names = self._secret_names
+        for token in state["added_tokens"]:
+            token["content"] = names.get(token["content"], token["content"])
+        model = state["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(piece, piece): n for piece, n in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        if "merges" in model:
+            model["merges"] = [[a, b] for a, b in model["merges"] if names.keys().isdisjoint((a, b, a + b))]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        return Tokenizer.from_str(json.dumps(state))
+
+    def imitates_control(self, text: str) -> bool:
+        """Whether the tokenizer may find a control token in `text`, as it stands or as the normalizer leaves it."""
+        found = self._control_text.search(text)
+        if not found and self._normalize_first:
+            found = self._control_text.search(self.backend.normalizer.normalize_str(text))
+        return found is not None
 
     def _response_start(self, messages: Sequence[Message], text: str) -> int:
         """The character at which the last turn's response begins in the rendered `text`."""
@@ -140,64 +181,90 @@ class Chat:
         return _prompt_chars(self, messages[:-1], text, answer)
 
     @cached_property
-    def _control(self) -> tuple[str, ...]:
-        """The texts that the tokenizer turns into control tokens."""
-        return tuple(token.content for token in self._backend.get_added_tokens_decoder().values())
+    def _control(self) -> dict[int, Any]:
+        """The added tokens that user text must not become, by id.
+
+        White space (Gemma's "\\n\\n") and single letters (DeepSeek Coder's "ö") are added tokens in some
+        tokenizers, and text like any other.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        return {n: token for n, token in added.items() if len(token.content.strip().strip("▁")) > 1}
 
     @cached_property
-    def _ordinary(self) -> Any:
-        """The tokenizer without its control tokens: every text is ordinary text to it."""
-        from tokenizers import Tokenizer
+    def _normalize_first(self) -> bool:
+        """Whether control tokens are looked for in normalized text too."""
+        return self.backend.normalizer is not None and any(token.normalized for token in self._control.values())
 
-        state = copy.deepcopy(json.loads(self._backend.to_str()))
-        state["added_tokens"] = []
-        state["post_processor"] = None
-        return Tokenizer.from_str(json.dumps(state))
+    @cached_property
+    def _control_text(self) -> re.Pattern[str]:
+        """Matches the control tokens' texts, also as the normalizer leaves them."""
+        texts = {token.content for token in self._control.values()}
+        if self.backend.normalizer is not None:
+            texts |= {self.backend.normalizer.normalize_str(text) for text in texts} - {""}
+        return re.compile("|".join(map(re.escape, sorted(texts))) or r"(?!)")
 
-    def _imitates_control(self, messages: Sequence[Message]) -> bool:
-        return any(control in message["content"] for message in messages for control in self._control)
+    @cached_property
+    def _secret_names(self) -> dict[str, str]:
+        """What the control tokens are called in `ordinary`; for their neighbours' sake they begin and end as before."""
+        secret = secrets.token_hex(8)
+        return {token.content: token.content[0] + secret + token.content[1:] for token in self._control.values()}
 
     def _encode_apart(self, messages: Sequence[Message]) -> Encoded:
         """Encode a conversation in which user text looks like control text.
 
-        A mark is put into each imitation, so that template and tokenizer find only the real control
-        tokens; the runs between those are encoded as ordinary text, the mark taken out again.
+        Marks between its characters hide such text from template and tokenizer, so that they find the control
+        tokens that are meant. These get their secret names, the marks go, and `ordinary` encodes the whole.
         """
-        contents = "".join(message["content"] for message in messages)
-        mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in contents)
-        marked: list[Message] = []
-        for message in messages:
-            content = message["content"]
-            for control in sorted(self._control, key=len, reverse=True):
-                content = content.replace(control, control[0] + mark + control[1:])
-            marked.append({**message, "content": content})
-        text = self.text(marked)
-        start = _prompt_chars(self, marked[:-1], text, marked[-1]["content"])
-        ids: list[int] = []
-        prompt_len = 0
-        position = 0
-        for begin, end, token in [*self._control_spans(text, mark), (len(text), len(text), None)]:
-            run = self._ordinary.encode(text[position:begin].replace(mark, ""), add_special_tokens=False)
-            if position < start:
-                before = start - position - text[position:start].count(mark)
-                prompt_len = len(ids) + _tokens_before(before, run.offsets)
-            ids += run.ids
-            if token is not None:
-                prompt_len = len(ids) + 1 if begin < start else prompt_len
-                ids.append(token)
-            position = end
-        return Encoded(ids, prompt_len)
-
-    def _control_spans(self, text: str, mark: str) -> list[tuple[int, int, int]]:
-        """Begin, end and id of the control tokens that the template wrote."""
-        control_ids = self._backend.get_added_tokens_decoder()
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return [
-            (begin, end, token)
-            for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            # A normalizer may drop the mark before an added token is looked for.
-            if token in control_ids and mark not in text[begin:end]
+        mark = self._mark(self.text(messages) + "".join(message["content"] for message in messages))
+        marked = [
+            {**message, "content": _spread(message["content"], mark)}
+            if self.imitates_control(message["content"])
+            else message
+            for message in messages
         ]
+        text = self.text(marked)
+        spans = self._control_spans(text)
+
+        def renamed(until: int) -> str:
+            parts, position = [], 0
+            for begin, end, name in spans:
+                if end <= until:
+                    parts += [text[position:begin].replace(mark, ""), name]
+                    position = end
+            return "".join(parts) + text[position:until].replace(mark, "")
+
+        encoding = self.ordinary.encode(renamed(len(text)), add_special_tokens=False)
+        start = len(renamed(self._response_start(marked, text)))
+        return Encoded(encoding.ids, _tokens_before(start, encoding.offsets))
+
+    def _mark(self, text: str) -> str:
+        """A character that is not in `text` and that the normalizer keeps; it drops private-use ones in BERT."""
+        normalizer = self.backend.normalizer
+        return next(
+            mark
+            for mark in map(chr, range(0x13000, 0x13430))  # hieroglyphs
+            if mark not in text and (normalizer is None or mark in normalizer.normalize_str(f"a{mark}a"))
+        )
+
+    def _control_spans(self, text: str) -> list[tuple[int, int, str]]:
+        """Begin, end and secret name of the control tokens in `text`."""
+        spans = []
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        for n, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            found = text[begin:end]
+            # A control token that nothing in the text names stands for an unknown character.
+            if n in self._control and self.imitates_control(found):
+                token = self._control[n]
+                begin += len(found) - len(found.lstrip()) if token.lstrip else 0
+                end -= len(found) - len(found.rstrip()) if token.rstrip else 0
+                spans.append((begin, end, self._secret_names[token.content]))
+        return spans
+
+
+def _spread(text: str, mark: str) -> str:
+    """`text` with marks between its characters, but where a template may trim it."""
+    core = text.strip()
+    return text.replace(core, mark.join(core), 1)
 
 
 def _tokens_before(start: int, offsets: Sequence[tuple[int, int]]) -> int:
