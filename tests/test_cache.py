@@ -311,6 +311,30 @@ def test_processes_that_build_the_same_at_once_all_succeed_and_one_wins(tmp_path
     assert {item.state for item in Cache(tmp_path).items(hashes=True)} == {"whole"}
 
 
+PRUNED = """
+def build(folder):
+    for name in "abc":
+        (folder / name).write_bytes(b"x" * 1000)
+print("ready", flush=True)
+for turn in range(400):
+    Cache(root).entry("tables", {"turn": turn % 3}, build)
+"""
+
+
+def test_builds_go_on_while_everything_that_may_go_is_pruned(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    processes = [start(PRUNED, str(tmp_path)) for _ in range(2)]
+    removed = 0
+    while any(process.poll() is None for process in processes):
+        removed += sum(map(cache.remove, cache.items()))
+    for process in processes:
+        process.communicate()
+
+    assert [process.returncode for process in processes] == [0, 0]
+    assert removed > 100
+    assert {item.state for item in cache.items(hashes=True)} <= {"whole"}
+
+
 def test_the_first_of_two_builders_wins_and_the_second_takes_its_entry(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
 

@@ -101,15 +101,16 @@ class Cache:
         """Everything that is kept, by kind, last used first; `hashes` reads every byte to tell the state."""
         found: list[Item] = []
         for folder in sorted(self.folder.glob("*/")):
-            entries = _entries(folder)
-            partials = [p for p in folder.iterdir() if _PARTIAL.fullmatch(p.name) and p.is_dir()]
+            # One look at the names, and nothing but the names tells what is whose: what appears or vanishes
+            # meanwhile must not pass for something else and be removed as such.
+            paths = sorted(folder.iterdir())
+            entries = [p for p in paths if _KEY.fullmatch(p.name)]
+            partials = [p for p in paths if _PARTIAL.fullmatch(p.name)]
             if folder.name not in KNOWN and not partials and not any((p / ENTRY).is_file() for p in entries):
                 continue
-            found += sorted((_item(p, hashes) for p in entries), key=lambda item: -(item.used or 0))
-            found += [_unfinished(p) for p in partials]
-            # What other code writes at the moment has such a name too, and no lock to ask.
-            busy = [p for p in folder.glob(".*.partial-*") if not _is_old(p)]
-            others = sorted(p for p in folder.iterdir() if p not in {*entries, *partials, *busy})
+            found += sorted((_item(p, hashes) for p in entries if p.exists()), key=lambda item: -(item.used or 0))
+            found += [_unfinished(p) for p in partials if p.exists()]
+            others = [p for p in paths if p not in {*entries, *partials} and not _is_in_work(p)]
             if others:
                 names = ", ".join(p.name for p in others)
                 size = sum(map(_size, others))
@@ -203,7 +204,9 @@ def _reason(folder: Path, parts: Mapping[str, Any], name: str, note: Mapping[str
     """Why there is no entry: what differs from the most similar one; of equals, from one of the same name."""
     best: tuple[int, bool, float] | None = None
     changed: list[str] = []
-    for path in [p / ENTRY for p in _entries(folder)]:
+    for path in folder.glob(f"*/{ENTRY}"):
+        if not _KEY.fullmatch(path.parent.name):
+            continue
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             then = known["parts"]
@@ -218,10 +221,6 @@ def _reason(folder: Path, parts: Mapping[str, Any], name: str, note: Mapping[str
     words = " and ".join(filter(None, [", ".join(changed[:-1]), changed[-1]]))
     remark = note.get(changed[0], "") if len(changed) == 1 else ""
     return f"{words} changed" + (f": {remark}" if remark else "")
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if _KEY.fullmatch(path.name) and path.is_dir()]
 
 
 @contextmanager
@@ -315,6 +314,11 @@ def _is_given_up(partial: Path, *, asked: bool | None) -> bool:
 
 def _is_old(partial: Path) -> bool:
     return time.time() - _newest(partial) > DAY
+
+
+def _is_in_work(path: Path) -> bool:
+    """Whether other code may be writing this: it has no lock that could be asked."""
+    return path.name.startswith(".") and ".partial-" in path.name and not _is_old(path)
 
 
 @contextmanager
