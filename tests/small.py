@@ -65,7 +65,7 @@ def all_small() -> dict[str, Any]:
 @lru_cache
 def byte_level_bpe() -> Any:
     """As Llama 3: a regular expression of its own before the bytes, merges ignored for known words."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
     bare = Tokenizer(models.BPE(ignore_merges=True))
     words = (
@@ -78,6 +78,7 @@ def byte_level_bpe() -> Any:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    bare.post_processor = processors.ByteLevel(trim_offsets=True)
     return _byte_level(bare)
 
 

@@ -188,7 +188,7 @@ class Chat:
         tokenizers, and text like any other.
         """
         added = self.backend.get_added_tokens_decoder()
-        return {n: token for n, token in added.items() if len(token.content.strip().strip("▁")) > 1}
+        return {n: token for n, token in added.items() if len(_without_white(token.content)) > 1}
 
     @cached_property
     def _normalize_first(self) -> bool:
@@ -254,11 +254,19 @@ class Chat:
             found = text[begin:end]
             # A control token that nothing in the text names stands for an unknown character.
             if n in self._control and self.imitates_control(found):
-                token = self._control[n]
-                begin += len(found) - len(found.lstrip()) if token.lstrip else 0
-                end -= len(found) - len(found.rstrip()) if token.rstrip else 0
-                spans.append((begin, end, self._secret_names[token.content]))
+                control = self._control[n].content
+                core = _without_white(found)
+                # White space that the token swallowed stays beside its name, to be swallowed again.
+                if control == _without_white(control):
+                    begin += found.index(core)
+                    end = begin + len(core)
+                spans.append((begin, end, self._secret_names[control]))
         return spans
+
+
+def _without_white(text: str) -> str:
+    """`text` without the white space around it, SentencePiece's mark for it included."""
+    return re.sub(r"\A[\s▁]+|[\s▁]+\Z", "", text)
 
 
 def _spread(text: str, mark: str) -> str:
