@@ -109,6 +109,7 @@ def tokenizer(name: str) -> Tokenizer:
         pytest.skip(str(error))
     state = json.loads(whole.backend_tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].strip("\n▁")]
+    state["post_processor"] = None  # it would trim the spaces off the offsets
     return Tokenizer.from_str(json.dumps(state))
 
 
