@@ -50,7 +50,10 @@ class Renderer:
             at = pl.Series(np.searchsorted(rows, position - length + n - 1))
             texts += [pl.lit("\n")] if n > 1 else []
             for body in bodies:
-                texts.append(pl.lit(_format(n, body, "history_line")) if isinstance(body, str) else body.gather(at))
+                if isinstance(body, str):
+                    texts.append(pl.lit(format_value(n, body, "history_line")))
+                else:
+                    texts.append(body.gather(at))
         codes = self.item.gather(position)
         return pl.select(
             history_titles=pl.concat_str(texts),
@@ -66,7 +69,7 @@ class Renderer:
                 text = piece.gather(codes)
             elif piece == "rating":
                 distinct = ratings.unique()
-                words = pl.Series([_format(r, spec, "history_line") for r in distinct.to_list()], dtype=pl.String)
+                words = pl.Series([format_value(r, spec, "history_line") for r in distinct.to_list()], dtype=pl.String)
                 text = ratings.replace_strict(distinct, words, return_dtype=pl.String)
             else:
                 bodies.append(spec)
@@ -162,12 +165,12 @@ def _pieces(template: str, items: pl.DataFrame, option: str) -> list[tuple[Piece
         if field:
             pieces += [(field, part.format_spec) for part in group]
         else:
-            pieces.append((_texts(list(group), items, option), ""))
+            pieces.append((item_texts(list(group), items, option), ""))
     return pieces
 
 
-def _texts(parts: Sequence[Part], items: pl.DataFrame, option: str) -> pl.Series:
-    """What some parts of a template say of each item, (items,) String."""
+def item_texts(parts: Sequence[Part], items: pl.DataFrame, option: str) -> pl.Series:
+    """What some parts of a template say of each item, (items,) String; each part a literal or a field, not both."""
     columns = []
     for part in parts:
         if part.field is None:
@@ -177,13 +180,13 @@ def _texts(parts: Sequence[Part], items: pl.DataFrame, option: str) -> pl.Series
         if column.dtype == pl.String and not part.format_spec and not column.null_count():
             columns.append(pl.lit(column))
         else:
-            words = [_format(value, part.format_spec, option) for value in column.to_list()]
+            words = [format_value(value, part.format_spec, option) for value in column.to_list()]
             columns.append(pl.lit(pl.Series(words, dtype=pl.String)))
     blank = pl.lit(pl.repeat("", items.height, dtype=pl.String, eager=True))
     return pl.select(pl.concat_str(blank, *columns)).to_series()
 
 
-def _format(value: object, spec: str, option: str) -> str:
+def format_value(value: object, spec: str, option: str) -> str:
     """`format(value, spec)`, an error being the prompt's."""
     try:
         return format(value, spec)

@@ -1,0 +1,282 @@
+"""Fragments: every distinct piece of a prompt as token ids, and the program that joins them to a sample.
+
+A fragment is tokenized in its true context and taken out at its cuts, which are proved (`palate.tokens.cuts`).
+The program of a prompt with m history items is a list of steps; a step says where the sample's next fragment
+is: `base + ((word >> shift) & mask)`, `word` being the timeline row `position + row`, which packs the rated
+item, the rating and the label. Constant text beside a rating is joined to it beforehand, once for each
+list number, so that a history line is two fragments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.prompt.chat import Chat
+from palate.tokens.cuts import Cuts, Proof, UnprovedError, choose_cuts
+from palate.tokens.layout import Field, Layout, Turn
+
+ITEM, RATING, LABEL = (0, (1 << 32) - 1), (32, (1 << 24) - 1), (56, 1)
+"""Where a word holds the code of the item, the code of the rating, and the label: shift and mask."""
+NOTHING = (0, 0)
+OVERREAD = 16
+"""Ids that may be read beyond a fragment's end, and written beyond a sample's: the kernel copies whole blocks."""
+CONTEXT = 16
+"""Characters of true text around a fragment when it is tokenized."""
+JOINED = 4096
+"""Most distinct ratings for which the constant text beside them is joined beforehand."""
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Fragment f is `tokens[start[f] : start[f] + length[f]]`; steps `first[m]` to `first[m + 1]` are program m.
+
+    `tokens` (t + OVERREAD,) int32, `start` (f,) int64, `length` (f,) int32; `steps` (s, 4) int64: row, base,
+    shift, mask; `first` (history_len + 2,) int64. `response` (2,) int32 is the length of the trained end of
+    a No and a Yes sample, and `lead` how many of its tokens come before the decision token. `unproved` are the
+    items (codes) that no fragment serves as a history item, as the candidate, and the ratings.
+    """
+
+    tokens: NDArray[np.int32]
+    start: NDArray[np.int64]
+    length: NDArray[np.int32]
+    steps: NDArray[np.int64]
+    first: NDArray[np.int64]
+    response: NDArray[np.int32]
+    lead: int
+    unproved: dict[str, list[int]]
+
+
+def build_fragments(layout: Layout, chat: Chat, history_len: int, proof: Proof) -> Fragments:
+    """Tokenize all fragments; raises `UnprovedError` where composition cannot be proved exact."""
+    choices: list[tuple[int, Layout, Cuts]] = []
+    reasons: list[UnprovedError] = []
+    for tried in (layout, layout.with_ends()):
+        try:
+            cuts = choose_cuts(tried, history_len, proof)
+        except UnprovedError as reason:
+            reasons.append(reason)
+            continue
+        choices.append((len(set().union(*cuts.unproved)), tried, cuts))
+        if not choices[-1][0]:
+            break
+    if not choices:
+        raise reasons[0]
+    _, best, cuts = min(choices, key=lambda choice: choice[0])
+    return _build(best, cuts, chat, history_len)
+
+
+def _build(layout: Layout, cuts: Cuts, chat: Chat, history_len: int) -> Fragments:
+    work = _Workbench(layout, cuts, chat, history_len)
+    work.check_template()
+    tables = work.tables()
+    programs = _Programs(tables, [kind.of == "rating" for kind in layout.kinds])
+    response = np.zeros(2, np.int32)
+    for m in range(history_len + 1):
+        constants, tails, response[:] = work.constants(m, tables)
+        programs.add(layout.turn(m).fields, constants, tails, m)
+    unproved: dict[str, list[int]] = {}
+    for name, of, candidate in (("history", "item", False), ("candidate", "item", True), ("rating", "rating", False)):
+        kinds = [n for n, kind in enumerate(layout.kinds) if (kind.of, kind.candidate) == (of, candidate)]
+        unproved[name] = sorted(set().union(*(cuts.unproved[n] for n in kinds)))
+    return programs.fragments(response, len(chat.decision.lead), unproved)
+
+
+@dataclass
+class _Workbench:
+    """Tokenizes a prompt's pieces in their contexts."""
+
+    layout: Layout
+    cuts: Cuts
+    chat: Chat
+    history_len: int
+    probes: list[str] = field(default_factory=list)
+    """A value of each kind that is proved, to stand where any value could."""
+    codes: list[int] = field(default_factory=list)
+    """Its code in each kind: the same item, or the same rating, in all."""
+
+    def __post_init__(self) -> None:
+        kinds, probe = self.layout.kinds, dict[str, int]()
+        for of in ("item", "rating"):
+            same = [n for n, kind in enumerate(kinds) if kind.of == of]
+            for code in range(len(kinds[same[0]].texts) if same else 0):
+                if not any(
+                    code in self.cuts.unproved[n] or self.chat.imitates_control(kinds[n].texts[code]) for n in same
+                ):
+                    break
+            else:
+                if same:
+                    raise UnprovedError(f"no {of} can be cut off safely")
+                continue
+            probe[of] = code
+        self.codes = [probe[kind.of] for kind in kinds]
+        self.probes = [kind.texts[code] for kind, code in zip(kinds, self.codes, strict=True)]
+        turn = self.layout.turn(self.history_len)
+        if any(self.chat.imitates_control(m["content"]) for m in self.layout.messages(self.fill(turn), "")):
+            raise UnprovedError("the prompt's own text looks like a control token")
+
+    def fill(self, turn: Turn) -> str:
+        """The turn with the probes in it."""
+        return turn.fill([self.probes[field.kind] for field in turn.fields])
+
+    def check_template(self) -> None:
+        """A template that changes what the user's turn says would make fragments of a text that is never shown."""
+        turn = self.layout.turn(self.history_len)
+        values = list(self.probes)
+        for n, kind in enumerate(self.layout.kinds):
+            values[n] = "\n".join(dict.fromkeys(kind.texts))
+        content = turn.fill([values[f.kind] if f.slot in (0, 1) else self.probes[f.kind] for f in turn.fields])
+        text = self.chat.text(self.layout.messages(content, self.chat.yes))
+        if content.strip() not in text:
+            raise UnprovedError("the chat template changes the text of the user's turn")
+
+    def tables(self) -> list[list[Ids]]:
+        """For each kind the fragments of its values; none for those that no cut is proved for."""
+        following: list[dict[str, tuple[str, str]]] = [{} for _ in self.layout.kinds]
+        for m in range(self.history_len + 1):
+            turn = self.layout.turn(m)
+            text = self.fill(turn)
+            spans = self.cuts.spans(turn, [self.probes[f.kind] for f in turn.fields])
+            for (kind, _), (begin, end) in zip(turn.fields, spans, strict=True):
+                context = text[max(0, begin - CONTEXT) : begin], text[end : end + CONTEXT]
+                following[kind].setdefault(text[end], context)
+        return [self._table(n, list(contexts.values())) for n, contexts in enumerate(following)]
+
+    def _table(self, number: int, contexts: Sequence[tuple[str, str]]) -> list[Ids]:
+        """The fragments of one kind, the same in all contexts."""
+        kind = self.layout.kinds[number]
+        if not contexts:  # this variant of the field occurs nowhere
+            return [() for _ in kind.texts]
+        left, right = self._own(number)
+        distinct = list(dict.fromkeys(kind.texts))
+        found: dict[str, Ids] = {}
+        failed: set[str] = set()
+        for before, after in contexts:
+            texts = [f"{before}{left}{text}{right}{after}" for text in distinct]
+            probe = self.chat.ordinary.encode(
+                f"{before}{left}{self.probes[number]}{right}{after}", add_special_tokens=False
+            )
+            size = len(left) + len(self.probes[number]) + len(right)
+            begin, end = (_tokens_until(probe.offsets, at) for at in (len(before), len(before) + size))
+            if begin is None or end is None:
+                raise UnprovedError(f"a token spans a cut beside {kind.name}")
+            lead, trail = probe.ids[:begin], probe.ids[end:]
+            encodings = self.chat.ordinary.encode_batch_fast(texts, add_special_tokens=False)
+            for text, ids in zip(distinct, (encoding.ids for encoding in encodings), strict=True):
+                fragment = tuple(ids[begin : len(ids) - len(trail)])
+                if ids != [*lead, *fragment, *trail] or found.setdefault(text, fragment) != fragment:
+                    failed.add(text)
+        unproved = self.cuts.unproved[number]
+        unproved.update(code for code, text in enumerate(kind.texts) if text in failed)
+        return [() if code in unproved else found[text] for code, text in enumerate(kind.texts)]
+
+    def _own(self, number: int) -> tuple[str, str]:
+        """The constant text that a kind's fragments take with them."""
+        for m in range(self.history_len, -1, -1):
+            turn = self.layout.turn(m)
+            for place, f in enumerate(turn.fields):
+                if f.kind == number:
+                    left, right = turn.constants[place], turn.constants[place + 1]
+                    return left[len(left) - self.cuts.left[number] :], right[: self.cuts.right[number]]
+        raise AssertionError("a kind that occurs nowhere has no table")
+
+    def constants(self, m: int, tables: list[list[Ids]]) -> tuple[list[Ids], tuple[Ids, Ids], list[int]]:
+        """The constant fragments of a prompt with m items, its ends for No and Yes, and their responses' lengths."""
+        turn = self.layout.turn(m)
+        values = [self.probes[f.kind] for f in turn.fields]
+        content = turn.fill(values)
+        core = content.strip()
+        shift = len(content) - len(content.lstrip())
+        found: list[list[Ids]] = []
+        responses: list[int] = []
+        for answer in (self.chat.no, self.chat.yes):
+            messages = self.layout.messages(content, answer)
+            text = self.chat.text(messages)
+            if text.count(core) != 1:
+                raise UnprovedError("the chat template changes or repeats the text of the user's turn")
+            at = text.index(core) - shift
+            encoding = self.chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+            encoded = self.chat.encode(messages)
+            if encoded.ids != encoding.ids:
+                raise UnprovedError("a conversation of harmless text is not tokenized as one text")
+            places = [at + edge for span in self.cuts.spans(turn, values) for edge in span]
+            edges = [0, *(_tokens_until(encoding.offsets, place) for place in places), len(encoding.ids)]
+            if None in edges:
+                raise UnprovedError("a token spans a cut")
+            pieces = [tuple(encoding.ids[a:b]) for a, b in pairwise(edges)]
+            for f, piece in zip(turn.fields, pieces[1::2], strict=True):
+                if piece != tables[f.kind][self.codes[f.kind]]:
+                    raise UnprovedError("a fragment is other tokens in the whole text than in its context")
+            found.append(pieces[0::2])
+            responses.append(len(encoded.ids) - encoded.prompt_len)
+        no, yes = found
+        if no[:-1] != yes[:-1]:
+            raise UnprovedError("the template writes another prompt for another answer")
+        if any(n > len(tail) for n, tail in zip(responses, (no[-1], yes[-1]), strict=True)):
+            raise UnprovedError("the response begins before the last cut")
+        return no[:-1], (no[-1], yes[-1]), responses
+
+
+class _Programs:
+    """Collects fragments and steps; what is the same is kept once."""
+
+    def __init__(self, tables: list[list[Ids]], is_rating: list[bool]) -> None:
+        self.tables, self.is_rating = tables, is_rating
+        self.pieces: list[Ids] = []
+        self.known: dict[Any, int] = {}
+        self.steps: list[tuple[int, int, int, int]] = []
+        self.first = [0]
+
+    def add(self, fields: Sequence[Field], constants: list[Ids], tails: tuple[Ids, Ids], m: int) -> None:
+        """The program of a prompt with m history items."""
+        pending: Ids = constants[0] if constants else ()
+        table: list[Ids]
+        for place, (kind, slot) in enumerate(fields):
+            following = constants[place + 1] if place + 1 < len(constants) else ()
+            row = slot - 1 - m if slot else 0
+            table, code = self.tables[kind], RATING if self.is_rating[kind] else ITEM
+            if self.is_rating[kind] and len(table) <= JOINED:
+                self._step(row, self._put([(*pending, *ids, *following) for ids in table]), code)
+                pending = ()
+                continue
+            if pending:
+                self._step(0, self._put([pending]), NOTHING)
+            self._step(row, self._put(table, kind), code)
+            pending = following
+        self._step(0, self._put([(*pending, *tail) for tail in tails]), LABEL)
+        self.first.append(len(self.steps))
+
+    def _step(self, row: int, base: int, code: tuple[int, int]) -> None:
+        self.steps.append((row, base, *code))
+
+    def _put(self, table: list[Ids], kind: int | None = None) -> int:
+        """Where a table of fragments begins."""
+        key = tuple(table) if kind is None else kind
+        if key not in self.known:
+            self.known[key] = len(self.pieces)
+            self.pieces += table
+        return self.known[key]
+
+    def fragments(self, response: NDArray[np.int32], lead: int, unproved: dict[str, list[int]]) -> Fragments:
+        """All of it as arrays."""
+        length = np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
+        tokens = np.zeros(int(length.sum()) + OVERREAD, np.int32)
+        tokens[:-OVERREAD] = [token for piece in self.pieces for token in piece]
+        start = np.cumsum(length, dtype=np.int64) - length
+        steps = np.array(self.steps, np.int64).reshape(-1, 4)
+        return Fragments(tokens, start, length, steps, np.array(self.first, np.int64), response, lead, unproved)
+
+
+def _tokens_until(offsets: Sequence[tuple[int, int]], place: int) -> int | None:
+    """How many tokens end before the character `place`; None if one spans it."""
+    n = 0
+    while n < len(offsets) and offsets[n][0] < place:
+        if offsets[n][1] > place:
+            return None
+        n += 1
+    return n
