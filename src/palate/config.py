@@ -63,7 +63,10 @@ class TokensConfig(Section):
     tokenizer: str | None = None
     """`qwen3`, `smollm2`, a hub id or a folder; None: the model's own."""
     cutoff_len: int = Field(1024, ge=8)
-    """Longest sequence; a longer one loses tokens on the left, as in the guide."""
+    """Longest sequence."""
+    truncation: Literal["left", "right", "middle", "history", "drop", "error"] = "left"
+    """What a longer one loses: tokens on the `left` (the guide's way), on the `right`, in the `middle`; its oldest
+    `history` items, the rest staying whole (recommended); itself (`drop`); or nothing, being an `error`."""
     num_proc: int | None = Field(None, ge=1)
     """Processes that tokenize; None: one a core."""
 
@@ -97,6 +100,8 @@ class TrainConfig(Section):
 
     max_samples: int | None = Field(None, ge=1)
     """Train on this many samples, drawn with the seed; None: all."""
+    train_on: Literal["response", "answer"] = "response"
+    """Which tokens carry the loss: the whole response, or the one token that decides."""
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)

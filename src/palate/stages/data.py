@@ -1,6 +1,6 @@
 """Prepare: from ratings to the prepared folder, and back from the folder for the stages after it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palate import console
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palate.prompt.chat import Chat
     from palate.ratings import Ratings
     from palate.samples import Prepared
+    from palate.tokens.dataset import Options, TokenDataset
 
 
 def ratings_of(config: Config) -> "Ratings":
@@ -86,6 +87,26 @@ def prepared(config: Config) -> "Prepared":
             folder / MANIFEST,
         )
     return data
+
+
+def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+    """The token datasets of prepared data, under the config's prompt, cutoff and truncation."""
+    from palate.samples.prepared import TABLES
+    from palate.tokens.dataset import token_datasets
+
+    made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
+    made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
+    name = str(data.manifest["stats"]["name"])
+    return token_datasets(
+        data.samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits
+    )
+
+
+def token_options(config: Config) -> "Options":
+    """What the config says of sequences."""
+    from palate.tokens.dataset import Options
+
+    return Options(config.tokens.cutoff_len, config.tokens.truncation, config.train.train_on)
 
 
 def prepare_options(config: Config) -> dict[str, Any]:

@@ -1,0 +1,323 @@
+"""TokenDataset: the samples of a split as token ids, composed when they are asked for.
+
+Nothing of a sample is stored. What lies on disk are the tables of `palate.tokens.tables`, and for a cutoff what
+is cut (`palate.tokens.truncation`); both are mapped into memory, so that a dataset travels to another process
+as the names of two folders.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palate.cache import Cache
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_chat_messages
+from palate.prompt.spec import PromptSpec
+from palate.samples.build import Samples
+from palate.samples.split import SPLITS
+from palate.tokens.lengths import Lengths
+from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, tables_of, write_plain
+from palate.tokens.truncation import Cut, Strategy, audit_cut, lengths_of, plan_cut
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+TrainOn = Literal["response", "answer"]
+COLUMNS = ("input_ids", "attention_mask", "labels")
+SIDES = {"right": 1, "middle": 2}
+"""Truncation as the kernel knows it; 0, on the left, for the others."""
+STAGE = 1
+"""Raised whenever the same tables would be cut in another way."""
+
+
+class Ragged(NamedTuple):
+    """Samples one after the other: sample i is `input_ids[offsets[i] : offsets[i + 1]]`; labels likewise.
+
+    `input_ids` (t,) int32, `labels` (t,) int32 with −100 where nothing is trained, `offsets` (n + 1,) int64.
+    """
+
+    input_ids: Ints
+    labels: Ints
+    offsets: Longs
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the sequences, beside the tables."""
+
+    cutoff_len: int = 1024
+    truncation: Strategy = "left"
+    train_on: TrainOn = "response"
+
+
+class TokenDataset:
+    """The samples of a split, users ascending, then time; a sequence of `{input_ids, attention_mask, labels}`.
+
+    An item is a dict of three int64 arrays of one length, as a list of ints would become a tensor; a slice is
+    a dict of lists of them; `__getitems__` gives a list of items, as torch's DataLoader asks for a batch.
+    `ragged` is the fast way to many samples. Made by `token_datasets`.
+    """
+
+    def __init__(
+        self,
+        tables: Path,
+        plain: Path | None,
+        cut: Path,
+        split: str,
+        options: Options,
+        chat: Chat | None = None,
+        rows: Longs | None = None,
+    ) -> None:
+        self._folders = (tables, plain, cut)
+        self.split, self.options = split, options
+        self._chat = chat
+        self._rows = rows
+        self.tables = Tables.open(tables)
+        self._plain = Plain.open(plain) if plain is not None else Plain.none()
+        self._cut = Cut.open(cut)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the folders' names, not what lies in them; text cannot be asked of the copy."""
+        return TokenDataset, (*self._folders, self.split, self.options, None, self._rows)
+
+    def __repr__(self) -> str:
+        """The split and its size."""
+        return f"TokenDataset({self.split}: {len(self):,} samples, {self.options})"
+
+    def __len__(self) -> int:
+        return int(self._whole.size if self._rows is None else self._rows.size)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Longs]: ...
+    @overload
+    def __getitem__(self, index: slice) -> dict[str, list[Longs]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Longs] | dict[str, list[Longs]]:
+        if isinstance(index, slice):
+            rows = self.__getitems__(range(len(self))[index])
+            return {name: [row[name] for row in rows] for name in COLUMNS}
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Longs]]:
+        """Several items at once."""
+        ids, labels, offsets = self.ragged(indices)
+        long_ids, long_labels, mask = ids.astype(np.int64), labels.astype(np.int64), np.ones(ids.size, np.int64)
+        return [
+            {"input_ids": long_ids[a:b], "attention_mask": mask[a:b], "labels": long_labels[a:b]}
+            for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        ]
+
+    def __iter__(self) -> Iterator[dict[str, Longs]]:
+        for batch in self.batches():
+            yield from self.__getitems__(batch)
+
+    def batches(self, size: int = 1000) -> Iterator[Sequence[int]]:
+        """The indices of all samples, in runs of `size`."""
+        for start in range(0, len(self), size):
+            yield range(start, min(start + size, len(self)))
+
+    def select(self, rows: ArrayLike) -> "TokenDataset":
+        """The samples of these indices, in their order."""
+        return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
+
+    @property
+    def lengths(self) -> Ints:
+        """The lengths of all samples after truncation, (n,) int32; nothing is composed for it."""
+        return self._kept if self._rows is None else self._kept[self._rows]
+
+    @property
+    def whole_lengths(self) -> Lengths:
+        """The lengths before truncation, and those of the responses."""
+        rows = self._numbers(None)
+        return Lengths(self._whole[rows], self._responses[rows])
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """Which samples are a Yes, (n,) bool."""
+        return self.tables.labels(self.split)[self._numbers(None)].astype(bool)
+
+    def ragged(self, indices: ArrayLike | None = None) -> Ragged:
+        """Compose some samples, or all, one after the other."""
+        sample = self._numbers(indices)
+        ids, offsets = self._compose(sample)
+        labels = np.empty_like(ids)
+        from palate.tokens import kernel
+
+        response = self._responses[sample]
+        kernel.label(ids, offsets, np.diff(offsets), response, self._answer, labels)
+        return Ragged(ids, labels, offsets)
+
+    def ids(self, indices: ArrayLike | None = None) -> tuple[Ints, Longs]:
+        """`input_ids` and `offsets` of `ragged` without the labels."""
+        return self._compose(self._numbers(indices))
+
+    def prompts(self, indices: ArrayLike | None = None) -> list[list[int]]:
+        """Inference prompts: each sample's ids before the decision token, cut as in training."""
+        sample = self._numbers(indices)
+        ids, offsets = self._compose(sample)
+        ends = offsets[1:] - self._responses[sample] + self.tables.meta["lead"]
+        return [ids[a:b].tolist() for a, b in zip(offsets[:-1].tolist(), ends.tolist(), strict=True)]
+
+    def example(self, index: int) -> dict[str, Any]:
+        """A sample in Alpaca form, with the history items that truncation leaves it."""
+        sample = self._numbers([range(len(self))[index]])
+        place = int(_places(self._cut.over, sample)[0])
+        items = int(self._cut.items[place]) if place >= 0 else self.tables.history_len
+        return self.tables.examples(self._position[sample], items)[0]
+
+    def text(self, index: int) -> str:
+        """A sample as the chat template renders it, before any tokens are cut."""
+        return self.chat.text(to_chat_messages(self.example(index)))
+
+    @property
+    def chat(self) -> Chat:
+        """The tokenizer with its template; not to be had in another process than the one that made the dataset."""
+        if self._chat is None:
+            raise RuntimeError("this copy of the dataset has no tokenizer, only the tables")
+        return self._chat
+
+    def audit(self) -> dict[str, Any]:
+        """What truncation cuts, in samples, history items and tokens; of the whole split."""
+        return {
+            "cutoff_len": self.options.cutoff_len,
+            "truncation": self.options.truncation,
+            **audit_cut(self._cut, self._whole, self._responses),
+        }
+
+    def as_hf(self) -> "Dataset":
+        """A `datasets.Dataset` whose rows are composed when they are read.
+
+        Its one stored column is called `input_ids` and holds the samples' numbers: trainers look for the
+        name before they read a row, and leave out columns that they do not know.
+        """
+        from datasets import Dataset, Features, Value
+
+        numbers = np.arange(len(self), dtype=np.int64)
+        stored = Dataset.from_dict({"input_ids": numbers}, features=Features(input_ids=Value("int64")))
+        return stored.with_transform(self._transform)
+
+    def _transform(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Longs]]:
+        rows = self.__getitems__(list(batch["input_ids"]))
+        return {name: [row[name] for row in rows] for name in COLUMNS}
+
+    def _numbers(self, indices: ArrayLike | None) -> Longs:
+        """Indices into this dataset as numbers of the split's samples."""
+        if indices is None:
+            return np.arange(len(self)) if self._rows is None else self._rows
+        at = np.asarray(indices, np.int64)
+        if at.size and not (-len(self) <= at.min() and at.max() < len(self)):
+            raise IndexError(f"index {at.max()} of {len(self)} samples")
+        at = np.where(at < 0, at + len(self), at)
+        return at if self._rows is None else self._rows[at]
+
+    @cached_property
+    def _position(self) -> Longs:
+        return self.tables.position(self.split)
+
+    @cached_property
+    def _lengths(self) -> tuple[Ints, Ints]:
+        return lengths_of(self.tables, self.split, self._plain)
+
+    @property
+    def _whole(self) -> Ints:
+        """Of all samples of the split: ids before truncation."""
+        return self._lengths[0]
+
+    @property
+    def _responses(self) -> Ints:
+        """Of all samples of the split: ids of the response."""
+        return self._lengths[1]
+
+    @cached_property
+    def _kept(self) -> Ints:
+        """Of all samples of the split: ids after truncation."""
+        if not self._cut.over.size:
+            return self._whole
+        kept = self._whole.copy()
+        kept[self._cut.over] = self._cut.kept
+        return kept
+
+    @property
+    def _answer(self) -> int:
+        """Which token of the response is the only trained one; −1: all are."""
+        return int(self.tables.meta["lead"]) if self.options.train_on == "answer" else -1
+
+    def _compose(self, sample: Longs) -> tuple[Ints, Longs]:
+        """The ids of samples given by their numbers in the split, and where each begins and the last ends."""
+        from palate.tokens import kernel
+
+        cut, f = self._cut, self.tables.fragments or NO_FRAGMENTS
+        kept, whole = self._kept[sample], self._whole[sample]
+        offsets = np.zeros(sample.size + 1, np.int64)
+        np.cumsum(kept, out=offsets[1:])
+        out = np.empty(int(offsets[-1]) + kernel.BLOCK, np.int32)
+        items = np.full(sample.size, self.tables.history_len, np.int64)
+        plain = _places(self._plain.sample, sample)
+        if self.options.truncation == "history" and cut.over.size:
+            place = _places(cut.over, sample)
+            items[place >= 0] = cut.items[place[place >= 0]]
+            whole = kept
+        kernel.compose(
+            self.tables.word, self._position[sample], items, plain, f.steps, f.first, f.start, f.length, f.tokens,
+            self._plain.start, self._plain.tokens, whole, kept, SIDES.get(self.options.truncation, 0), out, offsets,
+        )  # fmt: skip
+        again = _places(cut.again, sample)
+        for n in np.flatnonzero(again >= 0):
+            out[offsets[n] : offsets[n + 1]] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
+        return out[: offsets[-1]], offsets
+
+
+def token_datasets(
+    samples: Samples,
+    prompt: PromptSpec,
+    chat: Chat,
+    options: Options = Options(),
+    *,
+    data: Mapping[str, Any],
+    name: str = "samples",
+    splits: Sequence[str] = SPLITS,
+) -> dict[str, TokenDataset]:
+    """The token datasets of some splits; tables and cuts are taken from the cache or built.
+
+    `data` names what decides the samples (hashes of the input, options), for the cache's key. Samples that
+    truncation drops are left out. Raises `InputError` for a prompt that does not fit the items, and for a
+    sample that the cutoff would leave without its whole response.
+    """
+    tables = tables_of(samples, prompt, chat, data, name)
+    found = {}
+    for split in splits:
+        plain, of = None, f"{name}, {split}"
+        key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
+        if tables.meta["plain"][split]:
+            plain = Cache().entry("plain", key, partial(write_plain, tables, split, chat), name=of)
+        key = {**key, "cutoff": options.cutoff_len, "truncation": options.truncation}
+        whole = Plain.open(plain) if plain else Plain.none()
+
+        def build(out: Path, split: str = split, whole: Plain = whole) -> None:
+            plan_cut(tables, split, whole, options.cutoff_len, options.truncation, chat).save(out)
+
+        reused = "tables reused, lengths recomputed"
+        cut = Cache().entry("lengths", key, build, name=of, note={"cutoff": reused, "truncation": reused})
+        dataset = TokenDataset(tables.folder, plain, cut, split, options, chat)
+        dropped = np.flatnonzero(dataset.lengths == 0)
+        if dropped.size:
+            dataset = dataset.select(np.flatnonzero(dataset.lengths))
+        found[split] = dataset
+    return found
+
+
+def _places(among: Longs, sample: Longs) -> Longs:
+    """Where each number stands in the ascending `among`; −1 where it does not."""
+    place = np.full(sample.size, -1, np.int64)
+    if among.size:
+        at = np.minimum(np.searchsorted(among, sample), among.size - 1)
+        there = among[at] == sample
+        place[there] = at[there]
+    return place
