@@ -192,6 +192,15 @@ def test_a_generation_prompt_that_training_text_does_not_have_is_not_counted() -
     assert chat.tokenizer.decode(ids[prompt_len:]) == "Yes<|im_end|>\n"
 
 
+def test_the_prompt_ends_before_an_answer_that_takes_its_last_space_with_it() -> None:
+    chat = Chat(byte_level_bpe.__wrapped__())
+    chat.tokenizer.chat_template = CHATML.replace("['role'] + '\n'", "['role'] + ': '")
+    plain, apart = (chat.encode(turns("s", title, "The user")) for title in ("u", "<think>"))
+
+    assert chat.tokenizer.decode(plain.ids[plain.prompt_len :]) == " The user<|im_end|>\n"
+    assert apart.ids[apart.prompt_len :] == plain.ids[plain.prompt_len :]
+
+
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
     with pytest.raises(InputError, match="no chat template"):
         Chat(small_tokenizer(None))

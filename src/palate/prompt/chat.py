@@ -143,11 +143,12 @@ class Chat:
         """A `tokenizers.Tokenizer` with the same ids in which every text is ordinary text.
 
         Its control tokens have other names, with a secret in them that nobody can type. They are renamed in the
-        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told.
+        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told. There is no post-processor: offsets are whole, spaces not trimmed off.
         """
         from tokenizers import Tokenizer
 
         state = json.loads(self.backend.to_str())
+        state["post_processor"] = None
         names = self._secret_names
         for token in state["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
@@ -234,6 +235,7 @@ class Chat:
             return "".join(parts) + text[position:until].replace(mark, "")
 
         encoding = self.ordinary.encode(renamed(len(text)), add_special_tokens=False)
+        encoding = self.backend.post_process(encoding, add_special_tokens=False)
         start = len(renamed(self._response_start(marked, text)))
         return Encoded(encoding.ids, _tokens_before(start, encoding.offsets))
 
