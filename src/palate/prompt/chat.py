@@ -143,7 +143,8 @@ class Chat:
         """A `tokenizers.Tokenizer` with the same ids in which every text is ordinary text.
 
         Its control tokens have other names, with a secret in them that nobody can type. They are renamed in the
-        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told. There is no post-processor: offsets are whole, spaces not trimmed off.
+        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told.
+        There is no post-processor: offsets are whole, spaces not trimmed off.
         """
         from tokenizers import Tokenizer
 
