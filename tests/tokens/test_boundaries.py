@@ -85,6 +85,8 @@ ALONE = {
         ),
     ),
     "punctuation": (normalizers.Replace("``", '"'), pre_tokenizers.Punctuation("merged_with_previous")),
+    "runs replaced": (normalizers.Replace(Regex(" {2}|ab|aa"), " "), SPLIT(Regex(" |[0-9]"), "isolated")),
+    "accents stripped": (normalizers.StripAccents(), pre_tokenizers.Whitespace()),
     "possessive": (None, SPLIT(Regex(r"\s?+\s|a{1,2}+b|\w{,2}x|(?:\d|\d\s)++"), "isolated")),
 }
 NAMES = [*ALONE, "white", "white in normal form", *all_small(), "qwen3", "smollm2"]
@@ -101,7 +103,8 @@ def tokenizer(name: str) -> Tokenizer:
             alone.add_tokens([AddedToken(text, normalized=False) for text in ("  ", "   ", "\t\t", "\n\n", "\t \n")])
         if name == "white in normal form":
             alone.normalizer = normalizers.Replace("\t", " ")
-            alone.add_tokens([AddedToken(text, normalized=True) for text in ("\t ", "\n\n\t")])
+            alone.pre_tokenizer = SPLIT(Regex(r"\s"), "isolated")
+            alone.add_tokens([AddedToken(text, normalized=True) for text in ("\t ", "\n\t")])
         return alone
     try:
         whole = all_small()[name] if name in all_small() else load_tokenizer(name)
@@ -198,6 +201,14 @@ def test_no_token_spans_a_safe_cut_and_neither_side_depends_on_the_other(
         ("sentencepiece_bpe", ")\n(", True),
         ("phi3_like", ") |", True),
         ("phi3_like", "(\u0378", False),
+        ("byte_level_bpe", "éx", False),  # "é" is a byte's name in the vocabulary, not itself
+        ("whitespace", "a ", False),  # stripped if no more follows
+        ("accents stripped", "a.", True),
+        ("accents stripped", "\u0301.", False),
+        ("runs replaced", "1c", True),
+        ("runs replaced", "ac", False),
+        ("white in normal form", "x\r", True),
+        ("white in normal form", "\n ", False),
         ("white", ". T", True),
         ("white", ".  T", False),
     ],
@@ -297,6 +308,20 @@ def test_pairs_cross_where_one_match_may_hold_both() -> None:
     assert always == ["\r", "q", "z"]
     assert pattern.never("y")
     assert not pattern.never("k")
+
+
+def test_a_match_is_sure_where_nothing_can_take_its_character_away() -> None:
+    assert Pattern("a?ab?").always("a")
+    assert Pattern("(?>a)b*|c").always("a")
+    for source in ("(?>a?)a", "a?+a", "a{,2}+a", "a(?=b)", "a$", "a{2}", "ab", "(?!a)a"):
+        assert not Pattern(source).always("a"), source
+
+
+def test_pairs_cross_over_what_may_be_absent() -> None:
+    assert Pattern("x(?:a?b)").cross("x", "b")
+    assert Pattern("(?:ba*)x").cross("b", "x")
+    assert Pattern("x(?=a)(?:b|c)").cross("x", "c")
+    assert Pattern("(?:ab?){1,2}").cross("b", "a")
 
 
 def test_no_character_that_composes_is_taken_for_a_boundary() -> None:

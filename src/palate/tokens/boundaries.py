@@ -17,7 +17,7 @@ and every later stage works piece by piece.
   pair, and merges on both sides are independent of each other.
 
 What a stage does at the ends of a section of text (a prefix, stripping) is left to the caller, who never cuts
-at a section's end. A prefix for every piece is looked after: it begins one wherever b stands, or nowhere.
+at a section's end. Where every piece gets a prefix, whether b gets one must not depend on a (`_prefix`).
 """
 
 import json
