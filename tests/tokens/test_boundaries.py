@@ -201,12 +201,13 @@ def test_no_token_spans_a_safe_cut_and_neither_side_depends_on_the_other(
         ("sentencepiece_bpe", ")\n(", True),
         ("phi3_like", ") |", True),
         ("phi3_like", "(\u0378", False),
-        ("byte_level_bpe", "éx", False),  # "é" is a byte's name in the vocabulary, not itself
+        ("gpt2_like", "éx", False),  # "é" is a byte's name in the vocabulary, not itself
         ("whitespace", "a ", False),  # stripped if no more follows
         ("accents stripped", "a.", True),
         ("accents stripped", "\u0301.", False),
         ("runs replaced", "1c", True),
         ("runs replaced", "ac", False),
+        ("runs replaced", "  ", False),
         ("white in normal form", "x\r", True),
         ("white in normal form", "\n ", False),
         ("white", ". T", True),
