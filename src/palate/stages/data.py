@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palate.prompt.chat import Chat
     from palate.ratings import Ratings
     from palate.samples import Prepared
+    from palate.samples.build import Samples
     from palate.tokens.dataset import Options, TokenDataset
 
 
@@ -100,6 +101,32 @@ def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[s
     return token_datasets(
         data.samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits
     )
+
+
+def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
+    """The samples of the config's ratings with nothing written, what decides them, and the ratings' name.
+
+    What decides them: the input files' SHA-256, the options that say how they are read, and those that choose
+    and split the samples.
+    """
+    from palate.samples.build import build_samples
+
+    ratings = ratings_of(config)
+    made_from = {
+        "ratings": dict(ratings.inputs),
+        "columns": config.ratings.model_dump(mode="json")["columns"],
+        "scale": list(ratings.scale),
+        **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
+    }
+    return build_samples(ratings, config.prepare), made_from, ratings.name
+
+
+def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+    """As `tokens_of`, of samples straight from the ratings."""
+    from palate.tokens.dataset import token_datasets
+
+    samples, made_from, name = samples_of(config)
+    return token_datasets(samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits)
 
 
 def token_options(config: Config) -> "Options":

@@ -63,7 +63,7 @@ def write_dataset(
             room -= size
             rows += lengths.size
             for digest, array in zip(content, (ids, labels, lengths), strict=True):
-                digest.update(memoryview(np.ascontiguousarray(array)))
+                digest.update(np.ascontiguousarray(array).data)
         if writer is None:  # a dataset without a file cannot be read
             writer, shards = pa.ipc.new_stream(str(folder / _partial(0)), schema), 1
     finally:
