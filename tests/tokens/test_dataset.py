@@ -24,7 +24,7 @@ from palate.tokens.tokenizer import load_tokenizer
 HISTORY = 3
 PROMPTS = {
     "guide": PromptSpec(),
-    "rating first": PromptSpec(history_line="{rating:.0f} {title}"),
+    "rating first": PromptSpec(history_line="{rating:.0f} {title}", candidate_line="{title}"),
     "bare titles": PromptSpec(history_line="{title}"),
     "many fields": PromptSpec(
         history_line="{n}) {title} [{genres}; {year}]: {rating:.1f} stars",

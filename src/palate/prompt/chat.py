@@ -139,6 +139,23 @@ class Chat:
         return backend
 
     @cached_property
+    def untrimmed(self) -> Any:
+        """A copy of `backend` without post-processor: the same ids, offsets with the spaces that belong to a token."""
+        from tokenizers import Tokenizer
+
+        backend = self.backend
+        if backend.post_processor is None:
+            return backend
+        copy = Tokenizer(backend.model)  # shared, not copied: a vocabulary takes a second to read
+        copy.normalizer, copy.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+        added = backend.get_added_tokens_decoder()
+        for _, token in sorted(added.items()):
+            (copy.add_special_tokens if token.special else copy.add_tokens)([token])
+        if repr(copy.get_added_tokens_decoder()) == repr(added):
+            return copy
+        return Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "post_processor": None}))
+
+    @cached_property
     def ordinary(self) -> Any:
         """A `tokenizers.Tokenizer` with the same ids in which every text is ordinary text.
 

@@ -105,16 +105,30 @@ Candidate = tuple[int, int, Callable[[], dict[int, set[int]]]]
 def _right_cuts(layout: Layout, sides: list[_Sides], number: int, proof: Proof) -> Iterator[Candidate]:
     own = sides[number]
     for size in range(1, len(own.after) + 1):
-        rests = {(gap[size:], other) for gap, other in own.right}
-        if all(_shown(rest, other) and proof.safe(own.after[:size], rest) for rest, other in rests):
-            yield size, 0, dict
+        taken = own.after[:size]
+        touching = {other for gap, other in own.right if size == len(gap)}
+        rests = {(gap[size:], other) for gap, other in own.right if size < len(gap)}
+        if None in touching or not all(_shown(rest, other) and proof.safe(taken, rest) for rest, other in rests):
+            continue
+
+        def unsafe(taken: str = taken, touching: set[int | None] = touching) -> dict[int, set[int]]:
+            bad = {}
+            for other in touching - {None}:
+                assert other is not None
+                after = sides[other].after
+                bad[other] = _bad(layout.kinds[other], partial(_begins_safely, proof, taken, after))
+            return bad
+
+        # Each of the values' first letters is a context of its own; ratings have few, items too many.
+        if all(other is not None and layout.kinds[other].of == "rating" for other in touching):
+            yield size, int(bool(touching)), unsafe
     if all(gap for gap, _ in own.right):
         following = {gap[:8] for gap, _ in own.right}
 
-        def unsafe() -> dict[int, set[int]]:
+        def unsafe_end() -> dict[int, set[int]]:
             return {number: _bad(layout.kinds[number], lambda v: all(proof.safe(own.before + v, g) for g in following))}
 
-        yield 0, 1, unsafe
+        yield 0, 1, unsafe_end
 
 
 def _left_cuts(layout: Layout, sides: list[_Sides], number: int, proof: Proof) -> Iterator[Candidate]:
@@ -146,6 +160,10 @@ def _left_cuts(layout: Layout, sides: list[_Sides], number: int, proof: Proof) -
 
 def _ends_safely(proof: Proof, before: str, after: str, value: str) -> bool:
     return proof.safe(before + value, after)
+
+
+def _begins_safely(proof: Proof, before: str, after: str, value: str) -> bool:
+    return proof.safe(before, value + after)
 
 
 def _shown(rest: str, other: int | None) -> bool:

@@ -24,7 +24,7 @@ ITEM, RATING, LABEL = (0, (1 << 32) - 1), (32, (1 << 24) - 1), (56, 1)
 NOTHING = (0, 0)
 OVERREAD = 16
 """Ids that may be read beyond a fragment's end, and written beyond a sample's: the kernel copies whole blocks."""
-CONTEXT = 16
+CONTEXT = 4
 """Characters of true text around a fragment when it is tokenized."""
 JOINED = 4096
 """Most distinct ratings for which the constant text beside them is joined beforehand."""
@@ -142,9 +142,14 @@ class _Workbench:
             turn = self.layout.turn(m)
             text = self.fill(turn)
             spans = self.cuts.spans(turn, [self.probes[f.kind] for f in turn.fields])
-            for (kind, _), (begin, end) in zip(turn.fields, spans, strict=True):
-                context = text[max(0, begin - CONTEXT) : begin], text[end : end + CONTEXT]
-                following[kind].setdefault(text[end], context)
+            for place, ((kind, _), (begin, end)) in enumerate(zip(turn.fields, spans, strict=True)):
+                before, gap = text[max(0, begin - CONTEXT) : begin], turn.constants[place + 1]
+                after = [text[end : end + CONTEXT]]
+                if self.cuts.right[kind] == len(gap):  # the next value follows at once: all that it may begin with
+                    nearest = turn.fields[place + 1].kind
+                    after = [value + turn.constants[place + 2] for value in self.layout.kinds[nearest].texts]
+                for text_after in after:
+                    following[kind].setdefault(text_after[0], (before, text_after[:CONTEXT]))
         return [self._table(n, list(contexts.values())) for n, contexts in enumerate(following)]
 
     def _table(self, number: int, contexts: Sequence[tuple[str, str]]) -> list[Ids]:
@@ -158,7 +163,7 @@ class _Workbench:
         failed: set[str] = set()
         for before, after in contexts:
             texts = [f"{before}{left}{text}{right}{after}" for text in distinct]
-            probe = self.chat.ordinary.encode(
+            probe = self.chat.untrimmed.encode(
                 f"{before}{left}{self.probes[number]}{right}{after}", add_special_tokens=False
             )
             size = len(left) + len(self.probes[number]) + len(right)
@@ -166,14 +171,22 @@ class _Workbench:
             if begin is None or end is None:
                 raise UnprovedError(f"a token spans a cut beside {kind.name}")
             lead, trail = probe.ids[:begin], probe.ids[end:]
-            encodings = self.chat.ordinary.encode_batch_fast(texts, add_special_tokens=False)
-            for text, ids in zip(distinct, (encoding.ids for encoding in encodings), strict=True):
+            for text, ids in zip(distinct, self._encode(texts), strict=True):
                 fragment = tuple(ids[begin : len(ids) - len(trail)])
                 if ids != [*lead, *fragment, *trail] or found.setdefault(text, fragment) != fragment:
                     failed.add(text)
         unproved = self.cuts.unproved[number]
         unproved.update(code for code, text in enumerate(kind.texts) if text in failed)
         return [() if code in unproved else found[text] for code, text in enumerate(kind.texts)]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of user texts, none of which is control."""
+        encodings = self.chat.untrimmed.encode_batch_fast(texts, add_special_tokens=False)
+        found: list[list[int]] = [encoding.ids for encoding in encodings]
+        for n, text in enumerate(texts):
+            if self.chat.imitates_control(text):
+                found[n] = self.chat.ordinary.encode(text, add_special_tokens=False).ids
+        return found
 
     def _own(self, number: int) -> tuple[str, str]:
         """The constant text that a kind's fragments take with them."""
@@ -200,7 +213,7 @@ class _Workbench:
             if text.count(core) != 1:
                 raise UnprovedError("the chat template changes or repeats the text of the user's turn")
             at = text.index(core) - shift
-            encoding = self.chat.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+            encoding = self.chat.untrimmed.encode(text, add_special_tokens=False)
             encoded = self.chat.encode(messages)
             if encoded.ids != encoding.ids:
                 raise UnprovedError("a conversation of harmless text is not tokenized as one text")

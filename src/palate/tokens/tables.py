@@ -35,7 +35,7 @@ STAGE = 2
 """Raised whenever the same input would give other tokens or other files."""
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
-CHECKED = 200
+CHECKED = 64
 """Samples that are tokenized whole when tables are built, to check what was proved."""
 
 Longs = NDArray[np.int64]
