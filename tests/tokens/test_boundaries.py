@@ -201,7 +201,6 @@ def test_no_token_spans_a_safe_cut_and_neither_side_depends_on_the_other(
         ("sentencepiece_bpe", ")\n(", True),
         ("phi3_like", ") |", True),
         ("phi3_like", "(\u0378", False),
-        ("gpt2_like", "éx", False),  # "é" is a byte's name in the vocabulary, not itself
         ("whitespace", "a ", False),  # stripped if no more follows
         ("accents stripped", "a.", True),
         ("accents stripped", "\u0301.", False),
@@ -260,6 +259,14 @@ def test_random_merges_are_refused() -> None:
     dropping = Tokenizer(models.BPE(dropout=0.1))
     dropping.pre_tokenizer = pre_tokenizers.Whitespace()
     assert "dropout" in (Boundaries(dropping).reason or "")
+
+
+def test_a_character_that_is_only_the_name_of_a_byte_is_no_vocabulary_entry() -> None:
+    merging = Tokenizer(models.BPE({"Ã": 0, "©": 1, "é": 2, "x": 3, "©x": 4}, [("©", "x")]))
+    merging.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), BYTES])
+    assert merging.encode("éx").ids == [0, 4]
+    assert not Boundaries(merging).safe("é", "x")
+    assert Boundaries(merging).safe("é", " x")
 
 
 def test_an_added_token_that_swallows_its_neighbours_is_refused() -> None:
