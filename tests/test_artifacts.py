@@ -88,3 +88,41 @@ def test_json_keeps_every_letter(tmp_path: Path) -> None:
 
     assert read_json(tmp_path / "x.json") == {"title": "Amélie ≈ 映画"}
     assert "Amélie ≈ 映画" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_a_whole_folder_takes_the_place_of_all_that_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("a", "b"):
+        with atomic_folder(folder, whole=True) as partial:
+            (partial / "sub").mkdir()
+            (partial / "sub" / name).write_text(name)
+    with pytest.raises(RuntimeError), atomic_folder(folder, whole=True) as partial:
+        (partial / "c").write_text("c")
+        raise RuntimeError
+
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == [
+        "data",
+        "data/sub",
+        "data/sub/b",
+    ]
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    rename = Path.rename
+
+    def refusing(self: Path, target: Path) -> Path:
+        if ".partial-" in self.name:
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(WorkError, match="busy"), atomic_folder(folder, whole=True) as partial:
+        (partial / "a").write_text("new")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert (folder / "a").read_text() == "old"

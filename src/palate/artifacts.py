@@ -36,11 +36,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     """Give a temporary folder whose files replace those of `path`, manifest last, if the block ends well.
 
     Files of `path` that the block did not write stay, but an old manifest is removed first: between the
-    first and the last rename the folder is not to be believed.
+    first and the last rename the folder is not to be believed. With `whole` nothing of the old folder stays: it
+    is moved away by one rename, and the new one put in its place by another.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -52,7 +53,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         names.sort(key=lambda name: name.name == MANIFEST)
         for name in names:
             sync(partial / name)
-        if path.exists():
+        if whole and path.exists():
+            _exchange(partial, path)
+        elif path.exists():
             (path / MANIFEST).unlink(missing_ok=True)
             for name in names:
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +66,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put a folder in another's place; the other comes back unless that is done."""
+    old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    finally:
+        if not path.exists():
+            old.rename(path)
+    shutil.rmtree(old)
 
 
 def sync(path: Path) -> None:

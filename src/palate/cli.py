@@ -79,6 +79,13 @@ def _lengths(config: Config, args: argparse.Namespace) -> None:
     )
 
 
+def _tokenize(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.tokenize import tokenize
+
+    out = None if args.out is None else Path(args.out)
+    tokenize(config, out, splits=args.splits, from_ratings=args.ratings is not None, as_json=args.json)
+
+
 def _train(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.model import train
 
@@ -154,6 +161,21 @@ def _parser() -> argparse.ArgumentParser:
     lengths.add_argument("--json", action="store_true", help="print JSON instead of tables")
     lengths.add_argument("--plot", type=Path, metavar="FILE", help="write a histogram (PNG, SVG or PDF)")
 
+    tokenize = add("tokenize", _tokenize, "the samples as token ids in Arrow files, for any trainer")
+    tokenize.add_argument("--cutoff-len", type=int, metavar="N", help="longest sequence (1024)")
+    tokenize.add_argument(
+        "--truncation", metavar="HOW", help="left, right, middle: tokens; history: oldest items; drop; error (left)"
+    )
+    tokenize.add_argument("--train-on", metavar="WHAT", help="labels of the whole response, or of the answer alone")
+    tokenize.add_argument(
+        "--split",
+        dest="splits",
+        action="append",
+        choices=["train", "val", "test"],
+        help="write this split; may be repeated (all)",
+    )
+    tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON instead of a line")
+
     train = add("train", _train, "fine-tune the base model with LoRA or QLoRA")
     train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
 
@@ -208,6 +230,8 @@ OPTIONS = {
     "max_eval": "prepare.max_eval",
     "split": "prepare.split",
     "cutoff_len": "tokens.cutoff_len",
+    "truncation": "tokens.truncation",
+    "train_on": "train.train_on",
 }
 
 
@@ -221,7 +245,7 @@ def _config(args: argparse.Namespace) -> Config:
     if getattr(args, "max_samples", None) is not None:
         section = "train" if args.command is _train else "evaluate"
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
-    if args.out is not None and args.command is not _evaluate:
+    if args.out is not None and args.command not in (_evaluate, _tokenize):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
     if path is None and args.ratings is not None:  # a run of its own for each data set that is tried
