@@ -2,7 +2,8 @@ import json
 import sys
 import unicodedata
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -238,21 +239,45 @@ def test_the_cut_lies_beside_the_given_characters_only() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}, "normalizer Precompiled"),
-        ({"pre_tokenizer": {"type": "UnicodeScripts"}}, "pre-tokenizer UnicodeScripts"),
+        # An empty character map: its length in four bytes, then no texts.
+        ({"normalizer": normalizers.Precompiled(bytes(4 + 4))}, "normalizer Precompiled"),
+        ({"pre_tokenizer": pre_tokenizers.UnicodeScripts()}, "pre-tokenizer UnicodeScripts"),
         ({"pre_tokenizer": None}, "no pre-tokenizer splits the text before the WordLevel"),
-        ({"truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}}, "truncates"),
+        ({"pre_tokenizer": pre_tokenizers.PreTokenizer.custom(str)}, "nothing is known of its PreTokenizer"),
     ],
 )
 def test_what_is_not_known_is_refused_with_a_reason(change: dict, reason: str) -> None:
-    class Described:
-        def to_str(self) -> str:
-            return json.dumps({**json.loads(tokenizer("whitespace").to_str()), **change})
-
-    refused = Boundaries(Described())
+    changed = Tokenizer.from_str(tokenizer("whitespace").to_str())
+    for part, value in change.items():
+        setattr(changed, part, value)
+    refused = Boundaries(changed)
     assert reason in (refused.reason or "")
     assert refused.describe() == refused.reason
     assert not refused.safe(".", " T")
+
+
+def test_a_tokenizer_that_truncates_is_refused() -> None:
+    short = Tokenizer.from_str(tokenizer("whitespace").to_str())
+    short.enable_truncation(8)
+    assert "truncates" in (Boundaries(short).reason or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_ahead_decides_the_tokens_left_of_a_safe_cut(name: str) -> None:
+    proved, whole = boundaries(name), tokenizer(name)
+    left: dict[tuple[str, Any], list[int]] = {}
+    checked = 0
+    for before, after in product(
+        ["a.", "x)\n", "a ", "1", "é\n\n", "a  "], ["To", " o", "\nb", "3.", "(x", "七x", "  y"]
+    ):
+        if not proved.safe(before, after):
+            continue
+        text = f"z {before}{after} z"
+        encoding = whole.encode(text, add_special_tokens=False)
+        ids = [n for n, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True) if begin < 2 + len(before)]
+        assert left.setdefault((before, proved.ahead(before, after)), ids) == ids
+        checked += 1
+    assert checked or name == "a string"
 
 
 def test_random_merges_are_refused() -> None:

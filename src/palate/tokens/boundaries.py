@@ -27,6 +27,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from palate.tokens.regex import Pattern, Refused
 
@@ -60,7 +61,7 @@ class Boundaries:
         self._stages: list[Stage] = []
         self._added: list[str] = []
         try:
-            self._read(json.loads(tokenizer.to_str()))
+            self._read(tokenizer)
         except Refused as refused:
             self.reason = str(refused)
         self._decide = lru_cache(maxsize=1 << 16)(self._walk)
@@ -102,17 +103,34 @@ class Boundaries:
             if token[:k].endswith(a if k else "") and token[k:].startswith(b if k < len(token) else "")
         ]
 
-    def _read(self, state: dict[str, Any]) -> None:
-        model = state["model"]
-        if state["truncation"] or state["padding"]:
+    def ahead(self, left: str, right: str) -> tuple[tuple[bool, ...], ...]:
+        """What tokens left of a safe cut can tell of the character after it.
+
+        Where it is equal for two texts on the right, the same tokens stand on the left.
+        """
+        seen: list[tuple[bool, ...]] = []
+        left, right = left[-1], right[:2]
+        for stage in self._stages:
+            if isinstance(stage, _Split):
+                seen.append(stage.pattern.looked_at(right[0]))
+            result = stage(left, right)
+            if isinstance(result, bool) or not all(result):
+                break
+            left, right = result
+        return tuple(seen)
+
+    def _read(self, tokenizer: Tokenizer) -> None:
+        model = tokenizer.model
+        if tokenizer.truncation or tokenizer.padding:
             raise Refused("it truncates or pads")
-        if model.get("dropout"):
+        if getattr(model, "dropout", None):
             raise Refused("its merges are random (dropout)")
-        steps = _flat(state["normalizer"], "normalizers")
+        normalizer, pre_tokenizer = _described(tokenizer.normalizer), _described(tokenizer.pre_tokenizer)
+        steps = _flat(normalizer, "normalizers")
         self._stages += [_normalizer(step, first=n == 0) for n, step in enumerate(steps)]
-        self._stages += self._read_added(state)
+        self._stages += self._read_added(tokenizer)
         byte_level = False
-        for step in _flat(state["pre_tokenizer"], "pretokenizers"):
+        for step in _flat(pre_tokenizer, "pretokenizers"):
             if byte_level:
                 break  # pieces are bytes from here on; what is not parted yet remains so
             if self._kinds and (step.get("add_prefix_space") or step.get("prepend_scheme") == "always"):
@@ -124,21 +142,22 @@ class Boundaries:
         if byte_level:
             self._stages.append(lambda _a, _b: False)
         elif _merges_characters(model):
-            self._stages.append(_by_vocabulary(model["vocab"]))
+            self._stages.append(_by_vocabulary(tokenizer.get_vocab(with_added_tokens=False)))
             self._kinds.append("no vocabulary entry spans the cut")
         if not self._kinds:
-            raise Refused(f"no pre-tokenizer splits the text before the {'byte-level ' * byte_level}{model['type']}")
+            kind = f"{'byte-level ' * byte_level}{type(model).__name__}"
+            raise Refused(f"no pre-tokenizer splits the text before the {kind}")
         self._kinds += ["byte-level"] * byte_level
 
-    def _read_added(self, state: dict[str, Any]) -> list[Stage]:
+    def _read_added(self, tokenizer: Tokenizer) -> list[Stage]:
         normalized = []
-        for token in state["added_tokens"]:
-            if token["single_word"] or token["lstrip"] or token["rstrip"]:
-                raise Refused(f"the added token {token['content']!r} takes in what stands beside it")
-            if token["normalized"] and state["normalizer"]:
-                normalized.append(_build("normalizer", state["normalizer"]).normalize_str(token["content"]))
+        for token in tokenizer.get_added_tokens_decoder().values():
+            if token.single_word or token.lstrip or token.rstrip:
+                raise Refused(f"the added token {token.content!r} takes in what stands beside it")
+            if token.normalized and tokenizer.normalizer:
+                normalized.append(tokenizer.normalizer.normalize_str(token.content))
             else:
-                self._added.append(token["content"])
+                self._added.append(token.content)
 
         # Of the normal form only two characters are known: no such token may begin, end or lie there.
         def stage(left: str, right: str) -> Pair | bool:
@@ -151,6 +170,17 @@ class Boundaries:
 
 def _ends(left: str, head: str) -> bool:
     return left.endswith(head) or head.endswith(left)
+
+
+def _described(component: Any) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer as `tokenizer.json` would have it, without the vocabulary being written too."""
+    if component is None:
+        return None
+    try:
+        state: dict[str, Any] = json.loads(component.__getstate__())
+    except Exception as error:  # one that is written in Python cannot be read
+        raise Refused(f"nothing is known of its {type(component).__name__}") from error
+    return state
 
 
 def _flat(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
@@ -239,11 +269,11 @@ def _pre_tokenizer(step: dict[str, Any]) -> tuple[Stage, str]:
     if kind == "ByteLevel":
         if not step["use_regex"]:
             return (lambda left, right: (left, right)), ""
-        return _split(Pattern(GPT2), "Isolated"), "regex split"
+        return _Split(Pattern(GPT2), "Isolated"), "regex split"
     if kind == "Split":
         if step["invert"] and step["behavior"] not in ("Isolated", "Removed"):
             raise Refused("nothing is known of an inverted split")
-        return _split(_pattern(step["pattern"]), step["behavior"]), "regex split"
+        return _Split(_pattern(step["pattern"]), step["behavior"]), "regex split"
     if kind == "Metaspace":
         return _metaspace(step["replacement"], step["split"]), "Metaspace" if step["split"] else ""
     if kind in BY_NEIGHBOURS:
@@ -257,25 +287,28 @@ def _pattern(pattern: dict[str, str]) -> Pattern:
     return Pattern(pattern["Regex"])
 
 
-def _split(pattern: Pattern, behavior: str) -> Stage:
-    def stage(left: str, right: str) -> Pair | bool:
+class _Split:
+    """A split by a regular expression; of the stages the only kind that can look ahead."""
+
+    def __init__(self, pattern: Pattern, behavior: str) -> None:
+        self.pattern, self.behavior = pattern, behavior
+
+    def __call__(self, left: str, right: str) -> Pair | bool:
         a, b = left[-1], right[0]
-        if pattern.cross(a, b):
+        if self.pattern.cross(a, b):
             return False
-        always = pattern.always(a), pattern.always(b)
-        known = tuple(is_always or pattern.never(c) for is_always, c in zip(always, (a, b), strict=True))
+        always = self.pattern.always(a), self.pattern.always(b)
+        known = tuple(is_always or self.pattern.never(c) for is_always, c in zip(always, (a, b), strict=True))
         parted, sure = {
             "Isolated": (any(always), any(always)),
             "Removed": (any(always), any(always)),
             "MergedWithPrevious": (always[0], always[0]),
             "MergedWithNext": (always[1], always[1]),
             "Contiguous": (always[0] != always[1], False),
-        }[behavior]
+        }[self.behavior]
         if sure or all(known):
             return parted or (a, b)
         return False
-
-    return stage
 
 
 def _metaspace(mark: str, split: bool) -> Stage:
@@ -308,9 +341,9 @@ def _by_neighbours(pre_tokenizer: Any) -> Stage:
 # --- models
 
 
-def _merges_characters(model: dict[str, Any]) -> bool:
-    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-    return model["type"] == "BPE" and not affixes and not model.get("ignore_merges")
+def _merges_characters(model: Any) -> bool:
+    affixes = isinstance(model, BPE) and (model.continuing_subword_prefix or model.end_of_word_suffix)
+    return isinstance(model, BPE) and not affixes and not model.ignore_merges
 
 
 def _by_vocabulary(vocabulary: dict[str, int]) -> Stage:

@@ -6,7 +6,7 @@ is proved for every value; where there is none, a cut at the value's own edge is
 are named.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -21,6 +21,10 @@ class Proof(Protocol):
 
     def safe(self, left: str, right: str) -> bool:
         """Whether no token can span the cut between two texts, whatever stands further out."""
+        ...
+
+    def ahead(self, left: str, right: str) -> Hashable:
+        """What tokens left of a safe cut can tell of the text right of it."""
         ...
 
 
@@ -119,9 +123,7 @@ def _right_cuts(layout: Layout, sides: list[_Sides], number: int, proof: Proof) 
                 bad[other] = _bad(layout.kinds[other], partial(_begins_safely, proof, taken, after))
             return bad
 
-        # Each of the values' first letters is a context of its own; ratings have few, items too many.
-        if all(other is not None and layout.kinds[other].of == "rating" for other in touching):
-            yield size, int(bool(touching)), unsafe
+        yield size, int(bool(touching)), unsafe
     if all(gap for gap, _ in own.right):
         following = {gap[:8] for gap, _ in own.right}
 

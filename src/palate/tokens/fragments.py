@@ -7,7 +7,7 @@ item, the rating and the label. Constant text beside a rating is joined to it be
 list number, so that a history line is two fragments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -68,11 +68,11 @@ def build_fragments(layout: Layout, chat: Chat, history_len: int, proof: Proof) 
     if not choices:
         raise reasons[0]
     _, best, cuts = min(choices, key=lambda choice: choice[0])
-    return _build(best, cuts, chat, history_len)
+    return _build(best, cuts, proof, chat, history_len)
 
 
-def _build(layout: Layout, cuts: Cuts, chat: Chat, history_len: int) -> Fragments:
-    work = _Workbench(layout, cuts, chat, history_len)
+def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: int) -> Fragments:
+    work = _Workbench(layout, cuts, proof, chat, history_len)
     work.check_template()
     tables = work.tables()
     programs = _Programs(tables, [kind.of == "rating" for kind in layout.kinds])
@@ -93,6 +93,7 @@ class _Workbench:
 
     layout: Layout
     cuts: Cuts
+    proof: Proof
     chat: Chat
     history_len: int
     probes: list[str] = field(default_factory=list)
@@ -137,7 +138,7 @@ class _Workbench:
 
     def tables(self) -> list[list[Ids]]:
         """For each kind the fragments of its values; none for those that no cut is proved for."""
-        following: list[dict[str, tuple[str, str]]] = [{} for _ in self.layout.kinds]
+        following: list[dict[Hashable, tuple[str, str]]] = [{} for _ in self.layout.kinds]
         for m in range(self.history_len + 1):
             turn = self.layout.turn(m)
             text = self.fill(turn)
@@ -146,11 +147,20 @@ class _Workbench:
                 before, gap = text[max(0, begin - CONTEXT) : begin], turn.constants[place + 1]
                 after = [text[end : end + CONTEXT]]
                 if self.cuts.right[kind] == len(gap):  # the next value follows at once: all that it may begin with
-                    nearest = turn.fields[place + 1].kind
-                    after = [value + turn.constants[place + 2] for value in self.layout.kinds[nearest].texts]
+                    after = self._beginnings(turn.fields[place + 1].kind, turn.constants[place + 2])
                 for text_after in after:
-                    following[kind].setdefault(text_after[0], (before, text_after[:CONTEXT]))
+                    seen = self.proof.ahead(text[:end], text_after)
+                    following[kind].setdefault(seen, (before, text_after[:CONTEXT]))
         return [self._table(n, list(contexts.values())) for n, contexts in enumerate(following)]
+
+    def _beginnings(self, kind: int, after: str) -> list[str]:
+        """The values of a kind that are proved, one for each of their first letters, with what follows."""
+        texts, unproved = self.layout.kinds[kind].texts, self.cuts.unproved[kind]
+        found: dict[str, str] = {}
+        for code, text in enumerate(texts):
+            if code not in unproved:
+                found.setdefault((text + after)[:2], text + after)
+        return list(found.values())
 
     def _table(self, number: int, contexts: Sequence[tuple[str, str]]) -> list[Ids]:
         """The fragments of one kind, the same in all contexts."""

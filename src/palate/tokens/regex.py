@@ -63,6 +63,7 @@ class Pattern:
         self._follow = reader.follow
         self._single = whole.single
         self._held: dict[str, Positions] = {}
+        self._looked_at = reader.looked_at
         self.one_wide = not reader.looks and not any(reader.follow)
         """Whether every match is a single character, taken without a look at the next."""
 
@@ -78,6 +79,10 @@ class Pattern:
     def always(self, c: str) -> bool:
         """Whether every occurrence is in a match, provided that none comes to it over a cut."""
         return any(self._classes[p].holds(c) for p in self._single)
+
+    def looked_at(self, c: str) -> tuple[bool, ...]:
+        """What the pattern's lookaheads can tell of a character, `$` being one for a line end."""
+        return (c == "\n", *(held for one in self._looked_at for held in (one.holds(c), one.may_hold(c))))
 
     def _holding(self, c: str) -> Positions:
         if c not in self._held:
@@ -118,6 +123,7 @@ class _Reader:
         self.classes: list[_Class] = []
         self.follow: list[set[int]] = []
         self.looks = 0
+        self.looked_at: list[_Class] = []
 
     def alternatives(self, caseless: bool) -> Part:
         part = self._sequence(caseless)
@@ -245,6 +251,7 @@ class _Reader:
         if kind in ("(?=", "(?!"):
             if any(self.follow[before:]) or self.looks != looks:
                 raise Refused("the pattern looks more than one character ahead")
+            self.looked_at += self.classes[before:]
             del self.classes[before:], self.follow[before:]  # no match holds what is only looked at
             self.looks += 1
             return LOOK
