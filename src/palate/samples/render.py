@@ -56,7 +56,7 @@ class Renderer:
                     texts.append(body.gather(at))
         codes = self.item.gather(position)
         return pl.select(
-            history_titles=pl.concat_str(texts),
+            history_titles=pl.concat_str(texts or pl.lit("")),
             candidate_title=pl.concat_str([p.gather(codes) for p, _ in self.candidate if isinstance(p, pl.Series)]),
         )
 

@@ -5,9 +5,10 @@ is cut (`palate.tokens.truncation`); both are mapped into memory, so that a data
 as the names of two folders.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from palate.artifacts import sha256_of
 from palate.cache import Cache
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
@@ -23,7 +25,7 @@ from palate.samples.build import Samples
 from palate.samples.split import SPLITS
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, tables_of, write_plain
-from palate.tokens.truncation import Cut, Strategy, audit_cut, lengths_of, plan_cut
+from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +36,7 @@ TrainOn = Literal["response", "answer"]
 COLUMNS = ("input_ids", "attention_mask", "labels")
 SIDES = {"right": 1, "middle": 2}
 """Truncation as the kernel knows it; 0, on the left, for the others."""
-STAGE = 1
+STAGE = 2
 """Raised whenever the same tables would be cut in another way."""
 
 
@@ -127,6 +129,18 @@ class TokenDataset:
         """The samples of these indices, in their order."""
         return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
 
+    def under(self, options: Options) -> "TokenDataset":
+        """The same samples cut in another way, without those that it drops; raises `InputError` as `token_datasets`.
+
+        Of a dataset that lacks dropped samples only the others can be had.
+        """
+        tables, plain, _ = self._folders
+        return _cut(Tables.open(tables), plain, self.split, options, self.chat, self.split, self._rows)
+
+    def compared(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
+        """What every truncation would do to these samples at each cutoff."""
+        return compared(self.tables, self.split, self._plain, cutoffs, self.chat, self._rows)
+
     @property
     def lengths(self) -> Ints:
         """The lengths of all samples after truncation, (n,) int32; nothing is composed for it."""
@@ -142,6 +156,13 @@ class TokenDataset:
     def labels(self) -> NDArray[np.bool_]:
         """Which samples are a Yes, (n,) bool."""
         return self.tables.labels(self.split)[self._numbers(None)].astype(bool)
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that decides what is composed: equal hashes, equal sequences."""
+        tables, plain, cut = (folder.name if folder else "" for folder in self._folders)
+        rows = "all" if self._rows is None else hashlib.sha256(self._rows.astype("<i8").tobytes()).hexdigest()
+        return sha256_of([tables, plain, cut, self.split, asdict(self.options), rows])
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
         """Compose some samples, or all, one after the other."""
@@ -195,7 +216,8 @@ class TokenDataset:
         """A `datasets.Dataset` whose rows are composed when they are read.
 
         Its one stored column is called `input_ids` and holds the samples' numbers: trainers look for the
-        name before they read a row, and leave out columns that they do not know.
+        name before they read a row, and leave out columns that they do not know. Another format, as
+        `with_format` sets, takes the place of composing and shows the numbers.
         """
         from datasets import Dataset, Features, Value
 
@@ -203,9 +225,14 @@ class TokenDataset:
         stored = Dataset.from_dict({"input_ids": numbers}, features=Features(input_ids=Value("int64")))
         return stored.with_transform(self._transform)
 
-    def _transform(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Longs]]:
-        rows = self.__getitems__(list(batch["input_ids"]))
-        return {name: [row[name] for row in rows] for name in COLUMNS}
+    def _transform(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """Compose a batch; what `map` wrote stays, and ids that it wrote are not taken for numbers."""
+        written = dict(batch)
+        numbers = written.pop("input_ids", [None])
+        if not all(isinstance(number, int) for number in numbers):
+            return dict(batch)
+        rows = self.__getitems__(list(numbers))
+        return {name: [row[name] for row in rows] for name in COLUMNS} | written
 
     def _numbers(self, indices: ArrayLike | None) -> Longs:
         """Indices into this dataset as numbers of the split's samples."""
@@ -297,20 +324,27 @@ def token_datasets(
         key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
         if tables.meta["plain"][split]:
             plain = Cache().entry("plain", key, partial(write_plain, tables, split, chat), name=of)
-        key = {**key, "cutoff": options.cutoff_len, "truncation": options.truncation}
-        whole = Plain.open(plain) if plain else Plain.none()
-
-        def build(out: Path, split: str = split, whole: Plain = whole) -> None:
-            plan_cut(tables, split, whole, options.cutoff_len, options.truncation, chat).save(out)
-
-        reused = "tables reused, lengths recomputed"
-        cut = Cache().entry("lengths", key, build, name=of, note={"cutoff": reused, "truncation": reused})
-        dataset = TokenDataset(tables.folder, plain, cut, split, options, chat)
-        dropped = np.flatnonzero(dataset.lengths == 0)
-        if dropped.size:
-            dataset = dataset.select(np.flatnonzero(dataset.lengths))
-        found[split] = dataset
+        found[split] = _cut(tables, plain, split, options, chat, of)
     return found
+
+
+def _cut(
+    tables: Tables, plain: Path | None, split: str, options: Options, chat: Chat, of: str, rows: Longs | None = None
+) -> TokenDataset:
+    """The samples of a split, or those numbered `rows`, that truncation leaves."""
+    key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
+    key |= {"cutoff": options.cutoff_len, "truncation": options.truncation}
+    if rows is not None:
+        key["samples"] = hashlib.sha256(rows.tobytes()).hexdigest()
+    whole = Plain.open(plain) if plain else Plain.none()
+
+    def build(out: Path) -> None:
+        plan_cut(tables, split, whole, options.cutoff_len, options.truncation, chat, rows).save(out)
+
+    reused = "tables reused, lengths recomputed"
+    cut = Cache().entry("lengths", key, build, name=of, note={"cutoff": reused, "truncation": reused})
+    dataset = TokenDataset(tables.folder, plain, cut, split, options, chat, rows)
+    return dataset if dataset.lengths.all() else dataset.select(np.flatnonzero(dataset.lengths))
 
 
 def _places(among: Longs, sample: Longs) -> Longs:

@@ -16,6 +16,7 @@ BLOCK = 16
 LEFT, RIGHT, MIDDLE = range(3)
 """Which end of a sequence is cut where it is too long."""
 IGNORED = -100
+UNICODE = 0x110000
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -45,16 +46,22 @@ def measure(word, position, program, steps, first, length, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def touched(word, position, steps, first, length, items, begin, end, out):
-    """How many history items of each sample have ids in `begin[i]` to `end[i]`, the part that is cut."""
+def touched(word, position, steps, first, length, items, lead, trail, begin, end, out):
+    """How many history lines of each sample have ids in `begin[i]` to `end[i]`, the part that is cut.
+
+    A line reaches from `lead[k]` ids after its first step's beginning to `trail[k]` after its last step's end.
+    """
     for i in range(position.size):
-        at, last, found = 0, 0, 0
+        at, line, opens, closes, found = 0, 0, 0, 0, 0
         for j in range(first[items], first[items + 1]):
             n = length[steps[j, 1] + ((word[position[i] + steps[j, 0]] >> steps[j, 2]) & steps[j, 3])]
-            if steps[j, 0] < 0 and steps[j, 0] != last and at < end[i] and at + n > begin[i]:
-                found, last = found + 1, steps[j, 0]
+            if steps[j, 0] < 0:
+                if steps[j, 0] != line:
+                    found += line < 0 and opens < end[i] and closes > begin[i]
+                    line, opens = steps[j, 0], at + lead[steps[j, 0]]
+                closes = at + n + trail[line]
             at += n
-        out[i] = found
+        out[i] = found + (line < 0 and opens < end[i] and closes > begin[i])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -140,3 +147,146 @@ def pad(ids, at, kept, response, answer, ids2, mask2, labels2):
                 labels2[i, j] = ids[at[i] + j]
         else:
             labels2[i, begin + answer] = ids[at[i] + begin + answer]
+
+
+@numba.njit(cache=True, nogil=True)
+def split(text, begin, kind, i, counts, places, asked, slots, entries, arena, out, first):
+    """Cut texts into segments, number the distinct ones; returns the first text for which there was no room.
+
+    Text i is the UTF-8 bytes `text[begin[i] : begin[i + 1]]`; its segments are `out[first[i] : first[i + 1]]`. It has
+    none if `kind[i]` < 0 or there is no safe place in it. A first segment is of kind 1 + 2 `kind[i]`, a last one of
+    kind 2 + 2 `kind[i]`, others of kind 0. Segments are the same if kind, bytes and the character that follows are.
+
+    `places` is a hash table of what is known of the characters around a place, see `_is_safe`; `slots` one of segments,
+    whose `entries` are: hash, where the bytes are in `arena`, kind, where the segment was met in `text`.
+    `counts` are the places asked for, the segments, the bytes in `arena`.
+    """
+    while i < begin.size - 1:
+        a, b = begin[i], begin[i + 1]
+        # Each byte might be a segment, with four bytes of the character that follows.
+        if counts[1] + b - a > entries.shape[0] or counts[2] + 5 * (b - a) > arena.size:
+            return i
+        n, last = first[i], a
+        for p in range(a + 1, b if kind[i] >= 0 else a):
+            if not _is_candidate(text, p):
+                continue
+            left, right, beyond = p - 1, p + 1, p + 2
+            while text[left] & 0xC0 == 0x80:
+                left -= 1
+            while right < b and text[right] & 0xC0 == 0x80:
+                right += 1
+            beyond = right + 1
+            while beyond < b and text[beyond] & 0xC0 == 0x80:
+                beyond += 1
+            around = _character(text, left, p) * UNICODE + _character(text, p, right)
+            around = around * UNICODE + (_character(text, right, beyond) if right < b else 0)
+            if _is_safe(around, places, asked, counts):
+                own = 1 + 2 * kind[i] if last == a else 0
+                out[n] = _number(text, last, p, right, own, counts, slots, entries, arena)
+                n, last = n + 1, p
+        if last > a:
+            out[n] = _number(text, last, b, b, 2 + 2 * kind[i], counts, slots, entries, arena)
+            n += 1
+        first[i + 1] = n
+        i += 1
+    return i
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _is_candidate(text, p):
+    """Whether words or lines begin at byte p: before white space or a delimiter, and after a line's end."""
+    c, before = text[p], text[p - 1]
+    if c <= 32:
+        return before > 32
+    if before == 10 or c == 44 or c == 59 or c == 124:  # , ; |
+        return True
+    return (c == 0xE3 and text[p + 1] == 0x80) or (c == 0xEF and text[p + 1] == 0xBC)  # CJK punctuation
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _character(text, begin, end):
+    """The code point of the UTF-8 bytes `text[begin:end]`."""
+    code = np.int64(text[begin])
+    if end - begin > 1:
+        code &= 0x7F >> (end - begin)
+        for p in range(begin + 1, end):
+            code = code << 6 | text[p] & 0x3F
+    return code
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _is_safe(around, places, asked, counts):
+    """Whether a place between such characters is proved; one that is not known yet is not, but put down in `asked`.
+
+    A slot of `places` is 2 × the characters, + 1 if proved.
+    """
+    mask = places.size - 1
+    slot = np.int64(np.uint64(around) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & mask
+    while places[slot] >> 1 != around:
+        if places[slot] == 0:
+            if counts[0] < asked.size:
+                places[slot] = around << 1
+                asked[counts[0]] = slot
+                counts[0] += 1
+            return False
+        slot = slot + 1 & mask
+    return places[slot] & 1 == 1
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _number(text, begin, end, beyond, kind, counts, slots, entries, arena):
+    """The number of a segment `text[begin:end]`, which is told from others by its bytes to `beyond`."""
+    value = np.uint64(kind + 0x1000193)
+    for p in range(begin, beyond):
+        value = (value ^ text[p]) * np.uint64(0x100000001B3)
+    found = np.int64(value ^ value >> np.uint64(32))
+    size, mask = beyond - begin, slots.size - 1
+    slot = found & mask
+    while slots[slot] >= 0:
+        number = slots[slot]
+        at = entries[number, 1]
+        if entries[number, 0] == found and entries[number, 2] - at == size and entries[number, 3] == kind:
+            k = 0
+            while k < size and arena[at + k] == text[begin + k]:
+                k += 1
+            if k == size:
+                return number
+        slot = slot + 1 & mask
+    number, at = counts[1], counts[2]
+    slots[slot] = number
+    for k in range(size):
+        arena[at + k] = text[begin + k]
+    entries[number, 0], entries[number, 1], entries[number, 2], entries[number, 3] = found, at, at + size, kind
+    entries[number, 4], entries[number, 5] = begin, end
+    counts[1], counts[2] = number + 1, at + size
+    return number
+
+
+@numba.njit(cache=True, nogil=True)
+def rehash(entries, known, slots):
+    """Enter the first `known` segments into `slots`, which are −1 where free."""
+    mask = slots.size - 1
+    for number in range(known):
+        slot = entries[number, 0] & mask
+        while slots[slot] >= 0:
+            slot = slot + 1 & mask
+        slots[slot] = number
+
+
+@numba.njit(cache=True, nogil=True)
+def join(segments, first, start, length, tokens, skip, out, at):
+    """Write texts as the ids of their segments, text i from `at[i]` on, without its first `skip[i]` ids.
+
+    `out` has BLOCK more ids than are wanted.
+    """
+    for i in range(at.size):
+        to, left_out = at[i], skip[i]
+        for k in range(first[i], first[i + 1]):
+            begin, n = start[segments[k]], length[segments[k]]
+            if left_out >= n:
+                left_out -= n
+                continue
+            begin, n, left_out = begin + left_out, n - left_out, 0
+            for j in range(0, n, BLOCK):
+                _copy_block(out, to + j, tokens, begin + j)
+            to += n

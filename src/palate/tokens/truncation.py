@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.tables import Ints, Longs, Plain, Tables, mapped, sample_lengths
+from palate.tokens.fragments import ITEM, RATING, Fragments
+from palate.tokens.tables import CHUNK, Ints, Longs, Plain, Tables, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Cut:
 
     `over` (k,) int64 are their numbers, ascending; `items` (k,) int64 the history items that each keeps,
     `kept` (k,) int32 its tokens (0: the sample is dropped), `cut_items` (k,) int32 how many history items lost
-    text, −1 where that is not known because the sample is tokenized whole. Samples that are tokenized whole and
-    have lost items are tokenized again: `again` (a,) int64 numbers, `start` (a + 1,), `tokens`.
+    text, `UNKNOWN` where a sample is tokenized whole. Samples that are tokenized whole and have lost items are
+    tokenized again: `again` (a,) int64 numbers, `start` (a + 1,), `tokens`.
     """
 
     over: Longs
@@ -47,52 +48,54 @@ class Cut:
 
 
 def plan_cut(
-    tables: Tables, split: str, plain: Plain, cutoff: int, strategy: Strategy, chat: Chat | None = None
+    tables: Tables,
+    split: str,
+    plain: Plain,
+    cutoff: int,
+    strategy: Strategy,
+    chat: Chat,
+    among: Longs | None = None,
 ) -> Cut:
     """Decide what is cut from each sample of a split that is longer than `cutoff` tokens.
 
     `left`, `right` and `middle` keep that many tokens of the end, the beginning, or half of each; `history`
-    drops the oldest history items until the rest fits, and renumbers it; `drop` leaves the sample out. `chat` is
-    needed for `history` where samples are tokenized whole.
+    drops the oldest history items until the rest fits, and renumbers it; `drop` leaves the sample out. `among`
+    are the numbers of the samples that count; None: all.
 
     Raises `InputError`, naming the first such sample, if any would lose part of its response or under `error`
     if any is too long, and if none would be left.
     """
     whole, response = lengths_of(tables, split, plain)
-    over = np.flatnonzero(whole > cutoff)
+    number = np.arange(whole.size) if among is None else np.unique(among)
+    over = number[whole[number] > cutoff]
     items = np.full(over.size, tables.history_len, np.int64)
     kept = np.full(over.size, cutoff, np.int32)
-    again: list[NDArray[np.int32]] = []
-    number: list[int] = []
-    if strategy == "history":
+    again: dict[int, Ints] = {}
+    if strategy == "drop":
         kept[:] = 0
-        known = np.isin(over, plain.sample, assume_unique=True)
-        _fewer_items(tables, split, over, ~known, cutoff, items, kept)
-        for k in np.flatnonzero(known):
-            assert chat is not None
-            ids = _shortened(tables, split, int(over[k]), cutoff, chat)
-            items[k], kept[k] = ids[0], ids[1].size
-            again.append(ids[1])
-            number.append(int(over[k]))
-        fits = kept > 0
-    elif strategy == "drop":
-        kept[:] = 0
-        if over.size == whole.size and over.size:
-            raise InputError(f"drops all {over.size:,} samples, the shortest has {whole.min()} tokens", "cutoff_len")
+        if over.size and over.size == number.size:
+            shortest = f"the shortest has {whole[number].min()} tokens, cutoff_len is {cutoff}"
+            raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
         fits = np.ones(over.size, bool)
+    elif strategy == "history":
+        known = np.isin(over, plain.sample, assume_unique=True)
+        _drop_items(tables, split, over, np.flatnonzero(~known), cutoff, items, kept)
+        again = _tokenize_again(tables, split, over, np.flatnonzero(known), cutoff, chat, response, items, kept)
+        fits = kept > 0
     else:
         tail = {"left": cutoff, "right": 0, "middle": cutoff - cutoff // 2, "error": 0}[strategy]
         fits = response[over] <= tail
     if not fits.all():
         worst = int(over[np.flatnonzero(~fits)[0]])
         raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[worst]), cutoff, strategy))
-    if strategy == "history":
-        cut_items = (tables.history_len - items).astype(np.int32)
+    if strategy in ("left", "middle"):
+        head = np.full(over.size, cutoff // 2 if strategy == "middle" else 0, np.int64)
+        cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
     else:
-        cut_items = _touched(tables, split, plain, over, whole[over], kept, strategy)
-    start = np.cumsum([0, *(ids.size for ids in again)], dtype=np.int64)
-    tokens = np.concatenate([np.zeros(0, np.int32), *again])
-    return Cut(over, items, kept, cut_items, np.array(number, np.int64), start, tokens)
+        cut_items = (tables.history_len - items * (kept > 0)).astype(np.int32)
+    start = np.cumsum([0, *(ids.size for ids in again.values())], dtype=np.int64)
+    tokens = np.concatenate([np.zeros(0, np.int32), *again.values()])
+    return Cut(over, items, kept, cut_items, np.array(list(again), np.int64), start, tokens)
 
 
 def lengths_of(tables: Tables, split: str, plain: Plain) -> tuple[Ints, Ints]:
@@ -113,11 +116,9 @@ def responses_of(tables: Tables, split: str, plain: Plain) -> Ints:
     return response
 
 
-def _fewer_items(
-    tables: Tables, split: str, over: Longs, mine: NDArray[np.bool_], cutoff: int, items: Longs, kept: Ints
-) -> None:
-    """For samples that are composed: the most history items that fit, and the length with them."""
-    left = np.flatnonzero(mine)
+def _drop_items(tables: Tables, split: str, over: Longs, left: Longs, cutoff: int, items: Longs, kept: Ints) -> None:
+    """For the samples `over[left]`, which are composed: the most history items that fit, and the length with them."""
+    kept[left] = 0
     position = tables.position(split)
     for m in range(tables.history_len - 1, -1, -1):
         if not left.size or tables.fragments is None:
@@ -128,34 +129,96 @@ def _fewer_items(
         left = left[~fits]
 
 
-def _shortened(tables: Tables, split: str, sample: int, cutoff: int, chat: Chat) -> tuple[int, Ints]:
-    """The same for a sample that is tokenized whole: how many items, and its ids (none if nothing fits)."""
-    position = tables.position(split)[[sample]]
+def _tokenize_again(
+    tables: Tables,
+    split: str,
+    over: Longs,
+    left: Longs,
+    cutoff: int,
+    chat: Chat,
+    response: Ints,
+    items: Longs,
+    kept: Ints,
+) -> dict[int, Ints]:
+    """The same for samples that are tokenized whole; returns their new ids by number, ascending."""
+    kept[left] = 0
+    position = tables.position(split)
+    found: dict[int, Ints] = {}
     for m in range(tables.history_len - 1, -1, -1):
-        ids, _ = chat.encode(to_chat_messages(tables.examples(position, m)[0]))
-        if len(ids) <= cutoff:
-            return m, np.array(ids, np.int32)
-    return 0, np.zeros(0, np.int32)
+        for chunk in range(0, left.size, CHUNK):
+            places = left[chunk : chunk + CHUNK]
+            examples = tables.examples(position[over[places]], m)
+            for k, (ids, prompt_len) in zip(
+                places, chat.encode_batch([to_chat_messages(e) for e in examples]), strict=True
+            ):
+                # Labels are cut off the end by the length of the response that the whole sample has.
+                if len(ids) <= cutoff and len(ids) - prompt_len == response[over[k]]:
+                    items[k], kept[k], found[int(over[k])] = m, len(ids), np.array(ids, np.int32)
+        left = left[kept[left] == 0]
+    return dict(sorted(found.items()))
 
 
-def _touched(
-    tables: Tables, split: str, plain: Plain, over: Longs, whole: Ints, kept: Ints, strategy: Strategy
-) -> Ints:
-    """How many history items lose text, for cuts at an end or in the middle; −1 where it is not known."""
-    out = np.full(over.size, tables.history_len if strategy == "drop" else 0, np.int32)
-    if strategy == "drop" or tables.fragments is None or not over.size:
-        out[np.isin(over, plain.sample)] = -1
+def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
+    """How many history items lose text when the tokens `begin` to `end` go."""
+    out = np.full(over.size, UNKNOWN, np.int32)
+    f, composed = tables.fragments, ~np.isin(over, plain.sample)
+    edges = _line_edges(tables, f, chat) if f is not None and composed.any() else None
+    if edges is None or f is None:
         return out
     from palate.tokens import kernel
 
-    head = {"left": np.zeros_like(kept), "right": kept, "middle": kept // 2, "error": kept}[strategy]
-    f = tables.fragments
+    found = np.empty(int(composed.sum()), np.int32)
     kernel.touched(
-        tables.word, tables.position(split)[over], f.steps, f.first, f.length, tables.history_len,
-        head.astype(np.int64), (whole - (kept - head)).astype(np.int64), out,
+        tables.word, tables.position(split)[over[composed]], f.steps, f.first, f.length, tables.history_len,
+        *edges, begin[composed], end[composed], found,
     )  # fmt: skip
-    out[np.isin(over, plain.sample)] = -1
+    out[composed] = found
     return out
+
+
+def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs] | None:
+    """Where a history line begins and ends, in ids from its first step's beginning and from its last one's end.
+
+    Two arrays by the step's row, from the end: (history_len,) int64. What stands beside a field is the same in
+    every sample, so that one shows it, whose history is one item over and over. None if no item will do.
+    """
+    m, prompt = tables.history_len, tables.prompt
+    unproved = {*f.unproved["history"], *f.unproved["candidate"]}
+    item = next(
+        (
+            code
+            for code in range(tables.items.height)
+            if code not in unproved and not any(map(chat.imitates_control, map(str, tables.items.row(code))))
+        ),
+        None,
+    )
+    rating = next((code for code in range(tables.ratings.len()) if code not in f.unproved["rating"]), None)
+    if item is None or rating is None:
+        return None
+    row = tables.items.row(item, named=True)
+    lines = [prompt.history_line.format(**{**row, "n": n, "rating": tables.ratings[rating]}) for n in range(1, m + 1)]
+    example = prompt.alpaca("\n".join(lines), prompt.candidate(row), prompt.yes, m)
+    text = chat.text(to_chat_messages(example))
+    at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
+    offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
+    steps = f.steps[f.first[m] : f.first[m + 1]]
+    word = (item << ITEM[0]) | (rating << RATING[0])
+    ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])
+    begins = np.concatenate([[0], ends[:-1]])
+    lead, trail = np.zeros((2, m), np.int64)
+    for n, line in enumerate(lines):
+        own = np.flatnonzero(steps[:, 0] == n - m)
+        if own.size:
+            first, last = own[0], own[-1]
+            lead[n - m] = sum(end <= at for _, end in offsets) - begins[first]
+            trail[n - m] = sum(begin < at + len(line) for begin, _ in offsets) - ends[last]
+            # A fragment of an item has no constant text of other lines in it, but for the break beside its own.
+            if steps[first, 2] == ITEM[0]:
+                lead[n - m] = min(0, lead[n - m])
+            if steps[last, 2] == ITEM[0]:
+                trail[n - m] = max(0, trail[n - m])
+        at += len(line) + 1
+    return lead, trail
 
 
 def _too_long(
@@ -172,31 +235,34 @@ def _too_long(
 
 
 def compared(
-    tables: Tables, split: str, plain: Plain, cutoffs: Sequence[int], chat: Chat | None = None
+    tables: Tables, split: str, plain: Plain, cutoffs: Sequence[int], chat: Chat, among: Longs | None = None
 ) -> list[dict[str, Any]]:
-    """What every strategy does at each cutoff, for `palate lengths`."""
+    """What every strategy does at each cutoff, for `palate lengths`; of the samples `among`, or of all."""
     whole, response = lengths_of(tables, split, plain)
     rows = []
     for cutoff in cutoffs:
         for strategy in STRATEGIES:
             try:
-                cut = plan_cut(tables, split, plain, cutoff, strategy, chat)
+                cut = plan_cut(tables, split, plain, cutoff, strategy, chat, among)
             except InputError as error:
                 rows.append({"cutoff_len": cutoff, "truncation": strategy, "refused": str(error)})
                 continue
-            rows.append({"cutoff_len": cutoff, "truncation": strategy, **audit_cut(cut, whole, response)})
+            rows.append({"cutoff_len": cutoff, "truncation": strategy, **audit_cut(cut, whole, response, among)})
     return rows
 
 
-def audit_cut(cut: Cut, whole: Ints, response: Ints) -> dict[str, Any]:
+def audit_cut(cut: Cut, whole: Ints, response: Ints, among: Longs | None = None) -> dict[str, Any]:
     """How much is cut: samples, history items, tokens; and how many samples are dropped."""
-    known = cut.cut_items >= 0
+    known = cut.cut_items != UNKNOWN
+    dropped = cut.over[cut.kept == 0]
+    number = slice(None) if among is None else np.unique(among)
+    tokens_cut = int((whole[cut.over] - cut.kept).sum(dtype=np.int64))
     return {
         "samples_cut": int(cut.over.size),
-        "samples_dropped": int((cut.kept == 0).sum()),
-        "history_items_cut": int(cut.cut_items[known].sum()),
+        "samples_dropped": int(dropped.size),
+        "history_items_cut": int(cut.cut_items[known].sum(dtype=np.int64)),
         "samples_with_unknown_items": int((~known).sum()),
-        "tokens_cut": int((whole[cut.over] - cut.kept).sum()),
-        "tokens": int(whole.sum(dtype=np.int64)) - int((whole[cut.over] - cut.kept).sum()),
-        "trained_tokens": int(response.sum(dtype=np.int64)) - int(response[cut.over[cut.kept == 0]].sum()),
+        "tokens_cut": tokens_cut,
+        "tokens": int(whole[number].sum(dtype=np.int64)) - tokens_cut,
+        "trained_tokens": int(response[number].sum(dtype=np.int64)) - int(response[dropped].sum(dtype=np.int64)),
     }
