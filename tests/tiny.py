@@ -1,10 +1,11 @@
 """Tiny real models in folders, and a task that they can learn in seconds."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 from tests.small import CHATML, small_tokenizer
 
 from palate.config import Config
@@ -107,7 +108,21 @@ def toy_dataset(n: int, config: Config, seed: int = 0) -> Any:
     return Dataset.from_list([{key: value for key, value in row.items() if key != "history"} for row in rows])
 
 
-def toy_raw(path: Path, n: int, seed: int = 0) -> Path:
-    """The toy's samples as a `test_raw.jsonl`."""
-    path.write_text("".join(json.dumps(sample) + "\n" for sample in toy_samples(n, seed)))
-    return path
+def toy_tokens(n: int, config: Config, chat: Any, seed: int = 0) -> Any:
+    """A token dataset of n test samples with the same candidates, and who and what they are of."""
+    from palate.samples.build import Samples
+    from palate.tokens.dataset import Options, token_datasets
+
+    draw = np.random.default_rng(seed)
+    names = ["a" * 6, "b" * 6, *("xyz"[k % 3] * (k // 3 + 1) for k in range(27))]
+    liked = draw.random(n) < 0.5
+    item = draw.integers(2, len(names), (n, 4))
+    item[:, 3] = ~liked
+    rating = np.full((n, 4), 4.0)
+    rating[:, 3] = np.where(liked, 5.0, 1.0)
+    items = pl.DataFrame({"item_id": range(len(names)), "title": names})
+    timeline = pl.DataFrame({"item_id": item.ravel(), "rating": rating.ravel()})
+    samples = Samples(timeline, items, np.arange(3, 4 * n, 4), np.full(n, 2, np.uint8), liked, 3)
+    options = Options(config.tokens.cutoff_len, config.tokens.truncation, config.train.train_on)
+    tokens = token_datasets(samples, config.prompt, chat, options, data={"toy": [n, seed]}, splits=["test"])["test"]
+    return tokens, pl.DataFrame({"user_id": np.arange(n) // 4, "item_id": 1000 + np.arange(n)})

@@ -1,9 +1,9 @@
-"""Scores of a file of raw samples: written as they come, taken up again after an interruption."""
+"""Scores in a file: written as they come, taken up again after an interruption."""
 
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,8 @@ import polars as pl
 from palate.artifacts import atomic_file, sha256_of, write_json
 from palate.errors import InputError
 from palate.progress import Meter
-from palate.prompt.messages import to_generation_messages
-from palate.prompt.spec import PromptSpec
 from palate.score.scorer import Scorer
+from palate.tokens.dataset import TokenDataset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,59 +23,54 @@ log = logging.getLogger(__name__)
 BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
 KEY = "key.json"
-SCHEMA = {
-    "row": pl.Int64,
-    "user_id": pl.Int64,
-    "item_id": pl.Int64,
-    "label": pl.Boolean,
-    "p": pl.Float32,
-    "mass": pl.Float32,
-}
+COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass")
 
 
 def score_file(
     scorer: Scorer,
-    raw: Path,
+    tokens: TokenDataset,
+    about: pl.DataFrame,
     rows: Sequence[int] | None,
     *,
-    prompt: PromptSpec,
-    history_len: int,
     out: Path,
     batch_size: int,
     key: Mapping[str, Any],
     console: "Console | None" = None,
 ) -> pl.DataFrame:
-    """Score rows (counted from 0; None: all) of a `test_raw.jsonl` into the Parquet file `out`.
+    """Score samples (by index; None: all) of a token dataset into the Parquet file `out`.
 
-    `key` says what the scores depend on beside rows and prompt: model, adapter, data. Scores that lie there
-    with the same key are taken over, finished or in parts (`out.parts/`); others are removed, and the log
-    says so. Returns row, user_id, item_id (int64, or text as in the file), label (bool), p and mass
-    (float32), in the order of the rows in the file.
+    `about` has `user_id` and `item_id` of every sample. `key` says what the scores depend on beside the rows:
+    model, adapter, tokens. Scores that lie there with the same key are taken over, finished or in parts
+    (`out.parts/`); others are removed, and the log says so. Returns row, user_id, item_id, label (bool), p and
+    mass (float32), in the order of the rows.
 
-    Raises `InputError` with file and line for a line that is no raw sample, and for rows beyond the end.
+    Raises `InputError` for rows beyond the end.
     """
-    wanted = None if rows is None else sorted({int(row) for row in rows})
-    key = {
-        **key,
-        "prompt": prompt.model_dump(mode="json"),
-        "history_len": history_len,
-        "cutoff_len": scorer.cutoff_len,
-        "rows": "all" if wanted is None else sha256_of(wanted),
-    }
+    wanted = sorted({int(row) for row in (range(len(tokens)) if rows is None else rows)})
+    if wanted and wanted[-1] >= len(tokens):
+        beyond = next(row for row in wanted if row >= len(tokens))
+        raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
+    key = {**key, "rows": "all" if rows is None else sha256_of(wanted)}
     digest = sha256_of(key)
     if out.is_file() and pl.read_parquet_metadata(out).get("palate.key") == digest:
         log.info("scores in %s are kept: same model, adapter, data and prompt", out)
         return pl.read_parquet(out, glob=False)
     parts = out.with_name(f"{out.name}.parts")
     done = _believed(parts, digest, key)
-    total = len(wanted) if wanted is not None else _count_lines(raw)
-    with Meter(f"scoring {out.stem}", total, done=len(done), console=console) as meter:
-        for samples in _windows(raw, wanted, done, batch_size * BATCHES_A_PART):
-            part = _score(scorer, samples, prompt, history_len, batch_size, meter)
-            with atomic_file(parts / f"{samples[0][0]:010d}.parquet") as file:
-                part.write_parquet(file)
+    left = [row for row in wanted if row not in done]
+    size = batch_size * BATCHES_A_PART
+    with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
+        for start in range(0, len(left), size):
+            window = left[start : start + size]
+            p, mass = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
+            part = about[window].with_columns(
+                row=pl.Series(window), label=pl.Series(tokens.labels[window]), p=p, mass=mass
+            )
+            with atomic_file(parts / f"{window[0]:010d}.parquet") as file:
+                part.select(COLUMNS).write_parquet(file)
     files = sorted(parts.glob("*.parquet"))
-    scores = pl.concat([pl.read_parquet(f, glob=False) for f in files]) if files else pl.DataFrame(schema=SCHEMA)
+    empty = about.clear().with_columns(row=pl.lit(0, pl.Int64), label=pl.lit(None, pl.Boolean), p=None, mass=None)
+    scores = pl.concat([pl.read_parquet(f, glob=False) for f in files]) if files else empty.select(COLUMNS)
     scores = scores.sort("row")
     with atomic_file(out) as file:
         scores.write_parquet(file, metadata={"palate.key": digest})
@@ -103,77 +97,3 @@ def _believed(parts: Path, digest: str, key: Mapping[str, Any]) -> set[int]:
     if done:
         log.info("scoring goes on: %d rows were scored before", len(done))
     return done
-
-
-def _windows(raw: Path, wanted: Sequence[int] | None, done: set[int], size: int) -> Iterator[list[tuple[int, Any]]]:
-    """The samples that are still to be scored, with their row numbers, `size` at a time."""
-    left = None if wanted is None else set(wanted)
-    window: list[tuple[int, Any]] = []
-    for row, sample in _read(raw, left):
-        if left is not None:
-            left.discard(row)
-        if row in done:
-            continue
-        window.append((row, sample))
-        if len(window) == size:
-            yield window
-            window = []
-    if left:
-        raise InputError(f"has no row {min(left)}, expected at least {max(left) + 1} lines", raw)
-    if window:
-        yield window
-
-
-def _read(raw: Path, wanted: set[int] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    needed = ("history_titles", "candidate_title", "label", "user_id", "item_id")
-    try:
-        with raw.open(encoding="utf-8") as lines:
-            for row, line in enumerate(lines):
-                if wanted is not None and row not in wanted:
-                    if not wanted:
-                        return
-                    continue
-                try:
-                    sample = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"is not JSON: {error.msg}", raw, row + 1) from None
-                missing = [name for name in needed if not isinstance(sample, dict) or name not in sample]
-                if missing:
-                    raise InputError(f"has no {missing[0]!r}, expected a raw sample", raw, row + 1)
-                yield row, sample
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", raw) from None
-
-
-def _score(
-    scorer: Scorer,
-    samples: Sequence[tuple[int, Mapping[str, Any]]],
-    prompt: PromptSpec,
-    history_len: int,
-    batch_size: int,
-    meter: Meter,
-) -> pl.DataFrame:
-    """Score one window; within it, batches are of like length."""
-    conversations = [
-        to_generation_messages(prompt.alpaca(s["history_titles"], s["candidate_title"], s["label"], history_len))
-        for _, s in samples
-    ]
-    p, mass = scorer.score_ids(scorer.prompts(conversations), batch_size, on_batch=meter.advance)
-    return pl.DataFrame(
-        {
-            "row": [row for row, _ in samples],
-            "user_id": [s["user_id"] for _, s in samples],
-            "item_id": [s["item_id"] for _, s in samples],
-            "label": [s["label"] == "Yes" for _, s in samples],
-            "p": p,
-            "mass": mass,
-        }
-    )
-
-
-def _count_lines(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            return sum(1 for _ in file)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path) from None

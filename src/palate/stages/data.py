@@ -129,6 +129,15 @@ def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "d
     return token_datasets(samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits)
 
 
+def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
+    """The validation samples that `eval.json` holds, drawn with the seed."""
+    import numpy as np
+
+    from palate.samples.export import draw
+
+    return val.select(draw(np.arange(len(val)), config.prepare.max_eval, config.seed))
+
+
 def token_options(config: Config) -> "Options":
     """What the config says of sequences."""
     from palate.tokens.dataset import Options

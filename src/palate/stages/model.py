@@ -7,39 +7,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate import console
-from palate.artifacts import MANIFEST, read_json, sha256_file
+from palate.artifacts import MANIFEST, sha256_file
 from palate.config import Config, write_config
 from palate.samples import Prepared
-from palate.stages.data import check_model, prepared
+from palate.stages.data import check_model, evaluation_part, prepared, tokens_of
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
 
 
 def train(config: Config) -> Path:
     """Fine-tune on the prepared data; returns the adapter's folder, `adapter` in the run's."""
-    from palate.tokens.examples import load_examples
     from palate.train.finetune import train as finetune
 
     console.start_logging()
-    check_model(config)
+    chat = check_model(config)
+    train, evaluated, manifest = _training_data(config, chat)
+    begin(config, config.run_path)
+    return finetune(config, train, evaluated, config.run_path, data_manifest=manifest, console=console.err).adapter
+
+
+def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, Any] | None]:
+    """What to train on, what to evaluate on, and the manifest of both."""
+    from palate.tokens.examples import load_examples
+
     folder = config.data_path
     # An Alpaca file of other origin has no manifest, and is taken as it is.
-    if (folder / MANIFEST).is_file() or not (folder / "train.json").is_file():
-        prepared(config)
-    begin(config, config.run_path)
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-    result = finetune(
-        config,
-        load_examples(folder / "train.json"),
-        load_examples(folder / "eval.json") if (folder / "eval.json").is_file() else None,
-        config.run_path,
-        data_manifest=manifest,
-        console=console.err,
-    )
-    return result.adapter
+    if not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
+        there = (folder / "eval.json").is_file()
+        return load_examples(folder / "train.json"), load_examples(folder / "eval.json") if there else None, None
+    data = prepared(config)
+    tokens = tokens_of(config, data, chat, ("train", "val"))
+    return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
 
 
 def begin(config: Config, folder: Path) -> None:
@@ -73,8 +75,12 @@ def score(config: Config, data: Prepared, adapter: Path | None, out: Path) -> "p
     from palate.score.files import score_file
 
     scorer = load_scorer(config, adapter)
+    # Training may leave out samples that are too long; each of these has a score to get.
+    whole = config.tokens.model_copy(update={"truncation": "left"}) if config.tokens.truncation == "drop" else None
+    tokens = tokens_of(config.model_copy(update={"tokens": whole or config.tokens}), data, scorer.chat, ("test",))
+    test = data.samples.timeline[data.samples.position[data.samples.of("test")]]
     key = {
-        "data": data.manifest["outputs"]["test_raw.jsonl"],
+        "tokens": tokens["test"].identity,
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": config.model.quantization,
@@ -82,10 +88,9 @@ def score(config: Config, data: Prepared, adapter: Path | None, out: Path) -> "p
     }
     return score_file(
         scorer,
-        data.folder / "test_raw.jsonl",
+        tokens["test"],
+        test.select("user_id", "item_id"),
         chosen_rows(config, data).tolist(),
-        prompt=config.prompt,
-        history_len=config.prepare.history_len,
         out=out,
         batch_size=config.evaluate.batch_size,
         key=key,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from palate.artifacts import write_json
 from palate.config import Config
@@ -18,6 +18,7 @@ from palate.models import best_dtype, device, load_base_model, quiet, weights_fi
 from palate.progress import Meter, clock
 from palate.prompt.chat import Chat
 from palate.tokens.cache import content_hash, preprocess_datasets_parallel
+from palate.tokens.dataset import TokenDataset
 from palate.tokens.tokenizer import load_tokenizer
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AnyDataset = TypeVar("AnyDataset", "Dataset", TokenDataset)
 LOG = "training_log.jsonl"
 
 
@@ -58,16 +60,17 @@ class TrainResult:
 
 def train(
     config: Config,
-    train: "Dataset",
-    eval: "Dataset | None",
+    train: "Dataset | TokenDataset",
+    eval: "Dataset | TokenDataset | None",
     out: Path,
     *,
     data_manifest: Mapping[str, Any] | None = None,
     console: "Console | None" = None,
 ) -> TrainResult:
-    """Fine-tune the config's base model on Alpaca examples; writes `out/adapter` and `out/training_log.jsonl`.
+    """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.
 
-    `train.max_samples` examples are drawn with the seed. A run that was interrupted goes on from its last
+    `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which are tokenized
+    here. `train.max_samples` of them are drawn with the seed. A run that was interrupted goes on from its last
     checkpoint if model, data and options are the same. Ctrl-C and SIGTERM end with a checkpoint.
 
     Raises `InputError` for a model or options that do not fit, `WorkError` if training was stopped, the
@@ -82,12 +85,10 @@ def train(
     _check_vocabulary(model, tokenizer)
     about = describe(config, chat, model)
     chosen = select(train, config.train.max_samples, config.seed)
-    datasets = {"train": chosen} | ({"eval": eval} if eval is not None and len(eval) else {})
-    tokens = preprocess_datasets_parallel(datasets, tokenizer, config.tokens.cutoff_len, config.tokens.num_proc)
-
+    tokens, identity = _tokens(config, tokenizer, {"train": chosen, "eval": eval})
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = out / "checkpoints"
-    fingerprint = _fingerprint(config, content_hash(tokens["train"]), weights_fingerprint(model))
+    fingerprint = _fingerprint(config, identity, weights_fingerprint(model))
     checkpoint = resume_from(checkpoints, fingerprint)
     started = time.monotonic()
     try:
@@ -144,7 +145,25 @@ def train(
     return result
 
 
-def select(dataset: "Dataset", max_samples: int | None, seed: int) -> "Dataset":
+def _tokens(
+    config: Config, tokenizer: Any, data: Mapping[str, "Dataset | TokenDataset | None"]
+) -> tuple[dict[str, "Dataset"], str]:
+    """The datasets as TRL takes them, those that are empty left out; and a hash of what is trained on."""
+    there = {name: dataset for name, dataset in data.items() if dataset is not None and len(dataset)}
+    composed = {name: dataset for name, dataset in there.items() if isinstance(dataset, TokenDataset)}
+    if composed:
+        return {name: dataset.as_hf() for name, dataset in composed.items()}, composed["train"].identity
+    if config.train.train_on != "response" or config.tokens.truncation != "left":
+        raise InputError(
+            "Alpaca files of other origin are cut on the left and trained on the response, expected "
+            "tokens.truncation=left and train.train_on=response",
+            config.data_path,
+        )
+    tokens = preprocess_datasets_parallel(there, tokenizer, config.tokens.cutoff_len, config.tokens.num_proc)
+    return tokens, content_hash(tokens["train"])
+
+
+def select(dataset: AnyDataset, max_samples: int | None, seed: int) -> AnyDataset:
     """`max_samples` rows of a dataset, drawn with the seed, in the dataset's order; all if None."""
     import numpy as np
 
