@@ -84,6 +84,7 @@ def run(config: Config) -> None:
         "tokenizer": config.tokenizer_name,
         "prompt": config.prompt.model_dump(mode="json"),
         "cutoff_len": config.tokens.cutoff_len,
+        "truncation": config.tokens.truncation,
         "palate": __version__,
     }
 

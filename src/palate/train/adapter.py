@@ -50,6 +50,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
         "prompt": config.prompt.model_dump(mode="json"),
         "history_len": config.prepare.history_len,
         "cutoff_len": config.tokens.cutoff_len,
+        "truncation": config.tokens.truncation,
         "tokenizer": tokenizer_identity(chat.tokenizer),
         "decision": chat.decision.describe(chat.tokenizer),
     }
