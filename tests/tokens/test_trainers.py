@@ -120,7 +120,7 @@ def test_trl_trains_on_composed_samples_as_on_stored_ones(
     trl = pytest.importorskip("trl")
     from tests.tiny import tiny_model
 
-    def losses(train: Dataset, evaluated: Dataset, name: str) -> list[float]:
+    def losses(train: Dataset, evaluated: Dataset, name: str, **preparation: Any) -> list[float]:
         options = trl.SFTConfig(
             output_dir=str(tmp_path / name),
             max_steps=2,
@@ -135,7 +135,7 @@ def test_trl_trains_on_composed_samples_as_on_stored_ones(
             bf16=False,
             disable_tqdm=True,
             dataloader_num_workers=workers,
-            dataset_kwargs={"skip_prepare_dataset": True},
+            **preparation,
         )
         trainer = trl.SFTTrainer(
             tiny_model(), options, train_dataset=train, eval_dataset=evaluated, processing_class=small_tokenizer()
@@ -143,9 +143,11 @@ def test_trl_trains_on_composed_samples_as_on_stored_ones(
         trainer.train()
         return [entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry]
 
-    composed = losses(tokens["train"].as_hf(), tokens["val"].as_hf(), "composed")
-    stored = losses(written["train"], written["val"], "stored")
+    skip = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    composed = losses(tokens["train"].as_hf(), tokens["val"].as_hf(), "composed", **skip)
+    stored = losses(written["train"], written["val"], "stored", **skip)
+    as_a_user_would = losses(written["train"], written["val"], "prepared", max_length=None)
 
     assert len(composed) == 4
-    assert composed == stored
+    assert composed == stored == as_a_user_would
     assert composed[1] != composed[3]
