@@ -71,13 +71,13 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
 def _exchange(new: Path, path: Path) -> None:
     """Put a folder in another's place; the other comes back unless that is done."""
     old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-    path.rename(old)
     try:
+        path.rename(old)
         new.rename(path)
     finally:
         if not path.exists():
             old.rename(path)
-    shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
