@@ -73,6 +73,7 @@ def _lengths(config: Config, args: argparse.Namespace) -> None:
         config,
         split=args.split_shown,
         from_ratings=args.ratings is not None,
+        cutoffs=args.cutoffs or (),
         examples=args.show_examples,
         as_json=args.json,
         plot=args.plot,
@@ -154,9 +155,21 @@ def _parser() -> argparse.ArgumentParser:
 
     lengths = add("lengths", _lengths, "token-length statistics, truncation analysis, examples, plot")
     lengths.add_argument("--show-examples", type=int, default=0, metavar="N", help="show N examples down to tokens (0)")
-    lengths.add_argument("--cutoff-len", type=int, metavar="N", help="cutoff to analyse (the config's)")
     lengths.add_argument(
-        "--on", dest="split_shown", choices=["train", "eval"], default="train", help="which file to measure (train)"
+        "--cutoff-len",
+        dest="cutoffs",
+        type=int,
+        action="append",
+        metavar="N",
+        help="cutoff to analyse (the config's); once more: another beside it",
+    )
+    lengths.add_argument(
+        "--split",
+        "--on",
+        dest="split_shown",
+        choices=["train", "eval", "val", "test"],
+        default="train",
+        help="which samples to measure; eval is the part of val that eval.json holds (train)",
     )
     lengths.add_argument("--json", action="store_true", help="print JSON instead of tables")
     lengths.add_argument("--plot", type=Path, metavar="FILE", help="write a histogram (PNG, SVG or PDF)")
@@ -245,6 +258,8 @@ def _config(args: argparse.Namespace) -> Config:
     if getattr(args, "max_samples", None) is not None:
         section = "train" if args.command is _train else "evaluate"
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
+    if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
+        overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
     if args.out is not None and args.command not in (_evaluate, _tokenize):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config

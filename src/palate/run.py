@@ -167,8 +167,7 @@ def _prepare(config: Config) -> Prepared:
 
 
 def _lengths(config: Config, chat: Chat, path: Path) -> None:
-    measured = lengths_stage.measured(lengths_stage.FileExamples(config, "train"), chat)
-    write_json(path, lengths_stage.summary(measured, config))
+    write_json(path, lengths_stage.summary(lengths_stage.source_of(config, chat), config))
 
 
 def _say_lengths(summary: Mapping[str, Any]) -> None:

@@ -7,12 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.tokens.lengths import Lengths, lengths_path, load_lengths, measure, save_lengths
-from palate.tokens.plain import IGNORED, tokenize_func
-from palate.tokens.show import example_panels, lengths_table, plot_lengths, truncation_table
+from palate.prompt.messages import to_chat_messages
+from palate.tokens.audit import MaskAudit, Trained
+from palate.tokens.lengths import Lengths
+from palate.tokens.plain import IGNORED
+from palate.tokens.show import (
+    Example,
+    example_panels,
+    lengths_table,
+    mask_table,
+    plot_lengths,
+    strategies_table,
+    truncation_table,
+)
 
-ROWS = [{"instruction": "I", "input": "x" * n, "output": "No"} for n in (1, 20, 7)]
+ROW = {"instruction": "I", "input": "x", "output": "No"}
 
 
 def of(*totals: int) -> Lengths:
@@ -23,14 +34,6 @@ def shown(thing: Any) -> str:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(thing)
     return console.export_text()
-
-
-def test_lengths_are_those_of_the_tokens(tokenizer: Any) -> None:
-    rows = [tokenize_func(row, tokenizer, 10_000) for row in ROWS]
-    lengths = measure([ROWS[:2], ROWS[2:]], Chat(tokenizer))
-
-    assert lengths.total.tolist() == [len(row["input_ids"]) for row in rows]
-    assert lengths.response.tolist() == [sum(label != IGNORED for label in row["labels"]) for row in rows]
 
 
 @given(st.lists(st.integers(4, 5000), min_size=1, max_size=50), st.integers(8, 4096))
@@ -64,18 +67,6 @@ def test_alternatives_hold_the_cutoff_itself_and_the_tightest_that_cuts_nothing(
     assert rows[512]["memory_saved"] == pytest.approx(0.488)
 
 
-def test_lengths_are_kept_whole_or_not_at_all(tokenizer: Any, tmp_path: Path) -> None:
-    path = lengths_path(tmp_path, "data", tokenizer)
-    assert load_lengths(path) is None
-    save_lengths(of(1, 2), path)
-    kept = load_lengths(path)
-    assert kept is not None
-    assert kept.total.tolist() == [1, 2]
-
-    path.write_bytes(path.read_bytes()[:-3])
-    assert load_lengths(path) is None
-
-
 def test_the_tables_say_what_is_cut() -> None:
     text = shown(truncation_table(of(393, 600), 512))
 
@@ -84,12 +75,68 @@ def test_the_tables_say_what_is_cut() -> None:
     assert "600 tokens" in shown(lengths_table(of(393, 600), "t"))
 
 
+def test_the_risk_of_a_cutoff_grows_with_what_it_cuts() -> None:
+    lines = shown(truncation_table(of(*[400] * 1000, 600), 512, 398, 580)).splitlines()
+    risks = {line.split()[0]: line for line in lines[2:]}
+
+    assert "low: 20 tokens off each, 20 at most" in risks["580"]
+    assert "medium: 2 tokens off each, 202 at most" in risks["398"]
+    assert "high: 144 tokens off each, 344 at most" in risks["256"]
+    assert "cuts 1,001 answers" in shown(truncation_table(Lengths(np.full(1001, 400), np.full(1001, 300)), 256))
+
+
+ROWS = [
+    {
+        "cutoff_len": 400,
+        "truncation": "left",
+        "samples_cut": 1234,
+        "samples_dropped": 0,
+        "history_items_cut": 77,
+        "samples_with_unknown_items": 4,
+        "tokens_cut": 55_555,
+        "tokens": 987_654,
+    },
+    {"cutoff_len": 400, "truncation": "right", "refused": "train sample 3 would lose its answer"},
+]
+
+
+def test_truncations_are_compared_with_what_is_not_known_and_why_one_is_refused() -> None:
+    text = shown(strategies_table(ROWS, "right"))
+    left, right = text.splitlines()[2:4]
+
+    assert left.split()[:7] == ["left", "1,234", "≥", "77", "55,555", "0", "987,654"]
+    assert right.split()[:3] == ["right", "←", "refused"]
+    assert "right: refused: train sample 3 would lose its answer" in text
+    assert "unknown" in shown(strategies_table([{**ROWS[0], "samples_with_unknown_items": 1234}], "left"))
+    nothing = {**ROWS[0], "samples_cut": 0, "samples_with_unknown_items": 0}
+    assert "every sample fits" in shown(strategies_table([nothing], "left"))
+
+
+def test_the_mask_is_told_with_what_was_looked_at() -> None:
+    trained = [Trained((7, 8), "No<|im_end|>\n", 30), Trained((6, 8), "Yes<|im_end|>\n", 20)]
+    text = shown(mask_table(MaskAudit("response", 50, 50, 1000, 100, trained)))
+
+    assert "900 of 1,000 tokens, 90.00%" in text
+    assert "No<|im_end|>⏎ in 30 samples" in text
+    assert "all 50 samples" in text
+    assert "50 of 70 samples" in shown(mask_table(MaskAudit("answer", 70, 50, 1000, 100, trained)))
+    assert "refused: train sample 3" in shown(mask_table(InputError("train sample 3 is too long")))
+
+
 def test_an_example_is_shown_down_to_its_tokens(tokenizer: Any) -> None:
-    text = shown(example_panels(ROWS[0], Chat(tokenizer), 1024, "Example"))
+    chat = Chat(tokenizer)
+    ids, prompt_len = chat.encode(to_chat_messages(ROW))
+    labels = [IGNORED] * prompt_len + ids[prompt_len:]
+    text = shown(example_panels(Example(ROW, ids, labels), chat, "Example"))
 
     assert '"instruction": "I"' in text
     assert "3 trained" in text
     assert "No<|im_end|>⏎" in text
+    assert f"{prompt_len} × -100, then {ids[prompt_len:]}" in text
+
+    answer = [*labels[: prompt_len + 1], IGNORED, IGNORED]
+    text = shown(example_panels(Example(ROW, ids, answer), chat, "Example"))
+    assert f"{prompt_len} × -100, then [{ids[prompt_len]}], then 2 × -100" in text
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -1,23 +1,27 @@
-"""Lengths: how many tokens the samples have, before anything is trained on them."""
+"""Lengths: how many tokens the samples have, what a cutoff would cost, and what is trained."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palate import console
-from palate.artifacts import MANIFEST, sha256_file, sha256_of
+from palate.artifacts import MANIFEST
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.hub import cache_dir
-from palate.progress import track
 from palate.prompt.chat import Chat
-from palate.stages.data import chat_of, prepare_options, prepared, ratings_of
+from palate.stages.data import chat_of, evaluation_part, prepared, token_options, tokens_of, tokens_of_ratings
 from palate.tokens import show
-from palate.tokens.lengths import Lengths, digest, lengths_path, load_lengths, measure, save_lengths
+from palate.tokens.lengths import CUTOFFS, Lengths, digest
+from palate.tokens.show import Example
 
-BATCH = 1000
+if TYPE_CHECKING:
+    from palate.tokens.audit import MaskAudit
+    from palate.tokens.dataset import TokenDataset
+
+UNCUT = {"cutoff_len": 2**31 - 1, "truncation": "left"}
 
 
 def show_lengths(
@@ -25,34 +29,46 @@ def show_lengths(
     *,
     split: str = "train",
     from_ratings: bool = False,
+    cutoffs: Sequence[int] = (),
     examples: int = 0,
     as_json: bool = False,
     plot: Path | None = None,
 ) -> None:
-    """Measure the `train` or `eval` examples and print what they come to, or JSON."""
+    """Print how long the samples of a split are and what becomes of them, or JSON; `eval` is a part of `val`.
+
+    Truncations are compared at the config's cutoff and at `cutoffs`, as JSON at the usual ones too.
+    """
     console.start_logging()
     if plot is not None and plot.suffix not in show.PLOTS:
         raise InputError(f"{plot.name!r} names no format, expected {', '.join(show.PLOTS)}", "--plot")
+    if min(cutoffs, default=8) < 8:
+        raise InputError(f"{min(cutoffs)} is too short for a sample, expected at least 8", "--cutoff-len")
     chat = chat_of(config)
-    source = RatingsExamples(config, split) if from_ratings else FileExamples(config, split)
-    lengths = measured(source, chat)
-    cutoff = config.tokens.cutoff_len
+    source = source_of(config, chat, split, from_ratings=from_ratings)
+    cutoffs = list(dict.fromkeys([config.tokens.cutoff_len, *cutoffs]))
     if as_json:
-        print(json.dumps(summary(lengths, config), ensure_ascii=False, indent=2))
+        print(json.dumps(summary(source, config, sorted({*CUTOFFS, *cutoffs})), ensure_ascii=False, indent=2))
     else:
         for number, example in enumerate(source.first(examples), start=1):
-            console.out.print(show.example_panels(example, chat, cutoff, f"Example {number} of {examples}"))
-        console.out.print(show.lengths_table(lengths, f"{source.name}: tokens of {config.tokenizer_name}"))
+            console.out.print(show.example_panels(example, chat, f"Example {number} of {examples}"))
+        console.out.print(show.lengths_table(source.lengths, f"{source.name}: tokens of {config.tokenizer_name}"))
         console.out.print()
-        console.out.print(show.truncation_table(lengths, cutoff))
+        console.out.print(show.truncation_table(source.lengths, *cutoffs))
+        for cutoff in cutoffs:
+            if rows := source.strategies([cutoff]):
+                console.out.print()
+                console.out.print(show.strategies_table(rows, config.tokens.truncation))
+        console.out.print()
+        console.out.print(show.mask_table(source.mask(config.seed)))
     if plot is not None:
-        show.plot_lengths(lengths, cutoff, plot, source.name)
+        show.plot_lengths(source.lengths, config.tokens.cutoff_len, plot, source.name)
         log.info("histogram: %s", plot)
 
 
-def summary(lengths: Lengths, config: Config) -> dict[str, Any]:
+def summary(source: "Composed | AlpacaFile", config: Config, cutoffs: Sequence[int] = ()) -> dict[str, Any]:
     """Everything that is known of the lengths, for `--json`, the run's folder and the report."""
-    cutoff = config.tokens.cutoff_len
+    lengths, cutoff = source.lengths, config.tokens.cutoff_len
+    mask = source.mask(config.seed)
     return {
         "tokenizer": config.tokenizer_name,
         "samples": len(lengths),
@@ -62,75 +78,91 @@ def summary(lengths: Lengths, config: Config) -> dict[str, Any]:
         "cutoff_len": cutoff,
         "truncation": lengths.truncation(cutoff),
         "alternatives": lengths.alternatives(cutoff),
+        "strategies": source.strategies(cutoffs or [cutoff]),
+        "mask": {"refused": str(mask)} if isinstance(mask, InputError) else mask and mask.as_dict(),
         "sha256_lengths": digest(lengths),
         "lengths": lengths.counts(),
     }
 
 
-class FileExamples:
-    """The examples of `train.json` or `eval.json`, in batches."""
+def source_of(
+    config: Config, chat: Chat, split: str = "train", *, from_ratings: bool = False
+) -> "Composed | AlpacaFile":
+    """The samples of a split: straight from the ratings, of prepared data, or of an Alpaca file of other origin."""
+    path = config.data_path / f"{split}.json"
+    if not from_ratings and path.is_file() and not (config.data_path / MANIFEST).is_file():
+        return AlpacaFile(path, chat, token_options(config).cutoff_len)
+    # Lengths are those before any truncation, which may refuse these samples or leave some out.
+    uncut = config.model_copy(update={"tokens": config.tokens.model_copy(update=UNCUT)})
+    key = "val" if split == "eval" else split
+    if from_ratings:
+        whole, name = tokens_of_ratings(uncut, chat, [key])[key], Path(str(config.ratings.source)).name
+    else:
+        whole, name = tokens_of(uncut, prepared(config), chat, [key])[key], str(config.data_path)
+    return Composed(f"{name}, {split}", evaluation_part(config, whole) if split == "eval" else whole, config)
 
-    def __init__(self, config: Config, split: str) -> None:
+
+class Composed:
+    """Samples that are composed, with their lengths before any truncation."""
+
+    def __init__(self, name: str, whole: "TokenDataset", config: Config) -> None:
+        self.name, self._whole, self._options = name, whole, token_options(config)
+        self.lengths = _measured(whole.whole_lengths, name)
+
+    @cached_property
+    def cut(self) -> "TokenDataset":
+        """The samples as they are trained on; raises `InputError` if truncation refuses them."""
+        return self._whole.under(self._options)
+
+    def strategies(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
+        """What every truncation does at each cutoff."""
+        return self._whole.compared(cutoffs)
+
+    def mask(self, seed: int) -> "MaskAudit | InputError":
+        """What is trained, or why truncation refuses the samples."""
+        from palate.tokens.audit import audit_mask
+
+        try:
+            cut = self.cut
+        except InputError as refusal:
+            return refusal
+        return audit_mask(cut, seed)
+
+    def first(self, n: int) -> Iterator[Example]:
+        """The first samples as they are trained on."""
+        for index in range(min(n, len(self.lengths)) and min(n, len(self.cut))):
+            row = self.cut[index]
+            yield Example(self.cut.example(index), row["input_ids"].tolist(), row["labels"].tolist())
+
+
+class AlpacaFile:
+    """The examples of an Alpaca file that Palate did not write."""
+
+    def __init__(self, path: Path, chat: Chat, cutoff: int) -> None:
         from palate.tokens.examples import load_examples
+        from palate.tokens.segments import measure_examples
 
-        path = config.data_path / f"{split}.json"
-        # An Alpaca file of other origin has no manifest, and is taken as it is.
-        if (config.data_path / MANIFEST).is_file() or not path.is_file():
-            prepared(config)
-        self.name = str(path)
-        self.dataset = load_examples(path)
-        self.identity = sha256_file(path)
+        self.name, self._chat, self._cutoff = str(path), chat, cutoff
+        self._examples = load_examples(path)
+        self.lengths = _measured(measure_examples(self._examples, chat, path.name), self.name)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def strategies(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
+        """Nothing: what a history item is, is not known of such an example."""
+        return []
 
-    def first(self, n: int) -> list[dict[str, Any]]:
-        """The first `n` examples."""
-        rows: list[dict[str, Any]] = self.dataset.select(range(min(n, len(self)))).to_list()
-        return rows
+    def mask(self, seed: int) -> None:
+        """Nothing beside the lengths of the responses."""
 
-    def __iter__(self) -> Iterator[Sequence[Mapping[str, Any]]]:
-        for start in range(0, len(self), BATCH):
-            yield self.dataset.select(range(start, min(start + BATCH, len(self)))).to_list()
+    def first(self, n: int) -> Iterator[Example]:
+        """The first examples as they are trained on."""
+        from palate.tokens.plain import conversation, label
 
-
-class RatingsExamples:
-    """The same examples straight from the ratings, nothing written."""
-
-    def __init__(self, config: Config, split: str) -> None:
-        from palate.samples import build_samples
-
-        ratings = ratings_of(config)
-        self.prompt = config.prompt
-        self.split = "val" if split == "eval" else split
-        self.samples = build_samples(ratings, config.prepare)
-        self.name = f"{ratings.name}, {split}"
-        self.identity = sha256_of([dict(ratings.inputs), prepare_options(config), self.split])
-
-    def __len__(self) -> int:
-        return len(self.samples.of(self.split))
-
-    def first(self, n: int) -> list[dict[str, Any]]:
-        """The first `n` examples, at most one batch."""
-        return [dict(example) for example in next(iter(self), [])][:n] if n else []
-
-    def __iter__(self) -> Iterator[Sequence[Mapping[str, Any]]]:
-        from palate.samples import iter_examples
-
-        for chunk in iter_examples(self.samples, self.split, self.prompt):
-            for batch in chunk.iter_slices(BATCH):
-                yield batch.to_dicts()
+        for example in self._examples.select(range(min(n, len(self._examples)))):
+            row = label(self._chat.encode(conversation(example)), self._cutoff)
+            yield Example(example, row["input_ids"], row["labels"])
 
 
-def measured(source: FileExamples | RatingsExamples, chat: Chat) -> Lengths:
-    """Lengths from an earlier time, or measured now with a progress bar."""
-    if not len(source):
-        raise InputError("has no examples to measure", source.name)
-    path = lengths_path(cache_dir() / "lengths", source.identity, chat.tokenizer)
-    kept = load_lengths(path)
-    if kept is not None:
-        log.info("lengths: measured before for the same data, tokenizer and template (%s)", path)
-        return kept
-    lengths = measure(track(source, len(source), "tokenizing"), chat)
-    save_lengths(lengths, path)
+def _measured(lengths: Lengths, name: str) -> Lengths:
+    if not len(lengths):
+        raise InputError("has no examples to measure", name)
     return lengths

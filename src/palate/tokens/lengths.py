@@ -1,18 +1,11 @@
 """How long the sequences are, and what a cutoff would cost."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from palate.artifacts import atomic_file, sha256_of
-from palate.prompt.chat import Chat
-from palate.tokens.cache import STAGE, tokenizer_identity
-from palate.tokens.plain import conversation
 
 PERCENTILES = (50, 90, 95, 99, 100)
 CUTOFFS = (256, 384, 448, 512, 640, 768, 896, 1024, 1536, 2048)
@@ -44,9 +37,9 @@ class Lengths:
             "responses_cut": int((self.response > cutoff).sum()),
         }
 
-    def alternatives(self, cutoff: int) -> list[dict[str, Any]]:
-        """`truncation` at usual cutoffs, with the memory saved in a full-length batch against `cutoff`."""
-        tried = sorted({*CUTOFFS, cutoff, _round_up(int(self.total.max()), 8)})
+    def alternatives(self, cutoff: int, *others: int) -> list[dict[str, Any]]:
+        """`truncation` at usual cutoffs and `others`, with the memory saved in a full-length batch against `cutoff`."""
+        tried = sorted({*CUTOFFS, cutoff, *others, _round_up(int(self.total.max()), 8)})
         return [{**self.truncation(c), "memory_saved": 1 - c / cutoff} for c in tried]
 
     def counts(self) -> dict[int, int]:
@@ -57,38 +50,6 @@ class Lengths:
     def masked_share(self) -> float:
         """The share of tokens that carry no loss."""
         return float(1 - self.response.sum() / self.total.sum())
-
-
-def measure(batches: Iterable[Sequence[Mapping[str, Any]]], chat: Chat) -> Lengths:
-    """Tokenize examples, batch by batch, and keep the lengths only."""
-    total: list[int] = []
-    response: list[int] = []
-    for batch in batches:
-        for encoded in chat.encode_batch([conversation(example) for example in batch]):
-            total.append(len(encoded.ids))
-            response.append(len(encoded.ids) - encoded.prompt_len)
-    return Lengths(np.array(total, np.int32), np.array(response, np.int32))
-
-
-def lengths_path(folder: Path, data: str, tokenizer: Any) -> Path:
-    """Where the lengths of this data under this tokenizer are kept; `data` is a content hash."""
-    parts = {"data": data, "stage": STAGE, **tokenizer_identity(tokenizer)}
-    return folder / f"{sha256_of(parts)[:24]}.npy"
-
-
-def load_lengths(path: Path) -> Lengths | None:
-    """Lengths measured before; None if there are none, or the file is not whole."""
-    try:
-        total, response = np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
-    return Lengths(total, response)
-
-
-def save_lengths(lengths: Lengths, path: Path) -> None:
-    """Keep lengths for the next time."""
-    with atomic_file(path) as file:
-        np.save(file, np.stack([lengths.total, lengths.response]))
 
 
 def digest(lengths: Lengths) -> str:

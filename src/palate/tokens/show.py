@@ -1,22 +1,48 @@
 """Lengths and examples on the terminal: statistics, what a cutoff costs, and a sample from Alpaca to tokens."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.tokens.lengths import Lengths
-from palate.tokens.plain import IGNORED, conversation, label
+from palate.tokens.plain import IGNORED, conversation
+
+if TYPE_CHECKING:
+    from palate.tokens.audit import MaskAudit
 
 PLOTS = (".png", ".svg", ".pdf")
 MASKED = ("grey50", "grey42")
 TRAINED = ("bold black on green3", "bold black on spring_green2")
+RISKS = ((0.001, "low", "green"), (0.01, "medium", "yellow"), (2, "high", "red"))
+"""Below which share of all tokens that are cut a cutoff is called so; and its colour."""
+RECOMMENDED = "history"
+GOES = {
+    "left": "the system message first",
+    "right": "the answer",
+    "middle": "the history's middle",
+    "history": "oldest items: recommended",
+    "drop": "samples that are too long",
+    "error": "nothing",
+}
+SEQUENCES = 4
+"""Distinct trained sequences that are shown."""
+
+
+class Example(NamedTuple):
+    """A sample in Alpaca form, and as it is trained on."""
+
+    alpaca: Mapping[str, Any]
+    ids: list[int]
+    labels: list[int]
 
 
 def lengths_table(lengths: Lengths, title: str) -> RenderableType:
@@ -32,62 +58,131 @@ def lengths_table(lengths: Lengths, title: str) -> RenderableType:
     return Group(Text(title, style="bold"), table)
 
 
-def truncation_table(lengths: Lengths, cutoff: int) -> RenderableType:
-    """What the cutoff does, and what others would do."""
+def truncation_table(lengths: Lengths, cutoff: int, *others: int) -> RenderableType:
+    """What the cutoff does, and what others and the usual ones would do."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("cutoff", "samples over", "share", "tokens cut", "memory saved", "risk"):
         table.add_column(name, justify="left" if name == "risk" else "right", no_wrap=True)
-    longest = int(lengths.total.max())
-    for row in lengths.alternatives(cutoff):
+    for row in lengths.alternatives(cutoff, *others):
         here = row["cutoff_len"] == cutoff
-        if row["responses_cut"]:
-            risk = Text(f"cuts {row['responses_cut']:,} answers", style="bold red")
-        elif row["samples_cut"]:
-            risk = Text("cuts prompts at their head", style="yellow")
-        else:
-            risk = Text(f"none, {row['cutoff_len'] - longest:,} tokens to spare", style="green")
         table.add_row(
             f"{row['cutoff_len']}{' ←' if here else '  '}",
             f"{row['samples_cut']:,}",
             f"{row['share_cut']:.2%}",
             f"{row['tokens_cut']:,}",
             "–" if here else f"{row['memory_saved']:+.1%}",
-            risk,
+            _risk(row, lengths),
             style="bold" if here else None,
         )
     return Group(Text(f"Truncation at cutoff_len = {cutoff}", style="bold"), table)
 
 
-def example_panels(example: Mapping[str, Any], chat: Chat, cutoff: int, title: str) -> RenderableType:
+def _risk(row: Mapping[str, Any], lengths: Lengths) -> Text:
+    """What a cutoff costs, in the part of all text that goes, and in tokens of a sample that is cut."""
+    longest = int(lengths.total.max())
+    if row["responses_cut"]:
+        return Text(f"cuts {row['responses_cut']:,} answers", style="bold red")
+    if not row["samples_cut"]:
+        return Text(f"none, {row['cutoff_len'] - longest:,} tokens to spare", style="green")
+    share = row["tokens_cut"] / int(lengths.total.sum(dtype="int64"))
+    level, style = next(levels for limit, *levels in RISKS if share < limit)
+    each = row["tokens_cut"] / row["samples_cut"]
+    return Text(f"{level}: {each:,.0f} tokens off each, {longest - row['cutoff_len']:,} at most", style=style)
+
+
+def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> RenderableType:
+    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.truncation.compared`."""
+    cutoff = rows[0]["cutoff_len"]
+    title = Text(f"What tokens.truncation would do at {cutoff}", style="bold")
+    if not any(row.get("samples_cut", 1) for row in rows):
+        return Group(title, Text("nothing: every sample fits", style="green"))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("", "samples cut", "items cut", "tokens cut", "dropped", "tokens left", "what goes"):
+        table.add_column(name, justify="left" if name in ("", "what goes") else "right", no_wrap=True)
+    refusals = []
+    for row in rows:
+        name = row["truncation"]
+        style = "bold" if name == configured else None
+        shown = Text(f"{name} {'←' if name == configured else ''}", style="cyan")
+        goes = Text(GOES[name], style="green" if name == RECOMMENDED else "")
+        if "refused" in row:
+            table.add_row(shown, Text("refused", style="red"), *["–"] * 4, goes, style=style)
+            refusals.append(Text.assemble((f"{name}: ", "cyan"), ("refused: ", "red"), row["refused"]))
+            continue
+        unknown = row["samples_with_unknown_items"]
+        # What is not known of some samples makes the count of the others a lower bound.
+        items = f"{'≥ ' if unknown else ''}{row['history_items_cut']:,}"
+        table.add_row(
+            shown,
+            f"{row['samples_cut']:,}",
+            "unknown" if unknown == row["samples_cut"] else items,
+            f"{row['tokens_cut']:,}",
+            f"{row['samples_dropped']:,}",
+            f"{row['tokens']:,}",
+            goes,
+            style=style,
+        )
+    return Group(title, table, *refusals)
+
+
+def mask_table(mask: "MaskAudit | InputError | None") -> RenderableType:
+    """What is trained, or why nothing can be."""
+    if mask is None:
+        return Text("")
+    if isinstance(mask, InputError):
+        return Group(Text("Mask", style="bold"), Text(f"refused: {mask}", style="red"))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    masked = mask.tokens - mask.trained_tokens
+    table.add_row("masked", f"{masked:,} of {mask.tokens:,} tokens, {mask.masked_share:.2%}")
+    for trained in mask.trained[:SEQUENCES]:
+        text = Text.assemble((trained.text.replace("\n", "⏎"), TRAINED[0]), f" in {trained.samples:,} samples")
+        table.add_row("trained", text)
+    if len(mask.trained) > SEQUENCES:
+        table.add_row("", f"and {len(mask.trained) - SEQUENCES:,} other sequences")
+    what = "the response" if mask.train_on == "response" else "the token that decides"
+    if mask.composed == mask.samples:
+        scope = f"all {mask.samples:,} samples composed"
+    else:
+        scope = (
+            f"{mask.composed:,} of {mask.samples:,} samples composed, drawn with the seed; tokens counted from lengths"
+        )
+    table.add_row("checked", Text(f"exactly {what} is trained, to the sample's own answer: {scope}"))
+    return Group(Text(f"Mask, train.train_on = {mask.train_on}", style="bold"), table)
+
+
+def example_panels(example: Example, chat: Chat, title: str) -> RenderableType:
     """One example through every stage: Alpaca, messages, rendered text, tokens with the trained ones marked."""
-    messages = conversation(example)
-    row = label(chat.encode(messages), cutoff)
-    masked = sum(value == IGNORED for value in row["labels"])
-    total = len(row["labels"])
+    masked = sum(value == IGNORED for value in example.labels)
+    total = len(example.labels)
     pieces = Text()
-    for n, (text, is_masked) in enumerate(_letters(row["input_ids"], row["labels"], chat)):
+    for n, (text, is_masked) in enumerate(_letters(example.ids, example.labels, chat)):
         styles = MASKED if is_masked else TRAINED
         pieces.append(text.replace("\n", "⏎\n") if is_masked else text.replace("\n", "⏎"), styles[n % 2])
-    trained = [token for token, target in zip(row["input_ids"], row["labels"], strict=True) if target != IGNORED]
     ids = Text.assemble(
         f"{total} tokens: ",
         (f"{masked} masked ({masked / total:.1%})", MASKED[0]),
         ", ",
         (f"{total - masked} trained", TRAINED[0]),
-        f"\ninput_ids {_abbreviated(row['input_ids'])}",
-        f"\nlabels    {masked} × {IGNORED}, then {trained}",
+        f"\ninput_ids {_abbreviated(example.ids)}",
+        f"\nlabels    {_runs(example.labels)}",
     )
+    alpaca = json.dumps(dict(example.alpaca), ensure_ascii=False, indent=1)
+    messages = [f"{m['role']}: {_shortened(m['content'])}" for m in conversation(example.alpaca)]
     return Group(
         Text(title, style="bold"),
-        Panel(Text(json.dumps(dict(example), ensure_ascii=False, indent=1)), title="1  Alpaca", title_align="left"),
-        Panel(
-            Text("\n".join(f"{m['role']}: {_shortened(m['content'])}" for m in messages)),
-            title="2  chat messages",
-            title_align="left",
-        ),
+        Panel(Text(alpaca), title="1  Alpaca", title_align="left"),
+        Panel(Text("\n".join(messages)), title="2  chat messages", title_align="left"),
         Panel(pieces, title="3  rendered and cut into tokens", title_align="left"),
         Panel(ids, title="4  input_ids and labels", title_align="left"),
     )
+
+
+def _runs(labels: list[int]) -> str:
+    """Labels, those that follow each other and are ignored as a number of them."""
+    runs = [(ignored, list(run)) for ignored, run in groupby(labels, lambda label: label == IGNORED)]
+    return ", then ".join(f"{len(run)} × {IGNORED}" if ignored else str(run) for ignored, run in runs)
 
 
 def _letters(ids: list[int], labels: list[int], chat: Chat) -> Iterator[tuple[str, bool]]:
