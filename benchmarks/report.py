@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -119,37 +119,41 @@ def said(seconds: Sequence[float]) -> str:
     return f"{number(statistics.median(seconds))} s{between}"
 
 
-def publish(
-    name: str,
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, Callable[[Mapping[str, Any]], str]],
-    *,
-    as_json: bool,
-    save: bool,
-) -> None:
-    """Print `rows` as a table, or as JSON; with `save` keep both in `benchmarks/results/`.
+class Result(NamedTuple):
+    """A table of measurements; `columns` maps a heading to what it says of a row."""
 
-    `columns` maps a heading to what it says of a row.
-    """
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Callable[[Mapping[str, Any]], str]]
+
+    def cells(self) -> list[list[str]]:
+        """The table's body."""
+        return [[say(row) for say in self.columns.values()] for row in self.rows]
+
+
+def publish(name: str, results: Sequence[Result], *, as_json: bool, save: bool) -> None:
+    """Print results as tables, or as JSON; with `save` keep both in `benchmarks/results/`."""
     where = machine()
-    cells = [[say(row) for say in columns.values()] for row in rows]
-    data = json.dumps({"title": title, "machine": where, "rows": rows}, ensure_ascii=False, indent=2)
+    measured = [{"title": result.title, "rows": result.rows} for result in results]
+    data = json.dumps({"machine": where, "results": measured}, ensure_ascii=False, indent=2)
     if as_json:
         print(data)
     else:
-        table = Table(*columns, title=title)
-        for line in cells:
-            table.add_row(*line)
         console = Console(width=None if sys.stdout.isatty() else 160)
-        console.print(table)
+        for result in results:
+            table = Table(*result.columns, title=result.title)
+            for line in result.cells():
+                table.add_row(*line)
+            console.print(table)
         console.print(_line(where), highlight=False, style="dim")
     if save:
         RESULTS.mkdir(exist_ok=True)
-        lines = [[*columns], ["---" for _ in columns], *cells]
-        written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        text = ""
+        for result in results:
+            lines = [[*result.columns], ["---" for _ in result.columns], *result.cells()]
+            text += f"# {result.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
         (RESULTS / f"{name}.json").write_text(data + "\n", encoding="utf-8")
-        (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{written}\n\n{_line(where)}\n", encoding="utf-8")
+        (RESULTS / f"{name}.md").write_text(f"{text}{_line(where)}\n", encoding="utf-8")
 
 
 def _line(where: Mapping[str, str]) -> str:

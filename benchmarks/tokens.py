@@ -27,25 +27,26 @@ from baselines import (
     guides_messages,
     guides_path,
     map_lengths,
-    memcpy,
     trl_path,
 )
+from composed import kernel_times, loader_times, palate_lengths, palate_path
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.ratings import load_ratings
 from palate.samples import Samples, build_samples, iter_examples
 from palate.samples.split import SPLITS
-from report import Work, cores, in_own_process, number, publish, said, spread
+from report import Result, Work, cores, in_own_process, number, publish, said, spread
 
 REFERENCE = "guide: datasets.map"
 ROWS: dict[str, Callable[[Inputs], Run]] = {
     REFERENCE: guides_path,
     "TRL: SFTTrainer's preparation": trl_path,
     "tokenizers: encode_batch_fast": encode_batch_path,
+    "Palate, from ratings.csv": palate_path,
     "lengths only: datasets.map": map_lengths,
+    "lengths only: Palate, from ratings.csv": palate_lengths,
 }
-MEMCPY = "copy of the ids, one thread"
 
 
 def main() -> None:
@@ -77,7 +78,10 @@ def main() -> None:
     title = f"Tokens of {Path(args.ratings).name}, {args.tokenizer}: {every:,} samples"
     if inputs.limit:
         title = f"Quick look at the first {inputs.limit:,}, start-up weighs more than in a full run. {title}"
-    publish("tokens-quick" if inputs.limit else "tokens", title, rows, COLUMNS, as_json=args.json, save=args.save)
+        claims = list(targets(inputs, rows, args.repeats)) if not args.only else []
+    name = "tokens-quick" if inputs.limit else "tokens"
+    results = [Result(title, rows, COLUMNS)] + ([Result("Targets", claims, CLAIMS)] if claims else [])
+    publish(name, results, as_json=args.json, save=args.save)
 
 
 def write_inputs(samples: Samples, inputs: Inputs) -> None:
@@ -121,9 +125,37 @@ def measured(inputs: Inputs, only: str, repeats: int) -> Iterator[dict[str, Any]
         base = base or spread(seconds)["median"]
         extra = {"differing": differing, "peak_bytes": max(work.peak for work in works), **notes}
         yield row_of(name, reference, seconds, base) | extra
-    assert reference is not None
-    assert reference.ids is not None
-    yield row_of(MEMCPY, reference, memcpy(reference.ids), base)
+
+
+def targets(inputs: Inputs, rows: list[dict[str, Any]], repeats: int) -> Iterator[dict[str, Any]]:
+    """What Palate claims, as ratios of medians of this run."""
+    row = {row["name"]: row for row in rows}
+
+    def ratio(what: str, of: str, to: str, target: float) -> dict[str, Any]:
+        return claim(what, row[of]["median"] / row[to]["median"], ">=", target)
+
+    ours, lengths = "Palate, from ratings.csv", "lengths only: Palate, from ratings.csv"
+    yield ratio("times the speed of the guide's path", REFERENCE, ours, 100)
+    yield ratio("times the speed of TRL's preparation", "TRL: SFTTrainer's preparation", ours, 80)
+    yield ratio("times the speed of encode_batch_fast on ready texts", "tokenizers: encode_batch_fast", ours, 25)
+    yield ratio("times the speed of tokenizing, for exact statistics", "lengths only: datasets.map", lengths, 100)
+    yield claim("of the guide's bytes on disk", row[ours]["disk_bytes"] / row[REFERENCE]["disk_bytes"], "<=", 0.01)
+    found = in_own_process(kernel_times, inputs, 3 * repeats)
+    middle = {name: spread(seconds)["median"] for name, seconds in found.items()}
+    for what in ("ids", "ids, labels, mask"):
+        copy = "copy of the ids" if what == "ids" else f"copy of {what}"
+        yield claim(f"of memcpy's speed, one thread: {what}", middle[copy] / middle[what], ">=", 0.5) | {
+            "seconds": found
+        }
+    for name, seconds in in_own_process(loader_times, inputs).items():
+        target = 1.0 if name == "composed" else None
+        yield claim(f"ms a DataLoader batch of 32, {name}", 1000 * spread(seconds)["median"], "<=", target)
+
+
+def claim(what: str, measured: float, side: str, target: float | None) -> dict[str, Any]:
+    """One target and whether it is met."""
+    met = None if target is None else measured >= target if side == ">=" else measured <= target
+    return {"what": what, "measured": measured, "side": side, "target": target, "met": met}
 
 
 def row_of(name: str, reference: Tokens, seconds: list[float], base: float) -> dict[str, Any]:
@@ -172,6 +204,12 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "× guide": lambda row: number(row["times_the_reference"]),
     "largest process": lambda row: f"{row['peak_bytes'] / 2**20:,.0f} MiB" if "peak_bytes" in row else "",
     "on disk": lambda row: f"{row['disk_bytes'] / 2**20:,.1f} MiB" if "disk_bytes" in row else "",
+}
+CLAIMS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "measured": lambda row: number(row["measured"]),
+    "what": lambda row: row["what"],
+    "target": lambda row: "" if row["target"] is None else f"{'≥' if row['side'] == '>=' else '≤'} {row['target']:g}",
+    "met": lambda row: {True: "yes", False: "no", None: ""}[row["met"]],
 }
 
 
