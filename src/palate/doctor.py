@@ -1,4 +1,4 @@
-"""What this machine has, which features that turns on, and where each tokenizer's decision lies."""
+"""What this machine has, which features that turns on, and what each tokenizer makes of the prompt."""
 
 import json
 import os
@@ -16,6 +16,8 @@ from palate.config import Config
 from palate.errors import InputError
 from palate.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
 
+TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
+"""Of each kind of first and last character one, to see which titles' edges can be cut at."""
 PACKAGES = ("polars", "numpy", "transformers", "datasets", "torch", "trl", "peft", "bitsandbytes", "scikit-learn")
 
 
@@ -27,6 +29,7 @@ def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
         "features": _features(),
         "data packages": _data_packages(),
         "decision": {name: _decision(name, config) for name in _tokenizers(config)},
+        "prompts": {name: _composition(name, config) for name in _tokenizers(config)},
     }
     if as_json:
         print(json.dumps(findings, ensure_ascii=False, indent=2))
@@ -109,6 +112,38 @@ def _decision(name: str, config: Config) -> dict[str, Any]:
     before = found["response_before"]
     where = f"after {before!r}" if before else "the response's first token"
     return {**found, "summary": f"{yes['text']!r} = {yes['id']}, {no['text']!r} = {no['id']}, {where}"}
+
+
+def _composition(name: str, config: Config) -> dict[str, Any]:
+    """Whether the config's prompts are composed with a tokenizer, and by what that is proved, or why not."""
+    import polars as pl
+
+    from palate.prompt.chat import Chat
+    from palate.prompt.spec import split_template
+    from palate.tokens.boundaries import Boundaries
+    from palate.tokens.cuts import UnprovedError
+    from palate.tokens.fragments import build_fragments
+    from palate.tokens.layout import layout
+    from palate.tokens.tokenizer import load_tokenizer
+
+    prompt = config.prompt
+    fields = [p for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line) if p.field]
+    # Other columns of the items are not known: text will do for those that are not formatted as numbers.
+    columns = {p.field: [1995] * len(TITLES) if p.format_spec else ["Drama"] * len(TITLES) for p in fields}
+    items = pl.DataFrame({**columns, "title": TITLES})
+    try:
+        chat = Chat(load_tokenizer(name), prompt.yes, prompt.no)
+        proof = Boundaries(chat.untrimmed)
+        fragments = build_fragments(layout(prompt, items, [0.5, 4.0, 10.0]), chat, config.prepare.history_len, proof)
+    except UnprovedError as error:
+        reason = chat.restored(str(error))
+        return {"composed": False, "reason": reason, "summary": f"tokenized whole: {reason}"}
+    except InputError as error:
+        return {"composed": False, "reason": str(error), "summary": f"none: {error}"}
+    whole = [TITLES[n] for n in sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})]
+    remark = f"; tokenized whole with titles such as {', '.join(map(repr, whole))}" if whole else ""
+    how = proof.describe()
+    return {"composed": True, "proved_by": how, "whole": whole, "summary": f"composed: cuts proved by {how}{remark}"}
 
 
 def _version(package: str) -> str | None:

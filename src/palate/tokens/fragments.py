@@ -7,6 +7,7 @@ item, the rating and the label. Constant text beside a rating is joined to it be
 list number, so that a history line is two fragments.
 """
 
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -177,9 +178,7 @@ class _Workbench:
                 f"{before}{left}{self.probes[number]}{right}{after}", add_special_tokens=False
             )
             size = len(left) + len(self.probes[number]) + len(right)
-            begin, end = (_tokens_until(probe.offsets, at) for at in (len(before), len(before) + size))
-            if begin is None or end is None:
-                raise UnprovedError(f"a token spans a cut beside {kind.name}")
+            begin, end = _tokens_until(probe.offsets, [len(before), len(before) + size])
             lead, trail = probe.ids[:begin], probe.ids[end:]
             for text, ids in zip(distinct, self._encode(texts), strict=True):
                 fragment = tuple(ids[begin : len(ids) - len(trail)])
@@ -228,9 +227,7 @@ class _Workbench:
             if encoded.ids != encoding.ids:
                 raise UnprovedError("a conversation of harmless text is not tokenized as one text")
             places = [at + edge for span in self.cuts.spans(turn, values) for edge in span]
-            edges = [0, *(_tokens_until(encoding.offsets, place) for place in places), len(encoding.ids)]
-            if None in edges:
-                raise UnprovedError("a token spans a cut")
+            edges = [0, *_tokens_until(encoding.offsets, places), len(encoding.ids)]
             pieces = [tuple(encoding.ids[a:b]) for a, b in pairwise(edges)]
             for f, piece in zip(turn.fields, pieces[1::2], strict=True):
                 if piece != tables[f.kind][self.codes[f.kind]]:
@@ -295,11 +292,10 @@ class _Programs:
         return Fragments(tokens, start, length, steps, np.array(self.first, np.int64), response, lead, unproved)
 
 
-def _tokens_until(offsets: Sequence[tuple[int, int]], place: int) -> int | None:
-    """How many tokens end before the character `place`; None if one spans it."""
-    n = 0
-    while n < len(offsets) and offsets[n][0] < place:
-        if offsets[n][1] > place:
-            return None
-        n += 1
-    return n
+def _tokens_until(offsets: Sequence[tuple[int, int]], places: Sequence[int]) -> list[int]:
+    """How many tokens end before each of some characters; raises `UnprovedError` if one spans it."""
+    begins, ends = zip(*offsets, strict=True)
+    numbers = [bisect_left(begins, place) for place in places]
+    if any(n and ends[n - 1] > place for n, place in zip(numbers, places, strict=True)):
+        raise UnprovedError("a token spans a cut, against the proof")
+    return numbers
