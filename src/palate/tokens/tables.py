@@ -28,6 +28,7 @@ from palate.tokens.boundaries import Boundaries
 from palate.tokens.cuts import UnprovedError
 from palate.tokens.fragments import ITEM, LABEL, OVERREAD, RATING, Fragments, build_fragments
 from palate.tokens.layout import layout
+from palate.tokens.tokenizer import tokenizer_identity
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
     `data` names what decides the samples, such as hashes of the ratings and the options of `prepare`. Raises
     `InputError` as `renderer` does.
     """
-    parts = {**data, **tokenizer_identity(chat), "prompt": prompt.model_dump(mode="json"), "stage": STAGE}
+    parts = {**data, **tokenizer_identity(chat.tokenizer), "prompt": prompt.model_dump(mode="json"), "stage": STAGE}
     folder = Cache().entry("tables", parts, lambda out: build_tables(samples, prompt, chat, out), name=name)
     tables = Tables.open(folder)
     plain = sum(tables.meta["plain"].values())
@@ -171,16 +172,6 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
             _some(tables.meta["unproved_names"]),
         )
     return tables
-
-
-def tokenizer_identity(chat: Chat) -> dict[str, str]:
-    """What decides a tokenizer's output: its `tokenizer.json`, its chat template, and the answers, hashed."""
-    import hashlib
-
-    return {
-        "tokenizer": hashlib.sha256(chat.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        "chat template": hashlib.sha256(str(chat.tokenizer.chat_template).encode()).hexdigest(),
-    }
 
 
 def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) -> None:
@@ -204,7 +195,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     fragments, reason = None, None
     try:
         plan = layout(prompt, items, scale.to_list())
-        fragments = build_fragments(plan, chat, history_len, Boundaries(chat.ordinary))
+        fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
         reason = chat.restored(str(error))
     bad = _unproved_samples(word, samples.position, history_len, fragments)
