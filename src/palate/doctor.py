@@ -136,8 +136,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
         proof = Boundaries(chat.untrimmed)
         fragments = build_fragments(layout(prompt, items, [0.5, 4.0, 10.0]), chat, config.prepare.history_len, proof)
     except UnprovedError as error:
-        reason = chat.restored(str(error))
-        return {"composed": False, "reason": reason, "summary": f"tokenized whole: {reason}"}
+        return {"composed": False, "reason": str(error), "summary": f"tokenized whole: {error}"}
     except InputError as error:
         return {"composed": False, "reason": str(error), "summary": f"none: {error}"}
     whole = [TITLES[n] for n in sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})]

@@ -181,12 +181,6 @@ class Chat:
             model["unk_token"] = names[model["unk_token"]]
         return Tokenizer.from_str(json.dumps(state))
 
-    def restored(self, text: str) -> str:
-        """What is said of `ordinary`, with the control tokens' own names."""
-        for name, secret in self._secret_names.items():
-            text = text.replace(secret, name)
-        return text
-
     def imitates_control(self, text: str) -> bool:
         """Whether the tokenizer may find a control token in `text`, as it stands or as the normalizer leaves it."""
         found = self._control_text.search(text)

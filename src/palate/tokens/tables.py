@@ -197,7 +197,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         plan = layout(prompt, items, scale.to_list())
         fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
-        reason = chat.restored(str(error))
+        reason = str(error)
     bad = _unproved_samples(word, samples.position, history_len, fragments)
     if fragments is not None and not _agrees(samples, prompt, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
