@@ -112,6 +112,14 @@ def test_truncations_are_compared_with_what_is_not_known_and_why_one_is_refused(
     assert "every sample fits" in shown(strategies_table([nothing], "left"))
 
 
+def test_words_give_way_to_the_numbers_of_a_large_split() -> None:
+    large = {name: 12_345_678_901 for name in ROWS[0]} | {"truncation": "history", "cutoff_len": 400}
+    text = shown(strategies_table([{**large, "samples_with_unknown_items": 0}], "history"))
+
+    assert text.count("12,345,678,901") == 5
+    assert "…" not in text
+
+
 def test_the_mask_is_told_with_what_was_looked_at() -> None:
     trained = [Trained((7, 8), "No<|im_end|>\n", 30), Trained((6, 8), "Yes<|im_end|>\n", 20)]
     text = shown(mask_table(MaskAudit("response", 50, 50, 1000, 100, trained)))

@@ -62,7 +62,7 @@ def truncation_table(lengths: Lengths, cutoff: int, *others: int) -> RenderableT
     """What the cutoff does, and what others and the usual ones would do."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("cutoff", "samples over", "share", "tokens cut", "memory saved", "risk"):
-        table.add_column(name, justify="left" if name == "risk" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "risk" else "right", no_wrap=name != "risk")
     for row in lengths.alternatives(cutoff, *others):
         here = row["cutoff_len"] == cutoff
         table.add_row(
@@ -98,7 +98,8 @@ def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> Rend
         return Group(title, Text("nothing: every sample fits", style="green"))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("", "samples cut", "items cut", "tokens cut", "dropped", "tokens left", "what goes"):
-        table.add_column(name, justify="left" if name in ("", "what goes") else "right", no_wrap=True)
+        words = name in ("", "what goes")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "what goes")
     refusals = []
     for row in rows:
         name = row["truncation"]
