@@ -19,7 +19,7 @@ from palate.samples.split import SPLITS
 from palate.stages.data import chat_of, prepared, samples_of, token_options, tokens_of
 from palate.tokens.arrow import TOKEN_BYTES, Chunk, write_dataset
 from palate.tokens.dataset import TokenDataset, token_datasets
-from palate.tokens.tables import tokenizer_identity
+from palate.tokens.tokenizer import tokenizer_identity
 
 STAGE = "tokenize"
 
@@ -68,7 +68,7 @@ def tokenize(
         manifest = write_manifest(
             folder,
             STAGE,
-            inputs={**inputs, **tokenizer_identity(chat)},
+            inputs={**inputs, **tokenizer_identity(chat.tokenizer)},
             options={
                 "prepare": made_from,
                 "prompt": config.prompt.model_dump(mode="json"),
