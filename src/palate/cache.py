@@ -201,8 +201,8 @@ def damage_of(entry: Path, *, hashes: bool = True) -> str | None:
 
 
 def _reason(folder: Path, parts: Mapping[str, Any], name: str, note: Mapping[str, str]) -> str:
-    """Why there is no entry: what differs from the most similar one; of equals, from one of the same name."""
-    best: tuple[int, bool, float] | None = None
+    """Why there is no entry: what differs from the most similar one of the same name."""
+    best: tuple[int, float] | None = None
     changed: list[str] = []
     for path in folder.glob(f"*/{ENTRY}"):
         if not _KEY.fullmatch(path.parent.name):
@@ -211,7 +211,9 @@ def _reason(folder: Path, parts: Mapping[str, Any], name: str, note: Mapping[str
             known = json.loads(path.read_text(encoding="utf-8"))
             then = known["parts"]
             differing = [key for key in {**parts, **then} if key not in then or then[key] != parts.get(key)]
-            rank = (len(differing), known.get("name") != name, -path.stat().st_mtime)
+            if known.get("name", "") != name:
+                continue  # another split, or other data: that it differs says nothing
+            rank = (len(differing), -path.stat().st_mtime)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if differing and (best is None or rank < best):
