@@ -23,7 +23,7 @@ from palate.stages import data as data_stage
 from palate.stages import evidence
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
-from palate.tokens.cache import tokenizer_identity
+from palate.tokens.tokenizer import tokenizer_identity
 
 STAGES = 6
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from palate.errors import InputError
+from palate.tokens import cache
 from palate.tokens.cache import content_hash, preprocess_datasets_parallel
 from palate.tokens.plain import tokenize_func
 
@@ -26,13 +28,20 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def tokens(data: Dataset, tokenizer: Any, folder: Path, cutoff: int = 64, num_proc: int | None = None) -> Dataset:
-    return preprocess_datasets_parallel({"train": data}, tokenizer, cutoff, num_proc, folder)["train"]
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the test's entries are."""
+    monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path))
+    return tmp_path / "preprocessed"
 
 
-def test_rows_are_those_of_tokenize_func_in_order(tokenizer: Any, tmp_path: Path) -> None:
+def tokens(data: Dataset, tokenizer: Any, cutoff: int = 64, num_proc: int | None = None) -> Dataset:
+    return preprocess_datasets_parallel({"train": data}, tokenizer, cutoff, num_proc)["train"]
+
+
+def test_rows_are_those_of_tokenize_func_in_order(tokenizer: Any, kept: Path) -> None:
     data = examples()
-    result = tokens(data, tokenizer, tmp_path, cutoff=40)
+    result = tokens(data, tokenizer, cutoff=40)
 
     assert result.to_list() == [tokenize_func(row, tokenizer, 40) for row in data]
     assert {name: str(f.feature.dtype) for name, f in result.features.items()} == {
@@ -40,66 +49,66 @@ def test_rows_are_those_of_tokenize_func_in_order(tokenizer: Any, tmp_path: Path
         "attention_mask": "int8",
         "labels": "int32",
     }
+    assert tokens(data.select([]), tokenizer).features == result.features
 
 
-def test_several_processes_give_what_one_gives(tokenizer: Any, tmp_path: Path) -> None:
-    data = examples(5_200)
+def test_a_response_that_does_not_fit_is_an_error(tokenizer: Any, kept: Path) -> None:
+    with pytest.raises(InputError) as composed:
+        tokens(examples(), tokenizer, cutoff=1)
+    with pytest.raises(InputError) as plain:
+        tokenize_func(examples()[0], tokenizer, 1)
 
-    assert (
-        tokens(data, tokenizer, tmp_path / "two", num_proc=2)["input_ids"][:]
-        == tokens(data, tokenizer, tmp_path / "one", num_proc=1)["input_ids"][:]
-    )
+    assert str(composed.value) == str(plain.value)
+    assert list(kept.iterdir()) == []
 
 
 def test_the_same_again_is_a_hit_and_a_change_says_what_changed(
-    tokenizer: Any, tmp_path: Path, said: pytest.LogCaptureFixture
+    tokenizer: Any, kept: Path, said: pytest.LogCaptureFixture
 ) -> None:
-    first = tokens(examples(), tokenizer, tmp_path)
+    first = tokens(examples(), tokenizer)
     assert "cache miss, nothing kept yet" in said.text
     said.clear()
-    assert tokens(examples(), tokenizer, tmp_path).to_list() == first.to_list()
+    assert tokens(examples(), tokenizer, num_proc=2).to_list() == first.to_list()
     assert "cache hit" in said.text
     assert "miss" not in said.text
 
-    tokens(examples(), tokenizer, tmp_path, cutoff=32)
+    tokens(examples(), tokenizer, cutoff=32)
     assert "cache miss, cutoff_len changed" in said.text
-    tokens(examples(13), tokenizer, tmp_path)
-    assert "cache miss, these samples are new" in said.text
+    tokens(examples(13), tokenizer)
+    assert "cache miss, data changed: these samples are new" in said.text
     tokenizer.chat_template = tokenizer.chat_template.replace("user", "human").replace("content'] +", "content'] ~")
-    tokens(examples(), tokenizer, tmp_path)
+    tokens(examples(), tokenizer)
     assert "cache miss, chat template changed" in said.text
 
 
-def test_a_damaged_entry_is_made_again(tokenizer: Any, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
-    whole = tokens(examples(), tokenizer, tmp_path).to_list()
-    arrow = next(tmp_path.glob("*/*.arrow"))
+def test_a_damaged_entry_is_made_again(tokenizer: Any, kept: Path, said: pytest.LogCaptureFixture) -> None:
+    whole = tokens(examples(), tokenizer).to_list()
+    arrow = next(kept.glob("*/*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:-100])
 
-    assert tokens(examples(), tokenizer, tmp_path).to_list() == whole
+    assert tokens(examples(), tokenizer).to_list() == whole
     assert "the entry is damaged" in said.text
 
 
-def test_what_an_interruption_leaves_is_no_hit(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
-) -> None:
+def test_what_an_interruption_leaves_is_no_hit(tokenizer: Any, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Dataset, "save_to_disk", interrupt)
+        patch.setattr(cache, "encode_examples", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            tokens(examples(), tokenizer, tmp_path)
+            tokens(examples(), tokenizer)
 
-    assert list(tmp_path.iterdir()) == []
-    assert len(tokens(examples(), tokenizer, tmp_path)) == 12
+    assert list(kept.iterdir()) == []
+    assert len(tokens(examples(), tokenizer)) == 12
 
 
-def test_two_may_build_the_same_entry_at_once(tokenizer: Any, tmp_path: Path) -> None:
+def test_two_may_build_the_same_entry_at_once(tokenizer: Any, kept: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: tokens(examples(), tokenizer, tmp_path).to_list(), range(4)))
+        results = list(pool.map(lambda _: tokens(examples(), tokenizer).to_list(), range(4)))
 
     assert all(result == results[0] for result in results)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(kept.iterdir())) == 1
 
 
 def test_the_content_hash_is_of_the_rows_alone(tmp_path: Path) -> None:

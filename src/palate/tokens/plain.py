@@ -8,6 +8,8 @@ from palate.errors import InputError
 from palate.prompt.chat import PROBE, Chat, Encoded
 from palate.prompt.messages import to_chat_messages
 
+STAGE = 2
+"""Raised whenever the same input would give other tokens."""
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
 

@@ -1,5 +1,6 @@
-"""Loads a tokenizer by name, from where `palate.hub` finds it."""
+"""Loads a tokenizer by name, from where `palate.hub` finds it, and tells it from others."""
 
+import hashlib
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -35,3 +36,11 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
         if location.path is None and hub_is_out_of_reach():
             raise WorkError(f"{place}: {UNREACHABLE}") from error
         raise InputError(f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}", place) from error
+
+
+def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
+    """What decides a tokenizer's output: its `tokenizer.json` and its chat template, hashed."""
+    return {
+        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        "chat template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+    }

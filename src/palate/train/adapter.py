@@ -19,7 +19,7 @@ from palate.hub import locate
 from palate.models import quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.tokens.cache import tokenizer_identity
+from palate.tokens.tokenizer import tokenizer_identity
 
 log = logging.getLogger(__name__)
 
