@@ -174,6 +174,22 @@ def test_what_is_learned_is_forgotten_when_it_grows(monkeypatch: pytest.MonkeyPa
     assert composed(data, chat) == whole(data, chat)
 
 
+def test_text_that_does_not_repeat_is_tokenized_whole(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(segments, "FEW", 10)
+    monkeypatch.setattr(segments, "ROWS", 20)
+    caplog.set_level("INFO", logger="palate")
+    chat = CHATS["byte_level_bpe"]
+    rows = [{"instruction": " ".join(f"word{40 * n + k}" for k in range(40))} for n in range(40)]
+    data = dataset(rows + [guide(["Film", "Heat"])] * 20)
+    batches = list(encode_examples(data, chat))
+
+    assert [len(batch._whole) for batch in batches] == [20, 20, 0]
+    assert caplog.text.count("whole examples are faster") == 1
+    assert composed(data, chat) == whole(data, chat)
+
+
 def test_lengths_are_those_of_whole_examples() -> None:
     chat, data = CHATS["gpt2_like"], dataset([free(TITLES[n : n + 3]) for n in range(9)])
     lengths, expected = measure_examples(data, chat), whole(data, chat)

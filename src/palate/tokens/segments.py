@@ -36,6 +36,8 @@ PLACES = 1 << 16
 """Room for distinct places; of more than half as many nothing is asked, and no cut is made there."""
 ROOM = 1 << 26
 """Bytes of distinct segments after which they are forgotten, and learned anew."""
+FEW = 4096
+"""New segments that are tokenized whether or not they repeat."""
 CHECKED = 64
 """Examples that are tokenized whole as well, to check what was proved."""
 UNICODE = 0x110000
@@ -126,6 +128,8 @@ class _Composer:
     fits: bool = True
     """Whether examples may be composed at all."""
     checked: bool = False
+    told: bool = False
+    """Whether the log says that segments hardly ever repeat."""
 
     def __post_init__(self) -> None:
         self.turns = Turns(self.chat)
@@ -144,6 +148,13 @@ class _Composer:
         if self._prove() > known // 8:  # as yet too few places were known to be safe
             self._forget()
             segments, first = self._split(data, begin, kind)
+        new = int(self.counts[1]) - self.pieces.length.size
+        if new > max(FEW, segments.size // 2):
+            if not self.told:
+                log.info("tokens: %s of %s segments are new, so whole examples are faster", new, segments.size)
+            self.told = True
+            self._forget()
+            segments, first = segments[:0], np.zeros_like(first)
         self._learn(data, begin)
         pieces = self.pieces
         composed = np.diff(first) > 0
