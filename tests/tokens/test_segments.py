@@ -113,7 +113,7 @@ def whole(data: Dataset, chat: Chat) -> list[tuple[list[int], int]]:
 @pytest.mark.parametrize("name", CHATS)
 def test_a_composed_example_is_the_whole_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "ROWS", 50)
-    rows = [shape(TITLES[n % 7 : n + 1] + TITLES[n:]) for n in range(0, len(TITLES), 4) for shape in SHAPES]
+    rows = [shape(TITLES[n % 7 : n + 1] + TITLES[n:]) for n in range(0, len(TITLES), 7) for shape in SHAPES]
     data = dataset([row for row in rows for _ in range(2)])
 
     assert composed(data, CHATS[name]) == whole(data, CHATS[name])
@@ -201,10 +201,10 @@ def test_lengths_are_those_of_whole_examples() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir() or "qwen3" not in CHATS, reason="needs ../shared and the tokenizer of qwen3")
 def test_the_real_examples_are_those_of_the_reference() -> None:
-    reference = json.loads((SHARED / "reference" / "ml-latest-small.qwen3.json").read_text(encoding="utf-8"))["val"]
+    reference = json.loads((SHARED / "reference" / "ml-latest-small.qwen3.json").read_text(encoding="utf-8"))["train"]
     samples = build_samples(load_ratings(SHARED / "data" / "ml-latest-small"), PrepareConfig())
     data = Dataset(
-        pl.concat(iter_examples(samples, "val", PromptSpec())).to_arrow(compat_level=pl.CompatLevel.oldest())
+        pl.concat(iter_examples(samples, "train", PromptSpec())).to_arrow(compat_level=pl.CompatLevel.oldest())
     )
     digest = hashlib.sha256()
     for batch in encode_examples(data, CHATS["qwen3"]):
