@@ -108,9 +108,7 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
                 f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(items.columns)}",
                 f"prompt.{option}",
             )
-    item = samples.timeline.select("item_id").join(
-        items.select("item_id").with_row_index("code"), on="item_id", how="left", maintain_order="left"
-    )["code"]
+    item = _rows_of(samples.timeline["item_id"], items["item_id"])
     if item.null_count():
         missing = samples.timeline["item_id"].gather(item.is_null().arg_true().head(1)).item()
         raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
@@ -121,6 +119,21 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
         _pieces(prompt.history_line, items, "history_line"),
         _pieces(prompt.candidate_line, items, "candidate_line"),
     )
+
+
+def _rows_of(rated: pl.Series, items: pl.Series) -> pl.Series:
+    """The row of each rated item in the item table, UInt32; null where it has none."""
+    if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
+        ids, own = rated.to_numpy(), items.to_numpy()
+        low, high = min(ids.min(), own.min(initial=0)), max(ids.max(), own.max(initial=0))
+        if low >= 0 and high < 1 << 26:  # a table by id: a tenth of a join's time
+            row = np.full(high + 1, len(own), np.uint32)
+            row[own] = np.arange(len(own), dtype=np.uint32)
+            found = row[ids]
+            rows = pl.Series(found)
+            return rows.replace(len(own), None) if found.max() == len(own) else rows
+    numbered = items.to_frame().with_row_index("row")
+    return rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
 
 
 def iter_examples(

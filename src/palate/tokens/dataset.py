@@ -25,7 +25,7 @@ from palate.samples.build import Samples
 from palate.samples.split import SPLITS
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, tables_of, write_plain
-from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut
+from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -154,12 +154,12 @@ class TokenDataset:
     def whole_lengths(self) -> Lengths:
         """The lengths before truncation, and those of the responses."""
         rows = self._numbers(None)
-        return Lengths(self._whole[rows], self._responses[rows])
+        return Lengths(self._whole[rows], self._responses(rows))
 
     @property
     def labels(self) -> NDArray[np.bool_]:
         """Which samples are a Yes, (n,) bool."""
-        return self.tables.labels(self.split)[self._numbers(None)].astype(bool)
+        return self.tables.labels(self.split, self._numbers(None)).astype(bool)
 
     @property
     def identity(self) -> str:
@@ -175,7 +175,7 @@ class TokenDataset:
         labels = np.empty_like(ids)
         from palate.tokens import kernel
 
-        response = self._responses[sample]
+        response = self._responses(sample)
         kernel.label(ids, offsets, np.diff(offsets), response, self._answer, labels)
         return Ragged(ids, labels, offsets)
 
@@ -187,7 +187,7 @@ class TokenDataset:
         """Inference prompts: each sample's ids before the decision token, cut as in training."""
         sample = self._numbers(indices)
         ids, offsets = self._compose(sample)
-        ends = offsets[1:] - self._responses[sample] + self.tables.meta["lead"]
+        ends = offsets[1:] - self._responses(sample) + self.tables.meta["lead"]
         return [ids[a:b].tolist() for a, b in zip(offsets[:-1].tolist(), ends.tolist(), strict=True)]
 
     def example(self, index: int) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class TokenDataset:
         return {
             "cutoff_len": self.options.cutoff_len,
             "truncation": self.options.truncation,
-            **audit_cut(self._cut, self._whole, self._responses),
+            **audit_cut(self._cut, self._whole, self._responses(np.arange(self._whole.size))),
         }
 
     def as_hf(self) -> "Dataset":
@@ -253,18 +253,13 @@ class TokenDataset:
         return self.tables.position(self.split)
 
     @cached_property
-    def _lengths(self) -> tuple[Ints, Ints]:
-        return lengths_of(self.tables, self.split, self._plain)
-
-    @property
     def _whole(self) -> Ints:
         """Of all samples of the split: ids before truncation."""
-        return self._lengths[0]
+        return lengths_of(self.tables, self.split, self._plain)
 
-    @property
-    def _responses(self) -> Ints:
-        """Of all samples of the split: ids of the response."""
-        return self._lengths[1]
+    def _responses(self, sample: Longs) -> Ints:
+        """Of some samples of the split: ids of the response."""
+        return responses_of(self.tables, self.split, self._plain, sample)
 
     @cached_property
     def _kept(self) -> Ints:

@@ -22,11 +22,11 @@ from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
-from palate.samples.render import renderer
+from palate.samples.render import Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.tokens.boundaries import Boundaries
 from palate.tokens.cuts import UnprovedError
-from palate.tokens.fragments import ITEM, LABEL, OVERREAD, RATING, Fragments, build_fragments
+from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, RATING, Fragments, build_fragments
 from palate.tokens.layout import layout
 from palate.tokens.tokenizer import tokenizer_identity
 
@@ -115,9 +115,9 @@ class Tables:
         """The lengths of a split's samples before any truncation, (n,) int32; 0 for those in `plain`."""
         return mapped(self.folder / f"{split}.length.npy")
 
-    def labels(self, split: str) -> Longs:
-        """The labels of a split's samples, (n,) int64: 1 for a Yes."""
-        return _code(self.word[self.position(split)], LABEL)
+    def labels(self, split: str, sample: Longs) -> Longs:
+        """The labels of samples given by their numbers in the split, (k,) int64: 1 for a Yes."""
+        return _code(self.word[self.position(split)[sample]], LABEL)
 
     def unproved(self, split: str) -> Longs:
         """The numbers of the split's samples that cannot be composed."""
@@ -176,6 +176,8 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
 
 def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) -> None:
     """Write the tables of some samples into the empty folder `out`."""
+    from palate.tokens import kernel
+
     render = renderer(samples, prompt)
     timeline, history_len = samples.timeline, samples.history_len
     rows = render.item.to_numpy()
@@ -183,10 +185,10 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     of_row = np.zeros(samples.items.height, np.int64)
     of_row[used] = np.arange(used.size)
     scale = timeline["rating"].unique().sort()
-    rating = np.searchsorted(scale.to_numpy(), timeline["rating"].to_numpy())
-    word = of_row[rows]
-    word |= rating << RATING[0]
-    word[samples.position] |= samples.label.astype(np.int64) << LABEL[0]
+    word = np.empty(rows.size, np.int64)
+    ratings = (_read_only(series.to_numpy().astype(np.float64, copy=False)) for series in (timeline["rating"], scale))
+    kernel.pack(_read_only(rows), of_row, *ratings, RATING[0], word)
+    word[samples.position[samples.label]] |= 1 << LABEL[0]
     np.save(out / "word.npy", word)
     items = samples.items[used]
     items.write_parquet(out / "items.parquet", compression="zstd")
@@ -199,20 +201,19 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     except UnprovedError as error:
         reason = str(error)
     bad = _unproved_samples(word, samples.position, history_len, fragments)
-    if fragments is not None and not _agrees(samples, prompt, chat, word, fragments, bad):
+    if fragments is not None and not _agrees(samples, render, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
         bad[:] = True
     counts: dict[str, dict[str, int]] = {"samples": {}, "plain": {}}
-    for split in SPLITS:
-        index = samples.of(split)
-        position = samples.position[index]
-        length = np.zeros(index.size, np.int32)
-        if fragments is not None:
-            good = np.flatnonzero(~bad[index])
-            length[good] = sample_lengths(word, fragments, position[good], history_len)
-        np.save(out / f"{split}.position.npy", position.astype(np.int64))
+    whole = None if fragments is None else _Lengths(fragments, history_len, items.height, scale.len())
+    for number, split in enumerate(SPLITS):
+        mine = samples.split == number
+        position, plain = samples.position[mine], bad[mine]
+        length = np.zeros(position.size, np.int32) if whole is None else whole.of(word, position)
+        length[plain] = 0
+        np.save(out / f"{split}.position.npy", position.astype(np.int64, copy=False))
         np.save(out / f"{split}.length.npy", length)
-        counts["samples"][split], counts["plain"][split] = int(index.size), int((length == 0).sum())
+        counts["samples"][split], counts["plain"][split] = int(position.size), int(plain.sum())
     names: list[str] = []
     if fragments is not None:
         for array in ARRAYS:
@@ -229,6 +230,43 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         **counts,
     }
     (out / "tables.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+
+
+class _Lengths:
+    """Lengths of whole samples, from what each code adds where that is the same in every line."""
+
+    def __init__(self, fragments: Fragments, history_len: int, items: int, ratings: int) -> None:
+        self.fragments, self.history_len = fragments, history_len
+        sizes = {ITEM: items, RATING: ratings, LABEL: 2, NOTHING: 1}
+        lines = [{place: np.zeros(size, np.int64) for place, size in sizes.items()} for _ in range(history_len + 1)]
+        steps = fragments.steps[fragments.first[history_len] : fragments.first[history_len + 1]]
+        for row, base, *place in steps.tolist():
+            size = sizes[tuple(place)]
+            lines[row][tuple(place)] += fragments.length[base : base + size]  # the candidate's line is the first
+        self.candidate, *history = lines
+        first = history[0]
+        # One line may be a few tokens longer than another, as its number is: by the same few for every rating.
+        longer = [line[RATING][0] - first[RATING][0] for line in history]
+        self.alike = all(
+            np.array_equal(line[ITEM], first[ITEM]) and np.array_equal(line[RATING] - more, first[RATING])
+            for line, more in zip(history, longer, strict=True)
+        )
+        self.item, self.rating = first[ITEM], first[RATING]
+        self.constant = int(sum(line[NOTHING][0] for line in lines) + sum(longer))
+
+    def of(self, word: Longs, position: Longs) -> Ints:
+        """The lengths of samples at ascending timeline rows."""
+        if not self.alike:
+            return sample_lengths(word, self.fragments, position, self.history_len)
+        from palate.tokens import kernel
+
+        out = np.empty(position.size, np.int32)
+        shifts, masks = np.array([ITEM, RATING, LABEL], np.int64).T.copy()
+        kernel.slide(
+            _read_only(word), _read_only(position), self.history_len, self.item, self.rating, self.candidate[ITEM],
+            self.candidate[LABEL], shifts, masks, self.constant, out,
+        )  # fmt: skip
+        return out
 
 
 def sample_lengths(word: Longs, fragments: Fragments, position: Longs, items: int | Longs) -> Ints:
@@ -294,12 +332,12 @@ def _unproved_samples(word: Longs, position: Longs, history_len: int, fragments:
 
 
 def _agrees(
-    samples: Samples, prompt: PromptSpec, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]
+    samples: Samples, render: Renderer, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]
 ) -> bool:
     """Whether some samples are composed as they are tokenized whole: a check of the proof, not the proof."""
     good = np.flatnonzero(~bad)
     chosen = good[np.unique(np.linspace(0, good.size - 1, min(CHECKED, good.size)).astype(np.int64))]
-    rows = renderer(samples, prompt).examples(chosen).to_dicts()
+    rows = render.examples(chosen).to_dicts()
     for sample, (ids, prompt_len) in zip(chosen, chat.encode_batch([to_chat_messages(r) for r in rows]), strict=True):
         composed = join(word, fragments, int(samples.position[sample]), samples.history_len)
         response = fragments.response[int(samples.label[sample])]

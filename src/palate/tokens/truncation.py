@@ -65,16 +65,20 @@ def plan_cut(
     Raises `InputError`, naming the first such sample, if any would lose part of its response or under `error`
     if any is too long, and if none would be left.
     """
-    whole, response = lengths_of(tables, split, plain)
-    number = np.arange(whole.size) if among is None else np.unique(among)
-    over = number[whole[number] > cutoff]
+    whole = lengths_of(tables, split, plain)
+    if among is None:
+        over, count = np.flatnonzero(whole > cutoff), whole.size
+    else:
+        number = np.unique(among)
+        over, count = number[whole[number] > cutoff], number.size
+    response = responses_of(tables, split, plain, over)
     items = np.full(over.size, tables.history_len, np.int64)
     kept = np.full(over.size, cutoff, np.int32)
     again: dict[int, Ints] = {}
     if strategy == "drop":
         kept[:] = 0
-        if over.size and over.size == number.size:
-            shortest = f"the shortest has {whole[number].min()} tokens, cutoff_len is {cutoff}"
+        if over.size and over.size == count:
+            shortest = f"the shortest has {whole[over].min()} tokens, cutoff_len is {cutoff}"
             raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
         fits = np.ones(over.size, bool)
     elif strategy == "history":
@@ -84,10 +88,11 @@ def plan_cut(
         fits = kept > 0
     else:
         tail = {"left": cutoff, "right": 0, "middle": cutoff - cutoff // 2, "error": 0}[strategy]
-        fits = response[over] <= tail
+        fits = response <= tail
     if not fits.all():
-        worst = int(over[np.flatnonzero(~fits)[0]])
-        raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[worst]), cutoff, strategy))
+        place = int(np.flatnonzero(~fits)[0])
+        worst = int(over[place])
+        raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[place]), cutoff, strategy))
     if strategy in ("left", "middle"):
         head = np.full(over.size, cutoff // 2 if strategy == "middle" else 0, np.int64)
         cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
@@ -98,21 +103,24 @@ def plan_cut(
     return Cut(over, items, kept, cut_items, np.array(list(again), np.int64), start, tokens)
 
 
-def lengths_of(tables: Tables, split: str, plain: Plain) -> tuple[Ints, Ints]:
-    """The lengths of a split's samples before truncation, and of their responses; (n,) int32 each."""
+def lengths_of(tables: Tables, split: str, plain: Plain) -> Ints:
+    """The lengths of a split's samples before truncation, (n,) int32."""
     whole = tables.lengths(split)
     if plain.sample.size:
         whole = whole.copy()
         whole[plain.sample] = np.diff(plain.start)
-    return whole, responses_of(tables, split, plain)
+    return whole
 
 
-def responses_of(tables: Tables, split: str, plain: Plain) -> Ints:
-    """The lengths of a split's responses, (n,) int32."""
-    response = np.zeros(tables.position(split).size, np.int32)
+def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Ints:
+    """The lengths of the responses of some samples, given by their numbers in the split; (k,) int32."""
+    response = np.zeros(sample.size, np.int32)
     if tables.fragments is not None:
-        response = tables.fragments.response[tables.labels(split)]
-    response[plain.sample] = plain.response
+        response = tables.fragments.response[tables.labels(split, sample)]
+    if plain.sample.size:
+        place = np.minimum(np.searchsorted(plain.sample, sample), plain.sample.size - 1)
+        there = plain.sample[place] == sample
+        response[there] = plain.response[place[there]]
     return response
 
 
@@ -152,7 +160,7 @@ def _tokenize_again(
                 places, chat.encode_batch([to_chat_messages(e) for e in examples]), strict=True
             ):
                 # Labels are cut off the end by the length of the response that the whole sample has.
-                if len(ids) <= cutoff and len(ids) - prompt_len == response[over[k]]:
+                if len(ids) <= cutoff and len(ids) - prompt_len == response[k]:
                     items[k], kept[k], found[int(over[k])] = m, len(ids), np.array(ids, np.int32)
         left = left[kept[left] == 0]
     return dict(sorted(found.items()))
@@ -238,7 +246,8 @@ def compared(
     tables: Tables, split: str, plain: Plain, cutoffs: Sequence[int], chat: Chat, among: Longs | None = None
 ) -> list[dict[str, Any]]:
     """What every strategy does at each cutoff, for `palate lengths`; of the samples `among`, or of all."""
-    whole, response = lengths_of(tables, split, plain)
+    whole = lengths_of(tables, split, plain)
+    response = responses_of(tables, split, plain, np.arange(whole.size))
     rows = []
     for cutoff in cutoffs:
         for strategy in STRATEGIES:
