@@ -130,12 +130,13 @@ def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "d
 
 
 def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
-    """The validation samples that `eval.json` holds, drawn with the seed."""
+    """The validation samples that `eval.json` holds, drawn with the seed; those that truncation drops are left out."""
     import numpy as np
 
     from palate.samples.export import draw
 
-    return val.select(draw(np.arange(len(val)), config.prepare.max_eval, config.seed))
+    every = np.arange(val.tables.position("val").size)
+    return val.select(np.flatnonzero(np.isin(val.numbers, draw(every, config.prepare.max_eval, config.seed))))
 
 
 def token_options(config: Config) -> "Options":

@@ -93,7 +93,7 @@ def _trained_in(
 
     def check(fine: NDArray[np.bool_], problem: str) -> None:
         if not fine.all():
-            sample = dataset.number(int(number[np.flatnonzero(~fine)[0]]))
+            sample = int(dataset.numbers[number[np.flatnonzero(~fine)[0]]])
             raise InputError(f"{dataset.split} sample {sample} {problem}, which is a defect: please report it")
 
     places = np.flatnonzero(labels != IGNORED)

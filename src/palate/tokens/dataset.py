@@ -129,9 +129,10 @@ class TokenDataset:
         """The samples of these indices, in their order."""
         return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
 
-    def number(self, index: int) -> int:
-        """Which sample of the split an index means; it has this number in the split's exported files, too."""
-        return int(self._numbers([index])[0])
+    @property
+    def numbers(self) -> Longs:
+        """Which sample of the split each index means, (n,) int64: its row in the split's exported files."""
+        return self._numbers(None)
 
     def under(self, options: Options) -> "TokenDataset":
         """The same samples cut in another way, without those that it drops; raises `InputError` as `token_datasets`.
