@@ -69,13 +69,17 @@ def ready(inputs: Inputs, chat: Chat) -> dict[str, TokenDataset]:
 
 
 def palate_path(inputs: Inputs) -> Run:
-    """Ratings to tables, then every sample composed once: ids, attention mask, labels."""
+    """Ratings to tables, then every sample composed once, a thousand at a time: ids, attention mask, labels."""
     with cold(inputs) as (chat, folder):
         with clock() as work:
             with clock() as building:
                 datasets = ready(inputs, chat)
-            parts = [datasets[split].ragged() for split in SPLITS]
-            _ = [np.ones(part.input_ids.size, np.int8) for part in parts]  # the attention masks
+            for split in SPLITS:
+                for batch in datasets[split].batches(1000):
+                    ids, labels, _ = datasets[split].ragged(batch)
+                    mask = np.ones(ids.size, np.int8)
+                    assert ids.size == labels.size == mask.size
+        parts = [datasets[split].ragged() for split in SPLITS]
         notes = {"disk_bytes": size(folder), "ready_seconds": building.seconds}
         return Run(gathered(parts), work, notes)
 
