@@ -1,6 +1,7 @@
 """Wrong input: each gets one line that names the place, what stands there and what was expected."""
 
 import re
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -103,6 +104,57 @@ def test_what_is_wrong_is_found_where_a_plain_reading_finds_it(tmp_path_factory,
 
 def test_one_item_at_two_times_is_no_duplicate(table):
     assert load_ratings(str(table(HEAD + GOOD + "1,10,4.0,101\r\n"))).frame.height == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ids=st.sampled_from([(1, 2, 3), (-1, 0, 2**62), ("1", "a", "é")]),
+    ascend=st.booleans(),
+    block=st.sampled_from([1, 3, 1 << 16]),
+    factors=st.sampled_from([(1, 1, 1), (0, 0, 0), (3, 5, 7)]),  # many rows that differ have the same hash
+    data=st.data(),
+)
+def test_the_first_rating_that_is_there_already_is_named_with_the_first_like_it(
+    tmp_path_factory, ids, ascend, block, factors, data
+):
+    rows = data.draw(st.lists(st.tuples(st.sampled_from(ids), st.integers(1, 4), st.integers(0, 3)), min_size=1))
+    if ascend:
+        rows.sort(key=lambda row: row[0])
+    path = tmp_path_factory.mktemp("data") / "a.parquet"
+    table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    table.with_columns(rating=4.0, title=pl.lit("A")).write_parquet(path)
+    again = next((i for i, row in enumerate(rows) if row in rows[:i]), None)
+    name = "palate.ratings.rating_table"
+    with (
+        patch("palate.ratings.blocks.BLOCK", block),
+        patch(f"{name}.BLOCK", block),
+        patch(f"{name}._FACTORS", factors),
+    ):
+        if again is None:
+            assert load_ratings(str(path)).frame.height == len(rows)
+        else:
+            user, item, time = rows[again]
+            place = (
+                f"row {again + 1}: user {user} rated item {item} at {time} already on row {rows.index(rows[again]) + 1}"
+            )
+            assert f"a.parquet: {place}, expected" in error_of(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([(0, 1, 2, 5), (-1, 0, 1, 3), (1, 3, 2**40, 2**63 - 1), ("1", "2", "a", "é")]), st.data())
+def test_the_first_item_without_a_title_is_named(tmp_path_factory, ids, data):
+    rated = data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=6))
+    titles = data.draw(st.dictionaries(st.sampled_from(ids), st.sampled_from(["A", ""])))
+    folder = tmp_path_factory.mktemp("data")
+    frame = pl.DataFrame({"user": 1, "item": rated, "rating": 4.0, "timestamp": range(len(rated))})
+    frame.write_parquet(folder / "ratings.parquet")
+    items = pl.DataFrame({"item": list(titles), "title": list(titles.values())}, schema_overrides={"title": pl.String})
+    items.cast({"item": frame["item"].dtype}).write_parquet(folder / "movies.parquet")
+    row = next((i for i, item in enumerate(rated) if not titles.get(item)), None)
+    if row is None:
+        assert load_ratings(str(folder)).frame["item_id"].to_list() == rated
+    else:
+        assert f"row {row + 1}: item {rated[row]} has no title in movies.parquet" in error_of(folder)
 
 
 def test_a_wrong_row_in_a_zip_is_named_with_the_zip_and_the_member(zipped):

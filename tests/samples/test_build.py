@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,7 @@ from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings import Ratings
 from palate.samples import Samples, build_samples
+from palate.samples.build import ROLES
 
 
 def splits_of(samples: Samples) -> list[str]:
@@ -55,6 +58,51 @@ def test_the_user_split_is_the_plain_one_for_any_counts(counts, ratios, length):
         return
     expected = [s for n in counts if n for s in plain_user_split(n, *ratios)]
     assert splits_of(build_samples(ratings, options)) == expected
+
+
+USERS = {
+    "numbers": st.sampled_from([-5, 0, 1, 2, 7, 2**40]),
+    "one": st.just(3),
+    "words": st.sampled_from(["", "10", "9", "a", "é"]),
+}
+TIMES = st.one_of(st.integers(0, 4), st.integers(0, 2**40), st.sampled_from([0, 1, 2**63 - 1]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    users=st.sampled_from(["numbers", "one", "words"]),
+    ascend=st.booleans(),
+    words=st.booleans(),
+    block=st.sampled_from([1, 3, 8, 1 << 16]),
+    length=st.integers(1, 4),
+    ratios=st.sampled_from([(0.05, 0.1), (0.0, 0.3), (0.3, 0.6)]),
+    data=st.data(),
+)
+def test_the_samples_of_any_log_are_those_of_a_plain_walk(users, ascend, words, block, length, ratios, data):
+    drawn = data.draw(st.lists(st.tuples(USERS[users], st.sampled_from([0.5, 3.5, 4.0, 5.0]), TIMES), max_size=40))
+    drawn.extend([(data.draw(USERS[users]), 4.0, data.draw(TIMES))] * (length + 1))  # one user is long enough
+    if ascend:
+        drawn.sort(key=lambda row: row[0])
+    rows = [(user, f"i{i}" if words else 3 * i, rating, time) for i, (user, rating, time) in enumerate(drawn)]
+    rows_of = {
+        user: sorted((r for r in rows if r[0] == user), key=lambda r: r[3]) for user in sorted({r[0] for r in rows})
+    }
+    splits = {u: plain_user_split(len(rs) - length, *ratios) for u, rs in rows_of.items() if len(rs) > length}
+    roles = {u: ["warmup"] * length + splits[u] if u in splits else ["unused"] * len(rs) for u, rs in rows_of.items()}
+    timeline = [(*row, role) for u in rows_of for row, role in zip(rows_of[u], roles[u], strict=True)]
+    position = [i for i, row in enumerate(timeline) if row[4] in ("train", "val", "test")]
+
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    chunked = pl.concat([frame[:5], frame[5:]], rechunk=False)
+    with patch("palate.ratings.blocks.BLOCK", block):
+        options = PrepareConfig(history_len=length, val_ratio=ratios[0], test_ratio=ratios[1])
+        samples = build_samples(Ratings(chunked, pl.DataFrame(), "test", {}, (0.5, 5)), options)
+    assert samples.timeline.rows() == timeline
+    assert samples.timeline.schema == frame.schema | {"split": ROLES}
+    assert samples.position.tolist() == position
+    assert splits_of(samples) == [timeline[i][4] for i in position]
+    assert samples.label.tolist() == [timeline[i][2] >= 4 for i in position]
+    assert [a.dtype for a in (samples.position, samples.split, samples.label)] == [np.int64, np.uint8, np.bool_]
 
 
 def test_ratings_are_ordered_by_user_then_time_and_ties_keep_the_file_order(make_ratings):

@@ -4,12 +4,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from palate.errors import InputError
+from palate.ratings.blocks import BLOCK, bounds_of
 from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, records
 from palate.ratings.source import SourceFile
 
@@ -18,6 +21,8 @@ _ROLES = ("user", "item", "rating", "timestamp")
 _TYPES = {"user_id": pl.Int64(), "item_id": pl.Int64(), "rating": pl.Float64(), "timestamp": pl.Int64()}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANK = " \t"
+_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
+"""Odd and random, of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -249,15 +254,23 @@ def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
 def _check_duplicates(table: RatingTable) -> None:
     """No user rates an item twice at one time.
 
-    Rows are compared by a 64-bit hash, sorted: 8 bytes a row. Only rows whose hashes meet are looked at.
+    Rows are compared by a 64-bit hash, sorted: 8 bytes a row, and block by block where users ascend. Only rows whose
+    hashes meet are looked at.
     """
     keys = table.frame.select("user_id", "item_id", "timestamp")
-    hashes = keys.hash_rows()
-    ordered = np.sort(hashes.to_numpy())
-    meeting = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not meeting.size:
+    bounds, users = np.array([0, keys.height]), keys["user_id"]
+    if users.is_sorted():
+        bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
+    meeting = []
+    for begin, end in pairwise(bounds.tolist()):
+        hashes = _hashes(keys.slice(begin, end - begin))
+        ordered = np.sort(hashes)
+        same = ordered[1:][ordered[1:] == ordered[:-1]]
+        if same.size:
+            meeting.append(begin + np.flatnonzero(np.isin(hashes, same)))
+    if not meeting:
         return
-    suspects = keys.with_row_index("row").filter(hashes.is_in(pl.Series(np.unique(meeting)).implode()))
+    suspects = keys.with_row_index("row")[np.concatenate(meeting)]
     again = suspects.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
     again = again.filter(pl.col("row") > pl.col("first")).sort("row")
     if again.is_empty():
@@ -270,15 +283,42 @@ def _check_duplicates(table: RatingTable) -> None:
     )
 
 
+def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
+    """One number a row, the same for equal rows and rarely for others: the columns' values, each times its own."""
+    total = np.zeros(keys.height, np.uint64)
+    for begin in range(0, keys.height, BLOCK):
+        part = total[begin : begin + BLOCK]
+        for column, factor in zip(keys.slice(begin, BLOCK), _FACTORS, strict=True):
+            values = column if column.dtype == pl.Int64 else column.hash()
+            part += values.to_numpy().view(np.uint64) * factor
+    return total
+
+
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` at the first rating whose item has no title in `items`."""
-    titled = items.filter(pl.col("title") != "")["item_id"]
-    rated = table.frame["item_id"].unique()
+    titled, rated = items.filter(pl.col("title") != "")["item_id"], table.frame["item_id"]
+    if _are_known(rated, titled):
+        return
+    rated = rated.unique()
     missing = rated.filter(~rated.is_in(titled.implode()))
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
         table.fail(f"item {item} has no title in {where}, expected one for every rated item", row)
+
+
+def _are_known(ids: pl.Series, known: pl.Series) -> bool:
+    """Whether small integers are all among others; False for ids of which a flag each would take too much room."""
+    if ids.dtype != pl.Int64:
+        return False
+    low, high = ids.min(), ids.max()
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    if low < 0 or high >= 8 * ids.len():
+        return False
+    flags = np.zeros(high + 1, np.bool_)
+    flags[known.filter(known.is_between(0, high)).to_numpy()] = True
+    return all(flags[chunk.to_numpy()].all() for chunk in ids.get_chunks())
 
 
 def _first(wrong: pl.Series) -> int:

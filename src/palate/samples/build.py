@@ -1,6 +1,7 @@
 """From ratings to samples: each user's ratings in order of time, and an index of what is asked of them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings import Ratings
+from palate.ratings.blocks import bounds_of
 from palate.samples.split import SPLITS, split_by_time, split_by_user
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
@@ -55,8 +57,7 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
             "prepare.rating_threshold",
         )
     need = options.history_len
-    timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
-    counts = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
+    timeline, counts = _in_order(ratings.frame)
     longest = int(counts.max(initial=0))
     if longest <= need:
         raise InputError(
@@ -64,10 +65,11 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
             f"expected at least {need + 1}, or a smaller history_len",
             ratings.name,
         )
-    rank = np.arange(timeline.height) - np.repeat(np.cumsum(counts) - counts, counts)
-    long_enough = np.repeat(counts > need, counts)
-    position = np.flatnonzero(long_enough & (rank >= need))
-    role = np.where(long_enough, np.uint8(0), np.uint8(len(SPLITS) + 1))
+    warmup = np.minimum(counts, need)
+    is_sample = np.repeat(np.tile([False, True], counts.size), np.column_stack([warmup, counts - warmup]).ravel())
+    position = np.flatnonzero(is_sample)
+    unused = np.uint8(len(SPLITS) + 1)
+    role = np.repeat(np.where(counts > need, np.uint8(0), unused), counts)
     if options.split == "user-time":
         split = split_by_user(counts[counts > need] - need, options.val_ratio, options.test_ratio)
     else:
@@ -75,13 +77,54 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         split, cutoffs = split_by_time(times[position], options.val_ratio, options.test_ratio)
         reached = [cutoff for cutoff in cutoffs if cutoff is not None]
         if reached:
-            role[long_enough & (times >= min(reached))] = len(SPLITS) + 1
-    role[position] = split + 1
+            role[times >= min(reached)] = unused
+    role[is_sample] = split + 1
     return Samples(
-        timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(role)),
+        timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role))),
         ratings.items,
         position,
         split,
-        timeline["rating"].to_numpy()[position] >= options.rating_threshold,
+        (timeline["rating"].to_numpy() >= options.rating_threshold)[is_sample],
         need,
     )
+
+
+def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    """The ratings by user, then time, ties as they stand; and the users' numbers of ratings, (u,) int64.
+
+    Where users ascend already, as in MovieLens's files, each block of users is ordered by itself, in the cache.
+    """
+    users = frame["user_id"]
+    if not (users.is_sorted() and all(dtype.is_numeric() for dtype in frame.dtypes)):
+        frame = frame.sort("user_id", "timestamp", maintain_order=True)
+        return frame, _lengths(frame["user_id"])
+    counts = _lengths(users)
+    ends = np.cumsum(counts)
+    columns = {name: np.empty(frame.height, frame[name].head(0).to_numpy().dtype) for name in frame.columns}
+    for begin, end in pairwise(bounds_of(counts).tolist()):
+        block = frame.slice(begin, end - begin)
+        first, last = np.searchsorted(ends, [begin, end - 1], side="right")
+        order = _order(block["timestamp"].to_numpy(), counts[first : last + 1])
+        for name, column in columns.items():
+            column[begin:end] = block[name].to_numpy()[order]
+    return pl.DataFrame(columns), counts
+
+
+def _lengths(users: pl.Series) -> NDArray[np.int64]:
+    """How many times each value stands in a row."""
+    return users.rle().struct.field("len").to_numpy().astype(np.int64)
+
+
+def _order(times: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stable order by user and time of ratings that are grouped by user, `counts` of each.
+
+    User, time and place make one integer where they fit, which is sorted by itself.
+    """
+    user = np.repeat(np.arange(counts.size), counts)
+    early = int(times.min())
+    of_time, of_place = (int(times.max()) - early).bit_length(), (times.size - 1).bit_length()
+    if (counts.size - 1).bit_length() + of_time + of_place > 63:
+        return np.lexsort((times, user))
+    key = (user << of_time | times - early) << of_place | np.arange(times.size)
+    key.sort()
+    return key & ((1 << of_place) - 1)

@@ -18,12 +18,8 @@ def split_by_user(counts: NDArray[np.int64], val_ratio: float, test_ratio: float
     """
     test = np.minimum(_share(counts, test_ratio), counts - 1)
     val = np.minimum(_share(counts, val_ratio), counts - 1 - test)
-    ends = np.cumsum(counts)
-    left = np.repeat(ends, counts) - np.arange(ends[-1] if ends.size else 0)  # samples from here to the user's end
-    split = np.full(left.size, TRAIN, dtype=np.uint8)
-    split[left <= np.repeat(test + val, counts)] = VAL
-    split[left <= np.repeat(test, counts)] = TEST
-    return split
+    splits = np.array([TRAIN, VAL, TEST], np.uint8)
+    return np.repeat(np.tile(splits, counts.size), np.column_stack([counts - val - test, val, test]).ravel())
 
 
 def _share(counts: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
