@@ -1,5 +1,7 @@
 """Composed samples against whole ones: every tokenizer, every prompt, titles that are hard on both."""
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.small import TRIMMING, all_small, small_tokenizer
+from tests.tiny import EMPTY_THINK
 from tests.titles import TITLES, titles
 
 from palate.hub import locate
@@ -18,7 +21,7 @@ from palate.prompt.spec import PromptSpec
 from palate.samples import iter_examples
 from palate.samples.build import Samples
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
-from palate.tokens.plain import label
+from palate.tokens.plain import IGNORED, label
 from palate.tokens.tokenizer import load_tokenizer
 
 HISTORY = 3
@@ -66,10 +69,9 @@ def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -
 
 
 def composed(samples: Samples, prompt: PromptSpec, chat: Chat, folder: Path, **options: Any) -> dict[str, TokenDataset]:
-    data = {"data": str(hash(str(samples.items.to_dicts()) + str(samples.timeline.to_dicts())))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALATE_CACHE_DIR", str(folder))
-        return token_datasets(samples, prompt, chat, Options(**options), data=data)
+        return token_datasets(samples, prompt, chat, Options(**options))
 
 
 def whole(samples: Samples, prompt: PromptSpec, chat: Chat, split: str) -> list[dict[str, list[int]]]:
@@ -101,3 +103,85 @@ def test_whatever_the_titles_are(
     folder = tmp_path_factory.mktemp("cache")
     for split, dataset in composed(samples, PROMPTS[prompt], chat, folder, cutoff_len=100_000).items():
         assert as_lists(dataset) == whole(samples, PROMPTS[prompt], chat, split)
+
+
+@pytest.fixture
+def samples() -> Samples:
+    return samples_of(["Heat (1995)", "Toy Story (1995)", "M (1931)"])
+
+
+def test_one_a_slice_and_a_batch_are_the_same_samples(samples: Samples, tmp_path: Path) -> None:
+    train = composed(samples, PromptSpec(), Chat(small_tokenizer()), tmp_path)["train"]
+    every = as_lists(train)
+
+    assert [train[-1]["input_ids"].tolist(), train[2]["labels"].tolist()] == [
+        every[-1]["input_ids"],
+        every[2]["labels"],
+    ]
+    assert [ids.tolist() for ids in train[1:8:3]["input_ids"]] == [row["input_ids"] for row in every[1:8:3]]
+    assert [row["input_ids"].tolist() for row in train.__getitems__([4, 0, 4])] == [
+        every[n]["input_ids"] for n in (4, 0, 4)
+    ]
+    assert train.lengths.tolist() == [len(row["input_ids"]) for row in every]
+    assert as_lists(train.select([3, 1])) == [every[3], every[1]]
+    assert all(values.dtype == np.int64 for values in train[0].values())  # as a list of ints would become
+    for wrong in (len(train), -len(train) - 1):
+        with pytest.raises(IndexError):
+            train[wrong]
+
+
+def test_a_sample_is_told_as_example_and_as_text(samples: Samples, tmp_path: Path) -> None:
+    chat = Chat(small_tokenizer())
+    train = composed(samples, PromptSpec(), chat, tmp_path)["train"]
+    (rows,) = iter_examples(samples, "train", PromptSpec())
+
+    assert [train.example(n) for n in range(len(train))] == [{**row, "history": []} for row in rows.to_dicts()]
+    assert train.text(1) == chat.text(to_chat_messages(rows.row(1, named=True)))
+
+
+def test_a_copy_in_another_process_has_all_but_the_text(samples: Samples, tmp_path: Path) -> None:
+    train = composed(samples, PromptSpec(), Chat(small_tokenizer()), tmp_path)["train"]
+    copy = pickle.loads(pickle.dumps(train))
+
+    assert len(pickle.dumps(train)) < 1000
+    assert as_lists(copy) == as_lists(train)
+    with pytest.raises(RuntimeError, match="no tokenizer"):
+        copy.text(0)
+
+
+@pytest.mark.parametrize("change", ["label", "split", "rating", "title"])
+def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, change: str) -> None:
+    chat = Chat(small_tokenizer())
+    before = composed(samples, PromptSpec(), chat, tmp_path)["train"]
+    other = {
+        "label": replace(samples, label=~samples.label),
+        "split": replace(samples, split=samples.split[::-1].copy()),
+        "rating": replace(samples, timeline=samples.timeline.with_columns(rating=10 - pl.col("rating"))),
+        "title": replace(samples, items=samples.items.with_columns(title=pl.col("title") + "!")),
+    }[change]
+    after = composed(other, PromptSpec(), chat, tmp_path)
+
+    assert after["train"].identity != before.identity
+    assert as_lists(after["train"]) == whole(other, PromptSpec(), chat, "train")
+
+
+def test_a_run_of_the_same_samples_reuses_tables_and_says_what_is_new(
+    samples: Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = Chat(small_tokenizer())
+    with caplog.at_level("INFO", "palate"):
+        composed(samples, PromptSpec(), chat, tmp_path, cutoff_len=400)
+        caplog.clear()
+        composed(samples, PromptSpec(), chat, tmp_path, cutoff_len=380)
+    assert "tables of samples: cache hit" in caplog.text
+    assert "cutoff changed: tables reused, lengths recomputed" in caplog.text
+
+
+def test_training_on_the_answer_alone_leaves_one_label(samples: Samples, tmp_path: Path) -> None:
+    chat = Chat(small_tokenizer(EMPTY_THINK))
+    train = composed(samples, PromptSpec(), chat, tmp_path, train_on="answer")["train"]
+    decision = chat.decision
+
+    for row, liked in zip(as_lists(train), train.labels, strict=True):
+        (place,) = (n for n, target in enumerate(row["labels"]) if target != IGNORED)
+        assert row["labels"][place] == row["input_ids"][place] == (decision.yes_id if liked else decision.no_id)

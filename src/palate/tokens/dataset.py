@@ -24,7 +24,7 @@ from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
 from palate.samples.split import SPLITS
 from palate.tokens.lengths import Lengths
-from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, tables_of, write_plain
+from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, content_of, tables_of, write_plain
 from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
@@ -307,17 +307,17 @@ def token_datasets(
     chat: Chat,
     options: Options = Options(),
     *,
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
     name: str = "samples",
     splits: Sequence[str] = SPLITS,
 ) -> dict[str, TokenDataset]:
     """The token datasets of some splits; tables and cuts are taken from the cache or built.
 
-    `data` names what decides the samples (hashes of the input, options), for the cache's key. Samples that
-    truncation drops are left out. Raises `InputError` for a prompt that does not fit the items, and for a
+    `data` names everything that decides the samples (hashes of the input, options), for the cache's key; if it is
+    not given, the samples themselves are hashed. Samples that truncation drops are left out. Raises `InputError` for a prompt that does not fit the items, and for a
     sample that the cutoff would leave without its whole response.
     """
-    tables = tables_of(samples, prompt, chat, data, name)
+    tables = tables_of(samples, prompt, chat, content_of(samples) if data is None else data, name)
     found = {}
     for split in splits:
         plain, of = None, f"{name}, {split}"

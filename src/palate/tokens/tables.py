@@ -4,6 +4,7 @@ A folder of NumPy files that any number of processes map into memory. What compo
 for is tokenized the plain way, once, and lies beside it.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,6 +173,17 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
             _some(tables.meta["unproved_names"]),
         )
     return tables
+
+
+def content_of(samples: Samples) -> dict[str, str]:
+    """The samples' hash, where nobody can say what they were made from."""
+    digest = hashlib.sha256(str(samples.history_len).encode())
+    for column in ("item_id", "rating"):
+        digest.update(samples.timeline[column].hash().to_numpy())
+    for array in (samples.position, samples.split, samples.label):
+        digest.update(np.ascontiguousarray(array))
+    digest.update(samples.items.write_json().encode())
+    return {"samples": digest.hexdigest()}
 
 
 def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) -> None:
