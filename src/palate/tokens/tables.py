@@ -179,9 +179,9 @@ def content_of(samples: Samples) -> dict[str, str]:
     """The samples' hash, where nobody can say what they were made from."""
     digest = hashlib.sha256(str(samples.history_len).encode())
     for column in ("item_id", "rating"):
-        digest.update(memoryview(samples.timeline[column].hash().to_numpy()))
+        digest.update(samples.timeline[column].hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label):
-        digest.update(memoryview(np.ascontiguousarray(array)))
+        digest.update(np.ascontiguousarray(array).data)
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
 
