@@ -233,8 +233,12 @@ def _partial(place: Path) -> Iterator[Path]:
         partial = _hidden(place)
         partial.mkdir()
         try:
-            with _locked(partial) as got:
-                # Whoever prunes may have come between the folder and its lock: then it is gone, or about to be.
+            # Whoever prunes may have come between the folder and its lock: then it is gone, or about to be.
+            with contextlib.ExitStack() as stack:
+                try:
+                    got = stack.enter_context(_locked(partial))
+                except FileNotFoundError:
+                    continue
                 if got is not False and partial.exists():
                     yield partial
                     return
