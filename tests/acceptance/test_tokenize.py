@@ -235,7 +235,8 @@ def test_ctrl_c_leaves_what_was_there(earlier: bool, tokenizer: Path, tmp_path: 
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
 
-    assert process.returncode == 130, told
+    # CPython dies by the signal, 130 to a shell, if it came while a library ran `exec` on a string.
+    assert process.returncode in (130, -signal.SIGINT), told
     assert told.splitlines()[-1] == "interrupted; nothing half-written was kept"
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     assert [p.name for p in out.parent.iterdir()] == (["T"] if earlier else [])
