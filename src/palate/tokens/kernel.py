@@ -5,12 +5,19 @@ much is overwritten by the next fragment. Compiled once a machine; numba keeps t
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
+
+from palate.hub import cache_dir
+
+if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
+    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
 
 BLOCK = 16
 LEFT, RIGHT, MIDDLE = range(3)
