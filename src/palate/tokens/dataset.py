@@ -314,8 +314,10 @@ def token_datasets(
     """The token datasets of some splits; tables and cuts are taken from the cache or built.
 
     `data` names everything that decides the samples (hashes of the input, options), for the cache's key; if it is
-    not given, the samples themselves are hashed. Samples that truncation drops are left out. Raises `InputError` for a prompt that does not fit the items, and for a
-    sample that the cutoff would leave without its whole response.
+    not given, the samples themselves are hashed. Samples that truncation drops are left out.
+
+    Raises `InputError` for a prompt that does not fit the items, and for a sample that the cutoff would leave
+    without its whole response.
     """
     tables = tables_of(samples, prompt, chat, content_of(samples) if data is None else data, name)
     found = {}
