@@ -331,7 +331,7 @@ def test_builds_go_on_while_everything_that_may_go_is_pruned(tmp_path: Path) -> 
         process.communicate()
 
     assert [process.returncode for process in processes] == [0, 0]
-    assert removed > 100
+    assert removed > 20
     assert {item.state for item in cache.items(hashes=True)} <= {"whole"}
 
 
