@@ -79,7 +79,10 @@ def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: in
     programs = _Programs(tables, [kind.of == "rating" for kind in layout.kinds])
     response = np.zeros(2, np.int32)
     for m in range(history_len + 1):
-        constants, tails, response[:] = work.constants(m, tables)
+        constants, tails, responses = work.constants(m, tables)
+        if m and responses != response.tolist():
+            raise UnprovedError("the response has another length after another history")
+        response[:] = responses
         programs.add(layout.turn(m).fields, constants, tails, m)
     unproved: dict[str, list[int]] = {}
     for name, of, candidate in (("history", "item", False), ("candidate", "item", True), ("rating", "rating", False)):
