@@ -75,10 +75,10 @@ def main() -> None:
         )
         write_inputs(samples, inputs)
         rows = list(measured(inputs, args.only, args.repeats))
+        claims = list(targets(inputs, rows, args.repeats)) if not args.only else []
     title = f"Tokens of {Path(args.ratings).name}, {args.tokenizer}: {every:,} samples"
     if inputs.limit:
         title = f"Quick look at the first {inputs.limit:,}, start-up weighs more than in a full run. {title}"
-        claims = list(targets(inputs, rows, args.repeats)) if not args.only else []
     name = "tokens-quick" if inputs.limit else "tokens"
     results = [Result(title, rows, COLUMNS)] + ([Result("Targets", claims, CLAIMS)] if claims else [])
     publish(name, results, as_json=args.json, save=args.save)
@@ -123,6 +123,7 @@ def measured(inputs: Inputs, only: str, repeats: int) -> Iterator[dict[str, Any]
             notes = run.notes
         seconds = [work.seconds for work in works]
         base = base or spread(seconds)["median"]
+        print(f"{name}: {said(seconds)}", file=sys.stderr)  # a full run takes a quarter of an hour
         extra = {"differing": differing, "peak_bytes": max(work.peak for work in works), **notes}
         yield row_of(name, reference, seconds, base) | extra
 
