@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.titles import TITLES
@@ -190,6 +190,7 @@ def cut_lines(this: Case, sample: int, begin: int, end: int) -> tuple[int, int]:
     pick=st.integers(0, 10**6),
     strategy=st.sampled_from(["left", "middle", "history", "drop"]),
 )
+@example(prompt="bare titles", pick=1, strategy="left")
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_audit_counts_what_a_count_over_the_text_finds(
     name: str, prompt: str, pick: int, strategy: Strategy
