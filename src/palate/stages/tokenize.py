@@ -83,6 +83,14 @@ def tokenize(
         each = ", ".join(f"{stats[split]['samples']:,} {split}" for split in wanted)
         told = f"tokenized {each} samples in {out}: {tokens:,} tokens"
         console.out.print(told, highlight=False, soft_wrap=True)
+        for split in wanted:
+            lost = stats[split]["truncation"]
+            if lost["samples_cut"]:
+                what = "left out" if options.truncation == "drop" else f"cut ({options.truncation})"
+                log.warning(
+                    "%s: %s samples are over %d tokens and were %s, %s tokens in all",
+                    *(split, f"{lost['samples_cut']:,}", options.cutoff_len, what, f"{lost['tokens_cut']:,}"),
+                )
     return manifest
 
 

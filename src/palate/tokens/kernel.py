@@ -5,6 +5,7 @@ much is overwritten by the next fragment. Compiled once a machine; numba keeps t
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ from numba.extending import intrinsic
 
 from palate.hub import cache_dir
 
+log = logging.getLogger(__name__)
+
 if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
     numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
+
+if not numba.config.CACHE_DIR and not any((Path(__file__).parent / "__pycache__").glob("kernel.*.nbi")):
+    log.info("compiling the loops that compose tokens, once on this machine: some seconds")
 
 BLOCK = 16
 LEFT, RIGHT, MIDDLE = range(3)
