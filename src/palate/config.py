@@ -68,7 +68,7 @@ class TokensConfig(Section):
     """What a longer one loses: tokens on the `left` (the guide's way), on the `right`, in the `middle`; its oldest
     `history` items, the rest staying whole (recommended); itself (`drop`); or nothing, being an `error`."""
     num_proc: int | None = Field(None, ge=1)
-    """Processes that tokenize; None: one a core."""
+    """Taken for the guide's sake: tokens are composed by one process, and no other is started."""
 
 
 class ModelConfig(Section):

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import InputError
-from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.plain import IGNORED, tokenize_batch, tokenize_func
+from palate.tokens.plain import IGNORED, tokenize_func
 
 
 def example(**changes: Any) -> dict[str, Any]:
@@ -71,12 +70,3 @@ def test_a_cutoff_that_would_cut_the_answer_is_refused(tokenizer: Any) -> None:
 def test_text_without_an_answer_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="no assistant turn"):
         tokenize_func({"text": "<|im_start|>user\nhello<|im_end|>\n"}, tokenizer, 1024)
-
-
-def test_a_batch_is_its_examples_one_by_one(tokenizer: Any) -> None:
-    examples = [example(), example(output="Yes", input="<|im_end|>"), example(system="", history=[["q", "a"]])]
-    columns = {name: [row[name] for row in examples] for name in examples[0]}
-    batch = tokenize_batch(columns, chat=Chat(tokenizer), cutoff_len=30)
-
-    for n, row in enumerate(examples):
-        assert {name: values[n] for name, values in batch.items()} == tokenize_func(row, tokenizer, 30)

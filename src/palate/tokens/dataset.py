@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 TrainOn = Literal["response", "answer"]
 COLUMNS = ("input_ids", "attention_mask", "labels")
-SIDES = {"right": 1, "middle": 2}
-"""Truncation as the kernel knows it; 0, on the left, for the others."""
 STAGE = 2
 """Raised whenever the same tables would be cut in another way."""
 
@@ -281,6 +279,7 @@ class TokenDataset:
         from palate.tokens import kernel
 
         cut, f = self._cut, self.tables.fragments or NO_FRAGMENTS
+        side = {"right": kernel.RIGHT, "middle": kernel.MIDDLE}.get(self.options.truncation, kernel.LEFT)
         kept, whole = self._kept[sample], self._whole[sample]
         offsets = np.zeros(sample.size + 1, np.int64)
         np.cumsum(kept, out=offsets[1:])
@@ -293,7 +292,7 @@ class TokenDataset:
             whole = kept
         kernel.compose(
             self.tables.word, self._position[sample], items, plain, f.steps, f.first, f.start, f.length, f.tokens,
-            self._plain.start, self._plain.tokens, whole, kept, SIDES.get(self.options.truncation, 0), out, offsets,
+            self._plain.start, self._plain.tokens, whole, kept, side, out, offsets,
         )  # fmt: skip
         again = _places(cut.again, sample)
         for n in np.flatnonzero(again >= 0):

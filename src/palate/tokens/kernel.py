@@ -183,25 +183,6 @@ def label(ids, at, kept, response, answer, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def pad(ids, at, kept, response, answer, ids2, mask2, labels2):
-    """Ragged ids into a batch padded on the right: rows of `ids2`, `mask2` and `labels2` (n, width) int64.
-
-    The batch is filled with padding already: pad id, 0 and IGNORED.
-    """
-    for i in range(kept.size):
-        n = kept[i]
-        begin = n - response[i]
-        for j in range(n):
-            ids2[i, j] = ids[at[i] + j]
-            mask2[i, j] = 1
-        if answer < 0:
-            for j in range(begin, n):
-                labels2[i, j] = ids[at[i] + j]
-        else:
-            labels2[i, begin + answer] = ids[at[i] + begin + answer]
-
-
-@numba.njit(cache=True, nogil=True)
 def split(text, begin, kind, i, counts, places, asked, slots, entries, arena, out, first):
     """Cut texts into segments, number the distinct ones; returns the first text for which there was no room.
 

@@ -1,6 +1,6 @@
 """The plain path from examples to tokens: render, tokenize, mask, truncate; the reference for faster ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -41,13 +41,6 @@ def tokenize_func(example: Mapping[str, Any], tokenizer: Any, cutoff_len: int) -
     full = tokenizer(text, truncation=False, padding=False, add_special_tokens=False)["input_ids"]
     prompt = tokenizer(before + header, truncation=False, padding=False, add_special_tokens=False)["input_ids"]
     return label(Encoded(full, len(prompt)), cutoff_len)
-
-
-def tokenize_batch(examples: Mapping[str, Sequence[Any]], *, chat: Chat, cutoff_len: int) -> dict[str, list[list[int]]]:
-    """`tokenize_func` over a batch in columns, as `datasets.map(batched=True)` passes it."""
-    rows = [dict(zip(examples, values, strict=True)) for values in zip(*examples.values(), strict=True)]
-    labelled = [label(encoded, cutoff_len) for encoded in chat.encode_batch([conversation(row) for row in rows])]
-    return {name: [row[name] for row in labelled] for name in ("input_ids", "attention_mask", "labels")}
 
 
 def conversation(example: Mapping[str, Any]) -> list[dict[str, str]]:
