@@ -44,8 +44,8 @@ def cold(inputs: Inputs) -> Iterator[tuple[Chat, Path]]:
     word = f.start
     tables.sample_lengths(word, f, nothing, 0)
     kernel.compose(
-        word, nothing, nothing, nothing, f.steps, f.first, f.start, f.length, f.tokens, plain.start, plain.tokens,
-        kept, kept, 0, ids, nothing,
+        word, nothing, nothing, nothing, nothing, f.steps, f.first, f.start, f.length, f.tokens, plain.start,
+        plain.tokens, kept, kept, 0, ids, nothing,
     )  # fmt: skip
     kernel.label(ids, nothing, kept, kept, -1, ids)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def kernel_times(inputs: Inputs, repeats: int = 7) -> dict[str, list[float]]:
         for _ in range(repeats):
             with clock() as compose:
                 kernel.compose(
-                    tables.word, position, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
+                    tables.word, position, position, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
                     nothing.start, nothing.tokens, whole, whole, 0, out, offsets,
                 )  # fmt: skip
             with clock() as rest:

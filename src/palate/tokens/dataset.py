@@ -161,6 +161,21 @@ class TokenDataset:
         return self.tables.labels(self.split, self._numbers(None)).astype(bool)
 
     @property
+    def responses(self) -> Ints:
+        """The lengths of the responses, (n,) int32: the last tokens of each sample."""
+        return self._responses(self._numbers(None))
+
+    @property
+    def lead(self) -> int:
+        """Tokens of a response before the one that decides."""
+        return int(self.tables.meta["lead"])
+
+    @property
+    def answer_only(self) -> bool:
+        """Whether the token that decides is the only one that is trained."""
+        return self.options.train_on == "answer"
+
+    @property
     def identity(self) -> str:
         """A hash of everything that decides what is composed: equal hashes, equal sequences."""
         tables, plain, cut = (folder.name if folder else "" for folder in self._folders)
@@ -186,7 +201,7 @@ class TokenDataset:
         """Inference prompts: each sample's ids before the decision token, cut as in training."""
         sample = self._numbers(indices)
         ids, offsets = self._compose(sample)
-        ends = offsets[1:] - self._responses(sample) + self.tables.meta["lead"]
+        ends = offsets[1:] - self._responses(sample) + self.lead
         return [ids[a:b].tolist() for a, b in zip(offsets[:-1].tolist(), ends.tolist(), strict=True)]
 
     def example(self, index: int) -> dict[str, Any]:
@@ -272,31 +287,48 @@ class TokenDataset:
     @property
     def _answer(self) -> int:
         """Which token of the response is the only trained one; −1: all are."""
-        return int(self.tables.meta["lead"]) if self.options.train_on == "answer" else -1
+        return self.lead if self.answer_only else -1
+
+    def virtual(self, position: Longs, target: Longs, items: Longs, whole: Ints, kept: Ints) -> tuple[Ints, Longs]:
+        """Compose samples whose candidate is not their history's next: ids and offsets as `ids` gives them.
+
+        The history are the `items` ratings before timeline row `position`, the candidate is that of row `target`;
+        `whole` ids are cut on the left to `kept`. All (n,). Every fragment of them must be proved.
+        """
+        none = np.full(position.size, -1, np.int64)
+        return self._joined(position, target, items, none, whole, kept, "left")
 
     def _compose(self, sample: Longs) -> tuple[Ints, Longs]:
         """The ids of samples given by their numbers in the split, and where each begins and the last ends."""
-        from palate.tokens import kernel
-
-        cut, f = self._cut, self.tables.fragments or NO_FRAGMENTS
-        side = {"right": kernel.RIGHT, "middle": kernel.MIDDLE}.get(self.options.truncation, kernel.LEFT)
-        kept, whole = self._kept[sample], self._whole[sample]
-        offsets = np.zeros(sample.size + 1, np.int64)
-        np.cumsum(kept, out=offsets[1:])
-        out = np.empty(int(offsets[-1]) + kernel.BLOCK, np.int32)
+        cut = self._cut
+        kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
         items = np.full(sample.size, self.tables.history_len, np.int64)
         plain = _places(self._plain.sample, sample)
         if self.options.truncation == "history" and cut.over.size:
             place = _places(cut.over, sample)
             items[place >= 0] = cut.items[place[place >= 0]]
             whole = kept
-        kernel.compose(
-            self.tables.word, self._position[sample], items, plain, f.steps, f.first, f.start, f.length, f.tokens,
-            self._plain.start, self._plain.tokens, whole, kept, side, out, offsets,
-        )  # fmt: skip
+        out, offsets = self._joined(position, position, items, plain, whole, kept, self.options.truncation)
         again = _places(cut.again, sample)
         for n in np.flatnonzero(again >= 0):
             out[offsets[n] : offsets[n + 1]] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
+        return out, offsets
+
+    def _joined(
+        self, position: Longs, target: Longs, items: Longs, plain: Longs, whole: Ints, kept: Ints, truncation: Strategy
+    ) -> tuple[Ints, Longs]:
+        """What the kernel writes, and where each sample begins and the last ends."""
+        from palate.tokens import kernel
+
+        f = self.tables.fragments or NO_FRAGMENTS
+        side = {"right": kernel.RIGHT, "middle": kernel.MIDDLE}.get(truncation, kernel.LEFT)
+        offsets = np.zeros(position.size + 1, np.int64)
+        np.cumsum(kept, out=offsets[1:])
+        out = np.empty(int(offsets[-1]) + kernel.BLOCK, np.int32)
+        kernel.compose(
+            self.tables.word, position, target, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
+            self._plain.start, self._plain.tokens, whole, kept, side, out, offsets,
+        )  # fmt: skip
         return out[: offsets[-1]], offsets
 
 

@@ -87,13 +87,21 @@ def slide(word, position, history_len, item, rating, candidate, label, shifts, m
 
 
 @numba.njit(cache=True, nogil=True)
-def measure(word, position, program, steps, first, length, out):
-    """Lengths of samples: `out[i]` is that of the sample at `position[i]` with `program[i]` history items."""
+def measure(word, position, target, program, steps, first, length, out):
+    """Lengths of samples: the `program[i]` ratings before row `position[i]`, and the candidate at row `target[i]`.
+
+    `out[i]` are the ids before the candidate, which do not depend on it, and all ids.
+    """
     for i in range(position.size):
-        total = 0
+        total, shared = 0, -1
         for j in range(first[program[i]], first[program[i] + 1]):
-            total += length[steps[j, 1] + ((word[position[i] + steps[j, 0]] >> steps[j, 2]) & steps[j, 3])]
-        out[i] = total
+            row = target[i]
+            if steps[j, 0] < 0:
+                row = position[i] + steps[j, 0]
+            elif shared < 0 and steps[j, 3] != 0:
+                shared = total
+            total += length[steps[j, 1] + ((word[row] >> steps[j, 2]) & steps[j, 3])]
+        out[i, 0], out[i, 1] = max(shared, 0), total
 
 
 @numba.njit(cache=True, nogil=True)
@@ -117,10 +125,11 @@ def touched(word, position, steps, first, length, items, lead, trail, begin, end
 
 
 @numba.njit(cache=True, nogil=True)
-def _whole(word, position, program, steps, first, start, length, tokens, out, at):
+def _whole(word, position, target, program, steps, first, start, length, tokens, out, at):
     """Write one whole sample to `out[at:]` and return where it ends."""
     for j in range(first[program], first[program + 1]):
-        f = steps[j, 1] + ((word[position + steps[j, 0]] >> steps[j, 2]) & steps[j, 3])
+        row = position + steps[j, 0] if steps[j, 0] < 0 else target
+        f = steps[j, 1] + ((word[row] >> steps[j, 2]) & steps[j, 3])
         n = length[f]
         for k in range(0, n, BLOCK):
             _copy_block(out, at + k, tokens, start[f] + k)
@@ -132,6 +141,7 @@ def _whole(word, position, program, steps, first, start, length, tokens, out, at
 def compose(
     word,
     position,
+    target,
     program,
     plain,
     steps,
@@ -149,18 +159,19 @@ def compose(
 ):
     """Write samples one after the other to `out`, sample i from `at[i]` on, `kept[i]` of its `whole[i]` ids.
 
-    `plain[i]` is −1, or which sequence of `plain_tokens` sample i is. `out` has BLOCK more ids than are wanted.
+    Its history are the ratings before row `position[i]`, its candidate is that of row `target[i]`. `plain[i]` is −1, or
+    which sequence of `plain_tokens` sample i is. `out` has BLOCK more ids than are wanted.
     """
     scratch = np.empty(0, np.int32)
     for i in range(position.size):
         n, p = whole[i], plain[i]
         if n == kept[i] and p < 0:
-            _whole(word, position[i], program[i], steps, first, start, length, tokens, out, at[i])
+            _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, out, at[i])
             continue
         if scratch.size < n + BLOCK:
             scratch = np.empty(2 * (n + BLOCK), np.int32)
         if p < 0:
-            _whole(word, position[i], program[i], steps, first, start, length, tokens, scratch, 0)
+            _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, scratch, 0)
         else:
             scratch[:n] = plain_tokens[plain_start[p] : plain_start[p] + n]
         head = 0 if side == LEFT else kept[i] if side == RIGHT else kept[i] // 2

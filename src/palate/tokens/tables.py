@@ -33,7 +33,7 @@ from palate.tokens.tokenizer import tokenizer_identity
 
 log = logging.getLogger(__name__)
 
-STAGE = 2
+STAGE = 3
 """Raised whenever the same input would give other tokens or other files."""
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -108,6 +108,11 @@ class Tables:
         """The distinct ratings, in the order of their codes."""
         return pl.read_parquet(self.folder / "scale.parquet", glob=False)["rating"]
 
+    @cached_property
+    def users(self) -> Longs:
+        """The timeline row at which each user begins, ascending, (u,) int64."""
+        return mapped(self.folder / "users.npy")
+
     def position(self, split: str) -> Longs:
         """The timeline rows of a split's candidates, (n,) int64, ascending."""
         return mapped(self.folder / f"{split}.position.npy")
@@ -124,10 +129,16 @@ class Tables:
         """The numbers of the split's samples that cannot be composed."""
         return np.flatnonzero(self.lengths(split) == 0)
 
-    def samples(self, positions: Longs, history_len: int | None = None) -> Samples:
-        """Samples at some timeline rows, with no more of the timeline than their prompts show."""
+    def samples(self, positions: Longs, history_len: int | None = None, targets: Longs | None = None) -> Samples:
+        """Samples at some timeline rows, with no more of the timeline than their prompts show.
+
+        `targets` are the rows of their candidates where these are not the next in the timeline.
+        """
         m = self.history_len if history_len is None else history_len
-        word = self.word[(positions[:, None] + np.arange(-m, 1)).ravel()]
+        rows = positions[:, None] + np.arange(-m, 1)
+        if targets is not None:
+            rows[:, m] = targets
+        word = self.word[rows.ravel()]
         codes, local = np.unique(_code(word, ITEM), return_inverse=True)
         items = self.items[codes]
         rating = self.ratings.gather(_code(word, RATING))
@@ -136,9 +147,11 @@ class Tables:
         label = _code(word[at], LABEL).astype(bool)
         return Samples(timeline, items, at, np.zeros(at.size, np.uint8), label, m)
 
-    def examples(self, positions: Longs, history_len: int | None = None) -> list[dict[str, Any]]:
-        """Samples at some timeline rows as Alpaca examples."""
-        samples = self.samples(positions, history_len)
+    def examples(
+        self, positions: Longs, history_len: int | None = None, targets: Longs | None = None
+    ) -> list[dict[str, Any]]:
+        """Samples at some timeline rows as Alpaca examples; arguments as those of `samples`."""
+        samples = self.samples(positions, history_len, targets)
         rows = renderer(samples, self.prompt).examples(np.arange(positions.size)).to_dicts()
         return [{**row, "history": []} for row in rows]
 
@@ -180,7 +193,7 @@ def content_of(samples: Samples) -> dict[str, str]:
     digest = hashlib.sha256(str(samples.history_len).encode())
     for column in ("item_id", "rating"):
         digest.update(samples.timeline[column].hash().to_numpy().data)
-    for array in (samples.position, samples.split, samples.label):
+    for array in (samples.position, samples.split, samples.label, users_of(samples)):
         digest.update(np.ascontiguousarray(array).data)
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
@@ -202,6 +215,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     kernel.pack(_read_only(rows), of_row, *ratings, RATING[0], word)
     word[samples.position[samples.label]] |= 1 << LABEL[0]
     np.save(out / "word.npy", word)
+    np.save(out / "users.npy", users_of(samples))
     items = samples.items[used]
     items.write_parquet(out / "items.parquet", compression="zstd")
     scale.to_frame("rating").write_parquet(out / "scale.parquet")
@@ -282,14 +296,23 @@ class _Lengths:
 
 
 def sample_lengths(word: Longs, fragments: Fragments, position: Longs, items: int | Longs) -> Ints:
-    """Lengths of samples with `items` history items each, nothing composed."""
+    """Lengths of samples with `items` history items each, nothing composed; (n,) int32."""
+    return parts(word, fragments, position, position, items)[:, 1]
+
+
+def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, items: int | Longs) -> Ints:
+    """Ids before the candidate, and all ids, of samples whose candidate is another than their history's next.
+
+    The history are the `items` ratings before row `position`, the candidate is that of row `target`. Returns
+    (n, 2) int32.
+    """
     from palate.tokens import kernel
 
-    out = np.empty(position.size, np.int32)
+    out = np.empty((position.size, 2), np.int32)
     program = np.full(position.size, items, np.int64) if isinstance(items, int) else items
-    word, position = _read_only(word), _read_only(position)
+    word, position, target = _read_only(word), _read_only(position), _read_only(target)
     steps, first, length = (_read_only(a) for a in (fragments.steps, fragments.first, fragments.length))
-    kernel.measure(word, position, program, steps, first, length, out)
+    kernel.measure(word, position, target, program, steps, first, length, out)
     return out
 
 
@@ -328,7 +351,14 @@ def _batches(index: Longs) -> Iterator[Longs]:
         yield index[start : start + CHUNK]
 
 
-def _unproved_samples(word: Longs, position: Longs, history_len: int, fragments: Fragments | None) -> NDArray[np.bool_]:
+def unproved_samples(tables: Tables, position: Longs, target: Longs) -> NDArray[np.bool_]:
+    """Which samples cannot be composed, of those with a history before `position` and the candidate of `target`."""
+    return _unproved_samples(tables.word, position, tables.history_len, tables.fragments, target)
+
+
+def _unproved_samples(
+    word: Longs, position: Longs, history_len: int, fragments: Fragments | None, target: Longs | None = None
+) -> NDArray[np.bool_]:
     """Which samples show something that no fragment serves."""
     if fragments is None:
         return np.ones(position.size, bool)
@@ -339,7 +369,7 @@ def _unproved_samples(word: Longs, position: Longs, history_len: int, fragments:
         before = np.concatenate([[0], np.cumsum(row)])
         found |= before[position] > before[position - history_len]
     if candidate:
-        found |= np.isin(_code(word[position], ITEM), candidate)
+        found |= np.isin(_code(word[position if target is None else target], ITEM), candidate)
     return found
 
 
@@ -365,6 +395,19 @@ def join(word: Longs, fragments: Fragments, position: int, items: int) -> Ints:
         f = base + ((int(word[position + row]) >> shift) & mask)
         pieces.append(fragments.tokens[fragments.start[f] : fragments.start[f] + fragments.length[f]])
     return np.concatenate(pieces)
+
+
+def users_of(samples: Samples) -> Longs:
+    """The timeline row at which each user begins, ascending, (u,) int64.
+
+    Where the timeline does not say who rated, candidates that follow each other are taken for one user's.
+    """
+    if "user_id" in samples.timeline.columns:
+        changes = samples.timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
+        return np.asarray(np.cumsum(changes) - changes)
+    follows = np.zeros(samples.position.size, bool)
+    follows[1:] = np.diff(samples.position) == 1
+    return samples.position[~follows].astype(np.int64)
 
 
 def _code(word: Longs, place: tuple[int, int]) -> Longs:

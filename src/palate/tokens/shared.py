@@ -1,0 +1,315 @@
+"""SharedHistory: prompts that ask of several targets at once, so that their history is computed once.
+
+A user's next K targets, in the order of time, share the history before the first of them. Each of the K samples is
+then the sequence of that history and its own candidate, and the K sequences begin with the same tokens: what
+`pack` joins is exactly what they say one by one. With K = 1 the sequences are those of the token dataset.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palate.artifacts import sha256_of
+from palate.errors import InputError
+from palate.prompt.messages import to_chat_messages
+from palate.tokens.dataset import Ragged, TokenDataset
+from palate.tokens.packed import Ints, Longs, Packed, pack
+from palate.tokens.tables import parts, unproved_samples
+
+SHARING = ("left", "history", "error")
+"""The truncations that leave several targets a history to share."""
+
+
+class Sequences(Protocol):
+    """What prompts of one target are made from: a `TokenDataset`, or `Rows`; the names are `TokenDataset`'s."""
+
+    def __len__(self) -> int: ...
+
+    def ragged(self, indices: ArrayLike | None = None) -> Ragged:
+        """Some samples one after the other, or all."""
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each sample, (n,) int32."""
+
+    @property
+    def responses(self) -> Ints:
+        """Tokens of each response, (n,) int32."""
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """Which samples are a Yes, (n,) bool."""
+
+    @property
+    def lead(self) -> int:
+        """Tokens of a response before the one that decides."""
+
+    @property
+    def answer_only(self) -> bool:
+        """Whether the token that decides is the only one that is trained."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of what the samples say."""
+
+
+class SharedHistory:
+    """The samples of a dataset as prompts of up to `targets` samples each.
+
+    Sample j (in the order of prompts) is index `order[j]` of the dataset, and prompt k has the samples `first[k]` to
+    `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64; `prefix` (p,) int64 are the tokens that a prompt's
+    samples share, `lengths` (n,) int64 their whole sequences', `needed` (n,) int64 those of them that a forward pass
+    needs.
+
+    Raises `InputError` where samples that are too long would lose tokens in a way that leaves nothing to share.
+    """
+
+    def __init__(self, source: Sequences, targets: int = 1) -> None:
+        self.source, self.targets = source, targets
+        self._plain: dict[int, Ints] = {}
+        n = len(source)
+        if targets == 1:
+            self.order, self.first = np.arange(n), np.arange(n + 1)
+            self.prefix, self.lengths = np.zeros(n, np.int64), source.lengths.astype(np.int64)
+            return
+        if not isinstance(source, TokenDataset):
+            raise InputError("these examples do not say who the user is, expected 1", "train.targets_per_prompt")
+        if source.options.truncation not in SHARING:
+            raise InputError(
+                f"with {source.options.truncation!r} the targets of a prompt would share nothing, expected one of "
+                f"{', '.join(SHARING)}",
+                "tokens.truncation",
+            )
+        self._tokens = source
+        position = source.tables.position(source.split)[source.numbers]
+        self.order = np.argsort(position, kind="stable")
+        self._target = position[self.order]
+        self.first = group(self._target, source.tables.users, targets)
+        self._anchor = np.repeat(self._target[self.first[:-1]], np.diff(self.first))
+        self._items = np.full(len(self), source.tables.history_len, np.int64)
+        self._cut = np.zeros(len(self), np.int64)
+        self.prefix, self.lengths = self._measure()
+        self._fit(source.options.cutoff_len)
+
+    def __len__(self) -> int:
+        """The number of prompts."""
+        return int(self.first.size - 1)
+
+    @property
+    def sizes(self) -> Longs:
+        """How many targets each prompt has, (p,) int64."""
+        return np.diff(self.first)
+
+    @cached_property
+    def responses(self) -> Longs:
+        """Of each sample: tokens of the response, (n,) int64."""
+        return self.source.responses[self.order].astype(np.int64)
+
+    @cached_property
+    def trained(self) -> Longs:
+        """Of each sample: tokens that carry the loss, (n,) int64."""
+        return np.ones(self.order.size, np.int64) if self.source.answer_only else self.responses
+
+    @cached_property
+    def needed(self) -> Longs:
+        """Of each sample: tokens up to the last that has something to predict, (n,) int64."""
+        behind = self.responses - self.source.lead if self.source.answer_only else 1
+        return np.asarray(self.lengths - behind)
+
+    @cached_property
+    def labels(self) -> NDArray[np.bool_]:
+        """Which samples are a Yes, (n,) bool."""
+        return self.source.labels[self.order]
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that decides what is composed."""
+        return sha256_of([self.source.identity, self.targets])
+
+    def prompt_of(self, begin: ArrayLike) -> Longs:
+        """The prompts that samples (in the order of prompts) belong to."""
+        return np.asarray(np.searchsorted(self.first, begin, side="right") - 1)
+
+    def tokens(self, pieces: ArrayLike) -> Longs:
+        """The tokens that a forward pass of each piece has, (k,) int64; see `pack`."""
+        begin, end = np.asarray(pieces, np.int64).reshape(-1, 2).T
+        sums = np.concatenate([[0], np.cumsum(self.needed)])
+        prefix = self.prefix[self.prompt_of(begin)]
+        return np.asarray(sums[end] - sums[begin] - prefix * (end - begin - 1))
+
+    def pieces(self) -> Longs:
+        """All prompts, whole: (p, 2) int64."""
+        return np.column_stack([self.first[:-1], self.first[1:]])
+
+    def sequences(self, samples: ArrayLike) -> tuple[Ints, Longs]:
+        """Whole sequences of samples, each by itself: ids, and where each begins and the last ends."""
+        at = np.asarray(samples, np.int64)
+        if self.targets == 1:
+            ids, _, offsets = self.source.ragged(at)
+            return ids, offsets
+        prompt = self.prompt_of(at)
+        plain = np.array([int(sample) in self._plain for sample in at], bool)
+        cut, kept = self._cut[prompt], self.lengths[at]
+        composed = ~plain
+        whole = (kept + cut).astype(np.int32)
+        ids, offsets = self._tokens.virtual(
+            self._anchor[at][composed], self._target[at][composed], self._items[prompt][composed],
+            whole[composed], kept[composed].astype(np.int32),
+        )  # fmt: skip
+        if not plain.any():
+            return ids, offsets
+        bounds = iter(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+        pieces = [
+            self._plain[int(s)][c:] if p else ids[slice(*next(bounds))]
+            for s, p, c in zip(at, plain, cut.tolist(), strict=True)
+        ]
+        return np.concatenate(pieces), np.concatenate([[0], np.cumsum([piece.size for piece in pieces])])
+
+    def pack(self, pieces: ArrayLike) -> Packed:
+        """Some prompts, or parts of prompts, for one forward pass.
+
+        A piece (begin, end) are the samples `begin` to `end` in the order of prompts, all of one prompt.
+        """
+        begin, end = np.asarray(pieces, np.int64).reshape(-1, 2).T
+        count = end - begin
+        first = np.concatenate([[0], np.cumsum(count)])
+        samples = np.repeat(begin - first[:-1], count) + np.arange(first[-1])
+        ids, offsets = self.sequences(samples)
+        return pack(
+            ids,
+            np.diff(offsets),
+            self.prefix[self.prompt_of(begin)],
+            first,
+            self.responses[samples],
+            self.source.lead,
+            self.source.answer_only,
+            self.labels[samples],
+            self.order[samples],
+        )
+
+    def _measure(self) -> tuple[Longs, Longs]:
+        """What the samples of each prompt share, and their lengths; those that are not composed are tokenized."""
+        tables = self._tokens.tables
+        items = np.repeat(self._items, self.sizes)
+        shared, length = np.zeros((2, self.order.size), np.int64)
+        plain = unproved_samples(tables, self._anchor, self._target)
+        of_prompt = np.logical_or.reduceat(plain, self.first[:-1])
+        plain = np.repeat(of_prompt, self.sizes)
+        if tables.fragments is not None:
+            shared, length = parts(tables.word, tables.fragments, self._anchor, self._target, items).T.astype(np.int64)
+        prefix = shared[self.first[:-1]]
+        for k in np.flatnonzero(of_prompt):
+            prefix[k] = self._tokenize(int(k), tables.history_len)
+            rows = np.arange(self.first[k], self.first[k + 1])
+            length[rows] = [self._plain[row].size for row in rows.tolist()]
+        return prefix, length
+
+    def _tokenize(self, prompt: int, items: int) -> int:
+        """Tokenize the sequences of a prompt as whole texts; returns how many tokens they share."""
+        rows = np.arange(self.first[prompt], self.first[prompt + 1])
+        examples = self._tokens.tables.examples(self._anchor[rows], items, self._target[rows])
+        encoded = self._tokens.chat.encode_batch([to_chat_messages(example) for example in examples])
+        for row, (ids, _) in zip(rows.tolist(), encoded, strict=True):
+            self._plain[row] = np.array(ids, np.int32)
+        least = min(prompt_len for _, prompt_len in encoded) - 1
+        head = np.array([ids[:least] for ids, _ in encoded])
+        same = (head == head[0]).all(axis=0)
+        return least if same.all() else int(same.argmin())
+
+    def _fit(self, cutoff: int) -> None:
+        """Cut prompts whose longest sequence is longer than `cutoff`, all sequences of a prompt alike."""
+        options, response = self._tokens.options, self.responses
+        longest = np.maximum.reduceat(self.lengths, self.first[:-1])
+        over = np.flatnonzero(longest > cutoff)
+        if not over.size:
+            return
+        if options.truncation == "error":
+            raise InputError(
+                f"{over.size:,} prompts are longer than cutoff_len {cutoff}, the longest has {longest.max()} tokens: "
+                "expected every sample to fit, or another tokens.truncation",
+                self._tokens.split,
+            )
+        if options.truncation == "left":
+            self._cut[over] = longest[over] - cutoff
+            self.prefix = np.maximum(self.prefix - self._cut, 0)
+            self.lengths = self.lengths - np.repeat(self._cut, self.sizes)
+            if (self.lengths < response).any():
+                raise InputError(
+                    f"a prompt of {longest.max()} tokens would lose a part of a response with cutoff_len {cutoff}",
+                    self._tokens.split,
+                )
+            return
+        for k in over.tolist():
+            self._drop_items(k, cutoff)
+
+    def _drop_items(self, k: int, cutoff: int) -> None:
+        """Leave a prompt as many items of its history as fit with its longest candidate."""
+        tables, rows = self._tokens.tables, np.arange(self.first[k], self.first[k + 1])
+        for items in range(tables.history_len - 1, -1, -1):
+            if int(rows[0]) in self._plain:
+                self.prefix[k] = self._tokenize(k, items)
+                self.lengths[rows] = [self._plain[row].size for row in rows.tolist()]
+            else:
+                assert tables.fragments is not None
+                found = parts(tables.word, tables.fragments, self._anchor[rows], self._target[rows], items)
+                self.prefix[k], self.lengths[rows] = found[0, 0], found[:, 1]
+            if self.lengths[rows].max() <= cutoff:
+                self._items[k] = items
+                return
+        raise InputError(
+            f"a prompt has {self.lengths[rows].max()} tokens without any history, cutoff_len is {cutoff}",
+            self._tokens.split,
+        )
+
+
+def group(positions: Longs, users: Longs, targets: int) -> Longs:
+    """Put samples at ascending timeline rows into prompts; where each begins and the last ends, (p + 1,) int64.
+
+    A prompt's samples are of one user, and at most `targets` − 1 ratings apart: where all of a user's ratings are
+    there, the first prompt has the user's first `targets` samples, and so on.
+    """
+    if not positions.size:
+        return np.zeros(1, np.int64)
+    user = np.searchsorted(users, positions, side="right")
+    new = np.concatenate([[True], user[1:] != user[:-1]])
+    own = positions - np.repeat(positions[new], np.diff(np.append(np.flatnonzero(new), positions.size)))
+    window = own // targets
+    new[1:] |= window[1:] != window[:-1]
+    return np.append(np.flatnonzero(new), positions.size)
+
+
+class Rows:
+    """Rows of token ids that were made elsewhere, such as Alpaca examples after `preprocess_datasets_parallel`.
+
+    `rows` are (input_ids, labels) with −100 where nothing is trained; `lead` the tokens of the response before the
+    one that decides, which is `yes` for a Yes; `identity` names their content.
+    """
+
+    answer_only = False
+
+    def __init__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], lead: int, yes: int, identity: str) -> None:
+        from palate.tokens.plain import IGNORED
+
+        sizes = [len(ids) for ids, _ in rows]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, sum(sizes))
+        self._labels = np.fromiter((label for _, labels in rows for label in labels), np.int32, sum(sizes))
+        self.lengths = np.array(sizes, np.int32)
+        self.responses = np.add.reduceat(self._labels != IGNORED, self._offsets[:-1]).astype(np.int32)
+        self.lead, self.identity = lead, identity
+        decision = np.minimum(self._offsets[1:] - self.responses + lead, self._offsets[1:] - 1)
+        self.labels = self._ids[decision] == yes
+
+    def __len__(self) -> int:
+        return int(self.lengths.size)
+
+    def ragged(self, indices: ArrayLike | None = None) -> Ragged:
+        """Some rows one after the other, or all."""
+        at = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
+        size = self.lengths[at].astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(size)])
+        place = np.repeat(self._offsets[at] - offsets[:-1], size) + np.arange(offsets[-1])
+        return Ragged(self._ids[place], self._labels[place], offsets)
