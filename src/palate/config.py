@@ -96,17 +96,26 @@ class LoraConfig(Section):
 
 
 class TrainConfig(Section):
-    """How the adapter is trained (TRL's SFTTrainer; the words are its own)."""
+    """How the adapter is trained (transformers' Trainer; the words are its own)."""
 
     max_samples: int | None = Field(None, ge=1)
-    """Train on this many samples, drawn with the seed; None: all."""
+    """Train on this many samples, drawn with the seed, as many of them a Yes as among all; None: all."""
+    draw_by: Literal["prompt", "sample", "user"] = "prompt"
+    """What `max_samples` draws: prompts with all their targets, samples here and there, or all samples of a user."""
+    targets_per_prompt: int = Field(1, ge=1)
+    """A user's next samples that are asked for behind one history, which is then computed once for all of them."""
+    tokens_per_batch: int | None = Field(None, ge=8)
+    """Most tokens of a forward pass on a device; None: `batch_size` times the longest sequence."""
+    attention: Literal["auto", "segments", "flex", "mask", "padded"] = "auto"
+    """How the targets of a prompt are kept apart; `auto`: the first way that passes a probe before training."""
     train_on: Literal["response", "answer"] = "response"
     """Which tokens carry the loss: the whole response, or the one token that decides."""
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)
-    """Samples a device and forward pass."""
+    """Samples in a forward pass, if they were as long as the longest: passes are packed without padding."""
     gradient_accumulation: int = Field(2, ge=1)
+    """An optimizer step has this times `batch_size` samples, on any number of devices."""
     learning_rate: float = Field(2e-4, gt=0)
     scheduler: str = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
@@ -116,7 +125,11 @@ class TrainConfig(Section):
     optimizer: str = "adamw_torch"
     logging_steps: int = Field(10, ge=1)
     eval_steps: int | None = Field(None, ge=1)
-    """Loss on `eval.json` every so many steps; None: at the end only."""
+    """Loss and AUC on `eval.json` every so many steps; None: at the end only."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the adapter: the last, or those of the best AUC on `eval.json`."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better AUC on `eval.json`, and keep the best."""
     save_steps: int = Field(200, ge=1)
     save_total_limit: int = Field(2, ge=1)
     report_to: list[str] = []
@@ -125,8 +138,20 @@ class TrainConfig(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The options that decide what comes out; not those that say how often it is told or saved."""
-        telling = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to"}
-        return self.model_dump(mode="json", exclude=telling)
+        telling = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
+        looking = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
+        return self.model_dump(mode="json", exclude=telling | looking)
+
+    @property
+    def looks_for_best(self) -> bool:
+        """Whether the evaluations on the way decide what comes out."""
+        return self.keep == "best" or self.early_stopping is not None
+
+    @model_validator(mode="after")
+    def _is_evaluated(self) -> "TrainConfig":
+        if self.looks_for_best and self.eval_steps is None:
+            raise ValueError("keep=best and early_stopping look at the AUC on the way, expected eval_steps to be set")
+        return self
 
 
 class EvaluateConfig(Section):

@@ -1,87 +1,243 @@
-"""What reaches the loss, against the obvious computation and against TRL's own."""
+"""What reaches loss and gradients, against the sequences one by one and against TRL."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 from tests.tiny import tiny_model, toy_config, toy_dataset
+from tests.titles import TITLES
+from tests.tokens.test_dataset import TOKENIZERS, samples_of
+from tests.tokens.test_shared import datasets, with_users
 from torch.nn.functional import cross_entropy
-from trl import SFTTrainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from palate.config import ModelConfig
 from palate.hub import locate
 from palate.models import load_base_model
-from palate.prompt.messages import to_chat_messages
-from palate.tokens.cache import preprocess_datasets_parallel
-from palate.tokens.tokenizer import load_tokenizer
-from palate.train.answers import AnswerTrainer
-from palate.train.finetune import _trainer
+from palate.tokens.packed import tensors
+from palate.tokens.shared import SharedHistory
+from palate.train.answers import AnswerTrainer, Step, auc
+from palate.train.attention import Attention, choose_attention
+from palate.train.schedule import Schedule
+
+ANSWERS = (11, 12)
 
 
-def trainer_on(base: Path, folder: Path, n: int = 6) -> Any:
-    config = toy_config(base, train={"lora": {"r": 4, "dropout": 0.0}})
-    model, tokenizer = load_base_model(config.model, for_training=True)
-    tokens = preprocess_datasets_parallel({"train": toy_dataset(n, config)}, tokenizer, 200)
-    return _trainer(config, model, tokenizer, tokens, folder)
+def adapted(model: Any) -> Any:
+    """A model with an adapter that is not zero, so that all its weights have gradients."""
+    from peft import LoraConfig, get_peft_model
+
+    peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear"))
+    torch.manual_seed(1)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return peft
 
 
-def test_the_loss_is_the_mean_over_the_labelled_tokens_whatever_the_padding(base: Path, tmp_path: Path) -> None:
-    trainer = trainer_on(base, tmp_path)
-    rows = [trainer.train_dataset[i] for i in range(6)]
-    batch = trainer.data_collator(rows)
-    assert (batch["attention_mask"] == 0).any(), "the rows should differ in length"
-    total, count = 0.0, 0
-    for row in rows:
-        logits = trainer.model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-        labels = torch.tensor(row["labels"])[1:]
-        total += cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
-        count += int((labels != -100).sum())
-    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(total / count, rel=1e-5)
+def prompts_for(tokenizer: str, folder: Path, targets: int, **options: Any) -> SharedHistory:
+    samples = with_users(samples_of(TITLES[:40]))
+    return SharedHistory(datasets(samples, "guide", tokenizer, folder, **options), targets)
+
+
+def trainer_on(model: Any, schedule: Schedule, attention: Attention, folder: Path, **kwargs: Any) -> AnswerTrainer:
+    from transformers import TrainingArguments
+
+    args = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, max_steps=schedule.steps, report_to="none", disable_tqdm=True
+    )
+    trainer = AnswerTrainer(model, args, schedule, attention, ANSWERS, **kwargs)
+    trainer.model_wrapped = trainer.model
+    return trainer
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def one_by_one(model: Any, step: Step, own: str = "sdpa") -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of a step, each target a sequence in a forward pass of its own."""
+    model.zero_grad()
+    model.get_base_model().set_attn_implementation(own)
+    total = 0.0
+    for packed in step.passes:
+        for i in range(packed.block.size):
+            alone = packed.alone(i)
+            logits = model(input_ids=tensors(alone)["input_ids"]).logits[0]
+            targets = torch.from_numpy(alone.targets.astype(np.int64))
+            loss = cross_entropy(logits[alone.at], targets, reduction="sum") / step.labelled
+            loss.backward()
+            total += loss.item()
+    return total, gradients(model)
+
+
+def check_same(ours: tuple[float, Any], theirs: tuple[float, Any], relative: float = 1e-4) -> None:
+    assert ours[0] == pytest.approx(theirs[0], rel=relative)
+    assert len(theirs[1]) > 10
+    for name, gradient in theirs[1].items():
+        assert gradient.norm() > 0, name
+        assert (ours[1][name] - gradient).norm() <= relative * gradient.norm(), name
+
+
+@pytest.mark.parametrize("way", ["segments", "mask"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize(("targets", "train_on"), [(1, "response"), (4, "response"), (100, "answer")])
+def test_loss_and_gradients_are_those_of_separate_sequences(
+    kind: str, way: Any, targets: int, train_on: str, tmp_path: Path
+) -> None:
+    prompts = prompts_for("gpt2_like", tmp_path, targets, train_on=train_on)
+    model = adapted(tiny_model(kind, 2048))
+    schedule = Schedule(prompts, 9, 1200, seed=0)
+    trainer = trainer_on(model, schedule, choose_attention(model, way, targets, 400), tmp_path)
+    step = next(iter(trainer.get_train_dataloader()))
+    assert len(step.passes) > 1
+    assert targets == 1 or any((packed.prefix_end > packed.prefix).any() for packed in step.passes)
+    model.zero_grad()
+    loss = trainer.training_step(model, step).item()
+    check_same((loss, gradients(model)), one_by_one(model, step))
+
+
+def test_so_they_are_on_smollm2(tmp_path: Path) -> None:
+    if locate("smollm2-135m").path is None:
+        pytest.skip("the data package of smollm2-135m is absent")
+    prompts = prompts_for("smollm2", tmp_path, 4)
+    base, _ = load_base_model(ModelConfig(base="smollm2-135m", dtype="float32"), for_training=True)
+    model = adapted(base)
+    schedule = Schedule(prompts, 6, 1000, seed=0)
+    trainer = trainer_on(model, schedule, choose_attention(model, "auto", 4, 400), tmp_path)
+    step = next(iter(trainer.get_train_dataloader()))
+    model.zero_grad()
+    loss = trainer.training_step(model, step).item()
+    check_same((loss, gradients(model)), one_by_one(model, step))
 
 
 def test_loss_and_gradients_are_those_of_trl(base: Path, tmp_path: Path) -> None:
-    trainer = trainer_on(base, tmp_path)
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(6)])
-    grads = []
-    for loss_of in (AnswerTrainer.compute_loss, SFTTrainer.compute_loss):
-        trainer.model.zero_grad()
-        loss = loss_of(trainer, trainer.model, dict(batch))
-        loss.backward()
-        grads.append([loss.detach(), *(p.grad for p in trainer.model.parameters() if p.requires_grad)])
-    assert len(grads[0]) > 10
-    for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from palate.prompt.chat import Chat
+    from palate.train.finetune import schedule_of
+    from palate.train.prompts import prompts_of
+
+    config = toy_config(base, train={"batch_size": 6})
+    loaded, tokenizer = load_base_model(config.model, for_training=True)
+    prompts = prompts_of(config, Chat(tokenizer), toy_dataset(6, config), None)
+    model = adapted(loaded)
+    trainer = trainer_on(model, schedule_of(config, prompts), choose_attention(model, "auto", 1, 200), tmp_path)
+    model.zero_grad()
+    step = next(iter(trainer.get_train_dataloader()))
+    ours = trainer.training_step(model, step).item(), gradients(model)
+    ids, labels, offsets = prompts.train.source.ragged()
+    rows = [{"input_ids": ids[a:b].tolist(), "labels": labels[a:b].tolist()} for a, b in pairwise(offsets)]
+    model.get_base_model().set_attn_implementation("sdpa")
+    args = SFTConfig(
+        str(tmp_path), max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, use_cpu=True, bf16=False
+    )
+    theirs = SFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    batch = theirs.data_collator([theirs.train_dataset[i] for i in range(6)])
+    assert (batch["attention_mask"] == 0).any(), "the rows should differ in length"
+    model.zero_grad()
+    loss = theirs.compute_loss(model, batch)
+    loss.backward()
+    check_same(ours, (loss.item(), gradients(model)))
 
 
-def test_logits_are_computed_at_trained_positions_only(base: Path, tmp_path: Path) -> None:
-    trainer = trainer_on(base, tmp_path)
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
-    head, seen = trainer.model.get_output_embeddings(), []
-    head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    trainer.compute_loss(trainer.model, batch)
-    trained = (batch["labels"][:, 1:] != -100).any(dim=0).sum().item()
-    assert seen == [trained]
-    assert trained < batch["labels"].shape[1] / 2
+def test_no_tensor_holds_logits_where_nothing_is_trained(tmp_path: Path) -> None:
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.dim() > 0 and tensor.shape[-1] == vocabulary:
+                    self.numel = max(self.numel, tensor.numel())
+            return out
+
+    vocabulary = 2048
+    prompts = prompts_for("gpt2_like", tmp_path, 4)
+    model = adapted(tiny_model("llama", vocabulary, hidden=16))  # fewer than what is trained
+    for way in ("segments", "mask"):
+        schedule = Schedule(prompts, 9, 10_000, seed=0)
+        trainer = trainer_on(model, schedule, choose_attention(model, way, 4, 400), tmp_path)  # type: ignore[arg-type]
+        step = next(iter(trainer.get_train_dataloader()))
+        (packed,) = step.passes
+        with Largest() as largest:
+            trainer.training_step(model, step)
+        assert largest.numel == packed.targets.size * vocabulary
+        assert packed.targets.size < 0.2 * len(packed)
+
+
+def test_a_change_in_one_block_changes_no_other(tmp_path: Path) -> None:
+    prompts = prompts_for("gpt2_like", tmp_path, 4)
+    packed = prompts.pack(prompts.pieces()[:3])
+    changed = int(packed.prompt_of.searchsorted(1))  # the first block of the second prompt
+    ids = packed.input_ids.copy()
+    ids[packed.block[changed]] += 1
+    from dataclasses import replace
+
+    other = replace(packed, input_ids=ids)
+    for kind in ("qwen3", "llama"):
+        model = tiny_model(kind, 2048)
+        for way in ("segments", "mask"):
+            attention = choose_attention(model, way, 4, 400)  # type: ignore[arg-type]
+            with torch.no_grad():
+                moved = (attention.logits(model, packed) - attention.logits(model, other)).abs().amax(-1)
+            own = (packed.at >= packed.block[changed]) & (packed.at < packed.block_end[changed])
+            assert moved[torch.from_numpy(own)].min() > 1e-4
+            assert moved[torch.from_numpy(~own)].max() == 0
+
+
+def test_evaluation_tells_the_decision_apart(tmp_path: Path) -> None:
+    prompts = prompts_for("gpt2_like", tmp_path, 1)
+    tokens: Any = prompts.source
+    model = tiny_model("qwen3", 2048)
+    chat = tokens.chat
+    trainer = trainer_on(
+        model, Schedule(prompts, 4, 400, 0), choose_attention(model, "auto", 1, 400), tmp_path, evaluated=prompts
+    )
+    trainer.answers = chat.decision.yes_id, chat.decision.no_id
+    metrics = trainer.evaluate()
+    model.set_attn_implementation("sdpa")
+    decision, rest, margins = [], [], []
+    for row, size in zip(tokens, tokens.responses, strict=True):
+        ids = torch.from_numpy(row["input_ids"])
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0]
+        nll = cross_entropy(logits[:-1], ids[1:], reduction="none")[-size:]
+        decision.append(nll[tokens.lead].item())
+        rest += [value.item() for k, value in enumerate(nll) if k != tokens.lead]
+        at = logits[-1 - size + tokens.lead]
+        margins.append((at[chat.decision.yes_id] - at[chat.decision.no_id]).item())
+    assert metrics["eval_decision_loss"] == pytest.approx(np.mean(decision), rel=1e-5)
+    assert metrics["eval_constant_loss"] == pytest.approx(np.mean(rest), rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(np.mean(decision + rest), rel=1e-5)
+    assert metrics["eval_accuracy"] == pytest.approx(np.mean((np.array(margins) > 0) == tokens.labels))
+    assert metrics["eval_auc"] == pytest.approx(roc_auc_score(tokens.labels, margins))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
+def test_auc_is_scikit_learns(rows: list[tuple[bool, int]]) -> None:
+    liked, score = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], float)
+    if liked.all() or not liked.any():
+        assert auc(liked, score) is None
+    else:
+        assert auc(liked, score) == pytest.approx(roc_auc_score(liked, score))
 
 
 @pytest.mark.parametrize(("name", "trained"), [("qwen3", 7), ("smollm2", 3)])
 def test_exactly_the_response_is_trained(name: str, trained: int, tmp_path: Path) -> None:
-    if locate(name, tokenizer=True).path is None:
+    if name not in TOKENIZERS:
         pytest.skip(f"the data package of {name} is absent")
-    tokenizer = load_tokenizer(name)
-    config = toy_config(tmp_path)
-    tokens = preprocess_datasets_parallel({"train": toy_dataset(4, config)}, tokenizer, 200)
-    trainer = _trainer(config, tiny_model("qwen3", len(tokenizer), 16), tokenizer, tokens, tmp_path)
-    batches, count = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
-    assert [(row != -100).sum().item() for row in batches[0]["labels"]] == [trained] * 4
-    assert count == 4 * trained
-
-
-def test_a_dataset_of_messages_trains_on_the_last_turn(base: Path, tmp_path: Path) -> None:
-    config = toy_config(base)
-    _, tokenizer = load_base_model(config.model)
-    rows = toy_dataset(3, config)
-    messages = Dataset.from_list([{"messages": to_chat_messages(row)} for row in rows])
-    ours = preprocess_datasets_parallel({"a": rows, "b": messages}, tokenizer, 200)
-    assert ours["a"]["labels"][:] == ours["b"]["labels"][:]
+    prompts = prompts_for(name, tmp_path, 4)
+    packed = prompts.pack(prompts.pieces())
+    assert packed.targets.size == trained * prompts.order.size
+    answer_only = prompts_for(name, tmp_path, 4, train_on="answer")
+    packed = answer_only.pack(answer_only.pieces())
+    assert packed.targets.size == prompts.order.size
+    assert set(packed.targets.tolist()) == {prompts.source.chat.decision.yes_id, prompts.source.chat.decision.no_id}  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ then the sequence of that history and its own candidate, and the K sequences beg
 """
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class Sequences(Protocol):
     @property
     def identity(self) -> str:
         """A hash of what the samples say."""
+
+    def select(self, rows: ArrayLike) -> "Sequences":
+        """The samples of these indices, in their order."""
 
 
 class SharedHistory:
@@ -305,6 +309,16 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self.lengths.size)
+
+    def select(self, rows: ArrayLike) -> "Rows":
+        """The rows of these indices, in their order."""
+        at = np.asarray(rows, np.int64)
+        ids, labels, offsets = self.ragged(at)
+        chosen = copy(self)
+        chosen._ids, chosen._labels, chosen._offsets = ids, labels, offsets
+        chosen.lengths, chosen.responses, chosen.labels = self.lengths[at], self.responses[at], self.labels[at]
+        chosen.identity = sha256_of([self.identity, at.tolist()])
+        return chosen
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
         """Some rows one after the other, or all."""

@@ -1,59 +1,183 @@
-"""TRL's SFTTrainer with the vocabulary projection on the trained positions only."""
+"""transformers' Trainer over packed prompts: a whole optimizer step a batch, logits only where there is a label."""
 
+import math
+import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trl import SFTTrainer
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
 
 from palate.errors import WorkError
-from palate.tokens.plain import IGNORED
+from palate.tokens.packed import Packed
+from palate.tokens.shared import SharedHistory
+from palate.train.attention import Attention, without_dropout
 from palate.train.checkpoints import mark_whole
+from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
     import torch
 
 
-class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer for datasets that are tokenized, masked and cut already.
+class Step(NamedTuple):
+    """What one device does in one optimizer step: its passes, which of them count, the labels on all devices."""
 
-    The loss is the mean negative log-likelihood of the labelled tokens, as TRL's. TRL 1.16 projects onto
-    the vocabulary at every position where there is no Triton (`trl.trainer.utils.add_fused_lm_head`); here
-    the model is asked for the logits at positions that some row of the batch is trained on, a handful out
-    of hundreds. Batches are padded on the right, where a causal model needs no attention mask.
+    passes: list[Packed]
+    counts: list[bool]
+    labelled: int
+
+
+class Steps(Dataset):  # type: ignore[misc]
+    """The steps of a run as one device sees them, composed when they are asked for."""
+
+    def __init__(self, schedule: Schedule, rank: int, world: int) -> None:
+        self.schedule, self.rank, self.world = schedule, rank, world
+
+    def __len__(self) -> int:
+        return self.schedule.steps
+
+    def __getitem__(self, step: int) -> Step:
+        passes = self.schedule.passes(step, self.rank, self.world)
+        packed = [self.schedule.prompts.pack(each.pieces) for each in passes]
+        return Step(packed, [each.counts for each in passes], self.schedule.trained(step))
+
+
+class AnswerTrainer(Trainer):  # type: ignore[misc]
+    """Trains a causal model on the labelled tokens of packed prompts.
+
+    The loss of a step is the mean negative log-likelihood of its labelled tokens, on however many devices and in
+    however many passes. Logs tell the decision token's loss and accuracy apart from the rest of the response, which
+    is the same in every sample.
     """
 
-    def compute_loss(
+    def __init__(
         self,
         model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Sum of the labelled tokens' losses over `num_items_in_batch`, or over their number."""
-        from torch.nn.functional import cross_entropy
+        args: Any,
+        schedule: Schedule,
+        attention: Attention,
+        answers: tuple[int, int],
+        evaluated: SharedHistory | None = None,
+    ) -> None:
+        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at."""
+        self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
+        self._seen: Any = None
+        self.control: Any
+        super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
 
-        if return_outputs:
-            raise NotImplementedError("only the loss is computed")
-        targets = inputs["labels"][:, 1:]
-        positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)
-        logits = model(input_ids=inputs["input_ids"], logits_to_keep=positions, use_cache=False).logits
-        targets = targets[:, positions]
-        total = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        if num_items_in_batch is None:
-            return total / (targets != IGNORED).sum().clamp(min=1)
-        loss = total / num_items_in_batch
-        # The count is that of all ranks, and data parallelism averages their gradients.
-        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+    def get_train_dataloader(self) -> Any:
+        """One optimizer step an item; the whole run is one epoch to transformers, which then skips to any step."""
+        steps = Steps(self.schedule, self.args.process_index, self.args.world_size)
+        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=_only)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> "torch.Tensor":
-        """One forward and backward pass; `WorkError` if its loss is not finite."""
-        loss = super().training_step(*args, **kwargs)
-        if not loss.isfinite():
+    def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> "torch.Tensor":
+        """All passes of a step; returns their loss. Raises `WorkError` if it is not finite."""
+        import torch
+
+        model.train()
+        world, kwargs = self.args.world_size, {}
+        if self.is_deepspeed_enabled:
+            kwargs["scale_wrt_gas"] = False
+        total = torch.zeros((), device=self.args.device)
+        for n, (packed, counts) in enumerate(zip(inputs.passes, inputs.counts, strict=True)):
+            last = n == len(inputs.passes) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    logits = self.attention.logits(model, packed)
+                nll, seen = self._losses(logits, packed)
+                # Data parallelism averages gradients over the devices; this makes it a sum over samples.
+                loss = nll.sum() * (world / inputs.labelled if counts else 0.0)
+                self.accelerator.backward(loss, **kwargs)
+            if counts:
+                self._seen = seen if self._seen is None else self._seen + seen
+            total += loss.detach()
+        if not total.isfinite():
             raise WorkError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: "
+                f"the loss is {total.item()} at step {self.state.global_step + 1}: "
                 "try a lower train.learning_rate, or model.dtype=float32"
             )
-        return loss
+        return total
+
+    def _losses(self, logits: Any, packed: Packed) -> tuple[Any, Any]:
+        """The labelled tokens' losses (r,), and what is told of them; see `_told`."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        device = logits.device
+        targets = torch.from_numpy(packed.targets.astype(np.int64)).to(device)
+        decision = torch.from_numpy(packed.decision).to(device)
+        liked = torch.from_numpy(packed.liked).to(device)
+        logits = logits.float()
+        nll = cross_entropy(logits, targets, reduction="none")
+        with torch.no_grad():
+            yes, no = (logits[decision, answer] for answer in self.answers)
+            seen = [nll.sum(), nll[decision].sum(), ((yes > no) == liked).sum(), nll.numel(), decision.numel()]
+            return nll, torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in seen])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As transformers, with what the decision token adds to a step's loss."""
+        if "loss" in logs and self._seen is not None:
+            logs |= _told(self.accelerator.reduce(self._seen, "sum").tolist())
+            self._seen = None
+        if self.state.epoch is not None:  # to transformers the run is one epoch
+            share, epochs = self.state.epoch, self.schedule.steps / self.schedule.steps_per_epoch
+            self.state.epoch = round(share * epochs, 4)
+            super().log(logs, start_time)
+            self.state.epoch = share
+        else:
+            super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Loss of the whole response, and loss, accuracy and AUC of the decision, on the prompts to evaluate."""
+        import torch
+
+        if self.evaluated is None:
+            return {}
+        prompts, started = self.evaluated, time.monotonic()
+        model = self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, None, True)
+        passes = pack_passes(prompts, prompts.pieces(), self.schedule.tokens_per_batch)
+        world, rank = self.args.world_size, self.args.process_index
+        rounds = math.ceil(len(passes) / world)
+        found: Any = 0
+        margin = torch.zeros(prompts.order.size, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad(), without_dropout(model):
+            for n in range(rounds):  # every device makes as many passes
+                place = n * world + rank
+                packed = prompts.pack(passes[min(place, len(passes) - 1)])
+                with self.compute_loss_context_manager():
+                    logits = self.attention.logits(model, packed)
+                if place < len(passes):
+                    found = found + self._losses(logits, packed)[1]
+                    decision = torch.from_numpy(packed.decision).to(logits.device)
+                    yes, no = (logits[decision, answer].double() for answer in self.answers)
+                    margin[torch.from_numpy(packed.samples).to(margin.device)] = yes - no
+        found = found if torch.is_tensor(found) else margin.new_zeros(5)
+        sums = self.accelerator.reduce(torch.cat([found.to(margin), margin]), "sum").tolist()
+        told = _told(sums[:5])
+        liked = np.empty(prompts.order.size, bool)
+        liked[prompts.order] = prompts.labels
+        metrics = {"eval_loss": sums[0] / sums[3], **{f"eval_{name}": value for name, value in told.items()}}
+        area = auc(liked, np.array(sums[5:]))
+        if area is not None:
+            metrics["eval_auc"] = area
+        metrics |= {"eval_samples": int(sums[4]), "eval_seconds": round(time.monotonic() - started, 3)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> None:
+        """Nothing: a step knows its labels."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing: `palate plan` counts them."""
+        return 0
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Nothing: the schedule knows them."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the adapter gets its own card, checkpoints need none."""
@@ -65,5 +189,34 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each device has files of its own in it
         if self.args.should_save:
             mark_whole(Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}")
+
+
+def _only(batch: list[Step]) -> Step:
+    return batch[0]
+
+
+def _told(sums: list[float]) -> dict[str, float]:
+    """What is told of labelled tokens, from the sums of `AnswerTrainer._losses`.
+
+    `decision_loss` and `accuracy` (of Yes against No) are of the tokens that decide, `constant_loss` of all others.
+    """
+    nll, decided, correct, tokens, samples = sums
+    constant = (nll - decided) / (tokens - samples) if tokens > samples else None
+    told = {"decision_loss": decided / samples, "accuracy": correct / samples, "constant_loss": constant}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def auc(liked: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
+    """The chance that a liked sample scores higher than a disliked one, ties half; None if there is but one kind.
+
+    The Mann-Whitney statistic, from midranks.
+    """
+    yes = int(liked.sum())
+    if not 0 < yes < liked.size:
+        return None
+    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
+    return float((rank[liked].sum() - yes * (yes + 1) / 2) / (yes * (liked.size - yes)))

@@ -1,7 +1,6 @@
-"""Fine-tunes an adapter: from Alpaca examples to a folder in PEFT's format."""
+"""Fine-tunes an adapter: from samples to a folder in PEFT's format."""
 
 import dataclasses
-import json
 import logging
 import sys
 import textwrap
@@ -9,29 +8,27 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from palate.artifacts import write_json
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
-from palate.progress import Meter, clock
+from palate.progress import clock
 from palate.prompt.chat import Chat
-from palate.tokens.cache import content_hash, preprocess_datasets_parallel
 from palate.tokens.dataset import TokenDataset
 from palate.tokens.tokenizer import load_tokenizer
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, resume_from
+from palate.train.prompts import Prompts, prompts_of
+from palate.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
 
 log = logging.getLogger(__name__)
-
-AnyDataset = TypeVar("AnyDataset", "Dataset", TokenDataset)
-LOG = "training_log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,25 @@ class TrainResult:
     """The step that the run went on from; 0 if it began anew."""
     seconds: float
     """Time of this run's steps, without loading and tokenizing."""
+    prompts: int
+    """Prompts that the samples stand in."""
+    liked: float
+    """Share of samples that are a Yes."""
+    best_step: int | None
+    """The step whose weights were kept; None: the last."""
     train_loss: float | None
     """Mean over the last tenth of the logged steps (of all steps if none was logged), per labelled token.
 
     None where none was logged and the run is the second leg of an interrupted one.
     """
     eval_loss: float | None
+    """Per token of the response."""
+    eval_decision_loss: float | None
+    """Per answer: of the token that decides alone."""
+    eval_auc: float | None
     trained_weights: int
+    attention: str
+    """How the targets of a prompt were kept apart."""
     dtype: str
     peak_memory: int
     """Largest resident memory of the process so far, or memory of the GPU, in bytes."""
@@ -84,23 +93,26 @@ def train(
     chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
     _check_vocabulary(model, tokenizer)
     about = describe(config, chat, model)
-    chosen = select(train, config.train.max_samples, config.seed)
-    tokens, identity = _tokens(config, tokenizer, {"train": chosen, "eval": eval})
+    prompts = prompts_of(config, chat, train, eval)
+    schedule = schedule_of(config, prompts)
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = out / "checkpoints"
-    fingerprint = _fingerprint(config, identity, weights_fingerprint(model))
+    fingerprint = _fingerprint(config, prompts, weights_fingerprint(model))
     checkpoint = resume_from(checkpoints, fingerprint)
     started = time.monotonic()
     try:
         with quiet():
-            trainer = _trainer(config, model, tokenizer, tokens, checkpoints)
-    except (ValueError, RuntimeError, ImportError) as error:  # an option that TRL or transformers refuses
+            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
+    except (ValueError, RuntimeError, ImportError) as error:  # an option that PEFT or transformers refuses
         explained = _explained(error)
         if explained is not error:
             raise explained from error
         raise InputError(textwrap.shorten(str(error), 200), "train") from error
     with StopRequest() as stop, quiet():
-        report = _report_to(trainer, stop, out / LOG, config, console)
+        from palate.train.report import LOG, Report
+
+        report = Report(stop, out / LOG, schedule.samples_per_step, console, trainer.args.world_size)
+        trainer.add_callback(report)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (MemoryError, RuntimeError, OSError) as error:
@@ -112,21 +124,26 @@ def train(
                 f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}, "
                 f"the checkpoint lies in {checkpoints}: the same command goes on from there"
             )
-    seconds = time.monotonic() - started
-    with quiet():
-        eval_loss = trainer.evaluate()["eval_loss"] if "eval" in tokens else None
+        seconds = time.monotonic() - started
+        metrics = trainer.evaluate()
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = history[-max(1, len(history) // 10) :]
     result = TrainResult(
         adapter=out / "adapter",
-        samples=len(chosen),
-        samples_available=len(train),
+        samples=prompts.train.order.size,
+        samples_available=prompts.available,
+        prompts=len(prompts.train),
+        liked=float(prompts.train.labels.mean()),
         steps=trainer.state.global_step,
+        best_step=trainer.state.best_global_step if config.train.looks_for_best else None,
         resumed_at=report.resumed_at,
         seconds=seconds,
         train_loss=sum(last) / len(last) if last else None if report.resumed_at else outcome.training_loss,
-        eval_loss=eval_loss,
+        eval_loss=metrics.get("eval_loss"),
+        eval_decision_loss=metrics.get("eval_decision_loss"),
+        eval_auc=metrics.get("eval_auc"),
         trained_weights=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        attention=trainer.attention.way,
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
         peak_memory=_peak_memory(),
     )
@@ -135,43 +152,28 @@ def train(
     write_json(result.adapter / RUN, facts)
     write_card(result.adapter, config)
     log.info(
-        "trained on %d samples in %s, %speak memory %.1f GB; adapter in %s",
+        "trained on %d samples in %s, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
         clock(seconds),
         "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
+        "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
         result.peak_memory / 1e9,
         result.adapter,
     )
     return result
 
 
-def _tokens(
-    config: Config, tokenizer: Any, data: Mapping[str, "Dataset | TokenDataset | None"]
-) -> tuple[dict[str, "Dataset"], str]:
-    """The datasets as TRL takes them, those that are empty left out; and a hash of what is trained on."""
-    there = {name: dataset for name, dataset in data.items() if dataset is not None and len(dataset)}
-    composed = {name: dataset for name, dataset in there.items() if isinstance(dataset, TokenDataset)}
-    if composed:
-        return {name: dataset.as_hf() for name, dataset in composed.items()}, composed["train"].identity
-    if config.train.train_on != "response" or config.tokens.truncation != "left":
-        raise InputError(
-            "Alpaca files of other origin are cut on the left and trained on the response, expected "
-            "tokens.truncation=left and train.train_on=response",
-            config.data_path,
-        )
-    tokens = preprocess_datasets_parallel(there, tokenizer, config.tokens.cutoff_len, config.tokens.num_proc)
-    return tokens, content_hash(tokens["train"])
-
-
-def select(dataset: AnyDataset, max_samples: int | None, seed: int) -> AnyDataset:
-    """`max_samples` rows of a dataset, drawn with the seed, in the dataset's order; all if None."""
-    import numpy as np
-
-    if max_samples is None or max_samples >= len(dataset):
-        return dataset
-    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:max_samples])
-    log.info("training on %s of %s samples, drawn with seed %d", f"{max_samples:,}", f"{len(dataset):,}", seed)
-    return dataset.select(rows)
+def schedule_of(config: Config, prompts: Prompts) -> Schedule:
+    """The steps that the config asks for."""
+    options = config.train
+    return Schedule(
+        prompts.train,
+        options.batch_size * options.gradient_accumulation,
+        options.tokens_per_batch or options.batch_size * int(prompts.train.needed.max()),
+        config.seed,
+        options.epochs,
+        options.max_steps,
+    )
 
 
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:
@@ -184,56 +186,64 @@ def _check_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def _fingerprint(config: Config, data: str, weights: str) -> dict[str, Any]:
+def _fingerprint(config: Config, prompts: Prompts, weights: str) -> dict[str, Any]:
     """Everything that decides what is trained, in which order; not how often it is reported or saved."""
     options = config.train.decisive()
-    del options["max_samples"]  # the data's hash is of the samples that were drawn
+    del options["max_samples"], options["draw_by"]  # the data's hash is of the samples that were drawn
+    data = {"data": prompts.train.identity}
+    if config.train.looks_for_best and prompts.evaluated is not None:
+        data["evaluated"] = prompts.evaluated.identity
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
-    return {"data": data, "base weights": weights, "seed": config.seed, **model, **options}
+    return {**data, "base weights": weights, "seed": config.seed, **model, **options}
 
 
-def _trainer(config: Config, model: Any, tokenizer: Any, tokens: Mapping[str, "Dataset"], folder: Path) -> Any:
-    """TRL's trainer with PEFT's adapter; nothing in it prints."""
+def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: Prompts, folder: Path) -> Any:
+    """transformers' trainer with PEFT's adapter; nothing in it prints."""
     import torch
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import SFTConfig
+    from peft import LoraConfig, get_peft_model
+    from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments, set_seed
 
-    from palate.train.answers import AnswerTrainer
+    from palate.train.answers import AnswerTrainer, auc
+    from palate.train.attention import choose_attention
 
     options, on = config.train, device()
-    args = SFTConfig(
+    evaluated = options.eval_steps is not None and prompts.evaluated is not None
+    if options.looks_for_best:
+        if prompts.evaluated is None:
+            raise InputError("there are no validation samples to find the best weights on", config.data_path)
+        if auc(prompts.evaluated.labels, prompts.evaluated.labels.astype(float)) is None:
+            raise InputError("all validation samples have one answer, so that there is no AUC", config.data_path)
+    args = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
+        per_device_train_batch_size=1,
+        max_steps=schedule.steps,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.scheduler,
         warmup_steps=options.warmup_ratio,  # transformers 5 reads a value below 1 as a share of all steps
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
         optim=options.optimizer,
         logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if options.eval_steps and "eval" in tokens else "no",
+        eval_strategy="steps" if evaluated else "no",
         eval_steps=options.eval_steps,
-        prediction_loss_only=True,
         save_strategy="steps",
-        save_steps=options.save_steps,
+        save_steps=options.eval_steps if options.looks_for_best else options.save_steps,
         save_total_limit=options.save_total_limit,
+        load_best_model_at_end=options.looks_for_best,
+        metric_for_best_model="auc" if options.looks_for_best else None,
+        greater_is_better=True if options.looks_for_best else None,
         report_to=options.report_to or "none",
         run_name=config.name,
         seed=config.seed,
         data_seed=config.seed,
         bf16=best_dtype(config.model.dtype, on) is torch.bfloat16,
         use_cpu=on.type == "cpu",
-        dataloader_pin_memory=on.type == "cuda",
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
     )
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -242,64 +252,26 @@ def _trainer(config: Config, model: Any, tokenizer: Any, tokens: Mapping[str, "D
         lora_dropout=options.lora.dropout,
         target_modules=options.lora.target_modules,
     )
-    # A model in 4 bits is not passed through `prepare_model_for_kbit_training`: TRL freezes it and sets up
-    # checkpointing itself, and the upcast of embeddings and head to float32 (5 GB for Qwen3-8B) buys nothing.
+    # A model in 4 bits is not passed through `prepare_model_for_kbit_training`: PEFT freezes it, and the upcast of
+    # embeddings and head to float32 (5 GB for Qwen3-8B) buys nothing.
+    set_seed(config.seed)
     try:
-        trainer = AnswerTrainer(
-            model=model,
-            args=args,
-            train_dataset=tokens["train"],
-            eval_dataset=tokens.get("eval"),
-            processing_class=tokenizer,
-            peft_config=lora,
-        )
+        peft = get_peft_model(model, lora)
     except ValueError as error:
         if "target modules" not in str(error).lower():
             raise
         wanted = options.lora.target_modules
         raise InputError(f"{wanted!r} names no layer of {model.name_or_path}", "train.lora.target_modules") from error
+    if options.gradient_checkpointing:
+        peft.enable_input_require_grads()
+    longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
+    attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest)
+    answers = chat.decision.yes_id, chat.decision.no_id
+    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated)
     trainer.remove_callback(PrinterCallback)
+    if options.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(options.early_stopping))
     return trainer
-
-
-def _report_to(trainer: Any, stop: StopRequest, path: Path, config: Config, console: "Console | None") -> Any:
-    """A callback that writes the log file, moves the progress bar, and stops the trainer when asked."""
-    from transformers import TrainerCallback
-
-    per_step = config.train.batch_size * config.train.gradient_accumulation
-
-    class Report(TrainerCallback):  # type: ignore[misc]
-        resumed_at = 0
-        meter: Meter | None = None
-        note = ""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.resumed_at = self.seen = state.global_step
-            # A run that goes on has lost what came after its checkpoint.
-            path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history))
-            total, done = state.max_steps * per_step, state.global_step * per_step
-            self.meter = Meter("training", total, done=done, console=console).__enter__()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert self.meter is not None
-            self.meter.advance((state.global_step - self.seen) * per_step, self.note)
-            self.seen = state.global_step
-            if stop.signal is not None:
-                control.should_save = control.should_training_stop = True
-
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            entry = state.log_history[-1]
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            self.note = f"loss {entry['loss']:.4f}" if "loss" in entry else self.note
-
-        def close(self) -> None:
-            if self.meter is not None:
-                self.meter.__exit__(None, None, None)
-
-    report = Report()
-    trainer.add_callback(report)
-    return report
 
 
 def _explained(error: Exception) -> Exception:
@@ -310,7 +282,8 @@ def _explained(error: Exception) -> Exception:
     memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
     if memory:
         return WorkError(
-            "out of memory: try a smaller train.batch_size with more train.gradient_accumulation, "
+            "out of memory: try a smaller train.tokens_per_batch (or train.batch_size with more "
+            "train.gradient_accumulation), "
             "train.gradient_checkpointing=true, or model.quantization=nf4"
         )
     if isinstance(error, OSError) or "No space left" in text:

@@ -1,0 +1,71 @@
+"""What a run tells while it trains: the log file, the progress bar, and that it was asked to stop."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from palate.progress import Meter
+from palate.train.checkpoints import StopRequest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG = "training_log.jsonl"
+
+
+class Report(TrainerCallback):  # type: ignore[misc]
+    """Writes `training_log.jsonl` and moves the bar, on the first device; stops all when any is asked to."""
+
+    def __init__(self, stop: StopRequest, path: Path, samples: int, console: "Console | None", world: int) -> None:
+        """`samples` are those of a whole step."""
+        self.stop, self.path, self.samples, self.console, self.world = stop, path, samples, console, world
+        self.resumed_at = self.seen = 0
+        self.meter: Meter | None = None
+        self.note: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the log back to where the run goes on, and open the bar."""
+        self.resumed_at = self.seen = state.global_step
+        if not state.is_world_process_zero:
+            return
+        # A run that goes on has lost what came after its checkpoint.
+        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history))
+        total, done = state.max_steps * self.samples, state.global_step * self.samples
+        self.meter = Meter("training", total, done=done, console=self.console).__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar; stop with a checkpoint if any device was asked to."""
+        if self.meter is not None:
+            note = ", ".join(f"{name} {value:.4f}" for name, value in self.note.items())
+            self.meter.advance((state.global_step - self.seen) * self.samples, note)
+        self.seen = state.global_step
+        if self._asked(args.device):
+            control.should_save = control.should_training_stop = True
+
+    def _asked(self, device: Any) -> bool:
+        """Whether any device was asked to stop: all must leave off at the same step."""
+        if self.world == 1:
+            return self.stop.signal is not None
+        import torch
+
+        flag = torch.tensor(float(self.stop.signal is not None), device=device)
+        torch.distributed.all_reduce(flag)
+        if flag and self.stop.signal is None:
+            self.stop.signal = "a signal to another process"
+        return bool(flag)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One line of JSON an entry."""
+        entry = state.log_history[-1]
+        names = {"loss": "loss", "eval_auc": "validation AUC"}
+        self.note |= {name: entry[key] for key, name in names.items() if key in entry}
+        if state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self.meter is not None:
+            self.meter.__exit__(None, None, None)
