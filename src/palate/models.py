@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 NOISY = ("transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
 
 
-def load_base_model(config: ModelConfig, *, for_training: bool = False) -> tuple[Any, Any]:
+def load_base_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer; the model is in eval mode unless `for_training`.
+
+    It is put `on` a torch device, that of `device` if none is given.
 
     `dtype: auto` is decided by `best_dtype`. With `quantization: nf4` the linear layers are held in 4 bits
     with double quantization (QLoRA, arXiv 2305.14314) and compute in that dtype. The model's
@@ -44,7 +46,7 @@ def load_base_model(config: ModelConfig, *, for_training: bool = False) -> tuple
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template, expected an instruct or chat model", place)
     tokenizer.name_or_path = base_name(config)
-    model = _load(source, revision, config, place)
+    model = _load(source, revision, config, place, on or device())
     model.config._name_or_path = model.name_or_path = base_name(config)
     model.train(for_training)
     return model, tokenizer
@@ -145,13 +147,27 @@ def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
     return str(location.path), None
 
 
-def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path) -> Any:
+def stored_dtype(config: ModelConfig) -> Any:
+    """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
+    import torch
+    from transformers import AutoConfig
+
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    local_only = location.path is None and hub_is_out_of_reach()
+    try:
+        settings = AutoConfig.from_pretrained(source, revision=revision, local_files_only=local_only)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no model config can be read: {str(error).strip().splitlines()[0]}", config.base) from error
+    return settings.get_text_config().dtype or torch.float32
+
+
+def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path, on: Any) -> Any:
     """The model on its device."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    on = device()
     dtype = best_dtype(config.dtype, on)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
     unreachable = options["local_files_only"] = not isinstance(place, Path) and hub_is_out_of_reach()

@@ -1,0 +1,34 @@
+"""The prompts that an export is proved with: the run's own validation examples, or invented ones of their form."""
+
+import random
+from typing import Any
+
+from palate.config import Config
+from palate.prompt.messages import Message, to_generation_messages
+
+PROMPTS = 24
+"""276 pairs to compare the order of; with 8 billion weights already some minutes on a CPU."""
+
+
+def conversations(config: Config) -> tuple[list[list[Message]], str]:
+    """Conversations that end with the user's turn, and where they are from.
+
+    They are taken from `eval.json` in the prepared data, at even distances; if there is none, invented. Raises
+    `InputError` if that file is broken.
+    """
+    from palate.tokens.examples import load_examples
+
+    file = config.data_path / "eval.json"
+    examples = list(load_examples(file)) if file.is_file() else []
+    if not examples:
+        return [to_generation_messages(_invented(config, n)) for n in range(PROMPTS)], "invented"
+    n = min(PROMPTS, len(examples))
+    return [to_generation_messages(examples[i * len(examples) // n]) for i in range(n)], str(file)
+
+
+def _invented(config: Config, n: int) -> dict[str, Any]:
+    """An example under the config's prompt, with titles that nobody has seen."""
+    draw = random.Random(n)
+    titles = [f"The {draw.choice(('Long', 'Last', 'Blue', 'Silent'))} Film {draw.randrange(100)}" for _ in range(9)]
+    history = "\n".join(f"{k}. {title} ({draw.randint(1, 5)}.0)" for k, title in enumerate(titles[:-1], 1))
+    return config.prompt.alpaca(history, titles[-1], config.prompt.yes, config.prepare.history_len)
