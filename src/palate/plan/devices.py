@@ -16,7 +16,7 @@ UTILIZATION = 0.35
 """Share of the peak that fine-tuning is taken to reach on a GPU: an assumption. Large models without fused kernels come
 to 0.3 to 0.5; small ones and short batches to less."""
 OPERATION = 5e-6
-"""Seconds that PyTorch takes to dispatch an operation to a GPU: an assumption. It is what small models and short passes
+"""Seconds that PyTorch takes to start an operation on a GPU: an assumption. It is what small models and short passes
 wait for, whatever the GPU."""
 MARGIN = 0.95
 """Share of the memory that may be filled: the allocator's blocks never fit without a gap."""
@@ -38,6 +38,7 @@ class Device:
     framework: float | None = None
     """Bytes that are taken before anything is loaded, where that is measured."""
     gpu: bool = True
+    """Whether it is one, which decides what dropout keeps."""
 
     def dtype(self, wanted: str) -> str:
         """What `model.dtype` comes to, as `palate.models.best_dtype` decides."""

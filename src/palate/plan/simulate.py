@@ -44,7 +44,7 @@ class Pass:
     kept: float
     """Bytes that the forward pass leaves for the backward pass, logits among them."""
     operations: float
-    """Operations that are dispatched, forward and backward."""
+    """Operations that start a kernel, forward and backward; views do not."""
 
     @property
     def peak(self) -> float:
@@ -263,8 +263,8 @@ def _meter(model: Any, vocabulary: int) -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            self.operations += 1
             packet = func._overloadpacket
+            self.operations += not func.is_view and packet not in (aten.empty_like, aten.empty, aten._unsafe_view)
             if packet is aten._to_copy and (role := self._role_of(args[0])):
                 self.role[out.untyped_storage()._cdata] = role  # autocast's copy of a weight
             elif "attention" in packet.__name__:
