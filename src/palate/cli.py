@@ -88,6 +88,12 @@ def _tokenize(config: Config, args: argparse.Namespace) -> None:
     tokenize(config, out, splits=args.splits, from_ratings=args.ratings is not None, as_json=args.json)
 
 
+def _plan(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.plan import show_plan
+
+    show_plan(config, from_ratings=args.ratings is not None, prices=args.price, as_json=args.json)
+
+
 def _train(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.model import train
 
@@ -204,6 +210,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON instead of a line")
 
+    plan = add("plan", _plan, "tokens, FLOPs, memory and time of training, before any of it is spent")
+    plan.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, a YAML file")
+    plan.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
+    plan.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=PRICE",
+        help="price of a device an hour, such as H100=2.50; may be repeated",
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
     train = add("train", _train, "fine-tune the base model with LoRA or QLoRA")
     train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
 
@@ -287,7 +305,7 @@ def _config(args: argparse.Namespace) -> Config:
         if value is not None:
             overrides.append(Override(key, value, "--" + option.replace("_", "-")))
     if getattr(args, "max_samples", None) is not None:
-        section = "train" if args.command is _train else "evaluate"
+        section = "train" if args.command in (_train, _plan) else "evaluate"
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
     if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))

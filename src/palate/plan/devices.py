@@ -1,0 +1,172 @@
+"""Devices: what they compute, hold and move, and what this machine does when it is asked."""
+
+import difflib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from palate.config import Config
+from palate.errors import InputError
+from palate.plan.simulate import adapted, materialize, simulate
+
+THIS = "this machine"
+UTILIZATION = 0.35
+"""Share of the peak that fine-tuning is taken to reach on a GPU: an assumption. Large models without fused kernels come
+to 0.3 to 0.5; small ones and short batches to less."""
+OPERATION = 5e-6
+"""Seconds that PyTorch takes to start an operation on a GPU: an assumption. It is what small models and short passes
+wait for, whatever the GPU."""
+MARGIN = 0.95
+"""Share of the memory that may be filled: the allocator's blocks never fit without a gap."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, or this machine."""
+
+    name: str
+    flops: Mapping[str, float]
+    """Dense peak by dtype, FLOP/s; no bfloat16 where there is none."""
+    memory: float
+    """Bytes."""
+    bandwidth: float | None
+    """Bytes a second of the memory; None: not known."""
+    utilization: float = UTILIZATION
+    """Share of the peak that is reached: assumed, or measured."""
+    framework: float | None = None
+    """Bytes that are taken before anything is loaded, where that is measured."""
+    gpu: bool = True
+    """Whether it is one, which decides what dropout keeps."""
+
+    def dtype(self, wanted: str) -> str:
+        """What `model.dtype` comes to, as `palate.models.best_dtype` decides."""
+        return wanted if wanted != "auto" else "bfloat16" if "bfloat16" in self.flops else "float32"
+
+    def speed(self, dtype: str) -> float:
+        """FLOP/s that are reached."""
+        return self.flops.get(dtype, self.flops["float32"]) * self.utilization
+
+
+def _gpu(name: str, bfloat16: float, float32: float, memory: float, bandwidth: float) -> Device:
+    """From TFLOP/s, GB and GB/s, as data sheets have them."""
+    flops = {"float32": float32 * 1e12} | ({"bfloat16": bfloat16 * 1e12} if bfloat16 else {})
+    return Device(name, flops, memory * 1e9, bandwidth * 1e9)
+
+
+# Dense TFLOP/s, half of what data sheets give "with sparsity"; float32 without TF32, as PyTorch computes by default.
+DEVICES = (
+    _gpu("H200", 989, 67, 141, 4800),  # NVIDIA H200 data sheet, SXM: 1,979 with sparsity
+    _gpu("H100", 989, 67, 80, 3350),  # NVIDIA H100 data sheet, SXM: 1,979 with sparsity
+    _gpu("A100", 312, 19.5, 80, 2039),  # NVIDIA A100 data sheet, SXM 80 GB
+    _gpu("A100-40GB", 312, 19.5, 40, 1555),  # the same, 40 GB
+    _gpu("MI300X", 1307.4, 163.4, 192, 5300),  # AMD Instinct MI300X data sheet; float32 as matrix operations
+    _gpu("L40S", 362, 91.6, 48, 864),  # NVIDIA L40S data sheet: 733 with sparsity
+    _gpu("RTX4090", 165.2, 82.6, 24, 1008),  # NVIDIA Ada architecture white paper, float32 accumulation
+    _gpu("L4", 121, 30.3, 24, 300),  # NVIDIA L4 data sheet: 242 with sparsity
+    _gpu("T4", 0, 8.1, 16, 320),  # NVIDIA T4 data sheet; 65 in float16, which is not trained in, and no bfloat16
+)
+
+
+def find_device(name: str, option: str = "device") -> str:
+    """The name as the table has it; raises `InputError` with the place `option` for another."""
+    names = {_plain(device.name): device.name for device in DEVICES} | {_plain(THIS): THIS}
+    if (found := names.get(_plain(name))) is not None:
+        return found
+    near = difflib.get_close_matches(_plain(name), names, n=1)
+    hint = f"did you mean {names[near[0]]!r}?" if near else f"expected one of: {', '.join(names.values())}"
+    raise InputError(f"unknown device {name!r}, {hint}", option)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def this_machine(model_config: Any, config: Config, tokens: int, seconds: float = 1.0) -> Device:
+    """Measure what this machine computes with: products of matrices, and two of the model's own layers.
+
+    The layers have the model's widths and the config's adapter, weights without meaning and a small vocabulary; they
+    pass up to `tokens` tokens forward and backward for about `seconds`. Their speed is what is reached; that of a
+    product of matrices is given as the peak.
+    """
+    import torch
+
+    from palate.models import best_dtype, device
+
+    on = device()
+    dtype = best_dtype(config.model.dtype, on)
+    name = str(dtype).removeprefix("torch.")
+    peak = _product_speed(dtype, on, seconds / 3)
+    reached = _layers_speed(model_config, config, name, on, tokens, peak, seconds)
+    if on.type == "cuda":
+        memory = float(torch.cuda.get_device_properties(on).total_memory)
+        return Device(THIS, {"float32": peak, name: peak}, memory, None, reached / peak)
+    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 0.0
+    return Device(THIS, {"float32": peak, name: peak}, memory, None, reached / peak, resident(), gpu=False)
+
+
+def resident() -> float:
+    """Bytes of this process: what Python and the libraries take before a model is loaded; 0 if not to be known."""
+    try:
+        with open("/proc/self/statm") as file:
+            return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0.0
+
+
+def _product_speed(dtype: Any, on: Any, seconds: float) -> float:
+    """FLOP/s of square products."""
+    import torch
+
+    n = 4096 if on.type == "cuda" else 1024
+    a = torch.ones(n, n, dtype=dtype, device=on)
+    return 2 * n**3 / _time(lambda: a @ a, on, seconds)
+
+
+def _layers_speed(
+    model_config: Any, config: Config, dtype: str, on: Any, tokens: int, peak: float, seconds: float
+) -> float:
+    """FLOP/s of two layers, forward and backward."""
+    import torch
+
+    small = type(model_config)(**(model_config.to_dict() | {"vocab_size": 256}))
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(small, name, None)
+    probe = simulate(small, config, dtype, rows=1, length=64, labelled=1, depth=2, on_gpu=False)
+    afford = int(peak * seconds / 4 / (sum(probe.flops.values()) / probe.tokens))
+    length = max(64, min(tokens, afford, 1024))
+    model = adapted(small, config, dtype, 2)
+    materialize(model, on)
+    some = torch.randn(2**16, device=on) / 50
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(some.repeat(-(-tensor.numel() // some.numel()))[: tensor.numel()].view(tensor.shape))
+    ids = torch.zeros(1, length, dtype=torch.long, device=on)
+
+    def step() -> None:
+        with torch.autocast(on.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = model(input_ids=ids, logits_to_keep=1, use_cache=False).logits
+        logits.float().sum().backward()
+
+    taken = _time(step, on, seconds)
+    done = simulate(small, config, dtype, rows=1, length=length, labelled=1, depth=2, on_gpu=False)
+    return sum(done.flops.values()) / taken
+
+
+def _time(work: Any, on: Any, seconds: float) -> float:
+    """Median seconds of a call, over calls for about `seconds` after a first one."""
+    import torch
+
+    def once() -> float:
+        started = time.perf_counter()
+        work()
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+        return time.perf_counter() - started
+
+    once()
+    times, until = [once()], time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        times.append(once())
+    return sorted(times)[len(times) // 2]

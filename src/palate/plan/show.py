@@ -1,0 +1,252 @@
+"""A plan on the terminal, and as JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from palate.plan.devices import MARGIN, OPERATION, UTILIZATION
+from palate.plan.memory import FRAMEWORK, PARTS, Memory, is_known
+from palate.plan.predict import Estimate, Plan
+from palate.plan.simulate import FLOPS
+from palate.progress import clock
+
+MEANING = {
+    "base weights": "frozen",
+    "adapter": "LoRA",
+    "gradients": "of the adapter",
+    "optimizer": "its states",
+    "activations": "kept for the backward pass",
+    "logits": "labelled tokens × vocabulary",
+    "working": "short-lived, in the backward pass",
+    "framework": "allowance for CUDA and the allocator",
+}
+COMPUTED = {
+    "linear": "linear layers, frozen",
+    "attention": "attention scores",
+    "head": "vocabulary head",
+    "lora": "LoRA",
+}
+
+
+def plan_tables(plan: Plan, source: str) -> RenderableType:
+    """Everything, for 80 columns and more."""
+    shape, lora = plan.shape, plan.config.train.lora
+    about = Text.assemble(
+        (f"{shape.name}", "bold"),
+        f"  {_si(shape.weights)} weights, {shape.layers} layers; "
+        f"LoRA r = {lora.r}: {_si(shape.adapter_weights)} trained",
+    )
+    return Group(
+        about,
+        Text(),
+        *_tokens(plan, source),
+        Text(),
+        *_flops(plan),
+        Text(),
+        *_memory(plan),
+        Text(),
+        *_devices(plan),
+    )
+
+
+def as_json(plan: Plan, source: str) -> dict[str, Any]:
+    """The same figures: tokens, FLOPs, bytes, seconds."""
+    work, times, compute, shape = plan.workload, plan.schedule, plan.compute, plan.shape
+    dtypes = dict.fromkeys(estimate.dtype for estimate in plan.estimates)
+    return {
+        "data": source,
+        "model": {
+            "name": shape.name,
+            "weights": shape.weights,
+            "adapter_weights": shape.adapter_weights,
+            "layers": shape.layers,
+            "vocabulary": shape.vocabulary,
+        },
+        "tokens": {
+            "samples": work.samples,
+            "sequences": int(work.size.size),
+            "labelled": work.labelled,
+            "forward": work.tokens(),
+            "forward_without_sharing": work.tokens(shared=False),
+            "padded": work.padded_tokens(plan.config.train.batch_size, plan.config.seed),
+            "longest_sequence": work.longest_sequence,
+            "attention_pairs": work.pairs(),
+            "attention_pairs_without_sharing": work.pairs(shared=False),
+        },
+        "run": {
+            "steps": times.steps,
+            "samples": times.samples,
+            "samples_a_step": times.step_samples,
+            "micro_batches_a_step": times.micro_batches,
+            "tokens_a_pass_at_most": times.pass_tokens,
+            "epochs": times.epochs,
+            "tokens": round(work.tokens() * times.epochs),
+        },
+        "flops": {
+            "forward": compute.forward,
+            "forward_and_backward": compute.total,
+            "total": compute.sum,
+            "a_step": plan.flops_a_step,
+            "without_sharing": compute.separate,
+            "padded_with_full_head": compute.usual,
+        },
+        "memory": {dtype: _memory_json(plan.memory(dtype)) for dtype in dtypes},
+        "devices": [_estimate_json(estimate) for estimate in plan.estimates],
+    }
+
+
+def _memory_json(memory: Memory) -> dict[str, Any]:
+    return {**{part: round(memory.parts[part]) for part in PARTS}, "total": round(memory.total)}
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    device = estimate.device
+    return {
+        "name": device.name,
+        "dtype": estimate.dtype,
+        "peak_flops": device.speed(estimate.dtype) / device.utilization,
+        "utilization": device.utilization,
+        "memory": device.memory,
+        "needed": round(estimate.memory.total),
+        "fits": estimate.fits,
+        "remedy": estimate.remedy,
+        "seconds_a_step": estimate.seconds_a_step,
+        "seconds": estimate.seconds,
+        "cost": estimate.cost,
+    }
+
+
+def _table(*right: str, left: int = 1) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for n, name in enumerate(right):
+        table.add_column(name, justify="left" if n < left else "right", style="cyan" if n == 0 else None, no_wrap=True)
+    return table
+
+
+def _tokens(plan: Plan, source: str) -> list[RenderableType]:
+    work, times, train = plan.workload, plan.schedule, plan.config.train
+    table = _table("", "an epoch", "the run", "× forward")
+    forward = work.tokens()
+
+    def row(name: str, value: int, ratio: bool = False) -> None:
+        share = f"{value / forward:.2f}" if ratio else ""
+        table.add_row(name, f"{value:,}", f"{round(value * times.epochs):,}", share)
+
+    row("samples", work.samples)
+    row("labelled tokens", work.labelled)
+    row("forward tokens", forward, ratio=True)
+    if work.size.size < work.samples:
+        row("… without sharing", work.tokens(shared=False), ratio=True)
+    row("… padded, each sample whole", work.padded_tokens(train.batch_size, plan.config.seed), ratio=True)
+    text = (
+        f"{times.steps:,} steps of {times.step_samples} samples in {times.micro_batches} "
+        f"{'passes' if times.micro_batches > 1 else 'pass'} of at most {times.pass_tokens:,} tokens, "
+        f"{times.epochs:.3g} {'epoch' if times.epochs == 1 else 'epochs'}"
+    )
+    return [Text(f"Tokens of {source}", style="bold"), table, Text(text)]
+
+
+def _flops(plan: Plan) -> list[RenderableType]:
+    compute = plan.compute
+    table = _table("", "forward", "with backward", "share")
+    for part in FLOPS:
+        table.add_row(
+            COMPUTED[part],
+            _si(compute.forward[part]),
+            _si(compute.total[part]),
+            f"{compute.total[part] / compute.sum:.1%}",
+        )
+    table.add_row("all", _si(sum(compute.forward.values())), _si(compute.sum), "", style="bold")
+    if plan.workload.size.size < plan.workload.samples:
+        table.add_row("… without sharing", "", _si(compute.separate), f"{compute.separate / compute.sum:.2f} ×")
+    table.add_row("… padded, head at every token", "", _si(compute.usual), f"{compute.usual / compute.sum:.2f} ×")
+    how = ", the forward pass twice" if plan.config.train.gradient_checkpointing else ""
+    return [Text.assemble(("FLOPs of the run", "bold"), how), table]
+
+
+def _memory(plan: Plan) -> list[RenderableType]:
+    config = plan.config
+    dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype
+    memory = plan.memory(dtype)
+    meaning = dict(MEANING)
+    meaning["base weights"] += ", NF4" if config.model.quantization == "nf4" else f", {dtype}"
+    meaning["adapter"] += f" in {'bfloat16' if config.model.quantization == 'nf4' else 'float32'}"
+    known = is_known(config.train.optimizer)
+    meaning["optimizer"] = config.train.optimizer + ("" if known else ", unknown: taken for AdamW")
+    meaning["activations"] += f", {memory.tokens:,} tokens"
+    if config.train.gradient_checkpointing:
+        meaning["activations"] = f"the layers' inputs, {memory.tokens:,} tokens"
+        meaning["working"] = "one layer computed again, and its gradients"
+    table = _table("", "GB", "share")
+    table.add_column("", no_wrap=True)
+    for part in PARTS:
+        size = memory.parts[part]
+        shown = (f"{size / 1e9:.2f}", f"{size / memory.total:.0%}") if size else ("–", "–")
+        words = meaning[part] if size else f"{meaning[part]}: none at the peak"
+        table.add_row(part, *shown, Text(words, style="dim"))
+    table.add_row("all", f"{memory.total / 1e9:.2f}", "", "", style="bold")
+    return [Text("Memory at the peak", style="bold"), table]
+
+
+def _devices(plan: Plan) -> list[RenderableType]:
+    priced = any(estimate.cost is not None for estimate in plan.estimates)
+    table = _table("", "peak", "used", "memory", "needed", "", "a step", "the run", *(["cost"] if priced else []))
+    remedies: dict[str, list[str]] = {}
+    slow = []
+    for estimate in plan.estimates:
+        device = estimate.device
+        if estimate.dtype == "float32" and "bfloat16" not in device.flops and plan.config.model.dtype == "auto":
+            slow.append(device.name)
+        row: list[Any] = [
+            device.name,
+            _short(device.speed(estimate.dtype) / device.utilization / 1e12),
+            f"{device.utilization:.0%}" if device.utilization >= 0.1 else f"{device.utilization:.1%}",
+            f"{device.memory / 1e9:.0f}",
+            f"{estimate.memory.total / 1e9:.1f}",
+            Text("fits", style="green") if estimate.fits else Text("too small", style="red"),
+            _duration(estimate.seconds_a_step),
+            _duration(estimate.seconds),
+        ]
+        if priced:
+            row.append("" if estimate.cost is None else f"{estimate.cost:,.2f}")
+        table.add_row(*row, style=None if estimate.fits else "dim")
+        if not estimate.fits:
+            remedies.setdefault(_remedy(estimate.remedy), []).append(device.name)
+    notes: list[RenderableType] = []
+    for remedy, names in remedies.items():
+        notes.append(Text.assemble((", ".join(names), "cyan"), ": ", remedy))
+    measured = any(estimate.device.framework is not None for estimate in plan.estimates)
+    note = (
+        f"Peak in TFLOP/s, memory in GB; it fits where {MARGIN:.0%} of the memory suffice. {UTILIZATION:.0%} of a "
+        f"GPU's peak, {OPERATION * 1e6:.0f} µs an operation and {FRAMEWORK / 1e9:.0f} GB for CUDA are assumptions"
+        + ("; this machine is measured." if measured else ".")
+        + (f" {', '.join(slow)}: no bfloat16, so float32." if slow else "")
+        + ("" if priced else " --price H100=2.50 adds the cost at a price an hour.")
+    )
+    return [Text("Time, on one device", style="bold"), table, *notes, Text(note, style="dim")]
+
+
+def _remedy(options: Mapping[str, object] | None) -> str:
+    if options is None:
+        return "nothing helps: a smaller model, or a shorter prompt"
+    words = " ".join(f"{key}={str(value).lower()}" for key, value in options.items())
+    return f"fits with {words}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else clock(seconds)
+
+
+def _si(value: float) -> str:
+    """A number with three digits and a prefix."""
+    for limit, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {prefix}"
+    return f"{value:.3g}"

@@ -1,0 +1,95 @@
+"""Workload: what the samples of an epoch cost in tokens and in attention, with and without sharing prefixes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Samples in groups; those of a group begin with the same tokens, which may be passed once for all of them.
+
+    A group is one sequence where prefixes are shared: the prefix, then a block for each sample that sees the
+    prefix and itself, and no other block.
+    """
+
+    size: Longs
+    """Labelled samples of each group, (g,) int64."""
+    prefix: Longs
+    """Tokens that a group's samples share, (g,) int64."""
+    block: Longs
+    """Tokens of each sample's own, groups one after the other, (n,) int64 with n the sum of `size`."""
+    trained: int
+    """Labelled tokens a sample."""
+
+    def __post_init__(self) -> None:
+        if self.size.shape != self.prefix.shape or int(self.size.sum()) != self.block.size:
+            raise ValueError(
+                f"{self.size.size} groups of {int(self.size.sum())} samples in all, "
+                f"but {self.prefix.size} prefixes and {self.block.size} blocks"
+            )
+
+    @classmethod
+    def of_lengths(cls, lengths: ArrayLike, trained: int) -> "Workload":
+        """Samples that share nothing: each is a group of one, and its own block."""
+        block = np.asarray(lengths, np.int64)
+        return cls(np.ones_like(block), np.zeros_like(block), block, trained)
+
+    @property
+    def samples(self) -> int:
+        """Labelled samples, n."""
+        return int(self.block.size)
+
+    @property
+    def labelled(self) -> int:
+        """Tokens that carry the loss."""
+        return self.samples * self.trained
+
+    @property
+    def lengths(self) -> Longs:
+        """Tokens of each sample with its prefix, (n,) int64."""
+        return np.repeat(self.prefix, self.size) + self.block
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence that is passed: a prefix with all its blocks."""
+        starts = np.cumsum(self.size) - self.size
+        return int((self.prefix + np.add.reduceat(self.block, starts)).max()) if self.samples else 0
+
+    def tokens(self, *, shared: bool = True) -> int:
+        """Tokens through the model: each prefix once a group if `shared`, else once a sample."""
+        times = np.ones_like(self.size) if shared else self.size
+        return int((self.prefix * times).sum() + self.block.sum())
+
+    def pairs(self, *, shared: bool = True) -> int:
+        """(query, key) pairs of causal attention, each token with itself among them.
+
+        Shared: p (p + 1) / 2 of a prefix of p tokens, and b p + b (b + 1) / 2 of each block of b tokens.
+        """
+        if not shared:
+            whole = self.lengths
+            return int((whole * (whole + 1) // 2).sum())
+        before = np.repeat(self.prefix, self.size)
+        own = self.block * before + self.block * (self.block + 1) // 2
+        return int((self.prefix * (self.prefix + 1) // 2).sum() + own.sum())
+
+    def padded_tokens(self, batch_size: int, seed: int) -> int:
+        """Tokens and padding of one epoch where `batch_size` whole samples are drawn and padded to the longest."""
+        order = np.random.default_rng(seed).permutation(self.lengths)
+        starts = np.arange(0, order.size, batch_size)
+        if not starts.size:
+            return 0
+        sizes = np.diff(np.append(starts, order.size))
+        return int((np.maximum.reduceat(order, starts) * sizes).sum())
+
+    def padded_pairs(self, batch_size: int, seed: int) -> int:
+        """Causal pairs of the same batches: padding attends as any token does."""
+        order = np.random.default_rng(seed).permutation(self.lengths)
+        starts = np.arange(0, order.size, batch_size)
+        if not starts.size:
+            return 0
+        longest = np.maximum.reduceat(order, starts)
+        return int((longest * (longest + 1) // 2 * np.diff(np.append(starts, order.size))).sum())

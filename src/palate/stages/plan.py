@@ -1,0 +1,95 @@
+"""Plan: what a config's training run takes, before any of it is spent."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from palate import console
+from palate.artifacts import MANIFEST
+from palate.config import Config
+from palate.errors import InputError
+from palate.stages.data import chat_of, prepared, tokens_of, tokens_of_ratings
+
+if TYPE_CHECKING:
+    from palate.plan import Plan, Workload
+
+
+def show_plan(
+    config: Config, *, from_ratings: bool = False, prices: Sequence[str] = (), as_json: bool = False
+) -> "Plan":
+    """Print tokens, FLOPs, memory and time of the training run, or JSON; returns the plan.
+
+    `prices` are `NAME=PRICE`, an hour on a device. Samples come from the prepared data, or straight from the ratings.
+    """
+    from palate.plan import DEVICES, load_shape, predict
+    from palate.plan.devices import this_machine
+    from palate.plan.show import as_json as summary
+    from palate.plan.show import plan_tables
+
+    console.start_logging()
+    wanted = prices_of(prices)
+    shape = load_shape(config)
+    work, source = workload_of(config, from_ratings=from_ratings)
+    here = this_machine(shape.config, config, work.longest_sequence)
+    plan = predict(config, work, shape=shape, devices=[*DEVICES, here], prices=wanted)
+    if as_json:
+        print(json.dumps(summary(plan, source), ensure_ascii=False, indent=2))
+    else:
+        console.out.print(plan_tables(plan, source), highlight=False)
+    return plan
+
+
+def prices_of(texts: Sequence[str]) -> dict[str, float]:
+    """Prices an hour by device; raises `InputError` for an unknown device and for what is no price."""
+    from palate.plan import find_device
+
+    prices = {}
+    for text in texts:
+        name, equals, price = text.partition("=")
+        try:
+            value = float(price)
+        except ValueError:
+            value = math.nan
+        if not equals or not (0 <= value < math.inf):
+            raise InputError(f"{text!r}, expected NAME=PRICE an hour, such as H100=2.50", "--price")
+        prices[find_device(name, "--price")] = value
+    return prices
+
+
+def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workload, str]":
+    """The tokens of the samples that the config trains on, and where they come from."""
+    from palate.plan import Workload
+    from palate.train.finetune import select
+
+    chat = chat_of(config)
+    folder = config.data_path
+    if not from_ratings and not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
+        return _workload_of_examples(config)
+    if from_ratings or (config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()):
+        tokens, name = tokens_of_ratings(config, chat, ["train"])["train"], str(config.ratings.source)
+    else:
+        tokens, name = tokens_of(config, prepared(config), chat, ["train"])["train"], str(folder)
+    if not len(tokens):
+        raise InputError("there are no training samples", name)
+    chosen = select(tokens, config.train.max_samples, config.seed)
+    trained = 1 if config.train.train_on == "answer" else int(chosen.whole_lengths.response.max())
+    return Workload.of_lengths(chosen.lengths, trained), f"{name}, train"
+
+
+def _workload_of_examples(config: Config) -> "tuple[Workload, str]":
+    """The same of an Alpaca file of other origin, which is cut on the left."""
+    import numpy as np
+
+    from palate.plan import Workload
+    from palate.tokens.examples import load_examples
+    from palate.tokens.segments import measure_examples
+    from palate.train.finetune import select
+
+    path = config.data_path / "train.json"
+    examples = select(load_examples(path), config.train.max_samples, config.seed)
+    if not len(examples):
+        raise InputError("there are no training samples", path)
+    lengths = measure_examples(examples, chat_of(config), path.name)
+    total = np.minimum(lengths.total, config.tokens.cutoff_len)
+    return Workload.of_lengths(total, round(float(lengths.response.mean()))), str(path)

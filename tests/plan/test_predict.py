@@ -1,0 +1,99 @@
+"""A plan's arithmetic: steps, FLOPs with and without sharing, what fits and what would."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.plan.test_simulate import described
+
+from palate.config import Config
+from palate.errors import InputError
+from palate.plan import Device, Plan, Workload, find_device, predict
+from palate.plan.predict import schedule
+from palate.stages.plan import prices_of
+
+
+def config_of(folder: Path, **train: Any) -> Config:
+    return described(folder, "qwen3", layers=5, **({"batch_size": 4, "gradient_accumulation": 2} | train))
+
+
+@pytest.mark.parametrize(
+    ("train", "steps", "samples"),
+    [
+        ({}, 13, 100),
+        ({"epochs": 2}, 26, 200),
+        ({"epochs": 0.5}, 7, 56),
+        ({"max_steps": 3}, 3, 24),
+        ({"max_steps": 15}, 15, 116),
+    ],
+)
+def test_steps_and_samples_are_counted_as_the_trainer_counts_them(
+    train: dict[str, Any], steps: int, samples: int
+) -> None:
+    config = Config.model_validate({"train": {"batch_size": 4, "gradient_accumulation": 2} | train})
+    found = schedule(config, Workload.of_lengths(np.full(100, 50), 2))
+
+    assert (found.steps, found.samples, found.step_samples) == (steps, samples, 8)
+    assert (found.micro_batches, found.pass_tokens, found.pass_labelled) == (2, 200, 8)
+
+
+def test_sharing_saves_the_prefixes_and_nothing_else(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    shared = Workload(np.full(20, 4), np.full(20, 300), np.full(80, 25), 2)
+    plan = predict(config, shared, devices=[])
+    apart = predict(config, Workload.of_lengths(shared.lengths, 2), devices=[])
+
+    tokens = 20 * (300 + 4 * 25) / (80 * 325)
+    assert plan.compute.total["linear"] == pytest.approx(tokens * apart.compute.total["linear"], rel=0.01)
+    assert plan.compute.total["lora"] == pytest.approx(tokens * apart.compute.total["lora"], rel=0.01)
+    assert plan.compute.total["head"] == pytest.approx(apart.compute.total["head"], rel=0.01)
+    assert plan.compute.separate == pytest.approx(apart.compute.sum, rel=0.01)
+    assert plan.compute.usual > apart.compute.sum > 2 * plan.compute.sum
+    assert plan.schedule.pass_tokens >= shared.longest_sequence == 400
+
+
+def on(plan_config: Config, gigabytes: float, **more: Any) -> Plan:
+    device = Device("card", {"float32": 1e12, "bfloat16": 2e12}, gigabytes * 1e9, None, 0.5, framework=0.0)
+    return predict(plan_config, Workload.of_lengths(np.full(64, 200), 2), devices=[device], **more)
+
+
+def test_time_is_flops_over_speed_and_money_is_time_times_price(tmp_path: Path) -> None:
+    plan = on(config_of(tmp_path), 1, prices={"card": 3600})
+    estimate = plan.estimates[0]
+
+    assert estimate.fits
+    assert estimate.remedy is None
+    assert estimate.seconds == pytest.approx(plan.compute.sum / 0.5e12)
+    assert estimate.seconds_a_step == pytest.approx(plan.seconds_a_step(0.5e12))
+    assert estimate.cost == pytest.approx(estimate.seconds)
+
+
+def test_a_remedy_makes_it_fit(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    whole = on(config, 1).estimates[0].memory
+    fixed = whole.fixed / 1e9
+    activations = whole.total / 1e9 - fixed
+
+    for room, expected in ((0.6, {}), (0.2, {"train.gradient_checkpointing": True})):
+        estimate = on(config, (fixed + room * activations) / 0.95).estimates[0]
+        assert not estimate.fits
+        assert estimate.remedy is not None
+        assert expected.items() <= estimate.remedy.items()
+        values = {key.removeprefix("train."): value for key, value in estimate.remedy.items()}
+        tried = config.model_copy(update={"train": config.train.model_copy(update=values)})
+        assert on(tried, (fixed + room * activations) / 0.95).estimates[0].fits
+    assert on(config, fixed / 100).estimates[0].remedy is None
+
+
+def test_auto_is_bfloat16_where_a_device_has_it() -> None:
+    assert Device("old", {"float32": 1.0}, 1, 1).dtype("auto") == "float32"
+    assert Device("new", {"float32": 1.0, "bfloat16": 2.0}, 1, 1).dtype("auto") == "bfloat16"
+    assert find_device("rtx 4090") == "RTX4090"
+
+
+def test_prices_are_for_known_devices() -> None:
+    assert prices_of(["h100=2.5", "this-machine=0"]) == {"H100": 2.5, "this machine": 0}
+    for wrong, words in (("H10=2", "did you mean 'H100'"), ("H100=cheap", "NAME=PRICE"), ("H100", "NAME=PRICE")):
+        with pytest.raises(InputError, match=words):
+            prices_of([wrong])

@@ -1,0 +1,187 @@
+"""What is simulated, against real models that compute with numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tiny import tiny_model
+
+from palate.config import Config
+from palate.plan import load_shape
+from palate.plan.memory import base_bytes, optimizer_bytes
+from palate.plan.simulate import simulate
+
+ROWS, LENGTH, LABELLED = 2, 96, 3
+
+
+def described(folder: Path, kind: str, layers: int = 2, **train: Any) -> Config:
+    """A config whose model is a folder with config.json alone."""
+    shape = tiny_model(kind).config
+    shape.num_hidden_layers = layers
+    if getattr(shape, "layer_types", None):
+        shape.layer_types = ["full_attention"] * layers
+    shape.architectures = ["LlamaForCausalLM" if kind == "llama" else "Qwen3ForCausalLM"]
+    shape.save_pretrained(folder)
+    return Config.model_validate({"model": {"base": str(folder), "dtype": "float32"}, "train": train})
+
+
+def real(config: Config, dtype: str) -> Any:
+    """The same model with weights, and PEFT's adapter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    options = config.train.lora
+    base = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(config.model.base), dtype=getattr(torch, dtype)
+    ).train()
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=options.target_modules,
+    )
+    model = get_peft_model(base, lora)
+    if config.train.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def loss_of(model: Any, dtype: str) -> Any:
+    import torch
+
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits = model(input_ids=ids, logits_to_keep=torch.arange(LABELLED), use_cache=False).logits.float()
+    targets = torch.zeros(ROWS * LABELLED, dtype=torch.long)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, checkpointing: bool) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = described(tmp_path, kind, gradient_checkpointing=checkpointing)
+    shape = load_shape(config)
+    found = simulate(shape.config, config, "float32", rows=ROWS, length=LENGTH, labelled=LABELLED)
+
+    model = real(config, "float32")
+    # PyTorch counts no FLOPs of the CPU's fused attention, but those of the products that it is made of.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = loss_of(model, "float32")
+        forward = counter.get_total_flops()
+        loss.backward()
+    assert sum(found.forward.values()) == pytest.approx(forward, rel=0.01)
+    # Fused attention computes the scores once more in its backward pass.
+    again = found.forward["attention"] / 2
+    assert sum(found.flops.values()) - again == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(tmp_path: Path, kind: str, dtype: str) -> None:
+    import torch
+
+    config = described(tmp_path, kind, lora={"r": 8, "dropout": 0.05})
+    size = {"rows": ROWS, "length": LENGTH, "labelled": LABELLED}
+    found = simulate(load_shape(config).config, config, dtype, **size, on_gpu=False)
+
+    model = real(config, dtype)
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Any] = {}
+
+    def pack(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = loss_of(model, dtype)
+    assert loss.isfinite()
+    assert found.kept == pytest.approx(sum(storage.nbytes() for storage in saved.values()), rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_two_and_three_layers_tell_what_many_take(tmp_path: Path, checkpointing: bool) -> None:
+    config = described(tmp_path, "qwen3", layers=7, gradient_checkpointing=checkpointing)
+    shape = load_shape(config)
+    assert shape.alike
+    size = {"rows": ROWS, "length": LENGTH, "labelled": LABELLED}
+    few = simulate(shape.config, config, "bfloat16", **size, layers=7)
+    whole = simulate(shape.config, config, "bfloat16", **size)
+
+    assert few.flops == whole.flops
+    assert few.kept == pytest.approx(whole.kept, rel=0.001)
+    assert few.peak == pytest.approx(whole.peak, rel=0.01)
+    assert few.operations == pytest.approx(whole.operations, rel=0.01)
+
+
+def test_checkpointing_trades_activations_for_a_forward_pass(tmp_path: Path) -> None:
+    plain, checked = (
+        simulate(load_shape(c).config, c, "float32", rows=1, length=512, labelled=2, layers=None)
+        for c in (described(tmp_path, "llama", 12), described(tmp_path, "llama", 12, gradient_checkpointing=True))
+    )
+
+    assert checked.peak < plain.peak / 3
+    assert checked.flops["linear"] == pytest.approx(plain.flops["linear"] + plain.forward["linear"], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"]])
+def test_weights_are_counted_as_peft_counts_them(tmp_path: Path, kind: str, modules: Any) -> None:
+    config = described(tmp_path, kind, layers=5, lora={"r": 4, "target_modules": modules})
+    shape, (trained, every) = load_shape(config), real(config, "float32").get_nb_trainable_parameters()
+
+    assert shape.adapter_weights == trained
+    assert shape.weights == every - trained
+
+
+def test_quantized_weights_take_what_bitsandbytes_makes_of_them(tmp_path: Path) -> None:
+    from tests.tiny import tiny_folder
+
+    from palate.models import load_base_model
+
+    base = tiny_folder(tmp_path / "model", "qwen3", hidden=128)
+    config = Config.model_validate({"model": {"base": str(base), "quantization": "nf4", "dtype": "bfloat16"}})
+    model, _ = load_base_model(config.model)
+    held = 0
+    for weight in model.parameters():
+        held += weight.numel() * weight.element_size()
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            nested = [state.state2.absmax, state.state2.code] if state.nested else []
+            held += sum(t.numel() * t.element_size() for t in (state.absmax, state.code, *nested))
+
+    assert base_bytes(load_shape(config), "bfloat16", "nf4") == pytest.approx(held, rel=0.02)
+
+
+def test_optimizers_hold_what_they_say(tmp_path: Path) -> None:
+    import torch
+
+    config = described(tmp_path, "llama")
+    shape, model = load_shape(config), real(config, "float32")
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    loss_of(model, "float32").backward()
+    for name, optimizer in (
+        ("adamw_torch", torch.optim.AdamW(trained)),
+        ("sgd", torch.optim.SGD(trained)),
+        ("rmsprop", torch.optim.RMSprop(trained)),
+    ):
+        optimizer.step()
+        held = sum(
+            value.numel() * value.element_size()
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor) and value.ndim
+        )
+        assert optimizer_bytes(name, shape, 4) == held
+    # bitsandbytes leaves small tensors in 32 bits, which all of these are.
+    assert optimizer_bytes("adamw_8bit", shape, 4) == optimizer_bytes("adamw_torch", shape, 4)
+    wide = load_shape(described(tmp_path, "llama", lora={"r": 128}))
+    assert optimizer_bytes("adamw_8bit", wide, 4) == pytest.approx(optimizer_bytes("adamw_torch", wide, 4) / 4, rel=0.1)
