@@ -122,8 +122,8 @@ def test_loss_and_gradients_are_those_of_trl(base: Path, tmp_path: Path) -> None
     from trl import SFTConfig, SFTTrainer
 
     from palate.prompt.chat import Chat
-    from palate.train.finetune import schedule_of
     from palate.train.prompts import prompts_of
+    from palate.train.schedule import schedule_of
 
     config = toy_config(base, train={"batch_size": 6})
     loaded, tokenizer = load_base_model(config.model, for_training=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from palate.config import Config, TrainConfig
+from palate.config import Config
 from palate.plan.devices import DEVICES, MARGIN, OPERATION, Device
 from palate.plan.memory import BYTES, FRAMEWORK, Memory, base_bytes, memory_of
 from palate.plan.shape import ModelShape, load_shape
@@ -22,8 +22,8 @@ class Schedule:
     steps: int
     step_samples: int
     """Labelled samples an optimizer step."""
-    micro_batches: int
-    """Forward passes a step."""
+    micro_batches: float
+    """Forward passes a step, on average."""
     pass_tokens: int
     """Most tokens in one forward pass."""
     pass_labelled: int
@@ -115,21 +115,21 @@ def predict(
 
 
 def schedule(config: Config, workload: Workload) -> Schedule:
-    """Steps and passes as transformers' Trainer counts them."""
+    """Steps and passes as `palate.train.schedule` makes them."""
     train, n = config.train, workload.samples
     step_samples = train.batch_size * train.gradient_accumulation
-    an_epoch = max(1, ceil(ceil(n / train.batch_size) / train.gradient_accumulation))
+    an_epoch = max(1, ceil(n / step_samples))
     steps = train.max_steps or ceil(train.epochs * an_epoch)
     whole, rest = divmod(steps, an_epoch)
     samples = whole * n + min(n, rest * step_samples)
     each = workload.tokens() / n
-    named = getattr(train, "tokens_per_batch", None)
-    pass_tokens = named or train.batch_size * int(workload.lengths.max())
-    pass_tokens = min(max(pass_tokens, workload.longest_sequence), step_samples * int(workload.lengths.max()))
-    shares = workload.size.size < n
-    micro = ceil(each * step_samples / pass_tokens) if named or shares else train.gradient_accumulation
+    budget = train.tokens_per_batch or train.batch_size * int(workload.lengths.max())
+    pass_tokens = workload.largest or min(
+        max(budget, workload.longest_sequence), step_samples * int(workload.lengths.max())
+    )
+    micro = workload.passes or ceil(each * step_samples / pass_tokens)
     labelled = min(step_samples, ceil(pass_tokens / each)) * workload.trained
-    return Schedule(steps, step_samples, micro, pass_tokens, labelled, samples, samples / n)
+    return Schedule(steps, step_samples, micro, pass_tokens, ceil(labelled), samples, samples / n)
 
 
 class _Passes:
@@ -137,7 +137,7 @@ class _Passes:
 
     def __init__(self, config: Config, shape: ModelShape, plan: Schedule, longest: int) -> None:
         self._config, self._shape = config, shape
-        self._rows = max(1, round(plan.pass_tokens / longest))
+        self._rows = max(1, round(plan.pass_tokens / max(1, min(longest, plan.pass_tokens))))
         self._length, self._labelled = ceil(plan.pass_tokens / self._rows), ceil(plan.pass_labelled / self._rows)
         self._known: dict[tuple[str, bool, bool], Pass] = {}
 
@@ -260,17 +260,11 @@ def _remedy(
                 return options
             tokens = int((room - memory.fixed) / ((memory.total - memory.fixed) / largest.tokens))
             if tokens >= workload.longest_sequence:
-                return _smaller(config, workload, tokens) | options
+                return _smaller(workload, tokens) | options
     return None
 
 
-def _smaller(config: Config, workload: Workload, tokens: int) -> dict[str, object]:
+def _smaller(workload: Workload, tokens: int) -> dict[str, object]:
     """Options for passes of at most `tokens` tokens, with as many samples a step as before."""
     longest = workload.longest_sequence
-    if "tokens_per_batch" in TrainConfig.model_fields:
-        return {"train.tokens_per_batch": max(longest, tokens // ROUNDED * ROUNDED)}
-    train = config.train
-    fitting = max(1, tokens // longest)
-    size = max(n for n in range(1, train.batch_size + 1) if n <= fitting and train.batch_size % n == 0)
-    accumulation = train.gradient_accumulation * train.batch_size // size
-    return {"train.batch_size": size, "train.gradient_accumulation": accumulation}
+    return {"train.tokens_per_batch": max(longest, tokens // ROUNDED * ROUNDED)}

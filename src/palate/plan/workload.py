@@ -1,11 +1,17 @@
 """Workload: what the samples of an epoch cost in tokens and in attention, with and without sharing prefixes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+if TYPE_CHECKING:
+    from palate.train.schedule import Schedule
+
 Longs = NDArray[np.int64]
+STEPS = 64
+"""Steps of a run that are looked at to know its passes."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,12 @@ class Workload:
     """Tokens that a group's samples share, (g,) int64."""
     block: Longs
     """Tokens of each sample's own, groups one after the other, (n,) int64 with n the sum of `size`."""
-    trained: int
-    """Labelled tokens a sample."""
+    trained: float
+    """Labelled tokens a sample, on average."""
+    largest: int | None = None
+    """Most tokens in one forward pass, where the passes are known."""
+    passes: float | None = None
+    """Forward passes an optimizer step, where they are known."""
 
     def __post_init__(self) -> None:
         if self.size.shape != self.prefix.shape or int(self.size.sum()) != self.block.size:
@@ -38,6 +48,18 @@ class Workload:
         block = np.asarray(lengths, np.int64)
         return cls(np.ones_like(block), np.zeros_like(block), block, trained)
 
+    @classmethod
+    def of_schedule(cls, schedule: "Schedule") -> "Workload":
+        """The prompts of a run as they are trained, and its passes; the latter from some of its steps."""
+        prompts = schedule.prompts
+        own = prompts.needed - np.repeat(prompts.prefix, prompts.sizes)
+        steps = np.unique(np.linspace(0, schedule.steps - 1, min(STEPS, schedule.steps)).astype(np.int64))
+        passes = [schedule.passes(int(step)) for step in steps]
+        tokens = [int(prompts.tokens(each.pieces).sum()) for step in passes for each in step]
+        return cls(
+            prompts.sizes, prompts.prefix, own, float(prompts.trained.mean()), max(tokens), len(tokens) / len(steps)
+        )
+
     @property
     def samples(self) -> int:
         """Labelled samples, n."""
@@ -46,7 +68,7 @@ class Workload:
     @property
     def labelled(self) -> int:
         """Tokens that carry the loss."""
-        return self.samples * self.trained
+        return round(self.samples * self.trained)
 
     @property
     def lengths(self) -> Longs:

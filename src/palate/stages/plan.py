@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from palate import console
 from palate.artifacts import MANIFEST
@@ -60,36 +60,17 @@ def prices_of(texts: Sequence[str]) -> dict[str, float]:
 def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workload, str]":
     """The tokens of the samples that the config trains on, and where they come from."""
     from palate.plan import Workload
-    from palate.train.finetune import select
+    from palate.tokens.examples import load_examples
+    from palate.train.prompts import prompts_of
+    from palate.train.schedule import schedule_of
 
     chat = chat_of(config)
     folder = config.data_path
+    train: Any
     if not from_ratings and not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
-        return _workload_of_examples(config)
-    if from_ratings or (config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()):
-        tokens, name = tokens_of_ratings(config, chat, ["train"])["train"], str(config.ratings.source)
+        train, name = load_examples(folder / "train.json"), str(folder / "train.json")
+    elif from_ratings or (config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()):
+        train, name = tokens_of_ratings(config, chat, ["train"])["train"], f"{config.ratings.source}, train"
     else:
-        tokens, name = tokens_of(config, prepared(config), chat, ["train"])["train"], str(folder)
-    if not len(tokens):
-        raise InputError("there are no training samples", name)
-    chosen = select(tokens, config.train.max_samples, config.seed)
-    trained = 1 if config.train.train_on == "answer" else int(chosen.whole_lengths.response.max())
-    return Workload.of_lengths(chosen.lengths, trained), f"{name}, train"
-
-
-def _workload_of_examples(config: Config) -> "tuple[Workload, str]":
-    """The same of an Alpaca file of other origin, which is cut on the left."""
-    import numpy as np
-
-    from palate.plan import Workload
-    from palate.tokens.examples import load_examples
-    from palate.tokens.segments import measure_examples
-    from palate.train.finetune import select
-
-    path = config.data_path / "train.json"
-    examples = select(load_examples(path), config.train.max_samples, config.seed)
-    if not len(examples):
-        raise InputError("there are no training samples", path)
-    lengths = measure_examples(examples, chat_of(config), path.name)
-    total = np.minimum(lengths.total, config.tokens.cutoff_len)
-    return Workload.of_lengths(total, round(float(lengths.response.mean()))), str(path)
+        train, name = tokens_of(config, prepared(config), chat, ["train"])["train"], f"{folder}, train"
+    return Workload.of_schedule(schedule_of(config, prompts_of(config, chat, train, None))), name

@@ -22,7 +22,7 @@ from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, resume_from
 from palate.train.prompts import Prompts, prompts_of
-from palate.train.schedule import Schedule
+from palate.train.schedule import Schedule, schedule_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -161,19 +161,6 @@ def train(
         result.adapter,
     )
     return result
-
-
-def schedule_of(config: Config, prompts: Prompts) -> Schedule:
-    """The steps that the config asks for."""
-    options = config.train
-    return Schedule(
-        prompts.train,
-        options.batch_size * options.gradient_accumulation,
-        options.tokens_per_batch or options.batch_size * int(prompts.train.needed.max()),
-        config.seed,
-        options.epochs,
-        options.max_steps,
-    )
 
 
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:

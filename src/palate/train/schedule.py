@@ -10,12 +10,16 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from palate.config import Config
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
+
+if TYPE_CHECKING:
+    from palate.train.prompts import Prompts
 
 
 class Pass(NamedTuple):
@@ -87,6 +91,19 @@ class Schedule:
             known = epoch, fill_steps(self.prompts.pieces(), self.samples_per_step, [self.seed, epoch])
             self.__dict__["_known"] = known  # a frozen dataclass takes no attribute
         return known[1]
+
+
+def schedule_of(config: Config, prompts: "Prompts") -> Schedule:
+    """The steps that the config asks for."""
+    options = config.train
+    return Schedule(
+        prompts.train,
+        options.batch_size * options.gradient_accumulation,
+        options.tokens_per_batch or options.batch_size * int(prompts.train.needed.max()),
+        config.seed,
+        options.epochs,
+        options.max_steps,
+    )
 
 
 def fill_steps(prompts: Longs, samples: int, seed: int | list[int]) -> list[Longs]:
