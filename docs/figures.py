@@ -1,0 +1,93 @@
+"""Draws the pictures of these pages: python docs/figures.py
+
+The block mask is that of `Packed.mask`, for a prompt of a few words.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from palate.tokens.packed import pack
+
+IMAGES = Path(__file__).parent / "images"
+HISTORY = ["…", "Heat", "5", "Fargo", "4"]
+BLOCKS = [["Alien", "?", "»"], ["Big", "?", "»"], ["Jaws", "?", "»"]]
+ANSWERS = ["Yes", "No", "Yes"]
+GREY, INK, PAPER = "#c9ced6", "#22262d", "#ffffff"
+COLOURS = ["#3d7dca", "#d9822b", "#4a9d5b"]
+plt.rcParams |= {"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "palate", "text.color": INK}
+
+
+def tokens_in_a_row(ax: Axes, y: float, words: list[str], colours: list[str], x: float = 0, note: str = "") -> None:
+    """Tokens as boxes from `x` on, with a note behind them."""
+    for n, (word, colour) in enumerate(zip(words, colours, strict=True)):
+        ax.add_patch(Rectangle((x + n + 0.04, y), 0.92, 0.8, color=colour, alpha=0.9 if colour != GREY else 1, lw=0))
+        ax.text(
+            x + n + 0.5, y + 0.4, word, ha="center", va="center", fontsize=8.5, color=INK if colour == GREY else PAPER
+        )
+    ax.text(x + len(words) + 0.2, y + 0.4, note, va="center", fontsize=9, color=INK)
+
+
+def block_mask() -> None:
+    """The separate sequences, the packed one, and who sees whom in it."""
+    p = len(HISTORY)
+    length = np.array([p + len(block) + 1 for block in BLOCKS])
+    packed = pack(
+        np.zeros(length.sum(), np.int32), length, np.array([p]), np.array([0, len(BLOCKS)]),
+        np.ones(len(BLOCKS), np.int64), 0, False, np.zeros(len(BLOCKS), bool), np.arange(len(BLOCKS)),
+    )  # fmt: skip
+    words = HISTORY + [word for block in BLOCKS for word in block]
+    of = [GREY] * p + [COLOURS[n] for n, block in enumerate(BLOCKS) for _ in block]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 5.6), width_ratios=[1.05, 1], facecolor=PAPER)
+
+    left.set(xlim=(-0.2, 15.2), ylim=(-1.2, 9.3))
+    left.axis("off")
+    apart = int(sum(length - 1))
+    left.text(0, 8.8, f"Three samples, one by one: {apart} tokens", fontsize=11, weight="bold")
+    for n, block in enumerate(BLOCKS):
+        tokens_in_a_row(left, 7.5 - n, HISTORY + block, [GREY] * p + [COLOURS[n]] * len(block), note=f"→ {ANSWERS[n]}")
+    left.text(0, 3.9, f"The same, behind one history: {len(packed)} tokens", fontsize=11, weight="bold")
+    tokens_in_a_row(left, 2.6, words, of)
+    for n, begin in enumerate(packed.block.tolist()):
+        end = int(packed.block_end[n])
+        left.annotate(
+            ANSWERS[n], (end - 0.5, 2.55), (end - 0.5, 1.75), ha="center", fontsize=9, color=COLOURS[n], weight="bold",
+            arrowprops={"arrowstyle": "<-", "color": COLOURS[n], "lw": 1.2},
+        )  # fmt: skip
+        for k in range(begin, end):
+            left.text(k + 0.5, 3.55, packed.position_ids[k], ha="center", fontsize=7, color=COLOURS[n])
+    for k in range(p):
+        left.text(k + 0.5, 3.55, packed.position_ids[k], ha="center", fontsize=7, color="#6b7280")
+    left.text(0, 0.6, "Small figures are positions: each block goes on where the history ends.\n"
+              "The answers are predicted there and are not passed.", fontsize=9, va="top")  # fmt: skip
+
+    mask, size = packed.mask(), len(packed)
+    for q in range(size):
+        for k in range(size):
+            colour = of[q] if mask[q, k] and k >= p else "#8d95a3" if mask[q, k] else "#f1f3f6"
+            right.add_patch(Rectangle((k + 0.04, q + 0.04), 0.92, 0.92, color=colour, lw=0))
+    right.set(xlim=(-0.1, size + 0.1), ylim=(size + 0.1, -0.1), aspect="equal")
+    right.set_xticks(np.arange(size) + 0.5, words, rotation=60, ha="left", fontsize=8.5)
+    right.set_yticks(np.arange(size) + 0.5, words, fontsize=8.5)
+    right.xaxis.tick_top()
+    right.tick_params(length=0)
+    for axis, labels in ((right.get_xticklabels(), of), (right.get_yticklabels(), of)):
+        for label, colour in zip(axis, labels, strict=True):
+            label.set_color("#6b7280" if colour == GREY else colour)
+    for spine in right.spines.values():
+        spine.set_visible(False)
+    right.set_ylabel("this token …", fontsize=9)
+    right.set_xlabel("… sees these: the history, and of the blocks its own", fontsize=9)
+    figure.tight_layout()
+    IMAGES.mkdir(exist_ok=True)
+    figure.savefig(IMAGES / "block-mask.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    block_mask()
