@@ -8,6 +8,7 @@ from palate.errors import InputError
 from palate.prompt import PromptSpec
 from palate.ratings import Ratings
 from palate.samples import Samples, build_samples, iter_examples
+from palate.samples.items import shown_items
 
 TITLES = st.one_of(
     st.sampled_from(
@@ -29,7 +30,7 @@ PROMPTS = st.sampled_from(
 
 def plain_examples(samples: Samples, split: str, prompt: PromptSpec) -> list[dict[str, object]]:
     """Each sample by the plain renderer, one at a time."""
-    items = {row["item_id"]: row for row in samples.items.rows(named=True)}
+    items = {row["item_id"]: row for row in shown_items(samples.items).rows(named=True)}
     rows = samples.timeline.rows(named=True)
     examples = []
     for index in samples.of(split):

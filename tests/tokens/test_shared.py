@@ -17,6 +17,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
+from palate.samples.items import shown_items
 from palate.tokens.dataset import TokenDataset
 from palate.tokens.packed import Packed
 from palate.tokens.shared import Rows, SharedHistory, group
@@ -42,7 +43,7 @@ def datasets(samples: Samples, prompt: str, tokenizer: str, folder: Path, **opti
 def said(samples: Samples, prompt: PromptSpec, chat: Chat, anchor: int, target: int, items: int) -> tuple[Any, int]:
     """The ids of one sequence, said as plainly as can be, and how many of them come before the response."""
     shown = samples.timeline[anchor - items : anchor]
-    by_id = {row["item_id"]: row for row in samples.items.to_dicts()}
+    by_id = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
     history = prompt.history([by_id[item] for item in shown["item_id"]], shown["rating"].to_list())
     liked = samples.timeline["rating"][target] >= 4
     example = prompt.alpaca(

@@ -17,6 +17,7 @@ from palate.prompt.chat import Chat, Encoded
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
+from palate.samples.items import shown_items
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.plain import IGNORED
 from palate.tokens.truncation import STRATEGIES, Strategy
@@ -55,7 +56,7 @@ def told(samples: Samples, sample: int, m: int) -> tuple[list[dict[str, Any]], d
     """What a prompt with `m` items tells of a training sample: the history, oldest first; the candidate; the label."""
     number = samples.of("train")[sample]
     at = samples.position[number]
-    items = {row["item_id"]: row for row in samples.items.to_dicts()}
+    items = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
     rows = [{**items[row["item_id"]], "rating": row["rating"]} for row in samples.timeline[at - m : at + 1].to_dicts()]
     return rows[:-1], rows[-1], bool(samples.label[number])
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.prompt.spec import Part, PromptSpec, split_template
 from palate.samples.build import Samples
+from palate.samples.items import shown_items
 
 CHUNK = 16_384
 """Samples that are put into words at a time: about 20 MB of text with the guide's prompt."""
@@ -99,7 +100,7 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
 
     So it does where a format spec does not fit a column's values.
     """
-    items = samples.items
+    items = shown_items(samples.items)
     for option in ("history_line", "candidate_line"):
         named = {p.field for p in split_template(getattr(prompt, option))} - {None, "n", "rating"}
         unknown = sorted(str(f) for f in named if f not in items.columns)

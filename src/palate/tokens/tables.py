@@ -23,6 +23,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
+from palate.samples.items import shown_items
 from palate.samples.render import Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.tokens.boundaries import Boundaries
@@ -33,7 +34,7 @@ from palate.tokens.tokenizer import tokenizer_identity
 
 log = logging.getLogger(__name__)
 
-STAGE = 3
+STAGE = 4
 """Raised whenever the same input would give other tokens or other files."""
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -216,7 +217,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     word[samples.position[samples.label]] |= 1 << LABEL[0]
     np.save(out / "word.npy", word)
     np.save(out / "users.npy", users_of(samples))
-    items = samples.items[used]
+    items = shown_items(samples.items)[used]
     items.write_parquet(out / "items.parquet", compression="zstd")
     scale.to_frame("rating").write_parquet(out / "scale.parquet")
 
