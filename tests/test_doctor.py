@@ -25,6 +25,11 @@ def test_prompts_that_are_composed_are_told_with_their_proof(tmp_path: Path, kin
     assert found(tmp_path, kind)["summary"] == f"composed: cuts proved by {how}"
 
 
+def test_a_prompt_that_tells_contexts_is_composed(tmp_path: Path) -> None:
+    line = "{title}: {item_mean:.1f} by {item_count:,}"
+    assert found(tmp_path, "byte_level_bpe", history_line=line, candidate_line=line)["composed"] is True
+
+
 def test_a_prompt_that_cannot_be_cut_is_told_with_the_field(tmp_path: Path) -> None:
     whole = found(tmp_path, "unigram", history_line="{title}")
 

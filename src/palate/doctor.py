@@ -134,7 +134,9 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     try:
         chat = Chat(load_tokenizer(name), prompt.yes, prompt.no)
         proof = Boundaries(chat.untrimmed)
-        fragments = build_fragments(layout(prompt, items, [0.5, 4.0, 10.0]), chat, config.prepare.history_len, proof)
+        contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
+        plan = layout(prompt, items, [0.5, 4.0, 10.0], contexts)
+        fragments = build_fragments(plan, chat, config.prepare.history_len, proof)
     except UnprovedError as error:
         return {"composed": False, "reason": str(error), "summary": f"tokenized whole: {error}"}
     except InputError as error:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from palate.prompt.messages import to_chat_messages, to_generation_messages
-from palate.prompt.spec import PromptSpec, split_template
+from palate.prompt.spec import PromptSpec, runs_of, split_template
 
 
 def test_the_default_prompt_is_the_guides() -> None:
@@ -47,6 +47,7 @@ def test_a_prompt_may_name_item_columns() -> None:
         {"history_line": "{title"},
         {"candidate_line": "{title} {rating}"},
         {"history_header": "{title}"},
+        {"history_header": "{item_mean}"},
         {"yes": "Yes", "no": "Yes"},
         {"yes": ""},
         {"sytem": "typo"},
@@ -71,6 +72,30 @@ def test_the_parts_of_a_template_put_together_give_what_format_gives(template: s
     assert expected == "".join(
         part.literal + ("" if part.field is None else format(values[part.field], part.format_spec)) for part in parts
     )
+
+
+@given(st.lists(st.sampled_from(["{n}", "{rating:.1f}", "{item_mean}", "{item_count}", "{title}", " by ", "{{"])))
+def test_the_runs_of_a_template_hold_its_parts_in_order_each_of_one_thing(pieces: list[str]) -> None:
+    template = "".join(pieces)
+    values = {"n": 1, "rating": 4.5, "item_mean": 3.5, "item_count": 20, "title": "Heat"}
+    own = {"n": "n", "rating": "rating", "item_mean": "context", "item_count": "context", "title": "item"}
+    told, before = "", None
+    for of, parts in runs_of(template):
+        assert of != before
+        assert {own[part.field] for part in parts if part.field} <= {of}
+        assert of == "item" or (parts[0].field and parts[-1].field)
+        told += "".join(p.literal if p.field is None else format(values[p.field], p.format_spec) for p in parts)
+        before = of
+    assert told == template.format(**values)
+
+
+def test_what_stands_between_two_figures_of_an_items_ratings_is_told_with_them() -> None:
+    runs = runs_of("{title}: {item_mean:.1f} by {item_count} users")
+    assert [(of, [p.field or p.literal for p in parts]) for of, parts in runs] == [
+        ("item", ["title", ": "]),
+        ("context", ["item_mean", " by ", "item_count"]),
+        ("item", [" users"]),
+    ]
 
 
 def test_messages_are_system_earlier_turns_question_answer() -> None:

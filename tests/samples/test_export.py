@@ -11,7 +11,7 @@ from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt import PromptSpec
 from palate.ratings import Ratings
-from palate.samples import build_samples, load_prepared, prepare
+from palate.samples import build_samples, iter_examples, load_prepared, prepare
 
 OPTIONS = PrepareConfig(history_len=3, max_eval=4)
 
@@ -38,6 +38,19 @@ def test_the_same_input_and_options_give_the_same_bytes(ratings, tmp_path):
     prepare(ratings, OPTIONS, PromptSpec(), 13, tmp_path / "a")
     prepare(ratings, OPTIONS, PromptSpec(), 13, tmp_path / "b")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_contexts_are_in_the_text_and_not_in_the_tables(ratings, tmp_path):
+    line = "{title}: {item_mean:.1f} by {item_count}"
+    prompt = PromptSpec(candidate_line=line, history_line=line)
+    plain = prepare(ratings, OPTIONS, PromptSpec(), 13, tmp_path / "plain")["outputs"]
+    told = prepare(ratings, OPTIONS, prompt, 13, tmp_path / "told")["outputs"]
+    assert all(told[name] == plain[name] for name in ("ratings.parquet", "items.parquet"))
+    examples = json.loads((tmp_path / "told" / "train.json").read_text(encoding="utf-8"))
+    samples = load_prepared(tmp_path / "told").samples
+    rows = pl.concat(iter_examples(samples, "train", prompt)).to_dicts()
+    assert examples == [{**row, "history": []} for row in rows]
+    assert any(" by 5" in row["input"] for row in rows)
 
 
 def test_the_seed_changes_what_is_drawn_for_eval_and_nothing_else(ratings, tmp_path):

@@ -2,6 +2,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.told import rows_told
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
@@ -23,20 +24,23 @@ PROMPTS = st.sampled_from(
         PromptSpec(history_line="{n}{n}", candidate_line="{year:>6}{title:.3}", history_header="Seen:"),
         PromptSpec(history_line="", candidate_line="", system="", instruction=""),
         PromptSpec(history_line="- {title}", history_header="{history_len} {history_len}", question="{?"),
+        PromptSpec(
+            history_line="{n}. {title} {rating:.1f} of {item_mean:.1f}",
+            candidate_line="{title} ({genres}) – rated {item_mean:.1f} by {item_count:,} users",
+        ),
+        PromptSpec(history_line="{item_count}{item_mean}", candidate_line="{item_count} & {item_mean:.2f}"),
     ]
 )
 
 
 def plain_examples(samples: Samples, split: str, prompt: PromptSpec) -> list[dict[str, object]]:
     """Each sample by the plain renderer, one at a time."""
-    items = {row["item_id"]: row for row in samples.items.rows(named=True)}
-    rows = samples.timeline.rows(named=True)
+    rows = rows_told(samples, prompt)
     examples = []
     for index in samples.of(split):
         at = int(samples.position[index])
         past = rows[at - samples.history_len : at]
-        history = prompt.history([items[r["item_id"]] for r in past], [r["rating"] for r in past])
-        candidate = prompt.candidate(items[rows[at]["item_id"]])
+        history, candidate = prompt.history(past, [row["rating"] for row in past]), prompt.candidate(rows[at])
         label = prompt.label(bool(samples.label[index]))
         example = prompt.alpaca(history, candidate, label, samples.history_len)
         examples.append({k: v for k, v in example.items() if k != "history"})
@@ -80,11 +84,19 @@ def test_the_whole_of_ml_latest_small_reads_as_the_plain_renderer_writes_it(ml_l
 
 def test_a_prompt_that_names_a_column_that_is_not_there_is_told_which_are(make_ratings, timeline_of):
     samples = build_samples(make_ratings(timeline_of(1, 9)), PrepareConfig(history_len=3))
-    with pytest.raises(InputError, match=r"prompt.candidate_line: names \{genres\}.*expected one of item_id, title"):
+    with pytest.raises(InputError, match=r"prompt.candidate_line: names \{genres\}.*one of item_id, title, item_mean"):
         next(iter_examples(samples, "train", PromptSpec(candidate_line="{title} {genres}")))
 
 
-@pytest.mark.parametrize("line", ["{title:.1f}", "{rating:d}", "{n:s}"])
+def test_a_column_that_is_called_as_a_figure_of_the_ratings_is_refused_where_it_is_named(make_ratings, timeline_of):
+    ratings = make_ratings(timeline_of(1, 9), title=list("abcdefghi"), item_mean=[5.0] * 9)
+    samples = build_samples(ratings, PrepareConfig(history_len=3))
+    next(iter_examples(samples, "train", PromptSpec()))
+    with pytest.raises(InputError, match=r"prompt.candidate_line: names \{item_mean\}, which is a column of the items"):
+        next(iter_examples(samples, "train", PromptSpec(candidate_line="{title} {item_mean}")))
+
+
+@pytest.mark.parametrize("line", ["{title:.1f}", "{rating:d}", "{n:s}", "{item_mean:d}", "{item_count:s}"])
 def test_a_format_that_does_not_fit_its_values_is_the_prompts_error(make_ratings, timeline_of, line):
     samples = build_samples(make_ratings(timeline_of(1, 9)), PrepareConfig(history_len=3))
     with pytest.raises(InputError, match=r"prompt.history_line: .* cannot be written as"):

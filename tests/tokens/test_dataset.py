@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.tiny import EMPTY_THINK
-from tests.titles import TITLES, titles
+from tests.titles import PLAIN, TITLES, titles
 
+from palate.errors import InputError
 from palate.hub import locate
 from palate.prompt.chat import Chat
-from palate.prompt.messages import to_chat_messages
+from palate.prompt.messages import to_chat_messages, to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples import iter_examples
-from palate.samples.build import Samples
+from palate.samples.build import ROLES, Samples
+from palate.tokens import tables
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.plain import IGNORED, label
 from palate.tokens.tokenizer import load_tokenizer
@@ -37,6 +39,12 @@ PROMPTS = {
     "rating twice": PromptSpec(history_line="{rating:.1f} for {title}, {rating:.0f} rounded"),
     "counted": PromptSpec(history_header="The last {history_len}:", history_line="- {title} #{n}"),
     "one candidate": PromptSpec(candidate_line="the same for all"),
+    "candidate's context": PromptSpec(candidate_line="{title} – rated {item_mean:.1f} by {item_count} users"),
+    "every context": PromptSpec(
+        history_line="{n}. {title} ({item_count:,}: {item_mean:.1f}) (rating ≈ {rating:.1f})",
+        candidate_line="{item_mean:.0f} stars: {title}",
+    ),
+    "context touching": PromptSpec(history_line="{item_count}{title}{item_mean}"),
 }
 
 
@@ -65,6 +73,12 @@ def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -
     )
     position = np.array([u * each + k for u in range(users) for k in range(HISTORY, each)])
     split = (np.arange(position.size) % 5 > 2).astype(np.uint8) * (1 + np.arange(position.size) % 2).astype(np.uint8)
+    role = np.zeros(rated.size, np.uint8)
+    role[position] = split + 1
+    frame = frame.with_columns(
+        timestamp=pl.Series(np.arange(rated.size) % each // 2),
+        split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)),
+    )
     return Samples(frame, items, position, split, frame["rating"].to_numpy()[position] >= 4, HISTORY)
 
 
@@ -103,6 +117,45 @@ def test_whatever_the_titles_are(
     folder = tmp_path_factory.mktemp("cache")
     for split, dataset in composed(samples, PROMPTS[prompt], chat, folder, cutoff_len=100_000).items():
         assert as_lists(dataset) == whole(samples, PROMPTS[prompt], chat, split)
+
+
+@pytest.mark.parametrize("prompt", ["candidate's context", "every context"])
+@pytest.mark.parametrize("name", sorted(TOKENIZERS.keys() - {"phi3_like"}))  # of which nothing is proved
+def test_contexts_are_composed_and_asked_as_they_are_trained(name: str, prompt: str, tmp_path: Path) -> None:
+    chat, samples = Chat(TOKENIZERS[name]), samples_of(PLAIN, users=8)
+    for split, dataset in composed(samples, PROMPTS[prompt], chat, tmp_path, cutoff_len=100_000).items():
+        assert dataset.tables.reason is None
+        assert not dataset.tables.unproved(split).size
+        assert dataset.tables.contexts.height > 9
+        rows = [row for chunk in iter_examples(samples, split, PROMPTS[prompt]) for row in chunk.to_dicts()]
+        assert dataset.prompts() == chat.decision_prompts([to_generation_messages(row) for row in rows])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        PromptSpec(candidate_line="{title}1{item_count:>2}"),
+        PromptSpec(history_line="{n}. {title}1{item_count:>2} {rating:.1f}"),
+    ],
+)
+def test_a_context_beside_which_no_cut_is_proved_is_tokenized_whole(prompt: PromptSpec, tmp_path: Path) -> None:
+    # Nothing but digits lies between a title's number and a count of two digits.
+    chat, samples = Chat(TOKENIZERS["byte_level_bpe"]), samples_of([f"Film {n}" for n in range(30)], users=60)
+    for split, dataset in composed(samples, prompt, chat, tmp_path, cutoff_len=100_000).items():
+        assert 0 < dataset.tables.unproved(split).size < len(dataset)
+        assert as_lists(dataset) == whole(samples, prompt, chat, split)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"), [("ITEM", "items"), ("RATING", "distinct ratings"), ("CONTEXT", "distinct pairs of {item_mean}")]
+)
+def test_more_values_than_a_word_has_room_for_are_refused(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, what: str
+) -> None:
+    shift, _ = getattr(tables, place)
+    monkeypatch.setattr(tables, place, (shift, 1))
+    with pytest.raises(InputError, match=rf"ratings: have \d+ {what}.*, expected at most 2"):
+        composed(samples, PROMPTS["every context"], Chat(small_tokenizer()), tmp_path)
 
 
 @pytest.fixture
@@ -149,20 +202,24 @@ def test_a_copy_in_another_process_has_all_but_the_text(samples: Samples, tmp_pa
         copy.text(0)
 
 
-@pytest.mark.parametrize("change", ["label", "split", "rating", "title"])
+@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role"])
 def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, change: str) -> None:
-    chat = Chat(small_tokenizer())
-    before = composed(samples, PromptSpec(), chat, tmp_path)["train"]
+    chat, prompt = Chat(small_tokenizer()), PROMPTS["every context"]
+    before = composed(samples, prompt, chat, tmp_path)["train"]
+    later = pl.col("timestamp").shuffle(seed=1)
+    unused = pl.when(pl.col("split") == "warmup").then(pl.lit("unused", ROLES)).otherwise("split")
     other = {
         "label": replace(samples, label=~samples.label),
         "split": replace(samples, split=samples.split[::-1].copy()),
         "rating": replace(samples, timeline=samples.timeline.with_columns(rating=10 - pl.col("rating"))),
         "title": replace(samples, items=samples.items.with_columns(title=pl.col("title") + "!")),
+        "time": replace(samples, timeline=samples.timeline.with_columns(timestamp=later)),
+        "role": replace(samples, timeline=samples.timeline.with_columns(split=unused)),
     }[change]
-    after = composed(other, PromptSpec(), chat, tmp_path)
+    after = composed(other, prompt, chat, tmp_path)
 
     assert after["train"].identity != before.identity
-    assert as_lists(after["train"]) == whole(other, PromptSpec(), chat, "train")
+    assert as_lists(after["train"]) == whole(other, prompt, chat, "train")
 
 
 def test_a_run_of_the_same_samples_reuses_tables_and_says_what_is_new(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.titles import TITLES, titles
 from tests.tokens.test_dataset import HISTORY, PROMPTS, TOKENIZERS, composed, samples_of
+from tests.told import rows_told
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
@@ -41,13 +42,11 @@ def datasets(samples: Samples, prompt: str, tokenizer: str, folder: Path, **opti
 
 def said(samples: Samples, prompt: PromptSpec, chat: Chat, anchor: int, target: int, items: int) -> tuple[Any, int]:
     """The ids of one sequence, said as plainly as can be, and how many of them come before the response."""
-    shown = samples.timeline[anchor - items : anchor]
-    by_id = {row["item_id"]: row for row in samples.items.to_dicts()}
-    history = prompt.history([by_id[item] for item in shown["item_id"]], shown["rating"].to_list())
-    liked = samples.timeline["rating"][target] >= 4
-    example = prompt.alpaca(
-        history, prompt.candidate(by_id[samples.timeline["item_id"][target]]), prompt.label(liked), items
-    )
+    rows = rows_told(samples, prompt)
+    shown = rows[anchor - items : anchor]
+    history = prompt.history(shown, [row["rating"] for row in shown])
+    liked = rows[target]["rating"] >= 4
+    example = prompt.alpaca(history, prompt.candidate(rows[target]), prompt.label(liked), items)
     return chat.encode_batch([to_chat_messages(example)])[0]
 
 
@@ -81,7 +80,7 @@ def check(shared: SharedHistory, samples: Samples, prompt: PromptSpec, packed: P
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("prompt", ["guide", "rating first", "many fields"])
+@pytest.mark.parametrize("prompt", ["guide", "rating first", "many fields", "every context"])
 @pytest.mark.parametrize("train_on", ["response", "answer"])
 def test_each_target_is_the_sequence_that_it_would_be_alone(
     tokenizer: str, prompt: str, train_on: str, tmp_path: Path

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.titles import TITLES
 from tests.tokens.test_dataset import HISTORY, PROMPTS, samples_of
+from tests.told import CONTEXT, rows_told
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat, Encoded
@@ -55,8 +56,7 @@ def told(samples: Samples, sample: int, m: int) -> tuple[list[dict[str, Any]], d
     """What a prompt with `m` items tells of a training sample: the history, oldest first; the candidate; the label."""
     number = samples.of("train")[sample]
     at = samples.position[number]
-    items = {row["item_id"]: row for row in samples.items.to_dicts()}
-    rows = [{**items[row["item_id"]], "rating": row["rating"]} for row in samples.timeline[at - m : at + 1].to_dicts()]
+    rows = rows_told(samples, CONTEXT)[at - m : at + 1]
     return rows[:-1], rows[-1], bool(samples.label[number])
 
 

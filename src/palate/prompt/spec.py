@@ -6,9 +6,13 @@ it in a model's chat template is `palate.prompt.chat`.
 
 import string
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+CONTEXT_FIELDS = ("item_mean", "item_count")
+"""What both lines may say of how an item was rated before, see `palate.samples.context`."""
 
 
 class Part(NamedTuple):
@@ -29,11 +33,36 @@ def split_template(template: str) -> list[Part]:
     return parts
 
 
+Of = Literal["n", "rating", "context", "item"]
+"""What a part of a line is of: the line's number, the row's rating, how its item was rated before, or the item."""
+
+
+def runs_of(template: str) -> list[tuple[Of, list[Part]]]:
+    """A template's literals and fields, each a part of its own, in runs that are of the same.
+
+    Literal text counts as the item's, but between two fields of the context as the context's.
+    """
+    parts: list[Part] = []
+    for part in split_template(template):
+        parts += [Part(part.literal, None, "")] if part.literal else []
+        parts += [part._replace(literal="")] if part.field is not None else []
+    kinds: list[Of] = ["context" if p.field in CONTEXT_FIELDS else _OWN.get(p.field, "item") for p in parts]
+    for n in range(1, len(parts) - 1):
+        if parts[n].field is None and kinds[n - 1] == kinds[n + 1] == "context":
+            kinds[n] = "context"
+    grouped = groupby(zip(kinds, parts, strict=True), lambda pair: pair[0])
+    return [(kind, [part for _, part in run]) for kind, run in grouped]
+
+
+_OWN: dict[str | None, Of] = {"n": "n", "rating": "rating"}
+
+
 class PromptSpec(BaseModel):
     """The texts of a prompt.
 
     `history_line` may name `{n}` (1 for the oldest), `{rating}` and any item column; `candidate_line` any
-    item column; `history_header` may name `{history_len}`. Every item table has the column `title`.
+    item column; `history_header` may name `{history_len}`. Every item table has the column `title`. Both lines may name
+    `{item_mean}` (a float) and `{item_count}` (an int), of the item's earlier training ratings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +97,11 @@ class PromptSpec(BaseModel):
         if leak:
             raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: the candidate has none to show")
         return self
+
+    @property
+    def names_context(self) -> bool:
+        """Whether a line says how an item was rated before."""
+        return any(of == "context" for line in (self.history_line, self.candidate_line) for of, _ in runs_of(line))
 
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""

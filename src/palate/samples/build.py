@@ -11,6 +11,7 @@ from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings import Ratings
 from palate.ratings.blocks import bounds_of
+from palate.samples.context import Context
 from palate.samples.split import SPLITS, split_by_time, split_by_user
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
@@ -25,7 +26,7 @@ class Samples:
     `item_id`, `rating`, `timestamp` and `split` (`ROLES`). `position` (n,) int64 is the row of each
     sample's candidate in it, ascending; the sample's history are the `history_len` rows before. `split`
     (n,) uint8 is 0 for train, 1 for val, 2 for test; `label` (n,) bool is True for a Yes. `items` has
-    `item_id`, `title` and what else is known of the items.
+    `item_id`, `title` and what else is known of the items. `context` is there once a prompt that names it is rendered.
 
     What may be learned from is "warmup" and "train". A warm-up rating that comes after the cutoff of a
     global-time split is "unused" for that reason, though it is part of a history.
@@ -37,6 +38,7 @@ class Samples:
     split: NDArray[np.uint8]
     label: NDArray[np.bool_]
     history_len: int
+    context: Context | None = None
 
     def of(self, split: str) -> NDArray[np.int64]:
         """The samples of a split, as indices into `position`, in timeline order."""

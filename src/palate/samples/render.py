@@ -1,26 +1,35 @@
 """Samples as text, a chunk of them at a time: what `PromptSpec` says of one sample, said of columns.
 
-A line's template falls into pieces at `{n}` and `{rating}`. The pieces between them depend on the item
-alone and are put into words once an item; a chunk is then gathered and joined from them.
+A line's template falls into pieces at `{n}`, at `{rating}` and where an item's context is named. The pieces between
+depend on the item alone and are put into words once an item; a chunk is then gathered and joined from them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.prompt.spec import Part, PromptSpec, split_template
+from palate.prompt.spec import CONTEXT_FIELDS, Of, Part, PromptSpec, runs_of, split_template
 from palate.samples.build import Samples
+from palate.samples.context import context_of
+from palate.samples.items import shown_items
 
 CHUNK = 16_384
 """Samples that are put into words at a time: about 20 MB of text with the guide's prompt."""
 
-Piece = str | pl.Series
-"""A piece of a line: "n", "rating", or the texts of the items, in the order of the item table."""
+
+class Piece(NamedTuple):
+    """A piece of a line."""
+
+    of: Of
+    spec: str
+    """How the list number or the rating is formatted."""
+    texts: pl.Series
+    """What each item or each context says, in the order of the item table or of the contexts; else empty."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,9 @@ class Renderer:
     prompt: PromptSpec
     item: pl.Series
     """(timeline rows,) UInt32: the row of each rating's item in the item table."""
-    history: Sequence[tuple[Piece, str]]
-    """The pieces of a history line, each with its format spec."""
-    candidate: Sequence[tuple[Piece, str]]
+    history: Sequence[Piece]
+    """The pieces of a history line."""
+    candidate: Sequence[Piece]
 
     def lines(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """The history's lines and the candidate of samples `index`, both as text.
@@ -54,26 +63,31 @@ class Renderer:
                     texts.append(pl.lit(format_value(n, body, "history_line")))
                 else:
                     texts.append(body.gather(at))
-        codes = self.item.gather(position)
         return pl.select(
             history_titles=pl.concat_str(texts or pl.lit("")),
-            candidate_title=pl.concat_str([p.gather(codes) for p, _ in self.candidate if isinstance(p, pl.Series)]),
+            candidate_title=pl.concat_str([self._texts(piece, position) for piece in self.candidate]),
         )
+
+    def _texts(self, piece: Piece, rows: NDArray[np.int64]) -> pl.Series:
+        """What a piece says at some timeline rows."""
+        if piece.of == "item" or self.samples.context is None:
+            return piece.texts.gather(self.item.gather(rows))
+        return piece.texts.gather(pl.Series(self.samples.context.code[rows]))
 
     def _bodies(self, rows: NDArray[np.int64]) -> list[str | pl.Series]:
         """The pieces of the history lines for some timeline rows; a format spec stands where `{n}` does."""
-        codes, ratings = self.item.gather(rows), self.samples.timeline["rating"].gather(rows)
+        ratings = self.samples.timeline["rating"].gather(rows)
         bodies: list[str | pl.Series] = []
-        for piece, spec in self.history:
-            if isinstance(piece, pl.Series):
-                text = piece.gather(codes)
-            elif piece == "rating":
-                distinct = ratings.unique()
-                words = pl.Series([format_value(r, spec, "history_line") for r in distinct.to_list()], dtype=pl.String)
-                text = ratings.replace_strict(distinct, words, return_dtype=pl.String)
-            else:
-                bodies.append(spec)
+        for piece in self.history:
+            if piece.of == "n":
+                bodies.append(piece.spec)
                 continue
+            if piece.of == "rating":
+                distinct = ratings.unique()
+                words = [format_value(rating, piece.spec, "history_line") for rating in distinct.to_list()]
+                text = ratings.replace_strict(distinct, pl.Series(words, dtype=pl.String), return_dtype=pl.String)
+            else:
+                text = self._texts(piece, rows)
             if bodies and isinstance(bodies[-1], pl.Series):
                 bodies[-1] = pl.select(pl.concat_str(bodies[-1], text)).to_series()
             else:
@@ -99,26 +113,34 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
 
     So it does where a format spec does not fit a column's values.
     """
-    items = samples.items
+    items = shown_items(samples.items)
     for option in ("history_line", "candidate_line"):
-        named = {p.field for p in split_template(getattr(prompt, option))} - {None, "n", "rating"}
-        unknown = sorted(str(f) for f in named if f not in items.columns)
+        named = {p.field for p in split_template(getattr(prompt, option)) if p.field} - {"n", "rating"}
+        twice = sorted(named & set(CONTEXT_FIELDS) & set(items.columns))
+        if twice:
+            raise InputError(
+                f"names {{{twice[0]}}}, which is a column of the items and also a figure of the earlier ratings; "
+                "expected the column to have another name",
+                f"prompt.{option}",
+            )
+        known = [*items.columns, *CONTEXT_FIELDS]
+        unknown = sorted(named - set(known))
         if unknown:
             raise InputError(
-                f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(items.columns)}",
+                f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(known)}",
                 f"prompt.{option}",
             )
     item = _rows_of(samples.timeline["item_id"], items["item_id"])
     if item.null_count():
         missing = samples.timeline["item_id"].gather(item.is_null().arg_true().head(1)).item()
         raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
-    return Renderer(
-        samples,
-        prompt,
-        item,
-        _pieces(prompt.history_line, items, "history_line"),
-        _pieces(prompt.candidate_line, items, "candidate_line"),
-    )
+    if prompt.names_context and samples.context is None:
+        time, rating = (samples.timeline[name].to_numpy() for name in ("timestamp", "rating"))
+        allowed = samples.timeline["split"].is_in(["warmup", "train"]).to_numpy()
+        samples = replace(samples, context=context_of(item.to_numpy(), time, rating, allowed))
+    contexts = pl.DataFrame() if samples.context is None else samples.context.values
+    lines = [_pieces(getattr(prompt, option), items, contexts, option) for option in ("history_line", "candidate_line")]
+    return Renderer(samples, prompt, item, *lines)
 
 
 def _rows_of(rated: pl.Series, items: pl.Series) -> pl.Series:
@@ -164,38 +186,35 @@ def _frame_of_input(prompt: PromptSpec, history_len: int) -> tuple[str, str, str
     return opening, middle, closing
 
 
-def _pieces(template: str, items: pl.DataFrame, option: str) -> list[tuple[Piece, str]]:
-    """A template's pieces: ("n", spec), ("rating", spec), or (the items' texts, "")."""
-    parts = [Part("", None, "")]  # so that there is a column to join even where the template is empty
-    for part in split_template(template):
-        parts += [Part(part.literal, None, ""), part._replace(literal="")]
-
-    def own(part: Part) -> str:
-        return part.field if part.field in ("n", "rating") else ""
-
-    pieces: list[tuple[Piece, str]] = []
-    for field, group in groupby(parts, own):
-        if field:
-            pieces += [(field, part.format_spec) for part in group]
+def _pieces(template: str, items: pl.DataFrame, contexts: pl.DataFrame, option: str) -> list[Piece]:
+    """A template's pieces."""
+    pieces: list[Piece] = []
+    for of, parts in runs_of(template):
+        if of in ("item", "context"):
+            pieces.append(Piece(of, "", part_texts(parts, items if of == "item" else contexts, option)))
         else:
-            pieces.append((item_texts(list(group), items, option), ""))
-    return pieces
+            pieces += [Piece(of, part.format_spec, pl.Series()) for part in parts]
+    # So that there is a column to join even where the template is empty.
+    return pieces or [Piece("item", "", part_texts([], items, option))]
 
 
-def item_texts(parts: Sequence[Part], items: pl.DataFrame, option: str) -> pl.Series:
-    """What some parts of a template say of each item, (items,) String; each part a literal or a field, not both."""
+def part_texts(parts: Sequence[Part], table: pl.DataFrame, option: str) -> pl.Series:
+    """What some parts of a template say of each row of a table, (rows,) String.
+
+    The rows are items or contexts; each part is a literal or a field, not both.
+    """
     columns = []
     for part in parts:
         if part.field is None:
             columns.append(pl.lit(part.literal))
             continue
-        column = items[part.field]
+        column = table[part.field]
         if column.dtype == pl.String and not part.format_spec and not column.null_count():
             columns.append(pl.lit(column))
         else:
             words = [format_value(value, part.format_spec, option) for value in column.to_list()]
             columns.append(pl.lit(pl.Series(words, dtype=pl.String)))
-    blank = pl.lit(pl.repeat("", items.height, dtype=pl.String, eager=True))
+    blank = pl.lit(pl.repeat("", table.height, dtype=pl.String, eager=True))
     return pl.select(pl.concat_str(blank, *columns)).to_series()
 
 

@@ -3,8 +3,8 @@
 A fragment is tokenized in its true context and taken out at its cuts, which are proved (`palate.tokens.cuts`).
 The program of a prompt with m history items is a list of steps; a step says where the sample's next fragment
 is: `base + ((word >> shift) & mask)`, `word` being the timeline row `position + row`, which packs the rated
-item, the rating and the label. Constant text beside a rating is joined to it beforehand, once for each
-list number, so that a history line is two fragments.
+item, the rating, the item's context and the label. Constant text beside a rating or a context is joined to it
+beforehand, once for each list number, so that a history line is two fragments.
 """
 
 from bisect import bisect_left
@@ -20,15 +20,16 @@ from palate.prompt.chat import Chat
 from palate.tokens.cuts import Cuts, Proof, UnprovedError, choose_cuts
 from palate.tokens.layout import Field, Layout, Turn
 
-ITEM, RATING, LABEL = (0, (1 << 32) - 1), (32, (1 << 24) - 1), (56, 1)
-"""Where a word holds the code of the item, the code of the rating, and the label: shift and mask."""
+ITEM, RATING, CONTEXT, LABEL = (0, (1 << 28) - 1), (28, (1 << 18) - 1), (46, (1 << 16) - 1), (62, 1)
+"""Where a word holds the codes of the item, the rating and the context, and the label: shift and mask."""
+PLACES = {"item": ITEM, "rating": RATING, "context": CONTEXT}
 NOTHING = (0, 0)
 OVERREAD = 16
 """Ids that may be read beyond a fragment's end, and written beyond a sample's: the kernel copies whole blocks."""
-CONTEXT = 4
+AROUND = 4
 """Characters of true text around a fragment when it is tokenized."""
 JOINED = 4096
-"""Most distinct ratings for which the constant text beside them is joined beforehand."""
+"""Most distinct ratings or contexts for which the constant text beside them is joined beforehand."""
 
 Ids = tuple[int, ...]
 
@@ -40,7 +41,7 @@ class Fragments:
     `tokens` (t + OVERREAD,) int32, `start` (f,) int64, `length` (f,) int32; `steps` (s, 4) int64: row, base,
     shift, mask; `first` (history_len + 2,) int64. `response` (2,) int32 is the length of the trained end of
     a No and a Yes sample, and `lead` how many of its tokens come before the decision token. `unproved` are the
-    items (codes) that no fragment serves as a history item, as the candidate, and the ratings.
+    items (codes) that no fragment serves as a history item, as the candidate, the ratings, and the contexts in both.
     """
 
     tokens: NDArray[np.int32]
@@ -76,7 +77,7 @@ def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: in
     work = _Workbench(layout, cuts, proof, chat, history_len)
     work.check_template()
     tables = work.tables()
-    programs = _Programs(tables, [kind.of == "rating" for kind in layout.kinds])
+    programs = _Programs(tables, [PLACES[kind.of] for kind in layout.kinds])
     response = np.zeros(2, np.int32)
     for m in range(history_len + 1):
         constants, tails, responses = work.constants(m, tables)
@@ -85,8 +86,14 @@ def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: in
         response[:] = responses
         programs.add(layout.turn(m).fields, constants, tails, m)
     unproved: dict[str, list[int]] = {}
-    for name, of, candidate in (("history", "item", False), ("candidate", "item", True), ("rating", "rating", False)):
-        kinds = [n for n, kind in enumerate(layout.kinds) if (kind.of, kind.candidate) == (of, candidate)]
+    for name, *which in (
+        ("history", "item", False),
+        ("candidate", "item", True),
+        ("rating", "rating", False),
+        ("context", "context", False),
+        ("candidate_context", "context", True),
+    ):
+        kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.candidate] == which]
         unproved[name] = sorted(set().union(*(cuts.unproved[n] for n in kinds)))
     return programs.fragments(response, len(chat.decision.lead), unproved)
 
@@ -103,11 +110,11 @@ class _Workbench:
     probes: list[str] = field(default_factory=list)
     """A value of each kind that is proved, to stand where any value could."""
     codes: list[int] = field(default_factory=list)
-    """Its code in each kind: the same item, or the same rating, in all."""
+    """Its code in each kind: the same item, rating or context in all."""
 
     def __post_init__(self) -> None:
         kinds, probe = self.layout.kinds, dict[str, int]()
-        for of in ("item", "rating"):
+        for of in PLACES:
             same = [n for n, kind in enumerate(kinds) if kind.of == of]
             for code in range(len(kinds[same[0]].texts) if same else 0):
                 if not any(
@@ -148,13 +155,13 @@ class _Workbench:
             text = self.fill(turn)
             spans = self.cuts.spans(turn, [self.probes[f.kind] for f in turn.fields])
             for place, ((kind, _), (begin, end)) in enumerate(zip(turn.fields, spans, strict=True)):
-                before, gap = text[max(0, begin - CONTEXT) : begin], turn.constants[place + 1]
-                after = [text[end : end + CONTEXT]]
+                before, gap = text[max(0, begin - AROUND) : begin], turn.constants[place + 1]
+                after = [text[end : end + AROUND]]
                 if self.cuts.right[kind] == len(gap):  # the next value follows at once: all that it may begin with
                     after = self._beginnings(turn.fields[place + 1].kind, turn.constants[place + 2])
                 for text_after in after:
                     seen = self.proof.ahead(text[:end], text_after)
-                    following[kind].setdefault(seen, (before, text_after[:CONTEXT]))
+                    following[kind].setdefault(seen, (before, text_after[:AROUND]))
         return [self._table(n, list(contexts.values())) for n, contexts in enumerate(following)]
 
     def _beginnings(self, kind: int, after: str) -> list[str]:
@@ -248,8 +255,8 @@ class _Workbench:
 class _Programs:
     """Collects fragments and steps; what is the same is kept once."""
 
-    def __init__(self, tables: list[list[Ids]], is_rating: list[bool]) -> None:
-        self.tables, self.is_rating = tables, is_rating
+    def __init__(self, tables: list[list[Ids]], places: list[tuple[int, int]]) -> None:
+        self.tables, self.places = tables, places
         self.pieces: list[Ids] = []
         self.known: dict[Any, int] = {}
         self.steps: list[tuple[int, int, int, int]] = []
@@ -262,8 +269,8 @@ class _Programs:
         for place, (kind, slot) in enumerate(fields):
             following = constants[place + 1] if place + 1 < len(constants) else ()
             row = slot - 1 - m if slot else 0
-            table, code = self.tables[kind], RATING if self.is_rating[kind] else ITEM
-            if self.is_rating[kind] and len(table) <= JOINED:
+            table, code = self.tables[kind], self.places[kind]
+            if code != ITEM and len(table) <= JOINED:
                 self._step(row, self._put([(*pending, *ids, *following) for ids in table]), code)
                 pending = ()
                 continue

@@ -1,20 +1,19 @@
 """The layout of a prompt: which fields stand in it, and the constant text between them.
 
 A user turn with m history items is constant, field, constant, field, …, constant. The list numbers are constant
-text: the k-th line's number is k. What varies is what an item, a rating or the candidate says, and each says
-one of few distinct things.
+text: the k-th line's number is k. What varies is what an item, a rating, an item's context or the candidate says, and
+each says one of few distinct things.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import Part, PromptSpec, split_template
-from palate.samples.render import format_value, item_texts
+from palate.prompt.spec import Part, PromptSpec, runs_of
+from palate.samples.render import format_value, part_texts
 
 
 class Kind(NamedTuple):
@@ -22,10 +21,10 @@ class Kind(NamedTuple):
 
     name: str
     """For messages, such as `history item 1`."""
-    of: Literal["item", "rating"]
+    of: Literal["item", "rating", "context"]
     candidate: bool
     texts: Sequence[str]
-    """What each item, or each distinct rating, says; by code."""
+    """What each item, each distinct rating or each distinct context says; by code."""
 
 
 class Field(NamedTuple):
@@ -122,8 +121,10 @@ class Layout:
         return Layout(self.prompt, list(self.kinds) * 4, self.line, self.candidate, ends=True)
 
 
-def layout(prompt: PromptSpec, items: pl.DataFrame, ratings: Sequence[float]) -> Layout:
-    """Lay out a prompt over the items (rows) and the distinct ratings that occur.
+def layout(
+    prompt: PromptSpec, items: pl.DataFrame, ratings: Sequence[float], contexts: pl.DataFrame | None = None
+) -> Layout:
+    """Lay out a prompt over the items (rows), and the distinct ratings and contexts (rows) that occur.
 
     The prompt must be one that `palate.samples.render.renderer` accepts.
     """
@@ -131,44 +132,28 @@ def layout(prompt: PromptSpec, items: pl.DataFrame, ratings: Sequence[float]) ->
 
     def pieces(option: str, candidate: bool) -> list[str | Part | int]:
         found: list[str | Part | int] = []
-        parts = [p for part in split_template(getattr(prompt, option)) for p in _apart(part)]
-        for of, group in groupby(parts, _of):
-            inner = list(group)
+        for of, inner in runs_of(getattr(prompt, option)):
             if of == "n":
                 found += inner
             elif of == "rating":
                 for part in inner:
-                    if part.field is None:
-                        found.append(part.literal)
-                        continue
                     texts = [format_value(rating, part.format_spec, option) for rating in ratings]
                     kinds.append(Kind(f"rating in {option}", "rating", candidate, texts))
                     found.append(len(kinds) - 1)
             else:
-                # Literals at the ends of the group are constant text; between two fields they belong to the item.
+                # Literals at the ends of the run are constant text; between two fields they belong to the item.
                 begin = next((n for n, part in enumerate(inner) if part.field), len(inner))
                 end = next((n for n, part in enumerate(reversed(inner)) if part.field), 0)
                 found += [part.literal for part in inner[:begin]]
                 if begin < len(inner):
                     fields = inner[begin : len(inner) - end]
                     name = "".join(f"{{{p.field}}}" if p.field else p.literal for p in fields)
-                    kinds.append(
-                        Kind(f"{name} in {option}", "item", candidate, item_texts(fields, items, option).to_list())
-                    )
+                    table = contexts if of == "context" and contexts is not None else items
+                    texts = part_texts(fields, table, option).to_list()
+                    kinds.append(Kind(f"{name} in {option}", of, candidate, texts))
                     found.append(len(kinds) - 1)
                     found += [part.literal for part in inner[len(inner) - end :]]
         return found
 
     line, candidate = pieces("history_line", False), pieces("candidate_line", True)
     return Layout(prompt, kinds, line, candidate)
-
-
-def _apart(part: Part) -> list[Part]:
-    """A literal and a field that follow each other, as two."""
-    literal = [Part(part.literal, None, "")] if part.literal else []
-    return literal + ([part._replace(literal="")] if part.field is not None else [])
-
-
-def _of(part: Part) -> str:
-    """What a part belongs to: the list number, the rating, or the item (as does all literal text)."""
-    return part.field if part.field in ("n", "rating") else "item"

@@ -18,22 +18,25 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.cache import Cache
+from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
+from palate.samples.context import Context
+from palate.samples.items import shown_items
 from palate.samples.render import Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.tokens.boundaries import Boundaries
 from palate.tokens.cuts import UnprovedError
-from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, RATING, Fragments, build_fragments
+from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, OVERREAD, RATING, Fragments, build_fragments
 from palate.tokens.layout import layout
 from palate.tokens.tokenizer import tokenizer_identity
 
 log = logging.getLogger(__name__)
 
-STAGE = 3
+STAGE = 4
 """Raised whenever the same input would give other tokens or other files."""
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -73,7 +76,8 @@ class Plain:
 class Tables:
     """What `build_tables` wrote, mapped into memory.
 
-    `word` (timeline rows,) int64 packs the codes of item and rating and the label, see `palate.tokens.fragments`.
+    `word` (timeline rows,) int64 packs the codes of item, rating and context and the label, see
+    `palate.tokens.fragments`.
     `fragments` is None where nothing is proved, `reason` then says why.
     """
 
@@ -113,6 +117,11 @@ class Tables:
         """The timeline row at which each user begins, ascending, (u,) int64."""
         return mapped(self.folder / "users.npy")
 
+    @cached_property
+    def contexts(self) -> pl.DataFrame:
+        """The distinct contexts, in the order of their codes; one without columns where the prompt names none."""
+        return pl.read_parquet(self.folder / "contexts.parquet", glob=False)
+
     def position(self, split: str) -> Longs:
         """The timeline rows of a split's candidates, (n,) int64, ascending."""
         return mapped(self.folder / f"{split}.position.npy")
@@ -145,7 +154,8 @@ class Tables:
         timeline = pl.DataFrame({"item_id": items["item_id"].gather(local), "rating": rating})
         at = np.arange(positions.size) * (m + 1) + m
         label = _code(word[at], LABEL).astype(bool)
-        return Samples(timeline, items, at, np.zeros(at.size, np.uint8), label, m)
+        context = Context(_code(word, CONTEXT).astype(np.uint32), self.contexts)
+        return Samples(timeline, items, at, np.zeros(at.size, np.uint8), label, m, context)
 
     def examples(
         self, positions: Longs, history_len: int | None = None, targets: Longs | None = None
@@ -191,8 +201,10 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
 def content_of(samples: Samples) -> dict[str, str]:
     """The samples' hash, where nobody can say what they were made from."""
     digest = hashlib.sha256(str(samples.history_len).encode())
-    for column in ("item_id", "rating"):
-        digest.update(samples.timeline[column].hash().to_numpy().data)
+    timeline = samples.timeline
+    for column in timeline.select(pl.col("^(item_id|rating|timestamp|split)$")):  # the last two decide the contexts
+        digest.update(column.name.encode())
+        digest.update(column.hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label, users_of(samples)):
         digest.update(np.ascontiguousarray(array).data)
     digest.update(samples.items.write_json().encode())
@@ -200,7 +212,7 @@ def content_of(samples: Samples) -> dict[str, str]:
 
 
 def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) -> None:
-    """Write the tables of some samples into the empty folder `out`."""
+    """Write the tables of some samples into the empty folder `out`; raises `InputError` as `renderer` does."""
     from palate.tokens import kernel
 
     render = renderer(samples, prompt)
@@ -214,15 +226,27 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     ratings = (_read_only(series.to_numpy().astype(np.float64, copy=False)) for series in (timeline["rating"], scale))
     kernel.pack(_read_only(rows), of_row, *ratings, RATING[0], word)
     word[samples.position[samples.label]] |= 1 << LABEL[0]
+    contexts = pl.DataFrame(height=1)  # one that says nothing
+    if prompt.names_context and render.samples.context is not None:
+        contexts = render.samples.context.values
+        word |= render.samples.context.code.astype(np.int64) << CONTEXT[0]
     np.save(out / "word.npy", word)
     np.save(out / "users.npy", users_of(samples))
-    items = samples.items[used]
+    items = shown_items(samples.items)[used]
     items.write_parquet(out / "items.parquet", compression="zstd")
     scale.to_frame("rating").write_parquet(out / "scale.parquet")
+    contexts.write_parquet(out / "contexts.parquet")
+    for values, (_, most), what in (
+        (items, ITEM, "items"),
+        (scale, RATING, "distinct ratings"),
+        (contexts, CONTEXT, "distinct pairs of {item_mean} and {item_count}"),
+    ):
+        if len(values) > most + 1:
+            raise InputError(f"have {len(values):,} {what}, expected at most {most + 1:,}", "ratings")
 
     fragments, reason = None, None
     try:
-        plan = layout(prompt, items, scale.to_list())
+        plan = layout(prompt, items, scale.to_list(), contexts)
         fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
         reason = str(error)
@@ -231,7 +255,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
         bad[:] = True
     counts: dict[str, dict[str, int]] = {"samples": {}, "plain": {}}
-    whole = None if fragments is None else _Lengths(fragments, history_len, items.height, scale.len())
+    whole = None if fragments is None else _Lengths(fragments, history_len, len(items), len(scale), len(contexts))
     for number, split in enumerate(SPLITS):
         mine = samples.split == number
         position, plain = samples.position[mine], bad[mine]
@@ -246,6 +270,8 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
             np.save(out / f"{array}.npy", getattr(fragments, array))
         codes = sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})[:10]
         names = items["title"].gather(codes).to_list() + scale.gather(fragments.unproved["rating"]).to_list()[:5]
+        told = sorted({*fragments.unproved["context"], *fragments.unproved["candidate_context"]})[:5]
+        names += [" ".join(map(str, contexts.row(code))) for code in told]
     meta = {
         "reason": reason,
         "history_len": history_len,
@@ -259,11 +285,14 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
 
 
 class _Lengths:
-    """Lengths of whole samples, from what each code adds where that is the same in every line."""
+    """Lengths of whole samples, from what each code adds where that is the same in every line.
 
-    def __init__(self, fragments: Fragments, history_len: int, items: int, ratings: int) -> None:
+    A history that tells contexts is measured line by line.
+    """
+
+    def __init__(self, fragments: Fragments, history_len: int, items: int, ratings: int, contexts: int) -> None:
         self.fragments, self.history_len = fragments, history_len
-        sizes = {ITEM: items, RATING: ratings, LABEL: 2, NOTHING: 1}
+        sizes = {ITEM: items, RATING: ratings, CONTEXT: contexts, LABEL: 2, NOTHING: 1}
         lines = [{place: np.zeros(size, np.int64) for place, size in sizes.items()} for _ in range(history_len + 1)]
         steps = fragments.steps[fragments.first[history_len] : fragments.first[history_len + 1]]
         for row, base, *place in steps.tolist():
@@ -274,7 +303,9 @@ class _Lengths:
         # One line may be a few tokens longer than another, as its number is: by the same few for every rating.
         longer = [line[RATING][0] - first[RATING][0] for line in history]
         self.alike = all(
-            np.array_equal(line[ITEM], first[ITEM]) and np.array_equal(line[RATING] - more, first[RATING])
+            np.array_equal(line[ITEM], first[ITEM])
+            and np.array_equal(line[RATING] - more, first[RATING])
+            and not line[CONTEXT].any()
             for line, more in zip(history, longer, strict=True)
         )
         self.item, self.rating = first[ITEM], first[RATING]
@@ -292,6 +323,8 @@ class _Lengths:
             _read_only(word), _read_only(position), self.history_len, self.item, self.rating, self.candidate[ITEM],
             self.candidate[LABEL], shifts, masks, self.constant, out,
         )  # fmt: skip
+        if self.candidate[CONTEXT].any():
+            out += self.candidate[CONTEXT].astype(np.int32)[_code(word[position], CONTEXT)]
         return out
 
 
@@ -363,13 +396,16 @@ def _unproved_samples(
     if fragments is None:
         return np.ones(position.size, bool)
     found = np.zeros(position.size, bool)
-    history, candidate, rating = (fragments.unproved[name] for name in ("history", "candidate", "rating"))
-    if history or rating:
+    history, rating, context = (fragments.unproved[name] for name in ("history", "rating", "context"))
+    if history or rating or context:
         row = np.isin(_code(word, ITEM), history) | np.isin(_code(word, RATING), rating)
+        row |= np.isin(_code(word, CONTEXT), context)
         before = np.concatenate([[0], np.cumsum(row)])
         found |= before[position] > before[position - history_len]
-    if candidate:
-        found |= np.isin(_code(word[position if target is None else target], ITEM), candidate)
+    asked = position if target is None else target
+    for name, place in (("candidate", ITEM), ("candidate_context", CONTEXT)):
+        if fragments.unproved[name]:
+            found |= np.isin(_code(word[asked], place), fragments.unproved[name])
     return found
 
 

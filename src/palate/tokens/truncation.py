@@ -10,7 +10,7 @@ import numpy as np
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.fragments import ITEM, RATING, Fragments
+from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments
 from palate.tokens.tables import CHUNK, Ints, Longs, Plain, Tables, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
@@ -201,16 +201,18 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
         None,
     )
     rating = next((code for code in range(tables.ratings.len()) if code not in f.unproved["rating"]), None)
-    if item is None or rating is None:
+    told = {*f.unproved["context"], *f.unproved["candidate_context"]}
+    context = next((code for code in range(tables.contexts.height) if code not in told), None)
+    if item is None or rating is None or context is None:
         return None
-    row = tables.items.row(item, named=True)
+    row = tables.items.row(item, named=True) | tables.contexts.row(context, named=True)
     lines = [prompt.history_line.format(**{**row, "n": n, "rating": tables.ratings[rating]}) for n in range(1, m + 1)]
     example = prompt.alpaca("\n".join(lines), prompt.candidate(row), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
     at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
     steps = f.steps[f.first[m] : f.first[m + 1]]
-    word = (item << ITEM[0]) | (rating << RATING[0])
+    word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
     ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])
     begins = np.concatenate([[0], ends[:-1]])
     lead, trail = np.zeros((2, m), np.int64)
