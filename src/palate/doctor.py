@@ -64,6 +64,8 @@ def _features() -> dict[str, str]:
     import torch
 
     from palate.models import best_dtype
+    from palate.models import device as on
+    from palate.train.attention import ways_on
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -71,10 +73,12 @@ def _features() -> dict[str, str]:
     else:
         device = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     fast = best_dtype("auto") is torch.bfloat16
+    ways = ", then ".join(ways_on(on()))
     return {
         "prepare, lengths": "yes",
         "train, evaluate": f"yes, on {device}",
         "bfloat16": "yes: model.dtype auto means bfloat16" if fast else "no: model.dtype auto means float32",
+        "packed prompts": f"{ways}; training takes the first that a probe of the model approves (train.attention)",
         "QLoRA (nf4)": "yes" if _version("bitsandbytes") else "no: pip install bitsandbytes",
     }
 

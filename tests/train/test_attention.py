@@ -125,3 +125,11 @@ def test_attention_with_more_to_it_takes_another_way() -> None:
 def test_several_targets_cannot_be_padded() -> None:
     with pytest.raises(InputError, match=r"train.attention: cannot keep the targets of a prompt apart"):
         choose_attention(tiny_model(), "padded", 2, 100)
+
+
+def test_flex_attention_comes_first_where_it_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: object())
+    assert attention.ways_on(torch.device("cuda"))[0] == "flex"
+    assert attention.ways_on(torch.device("cpu"))[0] == "segments"
+    monkeypatch.setattr(attention, "find_spec", lambda name: None)
+    assert attention.ways_on(torch.device("cuda"))[0] == "segments"

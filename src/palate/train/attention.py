@@ -15,7 +15,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from palate.tokens.packed import Packed, pack, tensors
 log = logging.getLogger(__name__)
 
 Way = Literal["segments", "flex", "mask", "padded"]
-WAYS: tuple[Way, ...] = get_args(Way)
 SEGMENTS = "palate_segments"
 CHUNK = 512
 """Tokens of blocks that are attended over at once: what is computed and masked grows with it, the calls shrink."""
@@ -65,12 +65,11 @@ def choose_attention(model: Any, wanted: Way | Literal["auto"], targets: int, lo
     base = _transformer(model)
     own = base.config._attn_implementation
     own = "sdpa" if own == SEGMENTS else own
-    cuda = next(model.parameters()).device.type == "cuda"
     if wanted == "padded" and targets > 1:
         raise InputError("cannot keep the targets of a prompt apart, expected auto", "train.attention")
-    names: Sequence[Way] = [wanted] if wanted != "auto" else ["flex", *WAYS] if cuda else ["segments", "mask", "padded"]
+    names = ways_on(next(model.parameters()).device) if wanted == "auto" else [wanted]
     reasons: list[str] = []
-    for way in dict.fromkeys(names):
+    for way in names:
         if way == "padded" and targets > 1:
             continue
         for implementation in _implementations(way, own):
@@ -92,6 +91,12 @@ def choose_attention(model: Any, wanted: Way | Literal["auto"], targets: int, lo
             return attention
     place = "train.attention" if wanted != "auto" else "train.targets_per_prompt"
     raise InputError(f"{_name(base)} does not keep packed prompts apart: {'; '.join(reasons)}", place)
+
+
+def ways_on(device: Any) -> list[Way]:
+    """What `auto` tries on a device, in this order; FlexAttention is compiled by Triton, for CUDA."""
+    flex: list[Way] = ["flex"] if device.type == "cuda" and find_spec("triton") is not None else []
+    return [*flex, "segments", "mask", "padded"]
 
 
 def probe(model: Any, attention: Attention, own: str) -> None:
