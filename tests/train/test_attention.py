@@ -22,7 +22,7 @@ def test_flex_attentions_block_mask_is_the_mask(tmp_path: Path) -> None:
     assert torch.equal(seen, torch.from_numpy(packed.mask()))
 
 
-@pytest.mark.parametrize("chunk", [8, 60, 512])
+@pytest.mark.parametrize("chunk", [8, 60, 256])
 def test_segments_are_the_mask_in_pieces(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "CHUNK", chunk)
     prompts = prompts_for("gpt2_like", tmp_path, 5)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Way = Literal["segments", "flex", "mask", "padded"]
 SEGMENTS = "palate_segments"
-CHUNK = 512
+CHUNK = 256
 """Tokens of blocks that are attended over at once: what is computed and masked grows with it, the calls shrink."""
 TOLERANCE = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
 """Mean difference of a probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
