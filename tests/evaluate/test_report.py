@@ -161,6 +161,18 @@ def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(
     assert "nan" not in page
 
 
+def test_the_loss_of_the_answer_is_told_where_it_is_known(inputs: ReportInputs) -> None:
+    training = [
+        {"step": 5, "loss": 0.1, "decision_loss": 0.69},
+        {"step": 5, "eval_loss": 0.2, "eval_decision_loss": 0.66, "eval_auc": 0.5813},
+    ]
+    page = render_report(replace(inputs, training=training))
+    assert "0.690" in page
+    assert "0.660" in page
+    assert "0.581" in page
+    assert "a coin has 0.693" in page
+
+
 @pytest.mark.parametrize(
     "training", [[{"step": 1, "loss": 0.0}], [{"step": 1, "loss": float("nan")}], [{"step": 3}], []]
 )

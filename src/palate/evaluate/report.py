@@ -32,7 +32,7 @@ class ReportInputs:
     lengths: Mapping[str, Any] | None = None
     """`lengths` (tokens: samples), `cutoff_len` and `stats` (name: number)."""
     training: Sequence[Mapping[str, Any]] | None = None
-    """Records of `step`, and `loss` or `eval_loss` or both."""
+    """Records of `step`, and `loss` or `eval_loss` or both; with `decision_loss` where the answer is told apart."""
     examples: Sequence[Mapping[str, Any]] = ()
     """Rows with `history_titles` (text, one item a line, or a list), `candidate_title`, `label` and `p`."""
     yes: str = "Yes"
@@ -86,7 +86,9 @@ def render_report(inputs: ReportInputs) -> str:
     best = max(baselines, key=lambda e: e.metrics.auc or 0.0) if found.best("auc") else None
     examples = sorted(_examples(inputs), key=lambda example: -abs(example.p - 0.5))
     training = [
-        r for r in inputs.training or () if plots.loss_points([r], "loss") or plots.loss_points([r], "eval_loss")
+        r
+        for r in map(_of_the_answer, inputs.training or ())
+        if plots.loss_points([r], "loss") or plots.loss_points([r], "eval_loss")
     ]
     lengths = {int(length): int(count) for length, count in (inputs.lengths or {}).get("lengths", {}).items()}
     return environment.get_template(TEMPLATE).render(
@@ -125,6 +127,16 @@ def _headline(found: Evaluation, best: Entry | None) -> list[tuple[str, str, Ent
     """The three numbers that most readers came for: name, ink, entry."""
     shown = [(e.label, plots.css_of(e.key, i), e) for i, e in enumerate(found.models)]
     return [*shown, *([(f"best baseline: {best.label}", "base", best)] if best else [])]
+
+
+def _of_the_answer(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of training with the losses of the token that decides, where they are told."""
+    found = dict(record)
+    for name in ("loss", "eval_loss"):
+        told = record.get(f"{name.removesuffix('loss')}decision_loss")
+        if told is not None:
+            found[name] = told
+    return found
 
 
 def _examples(inputs: ReportInputs) -> Iterator[Example]:
