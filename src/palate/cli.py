@@ -7,7 +7,9 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = _parser().parse_args(argv)
     _quiet_libraries()
+    _end_on_sigterm()
     try:
         args.command(_config(args), args)
         sys.stdout.flush()
@@ -44,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was kept", file=sys.stderr)
         return 130
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -224,6 +230,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", _train, "fine-tune the base model with LoRA or QLoRA")
     train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
+    for each in (run, train):
+        each.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell their spread (1)")
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
     evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
@@ -294,6 +302,7 @@ OPTIONS = {
     "cutoff_len": "tokens.cutoff_len",
     "truncation": "tokens.truncation",
     "train_on": "train.train_on",
+    "seeds": "train.seeds",
 }
 
 
@@ -321,6 +330,16 @@ def _config(args: argparse.Namespace) -> Config:
     if args.command is _run and path is None:
         raise InputError("no config, expected `palate run CONFIG`; configs/demo.yaml is one", "palate run")
     return load_config(path, overrides)
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does: temporary files are removed and a line says so."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _quiet_libraries() -> None:

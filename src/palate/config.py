@@ -132,15 +132,31 @@ class TrainConfig(Section):
     """Stop after this many evaluations without a better AUC on `eval.json`, and keep the best."""
     save_steps: int = Field(200, ge=1)
     save_total_limit: int = Field(2, ge=1)
+    seed: int | None = None
+    """Of first weights, samples drawn, their order, dropout; None: the config's `seed`, which the data always has."""
+    seeds: int = Field(1, ge=1)
+    """Train this often, with `seed` and those that follow it, and tell how far the results lie apart."""
     report_to: list[str] = []
     """`trackio`, `mlflow`, `wandb`, `tensorboard`: as transformers knows them."""
     lora: LoraConfig = LoraConfig()
 
     def decisive(self) -> dict[str, Any]:
-        """The options that decide what comes out; not those that say how often it is told or saved."""
+        """The options that decide what comes out, but for the seed.
+
+        Not those that say how often it is told or saved, nor those that trade memory for time: a step's loss is the
+        same, up to rounding and the places of dropout, in however many passes it is computed. A run that ran out of
+        memory can go on with less.
+        """
         telling = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
         looking = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
-        return self.model_dump(mode="json", exclude=telling | looking)
+        fitting = {"tokens_per_batch", "attention", "gradient_checkpointing", "batch_size", "gradient_accumulation"}
+        options = self.model_dump(mode="json", exclude={"seed", "seeds"} | telling | looking | fitting)
+        return options | {"samples_per_step": self.samples_per_step}
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step, on all devices."""
+        return self.batch_size * self.gradient_accumulation
 
     @property
     def looks_for_best(self) -> bool:
@@ -193,6 +209,11 @@ class Config(Section):
     def run_path(self) -> Path:
         """The folder with the results."""
         return Path(self.run_dir or f"runs/{self.name}")
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of training; that of the data, its splits and the rows to score is `seed`."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     @property
     def tokenizer_name(self) -> str:

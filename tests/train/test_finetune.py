@@ -99,7 +99,9 @@ def test_a_killed_run_goes_on_as_if_undisturbed(base: Path, tmp_path: Path, capl
     out = tmp_path / "killed"
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(base), str(out)], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}
+        [sys.executable, "-c", script, str(base), str(out)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
     )
     while not list(out.glob("checkpoints/checkpoint-*/whole")):
         assert process.poll() is None, "the run ended before it could be killed"

@@ -14,7 +14,7 @@ from typing import Any
 from palate import __version__
 from palate.artifacts import atomic_folder, read_json, write_json
 from palate.config import Config
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.hub import locate
 from palate.models import quiet, weights_fingerprint
 from palate.prompt.chat import Chat
@@ -28,12 +28,23 @@ WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 
 
-def save_adapter(model: Any, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write a PEFT model's adapter (safetensors) and `palate.json`, whole or not at all."""
-    with atomic_folder(folder) as partial, quiet():
-        model.save_pretrained(partial, save_embedding_layers=False)
+def save_adapter(
+    model: Any, folder: Path, about: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, whole or not at all.
+
+    An earlier adapter is replaced as a whole: files of two trainings are never beside each other.
+    """
+    from safetensors import SafetensorError
+
+    with atomic_folder(folder, whole=True) as partial, quiet():
+        try:
+            model.save_pretrained(partial, save_embedding_layers=False)
+        except SafetensorError as error:  # a full disk
+            raise WorkError(f"{folder}: cannot be written: {_first_line(error)}") from error
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
-        write_json(partial / ABOUT, dict(about))
+        for name, value in {ABOUT: about, **(facts or {})}.items():
+            write_json(partial / name, dict(value))
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """transformers' Trainer over packed prompts: a whole optimizer step a batch, logits only where there is a label."""
 
 import math
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,15 +12,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from palate.errors import WorkError
+from palate.artifacts import read_json, write_json
+from palate.errors import PalateError, WorkError
 from palate.tokens.packed import Packed
 from palate.tokens.shared import SharedHistory
 from palate.train.attention import Attention, without_dropout
-from palate.train.checkpoints import mark_whole
+from palate.train.checkpoints import discard, going_on, mark_whole, rotate
 from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
     import torch
+
+UNTOLD = "untold.json"
+"""In a checkpoint: sums of the steps since the last line of the log."""
 
 
 class Step(NamedTuple):
@@ -61,9 +66,15 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         attention: Attention,
         answers: tuple[int, int],
         evaluated: SharedHistory | None = None,
+        checkpoints_kept: int = 2,
     ) -> None:
-        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at."""
+        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
+
+        `checkpoints_kept` takes the place of `save_total_limit`, by which transformers would remove a checkpoint before
+        the next one is marked.
+        """
         self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
+        self.checkpoints_kept = checkpoints_kept
         self._seen: Any = None
         self.control: Any
         super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
@@ -96,11 +107,14 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                 self._seen = seen if self._seen is None else self._seen + seen
             total += loss.detach()
         if not total.isfinite():
-            raise WorkError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1}: "
-                "try a lower train.learning_rate, or model.dtype=float32"
-            )
+            raise self._not_finite(f"the loss is {total.item()} at step {self.state.global_step + 1}")
         return total
+
+    def _not_finite(self, what: str) -> WorkError:
+        return WorkError(
+            f"{what}: try a lower train.learning_rate than {self.args.learning_rate:g}, or model.dtype=float32; "
+            f"training then starts over, and the checkpoints in {self.args.output_dir} are set aside"
+        )
 
     def _losses(self, logits: Any, packed: Packed) -> tuple[Any, Any]:
         """The labelled tokens' losses (r,), and what is told of them; see `_told`."""
@@ -188,10 +202,69 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # each device has files of its own in it
+        import torch
+
+        trained = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.requires_grad]
+        if not torch.stack(trained).all():  # to go on from these would fail for ever
+            raise self._not_finite(f"the weights are not finite after step {self.state.global_step}")
+        folder = Path(self._get_output_dir(trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        untold = self._untold()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each device has files of its own in it
+            if self.args.should_save:
+                write_json(checkpoint / UNTOLD, untold)
+                mark_whole(checkpoint)
+        except MemoryError:
+            raise
+        except Exception as error:  # torch and safetensors have their own for a full disk
+            if "allocate memory" in str(error):
+                raise
+            discard(checkpoint)  # the space is needed
+            raise _unwritten(checkpoint, error) from error
         if self.args.should_save:
-            mark_whole(Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}")
+            rotate(folder, self.checkpoints_kept, self.state.best_model_checkpoint)
+
+    def _untold(self) -> dict[str, Any]:
+        """What the next line of the log will tell of the steps so far, on all devices."""
+        return {
+            "since": self._globalstep_last_logged,
+            "loss": self.accelerator.reduce(self._tr_loss.clone(), "mean").item(),
+            "seen": None if self._seen is None else self.accelerator.reduce(self._seen.clone(), "sum").tolist(),
+        }
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """As transformers; nothing for a run that had stopped early, and with what its last leg had not told yet."""
+        import torch
+
+        if self.control.should_training_stop:
+            return
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        if checkpoint is not None:
+            untold = read_json(Path(checkpoint) / UNTOLD)
+            self._globalstep_last_logged = untold["since"]
+            self._tr_loss.fill_(untold["loss"])
+            if untold["seen"] is not None:
+                seen = torch.tensor(untold["seen"], dtype=torch.float64, device=self.args.device)
+                self._seen = seen if self.args.process_index == 0 else torch.zeros_like(seen)
+        super()._run_epoch(**kwargs)
+
+
+def _unwritten(checkpoint: Path, error: Exception) -> PalateError:
+    """What to say of a checkpoint that could not be written."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, OSError):
+        reason = str(cause.strerror)
+    else:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = "the disk is full" if "space left" in first or "unexpected pos" in first else first
+    free = shutil.disk_usage(checkpoint.parent).free / 1e6
+    return WorkError(
+        f"{checkpoint}: cannot be written: {reason} ({free:,.0f} MB are free there); {going_on(checkpoint.parent)}"
+    )
 
 
 def _only(batch: list[Step]) -> Step:

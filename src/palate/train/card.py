@@ -68,7 +68,7 @@ def write_card(
                 "batch": f"{training.batch_size} × {training.gradient_accumulation}",
                 "optimizer": training.optimizer,
                 "steps": run["steps"],
-                "seed": config.seed,
+                "seed": config.train_seed,
                 "loss": ", ".join(
                     f"{run[key]:.4f} {where}"
                     for key, where in (("train_loss", "training"), ("eval_loss", "on eval.json"))

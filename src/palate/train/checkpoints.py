@@ -1,7 +1,8 @@
 """Checkpoints: which one a run may go on from, and how a run is asked to stop.
 
-A checkpoint is believed if it was marked after its last file was written, and if the folder's fingerprint
-says that model, data and options are those of this run.
+A checkpoint is believed if it was marked after its last file was on the disk, the files still have the sizes that
+the mark says, and the folder's fingerprint says that model, data and options are those of this run. An older one goes
+only when a newer one is marked, and loses its mark first: whenever a process is killed, one that is whole stays.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from palate.artifacts import write_json
+from palate.artifacts import sync, write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
     Checkpoints of another run are set aside in a folder beside it, half-written ones removed; the log says why.
     """
     believed = _read(folder / FINGERPRINT)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    checkpoints = _checkpoints(folder)
     if checkpoints and believed != fingerprint:
         keys = believed.keys() | fingerprint.keys()
         changed = sorted(key for key in keys if believed.get(key) != fingerprint.get(key))
@@ -38,9 +39,9 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
         folder.rename(aside)
         log.info("training starts over, %s; the checkpoints of before are kept in %s", why, aside)
         checkpoints = []
-    for checkpoint in [c for c in checkpoints if not (c / WHOLE).is_file()]:
+    for checkpoint in [c for c in checkpoints if not is_whole(c)]:
         log.info("checkpoint %s is half-written and not used", checkpoint)
-        shutil.rmtree(checkpoint)
+        discard(checkpoint)
         checkpoints.remove(checkpoint)
     write_json(folder / FINGERPRINT, dict(fingerprint))
     if not checkpoints:
@@ -50,8 +51,52 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say that every file of a checkpoint is written."""
-    (checkpoint / WHOLE).touch()
+    """Have every file of a checkpoint on the disk, then say so: the mark names them with their sizes."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != WHOLE]
+    for path in files:
+        sync(path)
+    write_json(checkpoint / WHOLE, {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files})
+    sync(checkpoint)
+    sync(checkpoint.parent)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was marked and its files are still as large as then."""
+    sizes = _read(checkpoint / WHOLE)
+    paths = {checkpoint / name: size for name, size in sizes.items()}
+    return bool(paths) and all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint, its mark first: one that is half removed is not believed."""
+    (checkpoint / WHOLE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def rotate(folder: Path, limit: int, best: str | None) -> None:
+    """Leave the last `limit` checkpoints; of these the place of the oldest goes to the best, if it is older."""
+    checkpoints = _checkpoints(folder)
+    kept = checkpoints[-limit:]
+    best_one = [checkpoint for checkpoint in checkpoints if best is not None and checkpoint.name == Path(best).name]
+    if best_one and best_one[0] not in kept:
+        kept = best_one + (kept[1:] or kept)
+    for checkpoint in checkpoints:
+        if checkpoint not in kept:
+            discard(checkpoint)
+
+
+def going_on(folder: Path) -> str:
+    """What the same command will do next, in words."""
+    whole = [checkpoint for checkpoint in _checkpoints(folder) if is_whole(checkpoint)]
+    if not whole:
+        return "no checkpoint was written yet: the same command begins anew"
+    return f"the last checkpoint is {whole[-1]}: the same command goes on from there"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All that look like checkpoints, the earliest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -63,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that work ends after the step at hand; a second Ctrl-C ends it at once.
+    """Notes Ctrl-C and SIGTERM, so that work ends after the step at hand; a second one ends it at once.
 
     A context manager; in other threads than the main one it notes nothing.
     """
@@ -88,4 +133,4 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
-        log.warning("%s: a checkpoint is written after this step", self.signal)
+        log.warning("%s: a checkpoint is written after this step; once more ends at once", self.signal)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate.artifacts import write_json
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
@@ -20,7 +19,7 @@ from palate.tokens.dataset import TokenDataset
 from palate.tokens.tokenizer import load_tokenizer
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
-from palate.train.checkpoints import StopRequest, resume_from
+from palate.train.checkpoints import StopRequest, going_on, resume_from
 from palate.train.prompts import Prompts, prompts_of
 from palate.train.schedule import Schedule, schedule_of
 
@@ -103,8 +102,8 @@ def train(
     try:
         with quiet():
             trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
-    except (ValueError, RuntimeError, ImportError) as error:  # an option that PEFT or transformers refuses
-        explained = _explained(error)
+    except (ValueError, RuntimeError, ImportError, MemoryError) as error:  # an option that PEFT or transformers refuses
+        explained = _explained(error, 0, checkpoints)
         if explained is not error:
             raise explained from error
         raise InputError(textwrap.shorten(str(error), 200), "train") from error
@@ -115,17 +114,22 @@ def train(
         trainer.add_callback(report)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            seconds = time.monotonic() - started
+            report.close()
+            metrics = {} if stop.signal else trainer.evaluate()
+        except KeyboardInterrupt:
+            if stop.signal is None:
+                raise
+            raise InterruptedWorkError(f"stopped at once by a second signal; {going_on(checkpoints)}") from None
         except (MemoryError, RuntimeError, OSError) as error:
-            raise _explained(error) from error
+            raise _explained(error, trainer.state.global_step + 1, checkpoints) from error
         finally:
             report.close()
-        if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+        if stop.signal is not None:  # after the last step too: what was to follow has been called off
             raise InterruptedWorkError(
-                f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}, "
-                f"the checkpoint lies in {checkpoints}: the same command goes on from there"
+                f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+                + going_on(checkpoints)
             )
-        seconds = time.monotonic() - started
-        metrics = trainer.evaluate()
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = history[-max(1, len(history) // 10) :]
     result = TrainResult(
@@ -147,9 +151,8 @@ def train(
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
         peak_memory=_peak_memory(),
     )
-    save_adapter(trainer.model, result.adapter, about)
     facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-    write_json(result.adapter / RUN, facts)
+    save_adapter(trainer.model, result.adapter, about, {RUN: facts})
     write_card(result.adapter, config)
     log.info(
         "trained on %d samples in %s, %s%speak memory %.1f GB; adapter in %s",
@@ -181,17 +184,18 @@ def _fingerprint(config: Config, prompts: Prompts, weights: str) -> dict[str, An
     if config.train.looks_for_best and prompts.evaluated is not None:
         data["evaluated"] = prompts.evaluated.identity
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
-    return {**data, "base weights": weights, "seed": config.seed, **model, **options}
+    return {**data, "base weights": weights, "seed": config.train_seed, **model, **options}
 
 
 def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: Prompts, folder: Path) -> Any:
     """transformers' trainer with PEFT's adapter; nothing in it prints."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments, set_seed
+    from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from palate.train.answers import AnswerTrainer, auc
     from palate.train.attention import choose_attention
+    from palate.train.report import EarlyStop
 
     options, on = config.train, device()
     evaluated = options.eval_steps is not None and prompts.evaluated is not None
@@ -218,14 +222,13 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
         eval_steps=options.eval_steps,
         save_strategy="steps",
         save_steps=options.eval_steps if options.looks_for_best else options.save_steps,
-        save_total_limit=options.save_total_limit,
         load_best_model_at_end=options.looks_for_best,
         metric_for_best_model="auc" if options.looks_for_best else None,
         greater_is_better=True if options.looks_for_best else None,
         report_to=options.report_to or "none",
         run_name=config.name,
-        seed=config.seed,
-        data_seed=config.seed,
+        seed=config.train_seed,
+        data_seed=config.train_seed,
         bf16=best_dtype(config.model.dtype, on) is torch.bfloat16,
         use_cpu=on.type == "cpu",
         dataloader_pin_memory=False,
@@ -241,7 +244,7 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
     )
     # A model in 4 bits is not passed through `prepare_model_for_kbit_training`: PEFT freezes it, and the upcast of
     # embeddings and head to float32 (5 GB for Qwen3-8B) buys nothing.
-    set_seed(config.seed)
+    set_seed(config.train_seed)
     try:
         peft = get_peft_model(model, lora)
     except ValueError as error:
@@ -254,27 +257,27 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest)
     answers = chat.decision.yes_id, chat.decision.no_id
-    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated)
+    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated, options.save_total_limit)
     trainer.remove_callback(PrinterCallback)
     if options.early_stopping is not None:
-        trainer.add_callback(EarlyStoppingCallback(options.early_stopping))
+        trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer
 
 
-def _explained(error: Exception) -> Exception:
-    """What went wrong and what helps, for the failures that every trainer meets."""
+def _explained(error: Exception, step: int, checkpoints: Path) -> Exception:
+    """What went wrong and what helps, for the failures that every trainer meets; `step` 0 is before the first."""
     import torch
 
     text = str(error)
     memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
-    if memory:
+    if memory or "bad_alloc" in text:
         return WorkError(
-            "out of memory: try a smaller train.tokens_per_batch (or train.batch_size with more "
-            "train.gradient_accumulation), "
-            "train.gradient_checkpointing=true, or model.quantization=nf4"
+            f"out of memory{f' at step {step}' if step else ''}: try a smaller train.tokens_per_batch (or "
+            "train.batch_size with more train.gradient_accumulation), or train.gradient_checkpointing=true, which go "
+            "on from the last checkpoint, or model.quantization=nf4, which starts over"
         )
-    if isinstance(error, OSError) or "No space left" in text:
-        return WorkError(f"a checkpoint cannot be written: {text}")
+    if isinstance(error, OSError):
+        return WorkError(f"{error.filename or checkpoints}: {error.strerror or text}; {going_on(checkpoints)}")
     return error
 
 

@@ -41,12 +41,12 @@ def prompts_of(
     before = source.labels.mean()
     if options.max_samples is not None and options.max_samples < len(source):
         rows = draw(source.labels, units(source, options.draw_by, options.targets_per_prompt), options.max_samples,
-                    config.seed)  # fmt: skip
+                    config.train_seed)  # fmt: skip
         source = source.select(rows)
         log.info(
             "training on %s of %s samples, %.1f %% of them a Yes (of all: %.1f %%), drawn by %s with seed %d",
             f"{len(source):,}", f"{len(train):,}", 100 * source.labels.mean(), 100 * before, options.draw_by,
-            config.seed,
+            config.train_seed,
         )  # fmt: skip
     else:
         log.info("training on all %s samples, %.1f %% of them a Yes", f"{len(source):,}", 100 * before)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: the log file, the progress bar, and that it was asked to stop."""
+"""What a run tells while it trains, and what makes it stop: the log file, the bar, a signal, no better AUC."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from palate.artifacts import atomic_file
 from palate.progress import Meter
 from palate.train.checkpoints import StopRequest
 
@@ -27,11 +28,15 @@ class Report(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the log back to where the run goes on, and open the bar."""
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)  # the run's folder may have been moved
         self.resumed_at = self.seen = state.global_step
         if not state.is_world_process_zero:
             return
         # A run that goes on has lost what came after its checkpoint.
-        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history))
+        with atomic_file(self.path) as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in state.log_history).encode())
         total, done = state.max_steps * self.samples, state.global_step * self.samples
         self.meter = Meter("training", total, done=done, console=self.console).__enter__()
 
@@ -41,6 +46,13 @@ class Report(TrainerCallback):  # type: ignore[misc]
             note = ", ".join(f"{name} {value:.4f}" for name, value in self.note.items())
             self.meter.advance((state.global_step - self.seen) * self.samples, note)
         self.seen = state.global_step
+        self._heed(args, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop here, rather than after one more step, if any device was asked to meanwhile."""
+        self._heed(args, control)
+
+    def _heed(self, args: Any, control: Any) -> None:
         if self._asked(args.device):
             control.should_save = control.should_training_stop = True
 
@@ -69,3 +81,23 @@ class Report(TrainerCallback):  # type: ignore[misc]
         """Close the bar."""
         if self.meter is not None:
             self.meter.__exit__(None, None, None)
+
+
+class EarlyStop(TrainerCallback):  # type: ignore[misc]
+    """Stops after `patience` evaluations without a better AUC.
+
+    It counts them in the history that a checkpoint holds: transformers' own counter begins at 0 in each process.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A run that had stopped before it was killed does not go on."""
+        self.on_evaluate(args, state, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at all evaluations so far."""
+        found = [entry["eval_auc"] for entry in state.log_history if "eval_auc" in entry]
+        if found and len(found) - 1 - found.index(max(found)) >= self.patience:
+            control.should_training_stop = True

@@ -98,9 +98,9 @@ def schedule_of(config: Config, prompts: "Prompts") -> Schedule:
     options = config.train
     return Schedule(
         prompts.train,
-        options.batch_size * options.gradient_accumulation,
+        options.samples_per_step,
         options.tokens_per_batch or options.batch_size * int(prompts.train.needed.max()),
-        config.seed,
+        config.train_seed,
         options.epochs,
         options.max_steps,
     )
