@@ -4,7 +4,6 @@ A stage that is finished is skipped as long as what it was made from is the same
 folder remembers that. Whatever is interrupted goes on where it stopped when the same command is given again.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,53 +14,17 @@ from palate.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_
 from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
-from palate.hub import locate
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.samples import Prepared, load_prepared
 from palate.stages import data as data_stage
-from palate.stages import evidence
+from palate.stages import evidence, seeds
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
+from palate.stages.ledger import Ledger, reading
 from palate.tokens.tokenizer import tokenizer_identity
 
 STAGES = 6
-
-
-class Ledger:
-    """What each finished stage was made from, and the hashes of what it left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "stages.json"
-        try:
-            self.entries: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.entries = {}
-
-    def reason(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> str | None:
-        """Why a stage has to run; None if it need not."""
-        entry = self.entries.get(stage)
-        if entry is None:
-            return "not done yet"
-        then, now = entry["made_from"], json.loads(json.dumps(dict(made_from)))
-        changed = [key for key in now if then.get(key) != now[key]]
-        if changed:
-            return f"{' and '.join(changed)} changed"
-        for path in outputs:
-            known = entry["outputs"].get(self._name(path))
-            if known is None or not path.is_file() or sha256_file(path) != known:
-                return f"{path} is missing or was changed"
-        return None
-
-    def note(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> None:
-        """Remember a finished stage."""
-        hashes = {self._name(path): sha256_file(path) for path in outputs}
-        self.entries[stage] = {"made_from": dict(made_from), "outputs": hashes}
-        write_json(self.path, self.entries)
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
 
 def run(config: Config) -> None:
@@ -70,7 +33,6 @@ def run(config: Config) -> None:
     folder = config.run_path
     console.start_logging()
     chat = data_stage.check_model(config)
-    model = _model_identity(config)
 
     _headline(1, "prepare")
     data = _prepare(config)
@@ -79,14 +41,7 @@ def run(config: Config) -> None:
     write_config(config, folder / "config.yaml")
     ledger = Ledger(folder)
     hashes = data.manifest["outputs"]
-    reading = {
-        "model": model,
-        "tokenizer": config.tokenizer_name,
-        "prompt": config.prompt.model_dump(mode="json"),
-        "cutoff_len": config.tokens.cutoff_len,
-        "truncation": config.tokens.truncation,
-        "palate": __version__,
-    }
+    reads = reading(config)
 
     def stage(number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]) -> None:
         _headline(number, name)
@@ -100,7 +55,7 @@ def run(config: Config) -> None:
         ledger.note(name, made_from, outputs)
 
     lengths_file = folder / "lengths.json"
-    made_from = {"data": hashes["train.json"], **reading}
+    made_from = {"data": hashes["train.json"], **reads}
     stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, chat, lengths_file))
     _say_lengths(read_json(lengths_file))
 
@@ -108,7 +63,7 @@ def run(config: Config) -> None:
     scoring = {
         "data": hashes["test_raw.jsonl"],
         "rows": sha256_of(model_stage.chosen_rows(config, data).tolist()),
-        **reading,
+        **reads,
     }
     files = {file.key: file for file in evidence.score_files(config, adapter, folder)}
     if "zero-shot" in files:
@@ -118,10 +73,13 @@ def run(config: Config) -> None:
     weights = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json", adapter / "palate.json"]
     made_from = {
         "data": [hashes["train.json"], hashes["eval.json"]],
-        **reading,
-        "seed": config.seed,
+        **reads,
+        "seed": config.train_seed,
+        "seeds": config.train.seeds,
         **config.train.decisive(),
     }
+    if config.train.seeds > 1:
+        weights.append(folder / seeds.SEEDS)
     stage(4, "train", made_from, weights, lambda: model_stage.train(config))
 
     path_after = files["fine-tuned"].path
@@ -133,7 +91,7 @@ def run(config: Config) -> None:
     found = evidence.measure(config, data, scores, folder)
     evidence.report(config, data, found, scores, folder)
     _write_manifest(config, data, chat, list(files.values()), weights)
-    evidence.show(found)
+    evidence.show(found, config)
     _say_where(config, time.monotonic() - began)
 
 
@@ -186,18 +144,6 @@ def _read_scores(path: Path) -> Any:
     import polars as pl
 
     return pl.read_parquet(path, glob=False)
-
-
-def _model_identity(config: Config) -> dict[str, Any]:
-    """What tells one base model from another without loading it: name, revision, and a local file's state."""
-    location = locate(config.model.base)
-    identity: dict[str, Any] = config.model.model_dump(mode="json")
-    if location.path is not None:
-        files = (
-            [location.path] if location.path.is_file() else sorted(p for p in location.path.iterdir() if p.is_file())
-        )
-        identity["files"] = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files}
-    return identity
 
 
 def _write_manifest(

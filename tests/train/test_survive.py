@@ -110,20 +110,23 @@ def undisturbed(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, 
     return options, run, events
 
 
+PLACES: list[tuple[str, int]] = [
+    ("evaluate", 2),
+    (r"os.rename .*checkpoint-\d+/whole", 2),  # all written, not marked
+    (r"os.remove .*/checkpoint-\d+/whole$", 1),  # marked, the one before about to go
+    (r"os.remove .*…/optimizer.pt", 1),  # the one before half gone
+    (r"open .*training_log.jsonl", 2),
+    (r"open .*/adapter_config.json", 2),  # in a checkpoint
+    (r"os.rename .*adapter.partial.*/palate.json", 1),
+    (r"os.rename adapter$", 1),
+]
+
+
+@pytest.mark.parametrize("places", [PLACES[1:3], pytest.param(PLACES, marks=pytest.mark.slow)], ids=["marks", "all"])
 def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
-    data: dict[str, Any], undisturbed: Any, tmp_path: Path
+    data: dict[str, Any], undisturbed: Any, tmp_path: Path, places: list[tuple[str, int]]
 ) -> None:
     options, reference, _ = undisturbed
-    places: list[tuple[str, int]] = [
-        ("evaluate", 2),
-        (r"os.rename .*checkpoint-\d+/whole", 2),  # all written, not marked
-        (r"os.remove .*/checkpoint-\d+/whole$", 1),  # marked, the one before about to go
-        (r"os.remove .*…/optimizer.pt", 1),  # the one before half gone
-        (r"open .*training_log.jsonl", 2),
-        (r"open .*/adapter_config.json", 2),  # in a checkpoint
-        (r"os.rename .*adapter.partial.*/palate.json", 1),
-        (r"os.rename adapter$", 1),
-    ]
     run = tmp_path / "run"
     config = with_options(data, run, **options)
     legs, said, _ = run_legs(config, [*places, None])
@@ -131,7 +134,7 @@ def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
     last = [max((int(name.partition("-")[2]) for name in leg["whole"]), default=0) for leg in legs]
     assert last == sorted(last)
     assert all(last[1:])
-    assert said.count("training goes on from") >= 3
+    assert said.count("training goes on from") >= 2
     assert_same(run, reference)
 
 

@@ -12,6 +12,7 @@ from palate.config import Config, dump_config
 from palate.errors import InputError
 from palate.hub import locate
 from palate.samples import Prepared
+from palate.stages import seeds
 from palate.stages.data import chat_of, check_model, prepared
 from palate.stages.model import begin, chosen_rows, score
 
@@ -78,7 +79,7 @@ def evaluate(
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
-        show(found)
+        show(found, config)
         console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
@@ -101,7 +102,7 @@ def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]
     return found
 
 
-def show(found: "Evaluation") -> None:
+def show(found: "Evaluation", config: Config) -> None:
     """Print the table and what it comes to."""
     from palate.evaluate.table import rich_table
 
@@ -110,6 +111,8 @@ def show(found: "Evaluation") -> None:
     console.out.print()
     for sentence in found.verdict:
         console.out.print(f"• {sentence}", highlight=False)
+    if (apart := seeds.sentence(config)) is not None:
+        console.out.print(f"• {apart}", highlight=False)
     console.out.print()
 
 
@@ -136,7 +139,8 @@ def report(
                 "trained on": f"{trained:,} samples",
                 "scored": f"{found.n:,} of {data.manifest['stats']['samples']['test']:,} test samples",
                 "seed": config.seed,
-            },
+            }
+            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart}),
             lengths=_json_if_there(run / "lengths.json"),
             training=_lines_if_there(run / "training_log.jsonl"),
             examples=_examples(data, scores[last]),
@@ -217,4 +221,7 @@ def _json_if_there(path: Path) -> Any:
 
 
 def _lines_if_there(path: Path) -> list[Any] | None:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else None
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut off

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 
 def train(config: Config) -> Path:
-    """Fine-tune on the prepared data; returns the adapter's folder, `adapter` in the run's."""
+    """Fine-tune on the prepared data, with each seed; returns the adapter's folder, `adapter` in the run's."""
+    from palate.stages.seeds import train_seeds
     from palate.train.finetune import train as finetune
 
     console.start_logging()
     chat = check_model(config)
     train, evaluated, manifest = _training_data(config, chat)
     begin(config, config.run_path)
+    if config.train.seeds > 1:
+        return train_seeds(config, train, evaluated, manifest)
     return finetune(config, train, evaluated, config.run_path, data_manifest=manifest, console=console.err).adapter
 
 
