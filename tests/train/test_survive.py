@@ -113,7 +113,7 @@ def undisturbed(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, 
 PLACES: list[tuple[str, int]] = [
     ("evaluate", 2),
     (r"os.rename .*checkpoint-\d+/whole", 2),  # all written, not marked
-    (r"os.remove .*/checkpoint-\d+/whole$", 1),  # marked, the one before about to go
+    (r"os.remove .*/checkpoint-\d+/whole$", 2),  # marked, the one before about to go; the first is half-written
     (r"os.remove .*…/optimizer.pt", 1),  # the one before half gone
     (r"open .*training_log.jsonl", 2),
     (r"open .*/adapter_config.json", 2),  # in a checkpoint
@@ -134,7 +134,7 @@ def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
     last = [max((int(name.partition("-")[2]) for name in leg["whole"]), default=0) for leg in legs]
     assert last == sorted(last)
     assert all(last[1:])
-    assert said.count("training goes on from") >= 2
+    assert said.count("training goes on from") >= 2, said
     assert_same(run, reference)
 
 
