@@ -28,10 +28,13 @@ WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 
 
-def save_adapter(model: Any, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write a PEFT model's adapter (safetensors) and `palate.json`, whole or not at all."""
+def save_adapter(model: Any, folder: Path, about: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> None:
+    """Write a PEFT model's adapter (safetensors) and `palate.json`, whole or not at all.
+
+    `weights` are the adapter's by parameter name, where the model itself has only a part of them.
+    """
     with atomic_folder(folder) as partial, quiet():
-        model.save_pretrained(partial, save_embedding_layers=False)
+        model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
         write_json(partial / ABOUT, dict(about))
 

@@ -95,9 +95,11 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             if counts:
                 self._seen = seen if self._seen is None else self._seen + seen
             total += loss.detach()
-        if not total.isfinite():
+        # If the devices that are well went on, they would wait for the others at the next step.
+        everywhere = total if world == 1 else self.accelerator.reduce(total, "sum")
+        if not everywhere.isfinite():
             raise WorkError(
-                f"the loss is {total.item()} at step {self.state.global_step + 1}: "
+                f"the loss is {everywhere.item()} at step {self.state.global_step + 1}: "
                 "try a lower train.learning_rate, or model.dtype=float32"
             )
         return total
@@ -138,7 +140,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.evaluated is None:
             return {}
         prompts, started = self.evaluated, time.monotonic()
-        model = self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, None, True)
+        model = self.model_wrapped
         passes = pack_passes(prompts, prompts.pieces(), self.schedule.tokens_per_batch)
         world, rank = self.args.world_size, self.args.process_index
         rounds = math.ceil(len(passes) / world)
@@ -182,10 +184,25 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the adapter gets its own card, checkpoints need none."""
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Asked to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
-        folder = output_dir or self.args.output_dir
-        self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+    def trained_weights(self) -> dict[str, Any]:
+        """The adapter's weights by name, whole; each device must ask, for it may hold a part of them."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        if self.is_deepspeed_enabled and self.accelerator.deepspeed_config["zero_optimization"]["stage"] == 3:
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters(list(trained.values())):
+                return {name: weight.detach().cpu().clone() for name, weight in trained.items()}
+        # FSDP's weights are DTensors, of which a device holds its shard.
+        whole = {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in trained.items()}
+        return {name: weight.detach() for name, weight in whole.items()}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter, on the first device."""
+        weights = self.trained_weights()
+        if self.args.should_save:
+            # Asked to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
