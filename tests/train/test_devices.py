@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_a_step_has_the_same_samples_on_two_devices(alone: Path, together: Path,
     halves = [json.loads((together / f"{name}.{rank}.json").read_text()) for rank in range(2)]
     assert sum(map(len, steps)) == 31
     for whole, *shares in zip(steps, *halves, strict=True):
-        assert sorted(whole) == sorted(sum(shares, []))
+        assert sorted(whole) == sorted(chain(*shares))
         assert len(whole) == 1 or all(shares)
 
 
@@ -169,6 +170,7 @@ def test_only_the_first_process_writes(alone: Path, together: Path) -> None:
     assert lines.count("attention: segments") == lines.count("training on 31 of") == 1
 
 
+@pytest.mark.slow
 def test_fsdp2_gives_what_one_process_gives(recipe: Path, alone: Path, tmp_path: Path) -> None:
     environment = accelerate_environment(ROOT / "configs/accelerate/fsdp2.yaml", 2)
     codes, errors, told = end(
@@ -185,6 +187,7 @@ def test_a_loss_that_is_not_finite_on_one_device_ends_all(recipe: Path, tmp_path
     assert told == ["error: the loss is nan at step 1: try a lower train.learning_rate, or model.dtype=float32"]
 
 
+@pytest.mark.slow
 def test_wrong_input_on_one_machine_ends_all(recipe: Path, tmp_path: Path) -> None:
     codes, errors, told = end(start(tmp_path, [("broken", words(recipe, tmp_path / "broken"), "broken")]))
     assert codes == [2, 2], errors
@@ -199,6 +202,7 @@ def test_wrong_input_is_told_once(recipe: Path, tmp_path: Path) -> None:
     assert told == ["error: --set train.epocs: unknown key 'train.epocs', did you mean 'epochs'?"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_in_any_number_of_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
     """Two processes, of which one gets a signal; then one, which is stopped too; then two."""
     run = tmp_path / "run"
