@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class _Passed:
 
 
 @contextmanager
-def _passing_on(children: Sequence["subprocess.Popen[bytes]"]) -> Any:
+def _passing_on(children: Sequence["subprocess.Popen[bytes]"]) -> Iterator[_Passed]:
     passed = _Passed()
 
     def note(number: int, frame: Any) -> None:
@@ -115,7 +115,8 @@ def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> Mapping[int, int]:
             for rank, child in enumerate(children):
                 if rank not in codes:
                     child.kill()
-                    codes[rank] = child.wait() and 0  # it was not the one that failed
+                    child.wait()
+                    codes[rank] = 0  # it was not the one that failed
         time.sleep(0.05)
     return codes
 
