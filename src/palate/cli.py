@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from palate import __version__
+from palate import __version__, processes
 from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, InterruptedWorkError, PalateError
 from palate.export.gguf import TYPES
@@ -25,38 +25,67 @@ Command = Callable[[Config, argparse.Namespace], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(words)
     _quiet_libraries()
     _end_on_sigterm()
     try:
-        args.command(_config(args), args)
+        config = _config(args)
+        if _is_to_launch(args):
+            from palate.launch import launch
+
+            return launch(words, args.launch, args.accelerate_config)
+        args.command(config, args)
         sys.stdout.flush()
     except InterruptedWorkError as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+        return _end(str(stop), stop.exit_code)
     except PalateError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _end(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
-        print(
-            f"error: {error.name} is not installed, this command needs it: pip install 'palate[train]'", file=sys.stderr
-        )
-        return 2
+        return _end(f"error: {error.name} is not installed, this command needs it: pip install 'palate[train]'", 2)
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written was kept", file=sys.stderr)
-        return 130
+        return _end("interrupted; nothing half-written was kept", 130)
     except MemoryError:
-        print("error: out of memory", file=sys.stderr)
-        return 1
+        return _end("error: out of memory", 1)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        return _end(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if processes.lost_another(error):
+            # A launcher of ours says which one that was, and how it ended.
+            return _end("" if processes.LAUNCHER in os.environ else "error: another process of this run has ended", 1)
+        tells, code = processes.ends(1)
+        if tells:
+            raise
+        return code
     return 0
+
+
+def _end(line: str, code: int) -> int:
+    """Tell why this process ends, unless another of the run does; gives the exit code."""
+    tells, code = processes.ends(code)
+    if tells and line:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _is_to_launch(args: argparse.Namespace) -> bool:
+    """Whether this process starts others, rather than working; raises `InputError` if neither can be meant."""
+    if processes.LAUNCHER in os.environ:
+        return False
+    if processes.place().world > 1 and args.command is not _train:
+        raise InputError("several processes were launched, only `palate train` works in more than one", "WORLD_SIZE")
+    if getattr(args, "launch", None) is None:
+        if getattr(args, "accelerate_config", None) is not None:
+            raise InputError("says how to launch, expected --launch N beside it", "--accelerate-config")
+        return False
+    if processes.launched():
+        raise InputError("this process was launched by another program, expected one or the other", "--launch")
+    return True
 
 
 def guide(command: str) -> int:
@@ -232,6 +261,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
     for each in (run, train):
         each.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell their spread (1)")
+    train.add_argument("--launch", type=int, metavar="N", help="in N processes of this machine, one for each GPU (1)")
+    train.add_argument(
+        "--accelerate-config",
+        type=Path,
+        metavar="FILE",
+        help="how --launch spreads the work, a file of accelerate's such as configs/accelerate/fsdp2.yaml (DDP)",
+    )
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
     evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")

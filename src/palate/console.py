@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from palate import processes
+
 # Where there is no terminal to ask, tables get the width that they are made for.
 WIDTH = 100
 out = Console()
@@ -29,6 +31,10 @@ def start_logging(file: Path | None = None) -> None:
     """Send the log to stderr, and to `file` with times; what was said before the file was known comes first in it."""
     log.setLevel(logging.INFO)
     log.propagate = False
+    if processes.place().rank != 0:  # the first process says it for all
+        log.addHandler(logging.NullHandler())
+        out.quiet = err.quiet = True
+        return
     if not log.handlers:
         log.addHandler(_Lines())
         log.addHandler(MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))

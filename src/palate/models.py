@@ -147,6 +147,11 @@ def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
     return str(location.path), None
 
 
+def files_at_hand(config: ModelConfig) -> None:
+    """Convert a GGUF file if that is still to be done, so that processes that load it at once find it done."""
+    _source(locate(config.base), config.revision)
+
+
 def stored_dtype(config: ModelConfig) -> Any:
     """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
     import torch

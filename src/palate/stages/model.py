@@ -21,16 +21,27 @@ if TYPE_CHECKING:
 
 def train(config: Config) -> Path:
     """Fine-tune on the prepared data, with each seed; returns the adapter's folder, `adapter` in the run's."""
-    from palate.stages.seeds import train_seeds
-    from palate.train.finetune import train as finetune
+    from palate.processes import join, leave
 
     console.start_logging()
-    chat = check_model(config)
-    train, evaluated, manifest = _training_data(config, chat)
-    begin(config, config.run_path)
+    processes = join()
+    with processes.in_turn():
+        chat = check_model(config)
+        train, evaluated, manifest = _training_data(config, chat)
+        from palate.models import files_at_hand
+        from palate.stages.seeds import train_seeds
+        from palate.train.finetune import train as finetune
+
+        files_at_hand(config.model)
+    if processes.is_first:
+        begin(config, config.run_path)
     if config.train.seeds > 1:
-        return train_seeds(config, train, evaluated, manifest)
-    return finetune(config, train, evaluated, config.run_path, data_manifest=manifest, console=console.err).adapter
+        adapter = train_seeds(config, train, evaluated, manifest)
+    else:
+        result = finetune(config, train, evaluated, config.run_path, data_manifest=manifest, console=console.err)
+        adapter = result.adapter
+    leave()
+    return adapter
 
 
 def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, Any] | None]:

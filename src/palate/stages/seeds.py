@@ -4,6 +4,7 @@ import gc
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
     Seeds that are done are skipped, an interrupted one goes on. Writes `seeds.json`, and prints its table. Returns the
     run's adapter.
     """
+    from palate.processes import join
     from palate.train.card import RUN
     from palate.train.finetune import train as finetune
     from palate.train.report import LOG
 
+    processes = join()
     run, seeds = config.run_path, seeds_of(config)
     rows = []
     for n, seed in enumerate(seeds):
@@ -45,7 +48,7 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
         names = ("adapter_model.safetensors", "adapter_config.json", "palate.json", RUN)
         outputs = [folder / LOG, *(folder / "adapter" / name for name in names)]
         ledger = Ledger(folder)
-        reason = ledger.reason("train", made_from, outputs)
+        reason = processes.first(partial(ledger.reason, "train", made_from, outputs))
         if reason is None:
             log.info("skipped: trained before, and what it was made from is the same")
         else:
@@ -54,15 +57,17 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
             alone = config.train.model_copy(update={"seed": seed, "seeds": 1})
             one = config.model_copy(update={"train": alone})
             finetune(one, train, evaluated, folder, data_manifest=manifest, console=console.err)
-            ledger.note("train", made_from, outputs)
+            if processes.is_first:
+                ledger.note("train", made_from, outputs)
             _make_room()
         facts = read_json(folder / "adapter" / RUN)
         rows.append({"seed": seed, "steps": facts["steps"], **{name: facts[name] for name in TOLD}})
-        if n == 0:  # at once: it can be evaluated while the others are trained
+        if n == 0 and processes.is_first:  # at once: it can be evaluated while the others are trained
             _copy(folder, run, LOG)
     summary = {"seeds": rows, "spread": spread(rows)}
-    write_json(run / SEEDS, summary)
-    console.out.print(table(summary))
+    if processes.is_first:
+        write_json(run / SEEDS, summary)
+        console.out.print(table(summary))
     return run / "adapter"
 
 

@@ -29,17 +29,22 @@ SETTINGS = "adapter_config.json"
 
 
 def save_adapter(
-    model: Any, folder: Path, about: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]] | None = None
+    model: Any,
+    folder: Path,
+    about: Mapping[str, Any],
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, whole or not at all.
 
-    An earlier adapter is replaced as a whole: files of two trainings are never beside each other.
+    An earlier adapter is replaced as a whole: files of two trainings are never beside each other. `weights` are the
+    adapter's by parameter name, where the model itself has only a part of them.
     """
     from safetensors import SafetensorError
 
     with atomic_folder(folder, whole=True) as partial, quiet():
         try:
-            model.save_pretrained(partial, save_embedding_layers=False)
+            model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
         except SafetensorError as error:  # a full disk
             raise WorkError(f"{folder}: cannot be written: {_first_line(error)}") from error
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in

@@ -106,8 +106,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             if counts:
                 self._seen = seen if self._seen is None else self._seen + seen
             total += loss.detach()
-        if not total.isfinite():
-            raise self._not_finite(f"the loss is {total.item()} at step {self.state.global_step + 1}")
+        # If the devices that are well went on, they would wait for the others at the next step.
+        everywhere = total if world == 1 else self.accelerator.reduce(total, "sum")
+        if not everywhere.isfinite():
+            raise self._not_finite(f"the loss is {everywhere.item()} at step {self.state.global_step + 1}")
         return total
 
     def _not_finite(self, what: str) -> WorkError:
@@ -152,7 +154,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.evaluated is None:
             return {}
         prompts, started = self.evaluated, time.monotonic()
-        model = self.model_wrapped if self.is_in_train else self.accelerator.prepare_model(self.model, None, True)
+        model = self.model_wrapped
         passes = pack_passes(prompts, prompts.pieces(), self.schedule.tokens_per_batch)
         world, rank = self.args.world_size, self.args.process_index
         rounds = math.ceil(len(passes) / world)
@@ -196,16 +198,33 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the adapter gets its own card, checkpoints need none."""
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Asked to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
-        folder = output_dir or self.args.output_dir
-        self.model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+    def trained_weights(self) -> dict[str, Any]:
+        """The adapter's weights by name, whole; each device must ask, for it may hold a part of them."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        if self.is_deepspeed_enabled and self.accelerator.deepspeed_config["zero_optimization"]["stage"] == 3:
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters(list(trained.values())):
+                return {name: weight.detach().cpu().clone() for name, weight in trained.items()}
+        # FSDP's weights are DTensors, of which a device holds its shard.
+        whole = {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in trained.items()}
+        return {name: weight.detach() for name, weight in whole.items()}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter, on the first device."""
+        weights = self.trained_weights()
+        if self.args.should_save:
+            # Asked to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         import torch
 
-        trained = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.requires_grad]
-        if not torch.stack(trained).all():  # to go on from these would fail for ever
+        trained = [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
+        mine = [(w.to_local() if hasattr(w, "to_local") else w).isfinite().all() for w in trained]
+        well = torch.stack(mine).all().to(torch.float32)
+        if not self.accelerator.reduce(well, "sum") == self.args.world_size:  # to go on from these would fail for ever
             raise self._not_finite(f"the weights are not finite after step {self.state.global_step}")
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"checkpoint-{self.state.global_step}"

@@ -10,6 +10,7 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -110,11 +111,13 @@ def _read(path: Path) -> dict[str, Any]:
 class StopRequest:
     """Notes Ctrl-C and SIGTERM, so that work ends after the step at hand; a second one ends it at once.
 
-    A context manager; in other threads than the main one it notes nothing.
+    A context manager; in other threads than the main one it notes nothing. What comes less than `echo` seconds after
+    the first is taken for the same: a launcher passes on what the terminal may have sent to all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo: float = 0.0) -> None:
         self.signal: str | None = None
+        self.echo, self._since = echo, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -131,6 +134,9 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if time.monotonic() - self._since < self.echo:
+                return
             raise KeyboardInterrupt
+        self._since = time.monotonic()
         self.signal = signal.Signals(number).name
         log.warning("%s: a checkpoint is written after this step; once more ends at once", self.signal)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
+from palate.processes import Processes, join, sharding
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
@@ -86,7 +87,8 @@ def train(
     """
     if len(train) == 0:
         raise InputError("there are no training samples", config.data_path)
-    model, tokenizer = load_base_model(config.model, for_training=True)
+    processes = join()
+    model, tokenizer = load_base_model(config.model, for_training=True, on=_loading_device(config))
     if config.tokens.tokenizer is not None:
         tokenizer = load_tokenizer(config.tokens.tokenizer)
     chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
@@ -94,10 +96,9 @@ def train(
     about = describe(config, chat, model)
     prompts = prompts_of(config, chat, train, eval)
     schedule = schedule_of(config, prompts)
-    out.mkdir(parents=True, exist_ok=True)
     checkpoints = out / "checkpoints"
-    fingerprint = _fingerprint(config, prompts, weights_fingerprint(model))
-    checkpoint = resume_from(checkpoints, fingerprint)
+    fingerprint = _fingerprint(config, prompts, weights_fingerprint(model)) | _layout(processes)
+    checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
     started = time.monotonic()
     try:
         with quiet():
@@ -107,10 +108,10 @@ def train(
         if explained is not error:
             raise explained from error
         raise InputError(textwrap.shorten(str(error), 200), "train") from error
-    with StopRequest() as stop, quiet():
+    with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
         from palate.train.report import LOG, Report
 
-        report = Report(stop, out / LOG, schedule.samples_per_step, console, trainer.args.world_size)
+        report = Report(stop, out / LOG, schedule.samples_per_step, console, processes)
         trainer.add_callback(report)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -151,9 +152,12 @@ def train(
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
         peak_memory=_peak_memory(),
     )
-    facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-    save_adapter(trainer.model, result.adapter, about, {RUN: facts})
-    write_card(result.adapter, config)
+    weights = trainer.trained_weights()
+    if processes.is_first:
+        facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
+        save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
+        write_card(result.adapter, config)
+    processes.wait()  # what this returns is there
     log.info(
         "trained on %d samples in %s, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
@@ -185,6 +189,30 @@ def _fingerprint(config: Config, prompts: Prompts, weights: str) -> dict[str, An
         data["evaluated"] = prompts.evaluated.identity
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
     return {**data, "base weights": weights, "seed": config.train_seed, **model, **options}
+
+
+def _loading_device(config: Config) -> Any:
+    """Where the base model is put before training; None for where it is trained.
+
+    What is spread over the devices may not fit into one of them.
+    """
+    if sharding() not in ("fsdp2", "zero3"):
+        return None
+    if config.model.quantization != "none":
+        raise InputError(
+            f"{config.model.quantization} cannot be spread over devices, expected none, or DDP", "model.quantization"
+        )
+    import torch
+
+    return torch.device("cpu")
+
+
+def _layout(processes: Processes) -> dict[str, Any]:
+    """What says which runs can read a checkpoint: those on any number of devices, unless DeepSpeed wrote it."""
+    how = sharding()
+    if how is None:
+        return {}
+    return {"sharding": how} if how == "fsdp2" else {"sharding": f"{how} over {processes.world} devices"}
 
 
 def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: Prompts, folder: Path) -> Any:
@@ -259,6 +287,8 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
     answers = chat.decision.yes_id, chat.decision.no_id
     trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated, options.save_total_limit)
     trainer.remove_callback(PrinterCallback)
+    if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
+        raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
     if options.early_stopping is not None:
         trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from palate.artifacts import atomic_file
+from palate.processes import Processes
 from palate.progress import Meter
 from palate.train.checkpoints import StopRequest
 
@@ -19,9 +20,11 @@ LOG = "training_log.jsonl"
 class Report(TrainerCallback):  # type: ignore[misc]
     """Writes `training_log.jsonl` and moves the bar, on the first device; stops all when any is asked to."""
 
-    def __init__(self, stop: StopRequest, path: Path, samples: int, console: "Console | None", world: int) -> None:
+    def __init__(
+        self, stop: StopRequest, path: Path, samples: int, console: "Console | None", processes: Processes
+    ) -> None:
         """`samples` are those of a whole step."""
-        self.stop, self.path, self.samples, self.console, self.world = stop, path, samples, console, world
+        self.stop, self.path, self.samples, self.console, self.processes = stop, path, samples, console, processes
         self.resumed_at = self.seen = 0
         self.meter: Meter | None = None
         self.note: dict[str, float] = {}
@@ -46,27 +49,16 @@ class Report(TrainerCallback):  # type: ignore[misc]
             note = ", ".join(f"{name} {value:.4f}" for name, value in self.note.items())
             self.meter.advance((state.global_step - self.seen) * self.samples, note)
         self.seen = state.global_step
-        self._heed(args, control)
+        self._heed(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop here, rather than after one more step, if any device was asked to meanwhile."""
-        self._heed(args, control)
+        self._heed(control)
 
-    def _heed(self, args: Any, control: Any) -> None:
-        if self._asked(args.device):
+    def _heed(self, control: Any) -> None:
+        if self.processes.any(self.stop.signal is not None):  # all must leave off at the same step
+            self.stop.signal = self.stop.signal or "a signal to another process"
             control.should_save = control.should_training_stop = True
-
-    def _asked(self, device: Any) -> bool:
-        """Whether any device was asked to stop: all must leave off at the same step."""
-        if self.world == 1:
-            return self.stop.signal is not None
-        import torch
-
-        flag = torch.tensor(float(self.stop.signal is not None), device=device)
-        torch.distributed.all_reduce(flag)
-        if flag and self.stop.signal is None:
-            self.stop.signal = "a signal to another process"
-        return bool(flag)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One line of JSON an entry."""
