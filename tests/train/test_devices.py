@@ -184,8 +184,7 @@ def test_fsdp2_gives_what_one_process_gives(recipe: Path, alone: Path, tmp_path:
 def test_a_loss_that_is_not_finite_on_one_device_ends_all(recipe: Path, tmp_path: Path) -> None:
     codes, errors, told = end(start(tmp_path, [("nan", words(recipe, tmp_path / "nan"), "nan")]))
     assert codes == [1, 1], errors
-    assert len(told) == 1
-    assert told[0].startswith("error: the loss is nan at step 1: try a lower train.learning_rate than 0.005")
+    assert [line.partition(":")[2].partition(":")[0] for line in told] == [" the loss is nan at step 1"]
 
 
 @pytest.mark.slow
