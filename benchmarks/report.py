@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LOAD = os.getloadavg()[0]
 """What else the machine did when the benchmark began."""
-PACKAGES = ("numpy", "polars", "tokenizers", "transformers", "datasets", "trl")
+PACKAGES = ("numpy", "polars", "tokenizers", "torch", "transformers", "peft", "datasets", "trl")
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def machine() -> dict[str, str]:
         "memory": f"{memory / 2**30:.0f} GiB",
         "load": f"{LOAD:.1f}",
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: version for name in PACKAGES if (version := _version(name)) is not None},
         "date": date.today().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
         "command": shlex.join(["python", str(script.relative_to(ROOT)), *sys.argv[1:]]),
@@ -157,11 +157,18 @@ def publish(name: str, results: Sequence[Result], *, as_json: bool, save: bool) 
 
 
 def _line(where: Mapping[str, str]) -> str:
-    versions = ", ".join(f"{name} {where[name]}" for name in ("python", *PACKAGES))
+    versions = ", ".join(f"{name} {where[name]}" for name in ("python", *PACKAGES) if name in where)
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory']}, load {where['load']} before; {versions}; "
         f"{where['date']}, commit {where['commit']}: `{where['command']}`"
     )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # on a machine lent for its GPU, say
+        return None
 
 
 def _git(*words: str) -> str:

@@ -1,0 +1,113 @@
+"""Whether prompts of several targets teach as much as prompts of one: validation AUC at equal labelled examples.
+
+A run a seed and number of targets, each in a folder of its own, so that a benchmark that was broken off goes on where
+it was. The seed decides which samples are drawn, their order, and the adapter's first weights; the validation samples
+are the same in all runs.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palate.artifacts import sha256_of, write_json
+from palate.config import Config
+from report import ROOT, in_own_process, number
+
+SAMPLES = 2_048
+TARGETS = (1, 16)
+SEEDS = (1, 2, 3)
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t at 97.5 %, by the number of differences."""
+VALIDATION = 400
+
+
+def demo() -> dict[str, Any]:
+    """The demo's config: short prompts, SmolLM2-135M."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+    return {name: values[name] for name in ("ratings", "prompt", "model", "train")}
+
+
+def measured(base: Mapping[str, Any], args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """A row for every seed and number of targets."""
+    samples, seeds = (64, SEEDS[:2]) if args.quick else (args.quality_samples, SEEDS)
+    keep = folder / "kept" if args.quick else args.quality_folder
+    rows = []
+    for seed in seeds:
+        for targets in TARGETS:
+            config = config_of(base, targets, samples, seed)
+            out = keep / sha256_of([config.model_dump(mode="json"), VALIDATION])[:12]
+            kept = out / "row.json"
+            if not kept.is_file():
+                row = {"targets": targets, "seed": seed, "samples": samples, **in_own_process(trained, config, out)}
+                write_json(kept, row)
+            rows.append(json.loads(kept.read_text()))
+            row = rows[-1]
+            told = f"AUC {row['auc']:.4f}, {number(row['seconds'])} s"
+            print(f"K = {targets}, seed {seed}: {told}", file=sys.stderr)
+    return rows
+
+
+def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) -> Config:
+    train = {**base["train"], "targets_per_prompt": targets, "max_samples": samples, "save_steps": 50}
+    prepare = {"max_eval": VALIDATION}
+    return Config.model_validate({**base, "prepare": prepare, "train": train, "seed": seed})
+
+
+def trained(config: Config, out: Path) -> dict[str, Any]:
+    """Train, and what came of it; goes on from the last checkpoint in `out`."""
+    from palate.stages.data import chat_of, evaluation_part, tokens_of_ratings
+    from palate.train.finetune import train
+
+    tokens = tokens_of_ratings(config, chat_of(config), ["train", "val"])
+    same = config.model_copy(update={"seed": SEEDS[0]})
+    result = train(config, tokens["train"], evaluation_part(same, tokens["val"]), out)
+    return {
+        "auc": result.eval_auc,
+        "loss": result.eval_decision_loss,
+        "seconds": result.seconds,
+        "steps": result.steps,
+        "prompts": result.prompts,
+        "trained": result.samples,
+    }
+
+
+def claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The mean difference of the AUC with its 95 % t-interval, seeds paired; met if nothing speaks against 0."""
+    by = {(row["targets"], row["seed"]): row["auc"] for row in rows}
+    one, several = TARGETS
+    differences = [by[several, seed] - by[one, seed] for seed in sorted({row["seed"] for row in rows})]
+    n, mean = len(differences), statistics.mean(differences)
+    half = STUDENT[n] * statistics.stdev(differences) / n**0.5
+    yield {
+        "what": f"AUC of K = {several} less that of K = {one}, {n} seeds; ± {half:.3g} (95 %)",
+        "measured": mean,
+        "side": ">=",
+        "target": -half,
+        "met": mean >= -half,
+        "differences": differences,
+    }
+    spread = {k: statistics.stdev([row["auc"] for row in rows if row["targets"] == k]) for k in TARGETS}
+    for k, apart in spread.items():
+        yield {
+            "what": f"standard deviation of the AUC over seeds, K = {k}",
+            "measured": apart,
+            "side": "<=",
+            "target": None,
+            "met": None,
+        }
+
+
+COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda row: f"K = {row['targets']}",
+    "seed": lambda row: f"{row['seed']}",
+    "labelled examples": lambda row: f"{row['trained']:,} in {row['prompts']:,} prompts",
+    "validation AUC": lambda row: f"{row['auc']:.4f}",
+    "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
+    "training": lambda row: f"{number(row['seconds'])} s",
+}
