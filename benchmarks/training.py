@@ -363,7 +363,7 @@ SPEED: Columns = {
     "tokens a step": lambda row: f"{row['tokens']:,.0f}",
     "tokens/s": lambda row: number(row["tokens"] / spread(row["seconds"])["median"]),
     "others tried": lambda row: ", ".join(f"{n}: {number(s)} s" for n, s in row["tried"].items()),
-    "losses apart": lambda row: f"{row['exact']['loss']:.0e} in float32, {row['apart']:.1e} as trained",
+    "losses apart": lambda row: f"{row['apart']:.0e}; in float32 gradients {row['exact']['gradient']:.0e}",
 }
 MEMORY: Columns = {
     "": lambda row: f"{row['name']}, K = {row['targets']}",
