@@ -35,8 +35,9 @@ TARGETS = 16
 """Of a prompt, where there are several; and the labelled examples of a step."""
 EXACT = 1e-4
 """Most relative difference of a loss in float32; ten times as much of the gradients."""
-ROUNDED = 0.03
-"""Most relative difference of a step's loss in bfloat16."""
+ROUNDED = 0.1
+"""Most relative difference of a step's loss in bfloat16, whose eight bits leave a few hundredths; it is the comparison
+in float32 that proves the two to be the same, this one that both train the same samples and count them alike."""
 ROWS = ("k16", "k1", "memory", "plan", "first-step")
 APART = ("quality", "gpu")
 
