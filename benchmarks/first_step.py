@@ -143,8 +143,8 @@ def for_trl(config: Config, folder: Path) -> dict[str, Any]:
     from palate.hub import locate
     from palate.models import _source
     from palate.stages.data import chat_of, prepared, tokens_of
-    from palate.train.finetune import schedule_of
     from palate.train.prompts import prompts_of
+    from palate.train.schedule import schedule_of
 
     chat = chat_of(config)
     tokens = tokens_of(config, prepared(config), chat, ["train"])["train"]

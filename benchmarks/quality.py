@@ -54,9 +54,9 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, folder: Path) ->
 
 
 def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) -> Config:
-    train = {**base["train"], "targets_per_prompt": targets, "max_samples": samples, "save_steps": 50}
+    train = {**base["train"], "targets_per_prompt": targets, "max_samples": samples, "save_steps": 50, "seed": seed}
     prepare = {"max_eval": VALIDATION}
-    return Config.model_validate({**base, "prepare": prepare, "train": train, "seed": seed})
+    return Config.model_validate({**base, "prepare": prepare, "train": train})
 
 
 def trained(config: Config, out: Path) -> dict[str, Any]:
@@ -65,8 +65,7 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
     from palate.train.finetune import train
 
     tokens = tokens_of_ratings(config, chat_of(config), ["train", "val"])
-    same = config.model_copy(update={"seed": SEEDS[0]})
-    result = train(config, tokens["train"], evaluation_part(same, tokens["val"]), out)
+    result = train(config, tokens["train"], evaluation_part(config, tokens["val"]), out)
     return {
         "auc": result.eval_auc,
         "loss": result.eval_decision_loss,

@@ -27,7 +27,7 @@ from palate.config import Config
 from palate.stages.data import chat_of, tokens_of_ratings
 from palate.tokens.shared import SharedHistory
 from palate.train.prompts import prompts_of
-from palate.train.schedule import Schedule
+from palate.train.schedule import Schedule, schedule_of
 
 MANY = 1_000
 """Steps that the learning rate's schedule is laid out for; few of them are made."""
@@ -113,17 +113,9 @@ class Side:
         return answer
 
 
-def warm_up(config: Config) -> dict[str, Any]:
-    """Make the tables, so that both sides find them; what there is to train on, for those who plan it."""
-    prompts = _schedule(config)[1].prompts
-    prefix = np.where(prompts.sizes == 1, 0, prompts.prefix)
-    return {
-        "size": prompts.sizes,
-        "prefix": prefix,
-        "block": prompts.needed - np.repeat(prefix, prompts.sizes),
-        "trained": int(prompts.trained.max()),
-        "whole": prompts.lengths,
-    }
+def warm_up(config: Config) -> SharedHistory:
+    """Make the tables, so that both sides find them; the prompts that there are to train."""
+    return _schedule(config)[1].prompts
 
 
 def _serve(pipe: Any, case: Case) -> None:
@@ -175,8 +167,6 @@ def _gate(pipe: Any, tokens: list[int], ready: int) -> Any:
 
 def _schedule(config: Config) -> tuple[Any, Schedule, Any]:
     """What both sides train: the chat, the steps, and the prompts that they are of."""
-    from palate.train.finetune import schedule_of
-
     chat = chat_of(config)
     tokens = tokens_of_ratings(config, chat, ["train"])["train"]
     prompts = prompts_of(config, chat, tokens, None)
@@ -261,7 +251,7 @@ def _trl(case: Case, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]
         sizes.append([batch * _length(mine[at]) for at in range(0, len(mine), batch)])
         rows += mine
     model, tokenizer, about = _base(case)
-    set_seed(case.config.seed)
+    set_seed(case.config.train_seed)
     with quiet():
         peft = get_peft_model(model, lora_of(case.config))
         _adapter_begins(peft)
@@ -328,7 +318,7 @@ def sft_config(config: Config, folder: Path, **changed: Any) -> Any:
         "gradient_checkpointing": train.gradient_checkpointing,
         "bf16": best_dtype(config.model.dtype) is torch.bfloat16,
         "use_cpu": not torch.cuda.is_available(),
-        "seed": config.seed,
+        "seed": config.train_seed,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",

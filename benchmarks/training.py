@@ -273,9 +273,8 @@ def memory(scale: Scale, targets: int) -> list[dict[str, Any]]:
     batch = 4
     configs = {"Palate": config_of(scale, targets, batch, batch), "TRL": config_of(scale, targets, batch, batch)}
     if targets > 1:  # one whole prompt; the sequences of TRL's pass are as many as make up as many tokens
-        told = warm_up(configs["TRL"])
-        a_prompt = (told["prefix"] + np.add.reduceat(told["block"], np.cumsum(told["size"]) - told["size"])).mean()
-        rows = max(1, round(float(a_prompt) / told["whole"].mean()))
+        prompts = warm_up(configs["TRL"])
+        rows = max(1, round(float(prompts.tokens(prompts.pieces()).mean() / prompts.lengths.mean())))
         configs["Palate"] = config_of(scale, targets, TARGETS)
         configs["TRL"] = config_of(scale, targets, rows, rows)
     proved = batch if targets == 1 else 0
@@ -324,13 +323,13 @@ def planned(scale: Scale, told: Mapping[int, Any], sizes: Sequence[Mapping[str, 
 
 def predicted(configs: Sequence[Config]) -> list[dict[str, float]]:
     """What `palate plan` makes of configs on this machine: seconds an average step, and bytes beside the libraries."""
-    from palate.plan import Workload, load_shape, predict
+    from palate.plan import load_shape, predict
     from palate.plan.devices import this_machine
+    from palate.stages.plan import workload_of
 
     found = []
     for config in configs:
-        told = warm_up(config)
-        work = Workload(told["size"], told["prefix"], told["block"], told["trained"])
+        work, _ = workload_of(config, from_ratings=True)
         shape = load_shape(config)
         here = this_machine(shape.config, config, work.longest_sequence)
         estimate = predict(config, work, shape=shape, devices=[here]).estimates[0]
