@@ -125,8 +125,8 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     from palate.prompt.chat import Chat
     from palate.prompt.spec import split_template
     from palate.tokens.boundaries import Boundaries
+    from palate.tokens.build_fragments import build_fragments
     from palate.tokens.cuts import UnprovedError
-    from palate.tokens.fragments import build_fragments
     from palate.tokens.layout import layout
     from palate.tokens.tokenizer import load_tokenizer
 

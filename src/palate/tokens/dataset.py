@@ -23,8 +23,9 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
 from palate.samples.split import SPLITS
+from palate.tokens.build_tables import content_of, tables_of, write_plain
 from palate.tokens.lengths import Lengths
-from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, content_of, tables_of, write_plain
+from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables
 from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
