@@ -16,10 +16,10 @@ from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import PromptSpec
+from palate.prompt.spec import PromptSpec, runs_of
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
-from palate.samples.render import Renderer, renderer
+from palate.samples.render import Renderer, format_value, part_texts, renderer
 from palate.samples.split import SPLITS
 from palate.tokens.boundaries import Boundaries
 from palate.tokens.build_fragments import build_fragments
@@ -38,10 +38,11 @@ from palate.tokens.tables import (
     unproved_samples,
 )
 from palate.tokens.tokenizer import tokenizer_identity
+from palate.tokens.wording import Line, write_wording
 
 log = logging.getLogger(__name__)
 
-STAGE = 4
+STAGE = 5
 """Raised whenever the same input would give other tokens or other files."""
 CHECKED = 64
 """Samples that are tokenized whole when tables are built, to check what was proved."""
@@ -104,9 +105,11 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     np.save(out / "word.npy", word)
     np.save(out / "users.npy", users_of(samples))
     items = shown_items(samples.items)[used]
-    items.write_parquet(out / "items.parquet", compression="zstd")
-    scale.to_frame("rating").write_parquet(out / "scale.parquet")
-    contexts.write_parquet(out / "contexts.parquet")
+    said = {
+        name: _line(getattr(prompt, option), option, items, scale, contexts)
+        for name, option in (("history", "history_line"), ("candidate", "candidate_line"))
+    }
+    write_wording(out, said)
     for values, (_, most), what in (
         (items, ITEM, "items"),
         (scale, RATING, "distinct ratings"),
@@ -150,9 +153,26 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         "lead": fragments.lead if fragments else len(chat.decision.lead),
         "unproved": fragments.unproved if fragments else {},
         "unproved_names": names,
+        "codes": {"item": len(items), "rating": len(scale), "context": len(contexts)},
         **counts,
     }
     (out / "tables.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
+
+
+def _line(template: str, option: str, items: pl.DataFrame, scale: pl.Series, contexts: pl.DataFrame) -> Line:
+    """The pieces of a line, as `write_wording` takes them."""
+    line: list[tuple[Any, list[str] | str]] = []
+    for of, parts in runs_of(template):
+        for part in parts:
+            if part.field is None:
+                line.append(("literal", part.literal))
+            elif of == "n":
+                line.append((of, part.format_spec))
+            elif of == "rating":
+                line.append((of, [format_value(rating, part.format_spec, option) for rating in scale.to_list()]))
+            else:
+                line.append((of, part_texts([part], items if of == "item" else contexts, option).to_list()))
+    return line
 
 
 class _Lengths:

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from palate.prompt.spec import PromptSpec
-from palate.samples.build import Samples
-from palate.samples.context import Context
-from palate.samples.render import renderer
+from palate.prompt.spec import Of, PromptSpec
 from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, RATING, Fragments
+from palate.tokens.wording import Wording
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -84,24 +81,14 @@ class Tables:
         return PromptSpec.model_validate(self.meta["prompt"])
 
     @cached_property
-    def items(self) -> pl.DataFrame:
-        """The items that occur, in the order of their codes."""
-        return pl.read_parquet(self.folder / "items.parquet", glob=False)
-
-    @cached_property
-    def ratings(self) -> pl.Series:
-        """The distinct ratings, in the order of their codes."""
-        return pl.read_parquet(self.folder / "scale.parquet", glob=False)["rating"]
+    def wording(self) -> Wording:
+        """What the words say."""
+        return Wording.open(self.folder)
 
     @cached_property
     def users(self) -> Longs:
         """The timeline row at which each user begins, ascending, (u,) int64."""
         return mapped(self.folder / "users.npy")
-
-    @cached_property
-    def contexts(self) -> pl.DataFrame:
-        """The distinct contexts, in the order of their codes; one without columns where the prompt names none."""
-        return pl.read_parquet(self.folder / "contexts.parquet", glob=False)
 
     def position(self, split: str) -> Longs:
         """The timeline rows of a split's candidates, (n,) int64, ascending."""
@@ -119,32 +106,25 @@ class Tables:
         """The numbers of the split's samples that cannot be composed."""
         return np.flatnonzero(self.lengths(split) == 0)
 
-    def samples(self, positions: Longs, history_len: int | None = None, targets: Longs | None = None) -> Samples:
-        """Samples at some timeline rows, with no more of the timeline than their prompts show.
-
-        `targets` are the rows of their candidates where these are not the next in the timeline.
-        """
-        m = self.history_len if history_len is None else history_len
-        rows = positions[:, None] + np.arange(-m, 1)
-        if targets is not None:
-            rows[:, m] = targets
-        word = self.word[rows.ravel()]
-        codes, local = np.unique(code_of(word, ITEM), return_inverse=True)
-        items = self.items[codes]
-        rating = self.ratings.gather(code_of(word, RATING))
-        timeline = pl.DataFrame({"item_id": items["item_id"].gather(local), "rating": rating})
-        at = np.arange(positions.size) * (m + 1) + m
-        label = code_of(word[at], LABEL).astype(bool)
-        context = Context(code_of(word, CONTEXT).astype(np.uint32), self.contexts)
-        return Samples(timeline, items, at, np.zeros(at.size, np.uint8), label, m, context)
+    def codes(self, of: Of) -> int:
+        """How many items, ratings or contexts there are."""
+        return int(self.meta["codes"][of])
 
     def examples(
         self, positions: Longs, history_len: int | None = None, targets: Longs | None = None
     ) -> list[dict[str, Any]]:
-        """Samples at some timeline rows as Alpaca examples; arguments as those of `samples`."""
-        samples = self.samples(positions, history_len, targets)
-        rows = renderer(samples, self.prompt).examples(np.arange(positions.size)).to_dicts()
-        return [{**row, "history": []} for row in rows]
+        """Samples at some timeline rows as Alpaca examples.
+
+        `targets` are the rows of their candidates where these are not the next in the timeline.
+        """
+        m = self.history_len if history_len is None else history_len
+        told = []
+        for row, target in zip(positions, positions if targets is None else targets, strict=True):
+            past, asked = self.word[row - m : row].tolist(), int(self.word[target])
+            lines = [self.wording.history_line(word, n) for n, word in enumerate(past, start=1)]
+            answer = self.prompt.label(bool(asked >> LABEL[0] & LABEL[1]))
+            told.append(self.prompt.alpaca("\n".join(lines), self.wording.candidate_line(asked), answer, m))
+        return told
 
     @classmethod
     def open(cls, folder: Path) -> "Tables":
@@ -168,13 +148,13 @@ def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, ite
     The history are the `items` ratings before row `position`, the candidate is that of row `target`. Returns
     (n, 2) int32.
     """
-    from palate.tokens import kernel
+    from palate.tokens import loops
 
     out = np.empty((position.size, 2), np.int32)
     program = np.full(position.size, items, np.int64) if isinstance(items, int) else items
     word, position, target = read_only(word), read_only(position), read_only(target)
     steps, first, length = (read_only(a) for a in (fragments.steps, fragments.first, fragments.length))
-    kernel.measure(word, position, target, program, steps, first, length, out)
+    loops.measure(word, position, target, program, steps, first, length, out)
     return out
 
 
