@@ -18,7 +18,17 @@ from palate.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_f
 
 TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
 """Of each kind of first and last character one, to see which titles' edges can be cut at."""
-PACKAGES = ("polars", "numpy", "transformers", "datasets", "torch", "trl", "peft", "bitsandbytes", "scikit-learn")
+PACKAGES = (
+    "polars",
+    "numpy",
+    "transformers",
+    "datasets",
+    "torch",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "scikit-learn",
+)
 
 
 def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:

@@ -129,6 +129,16 @@ class TokenDataset:
         return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
 
     @property
+    def folders(self) -> tuple[Path, Path | None, Path]:
+        """Where what it is composed from lies: the tables, what is tokenized whole (if anything is), what is cut."""
+        return self._folders
+
+    @property
+    def rows(self) -> Longs | None:
+        """The numbers of its samples in the split, if it has not all of them."""
+        return self._rows
+
+    @property
     def numbers(self) -> Longs:
         """Which sample of the split each index means, (n,) int64: its row in the split's exported files."""
         return self._numbers(None)
