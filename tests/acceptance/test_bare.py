@@ -89,6 +89,9 @@ def test_the_adapter_is_the_one_that_is_trained_from_the_prepared_folder(home: P
     assert any(tensor.any() for name, tensor in here.items() if "lora_B" in name)
     for name, tensor in here.items():
         assert tensor.equal(there[name]), name
+    # So that each goes on from the other's checkpoints.
+    fingerprints = [json.loads((f / "run" / "checkpoints" / "fingerprint.json").read_text()) for f in (home, away)]
+    assert fingerprints[0] == fingerprints[1]
     card = (away / "run" / "adapter" / "README.md").read_text()
     assert json.loads((home / "run" / "data" / "manifest.json").read_text())["outputs"]["train.json"] in card
 
