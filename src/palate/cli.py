@@ -18,7 +18,9 @@ from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, InterruptedWorkError, PalateError
 from palate.export.gguf import TYPES
 
-TRAIN_EXTRA = ("torch", "trl", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
+TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
+PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
+"""What a machine that trains from a portable token folder can do without."""
 
 Command = Callable[[Config, argparse.Namespace], None]
 
@@ -42,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PalateError as error:
         return _end(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in (*TRAIN_EXTRA, *PREPARING):
             raise
-        return _end(f"error: {error.name} is not installed, this command needs it: pip install 'palate[train]'", 2)
+        what = "palate" if package in PREPARING else "'palate[train]'"
+        return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2)
     except KeyboardInterrupt:
         return _end("interrupted; nothing half-written was kept", 130)
     except MemoryError:
@@ -117,9 +121,14 @@ def _lengths(config: Config, args: argparse.Namespace) -> None:
 
 
 def _tokenize(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.tokenize import tokenize
+    from palate.stages.tokenize import tokenize, tokenize_portable
 
     out = None if args.out is None else Path(args.out)
+    if args.portable:
+        if args.splits:
+            raise InputError("writes what training and scoring need, expected no --split beside it", "--portable")
+        tokenize_portable(config, out, as_json=args.json)
+        return
     tokenize(config, out, splits=args.splits, from_ratings=args.ratings is not None, as_json=args.json)
 
 
@@ -135,10 +144,25 @@ def _train(config: Config, args: argparse.Namespace) -> None:
     train(config)
 
 
+def _score(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.model import score_test
+
+    score_test(config, adapter=args.adapter, base_only=args.base_only, out=args.out)
+
+
 def _evaluate(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.evidence import evaluate
 
-    evaluate(config, adapter=args.adapter, base_only=args.base_only, out=args.out, as_json=args.json)
+    if args.scores and args.base_only:
+        raise InputError("say themselves what they are of, expected no --base-only beside them", "--scores")
+    evaluate(
+        config,
+        adapter=args.adapter,
+        base_only=args.base_only,
+        scores=args.scores,
+        out=args.out,
+        as_json=args.json,
+    )
 
 
 def _export(config: Config, args: argparse.Namespace) -> None:
@@ -243,6 +267,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=["train", "val", "test"],
         help="write this split; may be repeated (all)",
     )
+    tokenize.add_argument(
+        "--portable",
+        action="store_true",
+        help="write the folder that train and score need on a machine without ratings and Polars, as their --data",
+    )
     tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON instead of a line")
 
     plan = add("plan", _plan, "tokens, FLOPs, memory and time of training, before any of it is spent")
@@ -268,12 +297,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="how --launch spreads the work, a file of accelerate's such as configs/accelerate/fsdp2.yaml (DDP)",
     )
+    train.add_argument("--data", metavar="DIR", help="the prepared or the portable token folder (data_dir)")
+
+    score = add("score", _score, "P(Yes) of every test sample into a file, for palate evaluate --scores")
+    score.add_argument("--data", metavar="DIR", help="the prepared or the portable token folder (data_dir)")
+    score.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    score.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
+    score.add_argument("--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)")
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
     evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
     evaluate.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     evaluate.add_argument(
         "--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)"
+    )
+    evaluate.add_argument(
+        "--scores",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="measure these scores of palate score; may be repeated, no model is loaded",
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -329,6 +373,7 @@ OPTIONS = {
     "tokenizer": "tokens.tokenizer",
     "model": "model.base",
     "seed": "seed",
+    "data": "data_dir",
     "history_len": "prepare.history_len",
     "rating_threshold": "prepare.rating_threshold",
     "val_ratio": "prepare.val_ratio",
@@ -354,7 +399,7 @@ def _config(args: argparse.Namespace) -> Config:
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
     if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
-    if args.out is not None and args.command not in (_evaluate, _tokenize, _export):
+    if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
     if path is None and args.command is _export and args.adapter is not None:

@@ -18,7 +18,17 @@ from palate.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_f
 
 TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
 """Of each kind of first and last character one, to see which titles' edges can be cut at."""
-PACKAGES = ("polars", "numpy", "transformers", "datasets", "torch", "trl", "peft", "bitsandbytes", "scikit-learn")
+PACKAGES = (
+    "polars",
+    "numpy",
+    "transformers",
+    "datasets",
+    "torch",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "scikit-learn",
+)
 
 
 def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
@@ -59,8 +69,11 @@ def _machine() -> dict[str, str]:
 
 
 def _features() -> dict[str, str]:
+    lacking = [name for name in ("polars", "numba", "datasets") if _version(name) is None]
+    no = f"no, without {', '.join(lacking)}: pip install palate; --data takes a portable token folder"
+    preparing = {"prepare, evaluate": no if lacking else "yes"}
     if _version("torch") is None:
-        return {"prepare, lengths": "yes", "train, evaluate": "no: pip install 'palate[train]'"}
+        return {**preparing, "train, score": "no: pip install 'palate[train]'"}
     import torch
 
     from palate.models import best_dtype
@@ -75,8 +88,8 @@ def _features() -> dict[str, str]:
     fast = best_dtype("auto") is torch.bfloat16
     ways = ", then ".join(ways_on(on()))
     return {
-        "prepare, lengths": "yes",
-        "train, evaluate": f"yes, on {device}",
+        **preparing,
+        "train, score": f"yes, on {device}",
         "bfloat16": "yes: model.dtype auto means bfloat16" if fast else "no: model.dtype auto means float32",
         "packed prompts": f"{ways}; training takes the first that a probe of the model approves (train.attention)",
         "QLoRA (nf4)": "yes" if _version("bitsandbytes") else "no: pip install bitsandbytes",
@@ -120,13 +133,15 @@ def _decision(name: str, config: Config) -> dict[str, Any]:
 
 def _composition(name: str, config: Config) -> dict[str, Any]:
     """Whether the config's prompts are composed with a tokenizer, and by what that is proved, or why not."""
-    import polars as pl
-
+    try:
+        import polars as pl
+    except ModuleNotFoundError:
+        return {"summary": "not known here, without polars"}
     from palate.prompt.chat import Chat
     from palate.prompt.spec import split_template
     from palate.tokens.boundaries import Boundaries
+    from palate.tokens.build_fragments import build_fragments
     from palate.tokens.cuts import UnprovedError
-    from palate.tokens.fragments import build_fragments
     from palate.tokens.layout import layout
     from palate.tokens.tokenizer import load_tokenizer
 

@@ -24,7 +24,7 @@ from palate.tokens.tokenizer import tokenizer_at
 
 log = logging.getLogger(__name__)
 
-NOISY = ("transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
+NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
 
 
 def load_base_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> tuple[Any, Any]:

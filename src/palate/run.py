@@ -62,7 +62,7 @@ def run(config: Config) -> None:
     adapter = folder / "adapter"
     scoring = {
         "data": hashes["test_raw.jsonl"],
-        "rows": sha256_of(model_stage.chosen_rows(config, data).tolist()),
+        "rows": sha256_of(model_stage.chosen_rows(config, data.samples.of("test").size).tolist()),
         **reads,
     }
     files = {file.key: file for file in evidence.score_files(config, adapter, folder)}
@@ -109,7 +109,7 @@ def _prepare(config: Config) -> Prepared:
         kept = None
     if kept is None:
         reason = None
-    elif changed := data_stage.changed_options(kept.manifest, config):
+    elif changed := data_stage.changed_options(kept.manifest, data_stage.prepare_options(config)):
         reason = changed
     elif kept.manifest["palate"] != __version__:
         reason = f"written by palate {kept.manifest['palate']}"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -15,7 +16,7 @@ from tests.tiny import EMPTY_THINK, tiny_model, toy_config, toy_tokens
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.score.files import score_file
+from palate.score.files import read_scores, score_file
 from palate.score.scorer import Scorer
 
 CONFIG = toy_config(Path("unused"))
@@ -28,7 +29,9 @@ def scorer() -> Scorer:
 
 def run(scorer: Scorer, folder: Path, n: int, rows: list[int] | None = None, **options: Any) -> pl.DataFrame:
     settings = {"out": folder / "scores.parquet", "batch_size": 2, "key": {"model": "tiny"}} | options
-    return score_file(scorer, *toy_tokens(n, CONFIG, scorer.chat), rows, **settings)
+    tokens, about = toy_tokens(n, CONFIG, scorer.chat)
+    ids = {name: about[name].to_numpy() for name in about.columns}
+    return pl.DataFrame(score_file(scorer, tokens, ids, rows, **settings))
 
 
 def test_every_row_is_scored_in_order(scorer: Scorer, tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def interrupt(scorer: Scorer, folder: Path) -> None:
     """Begin to score 256 samples, and be interrupted once two parts are written."""
 
     def signal_after_two_parts() -> None:
-        while len(list(folder.glob("scores.parquet.parts/*.parquet"))) < 2:
+        while len(list(folder.glob("scores.parquet.parts/*.npz"))) < 2:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -67,7 +70,7 @@ def interrupt(scorer: Scorer, folder: Path) -> None:
 def test_an_interrupted_run_goes_on(scorer: Scorer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(scorer, tmp_path)
     assert not (tmp_path / "scores.parquet").exists()
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("scores.parquet.parts/0*.parquet")}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("scores.parquet.parts/0*.npz")}
     assert 2 <= len(before) < 8
     with caplog.at_level("INFO", "palate"):
         scores = run(scorer, tmp_path, 256)
@@ -86,11 +89,34 @@ def test_parts_of_another_model_are_not_believed(
     assert_frame_equal(scores, run(other, tmp_path, 256, key={}, out=tmp_path / "fresh.parquet"), abs_tol=1e-5)
 
 
-def test_finished_scores_are_kept_only_under_the_same_key(scorer: Scorer, tmp_path: Path) -> None:
-    first = run(scorer, tmp_path, 10)
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.npz"])
+def test_finished_scores_are_kept_only_under_the_same_key(scorer: Scorer, tmp_path: Path, name: str) -> None:
+    first = run(scorer, tmp_path, 10, out=tmp_path / name)
     other = Scorer(tiny_model(seed=1), scorer.chat, 200)
-    assert_frame_equal(run(other, tmp_path, 10), first)
-    assert not run(other, tmp_path, 10, key={"model": "other"})["p"].equals(first["p"])
+    assert_frame_equal(run(other, tmp_path, 10, out=tmp_path / name), first)
+    assert not run(other, tmp_path, 10, key={"model": "other"}, out=tmp_path / name)["p"].equals(first["p"])
+
+
+def test_scores_that_travel_say_what_they_are_of(scorer: Scorer, tmp_path: Path) -> None:
+    for rows in (None, [], [4, 2]):
+        scores = run(scorer, tmp_path, 10, rows, out=tmp_path / "scores.npz")
+        found = read_scores(tmp_path / "scores.npz")
+        assert_frame_equal(pl.DataFrame(found.columns), scores)
+        assert scores.equals(run(scorer, tmp_path, 10, rows, out=tmp_path / "scores.parquet").select(scores.columns))
+        assert found.key["model"] == "tiny"
+
+
+def test_a_file_that_holds_no_scores_is_named(scorer: Scorer, tmp_path: Path) -> None:
+    run(scorer, tmp_path, 10, out=tmp_path / "cut.npz")
+    whole = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.npz").write_text("no scores")
+    np.savez(tmp_path / "other.npz", p=np.zeros(3))
+    for name in ("cut", "text", "other"):
+        with pytest.raises(InputError, match=rf"{name}.npz: is not readable, expected scores"):
+            read_scores(tmp_path / f"{name}.npz")
+    with pytest.raises(InputError, match=r"missing\.npz: not found"):
+        read_scores(tmp_path / "missing.npz")
 
 
 def test_rows_beyond_the_end_are_named(scorer: Scorer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from palate.prompt.messages import to_chat_messages, to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples import iter_examples
 from palate.samples.build import ROLES, Samples
-from palate.tokens import tables
+from palate.tokens import build_tables
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.plain import IGNORED, label
 from palate.tokens.tokenizer import load_tokenizer
@@ -126,7 +126,7 @@ def test_contexts_are_composed_and_asked_as_they_are_trained(name: str, prompt: 
     for split, dataset in composed(samples, PROMPTS[prompt], chat, tmp_path, cutoff_len=100_000).items():
         assert dataset.tables.reason is None
         assert not dataset.tables.unproved(split).size
-        assert dataset.tables.contexts.height > 9
+        assert dataset.tables.codes("context") > 9
         rows = [row for chunk in iter_examples(samples, split, PROMPTS[prompt]) for row in chunk.to_dicts()]
         assert dataset.prompts() == chat.decision_prompts([to_generation_messages(row) for row in rows])
 
@@ -152,8 +152,8 @@ def test_a_context_beside_which_no_cut_is_proved_is_tokenized_whole(prompt: Prom
 def test_more_values_than_a_word_has_room_for_are_refused(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, what: str
 ) -> None:
-    shift, _ = getattr(tables, place)
-    monkeypatch.setattr(tables, place, (shift, 1))
+    shift, _ = getattr(build_tables, place)
+    monkeypatch.setattr(build_tables, place, (shift, 1))
     with pytest.raises(InputError, match=rf"ratings: have \d+ {what}.*, expected at most 2"):
         composed(samples, PROMPTS["every context"], Chat(small_tokenizer()), tmp_path)
 

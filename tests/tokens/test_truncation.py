@@ -87,7 +87,7 @@ def expected(case: Case, cutoff: int, strategy: Strategy) -> list[Row] | str:
     for sample, tries in enumerate(case.plain):
         ids, labels = labelled(tries[HISTORY])
         if len(ids) > cutoff:
-            refused = f"train sample {sample} (candidate {told(case.samples, sample, 0)[1]['title']!r}) "
+            refused = f"train sample {sample} (candidate {case.prompt.candidate(told(case.samples, sample, 0)[1])!r}) "
             if strategy == "drop":
                 continue
             if strategy in ("right", "error"):

@@ -3,11 +3,14 @@
 import json
 import logging
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
 from palate.artifacts import atomic_file, sha256_of, write_json
 from palate.errors import InputError
@@ -24,25 +27,36 @@ BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
 KEY = "key.json"
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass")
+PARQUET_KEY = "palate.key"
+
+Columns = dict[str, NDArray[Any]]
+"""row (int64), user_id, item_id, label (bool), p and mass (float32): one array each, in the order of the rows."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A file of scores: the columns, and what they depend on."""
+
+    columns: Columns
+    key: dict[str, Any]
 
 
 def score_file(
     scorer: Scorer,
     tokens: TokenDataset,
-    about: pl.DataFrame,
+    about: Mapping[str, NDArray[Any]],
     rows: Sequence[int] | None,
     *,
     out: Path,
     batch_size: int,
     key: Mapping[str, Any],
     console: "Console | None" = None,
-) -> pl.DataFrame:
-    """Score samples (by index; None: all) of a token dataset into the Parquet file `out`.
+) -> Columns:
+    """Score samples (by index; None: all) of a token dataset into the file `out`: `.npz`, or else Parquet.
 
     `about` has `user_id` and `item_id` of every sample. `key` says what the scores depend on beside the rows:
     model, adapter, tokens. Scores that lie there with the same key are taken over, finished or in parts
-    (`out.parts/`); others are removed, and the log says so. Returns row, user_id, item_id, label (bool), p and
-    mass (float32), in the order of the rows.
+    (`out.parts/`); others are removed, and the log says so.
 
     Raises `InputError` for rows beyond the end.
     """
@@ -52,30 +66,85 @@ def score_file(
         raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
     key = {**key, "rows": "all" if rows is None else sha256_of(wanted)}
     digest = sha256_of(key)
-    if out.is_file() and pl.read_parquet_metadata(out).get("palate.key") == digest:
+    kept = _kept(out, digest)
+    if kept is not None:
         log.info("scores in %s are kept: same model, adapter, data and prompt", out)
-        return pl.read_parquet(out, glob=False)
+        return kept
     parts = out.with_name(f"{out.name}.parts")
     done = _believed(parts, digest, key)
     left = [row for row in wanted if row not in done]
     size = batch_size * BATCHES_A_PART
     with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
         for start in range(0, len(left), size):
-            window = left[start : start + size]
+            window = np.array(left[start : start + size], np.int64)
             p, mass = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
-            part = about[window].with_columns(
-                row=pl.Series(window), label=pl.Series(tokens.labels[window]), p=p, mass=mass
-            )
-            with atomic_file(parts / f"{window[0]:010d}.parquet") as file:
-                part.select(COLUMNS).write_parquet(file)
-    files = sorted(parts.glob("*.parquet"))
-    empty = about.clear().with_columns(row=pl.lit(0, pl.Int64), label=pl.lit(None, pl.Boolean), p=None, mass=None)
-    scores = pl.concat([pl.read_parquet(f, glob=False) for f in files]) if files else empty.select(COLUMNS)
-    scores = scores.sort("row")
-    with atomic_file(out) as file:
-        scores.write_parquet(file, metadata={"palate.key": digest})
+            part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
+            part |= {"row": window, "label": tokens.labels[window], "p": p, "mass": mass}
+            with atomic_file(parts / f"{window[0]:010d}.npz") as file:
+                np.savez(file, **part)
+    files = [_arrays(path) for path in sorted(parts.glob("*.npz"))] or [_none(about)]
+    scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
+    order = np.argsort(scores["row"], kind="stable")
+    scores = {name: column[order] for name, column in scores.items()}
+    write_scores(out, Scored(scores, key))
     shutil.rmtree(parts)
     return scores
+
+
+def write_scores(out: Path, scored: Scored) -> None:
+    """Write a file of scores, `.npz` or Parquet, whole or not at all."""
+    with atomic_file(out) as file:
+        if out.suffix == ".npz":
+            arrays: dict[str, Any] = {"key": np.array(json.dumps(scored.key, sort_keys=True)), **scored.columns}
+            np.savez(file, **arrays)
+            return
+        import polars as pl
+
+        pl.DataFrame(scored.columns).write_parquet(file, metadata={PARQUET_KEY: sha256_of(scored.key)})
+
+
+def read_scores(path: Path) -> Scored:
+    """Read an `.npz` of scores; raises `InputError` for a file that is none."""
+    try:
+        found = _arrays(path)
+        key = json.loads(str(found.pop("key")))
+        lengths = {found[name].shape for name in COLUMNS}
+    except FileNotFoundError:
+        raise InputError("not found, expected scores that `palate score` wrote", path) from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
+    if len(lengths) != 1:
+        raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
+    return Scored({name: found[name] for name in COLUMNS}, key)
+
+
+def _kept(out: Path, digest: str) -> Columns | None:
+    """The finished scores in `out` if they have this key."""
+    if not out.is_file():
+        return None
+    if out.suffix == ".npz":
+        try:
+            scored = read_scores(out)
+        except InputError:
+            return None
+        return scored.columns if sha256_of(scored.key) == digest else None
+    import polars as pl
+
+    if pl.read_parquet_metadata(out).get(PARQUET_KEY) != digest:
+        return None
+    return {column.name: column.to_numpy() for column in pl.read_parquet(out, glob=False)}
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A part without rows."""
+    types = {"row": np.int64, "label": np.bool_, "p": np.float32, "mass": np.float32}
+    empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
+    return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
 
 
 def _believed(parts: Path, digest: str, key: Mapping[str, Any]) -> set[int]:
@@ -92,8 +161,8 @@ def _believed(parts: Path, digest: str, key: Mapping[str, Any]) -> set[int]:
         write_json(parts / KEY, {"sha256": digest, "key": dict(key)})
         return set()
     done: set[int] = set()
-    for path in parts.glob("*.parquet"):
-        done.update(pl.read_parquet(path, columns=["row"], glob=False)["row"].to_list())
+    for path in parts.glob("*.npz"):
+        done.update(_arrays(path)["row"].tolist())
     if done:
         log.info("scoring goes on: %d rows were scored before", len(done))
     return done

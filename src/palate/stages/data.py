@@ -1,6 +1,7 @@
 """Prepare: from ratings to the prepared folder, and back from the folder for the stages after it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palate import console
@@ -10,11 +11,15 @@ from palate.console import log
 from palate.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from palate.prompt.chat import Chat
     from palate.ratings import Ratings
     from palate.samples import Prepared
     from palate.samples.build import Samples
     from palate.tokens.dataset import Options, TokenDataset
+    from palate.tokens.portable import Portable
 
 
 def ratings_of(config: Config) -> "Ratings":
@@ -81,7 +86,7 @@ def prepared(config: Config) -> "Prepared":
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
         prepare(config)
     data = load_prepared(folder)
-    changed = changed_options(data.manifest, config)
+    changed = changed_options(data.manifest, prepare_options(config))
     if changed:
         raise InputError(
             f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
@@ -139,6 +144,46 @@ def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
     return val.select(np.flatnonzero(np.isin(val.numbers, draw(every, config.prepare.max_eval, config.seed))))
 
 
+def scored_tokens(config: Config, data: "Prepared", chat: "Chat") -> "TokenDataset":
+    """The test samples as they are scored: all of them, also those that training would leave out."""
+    if config.tokens.truncation == "drop":
+        config = config.model_copy(update={"tokens": config.tokens.model_copy(update={"truncation": "left"})})
+    return tokens_of(config, data, chat, ("test",))["test"]
+
+
+def test_ids(data: "Prepared") -> "dict[str, NDArray[np.int64]]":
+    """`user_id` and `item_id` of every test sample."""
+    test = data.samples.timeline[data.samples.position[data.samples.of("test")]]
+    return {name: test[name].to_numpy() for name in ("user_id", "item_id")}
+
+
+def portable(config: Config, chat: "Chat") -> "Portable | None":
+    """The portable token folder that `data_dir` names; None if it names another.
+
+    Raises `InputError` if it is damaged, or was made for another tokenizer or other options.
+    """
+    from palate.tokens.portable import is_portable, open_portable
+
+    folder = config.data_path
+    if not is_portable(folder):
+        return None
+    found = open_portable(folder)
+    changed = changed_options({"options": _known(found.manifest["options"])}, portable_options(config))
+    if changed:
+        raise InputError(f"was made with {changed}; write another with `palate tokenize --portable`", folder)
+    found.check_tokenizer(chat)
+    return found
+
+
+def portable_options(config: Config) -> dict[str, Any]:
+    """What a portable token folder must agree in with a config: what decides its samples and their sequences."""
+    return prepare_options(config) | {"tokens": asdict(token_options(config))}
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("format", "tokenizer")}
+
+
 def token_options(config: Config) -> "Options":
     """What the config says of sequences."""
     from palate.tokens.dataset import Options
@@ -155,9 +200,9 @@ def prepare_options(config: Config) -> dict[str, Any]:
     }
 
 
-def changed_options(manifest: Mapping[str, Any], config: Config) -> str:
+def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Where the manifest's options differ from the config's, in words; empty if nowhere."""
-    then, now = _flat(manifest["options"]), _flat(prepare_options(config))
+    then, now = _flat(manifest["options"]), _flat(options)
     return ", ".join(
         f"{key} = {then.get(key)!r} (the config says {now.get(key)!r})"
         for key in sorted(then.keys() | now.keys())

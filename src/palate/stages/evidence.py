@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
-from palate.artifacts import write_json
+from palate.artifacts import read_json, write_json
 from palate.config import Config, dump_config
 from palate.errors import InputError
 from palate.hub import locate
 from palate.samples import Prepared
 from palate.stages import seeds
-from palate.stages.data import chat_of, check_model, prepared
-from palate.stages.model import begin, chosen_rows, score
+from palate.stages.data import chat_of, check_model, prepared, scored_tokens
+from palate.stages.model import adapter_identity, begin, chosen_rows, score
 
 if TYPE_CHECKING:
     import polars as pl
 
     from palate.evaluate.evaluation import Evaluation
+    from palate.prompt.chat import Chat
+    from palate.score.files import Columns
 
 METRICS = "metrics.json"
 REPORT = "report.html"
@@ -51,6 +53,7 @@ def evaluate(
     *,
     adapter: Path | None = None,
     base_only: bool = False,
+    scores: Sequence[Path] = (),
     out: str | None = None,
     as_json: bool = False,
 ) -> None:
@@ -58,29 +61,78 @@ def evaluate(
 
     The folder is `out`, else `evaluation` in the run's, whose own evidence stays as it is. Without `adapter` it is
     the run's own. Raises `InputError` if there is no adapter, unless `base_only` asks for none.
+
+    `scores` are files that `palate score` wrote, here or elsewhere; no model is loaded then. Raises `InputError` if
+    they are not of this data, prompt, base model and adapter.
     """
-    from palate.train.adapter import check_same_prompt
+    from palate.train.adapter import check_same_prompt, chosen_adapter
 
     console.start_logging()
-    chat = check_model(config)
-    if base_only:
-        adapter = None
-    else:
-        adapter = adapter or config.run_path / "adapter"
-        if not adapter.is_dir():
-            raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
+    chat = chat_of(config) if scores else check_model(config)
+    if not scores or adapter is not None:
+        adapter = chosen_adapter(config, adapter, base_only)
+    if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
     folder = Path(out) if out else config.run_path / "evaluation"
-    begin(config, folder)
-    scores = {file.key: score(config, data, file.adapter, file.path) for file in score_files(config, adapter, folder)}
-    found = measure(config, data, scores, folder)
-    report(config, data, found, scores, folder)
+    if scores:
+        tables = brought(config, data, chat, adapter, scores)
+        begin(config, folder)
+    else:
+        begin(config, folder)
+        files = score_files(config, adapter, folder)
+        tables = {file.key: frame_of(score(config, data, file.adapter, file.path)) for file in files}
+    found = measure(config, data, tables, folder)
+    report(config, data, found, tables, folder)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
         show(found, config)
         console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
+
+
+def brought(
+    config: Config, data: Prepared, chat: "Chat", adapter: Path | None, files: Sequence[Path]
+) -> "dict[str, pl.DataFrame]":
+    """Scores that were made elsewhere, by their keys, zero-shot first.
+
+    Raises `InputError` if a file is not of this data and prompt, or of another base model or adapter.
+    """
+    from palate.evaluate.evaluation import FINE_TUNED, ZERO_SHOT
+    from palate.score.files import read_scores
+
+    identity = scored_tokens(config, data, chat).identity
+    own = adapter or config.run_path / "adapter"
+    found: dict[str, pl.DataFrame] = {}
+    for path in files:
+        scored = read_scores(path)
+        if scored.key.get("tokens") != identity:
+            raise InputError("was scored on other samples, tokens or prompts than this config's", path)
+        key = FINE_TUNED if scored.key.get("adapter") else ZERO_SHOT
+        if key == FINE_TUNED and scored.key["adapter"] != dict(adapter_identity(own)):
+            raise InputError(f"was scored with another adapter than {own}", path)
+        if scored.key.get("model") != _base_weights(config, own):
+            raise InputError(f"was scored with other base weights than {model_name(config)}'s", path)
+        if key in found:
+            raise InputError(f"is the second file of {key} scores, expected one", path)
+        found[key] = frame_of(scored.columns)
+    return {key: found[key] for key in (ZERO_SHOT, FINE_TUNED) if key in found}
+
+
+def _base_weights(config: Config, adapter: Path) -> str:
+    """The fingerprint of the base model: what the adapter was trained on, else that of the model itself."""
+    from palate.models import load_base_model, weights_fingerprint
+    from palate.train.adapter import ABOUT
+
+    known = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else {}
+    return str(known.get("base", {}).get("weights") or weights_fingerprint(load_base_model(config.model)[0]))
+
+
+def frame_of(scores: "Columns") -> "pl.DataFrame":
+    """Scores as a frame."""
+    import polars as pl
+
+    return pl.DataFrame(scores)
 
 
 def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"], folder: Path) -> "Evaluation":
@@ -93,7 +145,7 @@ def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]
         scores,
         rating_threshold=config.prepare.rating_threshold,
         history_len=config.prepare.history_len,
-        rows=chosen_rows(config, data),
+        rows=chosen_rows(config, data.samples.of("test").size),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
         labels={key: f"{name}, {key}" for key in scores},

@@ -9,14 +9,15 @@ import numpy as np
 from palate import console
 from palate.artifacts import MANIFEST, sha256_file
 from palate.config import Config, write_config
-from palate.samples import Prepared
-from palate.stages.data import check_model, evaluation_part, prepared, tokens_of
+from palate.errors import InputError
+from palate.stages.data import check_model, evaluation_part, portable, prepared, scored_tokens, test_ids, tokens_of
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from palate.prompt.chat import Chat
+    from palate.samples import Prepared
+    from palate.score.files import Columns
     from palate.score.scorer import Scorer
+    from palate.tokens.portable import Portable
 
 
 def train(config: Config) -> Path:
@@ -46,6 +47,9 @@ def train(config: Config) -> Path:
 
 def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, Any] | None]:
     """What to train on, what to evaluate on, and the manifest of both."""
+    carried = portable(config, chat)
+    if carried is not None:
+        return carried.dataset("train", chat), carried.dataset("eval", chat), carried.data_manifest
     from palate.tokens.examples import load_examples
 
     folder = config.data_path
@@ -83,28 +87,30 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     return Scorer(model, chat, config.tokens.cutoff_len)
 
 
-def score(config: Config, data: Prepared, adapter: Path | None, out: Path) -> "pl.DataFrame":
-    """Score the chosen test rows into the Parquet file `out`; goes on where an earlier call stopped."""
+def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
+    """Score the chosen test rows into the file `out`; goes on where an earlier call stopped."""
     from palate.models import weights_fingerprint
     from palate.score.files import score_file
+    from palate.tokens.portable import Portable
 
     scorer = load_scorer(config, adapter)
-    # Training may leave out samples that are too long; each of these has a score to get.
-    whole = config.tokens.model_copy(update={"truncation": "left"}) if config.tokens.truncation == "drop" else None
-    tokens = tokens_of(config.model_copy(update={"tokens": whole or config.tokens}), data, scorer.chat, ("test",))
-    test = data.samples.timeline[data.samples.position[data.samples.of("test")]]
+    if isinstance(data, Portable):
+        data.check_tokenizer(scorer.chat)
+        tokens, about = data.dataset("test", scorer.chat), data.test_ids
+    else:
+        tokens, about = scored_tokens(config, data, scorer.chat), test_ids(data)
     key = {
-        "tokens": tokens["test"].identity,
+        "tokens": tokens.identity,
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": config.model.quantization,
-        "adapter": adapter_identity(adapter),
+        "adapter": dict(adapter_identity(adapter)),
     }
     return score_file(
         scorer,
-        tokens["test"],
-        test.select("user_id", "item_id"),
-        chosen_rows(config, data).tolist(),
+        tokens,
+        about,
+        chosen_rows(config, len(tokens)).tolist(),
         out=out,
         batch_size=config.evaluate.batch_size,
         key=key,
@@ -112,9 +118,32 @@ def score(config: Config, data: Prepared, adapter: Path | None, out: Path) -> "p
     )
 
 
-def chosen_rows(config: Config, data: Prepared) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The test rows to score, ascending: all, or `evaluate.max_samples` drawn with the seed."""
-    rows = np.arange(len(data.samples.of("test")))
+def score_test(config: Config, *, adapter: Path | None = None, base_only: bool = False, out: str | None = None) -> Path:
+    """Score the test samples of a prepared or a portable folder into a file that `palate evaluate --scores` takes.
+
+    The file is `out`, else `scores.npz` (`scores-base.npz`) in the run's folder. Without `adapter` it is the run's
+    own. Raises `InputError` if there is no adapter, unless `base_only` asks for none.
+    """
+    from palate.train.adapter import check_same_prompt, chosen_adapter
+
+    console.start_logging()
+    file = Path(out) if out else config.run_path / ("scores-base.npz" if base_only else "scores.npz")
+    if file.suffix != ".npz":
+        raise InputError("is no name for scores, expected one that ends with .npz", file)
+    chat = check_model(config)
+    adapter = chosen_adapter(config, adapter, base_only)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+    data = portable(config, chat) or prepared(config)
+    scores = score(config, data, adapter, file)
+    told = f"scored {len(scores['row']):,} test samples in {file}; `palate evaluate --scores {file.name}` measures them"
+    console.out.print(told, highlight=False, soft_wrap=True)
+    return file
+
+
+def chosen_rows(config: Config, available: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Which of the available test rows to score, ascending: all, or `evaluate.max_samples` drawn with the seed."""
+    rows = np.arange(available)
     if config.evaluate.max_samples is not None and config.evaluate.max_samples < len(rows):
         rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.evaluate.max_samples])
     return rows

@@ -16,9 +16,21 @@ from palate.errors import InputError, WorkError
 from palate.progress import track
 from palate.samples.prepared import TABLES
 from palate.samples.split import SPLITS
-from palate.stages.data import chat_of, prepared, samples_of, token_options, tokens_of
+from palate.stages.data import (
+    chat_of,
+    evaluation_part,
+    portable_options,
+    prepared,
+    samples_of,
+    scored_tokens,
+    test_ids,
+    token_options,
+    tokens_of,
+)
 from palate.tokens.arrow import TOKEN_BYTES, Chunk, write_dataset
 from palate.tokens.dataset import TokenDataset, token_datasets
+from palate.tokens.portable import STAGE as PORTABLE
+from palate.tokens.portable import write_portable
 from palate.tokens.tokenizer import tokenizer_identity
 
 STAGE = "tokenize"
@@ -94,6 +106,35 @@ def tokenize(
     return manifest
 
 
+def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool = False) -> dict[str, Any]:
+    """Write the portable token folder of the config's prepared data to `out`, and return its manifest.
+
+    It holds what `palate train` and `palate score` need where there is neither Polars nor the ratings.
+    """
+    console.start_logging()
+    out = (out or config.run_path / "portable").expanduser().resolve()
+    _check_place(out)
+    chat = chat_of(config)
+    data = prepared(config)
+    tokens = tokens_of(config, data, chat, ("train", "val"))
+    datasets = {
+        "train": tokens["train"],
+        "eval": evaluation_part(config, tokens["val"]),
+        "test": scored_tokens(config, data, chat),
+    }
+    with atomic_folder(out, whole=True) as folder:
+        options = portable_options(config) | {"tokenizer": config.tokenizer_name}
+        manifest = write_portable(folder, datasets, test_ids(data), chat, options, data.manifest)
+    if as_json:
+        print(json.dumps({"folder": str(out), **manifest}, ensure_ascii=False, indent=2))
+        return manifest
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    each = ", ".join(f"{len(dataset):,} {name}" for name, dataset in datasets.items())
+    told = f"wrote {each} samples to {out}: {size / 1e6:.1f} MB; train with `palate train --config … --data {out.name}`"
+    console.out.print(told, highlight=False, soft_wrap=True)
+    return manifest
+
+
 def _stats(dataset: TokenDataset) -> dict[str, Any]:
     """What is written of a split, and what truncation took from the whole of it."""
     trained = len(dataset) if dataset.options.train_on == "answer" else dataset.whole_lengths.response.sum()
@@ -123,7 +164,7 @@ def _check_place(out: Path) -> None:
     if place != out:
         return
     manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else {}
-    ours = manifest.get("stage") == STAGE
+    ours = manifest.get("stage") in (STAGE, PORTABLE)
     known = {MANIFEST, *manifest["outputs"]} if ours else set()
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()

@@ -21,14 +21,15 @@ from palate.cache import Cache
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
-from palate.samples.build import Samples
-from palate.samples.split import SPLITS
+from palate.tokens.fragments import LEFT, MIDDLE, OVERREAD, RIGHT
 from palate.tokens.lengths import Lengths
-from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables, content_of, tables_of, write_plain
+from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables
 from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from palate.samples.build import Samples
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,16 @@ class TokenDataset:
         return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
 
     @property
+    def folders(self) -> tuple[Path, Path | None, Path]:
+        """Where what it is composed from lies: the tables, what is tokenized whole (if anything is), what is cut."""
+        return self._folders
+
+    @property
+    def rows(self) -> Longs | None:
+        """The numbers of its samples in the split, if it has not all of them."""
+        return self._rows
+
+    @property
     def numbers(self) -> Longs:
         """Which sample of the split each index means, (n,) int64: its row in the split's exported files."""
         return self._numbers(None)
@@ -187,10 +198,10 @@ class TokenDataset:
         sample = self._numbers(indices)
         ids, offsets = self._compose(sample)
         labels = np.empty_like(ids)
-        from palate.tokens import kernel
+        from palate.tokens import loops
 
         response = self._responses(sample)
-        kernel.label(ids, offsets, np.diff(offsets), response, self._answer, labels)
+        loops.label(ids, offsets, np.diff(offsets), response, self._answer, labels)
         return Ragged(ids, labels, offsets)
 
     def ids(self, indices: ArrayLike | None = None) -> tuple[Ints, Longs]:
@@ -318,14 +329,14 @@ class TokenDataset:
         self, position: Longs, target: Longs, items: Longs, plain: Longs, whole: Ints, kept: Ints, truncation: Strategy
     ) -> tuple[Ints, Longs]:
         """What the kernel writes, and where each sample begins and the last ends."""
-        from palate.tokens import kernel
+        from palate.tokens import loops
 
         f = self.tables.fragments or NO_FRAGMENTS
-        side = {"right": kernel.RIGHT, "middle": kernel.MIDDLE}.get(truncation, kernel.LEFT)
+        side = {"right": RIGHT, "middle": MIDDLE}.get(truncation, LEFT)
         offsets = np.zeros(position.size + 1, np.int64)
         np.cumsum(kept, out=offsets[1:])
-        out = np.empty(int(offsets[-1]) + kernel.BLOCK, np.int32)
-        kernel.compose(
+        out = np.empty(int(offsets[-1]) + OVERREAD, np.int32)
+        loops.compose(
             self.tables.word, position, target, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
             self._plain.start, self._plain.tokens, whole, kept, side, out, offsets,
         )  # fmt: skip
@@ -333,16 +344,16 @@ class TokenDataset:
 
 
 def token_datasets(
-    samples: Samples,
+    samples: "Samples",
     prompt: PromptSpec,
     chat: Chat,
     options: Options = Options(),
     *,
     data: Mapping[str, Any] | None = None,
     name: str = "samples",
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] | None = None,
 ) -> dict[str, TokenDataset]:
-    """The token datasets of some splits; tables and cuts are taken from the cache or built.
+    """The token datasets of some splits (None: all); tables and cuts are taken from the cache or built.
 
     `data` names everything that decides the samples (hashes of the input, options), for the cache's key; if it is
     not given, the samples themselves are hashed. Samples that truncation drops are left out.
@@ -350,9 +361,12 @@ def token_datasets(
     Raises `InputError` for a prompt that does not fit the items, and for a sample that the cutoff would leave
     without its whole response.
     """
+    from palate.samples.split import SPLITS
+    from palate.tokens.build_tables import content_of, tables_of, write_plain
+
     tables = tables_of(samples, prompt, chat, content_of(samples) if data is None else data, name)
     found = {}
-    for split in splits:
+    for split in SPLITS if splits is None else splits:
         plain, of = None, f"{name}, {split}"
         key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
         if tables.meta["plain"][split]:

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from palate.hub import cache_dir
+from palate.tokens.fragments import LEFT, OVERREAD, RIGHT
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,7 @@ if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
 if not numba.config.CACHE_DIR and not any((Path(__file__).parent / "__pycache__").glob("kernel.*.nbi")):
     log.info("compiling the loops that compose tokens, once on this machine: some seconds")
 
-BLOCK = 16
-LEFT, RIGHT, MIDDLE = range(3)
-"""Which end of a sequence is cut where it is too long."""
+BLOCK = OVERREAD
 IGNORED = -100
 UNICODE = 0x110000
 

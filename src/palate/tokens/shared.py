@@ -199,7 +199,7 @@ class SharedHistory:
         tables = self._tokens.tables
         items = np.repeat(self._items, self.sizes)
         shared, length = np.zeros((2, self.order.size), np.int64)
-        plain = unproved_samples(tables, self._anchor, self._target)
+        plain = unproved_samples(tables.word, self._anchor, tables.history_len, tables.fragments, self._target)
         of_prompt = np.logical_or.reduceat(plain, self.first[:-1])
         plain = np.repeat(of_prompt, self.sizes)
         if tables.fragments is not None:

@@ -195,24 +195,23 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     item = next(
         (
             code
-            for code in range(tables.items.height)
-            if code not in unproved and not any(map(chat.imitates_control, map(str, tables.items.row(code))))
+            for code in range(tables.codes("item"))
+            if code not in unproved and not any(map(chat.imitates_control, tables.wording.named("item", code)))
         ),
         None,
     )
-    rating = next((code for code in range(tables.ratings.len()) if code not in f.unproved["rating"]), None)
+    rating = next((code for code in range(tables.codes("rating")) if code not in f.unproved["rating"]), None)
     told = {*f.unproved["context"], *f.unproved["candidate_context"]}
-    context = next((code for code in range(tables.contexts.height) if code not in told), None)
+    context = next((code for code in range(tables.codes("context")) if code not in told), None)
     if item is None or rating is None or context is None:
         return None
-    row = tables.items.row(item, named=True) | tables.contexts.row(context, named=True)
-    lines = [prompt.history_line.format(**{**row, "n": n, "rating": tables.ratings[rating]}) for n in range(1, m + 1)]
-    example = prompt.alpaca("\n".join(lines), prompt.candidate(row), prompt.yes, m)
+    word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
+    lines = [tables.wording.history_line(word, n) for n in range(1, m + 1)]
+    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(word), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
     at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
     steps = f.steps[f.first[m] : f.first[m + 1]]
-    word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
     ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])
     begins = np.concatenate([[0], ends[:-1]])
     lead, trail = np.zeros((2, m), np.int64)
@@ -235,7 +234,7 @@ def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
     """One line that names a sample and says what would become of it."""
-    candidate = tables.samples(tables.position(split)[[sample]], 0).items["title"][0]
+    candidate = tables.wording.candidate_line(int(tables.word[tables.position(split)[sample]]))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"

@@ -80,6 +80,19 @@ def weights_from(config: Config) -> str | None:
     return f"{path.name}, a GGUF file, dequantized: not bit for bit the published weights"
 
 
+def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Path | None:
+    """The adapter that is named, else the run's own; None if the base model alone is asked for.
+
+    Raises `InputError` if there is none.
+    """
+    if base_only:
+        return None
+    adapter = adapter or config.run_path / "adapter"
+    if not adapter.is_dir():
+        raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
+    return adapter
+
+
 def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     """Raise `InputError` if the adapter was trained with another prompt, chat template or decision token.
 

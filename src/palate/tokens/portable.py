@@ -1,0 +1,134 @@
+"""A portable token folder: all that training and scoring need, for a machine without ratings, Polars or a cache.
+
+It holds the cache's own entries under their own names, so that a dataset that is opened from it has the identity of
+the one that it was written from: checkpoints and scores made there and here are each other's.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.artifacts import MANIFEST, read_json, sha256_file, write_json, write_manifest
+from palate.errors import InputError
+from palate.prompt.chat import Chat
+from palate.tokens.dataset import Options, TokenDataset
+from palate.tokens.tokenizer import tokenizer_identity
+
+STAGE = "portable"
+FORMAT = 1
+"""Raised whenever a folder would have to be read in another way."""
+ABOUT = "about.json"
+AGAIN = "write the folder again with `palate tokenize --portable`"
+
+
+@dataclass(frozen=True)
+class Portable:
+    """An open folder, every file of which is what the manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    about: dict[str, Any]
+
+    @property
+    def data_manifest(self) -> dict[str, Any]:
+        """The manifest of the prepared data that the samples are of."""
+        return dict(self.about["data"])
+
+    def dataset(self, split: str, chat: Chat | None = None) -> TokenDataset:
+        """The samples of `train`, `eval` (the part of val that `eval.json` holds) or `test`."""
+        stored = self.about["splits"][split]
+        plain = self.folder / stored["plain"] if stored["plain"] else None
+        rows = np.load(self.folder / stored["rows"]) if stored["rows"] else None
+        tables, cut = self.folder / stored["tables"], self.folder / stored["cut"]
+        return TokenDataset(tables, plain, cut, stored["of"], Options(**stored["options"]), chat, rows)
+
+    @cached_property
+    def test_ids(self) -> dict[str, NDArray[np.int64]]:
+        """`user_id` and `item_id` of every test sample."""
+        return {name: np.load(self.folder / f"test.{name}.npy") for name in ("user_id", "item_id")}
+
+    def check_tokenizer(self, chat: Chat) -> None:
+        """Raise `InputError` if the folder was made for another tokenizer, chat template or answers."""
+        for what, digest in tokenizer_identity(chat.tokenizer).items():
+            if self.about["tokenizer"][what] != digest:
+                raise InputError(
+                    f"was made for another {what}, expected that of {chat.tokenizer.name_or_path}", self.folder
+                )
+        if self.about["decision"] != chat.decision.describe(chat.tokenizer):
+            raise InputError("was made for another decision token than this tokenizer and prompt have", self.folder)
+
+
+def is_portable(folder: Path) -> bool:
+    """Whether a folder says that it is one."""
+    try:
+        return bool(read_json(folder / MANIFEST).get("stage") == STAGE)
+    except (InputError, OSError, ValueError, AttributeError):
+        return False
+
+
+def open_portable(folder: Path) -> Portable:
+    """Open a folder; raises `InputError` if it is none, is of another format, or has a file that is not as written."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("stage") != STAGE:
+        raise InputError("is not of a portable token folder, expected one that `palate tokenize --portable` wrote",
+                         folder / MANIFEST)  # fmt: skip
+    options = manifest.get("options", {})
+    if options.get("format") != FORMAT:
+        raise InputError(f"is of format {options.get('format')!r}, expected {FORMAT}; {AGAIN}", folder / MANIFEST)
+    outputs = manifest.get("outputs", {})
+    for name in (ABOUT, *outputs):
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"is missing, though the manifest names it; {AGAIN}", file)
+        if sha256_file(file) != outputs.get(name):
+            raise InputError(f"is not what the manifest says; {AGAIN}", file)
+    return Portable(folder, manifest, read_json(folder / ABOUT))
+
+
+def write_portable(
+    folder: Path,
+    datasets: Mapping[str, TokenDataset],
+    test_ids: Mapping[str, NDArray[np.int64]],
+    chat: Chat,
+    options: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write `train`, `eval` and `test` into an empty folder, the manifest last; returns the manifest.
+
+    `options` decide what the folder is good for, beside the format; `data` is the manifest of the prepared data.
+    """
+    splits = {}
+    for name, dataset in datasets.items():
+        entries = dict(zip(("tables", "plain", "cut"), dataset.folders, strict=True))
+        stored = {what: entry and f"{entry.parent.name}/{entry.name}" for what, entry in entries.items()}
+        for what, entry in entries.items():
+            if entry is not None:
+                shutil.copytree(entry, folder / str(stored[what]), dirs_exist_ok=True)
+        rows = None
+        if dataset.rows is not None:
+            rows = f"{name}.rows.npy"
+            np.save(folder / rows, dataset.rows)
+        splits[name] = {**stored, "rows": rows, "of": dataset.split, "options": asdict(dataset.options)}
+    for name, ids in test_ids.items():
+        np.save(folder / f"test.{name}.npy", ids)
+    identity = tokenizer_identity(chat.tokenizer)
+    about = {
+        "splits": splits,
+        "tokenizer": identity,
+        "decision": chat.decision.describe(chat.tokenizer),
+        "data": dict(data),
+    }
+    write_json(folder / ABOUT, about)
+    stats = {
+        name: {"samples": len(dataset), "tokens": int(dataset.lengths.sum(dtype=np.int64))}
+        for name, dataset in datasets.items()
+    }
+    return write_manifest(
+        folder, STAGE, inputs={**data["outputs"], **identity}, options={"format": FORMAT, **options}, stats=stats
+    )
