@@ -186,34 +186,39 @@ def _probe_prompts(vocabulary: int, several: bool, change: bool) -> Packed:
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the prompts of a packed sequence lie, for `segments` attention.
+    """How a packed sequence falls into pieces, for `segments` attention.
 
-    A prompt is (begin, end of its prefix, chunks), a chunk of blocks (begin, end, mask); the mask (queries, keys) is
-    over the prefix and the chunk, and None where a prompt is one causal sequence.
+    The pieces follow each other, of `sizes` tokens: of each prompt the prefix, if it has one, then its blocks in
+    chunks. `prompts` says of each whether it has a prefix, and the masks of its chunks (queries, keys), over prefix
+    and chunk; None where a prompt is one causal sequence.
     """
 
-    prompts: Sequence[tuple[int, int, Sequence[tuple[int, int, Any]]]]
+    sizes: list[int]
+    prompts: Sequence[tuple[bool, Sequence[Any]]]
 
 
 def segments_of(packed: Packed, device: Any) -> Segments:
     """The segments of a packed sequence, masks on `device`."""
     import torch
 
-    prompts = []
+    sizes: list[int] = []
+    prompts: list[tuple[bool, list[Any]]] = []
     for k, (begin, end) in enumerate(zip(packed.prefix.tolist(), packed.prefix_end.tolist(), strict=True)):
         mine = np.flatnonzero(packed.prompt_of == k)
         if mine.size == 1 and begin == end:
-            prompts.append((begin, end, [(begin, int(packed.block_end[mine[0]]), None)]))
+            sizes.append(int(packed.block_end[mine[0]]) - begin)
+            prompts.append((False, [None]))
             continue
-        chunks = []
+        sizes += [end - begin] if end > begin else []
+        masks = []
         for blocks in _chunks(packed, mine):
             size = packed.block_end[blocks] - packed.block[blocks]
             of = torch.from_numpy(np.repeat(np.arange(size.size), size)).to(device)
             own = (of[:, None] == of).tril()
-            mask = torch.cat([own.new_ones(own.shape[0], end - begin), own], dim=1)
-            chunks.append((int(packed.block[blocks[0]]), int(packed.block_end[blocks[-1]]), mask))
-        prompts.append((begin, end, chunks))
-    return Segments(prompts)
+            masks.append(torch.cat([own.new_ones(own.shape[0], end - begin), own], dim=1))
+            sizes.append(int(size.sum()))
+        prompts.append((end > begin, masks))
+    return Segments(sizes, prompts)
 
 
 def _chunks(packed: Packed, blocks: Any) -> list[Any]:
@@ -245,29 +250,26 @@ def attend(
     if query.shape[1] != key.shape[1]:
         key, value = (_repeat(x, query.shape[1] // x.shape[1]) for x in (key, value))
 
-    def among(a: int, b: int, keys: Any, values: Any, mask: Any = None) -> Any:
+    def among(queries: Any, keys: Any, values: Any, mask: Any = None) -> Any:
         return scaled_dot_product_attention(
-            query[:, :, a:b], keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+            queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
         )
 
+    # Split at once, not cut piece by piece: the gradient of each cut would be a tensor as large as the whole.
+    pieces = zip(*(x.split(segments.sizes, dim=2) for x in (query, key, value)), strict=True)
     found = []
-    for begin, end, chunks in segments.prompts:
-        if end > begin:
-            found.append(among(begin, end, key[:, :, begin:end], value[:, :, begin:end]))
-        for a, b, mask in chunks:
-            if mask is None:
-                found.append(among(a, b, key[:, :, a:b], value[:, :, a:b]))
-            else:
-                found.append(among(a, b, _beside(key, begin, end, a, b), _beside(value, begin, end, a, b), mask))
+    for prefix, masks in segments.prompts:
+        before = None
+        if prefix:
+            before = next(pieces)
+            found.append(among(*before))
+        for mask in masks:
+            queries, keys, values = next(pieces)
+            if before is not None:
+                keys, values = torch.cat([before[1], keys], dim=2), torch.cat([before[2], values], dim=2)
+            found.append(among(queries, keys, values, mask))
     out = found[0] if len(found) == 1 else torch.cat(found, dim=2)
     return out.transpose(1, 2).contiguous(), None
-
-
-def _beside(x: Any, begin: int, end: int, a: int, b: int) -> Any:
-    """The prefix and a chunk of blocks of (1, heads, t, d); a view where they touch."""
-    import torch
-
-    return x[:, :, begin:b] if a == end else torch.cat([x[:, :, begin:end], x[:, :, a:b]], dim=2)
 
 
 def _repeat(x: Any, times: int) -> Any:
