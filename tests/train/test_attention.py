@@ -87,16 +87,8 @@ def test_a_leak_between_blocks_alone_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     def leaky(packed: Any, device: Any) -> Any:
         found = segments_of(packed, device)
-        return attention.Segments(
-            [
-                (
-                    begin,
-                    end,
-                    [(a, b, None if m is None else torch.ones_like(m).tril(end - begin)) for a, b, m in chunks],
-                )
-                for begin, end, chunks in found.prompts
-            ]
-        )
+        prompts = [(prefix, [as_if_one(mask) for mask in masks]) for prefix, masks in found.prompts]
+        return attention.Segments(found.sizes, prompts)
 
     monkeypatch.setattr(attention, "segments_of", leaky)
     with pytest.raises(attention.WorkError, match="standard deviations"):
