@@ -1,9 +1,8 @@
 import json
-import resource
-import signal
 from pathlib import Path
 
 import pytest
+from tests.disk import files_of_at_most
 
 from palate.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json, write_manifest
 from palate.errors import InputError, WorkError
@@ -30,18 +29,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_write_that_the_system_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with (
-            pytest.raises(WorkError, match="x: cannot be written: File too large"),
-            atomic_file(tmp_path / "x") as file,
-        ):
-            file.write(b"x" * 100_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
+    with (
+        files_of_at_most(1000),
+        pytest.raises(WorkError, match="x: cannot be written: File too large"),
+        atomic_file(tmp_path / "x") as file,
+    ):
+        file.write(b"x" * 100_000)
 
     assert list(tmp_path.iterdir()) == []
 

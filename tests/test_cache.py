@@ -4,7 +4,6 @@ import logging
 import mmap
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.disk import files_of_at_most
 
 from palate.cache import DAY, ENTRY, Cache
 from palate.errors import InputError, WorkError
@@ -426,23 +426,11 @@ def test_what_is_mapped_stays_readable_when_its_entry_is_replaced_or_removed(tmp
     assert list((tmp_path / "tables").iterdir()) == []
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
-
-
 @pytest.mark.parametrize("limit", [1000, 3100], ids=["in the builder", "in entry.json"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(limit: int, tmp_path: Path) -> None:
     many = {str(number): "x" * 100 for number in range(100)}
     with (
-        largest_file(limit),
+        files_of_at_most(limit),
         pytest.raises(WorkError, match=r"tables: cannot be written: File too large; .*PALATE_CACHE"),
     ):
         Cache(tmp_path).entry("tables", many, write)

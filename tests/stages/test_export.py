@@ -1,17 +1,15 @@
 """An export is whole, proved and replaceable, or it is not there."""
 
 import json
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.disk import files_of_at_most
 from tests.tiny import random_adapter, tiny_folder, tiny_model, toy_config
 
 import palate.export.proof
@@ -215,19 +213,6 @@ def test_an_interrupted_export_leaves_the_earlier_one(
         calls.clear()
         export(config, merge=True, out=str(folder.with_name("other")))
     assert sorted(p.name for p in config.run_path.iterdir()) == ["adapter", "merged"]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As a full disk: longer files are refused by the system."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
 
 
 def without_large_weights(base: Path, tmp_path: Path) -> Path:

@@ -1,9 +1,8 @@
 import json
-import resource
-import signal
 from pathlib import Path
 
 import pytest
+from tests.disk import files_of_at_most
 
 from palate.errors import InputError, WorkError
 from palate.tokens.examples import load_examples
@@ -67,12 +66,5 @@ def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([ROW] * 2000))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(WorkError, match="cannot be written"):
-            load_examples(tmp_path / "a.json")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
+    with files_of_at_most(20_000), pytest.raises(WorkError, match="cannot be written"):
+        load_examples(tmp_path / "a.json")

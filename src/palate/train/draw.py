@@ -1,16 +1,9 @@
 """Draw: which samples a few-shot run is trained on, with the classes in their shares."""
 
-import logging
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from palate.tokens.packed import Longs
-
-log = logging.getLogger(__name__)
-
-By = Literal["prompt", "sample", "user"]
 
 
 def draw(liked: NDArray[np.bool_], unit: Longs, wanted: int, seed: int) -> Longs:

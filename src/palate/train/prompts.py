@@ -54,8 +54,10 @@ def prompts_of(
     if options.targets_per_prompt > 1:
         together, apart = int(shared.tokens(shared.pieces()).sum()), int(shared.needed.sum())
         log.info(
-            "%s prompts of up to %d targets: %s tokens an epoch in place of %s, %.1f × fewer",
-            f"{len(shared):,}", options.targets_per_prompt, f"{together:,}", f"{apart:,}", apart / together,
+            "%s prompts of up to %d targets, %.0f tokens and %.0f more a target: %s an epoch for %s, %.1f × fewer",
+            f"{len(shared):,}", options.targets_per_prompt, shared.prefix.mean(),
+            (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
+            apart / together,
         )  # fmt: skip
     there = evaluated is not None and len(evaluated) > 0
     return Prompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)) if there else None)
