@@ -74,3 +74,12 @@ def test_the_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
     path.write_text(dump_config(config), encoding="utf-8")
 
     assert load_config(path) == config != Config()
+
+
+def test_a_truncation_that_leaves_nothing_to_share_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("tokens:\n  truncation: middle\ntrain:\n  targets_per_prompt: 4\n")
+    with pytest.raises(
+        InputError, match=r"c.yaml: with tokens.truncation=middle .* share nothing, expected one of left"
+    ):
+        load_config(path)

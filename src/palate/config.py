@@ -16,6 +16,9 @@ from palate.artifacts import atomic_file
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 
+SHARING = ("left", "history", "error")
+"""The truncations that leave several targets of a prompt a history to share."""
+
 
 class Section(BaseModel):
     """A part of the config; unknown keys are errors."""
@@ -199,6 +202,15 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _leaves_a_history_to_share(self) -> "Config":
+        if self.train.targets_per_prompt > 1 and self.tokens.truncation not in SHARING:
+            raise ValueError(
+                f"with tokens.truncation={self.tokens.truncation} the targets of a prompt (train.targets_per_prompt) "
+                f"share nothing, expected one of {', '.join(SHARING)}"
+            )
+        return self
 
     @property
     def data_path(self) -> Path:

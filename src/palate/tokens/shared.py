@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palate.artifacts import sha256_of
+from palate.config import SHARING
 from palate.errors import InputError
 from palate.prompt.messages import to_chat_messages
 from palate.tokens.dataset import Ragged, TokenDataset
 from palate.tokens.packed import Ints, Longs, Packed, pack
 from palate.tokens.tables import parts, unproved_samples
-
-SHARING = ("left", "history", "error")
-"""The truncations that leave several targets a history to share."""
 
 
 class Sequences(Protocol):
