@@ -1,4 +1,4 @@
-"""How long a user waits for the first optimizer step: from starting the process to the step's end.
+"""How long a user waits for the first optimizer step: from starting the process to the step's beginning and end.
 
 Palate's side is `palate train` on data that `palate prepare` wrote, with the token tables in the cache and without.
 TRL's side is `trl_script.py`, given the same train.json as prompt and completion. The rows that stand first are those
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -34,7 +34,7 @@ def measured(config: Config, targets: int, repeats: int, folder: Path) -> list[d
     config = config.model_copy(update={"data_dir": str(data)})
     palate("prepare", config, folder / "prepare.yaml")
     rows = [
-        {"name": name, "targets": k, "seconds": [], "loss": None}
+        {"name": name, "targets": k, "begun": [], "seconds": [], "loss": None}
         for name, k in (
             ("palate train, nothing cached", 1),
             ("palate train, tables cached", 1),
@@ -54,10 +54,21 @@ def measured(config: Config, targets: int, repeats: int, folder: Path) -> list[d
     return rows
 
 
-def add(row: dict[str, Any], found: tuple[float, float]) -> None:
-    row["seconds"].append(found[0])
-    row["loss"] = found[1]
-    print(f"{row['name']}: {number(found[0])} s to the first step", file=sys.stderr)
+class Start(NamedTuple):
+    """A training process' way into its first step."""
+
+    begun: float
+    """Seconds from the start of the process until it trains."""
+    seconds: float
+    """Seconds until the step is done."""
+    loss: float
+
+
+def add(row: dict[str, Any], found: Start) -> None:
+    row["begun"].append(found.begun)
+    row["seconds"].append(found.seconds)
+    row["loss"] = found.loss
+    print(f"{row['name']}: first step from {number(found.begun)} to {number(found.seconds)} s", file=sys.stderr)
 
 
 def palate(command: str, config: Config, file: Path) -> None:
@@ -80,8 +91,8 @@ def forget_tables() -> None:
             shutil.rmtree(path)
 
 
-def palate_starts(config: Config, run: Path) -> tuple[float, float]:
-    """Seconds to the end of the first step of `palate train`, and its loss."""
+def palate_starts(config: Config, run: Path) -> Start:
+    """The first step of `palate train`."""
     shutil.rmtree(run, ignore_errors=True)
     file = run.with_suffix(".yaml")
     config = config.model_copy(update={"run_dir": str(run)})
@@ -91,7 +102,7 @@ def palate_starts(config: Config, run: Path) -> tuple[float, float]:
     )
 
 
-def trl_starts(script: Mapping[str, Any], out: Path) -> tuple[float, float]:
+def trl_starts(script: Mapping[str, Any], out: Path) -> Start:
     """The same of TRL's script, whose ids are then compared with Palate's; its cache is empty."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -106,14 +117,19 @@ def trl_starts(script: Mapping[str, Any], out: Path) -> tuple[float, float]:
     return found
 
 
-def until(words: Sequence[str], log: Path, env: Mapping[str, str], wait: bool = False) -> tuple[float, float]:
-    """Seconds until a process logs a loss, and the loss; with `wait` it may end by itself, else it is killed."""
+def until(words: Sequence[str], log: Path, env: Mapping[str, str], wait: bool = False) -> Start:
+    """Wait until a process, which opens its log as it begins to train, logs a loss.
+
+    With `wait` it may end by itself, else it is killed.
+    """
     said_there = log.with_suffix(".err")
     with said_there.parent.parent.joinpath(f"{log.parent.name}.err").open("w+") as errors:
-        started = time.perf_counter()
+        started, begun = time.perf_counter(), None
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, env=env)
         try:
             while (loss := logged(log)) is None:
+                if begun is None and log.is_file():
+                    begun = time.perf_counter() - started
                 if process.poll() is not None or time.perf_counter() - started > PATIENCE:
                     errors.seek(0)
                     raise SystemExit(f"{words[1:4]} made no step: {errors.read().strip()[-2000:]}")
@@ -125,7 +141,7 @@ def until(words: Sequence[str], log: Path, env: Mapping[str, str], wait: bool = 
         finally:
             process.kill()
             process.wait()
-    return seconds, loss
+    return Start(seconds if begun is None else begun, seconds, loss)
 
 
 def logged(log: Path) -> float | None:
@@ -177,6 +193,7 @@ def digest(ids: Any, labels: Any, lengths: Any) -> dict[str, Any]:
 
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["name"],
+    "until it trains": lambda row: said(row["begun"]),
     "to the end of the first step": lambda row: said(row["seconds"]),
     "its loss": lambda row: f"{row['loss']:.4f}",
 }

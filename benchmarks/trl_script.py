@@ -24,6 +24,9 @@ class First(TrainerCallback):  # type: ignore[misc]
     def __init__(self, out: Path) -> None:
         self.out = out
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (self.out / "first.jsonl").touch()
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" in logs:
             (self.out / "first.jsonl").write_text(json.dumps({"loss": logs["loss"]}) + "\n")

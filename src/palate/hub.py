@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from palate.artifacts import sha256_file
 from palate.errors import InputError, WorkError
 
 
@@ -107,6 +108,11 @@ def check_at_hand(location: Location) -> None:
 
     if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json"), str):
         raise WorkError(f"{location.hub_id}: {UNREACHABLE}; a folder or a GGUF file serves as well")
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Where the cache keeps, or would keep, a GGUF file's weights and tokenizer as transformers reads them fastest."""
+    return cache_dir() / "models" / f"{gguf.stem}-{sha256_file(gguf)[:12]}"
 
 
 def shipped_file(package: str, ending: str) -> Path | None:

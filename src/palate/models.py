@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from palate.artifacts import sha256_file
 from palate.config import ModelConfig
 from palate.errors import InputError, WorkError
-from palate.hub import UNREACHABLE, Location, cache_dir, hub_is_out_of_reach, locate
+from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
 from palate.tokens.tokenizer import tokenizer_at
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,22 @@ NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "hugg
 
 
 def load_base_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer; the model is in eval mode unless `for_training`.
+    """A causal language model, as `load_model` gives it, and the tokenizer that belongs to it.
+
+    Raises `InputError` too for a tokenizer without a chat template.
+    """
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    tokenizer = tokenizer_at(location if location.path is None else Location(Path(source)), revision)
+    if not tokenizer.chat_template:
+        place = location.path or config.base
+        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", place)
+    tokenizer.name_or_path = base_name(config)
+    return load_model(config, for_training=for_training, on=on), tokenizer
+
+
+def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> Any:
+    """Load a causal language model; it is in eval mode unless `for_training`.
 
     It is put `on` a torch device, that of `device` if none is given.
 
@@ -36,20 +50,15 @@ def load_base_model(config: ModelConfig, *, for_training: bool = False, on: Any 
     with double quantization (QLoRA, arXiv 2305.14314) and compute in that dtype. The model's
     `name_or_path` is the hub id where there is one, so that an adapter names its base portably.
 
-    Raises `InputError` for a name that resolves to nothing, a folder without readable weights, and a
-    tokenizer without a chat template; `WorkError` if the weights do not fit into memory.
+    Raises `InputError` for a name that resolves to nothing and a folder without readable weights; `WorkError` if
+    the weights do not fit into memory.
     """
     location = locate(config.base)
     source, revision = _source(location, config.revision)
-    place: str | Path = location.path or config.base
-    tokenizer = tokenizer_at(location if location.path is None else Location(Path(source)), revision)
-    if not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", place)
-    tokenizer.name_or_path = base_name(config)
-    model = _load(source, revision, config, place, on or device())
+    model = _load(source, revision, config, location.path or config.base, on or device())
     model.config._name_or_path = model.name_or_path = base_name(config)
     model.train(for_training)
-    return model, tokenizer
+    return model
 
 
 def base_name(config: ModelConfig) -> str:
@@ -199,7 +208,7 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
 
 def converted(gguf: Path) -> Path:
     """The folder of safetensors for a GGUF file, made on first use; safe against a second process."""
-    folder = cache_dir() / "models" / f"{gguf.stem}-{sha256_file(gguf)[:12]}"
+    folder = converted_folder(gguf)
     if (folder / "config.json").is_file():
         return folder
     log.info("converting %s to %s, once", gguf.name, folder)

@@ -76,6 +76,14 @@ def test_a_model_in_4_bits_is_trained_and_scored(base: Path, tmp_path: Path, dty
     assert after.mean() > 2 * before.mean()
 
 
+def test_a_run_that_ends_early_says_how_many_samples_it_trained(base: Path, tmp_path: Path) -> None:
+    few = fit(toy_config(base, train={"max_steps": 2}), tmp_path / "few")
+    again = fit(toy_config(base, train={"epochs": 3}), tmp_path / "again")
+    of_a_step = toy_config(base).train.samples_per_step
+    assert (few.samples, again.samples) == (2 * of_a_step, again.samples_available)
+    assert few.samples_available == again.samples_available > few.samples
+
+
 def test_gradient_checkpointing_gives_the_same_losses(base: Path, tmp_path: Path) -> None:
     for name, on in (("without", False), ("with", True)):
         fit(toy_config(base, train={"gradient_checkpointing": on, "lora": {"dropout": 0.0}}), tmp_path / name, 16)

@@ -303,7 +303,7 @@ def test_sigterm_before_training_is_told_in_one_line(
     def load(*args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("palate.train.finetune.load_base_model", load)
+    monkeypatch.setattr("palate.train.finetune.load_model", load)
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # as in a process of its own
     (tmp_path / "config.yaml").write_text(json.dumps(with_options(data, tmp_path / "run")))
     assert main(["train", "--config", str(tmp_path / "config.yaml")]) == 130

@@ -118,11 +118,7 @@ def probe(model: Any, attention: Attention, own: str) -> None:
             together = attention.logits(model, packed).float()
             elsewhere = attention.logits(model, changed).float()
             base.set_attn_implementation(own)
-            rows = []
-            for i in range(packed.block.size):
-                inputs = tensors(packed.alone(i), together.device)
-                rows.append(model(**inputs, use_cache=False).logits[0].float())
-            alone = torch.cat(rows)
+            alone = torch.cat(_alone(model, packed, together.device))
     finally:
         base.set_attn_implementation(implementation)
         context.close()
@@ -163,6 +159,22 @@ def without_dropout(model: Any) -> Iterator[None]:
             module.training = True
         for module, share in zip(attending, shares, strict=True):
             module.attention_dropout = share
+
+
+def _alone(model: Any, packed: Packed, device: Any) -> list[Any]:
+    """The logits of each sequence (r, vocabulary), by itself but for a batch of others that are as long."""
+    import torch
+
+    sequences = [packed.alone(i) for i in range(packed.block.size)]
+    lengths = np.array([sequence.input_ids.size for sequence in sequences])
+    found: dict[int, Any] = {}
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length).tolist()
+        inputs = [tensors(sequences[row], device) for row in rows]
+        shared = {name: torch.cat([each[name] for each in inputs]) for name in ("input_ids", "position_ids")}
+        logits = model(**shared, logits_to_keep=inputs[0]["logits_to_keep"], use_cache=False).logits.float()
+        found |= dict(zip(rows, logits, strict=True))
+    return [found[row] for row in range(len(sequences))]
 
 
 def _probe_prompts(vocabulary: int, several: bool, change: bool) -> Packed:

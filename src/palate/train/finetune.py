@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
-from palate.models import best_dtype, device, load_base_model, quiet, weights_fingerprint
+from palate.models import best_dtype, device, load_model, quiet, weights_fingerprint
 from palate.processes import Processes, join, sharding
 from palate.progress import clock
 from palate.prompt.chat import Chat
@@ -37,6 +37,7 @@ class TrainResult:
 
     adapter: Path
     samples: int
+    """Those trained at least once; fewer than were drawn if the steps ended before."""
     samples_available: int
     steps: int
     resumed_at: int
@@ -88,11 +89,9 @@ def train(
     if len(train) == 0:
         raise InputError("there are no training samples", config.data_path)
     processes = join()
-    model, tokenizer = load_base_model(config.model, for_training=True, on=_loading_device(config))
-    if config.tokens.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokens.tokenizer)
-    chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
-    _check_vocabulary(model, tokenizer)
+    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    model = load_model(config.model, for_training=True, on=_loading_device(config))
+    _check_vocabulary(model, chat.tokenizer)
     about = describe(config, chat, model)
     prompts = prompts_of(config, chat, train, eval)
     schedule = schedule_of(config, prompts)
@@ -135,7 +134,7 @@ def train(
     last = history[-max(1, len(history) // 10) :]
     result = TrainResult(
         adapter=out / "adapter",
-        samples=prompts.train.order.size,
+        samples=min(prompts.train.order.size, trainer.state.global_step * schedule.samples_per_step),
         samples_available=prompts.available,
         prompts=len(prompts.train),
         liked=float(prompts.train.labels.mean()),
