@@ -209,7 +209,7 @@ def kept_cache(folder: Path) -> Path:
 
 
 def speed(scale: Scale, targets: int, tuned: dict[str, dict[int, float]]) -> Iterator[dict[str, Any]]:
-    """Palate's row and TRL's: each at its fastest batch, then in turns. TRL's batches are tried once, in `tuned`."""
+    """Palate's row and TRL's: each at the batch that suits it, then in turns. TRL's batches are tried once, in `tuned`."""
     steps = WARM + scale.steps
     warm_up(config_of(scale, targets, min(scale.batches)))
     tried: dict[str, dict[int, float]] = {"Palate": {}, "TRL": dict(tuned.get("TRL", {}))}
@@ -220,7 +220,7 @@ def speed(scale: Scale, targets: int, tuned: dict[str, dict[int, float]]) -> Ite
                 tried[name][batch] = side.step().seconds
             print(f"K = {targets}, {name}, {batch} in a pass: {number(tried[name][batch])} s", file=sys.stderr)
     tuned.update(tried)
-    best = {name: min(found, key=found.__getitem__, default=scale.batches[0]) for name, found in tried.items()}
+    best = {name: smallest_of_the_fastest(found) or scale.batches[0] for name, found in tried.items()}
     made: dict[str, list[Made]] = {name: [] for name in tried}
     with ExitStack() as stack:
         sides = {
@@ -249,6 +249,11 @@ def speed(scale: Scale, targets: int, tuned: dict[str, dict[int, float]]) -> Ite
             "exact": exact,
             "apart": apart,
         }
+
+
+def smallest_of_the_fastest(tried: Mapping[int, float]) -> int | None:
+    """The smallest batch that is within 5 % of the fastest: both sides must fit into memory beside each other."""
+    return min((batch for batch, seconds in tried.items() if seconds <= 1.05 * min(tried.values())), default=None)
 
 
 def same(ours: tuple[float, Any], theirs: tuple[float, Any], what: str) -> dict[str, float]:

@@ -1,0 +1,86 @@
+"""What learning rate and rank do to what is learned: validation AUC along two lines through the demo's recipe.
+
+    python benchmarks/curves.py --quick        # a tiny model on made-up ratings: does it all run?
+    python benchmarks/curves.py --save
+
+One line goes through the learning rates at the recipe's rank, the other through the ranks at its learning rate, with
+alpha in proportion. Samples, their order and the validation samples are the same in all runs; a run that is there is
+not made again, so that a benchmark that was broken off goes on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import quality
+from palate.artifacts import sha256_of, write_json
+from palate.config import Config
+from palate.errors import PalateError
+from report import Result, in_own_process, number, publish
+from training import TRAIN, small
+
+RATES = (3e-4, 1e-3, 2e-3, 4e-3)
+RANKS = (4, 16, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what learning rate and rank do to what is learned.")
+    parser.add_argument("--samples", type=int, default=1_280, help="labelled examples of each run (1280)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-curves"), help="goes on from here")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few steps: that everything runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        base, keep = quality.demo(), args.folder
+        if args.quick:
+            base |= small(Path(name)).config | {"train": base["train"] | TRAIN}
+            args.samples, args.rates, args.ranks, keep = 64, args.rates[:1], args.ranks[:1], Path(name) / "kept"
+        try:
+            rows = list(measured(base, args, keep))
+        except PalateError as error:
+            sys.exit(f"error: {error}")
+    title = f"{args.samples:,} labelled examples, one epoch"
+    publish(
+        f"curves{'-quick' if args.quick else ''}", [Result(title, rows, COLUMNS)], as_json=args.json, save=args.save
+    )
+
+
+def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:
+    """A row for every point and seed; the recipe's own point is on both lines and trained once."""
+    lora = base["train"]["lora"]
+    points = [(rate, lora["r"]) for rate in args.rates]
+    points += [(base["train"]["learning_rate"], rank) for rank in args.ranks]
+    for rate, rank in sorted(set(points)):
+        for seed in args.seeds:
+            adapter = {**lora, "r": rank, "alpha": rank * lora["alpha"] / lora["r"]}
+            train = {"learning_rate": rate, "lora": adapter, "max_samples": args.samples, "seed": seed}
+            prepare = {"max_eval": quality.VALIDATION}
+            config = Config.model_validate({**base, "prepare": prepare, "train": {**base["train"], **train}})
+            out = keep / sha256_of(config.model_dump(mode="json"))[:12]
+            if not (out / "row.json").is_file():
+                found = in_own_process(quality.trained, config, out)
+                write_json(out / "row.json", {"rate": rate, "rank": rank, "seed": seed, **found})
+            yield (row := json.loads((out / "row.json").read_text()))
+            print(f"{rate:g}, r = {rank}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
+
+
+COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "learning rate": lambda row: f"{row['rate']:g}",
+    "rank": lambda row: f"{row['rank']}",
+    "seed": lambda row: f"{row['seed']}",
+    "validation AUC": lambda row: f"{row['auc']:.4f}",
+    "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
+    "training": lambda row: f"{number(row['seconds'])} s",
+}
+
+
+if __name__ == "__main__":
+    main()
