@@ -108,7 +108,7 @@ class TrainConfig(Section):
     targets_per_prompt: int = Field(1, ge=1)
     """A user's next samples that are asked for behind one history, which is then computed once for all of them."""
     tokens_per_batch: int | None = Field(None, ge=8)
-    """Most tokens of a forward pass on a device; None: `batch_size` times the longest sequence."""
+    """Most tokens of a forward pass on a device; None: `batch_size` sequences, or a whole prompt."""
     attention: Literal["auto", "segments", "flex", "mask", "padded"] = "auto"
     """How the targets of a prompt are kept apart; `auto`: the first way that passes a probe before training."""
     train_on: Literal["response", "answer"] = "response"

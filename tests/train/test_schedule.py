@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palate.config import Config
 from palate.tokens.dataset import Ragged
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
-from palate.train.schedule import Schedule, fill_steps
+from palate.train.prompts import Prompts
+from palate.train.schedule import Schedule, fill_steps, schedule_of
 
 
 class Lengths:
@@ -80,6 +82,14 @@ def test_few_prompts_are_torn_apart() -> None:
     steps = fill_steps(prompts_of(sizes).pieces(), 16, 0)
     pieces = sum(len(step) for step in steps)
     assert pieces <= 1.05 * len(sizes)
+
+
+def test_no_prompt_is_split_unless_a_budget_asks_for_it() -> None:
+    prompts, train = prompts_of([8] * 4, prefix=100), {"batch_size": 1, "gradient_accumulation": 16}
+    for budget, passes in ((None, 2), (100, 16)):
+        config = Config.model_validate({"train": {**train, "targets_per_prompt": 8, "tokens_per_batch": budget}})
+        schedule = schedule_of(config, Prompts(prompts, 32, None))
+        assert len(schedule.passes(0)) == passes
 
 
 def test_epochs_differ_and_a_seed_repeats_itself() -> None:

@@ -95,11 +95,13 @@ class Schedule:
 
 def schedule_of(config: Config, prompts: "Prompts") -> Schedule:
     """The steps that the config asks for."""
-    options = config.train
+    options, train = config.train, prompts.train
+    # A prompt that is split pays for its history again, so only a budget that is asked for splits one.
+    whole = int(train.tokens(_at_most(train.pieces(), options.samples_per_step)).max())
     return Schedule(
-        prompts.train,
+        train,
         options.samples_per_step,
-        options.tokens_per_batch or options.batch_size * int(prompts.train.needed.max()),
+        options.tokens_per_batch or max(options.batch_size * int(train.needed.max()), whole),
         config.train_seed,
         options.epochs,
         options.max_steps,
