@@ -19,7 +19,7 @@ from palate.artifacts import sha256_of, write_json
 from palate.config import Config
 from report import ROOT, in_own_process, number
 
-SAMPLES = 2_048
+SAMPLES = 1_024
 TARGETS = (1, 16)
 SEEDS = (1, 2, 3)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

@@ -1,8 +1,10 @@
 """Draws the pictures of these pages: python docs/figures.py
 
-The block mask is that of `Packed.mask`, for a prompt of a few words.
+The block mask is that of `Packed.mask`, for a prompt of a few words. The curves are those of `benchmarks/curves.py`.
 """
 
+import json
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +18,7 @@ from matplotlib.patches import Rectangle
 from palate.tokens.packed import pack
 
 IMAGES = Path(__file__).parent / "images"
+CURVES = Path(__file__).parents[1] / "benchmarks" / "results" / "curves.json"
 HISTORY = ["…", "Heat", "5", "Fargo", "4"]
 BLOCKS = [["Alien", "?", "»"], ["Big", "?", "»"], ["Jaws", "?", "»"]]
 ANSWERS = ["Yes", "No", "Yes"]
@@ -89,5 +92,39 @@ def block_mask() -> None:
     figure.savefig(IMAGES / "block-mask.svg", metadata={"Date": None})
 
 
+def curves() -> None:
+    """Validation AUC along the learning rates and along the ranks, as it was measured."""
+    (result,) = json.loads(CURVES.read_text(encoding="utf-8"))["results"]
+    rows = result["rows"]
+    by = {what: defaultdict(set) for what in ("rate", "rank")}
+    for row in rows:
+        by["rate"][row["rank"]].add(row["rate"])
+        by["rank"][row["rate"]].add(row["rank"])
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, facecolor=PAPER)
+    for ax, along, of, name in ((axes[0], "rate", "rank", "learning rate"), (axes[1], "rank", "rate", "rank r")):
+        fixed = max(by[along], key=lambda value: len(by[along][value]))  # the line that has the most points
+        points = defaultdict(list)
+        for row in rows:
+            if row[of] == fixed:
+                points[row[along]].append(row["auc"])
+        places = sorted(points)
+        mean = [np.mean(points[place]) for place in places]
+        ax.plot(range(len(places)), mean, color=COLOURS[0], lw=2, marker="o")
+        for n, place in enumerate(places):
+            ax.annotate(f"{mean[n]:.3f}", (n, mean[n]), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+            ax.plot([n] * len(points[place]), points[place], ".", color=COLOURS[0], alpha=0.4)
+        ax.set_xticks(range(len(places)), [f"{place:g}" for place in places])
+        ax.set_xlim(-0.4, len(places) - 0.6)
+        ax.set_xlabel(f"{name}, {'r = ' if of == 'rank' else 'learning rate '}{fixed:g}", fontsize=9)
+        ax.margins(y=0.25)
+        ax.grid(axis="y", color=GREY, lw=0.6)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+    axes[0].set_ylabel("validation AUC", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "curves.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
     block_mask()
+    curves()
