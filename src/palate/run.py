@@ -179,7 +179,9 @@ def _say_where(config: Config, seconds: float) -> None:
         ("data", config.data_path),
         ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),
         ("next", f"palate lengths --config {folder / 'config.yaml'} --show-examples 2"),
-        ("", f"palate run {folder / 'config.yaml'} --set name={config.name}-more --set train.max_samples=2000"),
     ]
+    if config.train.max_samples is not None:
+        more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"
+        lines.append(("", f"palate run {folder / 'config.yaml'} {more}"))
     for name, value in lines:
         console.out.print(f"[cyan]{name:8}[/]{value}", highlight=False, soft_wrap=True)
