@@ -19,7 +19,9 @@ from palate.artifacts import sha256_of, write_json
 from palate.config import Config
 from report import ROOT, in_own_process, number
 
-SAMPLES = 1_024
+SAMPLES = 2_048
+STEP = {"batch_size": 16, "gradient_accumulation": 4}
+"""64 samples a step, so that one has several users with several targets a prompt, too."""
 TARGETS = (1, 16)
 SEEDS = (1, 2, 3)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -54,7 +56,8 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, folder: Path) ->
 
 
 def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) -> Config:
-    train = {**base["train"], "targets_per_prompt": targets, "max_samples": samples, "save_steps": 50, "seed": seed}
+    own = {"targets_per_prompt": targets, "max_samples": samples, "save_steps": 5, "seed": seed}
+    train = {**base["train"], **STEP, **own}
     prepare = {"max_eval": VALIDATION}
     return Config.model_validate({**base, "prepare": prepare, "train": train})
 
