@@ -112,10 +112,12 @@ def probe(model: Any, attention: Attention, own: str) -> None:
     implementation = base.config._attn_implementation
     try:
         context.enter_context(without_dropout(model))
-        if trained:  # one that cannot be differentiated says so now
-            torch.autograd.grad(attention.logits(model, packed).float().mean(), trained, allow_unused=True)
-        with torch.no_grad():
+        with torch.set_grad_enabled(bool(trained)):
             together = attention.logits(model, packed).float()
+        if trained:  # one that cannot be differentiated says so now
+            torch.autograd.grad(together.mean(), trained, allow_unused=True)
+            together = together.detach()
+        with torch.no_grad():
             elsewhere = attention.logits(model, changed).float()
             base.set_attn_implementation(own)
             alone = torch.cat(_alone(model, packed, together.device))
