@@ -20,7 +20,7 @@ import quality
 from palate.artifacts import sha256_of, write_json
 from palate.config import Config
 from palate.errors import PalateError
-from report import Result, in_own_process, number, publish
+from report import Result, in_own_process, publish
 from training import TRAIN, small
 
 RATES = (3e-4, 1e-3, 2e-3, 4e-3)
@@ -78,7 +78,6 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "seed": lambda row: f"{row['seed']}",
     "validation AUC": lambda row: f"{row['auc']:.4f}",
     "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
-    "training": lambda row: f"{number(row['seconds'])} s",
 }
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from palate.artifacts import sha256_of, write_json
 from palate.config import Config
-from report import ROOT, in_own_process, number
+from report import ROOT, in_own_process
 
 SAMPLES = 2_048
 STEP = {"batch_size": 16, "gradient_accumulation": 4}
@@ -50,8 +50,7 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, folder: Path) ->
                 write_json(kept, row)
             rows.append(json.loads(kept.read_text()))
             row = rows[-1]
-            told = f"AUC {row['auc']:.4f}, {number(row['seconds'])} s"
-            print(f"K = {targets}, seed {seed}: {told}", file=sys.stderr)
+            print(f"K = {targets}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
     return rows
 
 
@@ -72,7 +71,6 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
     return {
         "auc": result.eval_auc,
         "loss": result.eval_decision_loss,
-        "seconds": result.seconds,
         "steps": result.steps,
         "prompts": result.prompts,
         "trained": result.samples,
@@ -111,5 +109,4 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "labelled examples": lambda row: f"{row['trained']:,} in {row['prompts']:,} prompts",
     "validation AUC": lambda row: f"{row['auc']:.4f}",
     "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
-    "training": lambda row: f"{number(row['seconds'])} s",
 }
