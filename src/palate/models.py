@@ -61,6 +61,16 @@ def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = Non
     return model
 
 
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raise `InputError` for a tokenizer with more ids than the model has embeddings: an index error, or worse."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"has {len(tokenizer)} tokens, {model.name_or_path} embeds {rows}: expected the model's own tokenizer",
+            tokenizer.name_or_path,
+        )
+
+
 def base_name(config: ModelConfig) -> str:
     """The name that others know the base by: its hub id, else its path."""
     location = locate(config.base)

@@ -71,7 +71,7 @@ def begin(config: Config, folder: Path) -> None:
 
 def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     """The base model, with the adapter if one is given and proved to be loaded, ready to score."""
-    from palate.models import load_base_model
+    from palate.models import check_vocabulary, load_base_model
     from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
     from palate.tokens.tokenizer import load_tokenizer
@@ -80,6 +80,7 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     model, tokenizer = load_base_model(config.model)
     if config.tokens.tokenizer is not None:
         tokenizer = load_tokenizer(config.tokens.tokenizer)
+    check_vocabulary(model, tokenizer)
     chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
@@ -136,7 +137,9 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
     scores = score(config, data, adapter, file)
-    told = f"scored {len(scores['row']):,} test samples in {file}; `palate evaluate --scores {file.name}` measures them"
+    told = (
+        f"scored {len(scores['row']):,} test samples; measure them with `palate evaluate --scores {file}`"
+    )
     console.out.print(told, highlight=False, soft_wrap=True)
     return file
 

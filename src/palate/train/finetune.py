@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
-from palate.models import best_dtype, device, load_model, quiet, weights_fingerprint
+from palate.models import best_dtype, check_vocabulary, device, load_model, quiet, weights_fingerprint
 from palate.processes import Processes, join, sharding
 from palate.progress import clock
 from palate.prompt.chat import Chat
@@ -91,7 +91,7 @@ def train(
     processes = join()
     chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
     model = load_model(config.model, for_training=True, on=_loading_device(config))
-    _check_vocabulary(model, chat.tokenizer)
+    check_vocabulary(model, chat.tokenizer)
     about = describe(config, chat, model)
     prompts = prompts_of(config, chat, train, eval)
     schedule = schedule_of(config, prompts)
@@ -169,16 +169,6 @@ def train(
     return result
 
 
-def _check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """A tokenizer with more ids than the model has embeddings would end in an index error, or worse."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise InputError(
-            f"has {len(tokenizer)} tokens, {model.name_or_path} embeds {rows}: expected the model's own tokenizer",
-            tokenizer.name_or_path,
-        )
-
-
 def _fingerprint(config: Config, prompts: Prompts, weights: str) -> dict[str, Any]:
     """Everything that decides what is trained, in which order; not how often it is reported or saved."""
     options = config.train.decisive()
@@ -237,7 +227,9 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
         max_steps=schedule.steps,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.scheduler,
-        warmup_steps=options.warmup_ratio,  # transformers 5 reads a value below 1 as a share of all steps
+        # transformers 5 reads a value below 1 as a share of all steps. The first warm-up step has a rate of 0: where it
+        # is the only one, nothing would be learned.
+        warmup_steps=options.warmup_ratio if schedule.steps > 1 else 0,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
