@@ -102,7 +102,7 @@ class TrainConfig(Section):
     """How the adapter is trained (transformers' Trainer; the words are its own)."""
 
     max_samples: int | None = Field(None, ge=1)
-    """Train on this many samples, drawn with the seed, as many of them a Yes as among all; None: all."""
+    """Train on this many samples, drawn with the seed and stratified by the answer; None: all."""
     draw_by: Literal["prompt", "sample", "user"] = "prompt"
     """What `max_samples` draws: prompts with all their targets, samples here and there, or all samples of a user."""
     targets_per_prompt: int = Field(1, ge=1)

@@ -142,8 +142,8 @@ def _tokens(plan: Plan, source: str) -> list[RenderableType]:
         row("… without sharing", work.tokens(shared=False), ratio=True)
     row("… padded, each sample whole", work.padded_tokens(train.batch_size, plan.config.seed), ratio=True)
     text = (
-        f"{times.steps:,} steps of {times.step_samples} samples in {times.micro_batches} "
-        f"{'passes' if times.micro_batches > 1 else 'pass'} of at most {times.pass_tokens:,} tokens, "
+        f"{times.steps:,} steps of {times.step_samples} samples in {times.micro_batches:.3g} "
+        f"{'pass' if times.micro_batches == 1 else 'passes'} of at most {times.pass_tokens:,} tokens, "
         f"{times.epochs:.3g} {'epoch' if times.epochs == 1 else 'epochs'}"
     )
     return [Text(f"Tokens of {source}", style="bold"), table, Text(text)]
