@@ -137,9 +137,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
     scores = score(config, data, adapter, file)
-    told = (
-        f"scored {len(scores['row']):,} test samples; measure them with `palate evaluate --scores {file}`"
-    )
+    told = f"scored {len(scores['row']):,} test samples; measure them with `palate evaluate --scores {file}`"
     console.out.print(told, highlight=False, soft_wrap=True)
     return file
 
