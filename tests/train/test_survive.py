@@ -20,7 +20,7 @@ from tests.tiny import toy_config, toy_dataset
 
 from palate.cli import main
 from palate.config import Config
-from palate.errors import InterruptedWorkError, WorkError
+from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.stages.data import prepare
 from palate.stages.evidence import _lines_if_there
 from palate.train.answers import AnswerTrainer
@@ -295,6 +295,16 @@ def test_a_checkpoint_that_was_cut_off_is_not_used(base: Path, tmp_path: Path) -
     with (tmp_path / "checkpoints/checkpoint-6/optimizer.pt").open("r+b") as file:
         file.truncate(1000)
     assert fit(base, tmp_path).resumed_at == 4
+
+
+def test_a_run_that_is_refused_leaves_the_checkpoints_of_another_alone(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"save_steps": 2, "max_steps": 4})
+    train(config, toy_dataset(32, config), None, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    wrong = toy_config(base, train={"save_steps": 2, "max_steps": 4, "lora": {"target_modules": ["no_such_layer"]}})
+    with pytest.raises(InputError, match="names no layer"):
+        train(wrong, toy_dataset(32, wrong), None, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_sigterm_before_training_is_told_in_one_line(

@@ -97,7 +97,6 @@ def train(
     schedule = schedule_of(config, prompts)
     checkpoints = out / "checkpoints"
     fingerprint = _fingerprint(config, prompts, weights_fingerprint(model)) | _layout(processes)
-    checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
     started = time.monotonic()
     try:
         with quiet():
@@ -107,6 +106,8 @@ def train(
         if explained is not error:
             raise explained from error
         raise InputError(textwrap.shorten(str(error), 200), "train") from error
+    # Only now, when nothing is left to refuse: checkpoints of other options are set aside.
+    checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
     with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
         from palate.train.report import LOG, Report
 
