@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,11 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> I
             print(f"{rate:g}, r = {rank}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
 
 
-COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+COLUMNS: quality.Columns = {
     "learning rate": lambda row: f"{row['rate']:g}",
     "rank": lambda row: f"{row['rank']}",
     "seed": lambda row: f"{row['seed']}",
-    "validation AUC": lambda row: f"{row['auc']:.4f}",
-    "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
+    **quality.LEARNED,
 }
 
 

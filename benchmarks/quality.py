@@ -103,10 +103,14 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         }
 
 
-COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
+LEARNED: Columns = {
+    "validation AUC": lambda row: f"{row['auc']:.4f}",
+    "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
+}
+COLUMNS: Columns = {
     "": lambda row: f"K = {row['targets']}",
     "seed": lambda row: f"{row['seed']}",
     "labelled examples": lambda row: f"{row['trained']:,} in {row['prompts']:,} prompts",
-    "validation AUC": lambda row: f"{row['auc']:.4f}",
-    "validation loss of the decision": lambda row: f"{row['loss']:.4f}",
+    **LEARNED,
 }

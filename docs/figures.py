@@ -127,4 +127,5 @@ def curves() -> None:
 
 if __name__ == "__main__":
     block_mask()
-    curves()
+    if CURVES.is_file():
+        curves()

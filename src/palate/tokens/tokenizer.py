@@ -31,7 +31,7 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
             if any(find_spec(name) is None for name in ("gguf", "torch")):
                 raise InputError("is a GGUF file, which takes the train extra: pip install 'palate[train]'", place)
             folder = converted_folder(location.path)
-            if (folder / "config.json").is_file():  # the same, in a tenth of the time
+            if (folder / "config.json").is_file():  # the same, and sooner: a GGUF file is read in Python
                 tokenizer = AutoTokenizer.from_pretrained(str(folder))
                 tokenizer.name_or_path = str(location.path.parent)
                 return tokenizer

@@ -135,8 +135,8 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             raise InputError(f"is not a PEFT config: {_first_line(error)}", adapter / SETTINGS) from error
         trained_on = str(settings.base_model_name_or_path)
         try:
-            # In the model's own number format, as training computed with it; PEFT's default is float32, which has
-            # every layer cast its inputs, and takes three times as long on a CPU.
+            # In the model's own number format, as training computed with it: PEFT's default is float32, and every layer
+            # would cast its inputs to and fro.
             peft = PeftModel(model, settings, autocast_adapter_dtype=False)
         except ValueError as error:
             raise InputError(
