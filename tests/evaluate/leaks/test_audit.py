@@ -196,7 +196,7 @@ def test_an_item_column_that_is_made_of_training_ratings_is_stated() -> None:
     found = audit(samples, "user-time", PromptSpec(candidate_line="{title} ({stars:.2f})"))
 
     assert fatal(found) == set()
-    assert found.finding("item-column-of-training").severity == "stated"
+    assert found.finding("training-column").severity == "stated"
 
 
 def test_a_candidate_line_cannot_name_its_own_rating() -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from palate.evaluate.leaks.clustered import Auc
+from palate.evaluate.verdict import percent
 
 Severity = Literal["fatal", "stated", "clean"]
 """What becomes of a finding: it stops the run, it is told with the results, or there is nothing to tell."""
@@ -95,3 +96,9 @@ class Audit:
                 each["auc"] = Auc(**each["auc"])
             findings.append(Finding(**each))
         return cls(value["split"], tuple(findings))
+
+
+def share(count: int, of: int) -> str:
+    """A share in words, to a tenth of a percent where it is below ten."""
+    part = count / of if of else 0.0
+    return percent(part, 1 if part < 0.1 else 0)

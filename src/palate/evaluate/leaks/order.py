@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from palate.evaluate.leaks.findings import Finding
+from palate.evaluate.leaks.findings import Finding, share
 from palate.evaluate.leaks.rows import TEST, TRAIN, VAL, Longs, Rows
 from palate.evaluate.verdict import percent
 
-LEARNED = "training, warm-up and validation rows"
+LEARNED = "rows learned from"
+"""What the tables call training, warm-up and validation rows: also calibration and early stopping learn."""
 NEVER = np.iinfo(np.int64).max
 
 
@@ -120,7 +121,7 @@ def _ties(rows: Rows) -> Iterator[Finding]:
         first = rows.first_of(role)
         tied = first[rows.tied[first]]
         yield rows.finding(
-            *(f"tied-{name}-border", "stated", tied, first.size, f"users with {name} rows"),
+            *(f"tied-{name}-border", "stated", tied, first.size, "users"),
             told=f"in {share(tied.size, first.size)} of the users the first {name} row shares its timestamp with the "
             "row before it: there the file's order decides what belongs to which split",
             clean=f"no user's first {name} row shares its timestamp with the row before it",
@@ -134,9 +135,3 @@ def _ties(rows: Rows) -> Iterator[Finding]:
         told="users gave all their ratings at one timestamp: their histories have no order in time",
         clean="no user gave all ratings at one timestamp",
     )
-
-
-def share(count: int, of: int) -> str:
-    """A share in words, to a tenth of a percent where it is below ten."""
-    part = count / of if of else 0.0
-    return percent(part, 1 if part < 0.1 else 0)

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from palate.evaluate.leaks.findings import Finding
-from palate.evaluate.leaks.order import share
+from palate.evaluate.leaks.findings import Finding, share
 from palate.evaluate.leaks.rows import TEST, TRAIN, VAL, Longs, Rows
 
 
@@ -42,7 +41,7 @@ def _both_sides(rows: Rows, again: Longs, before: Longs) -> Iterator[Finding]:
     learned, tuned = (np.bincount(number, on) > 0 for on in (role <= TRAIN, role == VAL))
     hit = ((role == TEST) & (learned | tuned)[number]) | ((role == VAL) & learned[number])
     yield rows.finding(
-        *("pair-on-both-sides", "fatal", some[hit], held_out, "test and validation rows"),
+        *("pair-on-both-sides", "fatal", some[hit], held_out, "held-out rows"),
         told="users are asked about items that they have rated on the other side of the split too: "
         "the answer has been learned",
         clean="no user and item are on both sides of the split",

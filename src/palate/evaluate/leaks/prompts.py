@@ -61,7 +61,7 @@ def _columns(rows: Rows, prompt: PromptSpec, item: Longs) -> Iterator[Finding]:
     yield _made_of(
         "stated",
         {name: any(_is(column, known, every) for every, known in means) for name, column in columns.items()},
-        check="item-column-of-training",
+        check="training-column",
         told="is the items' mean rating or share of likes in training, so that a training prompt holds its own answer "
         "and a test prompt does not; {item_mean} is made of earlier ratings alone",
         clean="no column that the prompt names is a mean of the training ratings",
@@ -71,7 +71,7 @@ def _columns(rows: Rows, prompt: PromptSpec, item: Longs) -> Iterator[Finding]:
 def _made_of(severity: Severity, found: Mapping[str, bool], *, check: str, told: str, clean: str) -> Finding:
     """What a check of the prompt's columns found."""
     hits = [f"{{{name}}}" for name, hit in found.items() if hit]
-    unit = "item columns of the prompt"
+    unit = "columns named"
     if not hits:
         return Finding(check, "clean", 0, len(found), unit, clean)
     return Finding(check, severity, len(hits), len(found), unit, f"{' and '.join(hits)} {told}")
