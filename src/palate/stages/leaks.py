@@ -86,7 +86,7 @@ def summary(found: "Audit") -> str:
     told = f"{len(found.findings)} checks, {worst}; {len(found.stated)} to be stated"
     for finding in found.stated:
         if finding.check == "future":
-            told += f", {_share(finding)} of the training rows are later than the median test row"
+            told += f", among them: {_share(finding)} of the training rows are later than the median test row"
     return told
 
 

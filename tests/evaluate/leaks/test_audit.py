@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluate.leaks.logs import EACH, ITEMS, USERS, clean_log, replaced, samples_of
+from tests.evaluate.leaks.logs import EACH, ITEMS, USERS, clean_log, ratings_of, replaced, samples_of
 
 from palate.config import PrepareConfig
 from palate.evaluate.leaks import Audit, audit
@@ -302,3 +302,13 @@ def test_what_is_stated_of_ml_latest_small(ml_latest_small: Ratings, split: str)
     assert found.finding("unseen-users").count == 0
     blocks = [found.finding(f"label-by-{name}").auc for name in ("time", "place", "user-order")]
     assert all(auc is not None and abs(auc.value - 0.5) < 0.06 for auc in blocks)
+
+
+def test_an_audit_needs_neither_test_rows_nor_both_answers() -> None:
+    log = clean_log()
+    samples = build_samples(ratings_of(log), PrepareConfig(val_ratio=0, test_ratio=0))
+    assert fatal(audit(samples, "user-time", CONTEXT)) == set()
+    one_answer = samples_of(log.with_columns(rating=5.0))
+    found = audit(one_answer, "user-time")
+    assert fatal(found) == set()
+    assert "not looked at" in found.finding("label-by-time").sentence

@@ -32,13 +32,13 @@ FEWEST_USERS = 10
 def confounding(rows: Rows) -> Iterator[Finding]:
     """The findings about what tells the label: time, place within the user, the users' order, and the user alone."""
     position = rows.samples.position
-    user = rows.user[position]
+    user, half = rows.user[position], _halves(rows)
     for check, what, block in (
         ("label-by-time", "the tenth of all samples, by time,", _time_blocks(rows)),
         ("label-by-place", "the tenth of its user's samples, by time,", _place_blocks(rows)),
         ("label-by-user-order", "the tenth of all samples, by user id,", _user_blocks(rows)),
     ):
-        yield _finding(rows, check, what, block, user)
+        yield _finding(rows.samples.label, check, what, block, user, half)
     yield _by_user(rows)
 
 
@@ -73,9 +73,9 @@ def _user_blocks(rows: Rows) -> Longs:
     return (((np.cumsum(counts) - counts) * BLOCKS) // max(1, user.size))[user]
 
 
-def _finding(rows: Rows, check: str, what: str, block: Longs, user: Longs) -> Finding:
-    label = rows.samples.label
-    found = _told_by(block, label, user, _halves(rows))
+def _finding(label: Flags, check: str, what: str, block: Longs, user: Longs, half: Longs) -> Finding:
+    """What one kind of block tells of the label; `label`, `block` and `user` are (samples,), `half` is (users,)."""
+    found = _told_by(block, label, user, half)
     if found is None:
         return Finding(
             *(check, "clean", 0, label.size, "samples"),
@@ -97,12 +97,11 @@ def _finding(rows: Rows, check: str, what: str, block: Longs, user: Longs) -> Fi
 
 def _told_by(block: Longs, label: Flags, user: Longs, half: Longs) -> Auc | None:
     """The AUC of a block's share of likes among the other half of the users, less that half's own share of likes."""
-    if np.unique(user).size < FEWEST_USERS:
+    if np.count_nonzero(np.bincount(user)) < FEWEST_USERS:
         return None
-    cell, at = np.unique(user * BLOCKS + block, return_inverse=True)
-    yes = np.bincount(at, label).astype(np.float64)
-    count = np.bincount(at).astype(np.float64)
-    user, block = cell // BLOCKS, cell % BLOCKS
+    yes, count = _counts(user * BLOCKS + block, label)
+    cell = np.flatnonzero(count)
+    yes, count, user, block = yes[cell], count[cell], cell // BLOCKS, cell % BLOCKS
     score = np.zeros(cell.size)
     for one in (0, 1):
         other = half[user] != one
@@ -131,8 +130,9 @@ def _halves(rows: Rows) -> Longs:
 def _by_user(rows: Rows) -> Finding:
     """Whether a user's answers in training tell those in test."""
     position, label = rows.samples.position, rows.samples.label
-    likes, seen = _counts(rows.user[position], label, rows.role[position] == TRAIN, rows.users)
-    yes, tested = _counts(rows.user[position], label, rows.role[position] == TEST, rows.users)
+    user, role = rows.user[position], rows.role[position]
+    likes, seen = _counts(user[role == TRAIN], label[role == TRAIN], rows.users)
+    yes, tested = _counts(user[role == TEST], label[role == TEST], rows.users)
     users = np.flatnonzero((seen > 0) & (tested > 0))
     found = None
     if users.size >= FEWEST_USERS:
@@ -154,10 +154,10 @@ def _by_user(rows: Rows) -> Finding:
     )
 
 
-def _counts(user: Longs, label: Flags, where: Flags, users: int) -> tuple[Floats, Floats]:
-    """Each user's likes and samples among some of the samples, both (users,) float64."""
-    likes = np.bincount(user[where], label[where], users).astype(np.float64)
-    return likes, np.bincount(user[where], minlength=users).astype(np.float64)
+def _counts(number: Longs, label: Flags, groups: int = 0) -> tuple[Floats, Floats]:
+    """The likes and the samples of each group, given each sample's group as a number; both (groups,) float64."""
+    likes = np.bincount(number, label, groups).astype(np.float64)
+    return likes, np.bincount(number, minlength=groups).astype(np.float64)
 
 
 def _auc(found: Auc) -> str:

@@ -71,7 +71,7 @@ def _columns(rows: Rows, prompt: PromptSpec, item: Longs) -> Iterator[Finding]:
 def _made_of(severity: Severity, found: Mapping[str, bool], *, check: str, told: str, clean: str) -> Finding:
     """What a check of the prompt's columns found."""
     hits = [f"{{{name}}}" for name, hit in found.items() if hit]
-    unit = "columns named"
+    unit = "column named" if len(found) == 1 else "columns named"
     if not hits:
         return Finding(check, "clean", 0, len(found), unit, clean)
     return Finding(check, severity, len(hits), len(found), unit, f"{' and '.join(hits)} {told}")
