@@ -25,8 +25,8 @@ from palate.evaluate.verdict import percent
 BLOCKS = 10
 BLOCK_LIMIT = 0.7
 USER_LIMIT = 0.95
-FEWEST_USERS = 10
-"""With fewer users the halves say nothing; no finding is made then."""
+FEWEST_USERS = 20
+"""With fewer users the intervals are too narrow to stop a run for; no finding is made then."""
 
 
 def confounding(rows: Rows) -> Iterator[Finding]:
