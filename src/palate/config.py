@@ -184,6 +184,8 @@ class EvaluateConfig(Section):
     """Score the base model too, as the row to beat."""
     bootstrap: int = Field(1000, ge=0)
     """Resamplings of users for the intervals."""
+    allow_leaks: bool = False
+    """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
 
 
 class Config(Section):

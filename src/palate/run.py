@@ -21,6 +21,7 @@ from palate.stages import data as data_stage
 from palate.stages import evidence, seeds
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
+from palate.stages.leaks import check_leaks, keep_leaks
 from palate.stages.ledger import Ledger, reading
 from palate.tokens.tokenizer import tokenizer_identity
 
@@ -36,6 +37,7 @@ def run(config: Config) -> None:
 
     _headline(1, "prepare")
     data = _prepare(config)
+    leaks = check_leaks(config, data)
     # What the user gave has been checked by now: from here on the run leaves its traces.
     console.start_logging(folder / "run.log")
     write_config(config, folder / "config.yaml")
@@ -89,6 +91,7 @@ def run(config: Config) -> None:
     _headline(6, "evaluate and report")
     scores = {key: _read_scores(file.path) for key, file in files.items()}
     found = evidence.measure(config, data, scores, folder)
+    keep_leaks(leaks, folder / evidence.METRICS)
     evidence.report(config, data, found, scores, folder)
     _write_manifest(config, data, chat, list(files.values()), weights)
     evidence.show(found, config)

@@ -14,6 +14,7 @@ from palate.hub import locate
 from palate.samples import Prepared
 from palate.stages import seeds
 from palate.stages.data import chat_of, check_model, prepared, scored_tokens
+from palate.stages.leaks import check_leaks, keep_leaks, told_leaks
 from palate.stages.model import adapter_identity, begin, chosen_rows, score
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def evaluate(
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
+    leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
         tables = brought(config, data, chat, adapter, scores)
@@ -83,6 +85,7 @@ def evaluate(
         files = score_files(config, adapter, folder)
         tables = {file.key: frame_of(score(config, data, file.adapter, file.path)) for file in files}
     found = measure(config, data, tables, folder)
+    keep_leaks(leaks, folder / METRICS)
     report(config, data, found, tables, folder)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
@@ -192,7 +195,8 @@ def report(
                 "scored": f"{found.n:,} of {data.manifest['stats']['samples']['test']:,} test samples",
                 "seed": config.seed,
             }
-            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart}),
+            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
+            | told_leaks(folder / METRICS),
             lengths=_json_if_there(run / "lengths.json"),
             training=_lines_if_there(run / "training_log.jsonl"),
             examples=_examples(data, scores[last]),
