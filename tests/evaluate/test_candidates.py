@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from tests.evaluate.conftest import REAL
 from tests.evaluate.films import film_samples
 
+from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.evaluate.candidates import CandidateSets, candidate_sets
-from palate.samples import Samples
+from palate.ratings import load_ratings
+from palate.samples import Samples, build_samples
 
 
 def by_user(sets: CandidateSets) -> dict[int, tuple[set[int], set[int]]]:
@@ -124,3 +127,19 @@ def test_nobody_to_rank_gives_no_chunks() -> None:
     assert len(sets) == 0
     assert sets.unranked > 0
     assert list(sets.chunks()) == []
+
+
+def test_on_movielens_every_user_is_ranked_or_counted_and_all_items_but_those_rated_are_candidates() -> None:
+    if not REAL.exists():
+        pytest.skip(f"{REAL} is absent")
+    samples = build_samples(load_ratings(str(REAL.parent)), PrepareConfig())
+    sets = candidate_sets(samples)
+    assert (len(sets), sets.unranked, len(sets) + sets.unranked) == (525, 85, 610)
+    test = samples.of("test")
+    assert len(sets.item) == samples.label[test].sum()
+    pairs = relevant_pairs = 0
+    for _, _, asked, relevant in sets.chunks():
+        pairs += len(asked)
+        relevant_pairs += int(relevant.sum())
+    assert pairs == len(sets) * samples.items.height - (sets.anchor - sets.start).sum()
+    assert relevant_pairs == len(sets.item)

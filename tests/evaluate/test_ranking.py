@@ -11,6 +11,7 @@ from palate.evaluate import candidates
 from palate.evaluate.asked import Asked
 from palate.evaluate.candidates import candidate_sets
 from palate.evaluate.ranking import expected, rank
+from palate.progress import Meter
 
 KS = (1, 2, 3, 5, 20)
 LEVELS = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 0.5 + 1e-12, 2.0])
@@ -161,3 +162,10 @@ def test_chunks_do_not_change_the_values(monkeypatch: pytest.MonkeyPatch) -> Non
             parts = rank(sets, predict).values
         for name in whole:
             np.testing.assert_array_equal(whole[name], parts[name])
+
+
+def test_a_meter_counts_the_users_that_are_done() -> None:
+    sets = candidate_sets(film_samples())
+    with Meter("ranking", len(sets), "users") as meter:
+        rank(sets, lambda asked: np.zeros(len(asked)), meter=meter)
+    assert meter.count == len(sets)

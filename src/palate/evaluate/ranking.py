@@ -34,16 +34,17 @@ class Ranked:
     values: dict[str, NDArray[np.float64]]
 
 
-def rank(sets: CandidateSets, predict: Predict, *, ks: Sequence[int] = KS, what: str = "ranking") -> Ranked:
+def rank(sets: CandidateSets, predict: Predict, *, ks: Sequence[int] = KS, meter: Meter | None = None) -> Ranked:
     """Score every candidate of every user and measure where the relevant ones come.
 
-    `predict` is asked for some whole users at a time, a user's candidates side by side. Raises `ValueError` if it gives
-    anything but one number for each pair.
+    `predict` is asked for some whole users at a time, a user's candidates side by side. `meter` counts users, for a
+    `predict` that is slow and shows no progress of its own. Raises `ValueError` if `predict` gives anything but one
+    number for each pair.
     """
     blocks = []
-    with Meter(what, len(sets), "users") as meter:
-        for users, user, asked, relevant in sets.chunks():
-            blocks.append(expected(user, predict(asked), relevant, ks=ks))
+    for users, user, asked, relevant in sets.chunks():
+        blocks.append(expected(user, predict(asked), relevant, ks=ks))
+        if meter is not None:
             meter.advance(users.stop - users.start)
     names = _names(ks)
     return Ranked(sets, {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in names})

@@ -1,7 +1,8 @@
 """Ranking table: several models' rankings of the same candidates, with intervals over users and paired differences."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -99,7 +100,7 @@ def ranking_table(
     sets = _same_sets(ranked)
     order = sorted(ranked, key=lambda key: key not in baselines)
     metrics = list(ranked[order[0]].values)
-    values = np.stack([np.column_stack(list(ranked[key].values.values())) for key in order])
+    values = _stacked(ranked[key] for key in order)
     replicates = _replicates(values, resamples, seed)
     entries = [
         RankingEntry(
@@ -120,8 +121,46 @@ def ranking_table(
         resamples=resamples,
         seed=seed,
         entries=entries,
-        differences=_differences(entries, metrics, replicates) if len(sets) else [],
+        differences=_with_the_best(entries, metrics, replicates) if len(sets) else [],
     )
+
+
+def compare_rankings(
+    ranked: Mapping[str, Ranked],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 13,
+) -> list[Paired]:
+    """Test pairs of models (None: each with each) in every ranking metric, on the same resamples of users.
+
+    Raises `InputError` where two models were not ranked on the same candidates in the same metrics.
+    """
+    wanted = list(combinations(ranked, 2)) if pairs is None else list(pairs)
+    if not wanted or not len(_same_sets(ranked)):
+        return []
+    place = {key: i for i, key in enumerate(ranked)}
+    values = _stacked(ranked.values())
+    means, replicates = values.mean(axis=1).tolist(), _replicates(values, resamples, seed)
+    metrics = next(iter(ranked.values())).values
+    return adjusted(
+        [
+            paired(
+                name,
+                (first, second),
+                (means[a][j], means[b][j]),
+                (replicates[:, a, j], replicates[:, b, j]),
+            )
+            for j, name in enumerate(metrics)
+            for first, second in wanted
+            for a, b in [(place[first], place[second])]
+        ]
+    )
+
+
+def _stacked(ranked: Iterable[Ranked]) -> NDArray[np.float64]:
+    """All values, (models, users, metrics)."""
+    return np.stack([np.column_stack(list(one.values.values())) for one in ranked])
 
 
 def _same_sets(ranked: Mapping[str, Ranked]) -> CandidateSets:
@@ -147,19 +186,21 @@ def _replicates(values: NDArray[np.float64], resamples: int, seed: int) -> Repli
     return np.concatenate([np.empty((0, flat.shape[1])), *blocks]).reshape(-1, models, metrics)
 
 
-def _differences(entries: list[RankingEntry], metrics: list[str], replicates: Replicates) -> list[Paired]:
-    """Each model against the best baseline, metric by metric."""
+def _with_the_best(entries: list[RankingEntry], metrics: list[str], replicates: Replicates) -> list[Paired]:
+    """Each model against the baseline that is best in the metric, metric by metric."""
     baselines = [i for i, entry in enumerate(entries) if entry.kind == "baseline"]
-    if not baselines:
-        return []
     found = []
-    for j, name in enumerate(metrics):
+    for j, name in enumerate(metrics if baselines else []):
         values = [entry.metrics[name] for entry in entries]
-        best = max(baselines, key=lambda i, of=values: of[i] or 0.0)  # type: ignore[misc]
+        best = max(baselines, key=[value or 0.0 for value in values].__getitem__)
         found += [
-            paired(name, (entry.key, entries[best].key), (values[i], values[best]), (own, replicates[:, best, j]))
+            paired(
+                name,
+                (entry.key, entries[best].key),
+                (values[i], values[best]),
+                (replicates[:, i, j], replicates[:, best, j]),
+            )
             for i, entry in enumerate(entries)
             if entry.kind == "model"
-            for own in [replicates[:, i, j]]
         ]
     return adjusted(found)
