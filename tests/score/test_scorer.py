@@ -28,32 +28,33 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
     return Scorer(tiny_model(request.param), Chat(small_tokenizer(template)), 200)
 
 
-def obvious(scorer: Scorer, example: dict[str, Any]) -> tuple[float, float]:
-    """P and mass from the logits of a whole training sequence, at the token before the answer."""
+def obvious(scorer: Scorer, example: dict[str, Any]) -> tuple[float, float, float]:
+    """P, mass and logit from the logits of a whole training sequence, at the token before the answer."""
     row = tokenize_func(example, scorer.chat.tokenizer, scorer.cutoff_len)
     decision = scorer.chat.decision
     at = len(row["input_ids"]) - len(decision.tail) - 1
     assert row["input_ids"][at] in (decision.yes_id, decision.no_id)
     with torch.no_grad():
-        probabilities = scorer.model(torch.tensor([row["input_ids"]])).logits[0, at - 1].softmax(-1)
-    yes, no = probabilities[decision.yes_id].item(), probabilities[decision.no_id].item()
-    return yes / (yes + no), yes + no
+        logits = scorer.model(torch.tensor([row["input_ids"]])).logits[0, at - 1]
+    yes, no = logits.softmax(-1)[[decision.yes_id, decision.no_id]].tolist()
+    return yes / (yes + no), yes + no, (logits[decision.yes_id] - logits[decision.no_id]).item()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_batches_score_as_one_by_one(scorer: Scorer, batch_size: int) -> None:
     expected = np.array([obvious(scorer, example) for example in EXAMPLES])
-    p, mass = scorer.score_examples(EXAMPLES, batch_size)
-    assert p.dtype == mass.dtype == np.float32
+    p, mass, logit = scorer.score_examples(EXAMPLES, batch_size)
+    assert p.dtype == mass.dtype == logit.dtype == np.float32
     np.testing.assert_allclose(p, expected[:, 0], atol=1e-4)
     np.testing.assert_allclose(mass, expected[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(logit, expected[:, 2], atol=1e-4)
     assert p.std() > 0.01, "a test on equal scores would prove nothing"
 
 
 def test_the_order_does_not_matter(scorer: Scorer) -> None:
     order = random.Random(0).sample(range(len(EXAMPLES)), len(EXAMPLES))
-    p, _ = scorer.score_examples(EXAMPLES, 5)
-    shuffled, _ = scorer.score_examples([EXAMPLES[i] for i in order], 5)
+    p = scorer.score_examples(EXAMPLES, 5).p
+    shuffled = scorer.score_examples([EXAMPLES[i] for i in order], 5).p
     np.testing.assert_allclose(shuffled, p[order], atol=1e-5)
 
 
@@ -74,8 +75,8 @@ def test_bfloat16_scores_are_close_and_not_rounded_to_a_few(scorer: Scorer) -> N
     import copy
 
     half = Scorer(copy.deepcopy(scorer.model).bfloat16(), scorer.chat, scorer.cutoff_len)
-    p, _ = scorer.score_examples(EXAMPLES)
-    rounded, mass = half.score_examples(EXAMPLES)
+    p = scorer.score_examples(EXAMPLES).p
+    rounded, mass, _ = half.score_examples(EXAMPLES)
     np.testing.assert_allclose(rounded, p, atol=0.05)
     assert len(set(rounded)) == len({example["input"] for example in EXAMPLES})
     assert (mass <= 1).all()

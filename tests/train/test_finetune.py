@@ -47,7 +47,7 @@ def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None
     scorer = Scorer(load_adapter(model, result.adapter), Chat(tokenizer), config.tokens.cutoff_len)
     unseen = toy_samples(20, seed=2)
     examples = [config.prompt.alpaca(s["history_titles"], s["candidate_title"], "", 3) for s in unseen]
-    p, _ = scorer.score_examples(examples)
+    p = scorer.score_examples(examples).p
     liked = np.array([s["label"] == "Yes" for s in unseen])
     assert p[liked].min() > p[~liked].max()
 

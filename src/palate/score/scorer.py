@@ -16,10 +16,15 @@ Floats = NDArray[np.float32]
 
 
 class Scores(NamedTuple):
-    """P(yes) among the two answers, and the probability mass that both hold among all tokens; (n,) float32."""
+    """What a model answers to n prompts, each (n,) float32.
+
+    `p` is P(yes) among the two answers, `mass` the probability that both hold among all tokens, and `logit` is
+    z_yes − z_no of their logits: p = 1 / (1 + exp(−logit)), without the rounding of p near 0 and 1.
+    """
 
     p: Floats
     mass: Floats
+    logit: Floats
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,16 @@ class Scorer:
 
         The longest come first: if memory runs out, it does so at once.
         """
-        scores = Scores(np.empty(len(prompts), np.float32), np.empty(len(prompts), np.float32))
+        scores = Scores(*np.empty((3, len(prompts)), np.float32))
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            scores.p[rows], scores.mass[rows] = self._forward([prompts[i] for i in rows])
+            for column, found in zip(scores, self._forward([prompts[i] for i in rows]), strict=True):
+                column[rows] = found
             on_batch(len(rows))
         return scores
 
-    def _forward(self, prompts: Sequence[Sequence[int]]) -> tuple[Floats, Floats]:
+    def _forward(self, prompts: Sequence[Sequence[int]]) -> Scores:
         """One batch. Padding is on the right, where a causal model cannot see it: no mask, no shifted positions."""
         import torch
 
@@ -85,14 +91,14 @@ class Scorer:
                 logits = every[torch.arange(len(prompts)), place].float()
                 answers = logits[:, [self.chat.decision.yes_id, self.chat.decision.no_id]]
                 mass = (answers.logsumexp(-1) - logits.logsumexp(-1)).exp()
-                p = answers.softmax(-1)[:, 0]
+                p, logit = answers.softmax(-1)[:, 0], answers[:, 0] - answers[:, 1]
         except torch.OutOfMemoryError as error:
             raise WorkError(
                 f"out of memory with {len(prompts)} prompts of {ids.shape[1]} tokens, try a smaller evaluate.batch_size"
             ) from error
-        if not (p.isfinite() & mass.isfinite()).all():
+        if not (logit.isfinite() & mass.isfinite()).all():
             raise WorkError("the model's logits are not finite, try model.dtype=float32")
-        return p.cpu().numpy(), mass.cpu().numpy()
+        return Scores(*torch.stack([p, mass, logit]).cpu().numpy())
 
 
 @contextmanager
