@@ -3,28 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from palate.errors import WorkError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
-
-Floats = NDArray[np.float32]
-
-
-class Scores(NamedTuple):
-    """What a model answers to n prompts, each (n,) float32.
-
-    `p` is P(yes) among the two answers, `mass` the probability that both hold among all tokens, and `logit` is
-    z_yes − z_no of their logits: p = 1 / (1 + exp(−logit)), without the rounding of p near 0 and 1.
-    """
-
-    p: Floats
-    mass: Floats
-    logit: Floats
+from palate.score.backend import Scores
 
 
 @dataclass(frozen=True)
