@@ -173,12 +173,27 @@ class TrainConfig(Section):
         return self
 
 
+class ScoreConfig(Section):
+    """What becomes of the model's logits."""
+
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
+    stack: bool = False
+    """Show what the logit comes to together with item, user and history statistics, and what these reach alone."""
+
+
 class EvaluateConfig(Section):
     """What is scored, and how it is reported."""
 
-    split: Literal["test"] = "test"
+    split: Literal["train", "val", "test"] = "test"
+    """Which samples to measure on; calibration and stacking are fitted on `val` whatever it is."""
     max_samples: int | None = Field(None, ge=1)
     """Score this many samples, drawn with the seed; None: all."""
+    calibration_samples: int = Field(1000, ge=0)
+    """Validation samples to calibrate and stack on, drawn with the seed; all if there are fewer."""
+    ablations: list[Literal["titles", "shuffle", "empty", "ratings"]] = []
+    """Score the same samples again with less in the prompt: titles hidden, history shuffled or emptied, ratings
+    hidden."""
     batch_size: int = Field(16, ge=1)
     zero_shot: bool = True
     """Score the base model too, as the row to beat."""
@@ -203,6 +218,7 @@ class Config(Section):
     tokens: TokensConfig = TokensConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
