@@ -141,10 +141,10 @@ def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"]
 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
     found = compare(
-        data.samples.timeline,
+        data.samples,
         scores,
         rating_threshold=config.prepare.rating_threshold,
-        history_len=config.prepare.history_len,
+        baselines=config.evaluate.baselines,
         rows=chosen_rows(config, data.samples.of("test").size),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
