@@ -146,10 +146,10 @@ def measure(config: Config, data: Prepared, collected: Collected, folder: Path) 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
     rows = rows_of(config, data, collected, name)
     found = compare(
-        data.samples.timeline,
+        data.samples,
         rows.frames,
         rating_threshold=config.prepare.rating_threshold,
-        history_len=config.prepare.history_len,
+        baselines=config.evaluate.baselines,
         rows=measured_rows(config, data),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
