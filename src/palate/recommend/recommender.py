@@ -111,5 +111,5 @@ class Recommender:
         for start in range(0, item.size, CHUNK):
             target = self.first + item[start : start + CHUNK]
             prompts = self.prompts.ids(np.full(target.size, asker.end), target, self.shown(asker))
-            found.append(self.scorer.score_ids(prompts, self.batch_size, on_batch))
+            found.append(self.scorer.rank_ids(prompts, self.batch_size, on_batch))
         return Scores(*map(np.concatenate, zip(*found, strict=True)))

@@ -9,6 +9,7 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.samples.render import Renderer
+from palate.score.alike import decision_prompts
 from palate.tokens.dataset import Options
 
 Longs = NDArray[np.int64]
@@ -53,7 +54,7 @@ class Prompts:
 
     def _encode(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
         questions = self.render.questions(position, target, items)
-        return self.chat.decision_prompts([to_generation_messages(row) for row in questions.iter_rows(named=True)])
+        return decision_prompts(self.chat, [to_generation_messages(row) for row in questions.iter_rows(named=True)])
 
     def _drop_items(
         self, prompts: list[list[int]], long: Longs, position: Longs, target: Longs, items: int, most: int
