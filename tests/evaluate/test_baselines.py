@@ -1,11 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.evaluate.conftest import random_timeline
 from tests.evaluate.rated import samples_of
 
 from palate.errors import InputError
-from palate.evaluate.baselines import REGISTRY, baseline_scores
+from palate.evaluate import baselines as registry
+from palate.evaluate.asked import Asked
+from palate.evaluate.baselines import REGISTRY, baseline_scores, fit_baselines
+from palate.evaluate.baselines.calibrated import Predict
+from palate.evaluate.known import Known
+from palate.evaluate.metrics import measure
+from palate.samples import Samples
 
 QUICK = [baseline.key for baseline in REGISTRY if baseline.quick]
 
@@ -127,3 +136,120 @@ def test_no_training_rows_are_refused(timeline: pl.DataFrame) -> None:
 def test_a_history_that_is_too_short_is_refused(timeline: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="shorter than 16"):
         quick(timeline, history_len=16)
+
+
+ALL = [baseline.key for baseline in REGISTRY]
+LEARNED = [baseline.key for baseline in REGISTRY if not baseline.quick]
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    return samples_of(random_timeline())
+
+
+@pytest.fixture(scope="module")
+def fitted(samples: Samples) -> dict[str, Predict]:
+    return fit_baselines(Known.of(samples, 4.0))
+
+
+@pytest.fixture(scope="module")
+def catalogue(samples: Samples) -> Asked:
+    """All items, asked of the last test row of every user."""
+    test = samples.position[samples.of("test")]
+    users = samples.timeline["user_id"].gather(test).to_numpy()
+    last = test[np.append(users[1:] != users[:-1], True)]
+    return Asked(np.repeat(last, len(samples.items)), np.tile(np.arange(len(samples.items)), len(last)))
+
+
+def test_every_baseline_is_fitted_in_the_order_of_the_tables(fitted: dict[str, Predict]) -> None:
+    assert list(fitted) == ALL
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_is_learned_orders_the_test_rows_better_than_chance(
+    name: str, samples: Samples, fitted: dict[str, Predict]
+) -> None:
+    asked = Asked.of_samples(samples, "test")
+    liked = samples.label[samples.of("test")]
+    found = measure(liked, fitted[name](asked), samples.timeline["user_id"].gather(asked.anchor).to_numpy())
+    assert found.auc is not None
+    assert found.auc > 0.65
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_question_is_answered_for_itself(
+    name: str, fitted: dict[str, Predict], catalogue: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is asked, in whatever order and however many at once."""
+    p = fitted[name](catalogue)
+    assert p.shape == (len(catalogue),)
+    assert p.dtype == np.float64
+    assert ((p >= 0) & (p <= 1)).all()
+    mixed = np.random.default_rng(5).permutation(len(catalogue))[:500]
+    monkeypatch.setattr(registry, "CHUNK", 64)
+    np.testing.assert_allclose(fitted[name](catalogue.take(mixed)), p[mixed], rtol=1e-12)
+    assert fitted[name](catalogue.take(slice(0))).shape == (0,)
+
+
+def test_no_baseline_sees_what_came_after_the_anchor(
+    samples: Samples, fitted: dict[str, Predict], catalogue: Asked
+) -> None:
+    """Test rows of others may be whatever they like, and what the user did from the anchor on too."""
+    timeline = samples.timeline
+    rng = np.random.default_rng(3)
+    row = np.arange(len(timeline))
+    anchors = samples.position[samples.of("test")]
+    anchor = anchors[len(anchors) // 2]
+    mine = (timeline["user_id"] == timeline["user_id"][int(anchor)]).to_numpy()
+    later = np.where(mine, row >= anchor, (timeline["split"] == "test").to_numpy())
+    rating = np.where(later, rng.integers(1, 11, len(row)) / 2, timeline["rating"].to_numpy())
+    item = np.where(later, rng.integers(60, size=len(row)), timeline["item_id"].to_numpy())
+    other = replace(samples, timeline=timeline.with_columns(rating=rating, item_id=item))
+    asked = Asked(np.full(60, anchor), np.arange(60))
+    again = fit_baselines(Known.of(other, 4.0))
+    for name in ALL:
+        assert np.array_equal(fitted[name](asked), again[name](asked)), name
+
+
+def test_the_same_seed_gives_the_same_bits(samples: Samples, fitted: dict[str, Predict], catalogue: Asked) -> None:
+    again = fit_baselines(Known.of(samples, 4.0))
+    for name in ALL:
+        assert np.array_equal(fitted[name](catalogue), again[name](catalogue)), name
+
+
+def test_an_item_that_nobody_rated_is_answered(samples: Samples) -> None:
+    new = samples.items.head(1).with_columns(item_id=pl.lit(10**6).cast(samples.items["item_id"].dtype))
+    known = Known.of(replace(samples, items=pl.concat([samples.items, new])), 4.0)
+    for name, predict in fit_baselines(known).items():
+        p = predict(Asked(samples.position[-3:], np.full(3, len(samples.items))))
+        assert ((p > 0) & (p < 1)).all(), name
+
+
+def test_a_single_user_is_enough_for_every_baseline() -> None:
+    timeline = random_timeline()
+    for name, p in (
+        baseline_scores(samples_of(timeline.filter(user_id=0)), rating_threshold=4.0).drop("row").to_dict().items()
+    ):
+        assert p.is_finite().all(), name
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 1.0), (5.5, 0.0)])
+def test_where_all_are_of_one_class_every_baseline_is_the_constant(threshold: float, expected: float) -> None:
+    scores = baseline_scores(samples_of(random_timeline(), threshold), rating_threshold=threshold)
+    assert scores.select(ALL).unique().rows() == [(expected,) * len(ALL)]
+
+
+def test_without_validation_the_learned_baselines_are_fitted_too() -> None:
+    timeline = random_timeline().with_columns(split=pl.col("split").replace("val", "unused"))
+    scores = baseline_scores(samples_of(timeline), rating_threshold=4.0)
+    for name in LEARNED:
+        assert scores[name].n_unique() > 10
+
+
+def test_a_baseline_whose_package_is_absent_is_left_out_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    kept = [baseline.key for baseline in registry.chosen_baselines("all")]
+    assert kept == [baseline.key for baseline in REGISTRY if baseline.needs is None]
+    assert "the baseline 'matrix factorization' is left out: surprise is not installed" in caplog.text

@@ -22,6 +22,7 @@ from palate.evaluate.baselines.means import constant, history_mean, item_mean, u
 from palate.evaluate.baselines.online import item_neighbours, online_means
 from palate.evaluate.curves import Scores
 from palate.evaluate.known import Known
+from palate.progress import Meter
 from palate.samples import Samples
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,13 @@ def chosen_baselines(choice: Choice) -> list[Baseline]:
 
 def fit_baselines(known: Known, choice: Choice = "all") -> dict[str, Predict]:
     """Fit the chosen baselines, in the order of the tables: P(like) of any `Asked`, float64 (n,), by key."""
+    chosen = chosen_baselines(choice)
     found = {}
-    for baseline in chosen_baselines(choice):
-        log.debug("fitting the baseline %r", baseline.label)
-        found[baseline.key] = in_chunks(baseline.fit(known))
+    with Meter("baselines", len(chosen), "fitted") as meter:
+        for baseline in chosen:
+            meter.advance(0, baseline.label)
+            found[baseline.key] = in_chunks(baseline.fit(known))
+            meter.advance(1)
     return found
 
 
