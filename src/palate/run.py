@@ -125,8 +125,8 @@ def _calibrate(config: Config, chat: Chat, model: scoring.Model, parts: Mapping[
     """
     path = calibrate.home(config, model) / FILE
     found = None
-    if config.score.calibration != "none" and scoring.VALIDATION in parts:
-        found = calibrate.fit(config, chat, model, parts[scoring.VALIDATION])
+    if config.score.calibration != "none":
+        found = calibrate.fit(config, chat, model, parts.get(scoring.VALIDATION))
     if found is None:
         path.unlink(missing_ok=True)
     else:

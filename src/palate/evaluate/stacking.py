@@ -43,8 +43,8 @@ def fit_stack(
     """Fit on n validation rows, predict m others.
 
     `logit` (n,), `statistics` (n, k) and `liked` (n,) are validation's; `names` are those of the k statistics, of which
-    one that is NaN takes its mean. None where there are fewer than `MIN_ROWS` rows or one class only. The penalty is scikit-learn's default, an L2 norm of
-    weight 1: nothing on a thousand rows, and a brake on fifty.
+    one that is NaN takes its column's mean. None where there are fewer than `MIN_ROWS` rows or one class only. The
+    penalty is scikit-learn's default, an L2 norm of weight 1: nothing on a thousand rows, and a brake on fifty.
     """
     if len(liked) < MIN_ROWS or liked.all() or not liked.any():
         return None

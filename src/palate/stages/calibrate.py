@@ -38,10 +38,13 @@ def known_calibration(config: Config, model: Model) -> Calibration | None:
     return None if config.score.calibration == "none" else load_calibration(home(config, model))
 
 
-def fit(config: Config, chat: "Chat", model: Model, validation: Scored) -> Calibration | None:
+def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -> Calibration | None:
     """Fit what `score.calibration` asks for; None, told in the log, where there is too little to fit on."""
     from palate.evaluate.fit_calibration import MIN_ROWS, fit_calibration
 
+    if validation is None:
+        log.info("%s is not calibrated: there are no %d validation scores to fit on", model.key, MIN_ROWS)
+        return None
     columns = validation.columns
     found = fit_calibration(
         columns["logit"],
@@ -83,8 +86,9 @@ def calibration_of(
         return None
     place = home(config, model) / FILE
     if validation is None:
-        if known is not None:
-            known.check(source_of(config, chat, measured), place)
+        if known is None:
+            return fit(config, chat, model, None)
+        known.check(source_of(config, chat, measured), place)
         return known
     key = validation_key(validation.key, np.asarray(validation.columns["row"]))
     if known is not None and is_fitted_to(known, config, key):

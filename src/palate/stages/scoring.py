@@ -71,16 +71,17 @@ def measured_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
 
 
 def validation_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
-    """Which validation rows calibration and stacking are fitted on, ascending; none if nothing is to be fitted.
+    """Which validation rows calibration and stacking are fitted on, ascending; none if nothing can be fitted.
 
     Drawn as those of `eval.json` are, with the same seed.
     """
+    from palate.evaluate.fit_calibration import MIN_ROWS
     from palate.samples.export import draw
 
-    wanted = config.evaluate.calibration_samples
-    if config.score.calibration == "none" and not config.score.stack:
+    wanted, available = config.evaluate.calibration_samples, data.samples.of("val").size
+    if min(wanted, available) < MIN_ROWS or (config.score.calibration == "none" and not config.score.stack):
         wanted = 0
-    return draw(np.arange(data.samples.of("val").size), wanted, config.seed)
+    return draw(np.arange(available), wanted, config.seed)
 
 
 def score_model(
