@@ -21,6 +21,7 @@ from palate.samples import build_samples
 from palate.samples.items import shown_items
 from palate.samples.render import iter_examples
 from palate.score import local
+from palate.score.asked import conversations
 from palate.score.backend import Scores
 from palate.score.scorer import Scorer
 
@@ -262,12 +263,20 @@ def test_prompts_beyond_the_cutoff_are_cut_alike(scorer: Scorer) -> None:
     titles = ["A", "Something much longer than that", "In between"]
     short = Scorer(scorer.model, chat=CHAT, cutoff_len=300)
     whole = Scorer(scorer.model, chat=CHAT, cutoff_len=2000)
-    asked = [to_generation_messages(whole.prompt.alpaca(
-        whole.prompt.history(past, [3.0] * 9), title, "", 9)) for title in titles]  # fmt: skip
-    prompts = whole.prompts(asked)
+    prompts = whole.prompts(conversations(PromptSpec(), past, titles, 9))
     over = max(map(len, prompts)) - (300 - 1 - len(CHAT.decision.tail))
     assert over > 0
     assert_same(short.rank(past, titles), whole.score_ids([ids[over:] for ids in prompts]))
+
+
+def test_with_truncation_history_all_lose_the_same_items(scorer: Scorer) -> None:
+    past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
+    titles = ["A", "Something much longer than that", "In between"]
+    asked = [CHAT.decision_prompts(conversations(PromptSpec(), past, titles, n)) for n in range(10)]
+    options: dict[str, Any] = {"chat": CHAT, "cutoff_len": max(map(len, asked[6])) + 1 + len(CHAT.decision.tail)}
+    found = Scorer(scorer.model, truncation="history", **options).rank(past, titles)
+    assert_same(found, scorer.score_ids(asked[6]))
+    assert np.abs(found.logit - Scorer(scorer.model, **options).rank(past, titles).logit).max() > 1e-3
 
 
 def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:
