@@ -85,6 +85,7 @@ def test_what_may_not_be_cut_is_refused(samples: Samples, truncation: Any, cutof
         asked(samples, PromptSpec(), chat, Options(cutoff, truncation))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="ml-latest-small is not there")
 @pytest.mark.skipif(locate("qwen3", tokenizer=True).path is None, reason="the data package of qwen3 is absent")
 def test_on_the_validation_samples_of_ml_latest_small() -> None:

@@ -15,6 +15,8 @@ from palate.score.scorer import Scorer
 
 Longs = NDArray[np.int64]
 
+Calibrate = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Makes P(like) of logits, (n,) float32 each."""
 CHUNK = 4096
 """Candidates whose prompts are in memory at a time."""
 
@@ -55,7 +57,7 @@ class Recommender:
     """Ranks candidates.
 
     `prompts` renders a timeline in which row `first` + i asks about row i of the item table; `item` (rows,) int64 are
-    its rows of the item table. `calibrate` makes P(like) of logits.
+    its rows of the item table.
     """
 
     scorer: Scorer
@@ -64,7 +66,7 @@ class Recommender:
     first: int
     means: Means
     candidates: Candidates
-    calibrate: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    calibrate: Calibrate
     batch_size: int
 
     def past(self, asker: Asker) -> Past:

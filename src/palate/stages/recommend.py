@@ -22,7 +22,7 @@ from palate.stages.model import adapter_identity, load_scorer
 if TYPE_CHECKING:
     import polars as pl
 
-    from palate.recommend.recommender import Asker, Recommender
+    from palate.recommend.recommender import Asker, Calibrate, Recommender
     from palate.retrieve import Known, Retriever
     from palate.samples import Prepared
 
@@ -90,9 +90,16 @@ def recommend(
         _for_one(config, request, data, adapter, listed, asker, guest, as_json)
 
 
-def calibrated(logit: NDArray[np.float32], adapter: Path | None) -> NDArray[np.float32]:
-    """P(like) of logits; this is the place where the adapter's calibration is applied."""
-    return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64))), np.float32)
+def calibration_of(adapter: Path | None) -> "tuple[Calibrate, str | None]":
+    """P(like) of logits, and a hash of what that depends on.
+
+    The one place where the calibration that lies beside an adapter comes in.
+    """
+
+    def p(logit: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64))), np.float32)
+
+    return p, None
 
 
 def _for_one(
@@ -169,6 +176,7 @@ def _for_all(
         "dtype": str(model.dtype),
         "quantization": config.model.quantization,
         "adapter": dict(adapter_identity(adapter)),
+        "calibration": calibration_of(adapter)[1],
         "candidates": "all" if listed is None else sha256_of(listed.tolist()),
         "include_seen": request.include_seen,
         "retriever": _retriever(request),
@@ -258,7 +266,7 @@ def _recommender(
         int(questions.target[0]),
         Means.fit(known),
         candidates,
-        lambda logit: calibrated(logit, adapter),
+        calibration_of(adapter)[0],
         config.evaluate.batch_size,
     )
 
