@@ -85,6 +85,31 @@ def test_bands_hold_every_row_once_and_keep_equal_values_together() -> None:
     assert max(map(len, parts)) < 2 * min(map(len, parts))
 
 
+def test_histories_that_are_short_or_empty_have_the_mean_of_what_is_there() -> None:
+    rows = SAMPLES.timeline.height
+    every = replace(
+        SAMPLES,
+        position=np.arange(rows),
+        split=np.full(rows, 2, dtype=np.uint8),
+        label=SAMPLES.timeline["rating"].to_numpy() >= 4,
+    )
+    parts = [
+        (label, part)
+        for dimension, label, part in slices_of(every, every.position)
+        if dimension == "mean of the history"
+    ]
+    means = SAMPLES.timeline.select(
+        pl.col("rating").shift(1).rolling_mean(15, min_samples=1).over("user_id").round(9)
+    ).to_series()
+    assert parts[0][0] == "none"
+    assert parts[0][1].tolist() == means.is_null().arg_true().to_list()
+    assert sorted(np.concatenate([part for _, part in parts]).tolist()) == list(range(rows))
+    for label, part in parts[1:]:
+        low, high = map(float, label.split(" to "))
+        found = means.gather(part)
+        assert (found.min(), found.max()) == pytest.approx((low, high), abs=0.0051)
+
+
 def test_each_slice_is_measured_on_its_rows_alone(slices: Slices) -> None:
     test = SAMPLES.of("test")
     y, scores = SAMPLES.label[test], scores_of(SAMPLES)

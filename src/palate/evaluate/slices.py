@@ -176,13 +176,14 @@ def slices_of(samples: Samples, position: Rows) -> list[Part]:
     of_item = np.bincount(items[known], minlength=samples.items.height)[item]
     before = position - np.searchsorted(users, user)
     total = np.concatenate([[0.0], np.cumsum(samples.timeline["rating"].to_numpy())])
-    mean = ((total[position] - total[position - samples.history_len]) / samples.history_len).round(9)
+    shown = before.clip(max=samples.history_len)  # given splits ask of users with few ratings, or none, before
+    mean = ((total[position] - total[position - shown]) / shown.clip(min=1)).round(9)
     return [
         *_warmth("training samples of the user", of_user),
         *_warmth("training ratings of the item", of_item),
         *_bands("popularity of the item, tenths of the rows", of_item, 10, "{:,}"),
         *_bands("ratings of the user so far", before, 5, "{:,}"),
-        *_bands("mean of the history", mean, 5, "{:.2f}"),
+        *_bands("mean of the history", mean, 5, "{:.2f}", shown > 0),
         *_years(samples.items, item),
         *_genres(samples.items, item),
     ]
@@ -201,15 +202,19 @@ def _warmth(dimension: str, counts: NDArray[np.int64]) -> list[Part]:
     return [(dimension, name, np.flatnonzero(band == i)) for i, name in enumerate(names)]
 
 
-def _bands(dimension: str, values: NDArray[Any], bands: int, shown: str) -> list[Part]:
-    """About equally many rows each, equal values together, named by the lowest and highest value there."""
-    if not len(values):
-        return []
-    inner = np.quantile(values, np.arange(1, bands) / bands, method="inverted_cdf")
-    band = np.searchsorted(np.unique(inner), values, side="left")
-    parts = []
+def _bands(
+    dimension: str, values: NDArray[Any], bands: int, shown: str, there: NDArray[np.bool_] | None = None
+) -> list[Part]:
+    """About equally many rows each, equal values together, named by the lowest and highest value; before them one of
+    the rows that have no value, if not all are `there`."""
+    parts = [] if there is None or there.all() else [(dimension, "none", np.flatnonzero(~there))]
+    rows = np.arange(len(values)) if there is None else np.flatnonzero(there)
+    if not len(rows):
+        return parts
+    inner = np.quantile(values[rows], np.arange(1, bands) / bands, method="inverted_cdf")
+    band = np.searchsorted(np.unique(inner), values[rows], side="left")
     for one in np.unique(band):
-        part = np.flatnonzero(band == one)
+        part = rows[band == one]
         low, high = (shown.format(value) for value in (values[part].min(), values[part].max()))
         parts.append((dimension, low if low == high else f"{low} to {high}", part))
     return parts
