@@ -141,10 +141,10 @@ def evaluate(
     """Measure models beside the baselines on the same rows of a split.
 
     `baselines` says which of them. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a frame with `row`
-    (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`. `rows` are those of the split to
-    measure on (None: all), each to be found in every frame; `bootstrap` is the number of resamples of users (0: no
-    intervals); `labels` are the names that tables show for the keys. Keys `aside` are measured, but compared with
-    nothing unless `pairs` (first, second) name them.
+    (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`. `rows` are the rows to
+    measure on (None: all of the split), each to be found in every frame; `bootstrap` is the number of resamples of
+    users (0: no intervals); `labels` are the names that tables show for the keys. Keys `aside` are measured, but
+    compared with nothing unless `pairs` (first, second) name them.
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
