@@ -71,21 +71,22 @@ def begin(config: Config, folder: Path) -> None:
 
 def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     """The base model, with the adapter if one is given and proved to be loaded, ready to score."""
-    from palate.models import check_vocabulary, load_base_model
+    from palate.models import load_base_model
     from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
     from palate.tokens.tokenizer import load_tokenizer
-    from palate.train.adapter import check_same_prompt, load_adapter
 
     model, tokenizer = load_base_model(config.model)
     if config.tokens.tokenizer is not None:
         tokenizer = load_tokenizer(config.tokens.tokenizer)
-    check_vocabulary(model, tokenizer)
-    chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
-    if adapter is not None:
-        check_same_prompt(adapter, chat, config.prompt)
-        model = load_adapter(model, adapter)
-    return Scorer(model, chat, config.tokens.cutoff_len)
+    return Scorer(
+        model,
+        adapter,
+        chat=Chat(tokenizer, config.prompt.yes, config.prompt.no),
+        prompt=config.prompt,
+        history_len=config.prepare.history_len,
+        cutoff_len=config.tokens.cutoff_len,
+    )
 
 
 def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
