@@ -57,8 +57,11 @@ def write_gguf(model: Any, tokenizer: Any, file: Path) -> Path:
 
 
 @contextmanager
-def serving(file: Path, name: str, context: int = 2048, keys: tuple[str, ...] = ()) -> Iterator[str]:
-    """Serve a GGUF file under a name with two slots; gives the address."""
+def serving(file: Path, name: str, context: int = 2048, exact: bool = True) -> Iterator[str]:
+    """Serve a GGUF file under a name with two slots; gives the address.
+
+    Attention and its cache are in half precision, as they are by default, if not `exact`.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -66,10 +69,10 @@ def serving(file: Path, name: str, context: int = 2048, keys: tuple[str, ...] = 
     params.model_alias = {name}
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_ctx, params.n_parallel = 2 * context, 2
-    params.cpuparams.n_threads = 1
-    params.api_keys = list(keys)
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # half precision otherwise
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    if exact:
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup, params.verbosity = False, -1
     server = xllamacpp.Server(params)
     yield server.listening_address

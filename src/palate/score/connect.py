@@ -46,11 +46,17 @@ def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_fligh
 
 def check_differ(adapted: ServerBackend, base: ServerBackend, probes: Sequence[Ids]) -> None:
     """Raise `InputError` if two served models answer alike: an adapter that was not loaded says nothing of it."""
-    if np.abs(adapted.answers(probes) - base.answers(probes)).max() < 1e-6:
+    if np.abs(adapted.answers(probes) - base.answers(probes)).max() < 1e-3:
         raise InputError(
-            f"{adapted.model!r} answers {len(probes)} prompts exactly as {base.model!r} does: is the adapter loaded?",
+            f"{adapted.model!r} answers {len(probes)} prompts as {base.model!r} does: is the adapter loaded?",
             adapted.url,
         )
+
+
+def names_at(url: str) -> list[str] | None:
+    """As `served_models`, of the server at an address."""
+    with Client(url, os.environ.get(KEY_VARIABLE) or None, tries=1) as client:
+        return served_models(client)
 
 
 def served_models(client: Client) -> list[str] | None:
@@ -60,7 +66,7 @@ def served_models(client: Client) -> list[str] | None:
     """
     try:
         found = client.get("/v1/models")
-        return [name for each in found["data"] for name in (each["id"], *each.get("aliases", ()))]
+        return list(dict.fromkeys(name for each in found["data"] for name in (each["id"], *each.get("aliases", ()))))
     except RefusedError:
         return None
     except (LookupError, TypeError) as error:
@@ -76,7 +82,7 @@ def _check_served(client: Client, model: str) -> None:
     """
     names = served_models(client)
     if names is not None and model not in names and model.partition(":")[0] not in names:
-        listed = ", ".join(dict.fromkeys(names)) or "nothing"
+        listed = ", ".join(names) or "nothing"
         raise InputError(f"does not serve {model!r}, expected one of: {listed}", client.url)
 
 
