@@ -24,7 +24,7 @@ CONFIG = toy_config(Path("unused"))
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return Scorer(tiny_model(), Chat(small_tokenizer(EMPTY_THINK)), 200)
+    return Scorer(tiny_model(), chat=Chat(small_tokenizer(EMPTY_THINK)), cutoff_len=200)
 
 
 def run(scorer: Scorer, folder: Path, n: int, rows: list[int] | None = None, **options: Any) -> pl.DataFrame:
@@ -42,6 +42,7 @@ def test_every_row_is_scored_in_order(scorer: Scorer, tmp_path: Path) -> None:
     assert scores["label"].to_list() == [tokens.example(row)["output"] == "Yes" for row in range(70)]
     alone = scorer.score_examples([tokens.example(41)])
     assert scores["p"][41] == pytest.approx(alone.p[0], abs=1e-5)
+    assert scores["logit"][41] == pytest.approx(alone.logit[0], abs=1e-4)
     assert_frame_equal(scores, pl.read_parquet(tmp_path / "scores.parquet"))
     assert [p.name for p in tmp_path.iterdir()] == ["scores.parquet"]
 
@@ -82,7 +83,7 @@ def test_parts_of_another_model_are_not_believed(
     scorer: Scorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(scorer, tmp_path)
-    other = Scorer(tiny_model(seed=1), scorer.chat, 200)
+    other = Scorer(tiny_model(seed=1), chat=scorer.chat, cutoff_len=200)
     with caplog.at_level("INFO", "palate"):
         scores = run(other, tmp_path, 256, key={"model": "other"})
     assert "scoring starts over: model changed" in caplog.text
@@ -92,7 +93,7 @@ def test_parts_of_another_model_are_not_believed(
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.npz"])
 def test_finished_scores_are_kept_only_under_the_same_key(scorer: Scorer, tmp_path: Path, name: str) -> None:
     first = run(scorer, tmp_path, 10, out=tmp_path / name)
-    other = Scorer(tiny_model(seed=1), scorer.chat, 200)
+    other = Scorer(tiny_model(seed=1), chat=scorer.chat, cutoff_len=200)
     assert_frame_equal(run(other, tmp_path, 10, out=tmp_path / name), first)
     assert not run(other, tmp_path, 10, key={"model": "other"}, out=tmp_path / name)["p"].equals(first["p"])
 
@@ -117,6 +118,16 @@ def test_a_file_that_holds_no_scores_is_named(scorer: Scorer, tmp_path: Path) ->
             read_scores(tmp_path / f"{name}.npz")
     with pytest.raises(InputError, match=r"missing\.npz: not found"):
         read_scores(tmp_path / "missing.npz")
+
+
+def test_scores_without_logits_are_to_be_made_again(scorer: Scorer, tmp_path: Path) -> None:
+    run(scorer, tmp_path, 5, out=tmp_path / "scores.npz")
+    columns = dict(np.load(tmp_path / "scores.npz"))
+    del columns["logit"]
+    np.savez(tmp_path / "scores.npz", **columns)
+    with pytest.raises(InputError, match=r"scores\.npz: has no logits"):
+        read_scores(tmp_path / "scores.npz")
+    assert "logit" in run(scorer, tmp_path, 5, out=tmp_path / "scores.npz").columns
 
 
 def test_rows_beyond_the_end_are_named(scorer: Scorer, tmp_path: Path) -> None:

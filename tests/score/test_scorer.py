@@ -25,40 +25,41 @@ EXAMPLES = [
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
 def scorer(request: pytest.FixtureRequest) -> Scorer:
     template = EMPTY_THINK if request.param == "qwen3" else CHATML
-    return Scorer(tiny_model(request.param), Chat(small_tokenizer(template)), 200)
+    return Scorer(tiny_model(request.param), chat=Chat(small_tokenizer(template)), cutoff_len=200)
 
 
-def obvious(scorer: Scorer, example: dict[str, Any]) -> tuple[float, float]:
-    """P and mass from the logits of a whole training sequence, at the token before the answer."""
+def obvious(scorer: Scorer, example: dict[str, Any]) -> tuple[float, float, float]:
+    """P, mass and logit from the logits of a whole training sequence, at the token before the answer."""
     row = tokenize_func(example, scorer.chat.tokenizer, scorer.cutoff_len)
     decision = scorer.chat.decision
     at = len(row["input_ids"]) - len(decision.tail) - 1
     assert row["input_ids"][at] in (decision.yes_id, decision.no_id)
     with torch.no_grad():
-        probabilities = scorer.model(torch.tensor([row["input_ids"]])).logits[0, at - 1].softmax(-1)
-    yes, no = probabilities[decision.yes_id].item(), probabilities[decision.no_id].item()
-    return yes / (yes + no), yes + no
+        logits = scorer.model(torch.tensor([row["input_ids"]])).logits[0, at - 1]
+    yes, no = logits.softmax(-1)[[decision.yes_id, decision.no_id]].tolist()
+    return yes / (yes + no), yes + no, (logits[decision.yes_id] - logits[decision.no_id]).item()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_batches_score_as_one_by_one(scorer: Scorer, batch_size: int) -> None:
     expected = np.array([obvious(scorer, example) for example in EXAMPLES])
-    p, mass = scorer.score_examples(EXAMPLES, batch_size)
-    assert p.dtype == mass.dtype == np.float32
+    p, mass, logit = scorer.score_examples(EXAMPLES, batch_size)
+    assert p.dtype == mass.dtype == logit.dtype == np.float32
     np.testing.assert_allclose(p, expected[:, 0], atol=1e-4)
     np.testing.assert_allclose(mass, expected[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(logit, expected[:, 2], atol=1e-4)
     assert p.std() > 0.01, "a test on equal scores would prove nothing"
 
 
 def test_the_order_does_not_matter(scorer: Scorer) -> None:
     order = random.Random(0).sample(range(len(EXAMPLES)), len(EXAMPLES))
-    p, _ = scorer.score_examples(EXAMPLES, 5)
-    shuffled, _ = scorer.score_examples([EXAMPLES[i] for i in order], 5)
+    p = scorer.score_examples(EXAMPLES, 5).p
+    shuffled = scorer.score_examples([EXAMPLES[i] for i in order], 5).p
     np.testing.assert_allclose(shuffled, p[order], atol=1e-5)
 
 
 def test_long_prompts_are_cut_where_training_cuts_them(scorer: Scorer) -> None:
-    short = Scorer(scorer.model, scorer.chat, 60)
+    short = Scorer(scorer.model, chat=scorer.chat, cutoff_len=60)
     lengths = [len(ids) for ids in scorer.prompts([to_chat_messages(e)[:-1] for e in EXAMPLES])]
     assert max(lengths) > 60
     expected = [obvious(short, example)[0] for example in EXAMPLES]
@@ -73,9 +74,9 @@ def test_the_answer_of_an_example_is_not_looked_at(scorer: Scorer) -> None:
 def test_bfloat16_scores_are_close_and_not_rounded_to_a_few(scorer: Scorer) -> None:
     import copy
 
-    half = Scorer(copy.deepcopy(scorer.model).bfloat16(), scorer.chat, scorer.cutoff_len)
-    p, _ = scorer.score_examples(EXAMPLES)
-    rounded, mass = half.score_examples(EXAMPLES)
+    half = Scorer(copy.deepcopy(scorer.model).bfloat16(), chat=scorer.chat, cutoff_len=scorer.cutoff_len)
+    p = scorer.score_examples(EXAMPLES).p
+    rounded, mass, _ = half.score_examples(EXAMPLES)
     np.testing.assert_allclose(rounded, p, atol=0.05)
     assert len(set(rounded)) == len({example["input"] for example in EXAMPLES})
     assert (mass <= 1).all()
@@ -87,4 +88,4 @@ def test_logits_that_are_no_numbers_stop_the_work(scorer: Scorer) -> None:
     broken = copy.deepcopy(scorer.model)
     broken.get_output_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(WorkError, match="not finite"):
-        Scorer(broken, scorer.chat, 200).score_examples(EXAMPLES[:2])
+        Scorer(broken, chat=scorer.chat, cutoff_len=200).score_examples(EXAMPLES[:2])

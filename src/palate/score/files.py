@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from palate.artifacts import atomic_file, sha256_of, write_json
 from palate.errors import InputError
 from palate.progress import Meter
+from palate.score.backend import Scores
 from palate.score.scorer import Scorer
 from palate.tokens.dataset import TokenDataset
 
@@ -26,11 +27,11 @@ log = logging.getLogger(__name__)
 BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
 KEY = "key.json"
-COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass")
+COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
 PARQUET_KEY = "palate.key"
 
 Columns = dict[str, NDArray[Any]]
-"""row (int64), user_id, item_id, label (bool), p and mass (float32): one array each, in the order of the rows."""
+"""row (int64), user_id, item_id, label (bool), p, mass, logit (float32): one array each, in the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def score_file(
     if wanted and wanted[-1] >= len(tokens):
         beyond = next(row for row in wanted if row >= len(tokens))
         raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
-    key = {**key, "rows": "all" if rows is None else sha256_of(wanted)}
+    key = {**key, "rows": "all" if rows is None else sha256_of(wanted), "columns": list(COLUMNS)}
     digest = sha256_of(key)
     kept = _kept(out, digest)
     if kept is not None:
@@ -77,9 +78,9 @@ def score_file(
     with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
         for start in range(0, len(left), size):
             window = np.array(left[start : start + size], np.int64)
-            p, mass = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
+            scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
             part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
-            part |= {"row": window, "label": tokens.labels[window], "p": p, "mass": mass}
+            part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
             with atomic_file(parts / f"{window[0]:010d}.npz") as file:
                 np.savez(file, **part)
     files = [_arrays(path) for path in sorted(parts.glob("*.npz"))] or [_none(about)]
@@ -108,11 +109,16 @@ def read_scores(path: Path) -> Scored:
     try:
         found = _arrays(path)
         key = json.loads(str(found.pop("key")))
-        lengths = {found[name].shape for name in COLUMNS}
+        lacking = [name for name in COLUMNS if name not in found]
+        lengths = {found[name].shape for name in found.keys() & set(COLUMNS)}
     except FileNotFoundError:
         raise InputError("not found, expected scores that `palate score` wrote", path) from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
+    if lacking == ["logit"]:
+        raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
+    if lacking:
+        raise InputError("is not readable, expected scores that `palate score` wrote", path)
     if len(lengths) != 1:
         raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
     return Scored({name: found[name] for name in COLUMNS}, key)
@@ -142,7 +148,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A part without rows."""
-    types = {"row": np.int64, "label": np.bool_, "p": np.float32, "mass": np.float32}
+    types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(Scores._fields, np.float32)
     empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
     return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
 

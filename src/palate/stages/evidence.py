@@ -13,9 +13,10 @@ from palate.errors import InputError
 from palate.hub import locate
 from palate.samples import Prepared
 from palate.stages import seeds
-from palate.stages.data import chat_of, check_model, prepared, scored_tokens
+from palate.stages.data import chat_of, prepared, scored_tokens
 from palate.stages.leaks import check_leaks, keep_leaks, told_leaks
 from palate.stages.model import adapter_identity, begin, chosen_rows, score
+from palate.stages.served import check_scored_with, check_served_key, served_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +70,7 @@ def evaluate(
     from palate.train.adapter import check_same_prompt, chosen_adapter
 
     console.start_logging()
-    chat = chat_of(config) if scores else check_model(config)
+    chat = chat_of(config) if scores else check_scored_with(config)
     if not scores or adapter is not None:
         adapter = chosen_adapter(config, adapter, base_only)
     if adapter is not None:
@@ -81,8 +82,11 @@ def evaluate(
         tables = brought(config, data, chat, adapter, scores)
         begin(config, folder)
     else:
-        begin(config, folder)
         files = score_files(config, adapter, folder)
+        if config.score.server is not None:
+            for file in files:
+                served_name(config, file.adapter)  # now rather than after the first has been scored
+        begin(config, folder)
         tables = {file.key: frame_of(score(config, data, file.adapter, file.path)) for file in files}
     found = measure(config, data, tables, folder)
     keep_leaks(leaks, folder / METRICS)
@@ -114,7 +118,9 @@ def brought(
         key = FINE_TUNED if scored.key.get("adapter") else ZERO_SHOT
         if key == FINE_TUNED and scored.key["adapter"] != dict(adapter_identity(own)):
             raise InputError(f"was scored with another adapter than {own}", path)
-        if scored.key.get("model") != _base_weights(config, own):
+        if "server" in scored.key:
+            check_served_key(config, scored.key, own if key == FINE_TUNED else None, path)
+        elif scored.key.get("model") != _base_weights(config, own):
             raise InputError(f"was scored with other base weights than {model_name(config)}'s", path)
         if key in found:
             raise InputError(f"is the second file of {key} scores, expected one", path)
@@ -195,6 +201,7 @@ def report(
                 "scored": f"{found.n:,} of {data.manifest['stats']['samples']['test']:,} test samples",
                 "seed": config.seed,
             }
+            | ({} if config.score.server is None else {"scored by": config.score.server})
             | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
             | told_leaks(folder / METRICS),
             lengths=_json_if_there(run / "lengths.json"),
