@@ -157,7 +157,7 @@ def _evaluate(config: Config, args: argparse.Namespace) -> None:
         raise InputError("say themselves what they are of, expected no --base-only beside them", "--scores")
     evaluate(
         config,
-        adapter=args.adapter,
+        adapters=args.adapters,
         base_only=args.base_only,
         scores=args.scores,
         out=args.out,
@@ -312,11 +312,32 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)")
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
-    evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    evaluate.add_argument(
+        "--adapter",
+        dest="adapters",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="the adapter (the run's own); once more: another beside it, and the mean of all",
+    )
     evaluate.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     evaluate.add_argument(
         "--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)"
     )
+    evaluate.add_argument(
+        "--ablations",
+        nargs="+",
+        choices=["titles", "shuffle", "empty", "ratings"],
+        help="score again with titles hidden, the history shuffled or emptied, its ratings hidden",
+    )
+    for each in (score, evaluate):
+        each.add_argument(
+            "--split",
+            dest="evaluated_split",
+            choices=["train", "val", "test"],
+            help="the samples to score (test); calibration is fitted on val",
+        )
     evaluate.add_argument(
         "--scores",
         type=Path,
@@ -400,6 +421,8 @@ OPTIONS = {
     "train_on": "train.train_on",
     "seeds": "train.seeds",
     "allow_leaks": "evaluate.allow_leaks",
+    "ablations": "evaluate.ablations",
+    "evaluated_split": "evaluate.split",
 }
 
 
@@ -409,7 +432,8 @@ def _config(args: argparse.Namespace) -> Config:
     for option, key in OPTIONS.items():
         value = getattr(args, option, None)
         if value is not None:
-            overrides.append(Override(key, value, "--" + option.replace("_", "-")))
+            name = "split" if option == "evaluated_split" else option.replace("_", "-")
+            overrides.append(Override(key, value, f"--{name}"))
     if getattr(args, "max_samples", None) is not None:
         section = "train" if args.command in (_train, _plan) else "evaluate"
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))

@@ -174,24 +174,13 @@ class TrainConfig(Section):
         return self
 
 
-class EvaluateConfig(Section):
-    """What is scored, and how it is reported."""
-
-    split: Literal["test"] = "test"
-    max_samples: int | None = Field(None, ge=1)
-    """Score this many samples, drawn with the seed; None: all."""
-    batch_size: int = Field(16, ge=1)
-    zero_shot: bool = True
-    """Score the base model too, as the row to beat."""
-    bootstrap: int = Field(1000, ge=0)
-    """Resamplings of users for the intervals."""
-    allow_leaks: bool = False
-    """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
-
-
 class ScoreConfig(Section):
-    """Where the model that is scored with runs."""
+    """What scores, and what becomes of its logits."""
 
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
+    stack: bool = False
+    """Show what the logit comes to together with item, user and history statistics, and what these reach alone."""
     server: str | None = None
     """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, in place of a model
     that is loaded here. Its API key, if it wants one, is taken from `$PALATE_SERVER_KEY`."""
@@ -211,6 +200,27 @@ class ScoreConfig(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"{server!r} is no address of a server, expected one such as http://localhost:8000")
         return server.rstrip("/").removesuffix("/v1")
+
+
+class EvaluateConfig(Section):
+    """What is scored, and how it is reported."""
+
+    split: Literal["train", "val", "test"] = "test"
+    """Which samples to measure on; calibration and stacking are fitted on `val` whatever it is."""
+    max_samples: int | None = Field(None, ge=1)
+    """Score this many samples, drawn with the seed; None: all."""
+    calibration_samples: int = Field(1000, ge=0)
+    """Validation samples to calibrate and stack on, drawn with the seed; all if there are fewer."""
+    ablations: list[Literal["titles", "shuffle", "empty", "ratings"]] = []
+    """Score the same samples again with less in the prompt: titles hidden, history shuffled or emptied, ratings
+    hidden."""
+    batch_size: int = Field(16, ge=1)
+    zero_shot: bool = True
+    """Score the base model too, as the row to beat."""
+    bootstrap: int = Field(1000, ge=0)
+    """Resamplings of users for the intervals."""
+    allow_leaks: bool = False
+    """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
 
 
 class Config(Section):

@@ -1,4 +1,4 @@
-"""A whole run: prepare, lengths, zero-shot scores, train, scores, evaluation and report.
+"""A whole run: prepare, lengths, zero-shot scores, train, scores, calibration, evaluation and report.
 
 A stage that is finished is skipped as long as what it was made from is the same; the ledger in the run's
 folder remembers that. Whatever is interrupted goes on where it stopped when the same command is given again.
@@ -14,18 +14,21 @@ from palate.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_
 from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
+from palate.evaluate.calibration import FILE, Calibration, write_calibration
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.samples import Prepared, load_prepared
+from palate.score.files import Scored
+from palate.stages import calibrate, evidence, scoring, seeds
 from palate.stages import data as data_stage
-from palate.stages import evidence, seeds
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
 from palate.stages.leaks import check_leaks, keep_leaks
 from palate.stages.ledger import Ledger, reading
+from palate.stages.rows import Collected
 from palate.tokens.tokenizer import tokenizer_identity
 
-STAGES = 6
+STAGES = 7
 
 
 def run(config: Config) -> None:
@@ -70,15 +73,28 @@ def run(config: Config) -> None:
     _say_lengths(read_json(lengths_file))
 
     adapter = folder / "adapter"
-    scoring = {
-        "data": hashes["test_raw.jsonl"],
-        "rows": sha256_of(model_stage.chosen_rows(config, data.samples.of("test").size).tolist()),
-        **reads,
-    }
-    files = {file.key: file for file in evidence.score_files(config, adapter, folder)}
-    if "zero-shot" in files:
-        path = files["zero-shot"].path
-        stage(3, "score, zero-shot", scoring, [path], lambda: model_stage.score(config, data, None, path))
+    models = scoring.models_of(config, [adapter])
+    main = scoring.main_model(models)
+    files = {model: scoring.score_files(config, data, model, folder, ablated=model == main) for model in models}
+
+    def score(number: int, model: scoring.Model, made_from: Mapping[str, Any]) -> None:
+        asked = {"rows": scoring.measured_rows(config, data), "validation": scoring.validation_rows(config, data)}
+        made_from = {
+            **made_from,
+            "data": [hashes["test_raw.jsonl"], hashes["val_raw.jsonl"]],
+            "split": config.evaluate.split,
+            "files": sorted(files[model]),
+            **{name: sha256_of(rows.tolist()) for name, rows in asked.items()},
+            **reads,
+        }
+        outputs = list(files[model].values())
+        stage(
+            number, f"score, {model.key}", made_from, outputs,
+            lambda: scoring.score_model(config, data, model, files[model]),
+        )  # fmt: skip
+
+    if models[0].adapter is None:
+        score(3, models[0], {})
 
     weights = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json", adapter / "palate.json"]
     made_from = {
@@ -92,18 +108,38 @@ def run(config: Config) -> None:
         weights.append(folder / seeds.SEEDS)
     stage(4, "train", made_from, weights, lambda: model_stage.train(config))
 
-    path_after = files["fine-tuned"].path
-    made_from = {"adapter": dict(model_stage.adapter_identity(adapter)), **scoring}
-    stage(5, "score, fine-tuned", made_from, [path_after], lambda: model_stage.score(config, data, adapter, path_after))
+    score(5, main, {"adapter": dict(model_stage.adapter_identity(adapter))})
 
-    _headline(6, "evaluate and report")
-    scores = {key: _read_scores(file.path) for key, file in files.items()}
-    found = evidence.measure(config, data, scores, folder)
+    _headline(6, "calibrate")
+    scored = {model: scoring.read_model(config, data, paths) for model, paths in files.items()}
+    found = {model.key: _calibrate(config, chat, model, parts) for model, parts in scored.items()}
+    calibrations = {key: calibration for key, calibration in found.items() if calibration is not None}
+
+    _headline(7, "evaluate and report")
+    outcome = evidence.measure(config, data, Collected(scored, calibrations), folder)
     keep_leaks(leaks, folder / evidence.METRICS)
-    evidence.report(config, data, found, scores, folder)
-    _write_manifest(config, data, chat, list(files.values()), weights)
-    evidence.show(found, config)
+    evidence.report(config, data, outcome, folder)
+    kept = [path for paths in files.values() for path in paths.values()]
+    kept += [calibrate.home(config, model) / FILE for model in models]
+    _write_manifest(config, data, chat, kept, weights)
+    evidence.show(outcome, config)
     _say_where(config, time.monotonic() - began)
+
+
+def _calibrate(config: Config, chat: Chat, model: scoring.Model, parts: Mapping[str, Scored]) -> Calibration | None:
+    """Fit the model's calibration and put it where it belongs, in place of any earlier one.
+
+    It takes no time, so it is done again each time: the same scores give the same bytes.
+    """
+    path = calibrate.home(config, model) / FILE
+    found = None
+    if config.score.calibration != "none":
+        found = calibrate.fit(config, chat, model, parts.get(scoring.VALIDATION))
+    if found is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_calibration(path, found)
+    return found
 
 
 def _headline(number: int, name: str) -> None:
@@ -151,19 +187,11 @@ def _say_lengths(summary: Mapping[str, Any]) -> None:
     )
 
 
-def _read_scores(path: Path) -> Any:
-    import polars as pl
-
-    return pl.read_parquet(path, glob=False)
-
-
-def _write_manifest(
-    config: Config, data: Prepared, chat: Chat, scores: list[evidence.ScoreFile], weights: list[Path]
-) -> None:
+def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path], weights: list[Path]) -> None:
     """Name what the run was made from and what it left, the decision token included."""
     folder = config.run_path
     names = ["config.yaml", "lengths.json", "training_log.jsonl", evidence.METRICS, evidence.REPORT]
-    outputs = [folder / name for name in names] + [file.path for file in scores] + weights
+    outputs = [folder / name for name in names] + kept + weights
     write_json(
         folder / MANIFEST,
         {

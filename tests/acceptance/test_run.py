@@ -26,7 +26,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "tiny",
         "run_dir": str(folder / "run"),
         "ratings": {"source": str(write_ratings(folder / "ratings"))},
-        "prepare": {"max_eval": 5},
+        "prepare": {"max_eval": 5, "val_ratio": 0.15},
         "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
         "train": {
             "max_samples": 48,
@@ -68,6 +68,10 @@ def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
         "training_log.jsonl",
         "scores/zero-shot.parquet",
         "scores/fine-tuned.parquet",
+        "scores/validation-zero-shot.parquet",
+        "scores/validation-fine-tuned.parquet",
+        "calibration.json",
+        "adapter/calibration.json",
         "adapter/adapter_model.safetensors",
         "adapter/adapter_config.json",
         "adapter/palate.json",
@@ -82,13 +86,23 @@ def test_the_table_has_both_models_and_the_five_baselines(finished: Path, recipe
     metrics = json.loads((finished / "metrics.json").read_text())
     shown = (recipe.parent / "first.txt").read_text()
 
-    assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * 5 + ["model"] * 2
+    assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * 5 + ["model"] * 4
     assert metrics["n"] == pl.read_parquet(finished / "data" / "ratings.parquet").filter(split="test").height
     for entry in metrics["entries"]:
-        assert entry["label"] in shown
+        assert entry["label"].partition(" (")[0] in shown
     assert metrics["verdict"]
     assert str(finished / "report.html") in shown
-    assert "model, fine-tuned" in (finished / "adapter" / "README.md").read_text()
+    card = (finished / "adapter" / "README.md").read_text()
+    assert "model, fine-tuned" in card
+    assert "fine-tuned, calibrated (" in card
+
+
+def test_calibration_moves_the_losses_and_no_auc(finished: Path) -> None:
+    entries = {entry["key"]: entry for entry in json.loads((finished / "metrics.json").read_text())["entries"]}
+    for key in ("zero-shot", "fine-tuned"):
+        raw, calibrated = entries[key]["metrics"], entries[f"{key}-calibrated"]["metrics"]
+        assert calibrated["auc"] == raw["auc"]
+        assert calibrated["log_loss"] != raw["log_loss"]
 
 
 def test_the_same_run_again_skips_what_is_done(finished: Path, recipe: Path) -> None:
@@ -149,8 +163,10 @@ def test_evaluate_scores_the_runs_adapter_and_leaves_the_runs_own_evidence(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n"] == 10
-    assert [entry["key"] for entry in found["entries"][-2:]] == ["zero-shot", "fine-tuned"]
+    models = [entry["key"] for entry in found["entries"] if entry["kind"] == "model"]
+    assert models == ["zero-shot", "zero-shot-calibrated", "fine-tuned", "fine-tuned-calibrated"]
     assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "metrics.json", "report.html", "run.log", "scores"}
+    assert {p.name for p in (tmp_path / "scores").iterdir()} == {"zero-shot.parquet", "fine-tuned.parquet"}
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 

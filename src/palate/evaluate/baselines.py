@@ -29,10 +29,12 @@ BASELINES = {
 SHRINKAGE = 5.0
 
 
-def baseline_scores(timeline: pl.DataFrame, *, rating_threshold: float, history_len: int) -> pl.DataFrame:
-    """P(like) of every baseline for every test row, in the order of the timeline.
+def baseline_scores(
+    timeline: pl.DataFrame, *, rating_threshold: float, history_len: int, split: str = "test"
+) -> pl.DataFrame:
+    """P(like) of every baseline for every row of a split, in the order of the timeline.
 
-    `timeline` has the columns of `ratings.parquet`. The result has `row` (UInt32, the index within the test split) and
+    `timeline` has the columns of `ratings.parquet`. The result has `row` (UInt32, the index within the split) and
     one Float64 column for each key of `BASELINES`. Raises `InputError` where there is no training row to learn
     from, and where a sample has fewer than `history_len` rows of its user before it.
     """
@@ -44,7 +46,7 @@ def baseline_scores(timeline: pl.DataFrame, *, rating_threshold: float, history_
     if samples["history-mean"].null_count():
         raise InputError(f"a sample has a history shorter than {history_len}, expected that many rows before it")
     samples = samples.with_columns(liked=pl.col("rating") >= rating_threshold)
-    training, validation, test = (samples.filter(pl.col("split") == split) for split in ("train", "val", "test"))
+    training, validation, test = (samples.filter(pl.col("split") == name) for name in ("train", "val", split))
     base_rate = float(training["liked"].to_numpy().mean())
     # One class alone fits no slope. Training is the poor second choice: its rows are part of their own statistics.
     fitted_on = next((part for part in (validation, training) if part["liked"].n_unique() == 2), None)

@@ -1,6 +1,6 @@
 """Evaluation: models and baselines measured on the same test rows, with intervals and paired differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -43,6 +43,8 @@ class Entry:
     reliability: list[ReliabilityBin]
     roc: list[tuple[float, float]]
     histogram: list[HistogramBin]
+    aside: bool = False
+    """Whether it is another row's companion (the same scores calibrated): it is measured, not compared or talked of."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ class Evaluation:
     seed: int
     entries: list[Entry]
     differences: list[Difference]
-    """Every model against the baseline of highest AUC (and of highest GAUC), and fine-tuned against zero-shot."""
+    """Every model against the baseline of highest AUC (and of highest GAUC), fine-tuned against zero-shot, and those
+    that were asked for."""
     verdict: list[str]
     """What this comes to, in sentences."""
+    split: str = "test"
+    """Whose rows were measured."""
 
     def entry(self, key: str) -> Entry:
         """The entry of a model or baseline; `KeyError` if it was not evaluated."""
@@ -97,10 +102,10 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
+        """What `to_dict` gave, whatever else is beside it; `KeyError` or `TypeError` where something is missing."""
         entries = [
             Entry(
-                **{f.name: e[f.name] for f in fields(Entry)}
+                **{f.name: e[f.name] for f in fields(Entry) if f.name in e}
                 | {
                     "metrics": Metrics(**e["metrics"]),
                     "intervals": {name: _interval(i) for name, i in e["intervals"].items()},
@@ -113,7 +118,8 @@ class Evaluation:
             for e in value["entries"]
         ]
         differences = [Difference(**d | {"interval": _interval(d["interval"])}) for d in value["differences"]]
-        return cls(**dict(value) | {"entries": entries, "differences": differences})
+        told = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        return cls(**told | {"entries": entries, "differences": differences})
 
 
 def evaluate(
@@ -126,22 +132,26 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 13,
     labels: Mapping[str, str] | None = None,
+    split: str = "test",
+    aside: Collection[str] = (),
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> Evaluation:
-    """Measure models beside the baselines on the same test rows.
+    """Measure models beside the baselines on the same rows of a split.
 
     `timeline` has the columns of `ratings.parquet`. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a
-    frame with `row` (the index within the test split), `p` (P(like), Float64) and, for a language model, `mass`.
-    `rows` are the test rows to measure on (None: all), each to be found in every frame; `bootstrap` is the number of
-    resamples of users (0: no intervals); `labels` are the names that tables show for the keys.
+    frame with `row` (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`.
+    `rows` are the split's rows to measure on (None: all), each to be found in every frame; `bootstrap` is the number of
+    resamples of users (0: no intervals); `labels` are the names that tables show for the keys. Keys `aside` are
+    measured, but compared with nothing unless `pairs` (first, second) name them.
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    test = timeline.filter(pl.col("split") == "test").with_row_index("row")
-    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test))}, schema={"row": test.schema["row"]})
+    test = timeline.filter(pl.col("split") == split).with_row_index("row")
+    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
     chosen = wanted.join(test, on="row", how="left", maintain_order="left")
     y: Labels = (chosen["rating"] >= rating_threshold).to_numpy()
     users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
-    baselines = baseline_scores(timeline, rating_threshold=rating_threshold, history_len=history_len)
+    baselines = baseline_scores(timeline, rating_threshold=rating_threshold, history_len=history_len, split=split)
     baselines = wanted.join(baselines, on="row", how="left", maintain_order="left")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
     p: dict[str, Scores] = {key: baselines[key].to_numpy() for key in BASELINES}
@@ -159,6 +169,7 @@ def evaluate(
             reliability=reliability(y, values),
             roc=roc(y, values),
             histogram=histogram(y, values),
+            aside=key in aside,
         )
         for key, values in p.items()
     ]
@@ -170,20 +181,21 @@ def evaluate(
         resamples=bootstrap,
         seed=seed,
         entries=entries,
-        differences=_differences(entries, replicates),
+        differences=_differences(entries, replicates, pairs),
         verdict=[],
+        split=split,
     )
     return replace(measured, verdict=verdict(measured))
 
 
-def _checked_rows(rows: Any, test_rows: int) -> list[int]:
-    """The wanted test rows, or an `InputError` for one that is twice there or not in the test split."""
-    wanted = list(range(test_rows)) if rows is None else [int(row) for row in rows]
+def _checked_rows(rows: Any, available: int, split: str) -> list[int]:
+    """The wanted rows, or an `InputError` for one that is twice there or not in the split."""
+    wanted = list(range(available)) if rows is None else [int(row) for row in rows]
     if len(set(wanted)) < len(wanted):
-        raise InputError("a test row is named twice, expected each once", "rows")
-    outside = [row for row in wanted if not 0 <= row < test_rows]
+        raise InputError(f"a {split} row is named twice, expected each once", "rows")
+    outside = [row for row in wanted if not 0 <= row < available]
     if outside:
-        raise InputError(f"row {outside[0]} is not in the test split, expected 0 to {test_rows - 1}", "rows")
+        raise InputError(f"row {outside[0]} is not in the {split} split, expected 0 to {available - 1}", "rows")
     return wanted
 
 
@@ -214,10 +226,13 @@ def _mass(frame: pl.DataFrame) -> Mass | None:
     return Mass(float(mass.mean()), float(np.percentile(mass, 5)))
 
 
-def _differences(entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]]) -> list[Difference]:
+def _differences(
+    entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
+) -> list[Difference]:
     """The pairs that a reader asks for, AUC then GAUC; without those of which one side is undefined."""
     found = []
-    models = [entry for entry in entries if entry.kind == "model"]
+    by_key = {entry.key: entry for entry in entries}
+    models = [entry for entry in entries if entry.kind == "model" and not entry.aside]
     tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
     metrics: tuple[Literal["auc", "gauc"], ...] = ("auc", "gauc")
     for metric in metrics:
@@ -228,7 +243,10 @@ def _differences(entries: list[Entry], replicates: Mapping[str, Mapping[str, Rep
         pairs = [(model, best) for model in models]
         if len(tuned_and_not) == 2:
             pairs.append((tuned_and_not[0], tuned_and_not[1]))
+        pairs += [(by_key[one], by_key[other]) for one, other in asked]
         for one, other in pairs:
+            if getattr(one.metrics, metric) is None or getattr(other.metrics, metric) is None:
+                continue
             value = getattr(one.metrics, metric) - getattr(other.metrics, metric)
             if metric in replicates[one.key]:
                 between = interval(replicates[one.key][metric] - replicates[other.key][metric])

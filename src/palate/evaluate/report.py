@@ -10,6 +10,8 @@ import polars as pl
 
 from palate.artifacts import atomic_file
 from palate.evaluate import plots
+from palate.evaluate.ablations import Ablations
+from palate.evaluate.ablations import table as ablation_lines
 from palate.evaluate.curves import Labels
 from palate.evaluate.evaluation import Entry, Evaluation
 from palate.evaluate.table import caption, cell
@@ -27,6 +29,7 @@ class ReportInputs:
 
     title: str
     evaluation: Evaluation
+    ablations: Ablations | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
     """What was run, in the order of the page: model, data, split, samples, seed, date."""
     lengths: Mapping[str, Any] | None = None
@@ -107,6 +110,7 @@ def render_report(inputs: ReportInputs) -> str:
         training=training,
         right=[e for e in examples if e.error <= 0.5][:EXAMPLES_SHOWN],
         wrong=[e for e in examples if e.error > 0.5][:EXAMPLES_SHOWN],
+        ablations=[] if inputs.ablations is None else ablation_lines(inputs.ablations),
         data_stats=list(_flat(inputs.data_stats)),
         plots=plots,
     )
@@ -125,7 +129,7 @@ def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES_SHOW
 
 def _headline(found: Evaluation, best: Entry | None) -> list[tuple[str, str, Entry]]:
     """The three numbers that most readers came for: name, ink, entry."""
-    shown = [(e.label, plots.css_of(e.key, i), e) for i, e in enumerate(found.models)]
+    shown = [(e.label, plots.css_of(e.key, i), e) for i, e in enumerate(found.models) if not e.aside]
     return [*shown, *([(f"best baseline: {best.label}", "base", best)] if best else [])]
 
 

@@ -8,6 +8,8 @@ from palate.evaluate.verdict import bounds, percent
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from palate.evaluate.ablations import Ablations
+
 
 class Column(NamedTuple):
     """A metric's place in the tables."""
@@ -52,9 +54,25 @@ def rich_table(evaluation: Evaluation) -> "Table":
         last_baseline = (
             entry.kind == "baseline" and i + 1 < len(evaluation.entries) and evaluation.entries[i + 1].kind == "model"
         )
-        label = Text(entry.label, "bold" if entry.kind == "model" else "")
+        label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
         table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=last_baseline)
     return table
+
+
+def ablation_table(ablations: "Ablations") -> "Table":
+    """What the model reaches with less in the prompt, for a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from palate.evaluate.ablations import table
+
+    found = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"{ablations.n:,} rows; Δ is against the unchanged prompts",
+                  caption_justify="left")  # fmt: skip
+    for head in (ablations.model, "AUC [95 %]", "Δ AUC [95 %]", "mean |Δ P|"):
+        found.add_column(head, justify="left" if head == ablations.model else "right")
+    for line in table(ablations):
+        found.add_row(*line)
+    return found
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -67,7 +85,7 @@ def markdown(evaluation: Evaluation) -> str:
         texts = [f"**{t}**" if entry.key in best[c.metric] else t for t, c in zip(texts, COLUMNS, strict=True)]
         label = entry.label.replace("|", r"\|")
         first = f"{texts[0]} {_auc_bounds(entry)}".strip()
-        lines.append([f"**{label}**" if entry.kind == "model" else label, first, *texts[1:]])
+        lines.append([f"**{label}**" if entry.kind == "model" and not entry.aside else label, first, *texts[1:]])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\n{caption(evaluation)}\n"
 
@@ -75,7 +93,7 @@ def markdown(evaluation: Evaluation) -> str:
 def caption(evaluation: Evaluation) -> str:
     """How the numbers came about, in one line."""
     both = evaluation.entries[0].metrics.gauc_users
-    rows = f"{evaluation.n:,} test rows of {evaluation.users:,} users, {both:,} with both classes"
+    rows = f"{evaluation.n:,} {evaluation.split} rows of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"

@@ -17,10 +17,12 @@ LOW_MASS = 0.9
 def verdict(evaluation: "Evaluation") -> list[str]:
     """The sentences: models against baselines, after against before, within users, calibration, warnings."""
     if not evaluation.n:
-        return ["No test row was scored: there is nothing to say."]
+        return [f"No {evaluation.split} row was scored: there is nothing to say."]
     if evaluation.entries[0].metrics.auc is None:
         return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
-    models = sorted(evaluation.models, key=lambda entry: entry.key == "zero-shot")
+    models = sorted(
+        (entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == "zero-shot"
+    )
     if not models:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
@@ -29,7 +31,7 @@ def verdict(evaluation: "Evaluation") -> list[str]:
     warnings = [text for model in models for text in _warnings(evaluation, model)]
     if evaluation.users < FEW_USERS:
         counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
-        warnings.append(f"The test rows come from {counted}: read every number here as a rough one.")
+        warnings.append(f"The {evaluation.split} rows come from {counted}: read every number here as a rough one.")
     return [*pooled, *within, *warnings]
 
 

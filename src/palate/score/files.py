@@ -29,6 +29,7 @@ BATCHES_A_PART = 16
 KEY = "key.json"
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
 PARQUET_KEY = "palate.key"
+PARQUET_MADE_FROM = "palate.made_from"
 
 Columns = dict[str, NDArray[Any]]
 """row (int64), user_id, item_id, label (bool), p, mass, logit (float32): one array each, in the order of the rows."""
@@ -101,11 +102,15 @@ def write_scores(out: Path, scored: Scored) -> None:
             return
         import polars as pl
 
-        pl.DataFrame(scored.columns).write_parquet(file, metadata={PARQUET_KEY: sha256_of(scored.key)})
+        made_from = json.dumps(scored.key, sort_keys=True)
+        metadata = {PARQUET_KEY: sha256_of(scored.key), PARQUET_MADE_FROM: made_from}
+        pl.DataFrame(scored.columns).write_parquet(file, metadata=metadata)
 
 
 def read_scores(path: Path) -> Scored:
-    """Read an `.npz` of scores; raises `InputError` for a file that is none."""
+    """Read a file of scores, `.npz` or Parquet; raises `InputError` for a file that is none."""
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
     try:
         found = _arrays(path)
         key = json.loads(str(found.pop("key")))
@@ -122,6 +127,20 @@ def read_scores(path: Path) -> Scored:
     if len(lengths) != 1:
         raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
     return Scored({name: found[name] for name in COLUMNS}, key)
+
+
+def _read_parquet(path: Path) -> Scored:
+    """Read Parquet scores; raises `InputError` for a file that is none."""
+    import polars as pl
+
+    try:
+        frame = pl.read_parquet(path, glob=False)
+        key = json.loads(pl.read_parquet_metadata(path)[PARQUET_MADE_FROM])
+        return Scored({name: frame[name].to_numpy() for name in COLUMNS}, key)
+    except FileNotFoundError:
+        raise InputError("not found, expected scores that Palate wrote", path) from None
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        raise InputError("is not readable, expected scores that Palate wrote", path) from error
 
 
 def _kept(out: Path, digest: str) -> Columns | None:

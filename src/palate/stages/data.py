@@ -97,15 +97,20 @@ def prepared(config: Config) -> "Prepared":
 
 def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
     """The token datasets of prepared data, under the config's prompt, cutoff and truncation."""
-    from palate.samples.prepared import TABLES
     from palate.tokens.dataset import token_datasets
 
-    made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
-    made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
     name = str(data.manifest["stats"]["name"])
     return token_datasets(
-        data.samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits
+        data.samples, config.prompt, chat, token_options(config), data=made_from_of(data), name=name, splits=splits
     )
+
+
+def made_from_of(data: "Prepared") -> dict[str, Any]:
+    """What decides the samples of prepared data: the hashes of its tables, and the options that read them."""
+    from palate.samples.prepared import TABLES
+
+    made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
+    return made_from | {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
 
 
 def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
@@ -144,17 +149,41 @@ def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
     return val.select(np.flatnonzero(np.isin(val.numbers, draw(every, config.prepare.max_eval, config.seed))))
 
 
-def scored_tokens(config: Config, data: "Prepared", chat: "Chat") -> "TokenDataset":
-    """The test samples as they are scored: all of them, also those that training would leave out."""
-    if config.tokens.truncation == "drop":
-        config = config.model_copy(update={"tokens": config.tokens.model_copy(update={"truncation": "left"})})
-    return tokens_of(config, data, chat, ("test",))["test"]
+def scored_tokens(
+    config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str] = ("test",)
+) -> "dict[str, TokenDataset]":
+    """The samples of some splits as they are scored: all of them, also those that training would leave out."""
+    return tokens_of(_keeping_all(config), data, chat, splits)
 
 
-def test_ids(data: "Prepared") -> "dict[str, NDArray[np.int64]]":
-    """`user_id` and `item_id` of every test sample."""
-    test = data.samples.timeline[data.samples.position[data.samples.of("test")]]
-    return {name: test[name].to_numpy() for name in ("user_id", "item_id")}
+def ablated_tokens(
+    config: Config, data: "Prepared", chat: "Chat", split: str, rows: "NDArray[np.int64]", ablation: str
+) -> "TokenDataset":
+    """Some rows of a split, asked with less in the prompt; sample i is row `rows[i]`."""
+    from palate.artifacts import sha256_of
+    from palate.evaluate.ablations import ablate
+    from palate.tokens.dataset import token_datasets
+
+    index = data.samples.of(split)[rows]
+    samples, prompt = ablate(data.samples, config.prompt, index, ablation, config.seed)
+    made_from = made_from_of(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
+    made_from |= {"history_len": samples.history_len, "seed": config.seed}
+    options = token_options(_keeping_all(config))
+    name = f"{data.manifest['stats']['name']}, {ablation}"
+    return token_datasets(samples, prompt, chat, options, data=made_from, name=name, splits=("test",))["test"]
+
+
+def _keeping_all(config: Config) -> Config:
+    """The config under which truncation drops no sample."""
+    if config.tokens.truncation != "drop":
+        return config
+    return config.model_copy(update={"tokens": config.tokens.model_copy(update={"truncation": "left"})})
+
+
+def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.int64]]":
+    """`user_id` and `item_id` of every sample of a split."""
+    rows = data.samples.timeline[data.samples.position[data.samples.of(split)]]
+    return {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
 
 
 def portable(config: Config, chat: "Chat") -> "Portable | None":

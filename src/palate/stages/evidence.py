@@ -1,204 +1,248 @@
-"""Evaluate and report: the model's scores beside the baselines that cost nothing."""
+"""Evaluate and report: the models' scores beside the baselines that cost nothing."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
-from palate.artifacts import read_json, write_json
+from palate.artifacts import write_json
 from palate.config import Config, dump_config
 from palate.errors import InputError
 from palate.hub import locate
 from palate.samples import Prepared
-from palate.stages import seeds
-from palate.stages.data import chat_of, prepared, scored_tokens
+from palate.stages import calibrate, seeds
+from palate.stages.brought import brought, models_brought
+from palate.stages.data import chat_of, prepared
 from palate.stages.leaks import check_leaks, keep_leaks, told_leaks
-from palate.stages.model import adapter_identity, begin, chosen_rows, score
-from palate.stages.served import check_scored_with, check_served_key, served_name
+from palate.stages.model import begin
+from palate.stages.rows import Collected, notes, rows_of
+from palate.stages.scoring import (
+    MEASURED,
+    VALIDATION,
+    Model,
+    main_model,
+    measured_rows,
+    models_of,
+    score_files,
+    score_model,
+)
+from palate.stages.served import check_scored_with, served_name
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from palate.evaluate.ablations import Ablations
+    from palate.evaluate.calibration import Calibration
     from palate.evaluate.evaluation import Evaluation
-    from palate.prompt.chat import Chat
-    from palate.score.files import Columns
+    from palate.evaluate.stacking import Stack
 
 METRICS = "metrics.json"
 REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class ScoreFile:
-    """A file of scores: under which key it is reported, and which adapter it is of (None: the base model)."""
+class Outcome:
+    """What an evaluation comes to."""
 
-    key: str
-    adapter: Path | None
-    path: Path
+    evaluation: "Evaluation"
+    calibrations: "Mapping[str, Calibration]"
+    ablations: "Ablations | None"
+    stack: "Stack | None"
+    believed: "pl.DataFrame"
+    """`row` and P(like) of the last model of the table's rows, calibrated if it is."""
 
-
-def score_files(config: Config, adapter: Path | None, folder: Path) -> list[ScoreFile]:
-    """What is to be scored: the base model if the config asks for it, and the adapter if there is one."""
-    from palate.evaluate.evaluation import FINE_TUNED, ZERO_SHOT
-
-    wanted = []
-    if config.evaluate.zero_shot or adapter is None:
-        wanted.append(ScoreFile(ZERO_SHOT, None, folder / "scores" / f"{ZERO_SHOT}.parquet"))
-    if adapter is not None:
-        wanted.append(ScoreFile(FINE_TUNED, adapter, folder / "scores" / f"{FINE_TUNED}.parquet"))
-    return wanted
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types, as `metrics.json` holds it."""
+        stack = None
+        if self.stack is not None:
+            stack = {"weights": self.stack.weights, "rows": self.stack.rows}
+        return self.evaluation.to_dict() | {
+            "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
+            "ablations": None if self.ablations is None else self.ablations.to_dict(),
+            "stack": stack,
+        }
 
 
 def evaluate(
     config: Config,
     *,
-    adapter: Path | None = None,
+    adapters: Sequence[Path] = (),
     base_only: bool = False,
     scores: Sequence[Path] = (),
     out: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Score the test rows, measure, and write scores, `metrics.json` and `report.html` to a folder of their own.
+    """Score rows of a split, measure, and write scores, `metrics.json` and `report.html` to a folder of their own.
 
-    The folder is `out`, else `evaluation` in the run's, whose own evidence stays as it is. Without `adapter` it is
+    The folder is `out`, else `evaluation` in the run's, whose own evidence stays as it is. Without `adapters` it is
     the run's own. Raises `InputError` if there is no adapter, unless `base_only` asks for none.
 
     `scores` are files that `palate score` wrote, here or elsewhere; no model is loaded then. Raises `InputError` if
     they are not of this data, prompt, base model and adapter.
     """
-    from palate.train.adapter import check_same_prompt, chosen_adapter
+    from palate.train.adapter import check_same_prompt
 
     console.start_logging()
     chat = chat_of(config) if scores else check_scored_with(config)
-    if not scores or adapter is not None:
-        adapter = chosen_adapter(config, adapter, base_only)
-    if adapter is not None:
-        check_same_prompt(adapter, chat, config.prompt)
+    chosen = _chosen(config, adapters, base_only, needed=not scores)
+    for adapter in chosen:
+        if adapter.is_dir():
+            check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
     leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
-        tables = brought(config, data, chat, adapter, scores)
+        if config.evaluate.ablations:
+            raise InputError("asks a model again, expected no --scores beside it", "--ablations")
+        parts = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
+        known = {model: calibrate.known_calibration(config, model) for model in parts}
         begin(config, folder)
     else:
-        files = score_files(config, adapter, folder)
+        models = models_of(config, chosen)
+        known = {model: calibrate.known_calibration(config, model) for model in models}
         if config.score.server is not None:
-            for file in files:
-                served_name(config, file.adapter)  # now rather than after the first has been scored
+            for model in models:
+                served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
-        tables = {file.key: frame_of(score(config, data, file.adapter, file.path)) for file in files}
-    found = measure(config, data, tables, folder)
+        main = main_model(models)
+        parts = {
+            model: score_model(
+                config, data, model, score_files(config, data, model, folder, ablated=model is main), known[model]
+            )
+            for model in models
+        }
+    calibrations = {}
+    for model, files in parts.items():
+        measured, validation = files[MEASURED], files.get(VALIDATION)
+        found = calibrate.calibration_of(config, chat, model, measured, validation, known[model], folder)
+        if found is not None:
+            calibrations[model.key] = found
+    outcome = measure(config, data, Collected(parts, calibrations), folder)
     keep_leaks(leaks, folder / METRICS)
-    report(config, data, found, tables, folder)
+    report(config, data, outcome, folder)
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
     else:
-        show(found, config)
+        show(outcome, config)
         console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
-def brought(
-    config: Config, data: Prepared, chat: "Chat", adapter: Path | None, files: Sequence[Path]
-) -> "dict[str, pl.DataFrame]":
-    """Scores that were made elsewhere, by their keys, zero-shot first.
+def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed: bool) -> list[Path]:
+    """The adapters that are named, else the run's own; none for the base model alone."""
+    from palate.train.adapter import chosen_adapter
 
-    Raises `InputError` if a file is not of this data and prompt, or of another base model or adapter.
-    """
-    from palate.evaluate.evaluation import FINE_TUNED, ZERO_SHOT
-    from palate.score.files import read_scores
-
-    identity = scored_tokens(config, data, chat).identity
-    own = adapter or config.run_path / "adapter"
-    found: dict[str, pl.DataFrame] = {}
-    for path in files:
-        scored = read_scores(path)
-        if scored.key.get("tokens") != identity:
-            raise InputError("was scored on other samples, tokens or prompts than this config's", path)
-        key = FINE_TUNED if scored.key.get("adapter") else ZERO_SHOT
-        if key == FINE_TUNED and scored.key["adapter"] != dict(adapter_identity(own)):
-            raise InputError(f"was scored with another adapter than {own}", path)
-        if "server" in scored.key:
-            check_served_key(config, scored.key, own if key == FINE_TUNED else None, path)
-        elif scored.key.get("model") != _base_weights(config, own):
-            raise InputError(f"was scored with other base weights than {model_name(config)}'s", path)
-        if key in found:
-            raise InputError(f"is the second file of {key} scores, expected one", path)
-        found[key] = frame_of(scored.columns)
-    return {key: found[key] for key in (ZERO_SHOT, FINE_TUNED) if key in found}
+    twice = [adapter for n, adapter in enumerate(adapters) if adapter in adapters[:n]]
+    if twice:
+        raise InputError("is named twice, expected each adapter once", twice[0])
+    if not adapters and not needed:
+        return [config.run_path / "adapter"]
+    named: Sequence[Path | None] = adapters or (None,)
+    found = [chosen_adapter(config, adapter, base_only) for adapter in named]
+    return [adapter for adapter in found if adapter is not None]
 
 
-def _base_weights(config: Config, adapter: Path) -> str:
-    """The fingerprint of the base model: what the adapter was trained on, else that of the model itself."""
-    from palate.models import load_base_model, weights_fingerprint
-    from palate.train.adapter import ABOUT
-
-    known = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else {}
-    return str(known.get("base", {}).get("weights") or weights_fingerprint(load_base_model(config.model)[0]))
-
-
-def frame_of(scores: "Columns") -> "pl.DataFrame":
-    """Scores as a frame."""
-    import polars as pl
-
-    return pl.DataFrame(scores)
-
-
-def measure(config: Config, data: Prepared, scores: Mapping[str, "pl.DataFrame"], folder: Path) -> "Evaluation":
+def measure(config: Config, data: Prepared, collected: Collected, folder: Path) -> Outcome:
     """Metrics with intervals, the baselines on the same rows; written to `metrics.json`."""
     from palate.evaluate.evaluation import evaluate as compare
 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
+    rows = rows_of(config, data, collected, name)
     found = compare(
         data.samples.timeline,
-        scores,
+        rows.frames,
         rating_threshold=config.prepare.rating_threshold,
         history_len=config.prepare.history_len,
-        rows=chosen_rows(config, data.samples.of("test").size),
+        rows=measured_rows(config, data),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
-        labels={key: f"{name}, {key}" for key in scores},
+        labels=rows.labels,
+        split=config.evaluate.split,
+        aside=rows.aside,
+        pairs=rows.pairs,
     )
-    write_json(folder / METRICS, found.to_dict())
-    return found
+    if found.n:
+        found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
+    main = main_model(collected.models)
+    believed = pl_frame(collected.scored[main][MEASURED].columns["row"], collected.p(main))
+    outcome = Outcome(
+        found, collected.calibrations, _ablations(config, data, collected, main, name), rows.stack, believed
+    )
+    write_json(folder / METRICS, outcome.to_dict())
+    return outcome
 
 
-def show(found: "Evaluation", config: Config) -> None:
+def pl_frame(row: Any, p: Any) -> "pl.DataFrame":
+    """Rows and P(like) as a frame."""
+    import polars as pl
+
+    return pl.DataFrame({"row": row, "p": p})
+
+
+def _ablations(config: Config, data: Prepared, collected: Collected, model: Model, name: str) -> "Ablations | None":
+    """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
+    from palate.evaluate.ablations import ABLATIONS, UNCHANGED, compare_ablations
+    from palate.evaluate.calibration import sigmoid
+
+    parts = collected.scored[model]
+    scored = [ablation for ablation in ABLATIONS if ablation in parts]
+    if not scored:
+        return None
+    samples = data.samples
+    chosen = samples.timeline[samples.position[samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]]]]
+    scores = {UNCHANGED: sigmoid(collected.logit(model))}
+    scores |= {ablation: sigmoid(collected.logit(model, ablation)) for ablation in scored}
+    return compare_ablations(
+        samples.timeline,
+        chosen,
+        scores,
+        model=f"{name}, {model.key}",
+        rating_threshold=config.prepare.rating_threshold,
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
+
+
+def show(outcome: Outcome, config: Config) -> None:
     """Print the table and what it comes to."""
-    from palate.evaluate.table import rich_table
+    from palate.evaluate.table import ablation_table, rich_table
 
     console.out.print()
-    console.out.print(rich_table(found))
+    console.out.print(rich_table(outcome.evaluation))
+    if outcome.ablations is not None:
+        console.out.print()
+        console.out.print(ablation_table(outcome.ablations))
     console.out.print()
-    for sentence in found.verdict:
+    for sentence in outcome.evaluation.verdict:
+        console.out.print(f"• {sentence}", highlight=False)
+    for sentence in outcome.ablations.reading if outcome.ablations is not None else ():
         console.out.print(f"• {sentence}", highlight=False)
     if (apart := seeds.sentence(config)) is not None:
         console.out.print(f"• {apart}", highlight=False)
     console.out.print()
 
 
-def report(
-    config: Config, data: Prepared, found: "Evaluation", scores: Mapping[str, "pl.DataFrame"], folder: Path
-) -> None:
+def report(config: Config, data: Prepared, outcome: Outcome, folder: Path) -> None:
     """Write `report.html` to `folder`; a run's own evidence also goes into its adapter's model card."""
     from palate.evaluate.report import ReportInputs, write_report
     from palate.train.adapter import ABOUT
     from palate.train.card import RUN, write_card
 
-    run = config.run_path
-    last = list(scores)[-1]
+    run, found, split = config.run_path, outcome.evaluation, config.evaluate.split
     trained = config.train.max_samples or data.manifest["stats"]["samples"]["train"]
     write_report(
         folder / REPORT,
         ReportInputs(
             title=config.name,
             evaluation=found,
+            ablations=outcome.ablations,
             run={
                 "model": model_name(config) + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
                 "data": data.manifest["stats"]["name"],
                 "split": config.prepare.split,
                 "trained on": f"{trained:,} samples",
-                "scored": f"{found.n:,} of {data.manifest['stats']['samples']['test']:,} test samples",
+                "scored": f"{found.n:,} of {data.manifest['stats']['samples'][split]:,} {split} samples",
                 "seed": config.seed,
             }
             | ({} if config.score.server is None else {"scored by": config.score.server})
@@ -206,7 +250,7 @@ def report(
             | told_leaks(folder / METRICS),
             lengths=_json_if_there(run / "lengths.json"),
             training=_lines_if_there(run / "training_log.jsonl"),
-            examples=_examples(data, scores[last]),
+            examples=_examples(config, data, outcome.believed),
             data_stats=data.manifest["stats"],
             prompt=_prompt(config, data),
             config=dump_config(config),
@@ -227,6 +271,7 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
             "95 %": "–" if (i := entry.intervals.get("auc")) is None else f"[{i.low:.3f}, {i.high:.3f}]",
             "accuracy": entry.metrics.accuracy if entry.metrics.accuracy is not None else "–",
             "log loss": entry.metrics.log_loss if entry.metrics.log_loss is not None else "–",
+            "ECE": entry.metrics.ece if entry.metrics.ece is not None else "–",
         }
         for entry in found.entries
     ]
@@ -238,14 +283,17 @@ def model_name(config: Config) -> str:
     return location.path.stem if location.path is not None else str(location.hub_id).rpartition("/")[2]
 
 
-def _examples(data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Raw test samples with their scores: those that the model gets most right and most wrong."""
+def _examples(config: Config, data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:
+    """Raw samples with their scores: those that the model gets most right and most wrong; none of training samples."""
     from palate.evaluate import extreme_rows
 
-    test = data.samples.of("test")
+    split = config.evaluate.split
+    if split == "train":  # there is no raw file of them
+        return []
+    rows = data.samples.of(split)
     p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
-    wanted = set(extreme_rows(scores, data.samples.label[test]))
-    with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
+    wanted = set(extreme_rows(scores, data.samples.label[rows]))
+    with (data.folder / f"{split}_raw.jsonl").open(encoding="utf-8") as lines:
         samples = {row: json.loads(line) for row, line in enumerate(lines) if row in wanted}
     return [
         {name: sample[name] for name in ("history_titles", "candidate_title", "label")} | {"p": p_of[row]}

@@ -10,14 +10,15 @@ from palate import console
 from palate.artifacts import MANIFEST, sha256_file
 from palate.config import Config, write_config
 from palate.errors import InputError
-from palate.stages.data import check_model, evaluation_part, portable, prepared, scored_tokens, test_ids, tokens_of
+from palate.stages.data import check_model, evaluation_part, portable, prepared, sample_ids, scored_tokens, tokens_of
 from palate.stages.served import check_scored_with, served_key, served_scorer
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
     from palate.samples import Prepared
-    from palate.score.files import Columns
+    from palate.score.files import Columns, Scored
     from palate.score.scorer import Scorer
+    from palate.tokens.dataset import TokenDataset
     from palate.tokens.portable import Portable
 
 
@@ -96,51 +97,73 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
 
 
 def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
-    """Score the chosen test rows into the file `out`; goes on where an earlier call stopped."""
-    from palate.models import weights_fingerprint
-    from palate.score.files import score_file
+    """Score the chosen rows of `evaluate.split` into the file `out`; goes on where an earlier call stopped.
+
+    Raises `InputError` for another split than test of a portable folder, which has none.
+    """
     from palate.tokens.portable import Portable
 
+    split = config.evaluate.split
+    if isinstance(data, Portable) and split != "test":
+        raise InputError(
+            f"holds no {split} samples to score, expected a prepared folder or the test split", data.folder
+        )
     scorer = load_scorer(config, adapter)
     if isinstance(data, Portable):
         data.check_tokenizer(scorer.chat)
-        tokens, about = data.dataset("test", scorer.chat), data.test_ids
+        tokens, about = data.dataset(split, scorer.chat), data.test_ids
     else:
-        tokens, about = scored_tokens(config, data, scorer.chat), test_ids(data)
-    key = {
-        "tokens": tokens.identity,
-        "adapter": dict(adapter_identity(adapter)),
-    }
-    if config.score.server is not None:
-        key |= served_key(config, adapter)
-    else:
-        key |= {
-            "model": weights_fingerprint(scorer.model),
-            "dtype": str(scorer.model.dtype),
-            "quantization": config.model.quantization,
-        }
-    return score_file(
-        scorer,
-        tokens,
-        about,
-        chosen_rows(config, len(tokens)).tolist(),
-        out=out,
-        batch_size=config.evaluate.batch_size,
-        key=key,
-        console=console.err,
+        tokens, about = scored_tokens(config, data, scorer.chat, (split,))[split], sample_ids(data, split)
+    return score_with(scorer, config, tokens, about, chosen_rows(config, len(tokens)), adapter, out).columns
+
+
+def score_with(
+    scorer: "Scorer",
+    config: Config,
+    tokens: "TokenDataset",
+    about: "Columns",
+    rows: np.ndarray[Any, np.dtype[np.int64]],
+    adapter: Path | None,
+    out: Path,
+) -> "Scored":
+    """Score rows of a token dataset with a model that is loaded; `about` has `user_id` and `item_id` of all of them."""
+    from palate.score.files import Scored, score_file
+
+    key = key_of(scorer, config, tokens, adapter)
+    batch_size = config.evaluate.batch_size
+    columns = score_file(
+        scorer, tokens, about, rows.tolist(), out=out, batch_size=batch_size, key=key, console=console.err
     )
+    return Scored(columns, key)
+
+
+def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Path | None) -> dict[str, Any]:
+    """What scores depend on, beside the rows."""
+    from palate.models import weights_fingerprint
+
+    key = {"tokens": tokens.identity, "adapter": dict(adapter_identity(adapter))}
+    if config.score.server is not None:
+        return key | served_key(config, adapter)
+    return key | {
+        "model": weights_fingerprint(scorer.model),
+        "dtype": str(scorer.model.dtype),
+        "quantization": config.model.quantization,
+    }
 
 
 def score_test(config: Config, *, adapter: Path | None = None, base_only: bool = False, out: str | None = None) -> Path:
-    """Score the test samples of a prepared or a portable folder into a file that `palate evaluate --scores` takes.
+    """Score the samples of a prepared or a portable folder into a file that `palate evaluate --scores` takes.
 
-    The file is `out`, else `scores.npz` (`scores-base.npz`) in the run's folder. Without `adapter` it is the run's
-    own. Raises `InputError` if there is no adapter, unless `base_only` asks for none.
+    They are those of `evaluate.split`. The file is `out`, else `scores.npz` (`scores-base.npz`) in the run's folder,
+    with the split in its name unless that is test. Without `adapter` it is the run's own. Raises `InputError` if there
+    is no adapter, unless `base_only` asks for none.
     """
     from palate.train.adapter import check_same_prompt, chosen_adapter
 
     console.start_logging()
-    file = Path(out) if out else config.run_path / ("scores-base.npz" if base_only else "scores.npz")
+    split = config.evaluate.split
+    name = "-".join(["scores", *(["base"] if base_only else []), *([split] if split != "test" else [])])
+    file = Path(out) if out else config.run_path / f"{name}.npz"
     if file.suffix != ".npz":
         raise InputError("is no name for scores, expected one that ends with .npz", file)
     chat = check_scored_with(config)
@@ -149,7 +172,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
     scores = score(config, data, adapter, file)
-    told = f"scored {len(scores['row']):,} test samples; measure them with `palate evaluate --scores {file}`"
+    told = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
     console.out.print(told, highlight=False, soft_wrap=True)
     return file
 

@@ -21,9 +21,9 @@ from palate.stages.data import (
     evaluation_part,
     portable_options,
     prepared,
+    sample_ids,
     samples_of,
     scored_tokens,
-    test_ids,
     token_options,
     tokens_of,
 )
@@ -120,11 +120,11 @@ def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool 
     datasets = {
         "train": tokens["train"],
         "eval": evaluation_part(config, tokens["val"]),
-        "test": scored_tokens(config, data, chat),
+        "test": scored_tokens(config, data, chat)["test"],
     }
     with atomic_folder(out, whole=True) as folder:
         options = portable_options(config) | {"tokenizer": config.tokenizer_name}
-        manifest = write_portable(folder, datasets, test_ids(data), chat, options, data.manifest)
+        manifest = write_portable(folder, datasets, sample_ids(data), chat, options, data.manifest)
     if as_json:
         print(json.dumps({"folder": str(out), **manifest}, ensure_ascii=False, indent=2))
         return manifest

@@ -178,7 +178,7 @@ def _line(template: str, option: str, items: pl.DataFrame, scale: pl.Series, con
 class _Lengths:
     """Lengths of whole samples, from what each code adds where that is the same in every line.
 
-    A history that tells contexts is measured line by line.
+    A history that tells contexts is measured line by line, and so is a sample without a history.
     """
 
     def __init__(self, fragments: Fragments, history_len: int, items: int, ratings: int, contexts: int) -> None:
@@ -190,10 +190,10 @@ class _Lengths:
             size = sizes[tuple(place)]
             lines[row][tuple(place)] += fragments.length[base : base + size]  # the candidate's line is the first
         self.candidate, *history = lines
-        first = history[0]
+        first = history[0] if history else self.candidate
         # One line may be a few tokens longer than another, as its number is: by the same few for every rating.
         longer = [line[RATING][0] - first[RATING][0] for line in history]
-        self.alike = all(
+        self.alike = bool(history) and all(
             np.array_equal(line[ITEM], first[ITEM])
             and np.array_equal(line[RATING] - more, first[RATING])
             and not line[CONTEXT].any()

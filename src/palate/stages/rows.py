@@ -1,0 +1,177 @@
+"""The rows of the table: each model as it scored, calibrated, their mean, and stacked with statistics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.config import Config
+from palate.console import log
+from palate.evaluate.calibration import Calibration, Floats, sigmoid
+from palate.samples import Prepared
+from palate.score.files import Scored
+from palate.stages.scoring import MEASURED, VALIDATION, Model
+
+if TYPE_CHECKING:
+    from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.stacking import Stack
+
+CALIBRATED = "-calibrated"
+MEAN = "mean-of-adapters"
+STACKED = "stacked"
+ALONE = "statistics"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All scores of an evaluation: of each model the files by what they are of, and its calibration."""
+
+    scored: Mapping[Model, Mapping[str, Scored]]
+    calibrations: Mapping[str, Calibration]
+    """By the models' keys."""
+
+    @property
+    def models(self) -> list[Model]:
+        """The models, in the order of the table."""
+        return list(self.scored)
+
+    def logit(self, model: Model, what: str = MEASURED) -> Floats:
+        """z_yes − z_no, float64."""
+        return self.scored[model][what].columns["logit"].astype(np.float64)
+
+    def p(self, model: Model, what: str = MEASURED) -> Floats:
+        """P(like) as it is believed: calibrated where there is a calibration."""
+        calibration = self.calibrations.get(model.key)
+        return sigmoid(self.logit(model, what)) if calibration is None else calibration.p(self.logit(model, what))
+
+
+@dataclass
+class Rows:
+    """What `evaluate` is told: frames and labels by key, in the table's order; which are aside, which are compared."""
+
+    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    aside: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    stack: "Stack | None" = None
+
+    def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
+        """Put a row below the others."""
+        self.frames[key], self.labels[key] = frame, label
+        if aside:
+            self.aside.append(key)
+
+
+def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> Rows:
+    """All rows; `name` is what tables call the base model."""
+    rows = Rows()
+    for model in collected.models:
+        columns = collected.scored[model][MEASURED].columns
+        said = model.key.replace("fine-tuned-", "fine-tuned ")
+        rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
+        calibration = collected.calibrations.get(model.key)
+        if calibration is not None:
+            frame = pl.DataFrame({"row": columns["row"], "p": collected.p(model)})
+            rows.add(model.key + CALIBRATED, f"{said}, calibrated ({calibration.method})", frame, aside=True)
+    adapters = [model for model in collected.models if model.adapter is not None]
+    if len(adapters) > 1:
+        rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
+    if config.score.stack:
+        _add_stack(rows, config, data, collected, (adapters or collected.models)[0])
+    return rows
+
+
+def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
+    """The mean of the adapters' P(like) on the rows that the first has, calibrated where they are."""
+    first = collected.scored[adapters[0]][MEASURED].columns["row"]
+    frames = [
+        pl.DataFrame({"row": collected.scored[model][MEASURED].columns["row"], "p": collected.p(model)})
+        for model in adapters
+    ]
+    joined = pl.DataFrame({"row": first})
+    for n, frame in enumerate(frames):
+        joined = joined.join(frame.rename({"p": f"p{n}"}), on="row", how="left", maintain_order="left")
+    return joined.select("row", p=pl.mean_horizontal(pl.exclude("row"), ignore_nulls=False))
+
+
+def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected, model: Model) -> None:
+    """The model's logit beside statistics, and these alone, both fitted on validation."""
+    from palate.evaluate.stacking import MIN_ROWS, fit_stack
+
+    parts = collected.scored[model]
+    if VALIDATION not in parts:
+        log.info("%s is not stacked: there are no validation scores of it", model.key)
+        return
+    names, known = statistics_of(data, "val", parts[VALIDATION].columns["row"])
+    _, asked = statistics_of(data, config.evaluate.split, parts[MEASURED].columns["row"])
+    liked = parts[VALIDATION].columns["label"]
+    stack = fit_stack(collected.logit(model, VALIDATION), known, liked, names, collected.logit(model), asked)
+    if stack is None:
+        log.info(
+            "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
+        )
+        return
+    row = parts[MEASURED].columns["row"]
+    said = model.key.replace("fine-tuned-", "fine-tuned ")
+    rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
+    rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
+    rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
+    rows.stack = stack
+
+
+def statistics_of(data: Prepared, split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
+    """Names (k) and values (n, k) of what is known of some rows of a split: of item, user and history."""
+    samples = data.samples
+    anchor = samples.position[samples.of(split)[rows]]
+    timeline = samples.timeline.with_row_index("at")
+    known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
+    overall = float(known["rating"].to_numpy().mean()) if len(known) else 0.0
+    items = known.group_by("item_id").agg(
+        item_mean=(pl.col("rating").sum() + 5 * overall) / (pl.len() + 5), item_count=pl.len().log1p()
+    )
+    before = pl.col("rating").cum_sum().shift(1, fill_value=0.0).over("user_id")
+    count = pl.int_range(pl.len()).over("user_id")
+    mean = ((before - before.shift(samples.history_len)) / samples.history_len).over("user_id")
+    told = timeline.select(
+        "at",
+        "item_id",
+        user_mean=(before + 5 * overall) / (count + 5),
+        user_count=count.log1p(),
+        history_mean=mean.round(9),
+    )
+    chosen = told[anchor].join(items, on="item_id", how="left", maintain_order="left")
+    chosen = chosen.with_columns(pl.col("item_mean").fill_null(overall), pl.col("item_count").fill_null(0.0))
+    names = ("item_mean", "item_count", "user_mean", "user_count", "history_mean")
+    return names, chosen.select(names).to_numpy().astype(np.float64)
+
+
+def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows) -> list[str]:
+    """What a reader must know of how these rows came about."""
+    said = []
+    for key, calibration in collected.calibrations.items():
+        raw, after = found.entry(key).metrics, found.entry(key + CALIBRATED).metrics
+        if raw.log_loss is None or after.log_loss is None or raw.ece is None or after.ece is None:
+            continue
+        fitted = calibration.fitted_on
+        said.append(
+            f"Calibration of the {key.replace('fine-tuned-', 'fine-tuned ')} model ({calibration.method}, fitted on "
+            f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
+            f"{after.log_loss:.3f}, ECE {raw.ece:.3f} → {after.ece:.3f}; the order, and with it the AUC, stays."
+        )
+    split = config.evaluate.split
+    if split == "val":
+        used = [*(["calibration"] if collected.calibrations else []), *(["stacking"] if rows.stack else [])]
+        said.append(
+            "These are validation rows: the baselines' probabilities"
+            + "".join(f", the {name}" for name in used)
+            + " were fitted on such rows, and what is said of them here is too good. The test split is for that."
+        )
+    elif split == "train":
+        said.append(
+            "These are training rows: the model, the item and user means and the baselines have seen their answers, "
+            "and nothing here says how they do on others."
+        )
+    return said
