@@ -165,6 +165,12 @@ def _evaluate(config: Config, args: argparse.Namespace) -> None:
     )
 
 
+def _audit(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.leaks import show_leaks
+
+    show_leaks(config, from_ratings=args.ratings is not None, as_json=args.json)
+
+
 def _export(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.export import export
 
@@ -342,6 +348,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
+    audit = add("audit", _audit, "what the test could know that it must not: order, pairs, labels, ties, the prompt")
+    audit.add_argument("--data", metavar="DIR", help="the prepared folder (data_dir)")
+    audit.add_argument("--split", metavar="HOW", help="of --ratings: user-time or global-time (user-time)")
+    audit.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    for each in (run, evaluate, audit):
+        each.add_argument(
+            "--allow-leaks", action="store_true", default=None, help="go on with what the audit refuses, and report it"
+        )
+
     export = add("export", _export, "adapter and base as one plain model, for vLLM, transformers or llama.cpp")
     export.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, as with --config")
     export.add_argument("--merge", action="store_true", help="write a Hugging Face folder: safetensors, tokenizer")
@@ -405,6 +420,7 @@ OPTIONS = {
     "truncation": "tokens.truncation",
     "train_on": "train.train_on",
     "seeds": "train.seeds",
+    "allow_leaks": "evaluate.allow_leaks",
     "ablations": "evaluate.ablations",
     "evaluated_split": "evaluate.split",
 }

@@ -23,6 +23,7 @@ from palate.stages import calibrate, evidence, scoring, seeds
 from palate.stages import data as data_stage
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
+from palate.stages.leaks import check_leaks, keep_leaks
 from palate.stages.ledger import Ledger, reading
 from palate.stages.rows import Collected
 from palate.tokens.tokenizer import tokenizer_identity
@@ -31,7 +32,15 @@ STAGES = 7
 
 
 def run(config: Config) -> None:
-    """Do all stages that are not done, then print the table and where everything lies."""
+    """Do all stages that are not done, then print the table and where everything lies.
+
+    Raises `InputError` for a server that is to score: it cannot have the adapter that is still to be trained.
+    """
+    if config.score.server is not None:
+        raise InputError(
+            "scores what it serves, and `palate run` what it trains: expected `palate score` or `palate evaluate`",
+            "score.server",
+        )
     began = time.monotonic()
     folder = config.run_path
     console.start_logging()
@@ -39,6 +48,7 @@ def run(config: Config) -> None:
 
     _headline(1, "prepare")
     data = _prepare(config)
+    leaks = check_leaks(config, data)
     # What the user gave has been checked by now: from here on the run leaves its traces.
     console.start_logging(folder / "run.log")
     write_config(config, folder / "config.yaml")
@@ -107,6 +117,7 @@ def run(config: Config) -> None:
 
     _headline(7, "evaluate and report")
     outcome = evidence.measure(config, data, Collected(scored, calibrations), folder)
+    keep_leaks(leaks, folder / evidence.METRICS)
     evidence.report(config, data, outcome, folder)
     kept = [path for paths in files.values() for path in paths.values()]
     kept += [calibrate.home(config, model) / FILE for model in models]

@@ -36,14 +36,14 @@ def test_replicates_equal_measuring_copied_rows(seed: int, n_users: int) -> None
     if n_users < 2:
         return
     got = bootstrap(y, users, {"model": p}, resamples=8, seed=seed)["model"]
-    counts = np.concatenate(list(module._user_counts(n_users, 8, 8, seed)))
+    counts = np.concatenate(list(module.user_counts(n_users, 8, 8, seed)))
     expected = [naive(y, p, users, row) for row in counts]
     for name in METRICS:
         np.testing.assert_allclose(got[name], [e[name] for e in expected], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_a_resample_draws_as_many_users_as_there_are() -> None:
-    counts = np.concatenate(list(module._user_counts(30, 200, 64, 1)))
+    counts = np.concatenate(list(module.user_counts(30, 200, 64, 1)))
     assert counts.shape == (200, 30)
     assert (counts.sum(axis=1) == 30).all()
     assert counts.var() == pytest.approx(29 / 30, abs=0.1)  # of a binomial(30, 1/30)

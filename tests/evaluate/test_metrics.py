@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
 from palate.evaluate.metrics import measure, per_user_auc
@@ -17,6 +18,7 @@ def columns(rows: list[tuple[bool, float, int]]) -> tuple[np.ndarray, np.ndarray
     return np.array(y, dtype=bool), np.array(p, dtype=np.float64), np.array(users, dtype=np.int64)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_pooled_metrics_agree_with_scikit_learn(rows: list[tuple[bool, float, int]]) -> None:
     y, p, users = columns(rows)
@@ -31,6 +33,7 @@ def test_pooled_metrics_agree_with_scikit_learn(rows: list[tuple[bool, float, in
         assert got.f1 == pytest.approx(f1_score(y, p >= 0.5))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_gauc_is_the_mean_of_scikit_learns_auc_over_users_with_both_classes(
     rows: list[tuple[bool, float, int]],
@@ -50,12 +53,43 @@ def test_gauc_is_the_mean_of_scikit_learns_auc_over_users_with_both_classes(
         assert got.gauc_mean is None
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_ece_weighs_the_gap_of_each_bin_by_its_rows(rows: list[tuple[bool, float, int]]) -> None:
     y, p, users = columns(rows)
     bins = np.array([min(int(value * 15), 14) for value in p])
     gaps = [abs(p[bins == b].mean() - y[bins == b].mean()) * (bins == b).mean() for b in range(15) if (bins == b).any()]
     assert measure(y, p, users).ece == pytest.approx(sum(gaps), abs=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2, 12])
+def test_thousands_of_rows_agree_with_scikit_learn_however_much_is_tied(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    users = rng.integers(150, size=4000)
+    p = rng.random(4000).round(decimals)
+    y = rng.random(4000) < 0.2 + 0.5 * p
+    got = measure(y, p, users)
+    own = [users == user for user in range(150)]
+    both = [rows for rows in own if 0 < y[rows].sum() < rows.sum()]
+    aucs = [roc_auc_score(y[rows], p[rows]) for rows in both]
+    assert got.auc == pytest.approx(roc_auc_score(y, p), abs=1e-12)
+    assert got.gauc == pytest.approx(np.average(aucs, weights=[rows.sum() for rows in both]), abs=1e-12)
+    assert got.gauc_mean == pytest.approx(np.mean(aucs), abs=1e-12)
+    assert (got.users, got.gauc_users) == (150, len(both))
+    assert got.accuracy == pytest.approx(accuracy_score(y, p >= 0.5))
+    assert got.f1 == pytest.approx(f1_score(y, p >= 0.5))
+    assert got.brier == pytest.approx(brier_score_loss(y, p))
+
+
+@pytest.mark.parametrize("levels", [4, 300])
+def test_ece_is_the_gap_of_scikit_learns_calibration_curve_weighted_by_rows(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    p = (rng.integers(levels, size=3000) + 0.37) / levels  # tied, and on no edge: scikit-learn's bins are open there
+    y = rng.random(3000) < p**2
+    liked, predicted = calibration_curve(y, p, n_bins=15)
+    counts = np.histogram(p, bins=np.linspace(0, 1, 16))[0]
+    expected = (np.abs(liked - predicted) * counts[counts > 0]).sum() / 3000
+    assert measure(y, p, np.arange(3000)).ece == pytest.approx(expected)
 
 
 def test_a_perfect_model_scores_perfectly_and_its_opposite_does_not() -> None:

@@ -24,7 +24,7 @@ CONFIG = toy_config(Path("unused"))
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return Scorer(tiny_model(), Chat(small_tokenizer(EMPTY_THINK)), 200)
+    return Scorer(tiny_model(), chat=Chat(small_tokenizer(EMPTY_THINK)), cutoff_len=200)
 
 
 def run(scorer: Scorer, folder: Path, n: int, rows: list[int] | None = None, **options: Any) -> pl.DataFrame:
@@ -83,7 +83,7 @@ def test_parts_of_another_model_are_not_believed(
     scorer: Scorer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(scorer, tmp_path)
-    other = Scorer(tiny_model(seed=1), scorer.chat, 200)
+    other = Scorer(tiny_model(seed=1), chat=scorer.chat, cutoff_len=200)
     with caplog.at_level("INFO", "palate"):
         scores = run(other, tmp_path, 256, key={"model": "other"})
     assert "scoring starts over: model changed" in caplog.text
@@ -93,7 +93,7 @@ def test_parts_of_another_model_are_not_believed(
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.npz"])
 def test_finished_scores_are_kept_only_under_the_same_key(scorer: Scorer, tmp_path: Path, name: str) -> None:
     first = run(scorer, tmp_path, 10, out=tmp_path / name)
-    other = Scorer(tiny_model(seed=1), scorer.chat, 200)
+    other = Scorer(tiny_model(seed=1), chat=scorer.chat, cutoff_len=200)
     assert_frame_equal(run(other, tmp_path, 10, out=tmp_path / name), first)
     assert not run(other, tmp_path, 10, key={"model": "other"}, out=tmp_path / name)["p"].equals(first["p"])
 

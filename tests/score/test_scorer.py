@@ -25,7 +25,7 @@ EXAMPLES = [
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
 def scorer(request: pytest.FixtureRequest) -> Scorer:
     template = EMPTY_THINK if request.param == "qwen3" else CHATML
-    return Scorer(tiny_model(request.param), Chat(small_tokenizer(template)), 200)
+    return Scorer(tiny_model(request.param), chat=Chat(small_tokenizer(template)), cutoff_len=200)
 
 
 def obvious(scorer: Scorer, example: dict[str, Any]) -> tuple[float, float, float]:
@@ -59,7 +59,7 @@ def test_the_order_does_not_matter(scorer: Scorer) -> None:
 
 
 def test_long_prompts_are_cut_where_training_cuts_them(scorer: Scorer) -> None:
-    short = Scorer(scorer.model, scorer.chat, 60)
+    short = Scorer(scorer.model, chat=scorer.chat, cutoff_len=60)
     lengths = [len(ids) for ids in scorer.prompts([to_chat_messages(e)[:-1] for e in EXAMPLES])]
     assert max(lengths) > 60
     expected = [obvious(short, example)[0] for example in EXAMPLES]
@@ -74,7 +74,7 @@ def test_the_answer_of_an_example_is_not_looked_at(scorer: Scorer) -> None:
 def test_bfloat16_scores_are_close_and_not_rounded_to_a_few(scorer: Scorer) -> None:
     import copy
 
-    half = Scorer(copy.deepcopy(scorer.model).bfloat16(), scorer.chat, scorer.cutoff_len)
+    half = Scorer(copy.deepcopy(scorer.model).bfloat16(), chat=scorer.chat, cutoff_len=scorer.cutoff_len)
     p = scorer.score_examples(EXAMPLES).p
     rounded, mass, _ = half.score_examples(EXAMPLES)
     np.testing.assert_allclose(rounded, p, atol=0.05)
@@ -88,4 +88,4 @@ def test_logits_that_are_no_numbers_stop_the_work(scorer: Scorer) -> None:
     broken = copy.deepcopy(scorer.model)
     broken.get_output_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(WorkError, match="not finite"):
-        Scorer(broken, scorer.chat, 200).score_examples(EXAMPLES[:2])
+        Scorer(broken, chat=scorer.chat, cutoff_len=200).score_examples(EXAMPLES[:2])

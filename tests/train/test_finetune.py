@@ -44,7 +44,7 @@ def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None
     assert result.eval_loss is not None
     assert result.eval_loss < 0.2 * curve[0]
     model, tokenizer = load_base_model(config.model)
-    scorer = Scorer(load_adapter(model, result.adapter), Chat(tokenizer), config.tokens.cutoff_len)
+    scorer = Scorer(model, result.adapter, chat=Chat(tokenizer))
     unseen = toy_samples(20, seed=2)
     examples = [config.prompt.alpaca(s["history_titles"], s["candidate_title"], "", 3) for s in unseen]
     p = scorer.score_examples(examples).p
@@ -71,8 +71,10 @@ def test_a_model_in_4_bits_is_trained_and_scored(base: Path, tmp_path: Path, dty
     model, tokenizer = load_base_model(config.model)
     assert model.is_loaded_in_4bit
     examples = list(toy_dataset(4, config))
-    before = Scorer(model, Chat(tokenizer), 200).score_examples(examples).mass
-    after = Scorer(load_adapter(model, result.adapter), Chat(tokenizer), 200).score_examples(examples).mass
+    before = Scorer(model, chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).mass
+    after = (
+        Scorer(load_adapter(model, result.adapter), chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).mass
+    )
     assert after.mean() > 2 * before.mean()
 
 

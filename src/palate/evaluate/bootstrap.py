@@ -42,7 +42,7 @@ def bootstrap(
     models = {name: _Model(y, p, codes) for name, p in scores.items()}
     blocks: dict[str, list[dict[str, Replicates]]] = {name: [] for name in models}
     n_users = int(codes.max()) + 1 if len(codes) else 0
-    for counts in _user_counts(n_users, resamples, max(1, BLOCK // max(1, len(y))), seed):
+    for counts in user_counts(n_users, resamples, max(1, BLOCK // max(1, len(y))), seed):
         for name, model in models.items():
             blocks[name].append(model.replicates(counts))
     return {
@@ -65,7 +65,7 @@ def interval(replicates: Replicates | None) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def _user_counts(users: int, resamples: int, block: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def user_counts(users: int, resamples: int, block: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each user was drawn, block by block of shape (at most `block`, users).
 
     All draws come from one stream in one order, so the size of the blocks does not change them.

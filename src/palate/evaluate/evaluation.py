@@ -13,13 +13,12 @@ from palate.evaluate.baselines import BASELINES, Choice, baseline_scores
 from palate.evaluate.bootstrap import Interval, Replicates, interval
 from palate.evaluate.bootstrap import bootstrap as resample
 from palate.evaluate.curves import HistogramBin, Labels, ReliabilityBin, Scores, histogram, reliability, roc
-from palate.evaluate.metrics import Metrics, measure
+from palate.evaluate.metrics import LOWER_IS_BETTER, Metrics, measure
 from palate.evaluate.verdict import verdict
 from palate.samples import Samples
 
 ZERO_SHOT = "zero-shot"
 FINE_TUNED = "fine-tuned"
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 
 
 @dataclass(frozen=True)

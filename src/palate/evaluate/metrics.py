@@ -11,6 +11,7 @@ CLIP = 1e-7
 """Log loss treats a probability as at least this far from 0 and 1: one wrong certainty must not cost infinity."""
 ECE_BINS = 15
 DECISION = 0.5
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 
 Users = NDArray[np.int64]
 

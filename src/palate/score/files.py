@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from palate.artifacts import atomic_file, sha256_of, write_json
 from palate.errors import InputError
 from palate.progress import Meter
-from palate.score.scorer import Scorer, Scores
+from palate.score.backend import Scores
+from palate.score.scorer import Scorer
 from palate.tokens.dataset import TokenDataset
 
 if TYPE_CHECKING:

@@ -1,51 +1,105 @@
-"""P(like) at the decision token: one forward pass a prompt, no generation."""
+"""P(like) at the decision token: one forward pass a prompt, no generation; one prefix for all candidates of a user."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from palate.errors import WorkError
+from palate.artifacts import read_json
+from palate.config import ModelConfig, TokensConfig
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
+from palate.prompt.spec import PromptSpec
+from palate.score.alike import common_prefix, decision_prompts
+from palate.score.asked import Candidate, Item, conversations
+from palate.score.backend import Backend, Ids, OnBatch, Scores, scores_of
+from palate.score.local import LocalBackend
 
-Floats = NDArray[np.float32]
-
-
-class Scores(NamedTuple):
-    """What a model answers to n prompts, each (n,) float32.
-
-    `p` is P(yes) among the two answers, `mass` the probability that both hold among all tokens, and `logit` is
-    z_yes − z_no of their logits: p = 1 / (1 + exp(−logit)), without the rounding of p near 0 and 1.
-    """
-
-    p: Floats
-    mass: Floats
-    logit: Floats
+__all__ = ["Scorer", "Scores"]
 
 
-@dataclass(frozen=True)
+def _nobody(_: int) -> None:
+    """Nobody is told."""
+
+
 class Scorer:
     """Scores conversations with a causal language model, with or without an adapter.
 
-    p = exp(z_yes) / (exp(z_yes) + exp(z_no)) for the logits z at the decision token, and
-    mass = (exp(z_yes) + exp(z_no)) / Σ exp(z). Both are computed in float32 from the last hidden state on.
-    In float32 batches agree with single prompts to 1e-5; a body in bfloat16 moves p by 0.007 on average and
-    0.02 at most (SmolLM2-135M, 32 prompts of 430 tokens). A prompt that training would have cut is cut in
-    the same place: the sequence with its answer keeps its last `cutoff_len` tokens.
+    p = exp(z_yes) / (exp(z_yes) + exp(z_no)) for the logits z at the decision token, mass = (exp(z_yes) + exp(z_no)) /
+    Σ exp(z), and logit = z_yes − z_no. All are computed in float32 from the last hidden state on. In float32 batches
+    and shared prefixes agree with single prompts to 1e-5; a body in bfloat16 moves p by 0.007 on average and 0.02 at
+    most (SmolLM2-135M, 32 prompts of 430 tokens).
+
+    `base` is a name, a path or a hub id (as `model.base` in a config), a model that is loaded, or a `Backend`; with the
+    latter two comes the `chat` that belongs to them. `adapter` is a folder. What Palate wrote beside an adapter says
+    the prompt, the length of histories, cutoff and truncation, the number format and the quantization that it was
+    trained with; arguments take precedence where they may differ, and the prompt may not. Without either, the defaults
+    of a config hold, and a history is as long as it is given.
+
+    Raises `InputError` for what cannot be loaded, an adapter that does not take effect, of another base or with
+    another prompt, template or decision token, and a tokenizer with more ids than the model embeds.
     """
 
-    model: Any
-    chat: Chat
-    cutoff_len: int
+    def __init__(
+        self,
+        base: Any,
+        adapter: str | Path | None = None,
+        *,
+        chat: Chat | None = None,
+        prompt: PromptSpec | None = None,
+        history_len: int | None = None,
+        cutoff_len: int | None = None,
+        truncation: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+        quantization: Literal["none", "nf4"] | None = None,
+    ) -> None:
+        from palate.models import load_base_model
+
+        folder = None if adapter is None else Path(adapter)
+        about = _about(folder)
+        self.prompt = prompt or PromptSpec.model_validate(about.get("prompt", {}))
+        """What conversations say, and which answers are asked for."""
+        self.history_len: int | None = history_len or about.get("history_len")
+        """Items of a history; None: all that are given."""
+        self.cutoff_len: int = cutoff_len or about.get("cutoff_len") or TokensConfig().cutoff_len
+        """Tokens of a sequence with its answer."""
+        self.truncation: str = truncation or about.get("truncation") or TokensConfig().truncation
+        """What a ranking does with prompts that are longer, as `tokens.truncation` says."""
+        if isinstance(base, str | Path):
+            trained = about.get("base", {})
+            config = ModelConfig(
+                base=str(base),
+                dtype=dtype or trained.get("dtype", "auto"),
+                quantization=quantization or trained.get("quantization", "none"),
+            )
+            base, tokenizer = load_base_model(config)
+            chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)
+        if chat is None:
+            raise TypeError("a loaded model or a backend needs `chat=`, the tokenizer and answers that belong to it")
+        self.chat = chat
+        """The tokenizer with its template and the two answers."""
+        self.backend: Backend = base if hasattr(base, "answers_behind") else self._local(base, folder)
+        """What answers the prompts."""
+
+    def _local(self, model: Any, adapter: Path | None) -> LocalBackend:
+        """A loaded model as a backend, checked."""
+        from palate.models import check_vocabulary
+        from palate.train.adapter import check_same_prompt, load_adapter
+
+        check_vocabulary(model, self.chat.tokenizer)
+        if adapter is not None:
+            check_same_prompt(adapter, self.chat, self.prompt)
+            model = load_adapter(model, adapter)
+        return LocalBackend(model, self.chat.decision.yes_id, self.chat.decision.no_id)
+
+    @property
+    def model(self) -> Any:
+        """The model of a local backend."""
+        assert isinstance(self.backend, LocalBackend)
+        return self.backend.model
 
     def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """The token ids before the decision token, cut on the left as in training."""
-        keep = self.cutoff_len - 1 - len(self.chat.decision.tail)
-        return [ids[-keep:] for ids in self.chat.decision_prompts(conversations)]
+        return cut(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len)
 
     def score(self, conversations: Sequence[Sequence[Message]], batch_size: int = 16) -> Scores:
         """Score conversations that end with the user's turn, in their order."""
@@ -55,76 +109,72 @@ class Scorer:
         """Score Alpaca examples; their `output` is not looked at."""
         return self.score([to_generation_messages(example) for example in examples], batch_size)
 
-    def score_ids(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: int = 16,
-        on_batch: Callable[[int], None] = lambda n: None,
-    ) -> Scores:
-        """Score prompts given as token ids, in batches of like length; `on_batch` is told each batch's size.
+    def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
+        """Score prompts given as token ids; `on_batch` is told how many, each time that some are done.
 
-        The longest come first: if memory runs out, it does so at once.
+        A model that is loaded here takes them in batches of like length, the longest first: if memory runs out, it
+        does so at once.
         """
-        scores = Scores(*np.empty((3, len(prompts)), np.float32))
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            for column, found in zip(scores, self._forward([prompts[i] for i in rows]), strict=True):
-                column[rows] = found
-            on_batch(len(rows))
-        return scores
+        return scores_of(self.backend.answers_behind((), prompts, batch_size, on_batch))
 
-    def _forward(self, prompts: Sequence[Sequence[int]]) -> Scores:
-        """One batch. Padding is on the right, where a causal model cannot see it: no mask, no shifted positions."""
-        import torch
+    def rank(
+        self,
+        history: Sequence[Item],
+        candidates: Sequence[Candidate],
+        batch_size: int = 16,
+        on_batch: OnBatch = _nobody,
+    ) -> Scores:
+        """Score what a user with this history thinks of each candidate, in the order of the candidates.
 
-        last = torch.tensor([len(ids) - 1 for ids in prompts])
-        ids = torch.zeros(len(prompts), int(last.max()) + 1, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        at, place = last.unique(return_inverse=True)
-        where = self.model.device
-        self.model.eval()
-        try:
-            with torch.inference_mode(), _head_in_float32(self.model):
-                every = self.model(input_ids=ids.to(where), logits_to_keep=at.to(where), use_cache=False).logits
-                logits = every[torch.arange(len(prompts)), place].float()
-                answers = logits[:, [self.chat.decision.yes_id, self.chat.decision.no_id]]
-                mass = (answers.logsumexp(-1) - logits.logsumexp(-1)).exp()
-                p, logit = answers.softmax(-1)[:, 0], answers[:, 0] - answers[:, 1]
-        except torch.OutOfMemoryError as error:
-            raise WorkError(
-                f"out of memory with {len(prompts)} prompts of {ids.shape[1]} tokens, try a smaller evaluate.batch_size"
-            ) from error
-        if not (logit.isfinite() & mass.isfinite()).all():
-            raise WorkError("the model's logits are not finite, try model.dtype=float32")
-        return Scores(*torch.stack([p, mass, logit]).cpu().numpy())
+        `history` is oldest first, of mappings with `title`, `rating` and whatever else the prompt names; of a history
+        longer than in training the last items are shown. `candidates` are titles, or mappings with what the prompt
+        names. They are put into words as in training.
+
+        A prompt longer than the cutoff would lose its beginning, each one at another place. All are cut alike, so that
+        the longest fits, as training does with the targets of a prompt; with the truncation `history` all lose as many
+        of the oldest items. Raises `InputError` for an item that lacks what the prompt names.
+        """
+        return self.rank_ids(self._rankable(history, candidates), batch_size, on_batch)
+
+    def _rankable(self, history: Sequence[Item], candidates: Sequence[Candidate]) -> list[list[int]]:
+        """Prompts for candidates, cut alike where they have to be."""
+        shown = len(history) if self.history_len is None else min(self.history_len, len(history))
+        prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
+        keep = self.cutoff_len - 1 - len(self.chat.decision.tail)
+        over = max(map(len, prompts), default=0) - keep
+        if over > 0 and self.truncation == "history":
+            longest = max(range(len(prompts)), key=lambda n: len(prompts[n]))
+            while over > 0 and shown:
+                shown -= 1
+                one = conversations(self.prompt, history, [candidates[longest]], shown)
+                over = len(self.chat.decision_prompts(one)[0]) - keep
+            prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
+            over = max(map(len, prompts)) - keep
+        return [ids[max(0, over) :] for ids in prompts]
+
+    def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
+        """Score prompts that begin alike, given as token ids: what they share is computed once.
+
+        The scores are those of `score_ids`, in the order of the prompts; `batch_size` is for a backend or a model that
+        cannot share a prefix.
+        """
+        # Each is left a token of its own, behind which it is answered.
+        shared = min(common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
+        if shared < 1 or len(prompts) == 1:
+            return self.score_ids(prompts, batch_size, on_batch)
+        rests = [prompt[shared:] for prompt in prompts]
+        return scores_of(self.backend.answers_behind(prompts[0][:shared], rests, batch_size, on_batch))
 
 
-@contextmanager
-def _head_in_float32(model: Any) -> Iterator[None]:
-    """Project onto the vocabulary in float32 while the body stays as it is.
+def cut(prompts: Sequence[list[int]], chat: Chat, cutoff_len: int) -> list[list[int]]:
+    """Prompts as training cuts them: a sequence with its answer keeps its last `cutoff_len` tokens."""
+    keep = cutoff_len - 1 - len(chat.decision.tail)
+    return [ids[-keep:] for ids in prompts]
 
-    A logit of 20 has steps of 0.125 in bfloat16: SmolLM2-135M gave 6 distinct probabilities to 32 prompts,
-    and 32 with this. The model's own scaling of its logits still applies.
-    """
-    import torch
-    from torch.nn.functional import linear
 
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear) or head.weight.dtype not in (torch.bfloat16, torch.float16):
-        yield
-        return
+def _about(adapter: Path | None) -> dict[str, Any]:
+    """What stands beside an adapter about its training; nothing if it is from elsewhere."""
+    from palate.train.adapter import ABOUT
 
-    def project(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
-        hidden = inputs[0].float()
-        rows = module.weight.split(16_384)  # the whole vocabulary in float32 would be 2.5 GB for Qwen3-8B
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = torch.cat([linear(hidden, part.float()) for part in rows], dim=-1)
-        return logits if module.bias is None else logits + module.bias.float()
-
-    handle = head.register_forward_hook(project)
-    try:
-        yield
-    finally:
-        handle.remove()
+    file = None if adapter is None else adapter / ABOUT
+    return dict(read_json(file)) if file is not None and file.is_file() else {}

@@ -14,7 +14,8 @@ from palate.hub import locate
 from palate.samples import Prepared
 from palate.stages import calibrate, seeds
 from palate.stages.brought import brought, models_brought
-from palate.stages.data import chat_of, check_model, prepared
+from palate.stages.data import chat_of, prepared
+from palate.stages.leaks import check_leaks, keep_leaks, told_leaks
 from palate.stages.model import begin
 from palate.stages.rows import Collected, notes, rows_of
 from palate.stages.scoring import (
@@ -27,6 +28,7 @@ from palate.stages.scoring import (
     score_files,
     score_model,
 )
+from palate.stages.served import check_scored_with, served_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,12 +85,13 @@ def evaluate(
     from palate.train.adapter import check_same_prompt
 
     console.start_logging()
-    chat = chat_of(config) if scores else check_model(config)
+    chat = chat_of(config) if scores else check_scored_with(config)
     chosen = _chosen(config, adapters, base_only, needed=not scores)
     for adapter in chosen:
         if adapter.is_dir():
             check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
+    leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
         if config.evaluate.ablations:
@@ -99,6 +102,9 @@ def evaluate(
     else:
         models = models_of(config, chosen)
         known = {model: calibrate.known_calibration(config, model) for model in models}
+        if config.score.server is not None:
+            for model in models:
+                served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
         main = main_model(models)
         parts = {
@@ -114,6 +120,7 @@ def evaluate(
         if found is not None:
             calibrations[model.key] = found
     outcome = measure(config, data, Collected(parts, calibrations), folder)
+    keep_leaks(leaks, folder / METRICS)
     report(config, data, outcome, folder)
     if as_json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
@@ -229,7 +236,9 @@ def report(config: Config, data: Prepared, outcome: Outcome, folder: Path) -> No
                 "scored": f"{found.n:,} of {data.manifest['stats']['samples'][split]:,} {split} samples",
                 "seed": config.seed,
             }
-            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart}),
+            | ({} if config.score.server is None else {"scored by": config.score.server})
+            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
+            | told_leaks(folder / METRICS),
             lengths=_json_if_there(run / "lengths.json"),
             training=_lines_if_there(run / "training_log.jsonl"),
             examples=_examples(config, data, outcome.believed),

@@ -122,11 +122,11 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     from palate.export.prompts import conversations
     from palate.export.proof import Target, answers
     from palate.models import load_base_model
-    from palate.score.scorer import Scorer
+    from palate.score.scorer import cut
     from palate.train.adapter import ABOUT, describe, load_adapter
 
     asked, source = conversations(config)
-    prompts = Scorer(None, chat, config.tokens.cutoff_len).prompts(asked)
+    prompts = cut(chat.decision_prompts(asked), chat, config.tokens.cutoff_len)
     log.info("the proof asks %d prompts: %s", len(prompts), source)
     in_4_bits = None
     if config.model.quantization == "nf4":

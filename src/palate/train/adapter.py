@@ -53,7 +53,7 @@ def save_adapter(
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
-    """What inference must know of an adapter: its base, prompt, template, cutoff and decision token."""
+    """What inference must know of an adapter: base and number format, prompt, template, cutoff and decision token."""
     return {
         "palate": __version__,
         "base": {
@@ -62,6 +62,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
             "weights": weights_fingerprint(model),
             "weights_from": weights_from(config),
             "quantization": config.model.quantization,
+            "dtype": config.model.dtype,
         },
         "prompt": config.prompt.model_dump(mode="json"),
         "history_len": config.prepare.history_len,

@@ -76,7 +76,7 @@ def choose_attention(model: Any, wanted: Way | Literal["auto"], targets: int, lo
             attention = Attention(way, implementation)
             try:
                 if way != "padded":
-                    _check_window(base.config, longest)
+                    check_window(base.config, longest)
                 base.set_attn_implementation(implementation)
                 probe(model, attention, own)
             except (InputError, WorkError, RuntimeError, ValueError, TypeError, ImportError, AttributeError) as error:
@@ -335,7 +335,7 @@ def _implementations(way: Way, own: str) -> list[str]:
     return named.get(way, ["sdpa", "eager"])
 
 
-def _check_window(config: Any, longest: int) -> None:
+def check_window(config: Any, longest: int) -> None:
     """A model that sees only so far back would see what it must not, or the other way round, in packed prompts."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or [])

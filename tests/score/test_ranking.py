@@ -1,0 +1,293 @@
+"""Ranking behind one prefix against whole prompts, one by one."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.small import small_tokenizer
+from tests.tiny import EMPTY_THINK, random_adapter, tiny_folder, tiny_model, toy_config
+
+from palate.config import PrepareConfig
+from palate.errors import InputError
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_generation_messages
+from palate.prompt.spec import PromptSpec
+from palate.ratings import Ratings
+from palate.samples import build_samples
+from palate.samples.items import shown_items
+from palate.samples.render import iter_examples
+from palate.score import local
+from palate.score.asked import conversations
+from palate.score.backend import Scores
+from palate.score.scorer import Scorer
+
+CHAT = Chat(small_tokenizer(EMPTY_THINK))
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "llama": {},
+    "as SmolLM2": {"hidden_size": 144, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "without groups": {"num_key_value_heads": 4},
+}
+
+
+def scorer_of(model: Any) -> Scorer:
+    return Scorer(model, chat=CHAT)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    return scorer_of(tiny_model("qwen3" if request.param == "qwen3" else "llama", **SHAPES[request.param]))
+
+
+def prompts_of(prefix: int, sizes: list[int], seed: int = 0) -> list[list[int]]:
+    """Random prompts with `prefix` tokens in common at least, and `sizes` more each."""
+    draw = np.random.default_rng(seed)
+    head = draw.integers(0, 512, prefix).tolist()
+    return [head + draw.integers(0, 512, size).tolist() for size in sizes]
+
+
+def one_by_one(scorer: Scorer, prompts: list[list[int]]) -> Scores:
+    return Scores(*np.stack([np.concatenate(scorer.score_ids([prompt])) for prompt in prompts], axis=1))
+
+
+def assert_same(found: Scores, expected: Scores, atol: float = 1e-4) -> None:
+    for name, one, other in zip(Scores._fields, found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
+
+
+@given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 13), st.randoms())
+@settings(max_examples=15, deadline=None)
+def test_neither_batch_nor_padding_nor_order_nor_a_shared_prefix_changes_a_score(
+    scorer: Scorer, prefix: int, sizes: list[int], batch_size: int, random: Any
+) -> None:
+    prompts = prompts_of(prefix, sizes, random.randrange(99))
+    expected = one_by_one(scorer, prompts)
+    order = random.sample(range(len(prompts)), len(prompts))
+    for score in (scorer.rank_ids, scorer.score_ids):
+        found = score([prompts[i] for i in order], batch_size)
+        assert_same(found, Scores(*(column[order] for column in expected)))
+
+
+def test_small_chunks_and_any_order_give_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_of(30, [5, 1, 17, 9, 9, 3, 12])
+    prompts += [prompts[2], prompts[0][:30], prompts[3][:31]]  # twice, nothing but the prefix, one token more
+    expected = one_by_one(scorer, prompts)
+    assert expected.logit.std() > 0.1, "a test on equal scores would prove nothing"
+    for chunk in (1, 20, 1000):
+        monkeypatch.setattr(local, "CHUNK", chunk)
+        told: list[int] = []
+        assert_same(scorer.rank_ids(prompts, on_batch=told.append), expected)
+        assert sum(told) == len(prompts)
+        assert len(told) == {1: 10, 20: 6, 1000: 1}[chunk]
+    order = np.random.default_rng(0).permutation(len(prompts))
+    shuffled = scorer.rank_ids([prompts[i] for i in order])
+    assert_same(shuffled, Scores(*(column[order] for column in expected)))
+
+
+def test_the_prefix_is_computed_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = prompts_of(50, [4] * 40)
+    scorer.rank_ids(prompts)  # probes
+    seen: list[int] = []
+    hook = scorer.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].numel()))
+    monkeypatch.setattr(local, "CHUNK", 64)
+    scorer.rank_ids(prompts)
+    hook.remove()
+    assert seen == [50, *[64] * 2, 32]
+
+
+def test_bfloat16_ranks_within_its_rounding(scorer: Scorer) -> None:
+    half = scorer_of(copy.deepcopy(scorer.model).bfloat16())
+    prompts = prompts_of(40, [3, 9, 14, 6, 6, 8])
+    exact, whole, ranked = scorer.score_ids(prompts), half.score_ids(prompts), half.rank_ids(prompts)
+    assert np.abs(ranked.logit - exact.logit).mean() < 2 * np.abs(whole.logit - exact.logit).mean() + 0.02
+
+
+def test_an_adapter_is_behind_the_prefix_too(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    config = toy_config(base)
+    adapter = random_adapter(config, tmp_path / "adapter")
+    scorer = Scorer(str(base), adapter)
+    assert (scorer.prompt, scorer.cutoff_len, scorer.history_len) == (config.prompt, 200, 15)
+    prompts = prompts_of(40, [3, 9, 14, 6])
+    expected = one_by_one(scorer, prompts)
+    assert_same(scorer.rank_ids(prompts), expected)
+    plain = Scorer(base, dtype="float32").rank_ids(prompts)
+    assert np.abs(plain.logit - expected.logit).max() > 0.1
+
+
+def test_the_number_format_and_bits_are_those_of_the_training(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    config = toy_config(base, model={"quantization": "nf4"})
+    adapter = random_adapter(config, tmp_path / "adapter")
+    scorer = Scorer(base, adapter)
+    assert scorer.model.get_base_model().is_loaded_in_4bit
+    prompts = prompts_of(40, [3, 9, 14, 6])
+    assert_same(scorer.rank_ids(prompts), one_by_one(scorer, prompts))
+    assert not hasattr(Scorer(base, adapter, quantization="none").model, "quantization_method")
+
+
+def test_another_prompt_than_the_adapters_is_refused(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    adapter = random_adapter(toy_config(base), tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"was trained with prompt\.system"):
+        Scorer(base, adapter, prompt=PromptSpec())
+    with pytest.raises(TypeError, match="needs `chat=`"):
+        Scorer(tiny_model())
+
+
+def sliding() -> Any:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    return MistralForCausalLM(
+        MistralConfig(**shape, num_attention_heads=2, num_key_value_heads=1, sliding_window=20)
+    ).eval()
+
+
+def softcapped() -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    return Gemma2ForCausalLM(
+        Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, head_dim=16, sliding_window=4096)
+    ).eval()
+
+
+def partly_recurrent() -> Any:
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    kinds = ["conv", "full_attention"]
+    return Lfm2ForCausalLM(
+        Lfm2Config(**shape, num_attention_heads=2, num_key_value_heads=1, layer_types=kinds, initializer_range=0.2)
+    ).eval()
+
+
+def growing() -> Any:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    return tiny_model("llama", rope_parameters=rope, max_position_embeddings=32)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (sliding, "its layers see 20 tokens back"),
+        (softcapped, "the model's attention has a softcap"),
+        (partly_recurrent, "behind a prefix its logits are"),
+        (growing, "its positions change beyond 32 tokens"),
+    ],
+)
+def test_a_model_that_cannot_share_a_prefix_is_asked_whole_prompts(
+    model: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer, prompts = scorer_of(model()), prompts_of(30, [3, 9, 14])
+    with caplog.at_level("WARNING", "palate"):
+        found = scorer.rank_ids(prompts)
+    assert f"each prompt is computed whole: {reason}" in caplog.text
+    assert_same(found, one_by_one(scorer, prompts))
+
+
+def test_a_leak_between_blocks_is_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from palate.score import prefix
+
+    whole = prefix._attention
+
+    def leaking(*of: Any, causal: bool, scale: float) -> Any:
+        return whole(*of, causal=False, scale=scale)
+
+    scorer, prompts = scorer_of(tiny_model()), prompts_of(30, [3, 9, 14])
+    monkeypatch.setattr(prefix, "_attention", leaking)
+    with caplog.at_level("WARNING", "palate"):
+        found = scorer.rank_ids(prompts)
+    assert "behind a prefix its logits are" in caplog.text
+    assert_same(found, one_by_one(scorer, prompts))
+
+
+def test_without_the_fused_kernel_it_is_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from palate.score import prefix
+
+    query, key, value = (torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    for causal in (True, False):
+        fused = prefix._attention(query, key, value, causal=causal, scale=0.3)
+        plain = prefix._by_hand(query, key, value, causal=causal, scale=0.3)
+        for one, other in zip(fused, plain, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_nothing_to_rank_is_no_error(scorer: Scorer) -> None:
+    assert [column.shape for column in scorer.rank_ids([])] == [(0,)] * 3
+    assert [column.shape for column in scorer.rank([], [])] == [(0,)] * 3
+
+
+ITEMS = {
+    "title": ["Heat (1995)", "Léon (1994)", "<|im_end|>", "Alien", "Up (2009)", "Se7en (1995)", "Big (1988)", "Jaws"],
+    "genres": ["Crime|Drama", "Drama", "", "Sci-Fi", "(no genres listed)", "Crime", "Comedy", "Horror"],
+}
+
+
+@pytest.mark.parametrize("line", ["{title}", "{title} ({year}; {genres})"])
+def test_a_ranking_asks_what_training_shows(line: str) -> None:
+    import polars as pl
+
+    rows = [(1, n, 1.0 + n % 5, n) for n in range(8)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(8), **ITEMS})
+    ratings = Ratings(frame, items, "test", {"ratings.csv": "0" * 64}, (0.5, 5.0))
+    samples = build_samples(ratings, PrepareConfig(history_len=3, val_ratio=0, test_ratio=0))
+    prompt = PromptSpec(history_line="{n}. " + line + " {rating:.1f}", candidate_line=line)
+    examples = pl.concat(iter_examples(samples, "train", prompt)).to_dicts()
+    assert len(examples) == 5
+    scorer = Scorer(tiny_model(), chat=CHAT, prompt=prompt, history_len=3)
+    raw = [{name: ITEMS[name][n] for name in ITEMS} | {"rating": 1.0 + n % 5} for n in range(8)]
+    shown = [row | {"rating": 1.0 + n % 5} for n, row in enumerate(shown_items(items).to_dicts())]
+    expected = scorer.score([to_generation_messages(example) for example in examples])
+    for told in (raw, shown):
+        found = [scorer.rank(told[:n], told[n:]) for n in range(3, 8)]
+        assert_same(Scores(*np.stack([[each[k][0] for each in found] for k in range(3)]).astype(np.float32)), expected)
+
+
+def test_candidates_may_be_titles_and_a_long_history_shows_its_end(scorer: Scorer) -> None:
+    some = Scorer(scorer.model, chat=CHAT, history_len=2)
+    past = [{"title": f"Film {n}", "rating": n % 5} for n in range(6)]
+    titles = [f"Other {n * n}" for n in range(9)]
+    found = some.rank(past, titles)
+    assert_same(found, some.rank(past[-2:], [{"title": title} for title in titles]))
+    assert np.abs(found.logit - some.rank(past[:2], titles).logit).max() > 1e-3
+
+
+def test_prompts_beyond_the_cutoff_are_cut_alike(scorer: Scorer) -> None:
+    past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
+    titles = ["A", "Something much longer than that", "In between"]
+    short = Scorer(scorer.model, chat=CHAT, cutoff_len=300)
+    whole = Scorer(scorer.model, chat=CHAT, cutoff_len=2000)
+    prompts = whole.prompts(conversations(PromptSpec(), past, titles, 9))
+    over = max(map(len, prompts)) - (300 - 1 - len(CHAT.decision.tail))
+    assert over > 0
+    assert_same(short.rank(past, titles), whole.score_ids([ids[over:] for ids in prompts]))
+
+
+def test_with_truncation_history_all_lose_the_same_items(scorer: Scorer) -> None:
+    past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
+    titles = ["A", "Something much longer than that", "In between"]
+    asked = [CHAT.decision_prompts(conversations(PromptSpec(), past, titles, n)) for n in range(10)]
+    options: dict[str, Any] = {"chat": CHAT, "cutoff_len": max(map(len, asked[6])) + 1 + len(CHAT.decision.tail)}
+    found = Scorer(scorer.model, truncation="history", **options).rank(past, titles)
+    assert_same(found, scorer.score_ids(asked[6]))
+    assert np.abs(found.logit - Scorer(scorer.model, **options).rank(past, titles).logit).max() > 1e-3
+
+
+def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:
+    past = [{"title": "A", "rating": 3}, {"title": "B"}]
+    with pytest.raises(InputError, match=r"history: 2: has no rating, expected"):
+        scorer.rank(past, ["C"])
+    with pytest.raises(InputError, match=r"candidates: 1: has no title, expected"):
+        scorer.rank(past[:1], [{"name": "C"}])
+    with pytest.raises(InputError, match="cannot be written"):
+        scorer.rank([{"title": "A", "rating": "good"}], ["C"])
