@@ -108,19 +108,23 @@ def test_several_adapters_have_a_row_each_and_their_mean(home: Path, tmp_path: P
     words = ("--adapter", run / "adapter", "--adapter", run / "second", "--set", "score.stack=true")
     found = evaluate(home, tmp_path, *words, "--ablations", "titles", "empty")
     assert list(of(found)) == [
-        *("fine-tuned-1", "fine-tuned-1-calibrated", "fine-tuned-2", "fine-tuned-2-calibrated"),
+        *("fine-tuned@1", "fine-tuned@1-calibrated", "fine-tuned@2", "fine-tuned@2-calibrated"),
         *("mean-of-adapters", "stacked", "statistics"),
     ]
     pairs = {(d["first"], d["second"]) for d in found["differences"]}
-    assert {("stacked", "statistics"), ("stacked", "fine-tuned-1")} <= pairs
+    assert {("stacked", "statistics"), ("stacked", "fine-tuned@1")} <= pairs
     assert not any(first.endswith("-calibrated") for first, _ in pairs)
     assert next(iter(found["stack"]["weights"])) == "logit"
     assert {path.name for path in (tmp_path / "scores").iterdir()} >= {
-        *("titles-fine-tuned-1.parquet", "empty-fine-tuned-1.parquet", "validation-fine-tuned-2.parquet"),
+        *("titles-fine-tuned@1.parquet", "empty-fine-tuned@1.parquet", "validation-fine-tuned@2.parquet"),
     }
+    apart = found["seeds"]["spread"]["auc"]
+    aucs = [of(found)[f"fine-tuned@{n}"]["auc"] for n in (1, 2)]
+    assert (apart["mean"], apart["low"]) == (pytest.approx(np.mean(aucs)), pytest.approx(min(aucs)))
+    assert [sentence for sentence in found["verdict"] if sentence.startswith("AUC of 2 adapters: ")]
     ablated = {one["name"]: one for one in found["ablations"]["ablated"]}
     assert list(ablated) == ["titles", "empty"]
-    assert found["ablations"]["auc"] == pytest.approx(of(found)["fine-tuned-1"]["auc"])
+    assert found["ablations"]["auc"] == pytest.approx(of(found)["fine-tuned@1"]["auc"])
     assert ablated["titles"]["moved"] > 0
     assert "What the model uses" in (tmp_path / "report.html").read_text()
 
