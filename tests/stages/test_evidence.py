@@ -15,6 +15,7 @@ from tests.tiny import random_adapter, tiny_folder, toy_config
 from palate.cli import main
 from palate.evaluate.calibration import load_calibration
 from palate.score.files import read_scores
+from palate.stages.scoring import validation_key
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,10 @@ def test_scores_from_elsewhere_are_calibrated_by_those_of_validation(
     found = evaluate(home, tmp_path / "brought", "--adapter", adapter, *files)
     own = evaluate(home, tmp_path / "own", "--adapter", adapter)
     assert of(found) == of(own)
+    kept = load_calibration(adapter)
+    assert kept is not None
+    assert kept.fitted_on.key == validation_key(read_scores(tmp_path / "val.npz").key, np.arange(60))
+    assert not (tmp_path / "own" / "scores" / "validation-fine-tuned.parquet").exists()
     # Without validation scores the calibration that lies beside the adapter is taken.
     assert of(evaluate(home, tmp_path / "alone", "--adapter", adapter, *files[:2])) == of(own)
 

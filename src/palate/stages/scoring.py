@@ -148,5 +148,6 @@ def is_fitted_to(calibration: Calibration, config: Config, key: str) -> bool:
 
 
 def validation_key(key: Mapping[str, object], rows: NDArray[np.int64]) -> str:
-    """The hash of everything that validation scores depend on."""
-    return sha256_of({**key, "rows": rows.tolist()})
+    """The hash of everything that validation scores depend on; `key` as `key_of` gives it, or as a file holds it."""
+    made_from = {name: value for name, value in key.items() if name not in ("rows", "columns")}
+    return sha256_of({**made_from, "rows": rows.tolist()})
