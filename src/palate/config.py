@@ -8,9 +8,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from palate.artifacts import atomic_file
 from palate.errors import InputError
@@ -174,12 +175,31 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """What becomes of the model's logits."""
+    """What scores, and what becomes of its logits."""
 
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
     """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
     stack: bool = False
     """Show what the logit comes to together with item, user and history statistics, and what these reach alone."""
+    server: str | None = None
+    """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, in place of a model
+    that is loaded here. Its API key, if it wants one, is taken from `$PALATE_SERVER_KEY`."""
+    served_model: str | None = None
+    """What the server calls the base with the adapter: a LoRA module, or a merged model."""
+    served_base: str | None = None
+    """What the server calls the base model."""
+    in_flight: int = Field(8, ge=1)
+    """Requests that the server has at once."""
+
+    @field_validator("server")
+    @classmethod
+    def _is_address(cls, server: str | None) -> str | None:
+        if server is None:
+            return None
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"{server!r} is no address of a server, expected one such as http://localhost:8000")
+        return server.rstrip("/").removesuffix("/v1")
 
 
 class EvaluateConfig(Section):

@@ -33,7 +33,15 @@ STAGES = 7
 
 
 def run(config: Config) -> None:
-    """Do all stages that are not done, then print the table and where everything lies."""
+    """Do all stages that are not done, then print the table and where everything lies.
+
+    Raises `InputError` for a server that is to score: it cannot have the adapter that is still to be trained.
+    """
+    if config.score.server is not None:
+        raise InputError(
+            "scores what it serves, and `palate run` what it trains: expected `palate score` or `palate evaluate`",
+            "score.server",
+        )
     began = time.monotonic()
     folder = config.run_path
     console.start_logging()

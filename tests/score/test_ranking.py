@@ -60,13 +60,17 @@ def assert_same(found: Scores, expected: Scores, atol: float = 1e-4) -> None:
         np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
 
 
-@given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(0, 99))
+@given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 13), st.randoms())
 @settings(max_examples=15, deadline=None)
-def test_ranks_as_whole_prompts_one_by_one(scorer: Scorer, prefix: int, sizes: list[int], seed: int) -> None:
-    prompts = prompts_of(prefix, sizes, seed)
+def test_neither_batch_nor_padding_nor_order_nor_a_shared_prefix_changes_a_score(
+    scorer: Scorer, prefix: int, sizes: list[int], batch_size: int, random: Any
+) -> None:
+    prompts = prompts_of(prefix, sizes, random.randrange(99))
     expected = one_by_one(scorer, prompts)
-    assert_same(scorer.rank_ids(prompts), expected)
-    assert_same(scorer.score_ids(prompts, 3), expected)
+    order = random.sample(range(len(prompts)), len(prompts))
+    for score in (scorer.rank_ids, scorer.score_ids):
+        found = score([prompts[i] for i in order], batch_size)
+        assert_same(found, Scores(*(column[order] for column in expected)))
 
 
 def test_small_chunks_and_any_order_give_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from palate.evaluate.leaks import Audit
 from palate.evaluate.page import flat, render
 from palate.evaluate.paired import Comparison
 from palate.evaluate.ranking_table import RankingTable
-from palate.evaluate.seeds import OverSeeds
+from palate.evaluate.seeds import MARK, OverSeeds
 from palate.evaluate.slices import Slices
 from palate.evaluate.table import caption
 
@@ -30,6 +30,8 @@ SENTENCES = 5
 """Of the verdict, shown before one asks for more."""
 CARDS = 4
 CALIBRATED = "-calibrated"
+ADAPTERS = f"fine-tuned{MARK}"
+"""What the keys of several adapters begin with."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _short_names(found: Evaluation) -> Callable[[str], str]:
 
     def short(key: str) -> str:
         plain = key.removesuffix(CALIBRATED)
-        name = known.get(plain, plain.replace("fine-tuned-", "fine-tuned "))
+        name = known.get(plain, plain.replace(MARK, " "))
         return baselines.get(key, name if plain == key else f"{name}, calibrated")
 
     return short
@@ -168,7 +170,7 @@ def _cards(
     """The numbers that most readers came for: name, ink, AUC, interval."""
     own = [e for e in found.models if not e.aside]
     if len(own) > CARDS - bool(best):  # several adapters: their mean stands for them
-        own = [e for e in own if not e.key.startswith("fine-tuned-")][: CARDS - bool(best)]
+        own = [e for e in own if not e.key.startswith(ADAPTERS)][: CARDS - bool(best)]
     shown = [(e.label if len(own) < CARDS - 1 else short(e.key), inks[e.key], e) for e in own]
     if best:
         shown.append((f"best baseline: {best.label}", "base", best))
@@ -178,13 +180,13 @@ def _cards(
 def _drawn(found: Evaluation) -> set[str]:
     """The keys of models that have drawings of their own: of several adapters the first."""
     own = [e.key for e in found.models if not e.aside and e.key not in ("stacked", "mean-of-adapters")]
-    adapters = [key for key in own if key.startswith("fine-tuned-")]
+    adapters = [key for key in own if key.startswith(ADAPTERS)]
     return set(own) - set(adapters[1:])
 
 
 def _named(entries: Sequence[Entry], inks: Mapping[str, str], short: Callable[[str], str]) -> list[tuple[str, str]]:
     """A legend: names and inks, adapters together."""
-    adapters = [e.key for e in entries if e.key.startswith("fine-tuned-") and e.key != f"fine-tuned{CALIBRATED}"]
+    adapters = [e.key for e in entries if e.key.startswith(ADAPTERS)]
     if len(adapters) < 2:
         return [(short(e.key), inks[e.key]) for e in entries]
     told = f"{len(adapters)} adapters" + (", calibrated" if adapters[0].endswith(CALIBRATED) else "")

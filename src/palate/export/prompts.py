@@ -21,12 +21,12 @@ def conversations(config: Config) -> tuple[list[list[Message]], str]:
     file = config.data_path / "eval.json"
     examples = list(load_examples(file)) if file.is_file() else []
     if not examples:
-        return [to_generation_messages(_invented(config, n)) for n in range(PROMPTS)], "invented"
+        return [to_generation_messages(invented(config, n)) for n in range(PROMPTS)], "invented"
     n = min(PROMPTS, len(examples))
     return [to_generation_messages(examples[i * len(examples) // n]) for i in range(n)], str(file)
 
 
-def _invented(config: Config, n: int) -> dict[str, Any]:
+def invented(config: Config, n: int) -> dict[str, Any]:
     """An example under the config's prompt, with titles that nobody has seen."""
     draw = random.Random(n)
     titles = [f"The {draw.choice(('Long', 'Last', 'Blue', 'Silent'))} Film {draw.randrange(100)}" for _ in range(9)]

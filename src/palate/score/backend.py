@@ -26,8 +26,8 @@ class Backend(Protocol):
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
         """Answer prompts that begin alike: `prefix` and then each of `rests`, none of which is empty.
 
-        The result is that of `answers`. How much is done at once is the implementation's choice; `batch_size` is for
-        one that answers whole prompts.
+        `prefix` may be empty. The result is that of `answers`. How much is done at once is the implementation's choice;
+        `batch_size` is for one that answers whole prompts.
         """
 
 

@@ -40,6 +40,8 @@ class LocalBackend:
 
         Where that cannot be exact, whole prompts in batches, and the log says why.
         """
+        if not prefix:
+            return in_batches(self.answers, rests, batch_size, on_batch)
         longest = len(prefix) + max(map(len, rests))
         reason = self._reason(longest)
         if reason is not None:

@@ -11,7 +11,7 @@ from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.score.alike import common_prefix, decision_prompts
 from palate.score.asked import Candidate, Item, conversations
-from palate.score.backend import Backend, Ids, OnBatch, Scores, in_batches, scores_of
+from palate.score.backend import Backend, Ids, OnBatch, Scores, scores_of
 from palate.score.local import LocalBackend
 
 __all__ = ["Scorer", "Scores"]
@@ -110,11 +110,12 @@ class Scorer:
         return self.score([to_generation_messages(example) for example in examples], batch_size)
 
     def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
-        """Score prompts given as token ids, in batches of like length; `on_batch` is told each batch's size.
+        """Score prompts given as token ids; `on_batch` is told how many, each time that some are done.
 
-        The longest come first: if memory runs out, it does so at once.
+        A model that is loaded here takes them in batches of like length, the longest first: if memory runs out, it
+        does so at once.
         """
-        return scores_of(in_batches(self.backend.answers, prompts, batch_size, on_batch))
+        return scores_of(self.backend.answers_behind((), prompts, batch_size, on_batch))
 
     def rank(
         self,

@@ -21,7 +21,7 @@ def source_of(config: Config, chat: "Chat", scored: Scored) -> Source:
 
     prompt = config.prompt.model_dump(mode="json")
     return Source(
-        model=scored.key["model"],
+        model=str(scored.key.get("model", scored.key.get("served_model"))),
         adapter=dict(scored.key["adapter"]),
         prompt=prompt_hash(prompt, tokenizer_identity(chat.tokenizer), chat.decision.describe(chat.tokenizer)),
         server=scored.key.get("server"),

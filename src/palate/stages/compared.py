@@ -1,17 +1,15 @@
-"""Compared: paired tests between the rows of the table, slices of the main model, and several adapters together."""
+"""Compared: paired tests between the rows of the table, and slices of the main model."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from palate.config import Config
 from palate.samples import Prepared
 from palate.stages.rows import ALONE, CALIBRATED, STACKED
-from palate.stages.scoring import FINE_TUNED, ZERO_SHOT
+from palate.stages.scoring import ZERO_SHOT
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Evaluation
     from palate.evaluate.paired import Comparison, SameRows
-    from palate.evaluate.seeds import OverSeeds
     from palate.evaluate.slices import Slices
 
 
@@ -59,24 +57,6 @@ def slices(config: Config, data: Prepared, same: "SameRows", found: "Evaluation"
         baseline=best,
         rows=same.rows,
         split=config.evaluate.split,
-        resamples=config.evaluate.bootstrap,
-        seed=config.seed,
-    )
-
-
-def over_adapters(config: Config, same: "SameRows", found: "Evaluation", adapters: Sequence[str]) -> "OverSeeds | None":
-    """Several adapters as trainings of one model; None for fewer than two."""
-    from palate.evaluate.seeds import over_seeds
-
-    best = best_baseline(found)
-    if len(adapters) < 2 or best is None:
-        return None
-    return over_seeds(
-        same.y,
-        same.users,
-        {key.removeprefix(f"{FINE_TUNED}-"): same.scores[believed(found, key)] for key in adapters},
-        name=FINE_TUNED,
-        against=(best, same.scores[best]),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )

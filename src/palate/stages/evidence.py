@@ -14,7 +14,7 @@ from palate.hub import locate
 from palate.samples import Prepared
 from palate.stages import calibrate, compared, ranked, seeds
 from palate.stages.brought import brought, models_brought
-from palate.stages.data import chat_of, check_model, prepared
+from palate.stages.data import chat_of, prepared
 from palate.stages.leaks import check_leaks
 from palate.stages.model import begin
 from palate.stages.page import REPORT, report
@@ -29,6 +29,7 @@ from palate.stages.scoring import (
     score_files,
     score_model,
 )
+from palate.stages.served import check_scored_with, served_name
 
 if TYPE_CHECKING:
     from palate.evaluate.ablations import Ablations
@@ -101,7 +102,7 @@ def evaluate(
     from palate.train.adapter import check_same_prompt
 
     console.start_logging()
-    chat = chat_of(config) if scores else check_model(config)
+    chat = chat_of(config) if scores else check_scored_with(config)
     chosen = _chosen(config, adapters, base_only, needed=not scores)
     for adapter in chosen:
         if adapter.is_dir():
@@ -120,6 +121,9 @@ def evaluate(
     else:
         models = models_of(config, chosen)
         known = {model: calibrate.known_calibration(config, model) for model in models}
+        if config.score.server is not None:
+            for model in models:
+                served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
         main = main_model(models)
         parts = {
@@ -190,7 +194,6 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
         data.samples, rows.frames, rating_threshold=threshold, baselines=baselines, rows=measured, split=split
     )
     ranking = ranked.Scored(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
-    adapters = [model.key for model in collected.models if model.adapter is not None]
     outcome = Outcome(
         model=model_name(config),
         evaluation=found,
@@ -200,7 +203,7 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
         rankings=ranked.rankings(config, data, known, fitted, ranking, folder),
         slices=compared.slices(config, data, same, found, main.key),
         comparison=compared.paired_tests(config, same, found, main.key),
-        seeds=compared.over_adapters(config, same, found, adapters),
+        seeds=rows.seeds,
         leaks=leaks,
     )
     write_json(folder / METRICS, outcome.to_dict())

@@ -11,6 +11,7 @@ from palate.artifacts import MANIFEST, sha256_file
 from palate.config import Config, write_config
 from palate.errors import InputError
 from palate.stages.data import check_model, evaluation_part, portable, prepared, sample_ids, scored_tokens, tokens_of
+from palate.stages.served import check_scored_with, served_key, served_scorer
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
@@ -71,7 +72,12 @@ def begin(config: Config, folder: Path) -> None:
 
 
 def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
-    """The base model, with the adapter if one is given and proved to be loaded, ready to score."""
+    """The base model, with the adapter if one is given and proved to be loaded, ready to score.
+
+    Where the config names a server, it is what has them.
+    """
+    if config.score.server is not None:
+        return served_scorer(config, adapter)
     from palate.models import load_base_model
     from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
@@ -136,12 +142,13 @@ def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Pa
     """What scores depend on, beside the rows."""
     from palate.models import weights_fingerprint
 
-    return {
-        "tokens": tokens.identity,
+    key = {"tokens": tokens.identity, "adapter": dict(adapter_identity(adapter))}
+    if config.score.server is not None:
+        return key | served_key(config, adapter)
+    return key | {
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": config.model.quantization,
-        "adapter": dict(adapter_identity(adapter)),
     }
 
 
@@ -160,7 +167,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
     file = Path(out) if out else config.run_path / f"{name}.npz"
     if file.suffix != ".npz":
         raise InputError("is no name for scores, expected one that ends with .npz", file)
-    chat = check_model(config)
+    chat = check_scored_with(config)
     adapter = chosen_adapter(config, adapter, base_only)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)

@@ -47,6 +47,7 @@ def report(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> 
                 "scored": f"{found.n:,} of {data.manifest['stats']['samples'][split]:,} {split} samples",
                 "seed": config.seed,
             }
+            | ({} if config.score.server is None else {"scored by": config.score.server})
             | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
             | {"leak audit": f"{len(fatal)} fatal" if (fatal := outcome.leaks.fatal) else "nothing fatal"},
             lengths=_json_if_there(run / "lengths.json"),

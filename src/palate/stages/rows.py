@@ -11,18 +11,24 @@ from numpy.typing import NDArray
 from palate.config import Config
 from palate.console import log
 from palate.evaluate.calibration import Calibration, Floats, sigmoid
+from palate.evaluate.seeds import MARK
+from palate.evaluate.verdict import bounds
 from palate.samples import Prepared
 from palate.score.files import Scored
-from palate.stages.scoring import MEASURED, VALIDATION, Model
+from palate.stages.scoring import MEASURED, VALIDATION, Model, measured_rows
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.known import Known
+    from palate.evaluate.seeds import OverSeeds
     from palate.evaluate.stacking import Stack
 
 CALIBRATED = "-calibrated"
 MEAN = "mean-of-adapters"
 STACKED = "stacked"
 ALONE = "statistics"
+STATISTICS = ("past", "item", "past-item")
+"""The groups of features that a logit is stacked with: few enough for a few hundred rows."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Collected:
         calibration = self.calibrations.get(model.key)
         return sigmoid(self.logit(model, what)) if calibration is None else calibration.p(self.logit(model, what))
 
+    def believed(self, model: Model) -> pl.DataFrame:
+        """`row` and `p` of the measured rows."""
+        return pl.DataFrame({"row": self.scored[model][MEASURED].columns["row"], "p": self.p(model)})
+
 
 @dataclass
 class Rows:
@@ -57,6 +67,7 @@ class Rows:
     aside: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     stack: "Stack | None" = None
+    seeds: "OverSeeds | None" = None
 
     def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
         """Put a row below the others."""
@@ -70,27 +81,47 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
     rows = Rows()
     for model in collected.models:
         columns = collected.scored[model][MEASURED].columns
-        said = model.key.replace("fine-tuned-", "fine-tuned ")
+        said = model.key.replace(MARK, " ")
         rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
         calibration = collected.calibrations.get(model.key)
         if calibration is not None:
-            frame = pl.DataFrame({"row": columns["row"], "p": collected.p(model)})
-            rows.add(model.key + CALIBRATED, f"{said}, calibrated ({calibration.method})", frame, aside=True)
+            label = f"{said}, calibrated ({calibration.method})"
+            rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = [model for model in collected.models if model.adapter is not None]
     if len(adapters) > 1:
+        rows.seeds = _over_seeds(config, data, collected, adapters)
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
     if config.score.stack:
         _add_stack(rows, config, data, collected, (adapters or collected.models)[0])
     return rows
 
 
+def _over_seeds(config: Config, data: Prepared, collected: Collected, adapters: Sequence[Model]) -> "OverSeeds | None":
+    """How far the adapters lie apart, as they scored, on the measured rows; None if one lacks a row."""
+    from palate.evaluate.seeds import over_seeds
+
+    wanted = pl.DataFrame({"row": measured_rows(config, data)})
+    found = {}
+    for model in adapters:
+        columns = pl.DataFrame(collected.scored[model][MEASURED].columns)
+        found[model.key.rpartition(MARK)[2]] = wanted.join(columns, on="row", how="inner", maintain_order="left")
+    if any(frame.height < wanted.height for frame in found.values()):
+        return None
+    first = next(iter(found.values()))
+    return over_seeds(
+        first["label"].to_numpy(),
+        first["user_id"].rank("dense").to_numpy().astype(np.int64),
+        {key: sigmoid(frame["logit"].to_numpy().astype(np.float64)) for key, frame in found.items()},
+        name="fine-tuned",
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
+
+
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
     """The mean of the adapters' P(like) on the rows that the first has, calibrated where they are."""
     first = collected.scored[adapters[0]][MEASURED].columns["row"]
-    frames = [
-        pl.DataFrame({"row": collected.scored[model][MEASURED].columns["row"], "p": collected.p(model)})
-        for model in adapters
-    ]
+    frames = [collected.believed(model) for model in adapters]
     joined = pl.DataFrame({"row": first})
     for n, frame in enumerate(frames):
         joined = joined.join(frame.rename({"p": f"p{n}"}), on="row", how="left", maintain_order="left")
@@ -99,53 +130,37 @@ def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
 
 def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected, model: Model) -> None:
     """The model's logit beside statistics, and these alone, both fitted on validation."""
+    from palate.evaluate.known import Known
     from palate.evaluate.stacking import MIN_ROWS, fit_stack
 
     parts = collected.scored[model]
     if VALIDATION not in parts:
         log.info("%s is not stacked: there are no validation scores of it", model.key)
         return
-    names, known = statistics_of(data, "val", parts[VALIDATION].columns["row"])
-    _, asked = statistics_of(data, config.evaluate.split, parts[MEASURED].columns["row"])
+    known = Known.of(data.samples, config.prepare.rating_threshold, config.seed)
+    names, fitted_on = statistics_of(known, "val", parts[VALIDATION].columns["row"])
+    _, asked = statistics_of(known, config.evaluate.split, parts[MEASURED].columns["row"])
     liked = parts[VALIDATION].columns["label"]
-    stack = fit_stack(collected.logit(model, VALIDATION), known, liked, names, collected.logit(model), asked)
+    stack = fit_stack(collected.logit(model, VALIDATION), fitted_on, liked, names, collected.logit(model), asked)
     if stack is None:
         log.info(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
         )
         return
     row = parts[MEASURED].columns["row"]
-    said = model.key.replace("fine-tuned-", "fine-tuned ")
+    said = model.key.replace(MARK, " ")
     rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
     rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
     rows.stack = stack
 
 
-def statistics_of(data: Prepared, split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
+def statistics_of(known: "Known", split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
     """Names (k) and values (n, k) of what is known of some rows of a split: of item, user and history."""
-    samples = data.samples
-    anchor = samples.position[samples.of(split)[rows]]
-    timeline = samples.timeline.with_row_index("at")
-    known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
-    overall = float(known["rating"].to_numpy().mean()) if len(known) else 0.0
-    items = known.group_by("item_id").agg(
-        item_mean=(pl.col("rating").sum() + 5 * overall) / (pl.len() + 5), item_count=pl.len().log1p()
-    )
-    before = pl.col("rating").cum_sum().shift(1, fill_value=0.0).over("user_id")
-    count = pl.int_range(pl.len()).over("user_id")
-    mean = ((before - before.shift(samples.history_len)) / samples.history_len).over("user_id")
-    told = timeline.select(
-        "at",
-        "item_id",
-        user_mean=(before + 5 * overall) / (count + 5),
-        user_count=count.log1p(),
-        history_mean=mean.round(9),
-    )
-    chosen = told[anchor].join(items, on="item_id", how="left", maintain_order="left")
-    chosen = chosen.with_columns(pl.col("item_mean").fill_null(overall), pl.col("item_count").fill_null(0.0))
-    names = ("item_mean", "item_count", "user_mean", "user_count", "history_mean")
-    return names, chosen.select(names).to_numpy().astype(np.float64)
+    from palate.evaluate.features import features_of
+
+    names, values = features_of(known, known.asked(split)[0].take(rows), STATISTICS)
+    return tuple(names), values.astype(np.float64)
 
 
 def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows) -> list[str]:
@@ -157,9 +172,16 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
             continue
         fitted = calibration.fitted_on
         said.append(
-            f"Calibration of the {key.replace('fine-tuned-', 'fine-tuned ')} model ({calibration.method}, fitted on "
+            f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
             f"{after.log_loss:.3f}, ECE {raw.ece:.3f} → {after.ece:.3f}; the order, and with it the AUC, stays."
+        )
+    apart = None if rows.seeds is None else rows.seeds.spread["auc"]
+    if rows.seeds is not None and apart is not None:
+        over = "" if apart.interval is None else f", 95 % over users and adapters {bounds(apart.interval)}"
+        said.append(
+            f"AUC of {len(rows.seeds.seeds)} adapters: {apart.mean:.3f} ± {apart.sd:.3f} (sd), "
+            f"{apart.low:.3f} to {apart.high:.3f}{over}."
         )
     split = config.evaluate.split
     if split == "val":
