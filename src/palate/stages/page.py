@@ -12,6 +12,7 @@ from palate.stages.data import chat_of
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.leaks import Audit
     from palate.evaluate.slices import Slices
     from palate.stages.evidence import Outcome
 
@@ -49,7 +50,7 @@ def report(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> 
             }
             | ({} if config.score.server is None else {"scored by": config.score.server})
             | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
-            | {"leak audit": f"{len(fatal)} fatal" if (fatal := outcome.leaks.fatal) else "nothing fatal"},
+            | {"leak audit": _fatal(outcome.leaks)},
             lengths=_json_if_there(run / "lengths.json"),
             training=lines_if_there(run / "training_log.jsonl"),
             data_stats=data.manifest["stats"],
@@ -61,6 +62,13 @@ def report(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> 
     adapter = run / "adapter"
     if folder == run and all((adapter / name).is_file() for name in (ABOUT, RUN)):
         write_card(adapter, config, metrics=card_rows(found), data_manifest=data.manifest)
+
+
+def _fatal(found: "Audit") -> str:
+    """The worst of the leak audit; the page has the rest."""
+    if not found.fatal:
+        return "nothing fatal"
+    return f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
 
 
 def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
