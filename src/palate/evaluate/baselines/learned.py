@@ -17,8 +17,6 @@ from palate.evaluate.known import Floats, Known
 
 Matrix = NDArray[np.float32]
 
-TRAINING = 500_000
-"""Samples that are learned from at most, drawn with the seed: what memory bears."""
 STOP = 40
 """Trees in a row that validation gains nothing from, after which no more are grown."""
 ROUNDS = 100
@@ -110,18 +108,9 @@ def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
     return logit
 
 
-def _samples(known: Known, split: str) -> tuple[Asked, Labels]:
-    """The samples of a split, at most `TRAINING` of them."""
-    asked, liked = known.asked(split)
-    if len(asked) <= TRAINING:
-        return asked, liked
-    rows = np.sort(np.random.default_rng(known.seed).choice(len(asked), TRAINING, replace=False))
-    return asked.take(rows), liked[rows]
-
-
 def _fitted_on(known: Known, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
     """Features and labels of the samples of a split; a group's features are made once for all models."""
-    asked, liked = _samples(known, split)
+    asked, liked = known.drawn(split)
     for group in groups:
         if (split, group) not in known.kept:
             known.kept[split, group] = features_of(known, asked, [group])[1]
