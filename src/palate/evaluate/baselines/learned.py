@@ -52,8 +52,7 @@ def logistic_regression(groups: Sequence[str]) -> Callable[[Known], Predict]:
 def boosted_trees(groups: Sequence[str]) -> Callable[[Known], Predict]:
     """Fits LightGBM on groups of features, from the logit of their logistic regression on.
 
-    Where the trees begin: what is linear need not be put together from steps, in half the time, and the order within
-    users is the better for it.
+    What is linear need not be put together from steps: that takes half the time.
     """
 
     def fit(known: Known) -> Predict:
