@@ -21,6 +21,7 @@ from palate.samples import build_samples
 from palate.samples.items import shown_items
 from palate.samples.render import iter_examples
 from palate.score import local
+from palate.score.asked import conversations
 from palate.score.backend import Scores
 from palate.score.scorer import Scorer
 
@@ -59,13 +60,17 @@ def assert_same(found: Scores, expected: Scores, atol: float = 1e-4) -> None:
         np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
 
 
-@given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(0, 99))
+@given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 13), st.randoms())
 @settings(max_examples=15, deadline=None)
-def test_ranks_as_whole_prompts_one_by_one(scorer: Scorer, prefix: int, sizes: list[int], seed: int) -> None:
-    prompts = prompts_of(prefix, sizes, seed)
+def test_neither_batch_nor_padding_nor_order_nor_a_shared_prefix_changes_a_score(
+    scorer: Scorer, prefix: int, sizes: list[int], batch_size: int, random: Any
+) -> None:
+    prompts = prompts_of(prefix, sizes, random.randrange(99))
     expected = one_by_one(scorer, prompts)
-    assert_same(scorer.rank_ids(prompts), expected)
-    assert_same(scorer.score_ids(prompts, 3), expected)
+    order = random.sample(range(len(prompts)), len(prompts))
+    for score in (scorer.rank_ids, scorer.score_ids):
+        found = score([prompts[i] for i in order], batch_size)
+        assert_same(found, Scores(*(column[order] for column in expected)))
 
 
 def test_small_chunks_and_any_order_give_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +267,20 @@ def test_prompts_beyond_the_cutoff_are_cut_alike(scorer: Scorer) -> None:
     titles = ["A", "Something much longer than that", "In between"]
     short = Scorer(scorer.model, chat=CHAT, cutoff_len=300)
     whole = Scorer(scorer.model, chat=CHAT, cutoff_len=2000)
-    asked = [to_generation_messages(whole.prompt.alpaca(
-        whole.prompt.history(past, [3.0] * 9), title, "", 9)) for title in titles]  # fmt: skip
-    prompts = whole.prompts(asked)
+    prompts = whole.prompts(conversations(PromptSpec(), past, titles, 9))
     over = max(map(len, prompts)) - (300 - 1 - len(CHAT.decision.tail))
     assert over > 0
     assert_same(short.rank(past, titles), whole.score_ids([ids[over:] for ids in prompts]))
+
+
+def test_with_truncation_history_all_lose_the_same_items(scorer: Scorer) -> None:
+    past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
+    titles = ["A", "Something much longer than that", "In between"]
+    asked = [CHAT.decision_prompts(conversations(PromptSpec(), past, titles, n)) for n in range(10)]
+    options: dict[str, Any] = {"chat": CHAT, "cutoff_len": max(map(len, asked[6])) + 1 + len(CHAT.decision.tail)}
+    found = Scorer(scorer.model, truncation="history", **options).rank(past, titles)
+    assert_same(found, scorer.score_ids(asked[6]))
+    assert np.abs(found.logit - Scorer(scorer.model, **options).rank(past, titles).logit).max() > 1e-3
 
 
 def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:

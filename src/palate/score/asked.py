@@ -18,21 +18,20 @@ def conversations(
 ) -> list[list[Message]]:
     """One conversation a candidate, each ending with the user's turn.
 
-    The last `history_len` items of the history are shown; None: all. Genres and years are told as
-    `palate.samples.items` tells them. Raises `InputError` for an item that lacks a field that its line names, or has
-    a value there that cannot be written so.
+    The last `history_len` items of the history are shown, and the header says how many these are; None: all. Genres
+    and years are told as `palate.samples.items` tells them. Raises `InputError` for an item that lacks a field that its
+    line names, or has a value there that cannot be written so.
     """
     past = _shown(history if history_len is None else history[max(0, len(history) - history_len) :], prompt)
     items = _shown([{"title": item} if isinstance(item, str) else item for item in candidates], prompt)
     _check(past, prompt.history_line, "history", ["rating"])
     _check(items, prompt.candidate_line, "candidates", [])
-    told = len(past) if history_len is None else history_len
     try:
         lines = prompt.history(past, [float(item["rating"]) for item in past])
         texts = [prompt.candidate(item) for item in items]
     except (ValueError, TypeError) as error:
         raise InputError(f"a value cannot be written as the prompt asks: {error}", "prompt") from None
-    return [to_generation_messages(prompt.alpaca(lines, text, "", told)) for text in texts]
+    return [to_generation_messages(prompt.alpaca(lines, text, "", len(past))) for text in texts]
 
 
 def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:

@@ -79,6 +79,8 @@ def attend(
 
     The n rows are blocks of t tokens, padded on the right, or the prefix by itself.
     """
+    from torch.nn.functional import scaled_dot_product_attention
+
     if palate_prefix is None:
         raise ValueError("the model does not pass the prefix on")
     for name in ("softcap", "s_aux", "position_bias"):
@@ -89,7 +91,7 @@ def attend(
         out = _behind(query, key, value, scale, *palate_prefix.kept[module])
     else:
         palate_prefix.kept[module] = key, value
-        out, _ = _attention(query, *_for_each_head(query, key, value), causal=True, scale=scale)
+        out = scaled_dot_product_attention(query, *_for_each_head(query, key, value), is_causal=True, scale=scale)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -31,9 +31,9 @@ class Scorer:
 
     `base` is a name, a path or a hub id (as `model.base` in a config), a model that is loaded, or a `Backend`; with the
     latter two comes the `chat` that belongs to them. `adapter` is a folder. What Palate wrote beside an adapter says
-    the prompt, the length of histories, the cutoff, the number format and the quantization that it was trained with;
-    arguments take precedence where they may differ, and the prompt may not. Without either, the defaults of a config
-    hold, and a history is as long as it is given.
+    the prompt, the length of histories, cutoff and truncation, the number format and the quantization that it was
+    trained with; arguments take precedence where they may differ, and the prompt may not. Without either, the defaults
+    of a config hold, and a history is as long as it is given.
 
     Raises `InputError` for what cannot be loaded, an adapter that does not take effect, of another base or with
     another prompt, template or decision token, and a tokenizer with more ids than the model embeds.
@@ -48,6 +48,7 @@ class Scorer:
         prompt: PromptSpec | None = None,
         history_len: int | None = None,
         cutoff_len: int | None = None,
+        truncation: str | None = None,
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
@@ -61,6 +62,8 @@ class Scorer:
         """Items of a history; None: all that are given."""
         self.cutoff_len: int = cutoff_len or about.get("cutoff_len") or TokensConfig().cutoff_len
         """Tokens of a sequence with its answer."""
+        self.truncation: str = truncation or about.get("truncation") or TokensConfig().truncation
+        """What a ranking does with prompts that are longer, as `tokens.truncation` says."""
         if isinstance(base, str | Path):
             trained = about.get("base", {})
             config = ModelConfig(
@@ -127,12 +130,26 @@ class Scorer:
         names. They are put into words as in training.
 
         A prompt longer than the cutoff would lose its beginning, each one at another place. All are cut alike, so that
-        the longest fits, as training does with the targets of a prompt. Raises `InputError` for an item that lacks
-        what the prompt names.
+        the longest fits, as training does with the targets of a prompt; with the truncation `history` all lose as many
+        of the oldest items. Raises `InputError` for an item that lacks what the prompt names.
         """
-        asked = conversations(self.prompt, history, candidates, self.history_len)
-        prompts = decision_prompts(self.chat, asked)
-        return self.rank_ids(cut_alike(prompts, self.chat, self.cutoff_len), batch_size, on_batch)
+        return self.rank_ids(self._rankable(history, candidates), batch_size, on_batch)
+
+    def _rankable(self, history: Sequence[Item], candidates: Sequence[Candidate]) -> list[list[int]]:
+        """Prompts for candidates, cut alike where they have to be."""
+        shown = len(history) if self.history_len is None else min(self.history_len, len(history))
+        prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
+        keep = self.cutoff_len - 1 - len(self.chat.decision.tail)
+        over = max(map(len, prompts), default=0) - keep
+        if over > 0 and self.truncation == "history":
+            longest = max(range(len(prompts)), key=lambda n: len(prompts[n]))
+            while over > 0 and shown:
+                shown -= 1
+                one = conversations(self.prompt, history, [candidates[longest]], shown)
+                over = len(self.chat.decision_prompts(one)[0]) - keep
+            prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
+            over = max(map(len, prompts)) - keep
+        return [ids[max(0, over) :] for ids in prompts]
 
     def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
         """Score prompts that begin alike, given as token ids: what they share is computed once.
@@ -152,12 +169,6 @@ def cut(prompts: Sequence[list[int]], chat: Chat, cutoff_len: int) -> list[list[
     """Prompts as training cuts them: a sequence with its answer keeps its last `cutoff_len` tokens."""
     keep = cutoff_len - 1 - len(chat.decision.tail)
     return [ids[-keep:] for ids in prompts]
-
-
-def cut_alike(prompts: Sequence[list[int]], chat: Chat, cutoff_len: int) -> list[list[int]]:
-    """Prompts that lose the same tokens, as many as the longest has to; those that begin alike still do."""
-    over = max(map(len, prompts), default=0) - (cutoff_len - 1 - len(chat.decision.tail))
-    return [ids[max(0, over) :] for ids in prompts]
 
 
 def _about(adapter: Path | None) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
         prompt=config.prompt,
         history_len=config.prepare.history_len,
         cutoff_len=config.tokens.cutoff_len,
+        truncation=config.tokens.truncation,
     )
 
 
