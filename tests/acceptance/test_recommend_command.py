@@ -24,8 +24,8 @@ from palate.config import load_config
 from palate.samples import load_prepared
 from palate.stages.model import load_scorer
 
-SHORT = 99
-"""A user with three ratings."""
+FULL, SHORT = 98, 99
+"""A user who has rated everything, and one with three ratings."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recommend")
     ratings = write_ratings(folder / "ratings")
     with (ratings / "ratings.csv").open("a") as file:
+        file.writelines(f"{FULL},{item},3.0,{2_000_000 + item}\n" for item in range(1, 61))
         file.writelines(f"{SHORT},{item},4.5,{2_000_000 + item}\n" for item in (1, 2, 3))
     config = {
         "name": "tiny",
@@ -193,6 +194,15 @@ def test_all_users_are_recommended_what_each_is_alone(run: Path, batch: Path, as
     assert [path.name for path in batch.parent.iterdir()] == ["top.parquet"]
 
 
+def test_who_has_rated_everything_is_recommended_nothing_new(
+    run: Path, batch: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pl.read_parquet(batch).filter(user_id=FULL).is_empty()
+    command = ["recommend", "--config", str(run / "config.yaml"), "--user", str(FULL)]
+    expect_refusal(command, capsys, f"user {FULL} has rated every candidate, expected others or --include-seen")
+    assert len(ask("--user", str(FULL), "--include-seen", "--top-k", "60")["recommendations"]) == 60
+
+
 def test_finished_recommendations_are_kept_until_what_they_depend_on_changes(
     run: Path, batch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,7 +224,7 @@ def expect_to_go_on(run: Path, batch: Path, out: Path, capsys: pytest.CaptureFix
     assert not out.exists()
     capsys.readouterr()
     assert main(all_users(run, out)) == 0
-    assert re.search(r"recommending goes on: ([2-9]|1[0-2]) of 13 users", capsys.readouterr().err)
+    assert re.search(r"recommending goes on: ([2-9]|1[0-3]) of 14 users", capsys.readouterr().err)
     assert pl.read_parquet(out).equals(pl.read_parquet(batch))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -260,7 +270,7 @@ def test_a_killed_batch_goes_on_to_the_same_file(
     [
         ([], "expected one of --user, --history and --all-users"),
         (["--user", "3", "--all-users"], "expected one of --user, --history and --all-users"),
-        (["--user", "77"], "--user: ratings has no user '77', expected one of 13 from 1 to 99"),
+        (["--user", "77"], "--user: ratings has no user '77', expected one of 14 from 1 to 99"),
         (["--user", "3", "--top-k", "0"], "--top-k: 0, expected 1 or more"),
         (["--user", "3", "--retrieve", "5"], "--retrieve: 5, expected as many as --top-k at least: 10"),
         (["--user", "3", "--retriever", "popularity"], "--retriever: says who finds candidates"),

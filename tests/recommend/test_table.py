@@ -66,8 +66,13 @@ def test_a_bar_is_as_long_as_its_share() -> None:
     assert [bar(share, 4) for share in (0.0, 0.125, 0.5, 0.53, 1.0)] == ["", "▌", "██", "██▏", "████"]
 
 
-def test_who_asks_is_told_with_their_latest_ratings() -> None:
-    told = history_line("user 7", ["A", "B\n", "C", "D"], [1.0, 2.0, 3.5, 4.0], 3)
+def test_who_asks_is_told_with_as_many_of_their_latest_ratings_as_fit() -> None:
+    titles, ratings = ["A", "B\n", "C", "D"], [1.0, 2.0, 3.5, 4.0]
+    told = history_line("user 7", titles, ratings, 3, 80)
     assert told == "user 7: 4 ratings, 2.62 on average; the prompt shows the last 3\nlatest: D: 4 · C: 3.5 · B: 2"
-    assert history_line("x.csv", ["A"], [1.0], 1).startswith("x.csv: 1 rating, 1.00 on average; the prompt shows them")
-    assert history_line("user 7", list("ABCD"), [1.0] * 4, 4).endswith("D: 1 · C: 1 · B: 1 · …")
+    assert history_line("user 7", titles, ratings, 3, 25).endswith("\nlatest: D: 4 · C: 3.5 · …")
+    assert history_line("user 7", titles, ratings, 3, 5).endswith("\nlatest: D: 4 · …")
+    assert history_line("x.csv", ["A"], [1.0], 1, 80).startswith(
+        "x.csv: 1 rating, 1.00 on average; the prompt shows them"
+    )
+    assert history_line("user 7", list("ABCDEF"), [1.0] * 6, 6, 80).endswith("F: 1 · E: 1 · D: 1 · C: 1 · B: 1 · …")

@@ -13,6 +13,7 @@ BAR = 16
 WIDE, NARROW = 110, 72
 """Columns of a terminal that has, and of one in which the number of ratings has none."""
 MIN_TITLE = 12
+LATEST = 5
 
 
 def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
@@ -64,17 +65,21 @@ def one_line(title: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in title).split())
 
 
-def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int) -> str:
-    """Who asks, and what the model reads, in two lines; `titles` and `ratings` are all of theirs, oldest first."""
+def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int, width: int) -> str:
+    """Who asks, and what the model reads of `titles` and `ratings`, which are all of theirs, oldest first.
+
+    Two lines; the second has as many of the latest ratings as fit into `width` columns, but `LATEST` at most.
+    """
+    from rich.cells import cell_len
+
     count = len(ratings)
-    latest = [
-        f"{one_line(title)}: {rating:g}"
-        for title, rating in zip(reversed(titles[-3:]), reversed(ratings[-3:]), strict=True)
-    ]
     noun = "rating" if count == 1 else "ratings"
     what = "them" if shown == count else f"the last {shown}"
-    more = " · …" if shown > len(latest) else ""
-    return (
-        f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; "
-        f"the prompt shows {what}\nlatest: {' · '.join(latest)}{more}"
-    )
+    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; the prompt shows {what}"
+    newest = list(zip(reversed(titles), reversed(ratings), strict=True))[: min(shown, LATEST)]
+    told = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
+    for n in range(len(told), 0, -1):
+        latest = "latest: " + " · ".join([*told[:n], *(["…"] if n < shown else [])])
+        if cell_len(latest) <= width:
+            break
+    return f"{first}\n{latest}"

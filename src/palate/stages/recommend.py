@@ -136,7 +136,7 @@ def _for_one(
     past = recommender.past(asker)
     titles = data.samples.items["title"].gather(past.item).to_list()
     console.out.print()
-    said = history_line(asker.name, titles, past.rating.tolist(), recommender.shown(asker))
+    said = history_line(asker.name, titles, past.rating.tolist(), recommender.shown(asker), console.out.width)
     console.out.print(said, markup=False, highlight=False)
     console.out.print()
     console.out.print(rich_table(ranked, console.out.width))
