@@ -18,7 +18,7 @@ from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, InterruptedWorkError, PalateError
 from palate.export.gguf import TYPES
 
-TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn")
+TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
 """What a machine that trains from a portable token folder can do without."""
 
@@ -169,6 +169,23 @@ def _audit(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.leaks import show_leaks
 
     show_leaks(config, from_ratings=args.ratings is not None, as_json=args.json)
+
+
+def _recommend(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.recommend import Request, recommend
+
+    request = Request(
+        user=args.user,
+        history=args.history,
+        all_users=args.all_users,
+        top_k=args.top_k,
+        retrieve=args.retrieve,
+        retriever=args.retriever,
+        candidates=args.candidates,
+        include_seen=args.include_seen,
+        out=None if args.out is None else Path(args.out),
+    )
+    recommend(config, request, adapter=args.adapter, base_only=args.base_only, as_json=args.json)
 
 
 def _export(config: Config, args: argparse.Namespace) -> None:
@@ -357,6 +374,32 @@ def _parser() -> argparse.ArgumentParser:
             "--allow-leaks", action="store_true", default=None, help="go on with what the audit refuses, and report it"
         )
 
+    recommend = add(
+        "recommend", _recommend, "what a user would most likely like, with P(like) and what means think of it"
+    )
+    recommend.add_argument("--user", metavar="ID", help="for this user, after all of their ratings")
+    recommend.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="for whoever rated this, oldest first: CSV with title or item_id, and rating; or the same as JSON lines",
+    )
+    recommend.add_argument(
+        "--all-users", action="store_true", help="for every user, into the file --out FILE.parquet; can be interrupted"
+    )
+    recommend.add_argument("--top-k", type=int, default=10, metavar="K", help="recommendations a user (10)")
+    recommend.add_argument("--retrieve", type=int, metavar="N", help="score N candidates of a first stage (all items)")
+    recommend.add_argument(
+        "--retriever",
+        choices=["item-knn", "popularity"],
+        help="the first stage: what users with the same likes liked, or what most users liked (item-knn)",
+    )
+    recommend.add_argument("--candidates", type=Path, metavar="FILE", help="score these: an item_id or a title a line")
+    recommend.add_argument("--include-seen", action="store_true", help="recommend what was rated before, too")
+    recommend.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
+    recommend.add_argument("--base-only", action="store_true", help="ask the base model alone, without an adapter")
+    recommend.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
     export = add("export", _export, "adapter and base as one plain model, for vLLM, transformers or llama.cpp")
     export.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, as with --config")
     export.add_argument("--merge", action="store_true", help="write a Hugging Face folder: safetensors, tokenizer")
@@ -439,10 +482,10 @@ def _config(args: argparse.Namespace) -> Config:
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
     if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
-    if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export):
+    if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export, _recommend):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
-    if path is None and args.command is _export and args.adapter is not None:
+    if path is None and args.command in (_export, _recommend) and args.adapter is not None:
         beside = args.adapter.parent / "config.yaml"  # the run's that the adapter came out of
         path = beside if beside.is_file() else None
     if path is None and args.ratings is not None:  # a run of its own for each data set that is tried

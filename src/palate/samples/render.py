@@ -49,14 +49,22 @@ class Renderer:
 
         Columns: `history_titles`, `candidate_title`.
         """
-        position, length = self.samples.position[index], self.samples.history_len
+        position = self.samples.position[index]
+        return self.lines_of(position, position, self.samples.history_len)
+
+    def lines_of(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
+        """As `lines`, of any history and any candidate.
+
+        The histories are the `items` rows before the timeline rows `position` (n,), the candidates those of the rows
+        `target` (n,).
+        """
         if not position.size:
             return pl.DataFrame(schema={"history_titles": pl.String, "candidate_title": pl.String})
-        rows = np.unique(position[:, None] - np.arange(length + 1))
+        rows = np.unique(position[:, None] - np.arange(1, items + 1))
         bodies = self._bodies(rows)
         texts: list[pl.Series | pl.Expr] = []
-        for n in range(1, length + 1):
-            at = pl.Series(np.searchsorted(rows, position - length + n - 1))
+        for n in range(1, items + 1):
+            at = pl.Series(np.searchsorted(rows, position - items + n - 1))
             texts += [pl.lit("\n")] if n > 1 else []
             for body in bodies:
                 if isinstance(body, str):
@@ -65,7 +73,7 @@ class Renderer:
                     texts.append(body.gather(at))
         return pl.select(
             history_titles=pl.concat_str(texts or pl.lit("")),
-            candidate_title=pl.concat_str([self._texts(piece, position) for piece in self.candidate]),
+            candidate_title=pl.concat_str([self._texts(piece, target) for piece in self.candidate]),
         )
 
     def _texts(self, piece: Piece, rows: NDArray[np.int64]) -> pl.Series:
@@ -96,15 +104,20 @@ class Renderer:
 
     def examples(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """Alpaca examples of samples `index`: `instruction`, `input`, `output`, `system`."""
-        lines, prompt = self.lines(index), self.prompt
-        opening, middle, closing = _frame_of_input(prompt, self.samples.history_len)
-        return lines.select(
-            instruction=pl.lit(prompt.instruction),
+        position, prompt = self.samples.position[index], self.prompt
+        output = pl.Series(self.samples.label[index]).replace_strict(
+            [True, False], [prompt.yes, prompt.no], return_dtype=pl.String
+        )
+        questions = self.questions(position, position, self.samples.history_len)
+        return questions.select("instruction", "input", output.alias("output"), "system")
+
+    def questions(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
+        """Alpaca examples without an answer, of what `lines_of` gives: `instruction`, `input`, `system`."""
+        opening, middle, closing = _frame_of_input(self.prompt, items)
+        return self.lines_of(position, target, items).select(
+            instruction=pl.lit(self.prompt.instruction),
             input=pl.concat_str(pl.lit(opening), "history_titles", pl.lit(middle), "candidate_title", pl.lit(closing)),
-            output=pl.Series(self.samples.label[index]).replace_strict(
-                [True, False], [prompt.yes, prompt.no], return_dtype=pl.String
-            ),
-            system=pl.lit(prompt.system),
+            system=pl.lit(self.prompt.system),
         )
 
 
@@ -130,7 +143,7 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
                 f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(known)}",
                 f"prompt.{option}",
             )
-    item = _rows_of(samples.timeline["item_id"], items["item_id"])
+    item = item_rows(samples.timeline["item_id"], items["item_id"])
     if item.null_count():
         missing = samples.timeline["item_id"].gather(item.is_null().arg_true().head(1)).item()
         raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
@@ -143,7 +156,7 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
     return Renderer(samples, prompt, item, *lines)
 
 
-def _rows_of(rated: pl.Series, items: pl.Series) -> pl.Series:
+def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
     """The row of each rated item in the item table, UInt32; null where it has none."""
     if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
         ids, own = rated.to_numpy(), items.to_numpy()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.artifacts import atomic_file, sha256_of, write_json
+from palate.artifacts import atomic_file, sha256_of
 from palate.errors import InputError
+from palate.parts import take_up
 from palate.progress import Meter
 from palate.score.backend import Scores
 from palate.score.scorer import Scorer
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
-KEY = "key.json"
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
 PARQUET_KEY = "palate.key"
 PARQUET_MADE_FROM = "palate.made_from"
@@ -73,7 +73,7 @@ def score_file(
         log.info("scores in %s are kept: same model, adapter, data and prompt", out)
         return kept
     parts = out.with_name(f"{out.name}.parts")
-    done = _believed(parts, digest, key)
+    done = _believed(parts, key)
     left = [row for row in wanted if row not in done]
     size = batch_size * BATCHES_A_PART
     with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
@@ -172,22 +172,12 @@ def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
 
 
-def _believed(parts: Path, digest: str, key: Mapping[str, Any]) -> set[int]:
+def _believed(parts: Path, key: Mapping[str, Any]) -> set[int]:
     """The rows that an interrupted run with the same key has scored; parts of any other are removed."""
-    try:
-        before = json.loads((parts / KEY).read_text())
-    except (OSError, ValueError):
-        before = None
-    if before is None or before.get("sha256") != digest:
-        if before is not None:
-            changed = sorted(k for k in key if before.get("key", {}).get(k) != json.loads(json.dumps(key[k])))
-            log.info("scoring starts over: %s changed since %s was written", ", ".join(changed), parts)
-        shutil.rmtree(parts, ignore_errors=True)
-        write_json(parts / KEY, {"sha256": digest, "key": dict(key)})
-        return set()
     done: set[int] = set()
-    for path in parts.glob("*.npz"):
-        done.update(_arrays(path)["row"].tolist())
+    if take_up(parts, key, "scoring"):
+        for path in parts.glob("*.npz"):
+            done.update(_arrays(path)["row"].tolist())
     if done:
         log.info("scoring goes on: %d rows were scored before", len(done))
     return done

@@ -15,7 +15,7 @@ from palate.score.backend import Floats, Ids, OnBatch, in_batches
 log = logging.getLogger(__name__)
 
 CHUNK = 1024
-"""Tokens of blocks in a forward pass behind a prefix: more are no faster on two cores, and take memory."""
+"""Tokens of blocks in a forward pass behind a prefix: what the pass takes in memory grows with it."""
 
 
 @dataclass(frozen=True)

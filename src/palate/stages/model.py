@@ -140,12 +140,17 @@ def score_with(
 
 def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Path | None) -> dict[str, Any]:
     """What scores depend on, beside the rows."""
+    return {"tokens": tokens.identity, **model_key(scorer, config, adapter)}
+
+
+def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[str, Any]:
+    """What of the model scores depend on: weights and number format, or who serves it, and the adapter."""
     from palate.models import weights_fingerprint
 
-    key = {"tokens": tokens.identity, "adapter": dict(adapter_identity(adapter))}
+    adapted = {"adapter": dict(adapter_identity(adapter))}
     if config.score.server is not None:
-        return key | served_key(config, adapter)
-    return key | {
+        return adapted | served_key(config, adapter)
+    return adapted | {
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": config.model.quantization,

@@ -1,0 +1,117 @@
+"""Recommender: candidates for one who asks, scored by the model and put in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.recommend.means import Means
+from palate.retrieve import Past, Retriever
+from palate.score.backend import OnBatch, Scores
+from palate.score.prompts import Prompts
+from palate.score.scorer import Scorer
+
+Longs = NDArray[np.int64]
+
+Calibrate = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Makes P(like) of logits, (n,) float32 each."""
+CHUNK = 4096
+"""Candidates whose prompts are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """One who asks: the rows `begin` to `end` of the timeline are all that they have rated."""
+
+    name: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is asked about: `number` items by a `retriever`, else the `listed` ones (rows), else all.
+
+    Items that the asker has rated are left out unless `include_seen`.
+    """
+
+    retriever: Retriever | None = None
+    number: int = 0
+    listed: Longs | None = None
+    include_seen: bool = False
+
+    def of(self, past: Past, items: int) -> tuple[Longs, int]:
+        """Rows of the item table, in the order in which they count where scores are equal; how many are left out."""
+        seen = np.unique(past.item[:0] if self.include_seen else past.item)
+        if self.retriever is not None:
+            return self.retriever.top(past, self.number, seen), seen.size
+        among = np.arange(items) if self.listed is None else self.listed
+        kept = among[~np.isin(among, seen)]
+        return kept, among.size - kept.size
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """Ranks candidates.
+
+    `prompts` renders a timeline in which row `first` + i asks about row i of the item table; `item` (rows,) int64 are
+    its rows of the item table.
+    """
+
+    scorer: Scorer
+    prompts: Prompts
+    item: Longs
+    first: int
+    means: Means
+    candidates: Candidates
+    calibrate: Calibrate
+    batch_size: int
+
+    def past(self, asker: Asker) -> Past:
+        """What an asker has rated."""
+        rating = self.prompts.render.samples.timeline["rating"].slice(asker.begin, asker.end - asker.begin)
+        return Past(self.item[asker.begin : asker.end], rating.to_numpy().astype(np.float64))
+
+    def shown(self, asker: Asker) -> int:
+        """How many ratings the asker's prompt shows."""
+        return min(self.prompts.render.samples.history_len, asker.end - asker.begin)
+
+    def asked(self, asker: Asker) -> tuple[Longs, int]:
+        """The candidates for an asker, and how many are left out."""
+        return self.candidates.of(self.past(asker), self.prompts.render.samples.items.height)
+
+    def rank(self, asker: Asker, item: Longs, top_k: int, on_batch: OnBatch = lambda n: None) -> pl.DataFrame:
+        """The `top_k` of some candidates (rows of the item table), the highest P(like) first.
+
+        Columns: `rank` (Int32, from 1), `item_id`, `title`, `p`, `logit`, `mass` (Float32, see `Scores`; `p` is
+        calibrated where the logit can be), `item_mean` (Float32), `item_count` (Int32), `user_item` (Float32): see
+        `Means`. `on_batch` is told how many candidates were scored, each time that some were.
+        """
+        scores = self._score(asker, item, on_batch)
+        best = np.argsort(-scores.logit, kind="stable")[:top_k]
+        row = item[best]
+        items = self.prompts.render.samples.items
+        return pl.DataFrame(
+            {
+                "rank": np.arange(1, best.size + 1, dtype=np.int32),
+                "item_id": items["item_id"].gather(row),
+                "title": items["title"].gather(row),
+                "p": self.calibrate(scores.logit[best]),
+                "logit": scores.logit[best],
+                "mass": scores.mass[best],
+                "item_mean": self.means.item_mean[row].astype(np.float32),
+                "item_count": self.means.item_count[row].astype(np.int32),
+                "user_item": self.means.user_item(self.past(asker))[row].astype(np.float32),
+            }
+        )
+
+    def _score(self, asker: Asker, item: Longs, on_batch: OnBatch) -> Scores:
+        """Score candidates, a chunk at a time."""
+        found = [Scores(*np.empty((3, 0), np.float32))]
+        for start in range(0, item.size, CHUNK):
+            target = self.first + item[start : start + CHUNK]
+            prompts = self.prompts.ids(np.full(target.size, asker.end), target, self.shown(asker))
+            found.append(self.scorer.rank_ids(prompts, self.batch_size, on_batch))
+        return Scores(*map(np.concatenate, zip(*found, strict=True)))

@@ -1,0 +1,85 @@
+"""The recommendations as a table for the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BAR = 16
+"""Columns of the bar that shows P, where there is room for it."""
+WIDE, NARROW = 110, 72
+"""Columns of a terminal that has, and of one in which the number of ratings has none."""
+MIN_TITLE = 12
+LATEST = 5
+
+
+def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
+    """What `Recommender.rank` gives, in `width` columns: titles are cut where they have no room, and no row wraps."""
+    from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = {
+        "": [str(rank) for rank in ranked["rank"]],
+        "title": [one_line(t) or f"item {i}" for t, i in ranked.select("title", "item_id").iter_rows()],
+        "P(like)": [f"{p:.3f}" for p in ranked["p"]],
+        " ": [bar(p, BAR) for p in ranked["p"]],
+        "item mean": [f"{mean:.2f}" for mean in ranked["item_mean"]],
+        "ratings": [f"{count:,}" for count in ranked["item_count"]],
+        "user + item": [f"{mean:.2f}" for mean in ranked["user_item"]],
+    }
+    columns = {name: cells for name, cells in columns.items() if name not in _left_out(width)}
+    widths = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
+    if " " in widths:
+        widths[" "] = BAR
+    # Rich would take room from every column where there is too little for all; each has a gap of three.
+    rest = width - sum(size for name, size in widths.items() if name != "title") - 3 * (len(columns) - 1)
+    styles = {"": "dim", "title": "bold", " ": "green", "ratings": "dim"}
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        is_text = name in ("title", " ")
+        size = max(MIN_TITLE, min(rest, widths[name])) if name == "title" else widths[name]
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", width=size)
+    for row, p in zip(zip(*columns.values(), strict=True), ranked["p"], strict=True):
+        shown = styles | {"P(like)": "bold green" if p >= 0.5 else ""}
+        table.add_row(*(Text(cell, shown.get(name, "")) for name, cell in zip(columns, row, strict=True)))
+    return table
+
+
+def _left_out(width: int) -> set[str]:
+    return (set() if width >= WIDE else {" "}) | (set() if width >= NARROW else {"ratings"})
+
+
+def bar(share: float, width: int) -> str:
+    """A share of 1 as a bar, to an eighth of a column."""
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def one_line(title: str) -> str:
+    """A title without line breaks, tabs and other control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in title).split())
+
+
+def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int, width: int) -> str:
+    """Who asks, and what the model reads of `titles` and `ratings`, which are all of theirs, oldest first.
+
+    Two lines; the second has as many of the latest ratings as fit into `width` columns, but `LATEST` at most.
+    """
+    from rich.cells import cell_len
+
+    count = len(ratings)
+    noun = "rating" if count == 1 else "ratings"
+    what = "them" if shown == count else f"the last {shown}"
+    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; the prompt shows {what}"
+    newest = list(zip(reversed(titles), reversed(ratings), strict=True))[: min(shown, LATEST)]
+    told = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
+    for n in range(len(told), 0, -1):
+        latest = "latest: " + " · ".join([*told[:n], *(["…"] if n < shown else [])])
+        if cell_len(latest) <= width:
+            break
+    return f"{first}\n{latest}"

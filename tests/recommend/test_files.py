@@ -1,0 +1,98 @@
+"""Histories and candidates that people write by hand, right and wrong."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from palate.errors import InputError
+from palate.recommend.files import read_candidates, read_history
+from palate.recommend.lookup import Lookup
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": [1, 6, 2571, 7, 8, 1984],
+        "title": ["Toy Story (1995)", "Heat (1995)", "Matrix, The (1999)", "Twice", "Twice", "6"],
+    }
+)
+LOOKUP = Lookup(ITEMS)
+
+
+def write(folder: Path, text: str, name: str = "history.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def history(folder: Path, text: str) -> list[tuple[int, float]]:
+    return read_history(write(folder, text), LOOKUP, (0.5, 5.0)).rows()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'title,rating\nToy Story (1995),4\n"Matrix, The (1999)",4.5\nTwice,1\n'.replace("Twice,1\n", ""),
+        "\ufeffrating,item_id\r\n4,1\r\n\r\n4.5,2571\r\n",
+        'rating,title,note\n4,toy story (1995),""\n4.5,"MATRIX, THE (1999)","two\nlines"\n',
+        '{"title": "Toy Story (1995)", "rating": 4}\n{"item_id": 2571, "rating": 4.5}\n',
+        '{"item_id": "1", "title": "anything", "rating": "4"}\n\n{"title": "matrix, the (1999)", "rating": 4.5}',
+        'item_id,title,rating\n1,,4\n,"Matrix, The (1999)",4.5\n',
+    ],
+)
+def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
+    assert history(tmp_path, text) == [(0, 4.0), (2, 4.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "history.csv: holds no ratings"),
+        ("title,rating\n", "history.csv: holds no ratings"),
+        ("title,stars\nHeat (1995),4\n", "history.csv:1: has the columns title, stars, expected title or item_id"),
+        ("movie,rating\nHeat (1995),4\n", "history.csv:1: has the columns movie, rating"),
+        ("title,rating\nHeat (1995)\n", "history.csv:2: row has 1 field, expected 2"),
+        (
+            "title,rating\nMatrix, The (1999),4\n",
+            "history.csv:2: row has 3 fields, .*a title with a comma needs quotes",
+        ),
+        ('title,rating\n"Heat" (1995),4\n', "history.csv:2: is not CSV"),
+        ("title,rating\nHeat (1995),5.5\n", "history.csv:2: rating '5.5', expected a number from 0.5 to 5"),
+        ("title,rating\nHeat (1995),nan\n", "history.csv:2: rating 'nan'"),
+        ("title,rating\nHeat (1995),good\n", "history.csv:2: rating 'good'"),
+        ("title,rating\n ,4\n", "history.csv:2: names no item"),
+        ("title,rating\nThe Matrix,4\n", r"history.csv:2: there is no title 'The Matrix', did you mean 'Matrix, The"),
+        ("title,rating\nHaet (1995),4\n", r"history.csv:2: there is no title .*, did you mean 'Heat \(1995\)'"),
+        ("title,rating\nQwertzuiop,4\n", "history.csv:2: there is no title 'Qwertzuiop', expected one of"),
+        ("title,rating\ntwice,4\n", "history.csv:2: 'twice' is the title of 2 items, expected an item_id: 7, 8"),
+        ("item_id,rating\n99,4\n", "history.csv:2: there is no item '99'"),
+        ("item_id,rating\n1,4\n6,3\n1,2\n", r"history.csv:4: 'Toy Story \(1995\)' stands already on line 2"),
+        ('{"title": "Heat (1995)", "rating": 4}\n{"title": "Heat', "history.csv:2: is not JSON"),
+        ('{"title": "Heat (1995)", "rating": 4}\n[4]', "history.csv:2: is no rating"),
+        ('{"title": "Heat (1995)"}', "history.csv:1: is no rating, expected an object with title or item_id"),
+        ('{"title": "Heat (1995)", "rating": true}', "history.csv:1: rating True"),
+        ('{"title": "Heat (1995)", "rating": null}', "history.csv:1: rating None"),
+    ],
+)
+def test_a_wrong_line_of_a_history_is_named(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        history(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("title,rating\nAmélie,4\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.csv:2: byte 0xe9 is not UTF-8"):
+        read_history(tmp_path / "latin.csv", LOOKUP, (0.5, 5.0))
+    with pytest.raises(InputError, match=r"absent: cannot be read: No such file"):
+        read_candidates(tmp_path / "absent", LOOKUP)
+
+
+def test_candidates_are_ids_or_titles_and_count_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "6\n\nMatrix, The (1999)\r\nheat (1995)\n 1 \n")
+    assert read_candidates(path, LOOKUP).tolist() == [1, 2, 0], "what is both an id and a title is the id"
+
+
+def test_a_candidate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"list:2: there is no title 'Hete', did you mean 'Heat \(1995\)'"):
+        read_candidates(write(tmp_path, "1\nHete\n", "list"), LOOKUP)
+    with pytest.raises(InputError, match=r"list: holds no items"):
+        read_candidates(write(tmp_path, "\n", "list"), LOOKUP)

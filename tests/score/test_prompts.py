@@ -1,0 +1,95 @@
+"""A recommendation's prompt is the test sample's prompt for the same history, item and time, token for token."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.acceptance.ratings import write_ratings
+from tests.small import all_small, small_tokenizer
+from tests.tiny import EMPTY_THINK
+
+from palate.config import PrepareConfig
+from palate.errors import InputError
+from palate.hub import locate
+from palate.prompt.chat import Chat
+from palate.prompt.spec import PromptSpec
+from palate.ratings import load_ratings
+from palate.samples import Samples, build_samples
+from palate.samples.questions import asked_then
+from palate.samples.render import item_rows, renderer
+from palate.score.prompts import Prompts
+from palate.tokens.dataset import Options, TokenDataset, token_datasets
+from palate.tokens.tokenizer import load_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
+CONTEXT = PromptSpec(
+    history_line="{n}. {title} {rating:.1f} of {item_mean:.1f}",
+    candidate_line="{title} ({genres}), {item_mean:.1f} by {item_count}",
+)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    folder = write_ratings(tmp_path_factory.mktemp("ratings"), users=4, each=24)
+    return build_samples(load_ratings(str(folder)), PrepareConfig(history_len=5))
+
+
+def asked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, split: str = "test") -> Any:
+    """The prompts of a split's samples as questions about pairs of a history and an item."""
+    position = samples.position[samples.of(split)]
+    item = item_rows(samples.timeline["item_id"], samples.items["item_id"]).to_numpy().astype(np.int64)
+    questions = asked_then(samples, position, item[position])
+    prompts = Prompts(renderer(questions.samples, prompt), chat, options)
+    return prompts.ids(position, questions.target, samples.history_len)
+
+
+def scored(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, split: str = "test") -> TokenDataset:
+    return token_datasets(samples, prompt, chat, options, splits=[split])[split]
+
+
+@pytest.mark.parametrize("prompt", [PromptSpec(), CONTEXT], ids=["titles", "context"])
+@pytest.mark.parametrize("name", sorted(all_small()))
+def test_with_every_kind_of_tokenizer(samples: Samples, prompt: PromptSpec, name: str) -> None:
+    chat = Chat(all_small()[name])
+    assert asked(samples, prompt, chat, Options()) == scored(samples, prompt, chat, Options()).prompts()
+
+
+@pytest.mark.parametrize("truncation", ["left", "middle", "history"])
+@pytest.mark.parametrize("cutoff", [405, 440])
+def test_cut_as_the_samples_are(samples: Samples, truncation: Any, cutoff: int) -> None:
+    chat, options = Chat(small_tokenizer(EMPTY_THINK)), Options(cutoff, truncation)
+    expected = scored(samples, PromptSpec(), chat, options)
+    assert (expected.whole_lengths.total > cutoff).any(), "a test in which nothing is cut would prove nothing"
+    assert asked(samples, PromptSpec(), chat, options) == expected.prompts()
+
+
+def test_samples_that_training_would_drop_are_cut_on_the_left(samples: Samples) -> None:
+    chat = Chat(small_tokenizer(EMPTY_THINK))
+    found = asked(samples, PromptSpec(), chat, Options(405, "drop"))
+    assert found == scored(samples, PromptSpec(), chat, Options(405, "left")).prompts()
+
+
+@pytest.mark.parametrize(
+    ("truncation", "cutoff", "words"),
+    [
+        ("error", 100, "tokens.truncation=error"),
+        ("right", 100, "tokens.truncation=right"),
+        ("history", 100, "too long without any history"),
+        ("left", 8, "would cut into the answer"),
+    ],
+)
+def test_what_may_not_be_cut_is_refused(samples: Samples, truncation: Any, cutoff: int, words: str) -> None:
+    chat = Chat(small_tokenizer(EMPTY_THINK))
+    with pytest.raises(InputError, match=words):
+        asked(samples, PromptSpec(), chat, Options(cutoff, truncation))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="ml-latest-small is not there")
+@pytest.mark.skipif(locate("qwen3", tokenizer=True).path is None, reason="the data package of qwen3 is absent")
+def test_on_the_validation_samples_of_ml_latest_small() -> None:
+    samples = build_samples(load_ratings(str(SHARED)), PrepareConfig(val_ratio=0.01))
+    chat = Chat(load_tokenizer("qwen3"))
+    expected = scored(samples, CONTEXT, chat, Options(), "val").prompts()
+    assert asked(samples, CONTEXT, chat, Options(), "val") == expected
