@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings import load_ratings
+    from palate.ratings.given import load_given
 
     wanted = config.ratings
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
-    return load_ratings(
-        wanted.source, items=wanted.items, columns={str(k): v for k, v in wanted.columns.items()}, scale=wanted.scale
-    )
+    load = load_given if config.prepare.split == "given" else load_ratings
+    columns = {str(role): name for role, name in wanted.columns.items()}
+    return load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
 
 
 def chat_of(config: Config) -> "Chat":
@@ -102,6 +103,8 @@ def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[s
 
     made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
     made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
+    if data.samples.history is not None:
+        made_from["split"] = "given"
     name = str(data.manifest["stats"]["name"])
     return token_datasets(
         data.samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits
