@@ -155,9 +155,10 @@ def scored_tokens(config: Config, data: "Prepared", chat: "Chat") -> "TokenDatas
 
 
 def test_ids(data: "Prepared") -> "dict[str, NDArray[np.int64]]":
-    """`user_id` and `item_id` of every test sample."""
+    """`user_id` and `item_id` of every test sample; ids that are words as NumPy's own text, which needs no pickle."""
     test = data.samples.timeline[data.samples.position[data.samples.of("test")]]
-    return {name: test[name].to_numpy() for name in ("user_id", "item_id")}
+    ids = {name: test[name].to_numpy() for name in ("user_id", "item_id")}
+    return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
 
 
 def portable(config: Config, chat: "Chat") -> "Portable | None":
