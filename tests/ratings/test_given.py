@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from palate.errors import InputError
-from palate.ratings.given import load_given, split_files
+from palate.external.splits import split_files
+from palate.ratings.given import load_given
 
 HEAD = "uid,iid,label,timestamp,title,his,not_cold\n"
 ROWS = {

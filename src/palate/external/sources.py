@@ -6,7 +6,7 @@ from typing import Literal
 
 from palate.artifacts import MANIFEST
 from palate.errors import InputError
-from palate.ratings.given import SPLIT_NAMES, SUFFIXES, split_files
+from palate.external.splits import SPLIT_NAMES, SUFFIXES, split_files
 
 JSON = (".json", ".jsonl", ".ndjson")
 PICKLES = (".pkl", ".pickle")

@@ -3,7 +3,6 @@
 A row is a user, an item and a label of 0 or 1, or a rating; a title, a time and a table of items may be there too.
 """
 
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,39 +11,18 @@ from typing import NoReturn
 import polars as pl
 
 from palate.errors import InputError
+from palate.external.splits import SPLIT_NAMES, split_files
 from palate.ratings.item_table import read_items
 from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, records
 from palate.ratings.load import ITEM_FILES, Ratings
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-"""What a split may be called, in the column and as the beginning of a file's name: `valid.csv`, `valid_ood2.csv`."""
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
 _ROLES = {"user_id": "user", "item_id": "item", "label": "label", "rating": "rating", "timestamp": "timestamp",
           "title": "title", "split": "split"}  # fmt: skip
 _WHITE = " \t\r\n"
-
-
-def split_files(names: Sequence[str]) -> dict[str, str]:
-    """Which of some file names are tables of which split; raises `InputError` where two are of one split."""
-    found: dict[str, str] = {}
-    for name in names:
-        stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
-        word = stem.replace("-", "_").replace(".", "_").partition("_")[0]
-        split = next((split for split, called in SPLIT_NAMES.items() if word in called), None)
-        if split is None or suffix not in SUFFIXES:
-            continue
-        if split in found:
-            raise InputError(f"and {found[split]} are both of the split {split}, expected one file each", name)
-        found[split] = name
-    return found
 
 
 def load_given(
