@@ -36,15 +36,14 @@ def baseline_scores(
 
     `timeline` has the columns of `ratings.parquet`. The result has `row` (UInt32, the index within the split) and
     one Float64 column for each key of `BASELINES`. Raises `InputError` where there is no training row to learn
-    from, and where a sample has fewer than `history_len` rows of its user before it.
+    from. A sample with fewer than `history_len` rows of its user before it has the mean of those that there are, one
+    without any the mean of all ratings.
     """
     known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
     train = pl.col("split") == "train"
     if timeline.select(train.sum()).item() == 0:
         raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
     samples = _with_statistics(timeline, known, history_len).filter(pl.col("split").is_in(["train", "val", "test"]))
-    if samples["history-mean"].null_count():
-        raise InputError(f"a sample has a history shorter than {history_len}, expected that many rows before it")
     samples = samples.with_columns(liked=pl.col("rating") >= rating_threshold)
     training, validation, test = (samples.filter(pl.col("split") == name) for name in ("train", "val", split))
     base_rate = float(training["liked"].to_numpy().mean())
@@ -67,10 +66,12 @@ def _with_statistics(timeline: pl.DataFrame, known: pl.DataFrame, history_len: i
     for table, key in ((users, "user_id"), (biases, "user_id"), (items, "item_id")):
         statistics = statistics.join(table, on=key, how="left", maintain_order="left")
     before = pl.col("rating").cum_sum().shift(1, fill_value=0.0)
+    told = pl.min_horizontal(pl.int_range(pl.len()), history_len)
+    mean = (before - before.shift(history_len, fill_value=0.0)) / told
     return statistics.with_columns(
         pl.col("user-mean", "item-mean").fill_null(mu),
         # Rounded, or the running sum's last bits would tell apart histories whose means are equal.
-        ((before - before.shift(history_len)) / history_len).round(9).over("user_id").alias("history-mean"),
+        pl.when(told > 0).then(mean).otherwise(mu).round(9).over("user_id").alias("history-mean"),
     ).with_columns((pl.col("item-mean") + pl.col("user_bias").fill_null(0.0)).alias("user-item"))
 
 

@@ -311,7 +311,7 @@ def _prompt(config: Config, data: Prepared) -> str | None:
         return None
     sample = json.loads(line)
     example = config.prompt.alpaca(
-        sample["history_titles"], sample["candidate_title"], sample["label"], config.prepare.history_len
+        sample["history_titles"], sample["candidate_title"], sample["label"], len(sample["history"])
     )
     chat = chat_of(config)
     text = chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0])

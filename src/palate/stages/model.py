@@ -52,13 +52,11 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
     carried = portable(config, chat)
     if carried is not None:
         return carried.dataset("train", chat), carried.dataset("eval", chat), carried.data_manifest
-    from palate.tokens.examples import load_examples
+    from palate.stages import external
 
-    folder = config.data_path
-    # An Alpaca file of other origin has no manifest, and is taken as it is.
-    if not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
-        there = (folder / "eval.json").is_file()
-        return load_examples(folder / "train.json"), load_examples(folder / "eval.json") if there else None, None
+    alpaca = external.alpaca_of(config)
+    if alpaca is not None:
+        return *external.training_data(config, alpaca), None
     data = prepared(config)
     tokens = tokens_of(config, data, chat, ("train", "val"))
     return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
