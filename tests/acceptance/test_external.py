@@ -109,8 +109,7 @@ def write_tables(folder: Path, user_id: str = "{}") -> Path:
     """Tables in CoLLM's shape: some users with few rows, and one that only the test has."""
     draw, rows = random.Random(0), []
     for user in range(12):
-        for n in range(1 if user == 11 else draw.randint(4, 12)):
-            item = draw.randint(1, 15)
+        for n, item in enumerate(draw.sample(range(1, 16), 1 if user == 11 else draw.randint(4, 12))):
             split = "test" if user == 11 or n > 7 else "valid" if n > 5 else "train"
             rows.append((user, item, int((item + user) % 2), 1000 * n + user, f"Film {item} ({1950 + item})", split))
     frame = pl.DataFrame(rows, schema=["uid", "iid", "label", "timestamp", "title", "split"], orient="row")
