@@ -218,6 +218,8 @@ class EvaluateConfig(Section):
     batch_size: int = Field(16, ge=1)
     zero_shot: bool = True
     """Score the base model too, as the row to beat."""
+    baselines: Literal["all", "quick"] = "all"
+    """The means that cost nothing alone, or the learned ones too, which take a minute or so for 100,000 ratings."""
     bootstrap: int = Field(1000, ge=0)
     """Resamplings of users for the intervals."""
     allow_leaks: bool = False

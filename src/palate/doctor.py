@@ -28,6 +28,8 @@ PACKAGES = (
     "accelerate",
     "bitsandbytes",
     "scikit-learn",
+    "lightgbm",
+    "scikit-surprise",
 )
 
 

@@ -35,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "save_steps": 4,
             "lora": {"r": 4, "alpha": 8},
         },
-        "evaluate": {"bootstrap": 50},
+        "evaluate": {"bootstrap": 50, "baselines": "quick"},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
 HISTORY_LEN = 15
-REAL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small" / "ratings.csv"
 
 
 def split_by_user_and_time(ratings: pl.DataFrame, history_len: int = HISTORY_LEN) -> pl.DataFrame:
@@ -45,10 +42,3 @@ def random_timeline(users: int = 40, items: int = 60, seed: int = 0) -> pl.DataF
 @pytest.fixture(scope="session")
 def timeline() -> pl.DataFrame:
     return random_timeline()
-
-
-@pytest.fixture(scope="session")
-def real_timeline() -> pl.DataFrame:
-    if not REAL.exists():
-        pytest.skip(f"{REAL} is absent")
-    return split_by_user_and_time(pl.read_csv(REAL).rename({"userId": "user_id", "movieId": "item_id"}))

@@ -1,19 +1,27 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.evaluate.conftest import random_timeline
+from tests.evaluate.rated import samples_of
 
 from palate.errors import InputError
-from palate.evaluate.baselines import BASELINES, baseline_scores
+from palate.evaluate import baselines as registry
+from palate.evaluate.asked import Asked
+from palate.evaluate.baselines import REGISTRY, baseline_scores, fit_baselines
+from palate.evaluate.baselines.calibrated import Predict
+from palate.evaluate.known import Known
 from palate.evaluate.metrics import measure
+from palate.samples import Samples
 
-REFERENCE = {  # ../shared/reference/baselines.md: AUC, GAUC, accuracy, log loss
-    "constant": (0.500, 0.500, 0.534, 0.692),
-    "user-mean": (0.703, 0.500, 0.655, 0.626),
-    "item-mean": (0.677, 0.667, 0.631, 0.643),
-    "user-item": (0.767, 0.667, 0.695, 0.574),
-    "history-mean": (0.764, 0.489, 0.689, 0.575),
-}
+QUICK = [baseline.key for baseline in REGISTRY if baseline.quick]
+
+
+def quick(timeline: pl.DataFrame, rating_threshold: float = 4.0, history_len: int = 15) -> pl.DataFrame:
+    samples = samples_of(timeline, rating_threshold, history_len)
+    return baseline_scores(samples, rating_threshold=rating_threshold, choice="quick")
 
 
 def naive_statistics(timeline: pl.DataFrame, history_len: int = 15) -> dict[str, list[float]]:
@@ -27,7 +35,7 @@ def naive_statistics(timeline: pl.DataFrame, history_len: int = 15) -> dict[str,
         return (sum(own) + 5 * mu) / (len(own) + 5)
 
     items = {item: item_mean(item) for item in {r["item_id"] for r in rows}}
-    found: dict[str, list[float]] = {name: [] for name in list(BASELINES)[1:]}
+    found: dict[str, list[float]] = {name: [] for name in QUICK[1:]}
     for i, row in enumerate(rows):
         own = [r for r in known if r["user_id"] == row["user_id"]]
         residuals = [r["rating"] - items[r["item_id"]] for r in own]
@@ -40,7 +48,7 @@ def naive_statistics(timeline: pl.DataFrame, history_len: int = 15) -> dict[str,
 
 
 def test_each_baseline_is_the_platt_scaling_of_its_statistic(timeline: pl.DataFrame) -> None:
-    got = baseline_scores(timeline, rating_threshold=4.0, history_len=15)
+    got = quick(timeline)
     val, test = ((timeline["split"] == split).to_numpy() for split in ("val", "test"))
     liked = (timeline["rating"] >= 4.0).to_numpy()
     assert got["row"].to_list() == list(range(test.sum()))
@@ -52,7 +60,7 @@ def test_each_baseline_is_the_platt_scaling_of_its_statistic(timeline: pl.DataFr
 
 def test_the_constant_is_the_training_base_rate(timeline: pl.DataFrame) -> None:
     train = timeline.filter(pl.col("split") == "train")
-    got = baseline_scores(timeline, rating_threshold=4.0, history_len=15)
+    got = quick(timeline)
     assert got["constant"].to_list() == pytest.approx([(train["rating"] >= 4.0).mean()] * len(got))
 
 
@@ -61,8 +69,8 @@ def test_static_baselines_do_not_see_validation_test_and_unused_ratings(timeline
     without = timeline.with_columns(split=pl.col("split").replace("val", "unused"))
     hidden = pl.col("split").is_in(["test", "unused"])
     changed = without.with_columns(rating=pl.when(hidden).then(5.5 - pl.col("rating")).otherwise(pl.col("rating")))
-    before = baseline_scores(without, rating_threshold=4.0, history_len=15)
-    after = baseline_scores(changed, rating_threshold=4.0, history_len=15)
+    before = quick(without)
+    after = quick(changed)
     static = ["constant", "user-mean", "item-mean", "user-item"]
     assert before.select(static).equals(after.select(static))
     assert not before["history-mean"].equals(after["history-mean"])
@@ -82,7 +90,7 @@ def test_histories_of_equal_mean_score_exactly_the_same(timeline: pl.DataFrame) 
         },
         schema=timeline.schema,
     )
-    scores = baseline_scores(pl.concat([timeline, same]), rating_threshold=4.0, history_len=15)
+    scores = quick(pl.concat([timeline, same]))
     assert scores["history-mean"].tail(30).n_unique() == 1
 
 
@@ -100,7 +108,7 @@ def test_unknown_users_and_items_score_as_the_mean_of_all(timeline: pl.DataFrame
     naive = naive_statistics(timeline)
     known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
     val = (timeline["split"] == "val").to_numpy()
-    scores = baseline_scores(pl.concat([timeline, stranger]), rating_threshold=4.0, history_len=15)
+    scores = quick(pl.concat([timeline, stranger]))
     for name in ("user-mean", "item-mean", "user-item"):
         model = LogisticRegression().fit(np.array(naive[name])[val, None], (timeline["rating"] >= 4.0).to_numpy()[val])
         assert scores[name][-1] == pytest.approx(model.predict_proba([[known["rating"].mean()]])[0, 1], abs=1e-6)
@@ -108,7 +116,7 @@ def test_unknown_users_and_items_score_as_the_mean_of_all(timeline: pl.DataFrame
 
 def test_without_validation_the_fit_is_on_training(timeline: pl.DataFrame) -> None:
     without = timeline.with_columns(split=pl.col("split").replace("val", "unused"))
-    scores = baseline_scores(without, rating_threshold=4.0, history_len=15)
+    scores = quick(without)
     train, test = ((without["split"] == split).to_numpy() for split in ("train", "test"))
     x, liked = np.array(naive_statistics(without)["history-mean"])[:, None], (without["rating"] >= 4.0).to_numpy()
     expected = LogisticRegression().fit(x[train], liked[train]).predict_proba(x[test])[:, 1]
@@ -116,13 +124,13 @@ def test_without_validation_the_fit_is_on_training(timeline: pl.DataFrame) -> No
 
 
 def test_where_everything_is_liked_every_baseline_is_the_constant(timeline: pl.DataFrame) -> None:
-    scores = baseline_scores(timeline, rating_threshold=0.5, history_len=15)
-    assert scores.select(list(BASELINES)).unique().rows() == [(1.0,) * len(BASELINES)]
+    scores = quick(timeline, rating_threshold=0.5)
+    assert scores.select(QUICK).unique().rows() == [(1.0,) * len(QUICK)]
 
 
 def test_no_training_rows_are_refused(timeline: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="no training rows"):
-        baseline_scores(timeline.filter(pl.col("split") != "train"), rating_threshold=4.0, history_len=15)
+        quick(timeline.filter(pl.col("split") != "train"))
 
 
 def test_a_shorter_history_has_the_mean_of_what_there_is(timeline: pl.DataFrame) -> None:
@@ -136,15 +144,123 @@ def test_a_shorter_history_has_the_mean_of_what_there_is(timeline: pl.DataFrame)
         mean.append(np.mean(past[-15:]) if past else known)
         past.append(rating)
 
-    scores = baseline_scores(given, rating_threshold=4.0, history_len=15)
+    scores = quick(given)
     order = np.argsort(np.array(mean)[(given["split"] == "test").to_numpy()], kind="stable")
     assert (np.diff(scores["history-mean"].to_numpy()[order]) >= -1e-9).all()
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
-def test_the_reference_is_reproduced_on_ml_latest_small(name: str, real_timeline: pl.DataFrame) -> None:
-    test = real_timeline.filter(pl.col("split") == "test")
-    scores = baseline_scores(real_timeline, rating_threshold=4.0, history_len=15)
-    got = measure((test["rating"] >= 4.0).to_numpy(), scores[name].to_numpy(), test["user_id"].to_numpy())
-    assert (got.n, got.users, got.gauc_users) == (8965, 610, 365)
-    assert (got.auc, got.gauc, got.accuracy, got.log_loss) == pytest.approx(REFERENCE[name], abs=0.005)
+ALL = [baseline.key for baseline in REGISTRY]
+LEARNED = [baseline.key for baseline in REGISTRY if not baseline.quick]
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    return samples_of(random_timeline())
+
+
+@pytest.fixture(scope="module")
+def fitted(samples: Samples) -> dict[str, Predict]:
+    return fit_baselines(Known.of(samples, 4.0))
+
+
+@pytest.fixture(scope="module")
+def catalogue(samples: Samples) -> Asked:
+    """All items, asked of the last test row of every user."""
+    test = samples.position[samples.of("test")]
+    users = samples.timeline["user_id"].gather(test).to_numpy()
+    last = test[np.append(users[1:] != users[:-1], True)]
+    return Asked(np.repeat(last, len(samples.items)), np.tile(np.arange(len(samples.items)), len(last)))
+
+
+def test_every_baseline_is_fitted_in_the_order_of_the_tables(fitted: dict[str, Predict]) -> None:
+    assert list(fitted) == ALL
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_is_learned_orders_the_test_rows_better_than_chance(
+    name: str, samples: Samples, fitted: dict[str, Predict]
+) -> None:
+    asked = Asked.of_samples(samples, "test")
+    liked = samples.label[samples.of("test")]
+    found = measure(liked, fitted[name](asked), samples.timeline["user_id"].gather(asked.anchor).to_numpy())
+    assert found.auc is not None
+    assert found.auc > 0.65
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_question_is_answered_for_itself(
+    name: str, fitted: dict[str, Predict], catalogue: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is asked, in whatever order and however many at once."""
+    p = fitted[name](catalogue)
+    assert p.shape == (len(catalogue),)
+    assert p.dtype == np.float64
+    assert ((p >= 0) & (p <= 1)).all()
+    mixed = np.random.default_rng(5).permutation(len(catalogue))[:500]
+    monkeypatch.setattr(registry, "CHUNK", 64)
+    np.testing.assert_allclose(fitted[name](catalogue.take(mixed)), p[mixed], rtol=1e-12)
+    assert fitted[name](catalogue.take(slice(0))).shape == (0,)
+
+
+def test_no_baseline_sees_what_came_after_the_anchor(
+    samples: Samples, fitted: dict[str, Predict], catalogue: Asked
+) -> None:
+    """Test rows of others may be whatever they like, and what the user did from the anchor on too."""
+    timeline = samples.timeline
+    rng = np.random.default_rng(3)
+    row = np.arange(len(timeline))
+    anchors = samples.position[samples.of("test")]
+    anchor = anchors[len(anchors) // 2]
+    mine = (timeline["user_id"] == timeline["user_id"][int(anchor)]).to_numpy()
+    later = np.where(mine, row >= anchor, (timeline["split"] == "test").to_numpy())
+    rating = np.where(later, rng.integers(1, 11, len(row)) / 2, timeline["rating"].to_numpy())
+    item = np.where(later, rng.integers(60, size=len(row)), timeline["item_id"].to_numpy())
+    other = replace(samples, timeline=timeline.with_columns(rating=rating, item_id=item))
+    asked = Asked(np.full(60, anchor), np.arange(60))
+    again = fit_baselines(Known.of(other, 4.0))
+    for name in ALL:
+        assert np.array_equal(fitted[name](asked), again[name](asked)), name
+
+
+def test_the_same_seed_gives_the_same_bits(samples: Samples, fitted: dict[str, Predict], catalogue: Asked) -> None:
+    again = fit_baselines(Known.of(samples, 4.0))
+    for name in ALL:
+        assert np.array_equal(fitted[name](catalogue), again[name](catalogue)), name
+
+
+def test_an_item_that_nobody_rated_is_answered(samples: Samples) -> None:
+    new = samples.items.head(1).with_columns(item_id=pl.lit(10**6).cast(samples.items["item_id"].dtype))
+    known = Known.of(replace(samples, items=pl.concat([samples.items, new])), 4.0)
+    for name, predict in fit_baselines(known).items():
+        p = predict(Asked(samples.position[-3:], np.full(3, len(samples.items))))
+        assert ((p > 0) & (p < 1)).all(), name
+
+
+def test_a_single_user_is_enough_for_every_baseline() -> None:
+    timeline = random_timeline()
+    for name, p in (
+        baseline_scores(samples_of(timeline.filter(user_id=0)), rating_threshold=4.0).drop("row").to_dict().items()
+    ):
+        assert p.is_finite().all(), name
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 1.0), (5.5, 0.0)])
+def test_where_all_are_of_one_class_every_baseline_is_the_constant(threshold: float, expected: float) -> None:
+    scores = baseline_scores(samples_of(random_timeline(), threshold), rating_threshold=threshold)
+    assert scores.select(ALL).unique().rows() == [(expected,) * len(ALL)]
+
+
+def test_without_validation_the_learned_baselines_are_fitted_too() -> None:
+    timeline = random_timeline().with_columns(split=pl.col("split").replace("val", "unused"))
+    scores = baseline_scores(samples_of(timeline), rating_threshold=4.0)
+    for name in LEARNED:
+        assert scores[name].n_unique() > 10
+
+
+def test_a_baseline_whose_package_is_absent_is_left_out_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    kept = [baseline.key for baseline in registry.chosen_baselines("all")]
+    assert kept == [baseline.key for baseline in REGISTRY if baseline.needs is None]
+    assert "the baseline 'matrix factorization' is left out: surprise is not installed" in caplog.text

@@ -51,7 +51,7 @@ def fitted(asked: str = "auto", n: int = 400, slope: float = 0.5, intercept: flo
 def test_the_sigmoid_is_exact_and_never_overflows(values: list[float]) -> None:
     with np.errstate(all="raise", under="ignore"):
         found = sigmoid(np.array(values))
-    np.testing.assert_allclose(found, expit(np.array(values)), rtol=1e-13)
+    np.testing.assert_allclose(found, expit(np.array(values)), rtol=1e-12, atol=1e-300)
 
 
 def test_known_parameters_are_recovered() -> None:
@@ -233,6 +233,16 @@ def test_a_calibration_of_another_adapter_base_prompt_or_server_is_refused(tmp_p
     write_calibration(one / "calibration.json", mine)
     with pytest.raises(InputError, match="of another server"):
         load_calibration(one, source=replace(source, server="http://localhost:8000"))
+
+
+def test_a_calibration_of_served_scores_is_for_that_server_alone(tmp_path: Path) -> None:
+    folder, local = adapter(tmp_path / "one")
+    served = replace(local, model="what it calls the model", server="http://localhost:8000")
+    write_calibration(folder / "calibration.json", replace(fitted(), source=served))
+    assert load_calibration(folder, source=served) is not None
+    for other in (local, replace(served, server="http://localhost:9000"), replace(served, model="another")):
+        with pytest.raises(InputError, match=r"of another (base model|server)"):
+            load_calibration(folder, source=other)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,15 @@ import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
+from tests.evaluate.rated import samples_of
 
 from palate.errors import InputError
-from palate.evaluate.baselines import BASELINES, baseline_scores
+from palate.evaluate.baselines import REGISTRY, baseline_scores
 from palate.evaluate.bootstrap import Interval
 from palate.evaluate.evaluation import Difference, Evaluation, evaluate
 from palate.evaluate.verdict import verdict
 
-OPTIONS = {"rating_threshold": 4.0, "history_len": 15}
+OPTIONS = {"rating_threshold": 4.0, "baselines": "quick"}
 
 
 def liked(timeline: pl.DataFrame) -> np.ndarray:
@@ -33,11 +34,11 @@ def leaning(y: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
 def evaluation(timeline: pl.DataFrame) -> Evaluation:
     y = liked(timeline)
     scores = {"zero-shot": frame(leaning(y, 0.0), mass=0.4), "fine-tuned": frame(leaning(y, 3.0))}
-    return evaluate(timeline, scores, **OPTIONS, bootstrap=200, labels={"fine-tuned": "tiny, fine-tuned"})
+    return evaluate(samples_of(timeline), scores, **OPTIONS, bootstrap=200, labels={"fine-tuned": "tiny, fine-tuned"})
 
 
 def test_baselines_come_first_and_models_keep_their_order_and_labels(evaluation: Evaluation) -> None:
-    assert [e.key for e in evaluation.entries] == [*BASELINES, "zero-shot", "fine-tuned"]
+    assert [e.key for e in evaluation.entries] == [*(b.key for b in REGISTRY if b.quick), "zero-shot", "fine-tuned"]
     assert [e.label for e in evaluation.models] == ["zero-shot", "tiny, fine-tuned"]
 
 
@@ -45,19 +46,21 @@ def test_every_entry_is_measured_on_the_rows_that_were_scored(timeline: pl.DataF
     y = liked(timeline)
     rows = np.random.default_rng(4).permutation(len(y))[: len(y) // 2]
     p = leaning(y, 1.0)
-    got = evaluate(timeline, {"llm": frame(p[rows], rows)}, **OPTIONS, rows=rows, bootstrap=0)
+    got = evaluate(samples_of(timeline), {"llm": frame(p[rows], rows)}, **OPTIONS, rows=rows, bootstrap=0)
     assert got.n == len(rows)
     assert got.base_rate == pytest.approx(y[rows].mean())
     assert got.entry("llm").metrics.auc == pytest.approx(roc_auc_score(y[rows], p[rows]))
-    history = baseline_scores(timeline, **OPTIONS)["history-mean"].to_numpy()
+    history = baseline_scores(samples_of(timeline), rating_threshold=4.0, choice="quick")["history-mean"].to_numpy()
     assert got.entry("history-mean").metrics.auc == pytest.approx(roc_auc_score(y[rows], history[rows]))
 
 
 def test_the_order_of_rows_and_of_scores_does_not_matter(timeline: pl.DataFrame) -> None:
     p = leaning(liked(timeline), 1.0)
     mixed = np.random.default_rng(1).permutation(len(p))
-    first = evaluate(timeline, {"llm": frame(p)}, **OPTIONS, bootstrap=20)
-    second = evaluate(timeline, {"llm": frame(p[mixed], mixed)}, **OPTIONS, rows=list(range(len(p))), bootstrap=20)
+    first = evaluate(samples_of(timeline), {"llm": frame(p)}, **OPTIONS, bootstrap=20)
+    second = evaluate(
+        samples_of(timeline), {"llm": frame(p[mixed], mixed)}, **OPTIONS, rows=list(range(len(p))), bootstrap=20
+    )
     assert first == second
 
 
@@ -75,7 +78,7 @@ def test_each_model_is_compared_with_the_best_baseline_and_after_with_before(eva
 
 def test_a_difference_between_equal_models_is_exactly_zero(timeline: pl.DataFrame) -> None:
     p = leaning(liked(timeline), 1.0)
-    got = evaluate(timeline, {"zero-shot": frame(p), "fine-tuned": frame(p**3)}, **OPTIONS, bootstrap=50)
+    got = evaluate(samples_of(timeline), {"zero-shot": frame(p), "fine-tuned": frame(p**3)}, **OPTIONS, bootstrap=50)
     between = next(d for d in got.differences if d.second == "zero-shot" and d.metric == "auc")
     assert (between.value, between.interval.low, between.interval.high) == (0, 0, 0)
 
@@ -122,38 +125,40 @@ def test_the_verdict_claims_no_more_than_the_interval(
 
 
 def test_the_verdict_says_so_when_a_baseline_wins(timeline: pl.DataFrame) -> None:
-    got = evaluate(timeline, {"fine-tuned": frame(leaning(liked(timeline), -2.0))}, **OPTIONS, bootstrap=100)
+    got = evaluate(
+        samples_of(timeline), {"fine-tuned": frame(leaning(liked(timeline), -2.0))}, **OPTIONS, bootstrap=100
+    )
     assert got.verdict[0].startswith("The fine-tuned model does not beat the ")
     assert "difference −0." in got.verdict[0]
     assert any("worse than always saying the base rate" in sentence for sentence in got.verdict)
 
 
 def test_without_resamples_the_verdict_claims_nothing(timeline: pl.DataFrame) -> None:
-    got = evaluate(timeline, {"fine-tuned": frame(leaning(liked(timeline), 2.0))}, **OPTIONS, bootstrap=0)
+    got = evaluate(samples_of(timeline), {"fine-tuned": frame(leaning(liked(timeline), 2.0))}, **OPTIONS, bootstrap=0)
     assert got.differences[0].interval is None
     assert "no interval" in got.verdict[0]
 
 
 def test_one_class_has_a_verdict_and_no_differences(timeline: pl.DataFrame) -> None:
     p = leaning(liked(timeline), 0.0)
-    got = evaluate(timeline, {"llm": frame(p)}, rating_threshold=0.5, history_len=15, bootstrap=20)
+    got = evaluate(samples_of(timeline), {"llm": frame(p)}, rating_threshold=0.5, baselines="quick", bootstrap=20)
     assert got.verdict == [f"All {len(p):,} rows have the same label: no model can be told from another by them."]
     json.dumps(got.to_dict(), allow_nan=False)
 
 
 def test_no_rows_have_a_verdict(timeline: pl.DataFrame) -> None:
-    got = evaluate(timeline, {"llm": frame(np.empty(0))}, **OPTIONS, rows=[], bootstrap=20)
+    got = evaluate(samples_of(timeline), {"llm": frame(np.empty(0))}, **OPTIONS, rows=[], bootstrap=20)
     assert (got.n, got.differences, got.verdict) == (0, [], ["No test row was scored: there is nothing to say."])
 
 
 def test_no_models_leave_the_baselines(timeline: pl.DataFrame) -> None:
-    got = evaluate(timeline, {}, **OPTIONS, bootstrap=20)
+    got = evaluate(samples_of(timeline), {}, **OPTIONS, bootstrap=20)
     assert got.verdict[0].startswith("No model was scored. The best baseline is the ")
 
 
 def test_scores_without_mass_have_none(timeline: pl.DataFrame) -> None:
     scores = frame(leaning(liked(timeline), 1.0)).drop("mass")
-    assert evaluate(timeline, {"llm": scores}, **OPTIONS, bootstrap=0).entry("llm").mass is None
+    assert evaluate(samples_of(timeline), {"llm": scores}, **OPTIONS, bootstrap=0).entry("llm").mass is None
 
 
 @pytest.mark.parametrize(
@@ -168,23 +173,23 @@ def test_scores_without_mass_have_none(timeline: pl.DataFrame) -> None:
 def test_wrong_scores_are_refused_with_their_row(timeline: pl.DataFrame, spoil, message: str) -> None:
     scores = frame(leaning(liked(timeline), 1.0))
     with pytest.raises(InputError, match=message):
-        evaluate(timeline, {"llm": spoil(scores)}, **OPTIONS, bootstrap=0)
+        evaluate(samples_of(timeline), {"llm": spoil(scores)}, **OPTIONS, bootstrap=0)
 
 
 @pytest.mark.parametrize(("rows", "message"), [([0, 0], "named twice"), ([-1], "row -1"), ([10**6], "row 1000000")])
 def test_wrong_rows_are_refused(timeline: pl.DataFrame, rows: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        evaluate(timeline, {}, **OPTIONS, rows=rows, bootstrap=0)
+        evaluate(samples_of(timeline), {}, **OPTIONS, rows=rows, bootstrap=0)
 
 
 def test_a_model_cannot_take_the_place_of_a_baseline(timeline: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="a baseline has this name"):
-        evaluate(timeline, {"constant": frame(leaning(liked(timeline), 1.0))}, **OPTIONS, bootstrap=0)
+        evaluate(samples_of(timeline), {"constant": frame(leaning(liked(timeline), 1.0))}, **OPTIONS, bootstrap=0)
 
 
 def test_the_verdict_says_when_a_model_gives_one_answer_only(timeline: pl.DataFrame) -> None:
     test = timeline.filter(pl.col("split") == "test")
     scores = pl.DataFrame({"row": range(len(test)), "p": 0.5 + 0.01 * test["rating"].to_numpy()})
-    found = evaluate(timeline, {"fine-tuned": scores}, rating_threshold=4.0, history_len=15, bootstrap=0)
+    found = evaluate(samples_of(timeline), {"fine-tuned": scores}, rating_threshold=4.0, baselines="quick", bootstrap=0)
 
     assert any("The fine-tuned model gives every row the same answer, Yes" in sentence for sentence in found.verdict)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tests.evaluate.rated import samples_of
 
 from palate.evaluate.evaluation import Evaluation, evaluate
 from palate.evaluate.report import ReportInputs, extreme_rows, render_report, write_report
@@ -26,7 +27,7 @@ def evaluation(timeline: pl.DataFrame) -> Evaluation:
     p = {"zero-shot": rng.random(len(test)), "fine-tuned": (test["rating"].to_numpy() / 5 + rng.random(len(test))) / 2}
     scores = {k: pl.DataFrame({"row": range(len(test)), "p": v, "mass": [0.9] * len(test)}) for k, v in p.items()}
     labels = {"zero-shot": "SmolLM2, zero-shot", "fine-tuned": "SmolLM2, fine-tuned"}
-    return evaluate(timeline, scores, rating_threshold=4.0, history_len=15, bootstrap=50, labels=labels)
+    return evaluate(samples_of(timeline), scores, rating_threshold=4.0, baselines="quick", bootstrap=50, labels=labels)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(
 ) -> None:
     test = timeline.filter(pl.col("split") == "test")
     scores = {"fine-tuned": pl.DataFrame({"row": range(len(test)), "p": [0.5] * len(test)})}
-    found = evaluate(timeline, scores, rating_threshold=0.5, history_len=15, rows=rows, bootstrap=10)
+    found = evaluate(samples_of(timeline), scores, rating_threshold=0.5, baselines="quick", rows=rows, bootstrap=10)
     page = render_report(ReportInputs("degenerate", found))
     Tree(page)
     assert found.verdict[0] in page

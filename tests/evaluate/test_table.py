@@ -4,6 +4,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 from rich.console import Console
+from tests.evaluate.rated import samples_of
 
 from palate.evaluate.evaluation import Evaluation, evaluate
 from palate.evaluate.table import cell, markdown, rich_table
@@ -14,7 +15,14 @@ def evaluation(timeline: pl.DataFrame) -> Evaluation:
     test = timeline.filter(pl.col("split") == "test")
     scores = pl.DataFrame({"row": range(len(test)), "p": test["rating"] / 5.0, "mass": [0.5] * len(test)})
     labels = {"fine-tuned": "SmolLM2-135M-Instruct, fine-tuned [r=16]"}
-    return evaluate(timeline, {"fine-tuned": scores}, rating_threshold=4.0, history_len=15, bootstrap=50, labels=labels)
+    return evaluate(
+        samples_of(timeline),
+        {"fine-tuned": scores},
+        rating_threshold=4.0,
+        baselines="quick",
+        bootstrap=50,
+        labels=labels,
+    )
 
 
 def printed(evaluation: Evaluation, width: int = 100) -> list[str]:
@@ -51,7 +59,7 @@ def test_markdown_has_as_many_cells_in_every_row_and_the_best_in_bold(evaluation
 
 
 def test_an_undefined_metric_is_a_dash(timeline: pl.DataFrame) -> None:
-    one_class = evaluate(timeline, {}, rating_threshold=0.5, history_len=15, bootstrap=0)
+    one_class = evaluate(samples_of(timeline), {}, rating_threshold=0.5, baselines="quick", bootstrap=0)
     assert cell(None) == "–"
     assert "| – | – | 1.000 |" in markdown(one_class).replace("**", "")
     assert any("–" in line for line in printed(one_class))

@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run_dir": str(folder / "run"),
         "ratings": {"source": str(write_ratings(folder / "ratings", users=12, each=20))},
         "prepare": {"history_len": 3, "val_ratio": 0.3, "test_ratio": 0.2},
-        "evaluate": {"bootstrap": 20, "zero_shot": False},
+        "evaluate": {"bootstrap": 20, "zero_shot": False, "baselines": "quick"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     from palate.config import load_config

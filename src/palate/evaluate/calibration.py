@@ -45,7 +45,7 @@ class Source:
     """Whose logits a calibration is for; it is refused for any other's."""
 
     model: str
-    """The fingerprint of the base model's weights."""
+    """The fingerprint of the base model's weights, or what a server calls the model that it has."""
     adapter: dict[str, str]
     """The hashes of the adapter's files; empty for the base model alone."""
     prompt: str
@@ -161,7 +161,9 @@ def load_calibration(folder: Path, *, source: Source | None = None) -> Calibrati
     if (folder / "palate.json").is_file():
         about = read_json(folder / "palate.json")
         asked = prompt_hash(about["prompt"], about["tokenizer"], about["decision"])
-        held = replace(held, model=about["base"]["weights"], prompt=asked)
+        held = replace(held, prompt=asked)
+        if held.server is None:  # nobody here has seen the weights that a server has
+            held = replace(held, model=about["base"]["weights"])
     found.check(held, path)
     if source is not None:
         found.check(source, path)

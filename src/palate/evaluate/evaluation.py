@@ -9,12 +9,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.evaluate.baselines import BASELINES, baseline_scores
+from palate.evaluate.baselines import BASELINES, Choice, baseline_scores
 from palate.evaluate.bootstrap import Interval, Replicates, interval
 from palate.evaluate.bootstrap import bootstrap as resample
 from palate.evaluate.curves import HistogramBin, Labels, ReliabilityBin, Scores, histogram, reliability, roc
 from palate.evaluate.metrics import LOWER_IS_BETTER, Metrics, measure
 from palate.evaluate.verdict import verdict
+from palate.samples import Samples
 
 ZERO_SHOT = "zero-shot"
 FINE_TUNED = "fine-tuned"
@@ -126,11 +127,11 @@ class Evaluation:
 
 
 def evaluate(
-    timeline: pl.DataFrame,
+    samples: Samples,
     scores: Mapping[str, pl.DataFrame],
     *,
     rating_threshold: float,
-    history_len: int,
+    baselines: Choice = "all",
     rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
     bootstrap: int = 1000,
     seed: int = 13,
@@ -141,23 +142,23 @@ def evaluate(
 ) -> Evaluation:
     """Measure models beside the baselines on the same rows of a split.
 
-    `timeline` has the columns of `ratings.parquet`. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a
-    frame with `row` (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`.
-    `rows` are the split's rows to measure on (None: all), each to be found in every frame; `bootstrap` is the number of
-    resamples of users (0: no intervals); `labels` are the names that tables show for the keys. Keys `aside` are
-    measured, but compared with nothing unless `pairs` (first, second) name them.
+    `baselines` says which of them. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a frame with `row`
+    (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`. `rows` are the rows to
+    measure on (None: all of the split), each to be found in every frame; `bootstrap` is the number of resamples of
+    users (0: no intervals); `labels` are the names that tables show for the keys. Keys `aside` are measured, but
+    compared with nothing unless `pairs` (first, second) name them.
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    test = timeline.filter(pl.col("split") == split).with_row_index("row")
+    test = samples.timeline[samples.position[samples.of(split)]].with_row_index("row")
     wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
     chosen = wanted.join(test, on="row", how="left", maintain_order="left")
     y: Labels = (chosen["rating"] >= rating_threshold).to_numpy()
     users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
-    baselines = baseline_scores(timeline, rating_threshold=rating_threshold, history_len=history_len, split=split)
-    baselines = wanted.join(baselines, on="row", how="left", maintain_order="left")
+    free = baseline_scores(samples, rating_threshold=rating_threshold, choice=baselines, split=split)
+    free = wanted.join(free, on="row", how="left", maintain_order="left").drop("row")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
-    p: dict[str, Scores] = {key: baselines[key].to_numpy() for key in BASELINES}
+    p: dict[str, Scores] = {column.name: column.to_numpy() for column in free}
     p |= {key: frame["p"].to_numpy() for key, frame in frames.items()}
     names = {key: key for key in scores} | BASELINES | dict(labels or {})
     return compared(

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from palate.evaluate.baselines import SHRINKAGE
 from palate.evaluate.curves import Labels, Scores
+from palate.evaluate.known import SHRINKAGE
 
 EXAMPLE_BASELINES = {
     "constant": "constant (training base rate)",

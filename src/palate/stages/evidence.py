@@ -150,10 +150,10 @@ def measure(config: Config, data: Prepared, collected: Collected, folder: Path) 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
     rows = rows_of(config, data, collected, name)
     found = compare(
-        data.samples.timeline,
+        data.samples,
         rows.frames,
         rating_threshold=config.prepare.rating_threshold,
-        history_len=config.prepare.history_len,
+        baselines=config.evaluate.baselines,
         rows=measured_rows(config, data),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
@@ -165,19 +165,10 @@ def measure(config: Config, data: Prepared, collected: Collected, folder: Path) 
     if found.n:
         found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
     main = main_model(collected.models)
-    believed = pl_frame(collected.scored[main][MEASURED].columns["row"], collected.p(main))
-    outcome = Outcome(
-        found, collected.calibrations, _ablations(config, data, collected, main, name), rows.stack, believed
-    )
+    ablations = _ablations(config, data, collected, main, name)
+    outcome = Outcome(found, collected.calibrations, ablations, rows.stack, collected.believed(main))
     write_json(folder / METRICS, outcome.to_dict())
     return outcome
-
-
-def pl_frame(row: Any, p: Any) -> "pl.DataFrame":
-    """Rows and P(like) as a frame."""
-    import polars as pl
-
-    return pl.DataFrame({"row": row, "p": p})
 
 
 def _ablations(config: Config, data: Prepared, collected: Collected, model: Model, name: str) -> "Ablations | None":

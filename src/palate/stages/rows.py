@@ -17,12 +17,15 @@ from palate.stages.scoring import MEASURED, VALIDATION, Model
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.known import Known
     from palate.evaluate.stacking import Stack
 
 CALIBRATED = "-calibrated"
 MEAN = "mean-of-adapters"
 STACKED = "stacked"
 ALONE = "statistics"
+STATISTICS = ("past", "item", "past-item")
+"""The groups of features that a logit is stacked with: few enough for a few hundred rows."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Collected:
         """P(like) as it is believed: calibrated where there is a calibration."""
         calibration = self.calibrations.get(model.key)
         return sigmoid(self.logit(model, what)) if calibration is None else calibration.p(self.logit(model, what))
+
+    def believed(self, model: Model) -> pl.DataFrame:
+        """`row` and `p` of the measured rows."""
+        return pl.DataFrame({"row": self.scored[model][MEASURED].columns["row"], "p": self.p(model)})
 
 
 @dataclass
@@ -74,8 +81,8 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
         rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
         calibration = collected.calibrations.get(model.key)
         if calibration is not None:
-            frame = pl.DataFrame({"row": columns["row"], "p": collected.p(model)})
-            rows.add(model.key + CALIBRATED, f"{said}, calibrated ({calibration.method})", frame, aside=True)
+            label = f"{said}, calibrated ({calibration.method})"
+            rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = [model for model in collected.models if model.adapter is not None]
     if len(adapters) > 1:
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
@@ -87,10 +94,7 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
     """The mean of the adapters' P(like) on the rows that the first has, calibrated where they are."""
     first = collected.scored[adapters[0]][MEASURED].columns["row"]
-    frames = [
-        pl.DataFrame({"row": collected.scored[model][MEASURED].columns["row"], "p": collected.p(model)})
-        for model in adapters
-    ]
+    frames = [collected.believed(model) for model in adapters]
     joined = pl.DataFrame({"row": first})
     for n, frame in enumerate(frames):
         joined = joined.join(frame.rename({"p": f"p{n}"}), on="row", how="left", maintain_order="left")
@@ -99,16 +103,18 @@ def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
 
 def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected, model: Model) -> None:
     """The model's logit beside statistics, and these alone, both fitted on validation."""
+    from palate.evaluate.known import Known
     from palate.evaluate.stacking import MIN_ROWS, fit_stack
 
     parts = collected.scored[model]
     if VALIDATION not in parts:
         log.info("%s is not stacked: there are no validation scores of it", model.key)
         return
-    names, known = statistics_of(data, "val", parts[VALIDATION].columns["row"])
-    _, asked = statistics_of(data, config.evaluate.split, parts[MEASURED].columns["row"])
+    known = Known.of(data.samples, config.prepare.rating_threshold, config.seed)
+    names, fitted_on = statistics_of(known, "val", parts[VALIDATION].columns["row"])
+    _, asked = statistics_of(known, config.evaluate.split, parts[MEASURED].columns["row"])
     liked = parts[VALIDATION].columns["label"]
-    stack = fit_stack(collected.logit(model, VALIDATION), known, liked, names, collected.logit(model), asked)
+    stack = fit_stack(collected.logit(model, VALIDATION), fitted_on, liked, names, collected.logit(model), asked)
     if stack is None:
         log.info(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
@@ -122,30 +128,12 @@ def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected,
     rows.stack = stack
 
 
-def statistics_of(data: Prepared, split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
+def statistics_of(known: "Known", split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
     """Names (k) and values (n, k) of what is known of some rows of a split: of item, user and history."""
-    samples = data.samples
-    anchor = samples.position[samples.of(split)[rows]]
-    timeline = samples.timeline.with_row_index("at")
-    known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
-    overall = float(known["rating"].to_numpy().mean()) if len(known) else 0.0
-    items = known.group_by("item_id").agg(
-        item_mean=(pl.col("rating").sum() + 5 * overall) / (pl.len() + 5), item_count=pl.len().log1p()
-    )
-    before = pl.col("rating").cum_sum().shift(1, fill_value=0.0).over("user_id")
-    count = pl.int_range(pl.len()).over("user_id")
-    mean = ((before - before.shift(samples.history_len)) / samples.history_len).over("user_id")
-    told = timeline.select(
-        "at",
-        "item_id",
-        user_mean=(before + 5 * overall) / (count + 5),
-        user_count=count.log1p(),
-        history_mean=mean.round(9),
-    )
-    chosen = told[anchor].join(items, on="item_id", how="left", maintain_order="left")
-    chosen = chosen.with_columns(pl.col("item_mean").fill_null(overall), pl.col("item_count").fill_null(0.0))
-    names = ("item_mean", "item_count", "user_mean", "user_count", "history_mean")
-    return names, chosen.select(names).to_numpy().astype(np.float64)
+    from palate.evaluate.features import features_of
+
+    names, values = features_of(known, known.asked(split)[0].take(rows), STATISTICS)
+    return tuple(names), values.astype(np.float64)
 
 
 def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows) -> list[str]:
