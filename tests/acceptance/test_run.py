@@ -16,6 +16,7 @@ from tests.acceptance.ratings import write_ratings
 from tests.tiny import tiny_folder
 
 from palate.cli import main
+from palate.evaluate.baselines import BASELINES
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +83,11 @@ def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
     assert not list(finished.rglob("*.parts"))
 
 
-def test_the_table_has_both_models_and_the_five_baselines(finished: Path, recipe: Path) -> None:
+def test_the_table_has_both_models_and_all_baselines(finished: Path, recipe: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     shown = (recipe.parent / "first.txt").read_text()
 
-    assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * 5 + ["model"] * 4
+    assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * len(BASELINES) + ["model"] * 4
     assert metrics["n"] == pl.read_parquet(finished / "data" / "ratings.parquet").filter(split="test").height
     for entry in metrics["entries"]:
         assert entry["label"].partition(" (")[0] in shown

@@ -9,6 +9,7 @@ from tests.evaluate.rated import samples_of
 
 from palate.errors import InputError
 from palate.evaluate import baselines as registry
+from palate.evaluate import known as known_data
 from palate.evaluate.asked import Asked
 from palate.evaluate.baselines import REGISTRY, baseline_scores, fit_baselines
 from palate.evaluate.baselines.calibrated import Predict
@@ -264,3 +265,13 @@ def test_a_baseline_whose_package_is_absent_is_left_out_and_the_log_says_so(
     kept = [baseline.key for baseline in registry.chosen_baselines("all")]
     assert kept == [baseline.key for baseline in REGISTRY if baseline.needs is None]
     assert "the baseline 'matrix factorization' is left out: surprise is not installed" in caplog.text
+
+
+def test_of_many_samples_some_are_fitted_on(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_data, "MOST", 300)
+    known = Known.of(samples, 4.0)
+    asked, liked = known.drawn("train")
+    assert (len(asked), len(set(asked.anchor.tolist()))) == (300, 300)
+    assert np.array_equal(liked, known.liked[asked.anchor])
+    assert np.isin(asked.anchor, samples.position[samples.of("train")]).all()
+    assert list(fit_baselines(known)) == ALL

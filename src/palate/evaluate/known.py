@@ -26,6 +26,8 @@ from palate.samples.items import shown_items
 Floats = NDArray[np.float64]
 
 FOLDS = 10
+MOST = 500_000
+"""Samples of a split that anything is fitted on: what memory bears."""
 SHRINKAGE = 5.0
 """Imaginary ratings that a mean is drawn to the mean of all by."""
 NEIGHBOURS = 200
@@ -109,6 +111,14 @@ class Known:
         """The samples of a split and their labels, (n,) bool."""
         position = self.samples.position[self.samples.of(split)]
         return Asked(position, self.item[position]), self.liked[position]
+
+    def drawn(self, split: str) -> tuple[Asked, Labels]:
+        """The samples of a split to fit on: all, or `MOST` of them drawn with the seed, in order."""
+        asked, liked = self.asked(split)
+        if len(asked) <= MOST:
+            return asked, liked
+        rows = np.sort(np.random.default_rng(self.seed).choice(len(asked), MOST, replace=False))
+        return asked.take(rows), liked[rows]
 
     @cached_property
     def items(self) -> ItemStatistics:

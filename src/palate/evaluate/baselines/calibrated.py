@@ -20,7 +20,7 @@ def platt(known: Known, statistic: Callable[[Asked], Floats]) -> Predict:
     """
     from sklearn.linear_model import LogisticRegression
 
-    fitted_on = next((part for split in ("val", "train") if both_classes((part := known.asked(split))[1])), None)
+    fitted_on = next((part for split in ("val", "train") if both_classes((part := known.drawn(split))[1])), None)
     if fitted_on is None:
         return base_rate(known)
     asked, liked = fitted_on

@@ -17,15 +17,13 @@ from palate.evaluate.known import Floats, Known
 
 Matrix = NDArray[np.float32]
 
-TRAINING = 500_000
-"""Samples that are learned from at most, drawn with the seed: what memory bears."""
 STOP = 40
 """Trees in a row that validation gains nothing from, after which no more are grown."""
-ROUNDS = 200
+ROUNDS = 100
 """Trees where validation cannot say how many."""
 TREES = {
     "objective": "binary",
-    "learning_rate": 0.05,
+    "learning_rate": 0.1,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.3,
@@ -39,34 +37,23 @@ TREES = {
 
 
 def logistic_regression(groups: Sequence[str]) -> Callable[[Known], Predict]:
-    """Fits a logistic regression on groups of features, each standardized; one that is not defined is its mean."""
+    """Fits a logistic regression on groups of features."""
 
     def fit(known: Known) -> Predict:
-        from sklearn.linear_model import LogisticRegression
-
         x, liked = _fitted_on(known, "train", groups)
         if not both_classes(liked):
             return base_rate(known)
-        mean, std = np.nanmean(x, axis=0), np.nanstd(x, axis=0)
-        mean, std = np.nan_to_num(mean), np.where(std > 0, std, 1).astype(np.float32)
-
-        def standard(x: Matrix) -> Matrix:
-            scaled: Matrix = np.nan_to_num((x - mean) / std)
-            return scaled
-
-        model = LogisticRegression(C=0.1, max_iter=300).fit(standard(x), liked)
-        weights: Floats = model.coef_[0]
-
-        def score(asked: Asked) -> Floats:
-            return standard(features_of(known, asked, groups)[1]) @ weights
-
-        return platt(known, score)
+        logit = _linear(x, liked)
+        return platt(known, lambda asked: logit(features_of(known, asked, groups)[1]))
 
     return fit
 
 
 def boosted_trees(groups: Sequence[str]) -> Callable[[Known], Predict]:
-    """Fits LightGBM on groups of features."""
+    """Fits LightGBM on groups of features, from the logit of their logistic regression on.
+
+    What is linear need not be put together from steps: that takes half the time.
+    """
 
     def fit(known: Known) -> Predict:
         import lightgbm
@@ -74,11 +61,12 @@ def boosted_trees(groups: Sequence[str]) -> Callable[[Known], Predict]:
         x, liked = _fitted_on(known, "train", groups)
         if not both_classes(liked):
             return base_rate(known)
-        training = lightgbm.Dataset(x, liked)
+        logit = _linear(x, liked)
+        training = lightgbm.Dataset(x, liked, init_score=logit(x))
         options = TREES | {"seed": known.seed}
         other, answer = _fitted_on(known, "val", groups)
         if both_classes(answer):
-            watched = lightgbm.Dataset(other, answer, reference=training)
+            watched = lightgbm.Dataset(other, answer, reference=training, init_score=logit(other))
             stop = lightgbm.early_stopping(STOP, verbose=False)
             model = lightgbm.train(options, training, 1000, valid_sets=[watched], callbacks=[stop])
         else:
@@ -87,25 +75,41 @@ def boosted_trees(groups: Sequence[str]) -> Callable[[Known], Predict]:
         def score(asked: Asked) -> Floats:
             if not len(asked):
                 return np.empty(0)
-            return np.asarray(model.predict(features_of(known, asked, groups)[1], raw_score=True), np.float64)
+            x = features_of(known, asked, groups)[1]
+            return logit(x) + np.asarray(model.predict(x, raw_score=True), np.float64)
 
         return platt(known, score)
 
     return fit
 
 
-def _samples(known: Known, split: str) -> tuple[Asked, Labels]:
-    """The samples of a split, at most `TRAINING` of them."""
-    asked, liked = known.asked(split)
-    if len(asked) <= TRAINING:
-        return asked, liked
-    rows = np.sort(np.random.default_rng(known.seed).choice(len(asked), TRAINING, replace=False))
-    return asked.take(rows), liked[rows]
+def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
+    """The logit of a logistic regression on standardized features, for which one that is not defined is its mean."""
+    from sklearn.linear_model import LogisticRegression
+
+    there = ~np.isnan(x)
+    mean = np.where(there, x, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)
+    square = np.where(there, (x - mean) ** 2, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    std = np.where(square > 0, np.sqrt(square), 1)
+
+    def standard(x: Matrix) -> Floats:
+        scaled: Floats = np.nan_to_num((x - mean) / std)
+        return scaled
+
+    model = LogisticRegression(C=0.1, max_iter=300).fit(standard(x), liked)
+    weights, constant = model.coef_[0], float(model.intercept_[0])
+
+    def logit(x: Matrix) -> Floats:
+        # Row by row, so that no question's last bits depend on how many others are asked.
+        found: Floats = np.einsum("nc,c->n", standard(x), weights) + constant
+        return found
+
+    return logit
 
 
 def _fitted_on(known: Known, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
     """Features and labels of the samples of a split; a group's features are made once for all models."""
-    asked, liked = _samples(known, split)
+    asked, liked = known.drawn(split)
     for group in groups:
         if (split, group) not in known.kept:
             known.kept[split, group] = features_of(known, asked, [group])[1]

@@ -38,7 +38,7 @@ def _means(known: Known, asked: Asked) -> list[Floats]:
 def _weighted(known: Known, statistics: Callable[[Asked], list[Floats]]) -> Predict:
     from sklearn.linear_model import LogisticRegression
 
-    asked, liked = known.asked("train")
+    asked, liked = known.drawn("train")
     if not both_classes(liked):
         return base_rate(known)
     weights: Floats = LogisticRegression().fit(np.column_stack(statistics(asked)), liked).coef_[0]
