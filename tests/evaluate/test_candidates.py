@@ -1,9 +1,9 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from tests.evaluate.test_reference import REAL
 from tests.evaluate.films import film_samples
 
 from palate.config import PrepareConfig
@@ -11,6 +11,8 @@ from palate.errors import InputError
 from palate.evaluate.candidates import CandidateSets, candidate_sets
 from palate.ratings import load_ratings
 from palate.samples import Samples, build_samples
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small" / "ratings.csv"
 
 
 def by_user(sets: CandidateSets) -> dict[int, tuple[set[int], set[int]]]:

@@ -15,6 +15,7 @@ from tests.tiny import random_adapter, tiny_folder, toy_config
 from palate.cli import main
 from palate.evaluate.calibration import load_calibration
 from palate.score.files import read_scores
+from palate.stages.scoring import validation_key
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +109,23 @@ def test_several_adapters_have_a_row_each_and_their_mean(home: Path, tmp_path: P
     words = ("--adapter", run / "adapter", "--adapter", run / "second", "--set", "score.stack=true")
     found = evaluate(home, tmp_path, *words, "--ablations", "titles", "empty")
     assert list(of(found)) == [
-        *("fine-tuned-1", "fine-tuned-1-calibrated", "fine-tuned-2", "fine-tuned-2-calibrated"),
+        *("fine-tuned@1", "fine-tuned@1-calibrated", "fine-tuned@2", "fine-tuned@2-calibrated"),
         *("mean-of-adapters", "stacked", "statistics"),
     ]
     pairs = {(d["first"], d["second"]) for d in found["differences"]}
-    assert {("stacked", "statistics"), ("stacked", "fine-tuned-1")} <= pairs
+    assert {("stacked", "statistics"), ("stacked", "fine-tuned@1")} <= pairs
     assert not any(first.endswith("-calibrated") for first, _ in pairs)
     assert next(iter(found["stack"]["weights"])) == "logit"
     assert {path.name for path in (tmp_path / "scores").iterdir()} >= {
-        *("titles-fine-tuned-1.parquet", "empty-fine-tuned-1.parquet", "validation-fine-tuned-2.parquet"),
+        *("titles-fine-tuned@1.parquet", "empty-fine-tuned@1.parquet", "validation-fine-tuned@2.parquet"),
     }
+    apart = found["seeds"]["spread"]["auc"]
+    aucs = [of(found)[f"fine-tuned@{n}"]["auc"] for n in (1, 2)]
+    assert (apart["mean"], apart["low"]) == (pytest.approx(np.mean(aucs)), pytest.approx(min(aucs)))
+    assert [sentence for sentence in found["verdict"] if sentence.startswith("AUC of 2 adapters: ")]
     ablated = {one["name"]: one for one in found["ablations"]["ablated"]}
     assert list(ablated) == ["titles", "empty"]
-    assert found["ablations"]["auc"] == pytest.approx(of(found)["fine-tuned-1"]["auc"])
+    assert found["ablations"]["auc"] == pytest.approx(of(found)["fine-tuned@1"]["auc"])
     assert ablated["titles"]["moved"] > 0
     assert "What the model uses" in (tmp_path / "report.html").read_text()
 
@@ -149,6 +154,10 @@ def test_scores_from_elsewhere_are_calibrated_by_those_of_validation(
     found = evaluate(home, tmp_path / "brought", "--adapter", adapter, *files)
     own = evaluate(home, tmp_path / "own", "--adapter", adapter)
     assert of(found) == of(own)
+    kept = load_calibration(adapter)
+    assert kept is not None
+    assert kept.fitted_on.key == validation_key(read_scores(tmp_path / "val.npz").key, np.arange(60))
+    assert not (tmp_path / "own" / "scores" / "validation-fine-tuned.parquet").exists()
     # Without validation scores the calibration that lies beside the adapter is taken.
     assert of(evaluate(home, tmp_path / "alone", "--adapter", adapter, *files[:2])) == of(own)
 

@@ -11,7 +11,7 @@ from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 from palate.stages.data import scored_tokens
 from palate.stages.model import adapter_identity
-from palate.stages.scoring import MEASURED, VALIDATION, ZERO_SHOT, Model
+from palate.stages.scoring import MEASURED, VALIDATION, ZERO_SHOT, Model, adapted
 from palate.stages.served import check_served_key
 
 if TYPE_CHECKING:
@@ -74,10 +74,4 @@ def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:
 
 def models_brought(adapters: Sequence[Path]) -> list[Model]:
     """The models that files may be of: the base model, and each adapter."""
-    from palate.stages.scoring import FINE_TUNED
-
-    several = len(adapters) > 1
-    return [
-        Model(ZERO_SHOT, None),
-        *(Model(f"{FINE_TUNED}-{n}" if several else FINE_TUNED, each) for n, each in enumerate(adapters, start=1)),
-    ]
+    return [Model(ZERO_SHOT, None), *adapted(adapters)]

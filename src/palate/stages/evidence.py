@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from palate.evaluate.ablations import Ablations
     from palate.evaluate.calibration import Calibration
     from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.seeds import OverSeeds
     from palate.evaluate.stacking import Stack
 
 METRICS = "metrics.json"
@@ -50,6 +51,7 @@ class Outcome:
     calibrations: "Mapping[str, Calibration]"
     ablations: "Ablations | None"
     stack: "Stack | None"
+    seeds: "OverSeeds | None"
     believed: "pl.DataFrame"
     """`row` and P(like) of the last model of the table's rows, calibrated if it is."""
 
@@ -62,6 +64,7 @@ class Outcome:
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
             "ablations": None if self.ablations is None else self.ablations.to_dict(),
             "stack": stack,
+            "seeds": None if self.seeds is None else self.seeds.to_dict(),
         }
 
 
@@ -166,7 +169,7 @@ def measure(config: Config, data: Prepared, collected: Collected, folder: Path) 
         found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
     main = main_model(collected.models)
     ablations = _ablations(config, data, collected, main, name)
-    outcome = Outcome(found, collected.calibrations, ablations, rows.stack, collected.believed(main))
+    outcome = Outcome(found, collected.calibrations, ablations, rows.stack, rows.seeds, collected.believed(main))
     write_json(folder / METRICS, outcome.to_dict())
     return outcome
 

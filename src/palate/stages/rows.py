@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from palate.config import Config
 from palate.console import log
 from palate.evaluate.calibration import Calibration, Floats, sigmoid
+from palate.evaluate.seeds import MARK
+from palate.evaluate.verdict import bounds
 from palate.samples import Prepared
 from palate.score.files import Scored
-from palate.stages.scoring import MEASURED, VALIDATION, Model
+from palate.stages.scoring import MEASURED, VALIDATION, Model, measured_rows
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Evaluation
     from palate.evaluate.known import Known
+    from palate.evaluate.seeds import OverSeeds
     from palate.evaluate.stacking import Stack
 
 CALIBRATED = "-calibrated"
@@ -64,6 +67,7 @@ class Rows:
     aside: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     stack: "Stack | None" = None
+    seeds: "OverSeeds | None" = None
 
     def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
         """Put a row below the others."""
@@ -77,7 +81,7 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
     rows = Rows()
     for model in collected.models:
         columns = collected.scored[model][MEASURED].columns
-        said = model.key.replace("fine-tuned-", "fine-tuned ")
+        said = model.key.replace(MARK, " ")
         rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
         calibration = collected.calibrations.get(model.key)
         if calibration is not None:
@@ -85,10 +89,33 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
             rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = [model for model in collected.models if model.adapter is not None]
     if len(adapters) > 1:
+        rows.seeds = _over_seeds(config, data, collected, adapters)
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
     if config.score.stack:
         _add_stack(rows, config, data, collected, (adapters or collected.models)[0])
     return rows
+
+
+def _over_seeds(config: Config, data: Prepared, collected: Collected, adapters: Sequence[Model]) -> "OverSeeds | None":
+    """How far the adapters lie apart, as they scored, on the measured rows; None if one lacks a row."""
+    from palate.evaluate.seeds import over_seeds
+
+    wanted = pl.DataFrame({"row": measured_rows(config, data)})
+    found = {}
+    for model in adapters:
+        columns = pl.DataFrame(collected.scored[model][MEASURED].columns)
+        found[model.key.rpartition(MARK)[2]] = wanted.join(columns, on="row", how="inner", maintain_order="left")
+    if any(frame.height < wanted.height for frame in found.values()):
+        return None
+    first = next(iter(found.values()))
+    return over_seeds(
+        first["label"].to_numpy(),
+        first["user_id"].rank("dense").to_numpy().astype(np.int64),
+        {key: sigmoid(frame["logit"].to_numpy().astype(np.float64)) for key, frame in found.items()},
+        name="fine-tuned",
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
 
 
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
@@ -121,7 +148,7 @@ def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected,
         )
         return
     row = parts[MEASURED].columns["row"]
-    said = model.key.replace("fine-tuned-", "fine-tuned ")
+    said = model.key.replace(MARK, " ")
     rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
     rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
@@ -145,9 +172,16 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
             continue
         fitted = calibration.fitted_on
         said.append(
-            f"Calibration of the {key.replace('fine-tuned-', 'fine-tuned ')} model ({calibration.method}, fitted on "
+            f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
             f"{after.log_loss:.3f}, ECE {raw.ece:.3f} → {after.ece:.3f}; the order, and with it the AUC, stays."
+        )
+    apart = None if rows.seeds is None else rows.seeds.spread["auc"]
+    if rows.seeds is not None and apart is not None:
+        over = "" if apart.interval is None else f", 95 % over users and adapters {bounds(apart.interval)}"
+        said.append(
+            f"AUC of {len(rows.seeds.seeds)} adapters: {apart.mean:.3f} ± {apart.sd:.3f} (sd), "
+            f"{apart.low:.3f} to {apart.high:.3f}{over}."
         )
     split = config.evaluate.split
     if split == "val":

@@ -12,6 +12,7 @@ from palate.artifacts import sha256_of
 from palate.config import Config
 from palate.console import log
 from palate.evaluate.calibration import Calibration
+from palate.evaluate.seeds import MARK
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 from palate.stages.data import ablated_tokens, sample_ids, scored_tokens
@@ -39,9 +40,14 @@ class Model:
 def models_of(config: Config, adapters: Sequence[Path]) -> list[Model]:
     """The base model if the config asks for it or nothing else is there, and each adapter, one by one."""
     base = [Model(ZERO_SHOT, None)] if config.evaluate.zero_shot or not adapters else []
+    return [*base, *adapted(adapters)]
+
+
+def adapted(adapters: Sequence[Path]) -> list[Model]:
+    """Each adapter as a model: `fine-tuned`, or `fine-tuned@1`, `fine-tuned@2`, … where there are several."""
     if len(adapters) == 1:
-        return [*base, Model(FINE_TUNED, adapters[0])]
-    return [*base, *(Model(f"{FINE_TUNED}-{n}", adapter) for n, adapter in enumerate(adapters, start=1))]
+        return [Model(FINE_TUNED, adapters[0])]
+    return [Model(f"{FINE_TUNED}{MARK}{n}", adapter) for n, adapter in enumerate(adapters, start=1)]
 
 
 def main_model(models: Sequence[Model]) -> Model:
@@ -142,5 +148,6 @@ def is_fitted_to(calibration: Calibration, config: Config, key: str) -> bool:
 
 
 def validation_key(key: Mapping[str, object], rows: NDArray[np.int64]) -> str:
-    """The hash of everything that validation scores depend on."""
-    return sha256_of({**key, "rows": rows.tolist()})
+    """The hash of everything that validation scores depend on; `key` as `key_of` gives it, or as a file holds it."""
+    made_from = {name: value for name, value in key.items() if name not in ("rows", "columns")}
+    return sha256_of({**made_from, "rows": rows.tolist()})
