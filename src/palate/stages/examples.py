@@ -100,7 +100,7 @@ def evaluate_examples(
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
-        evidence.show(evidence.Outcome(found, {}, None, None, last), config)
+        evidence.show(evidence.Outcome(found, {}, None, None, None, last), config)
         console.out.print(f"report: {folder / evidence.REPORT}", highlight=False, soft_wrap=True)
 
 
