@@ -103,6 +103,12 @@ def guide(command: str) -> int:
 def _prepare(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.data import prepare
 
+    if args.tables is not None:
+        from palate.stages.external import to_prepare
+
+        if args.ratings is not None:
+            raise InputError("are read in place of ratings, expected no --ratings beside them", "--data")
+        config = to_prepare(config, args.tables)
     prepare(config)
 
 
@@ -139,22 +145,40 @@ def _plan(config: Config, args: argparse.Namespace) -> None:
 
 
 def _train(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.external import adopted
     from palate.stages.model import train
 
-    train(config)
+    train(adopted(config, args.data))
 
 
 def _score(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.external import adopted, alpaca_of
     from palate.stages.model import score_test
 
+    config = adopted(config, args.data)
+    if alpaca_of(config) is not None:
+        raise InputError("is of Alpaca files, which `palate evaluate` scores", config.data_path)
     score_test(config, adapter=args.adapter, base_only=args.base_only, out=args.out)
 
 
 def _evaluate(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages import external
     from palate.stages.evidence import evaluate
 
     if args.scores and args.base_only:
         raise InputError("say themselves what they are of, expected no --base-only beside them", "--scores")
+    config = external.adopted(config, args.data)
+    alpaca = external.alpaca_of(config)
+    if alpaca is not None:
+        from palate.stages.examples import evaluate_examples
+
+        if args.scores:
+            raise InputError("are of prepared data, expected none beside Alpaca files", "--scores")
+        if len(args.adapters) > 1:
+            raise InputError("is given more than once, expected one beside Alpaca files", "--adapter")
+        adapter = args.adapters[0] if args.adapters else None
+        evaluate_examples(config, alpaca, adapter=adapter, base_only=args.base_only, out=args.out, as_json=args.json)
+        return
     evaluate(
         config,
         adapters=args.adapters,
@@ -248,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    data = "a prepared folder, Alpaca files of others, or tables with splits (data_dir)"
     run = add("run", _run, "prepare, lengths, train, evaluate and report, skipping what is done")
     run.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, a YAML file")
 
@@ -259,6 +284,13 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--max-eval", type=int, metavar="N", help="validation examples in eval.json (150)")
     prepare.add_argument(
         "--split", metavar="HOW", help="user-time: each user's last samples are test; global-time: one cutoff for all"
+    )
+    prepare.add_argument(
+        "--data",
+        dest="tables",
+        type=Path,
+        metavar="PATH",
+        help="tables with splits: a folder with train, valid and test, or a file with a column split",
     )
     prepare.add_argument("--items", metavar="FILE", help="the item table, if it is not beside the ratings")
 
@@ -326,15 +358,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="how --launch spreads the work, a file of accelerate's such as configs/accelerate/fsdp2.yaml (DDP)",
     )
-    train.add_argument("--data", metavar="DIR", help="the prepared or the portable token folder (data_dir)")
+    train.add_argument("--data", metavar="PATH", help=data)
 
     score = add("score", _score, "P(Yes) of every test sample into a file, for palate evaluate --scores")
-    score.add_argument("--data", metavar="DIR", help="the prepared or the portable token folder (data_dir)")
+    score.add_argument(
+        "--data", metavar="PATH", help="the prepared or the portable token folder, or tables with splits"
+    )
     score.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
     score.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     score.add_argument("--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)")
 
     evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
+    evaluate.add_argument("--data", metavar="PATH", help=data)
     evaluate.add_argument(
         "--adapter",
         dest="adapters",

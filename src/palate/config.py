@@ -34,7 +34,7 @@ class RatingsConfig(Section):
     """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file."""
     items: str | None = None
     """The item table, where it is not found beside the ratings."""
-    columns: dict[Literal["user", "item", "rating", "timestamp", "title"], str] = {}
+    columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
     """Names of the columns in tables of your own, where they are not the usual ones."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating; None: what the format says (MovieLens: 0.5 to 5, or 1 to 5)."""
@@ -49,8 +49,9 @@ class PrepareConfig(Section):
     """A rating of at least this is a Yes."""
     val_ratio: float = Field(0.05, ge=0, lt=1)
     test_ratio: float = Field(0.1, ge=0, lt=1)
-    split: Literal["user-time", "global-time"] = "user-time"
-    """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users."""
+    split: Literal["user-time", "global-time", "given"] = "user-time"
+    """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users. `given`: the
+    tables of `ratings.source` bring their splits, and every row of them is a sample."""
     max_eval: int = Field(150, ge=0)
     """Validation examples in `eval.json`, drawn with the seed."""
 

@@ -134,7 +134,7 @@ def test_nobody_to_rank_gives_no_chunks() -> None:
 def test_on_movielens_every_user_is_ranked_or_counted_and_all_items_but_those_rated_are_candidates() -> None:
     if not REAL.exists():
         pytest.skip(f"{REAL} is absent")
-    samples = build_samples(load_ratings(str(REAL.parent)), PrepareConfig())
+    samples = build_samples(load_ratings(str(REAL)), PrepareConfig())
     sets = candidate_sets(samples)
     assert (len(sets), sets.unranked, len(sets) + sets.unranked) == (525, 85, 610)
     test = samples.of("test")

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from tests.browser import Seen, browse, needs_browser
@@ -11,7 +12,7 @@ from tests.evaluate.films import film_samples
 from tests.evaluate.tree import Tree
 
 from palate.evaluate.evaluation import evaluate
-from palate.evaluate.report import ReportInputs, render_report, write_report
+from palate.evaluate.report import ReportInputs, extreme_rows, render_report, write_report
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
 SECTIONS = ["verdict", "comparison", "slices", "ranking", "curves", "ablations", "seeds", "leaks", "training", "data"]
@@ -100,6 +101,25 @@ def test_what_was_not_ranked_and_what_was_sampled_is_said() -> None:
         for table in inputs.rankings[:1]
     ]
     assert "The model did not rank" in render_report(replace(inputs, rankings=quick))
+
+
+def test_examples_of_others_are_shown_the_surest_first() -> None:
+    examples = [
+        {"history_titles": f"1. {EVIL}", "candidate_title": f"example {n}", "label": n % 2 == 0, "p": p}
+        for n, p in enumerate((0.6, 0.9, 0.99, 0.2))
+    ]
+    page = render_report(ReportInputs("others", evaluation(), examples=examples))
+    tree = Tree(page)
+    assert "examples" in tree.ids
+    assert tree.count("script") == 0
+    assert re.findall(r"example \d", page) == ["example 2", "example 3", "example 0", "example 1"]
+
+
+def test_extreme_rows_are_the_surest_of_each_class_on_both_sides() -> None:
+    liked = np.array([True, True, True, True, False, False, False, False, True])
+    scores = pl.DataFrame({"row": [7, 6, 5, 4, 3, 2, 1, 0], "p": [0.1, 0.4, 0.6, 0.8, 0.9, 0.6, 0.5, 0.2]})
+    assert extreme_rows(scores, liked, count=2) == [0, 3, 4, 7]
+    assert extreme_rows(scores, liked, count=8) == list(range(8))
 
 
 def test_users_without_a_gauc_are_counted() -> None:

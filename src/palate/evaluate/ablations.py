@@ -93,16 +93,18 @@ def ablate(
     The new samples are n test samples in the order of `index`, each with a history of its own; the labels stay. Their
     timeline has `item_id` and `rating`, and how an item was rated before is what it was in the old timeline.
     """
-    m = samples.history_len
-    rows = samples.position[index][:, None] - np.arange(m, -1, -1)
+    shown = np.zeros(index.size, np.int64) if ablation == "empty" else samples.histories[index]
+    end = np.cumsum(shown + 1)
+    position, of = end - 1, np.repeat(np.arange(index.size), shown + 1)
+    rows = np.arange(of.size) + (samples.position[index] - position)[of]
     if ablation == "shuffle":
-        rows[:, :m] = np.random.default_rng(seed).permuted(rows[:, :m], axis=1)
-    elif ablation == "empty":
-        rows, m = rows[:, m:], 0
+        place = np.random.default_rng(seed).random(of.size)
+        place[position] = 1  # what is asked stays behind its history
+        rows = rows[np.lexsort((place, of))]
     context = None
     if prompt.names_context:
         known = renderer(samples, prompt).samples.context
-        context = None if known is None else Context(known.code[rows.ravel()], known.values)
+        context = None if known is None else Context(known.code[rows], known.values)
     items = shown_items(samples.items)
     if ablation == "titles":
         items = items.with_columns(title=pl.lit(HIDDEN))
@@ -110,12 +112,13 @@ def ablate(
         prompt = prompt.model_copy(update={"history_line": _without_rating(prompt.history_line)})
     asked = replace(
         samples,
-        timeline=samples.timeline[rows.ravel()].select("item_id", "rating", split=pl.lit("test", ROLES)),
+        timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
         items=items,
-        position=np.arange(len(rows)) * (m + 1) + m,
-        split=np.full(len(rows), TEST, np.uint8),
+        position=position,
+        split=np.full(index.size, TEST, np.uint8),
         label=samples.label[index],
-        history_len=m,
+        history_len=0 if ablation == "empty" else samples.history_len,
+        history=None if samples.history is None else shown,
         context=context,
     )
     return asked, prompt

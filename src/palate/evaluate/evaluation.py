@@ -12,7 +12,7 @@ from palate.errors import InputError
 from palate.evaluate.baselines import BASELINES, Choice, baseline_scores
 from palate.evaluate.bootstrap import Interval, Replicates, interval
 from palate.evaluate.bootstrap import bootstrap as resample
-from palate.evaluate.curves import HistogramBin, ReliabilityBin, histogram, reliability, roc
+from palate.evaluate.curves import HistogramBin, Labels, ReliabilityBin, Scores, histogram, reliability, roc
 from palate.evaluate.metrics import LOWER_IS_BETTER, Metrics, measure
 from palate.evaluate.paired import SameRows
 from palate.evaluate.verdict import verdict
@@ -67,7 +67,8 @@ class Evaluation:
     n: int
     users: int
     base_rate: float | None
-    rating_threshold: float
+    rating_threshold: float | None
+    """None where labels are given, not ratings."""
     resamples: int
     seed: int
     entries: list[Entry]
@@ -78,6 +79,8 @@ class Evaluation:
     """What this comes to, in sentences."""
     split: str = "test"
     """Whose rows were measured."""
+    unit: Literal["users", "rows"] = "users"
+    """What was resampled: users, or rows where nobody knows whose they are; `users` is then the number of rows."""
 
     def entry(self, key: str) -> Entry:
         """The entry of a model or baseline; `KeyError` if it was not evaluated."""
@@ -151,17 +154,52 @@ def evaluate(
     same = beside_baselines(
         samples, scores, rating_threshold=rating_threshold, baselines=baselines, rows=rows, seed=seed, split=split
     )
-    y, users, p = same.y, same.users, same.scores
     names = {key: key for key in scores} | BASELINES | dict(labels or {})
-    replicates = resample(y, users, p, resamples=bootstrap, seed=seed)
+    return compared(
+        same.y,
+        same.users,
+        same.scores,
+        labels={key: names[key] for key in same.scores},
+        masses={key: mass_of(frame.filter(pl.col("row").is_in(same.rows.tolist()))) for key, frame in scores.items()},
+        rating_threshold=rating_threshold,
+        bootstrap=bootstrap,
+        seed=seed,
+        split=split,
+        aside=aside,
+        pairs=pairs,
+    )
+
+
+def compared(
+    y: Labels,
+    users: NDArray[np.int64] | None,
+    p: Mapping[str, Scores],
+    *,
+    labels: Mapping[str, str],
+    masses: Mapping[str, Mass | None],
+    rating_threshold: float | None,
+    bootstrap: int,
+    seed: int,
+    split: str = "test",
+    aside: Collection[str] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> Evaluation:
+    """Measure P(like) of baselines and models, by key in the order of the tables, on the same rows.
+
+    `y` (n,) bool, `users` (n,) or None where nobody knows whose rows they are: intervals are then over rows, which are
+    taken for independent. `labels` are the entries' names; those of `masses` are the models, the others baselines.
+    `split`, `aside` and `pairs` as in `evaluate`.
+    """
+    rows = np.arange(len(y)) if users is None else users
+    replicates = resample(y, rows, p, resamples=bootstrap, seed=seed)
     entries = [
         Entry(
             key=key,
-            label=names[key],
-            kind="model" if key in scores else "baseline",
-            metrics=measure(y, values, users),
+            label=labels[key],
+            kind="model" if key in masses else "baseline",
+            metrics=measure(y, values, rows),
             intervals={name: interval(found) for name, found in replicates[key].items()},
-            mass=_mass(scores[key], same.rows) if key in scores else None,
+            mass=masses.get(key),
             reliability=reliability(y, values),
             roc=roc(y, values),
             histogram=histogram(y, values),
@@ -180,6 +218,7 @@ def evaluate(
         differences=_differences(entries, replicates, pairs),
         verdict=[],
         split=split,
+        unit="rows" if users is None else "users",
     )
     return replace(measured, verdict=verdict(measured))
 
@@ -246,12 +285,12 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
     return found
 
 
-def _mass(frame: pl.DataFrame, rows: NDArray[np.int64]) -> Mass | None:
-    """Mean and 5th percentile of the mass on some rows; None where the scores come without one."""
-    if "mass" not in frame.columns:
+def mass_of(frame: pl.DataFrame) -> Mass | None:
+    """Mean and 5th percentile of the mass; None where the scores come without one."""
+    if "mass" not in frame.columns or frame["mass"].drop_nulls().is_empty():
         return None
-    mass = frame.filter(pl.col("row").is_in(rows.tolist()))["mass"].drop_nulls().to_numpy()
-    return Mass(float(mass.mean()), float(np.percentile(mass, 5))) if mass.size else None
+    mass = frame["mass"].drop_nulls().to_numpy()
+    return Mass(float(mass.mean()), float(np.percentile(mass, 5)))
 
 
 def _differences(

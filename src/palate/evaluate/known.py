@@ -93,17 +93,14 @@ class Known:
     def of(cls, samples: Samples, rating_threshold: float, seed: int = 13) -> Self:
         """What is known of samples.
 
-        Raises `InputError` where there is no training sample, and where one has fewer than `history_len` rows of its
-        user before it.
+        Raises `InputError` where there is no training sample.
         """
-        timeline, length = samples.timeline, samples.history_len
+        timeline = samples.timeline
         if not samples.of("train").size:
             raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
         runs = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
         user = np.repeat(np.arange(runs.size), runs)
         first = np.repeat(np.cumsum(runs) - runs, runs)
-        if (samples.position - first[samples.position] < length).any():
-            raise InputError(f"a sample has a history shorter than {length}, expected that many rows before it")
         rating = timeline["rating"].to_numpy().astype(np.float64)
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
         fold = np.random.default_rng(seed).permutation(runs.size) % FOLDS

@@ -1,11 +1,12 @@
 """Report: an evaluation and what led to it, as one HTML page that needs nothing but itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from palate.artifacts import atomic_file
 from palate.evaluate import forest, plots
@@ -13,6 +14,7 @@ from palate.evaluate.ablations import Ablations
 from palate.evaluate.ablations import table as ablation_lines
 from palate.evaluate.bootstrap import Interval
 from palate.evaluate.calibration import Calibration
+from palate.evaluate.curves import Labels
 from palate.evaluate.evaluation import Entry, Evaluation
 from palate.evaluate.groups import groups
 from palate.evaluate.leaks import Audit
@@ -46,6 +48,8 @@ class ReportInputs:
     slices: Slices | None = None
     histories: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """Lines of the history of rows that `slices` has as examples."""
+    examples: Sequence[Mapping[str, Any]] = ()
+    """Where there are no slices: rows with `history_titles` (lines), `candidate_title`, `label` (bool) and `p`."""
     rankings: Sequence[RankingTable] = ()
     ablations: Ablations | None = None
     seeds: OverSeeds | None = None
@@ -64,6 +68,21 @@ class ReportInputs:
     """The resolved config, as YAML."""
     commands: Sequence[str] = ()
     """What to run to see all this again."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test row as the page shows it."""
+
+    history: list[str]
+    candidate: str
+    liked: bool
+    p: float
+
+    @property
+    def right(self) -> bool:
+        """Whether P(like) is on the side of what happened."""
+        return abs(self.p - self.liked) <= 0.5
 
 
 def write_report(path: Path, inputs: ReportInputs) -> None:
@@ -89,7 +108,10 @@ def render_report(inputs: ReportInputs) -> str:
     short = _short_names(found)
     roc_shown = [*own, *([best] if best else [])]
     histograms = [e for e in own if e.key in _drawn(found)]
+    surest = sorted(_examples(inputs), key=lambda example: -abs(example.p - 0.5))
     told: dict[str, Any] = {
+        "right": [e for e in surest if e.right][:EXAMPLES],
+        "wrong": [e for e in surest if not e.right][:EXAMPLES],
         "caption": caption(found),
         "groups": groups(found),
         "baselines": baselines,
@@ -133,6 +155,22 @@ def render_report(inputs: ReportInputs) -> str:
     )
 
 
+def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> list[int]:
+    """The test rows of which a model is surest: up to `count` where it is right at 0.5, and as many where it is wrong.
+
+    `scores` is a frame with `row` and `p`, as for `evaluate`; `liked` holds the labels of all test rows. Ascending.
+    """
+    rows, p = scores["row"].to_numpy(), scores["p"].to_numpy()
+    surest = np.lexsort((rows, -np.abs(p - 0.5)))
+    right = ((p >= 0.5) == liked[rows])[surest]
+    return sorted({int(row) for kind in (right, ~right) for row in rows[surest][kind][:count]})
+
+
+def _examples(inputs: ReportInputs) -> Iterator[Example]:
+    for row in inputs.examples:
+        yield Example(row["history_titles"].splitlines(), row["candidate_title"], row["label"], row["p"])
+
+
 def _contents(inputs: ReportInputs, went_in: bool) -> list[tuple[str, str]]:
     """The sections that are there, as (id, name)."""
     sections = [
@@ -140,6 +178,7 @@ def _contents(inputs: ReportInputs, went_in: bool) -> list[tuple[str, str]]:
         ("slices", "For whom", inputs.slices),
         ("ranking", "Ranking", inputs.rankings),
         ("curves", "Curves", True),
+        ("examples", "Examples", inputs.examples),
         ("ablations", "What it uses", inputs.ablations),
         ("seeds", "Trained again", inputs.seeds),
         ("leaks", "Leaks", inputs.leaks),

@@ -94,11 +94,13 @@ def markdown(evaluation: Evaluation) -> str:
 def caption(evaluation: Evaluation) -> str:
     """How the numbers came about, in one line."""
     both = evaluation.entries[0].metrics.gauc_users
-    rows = f"{evaluation.n:,} {evaluation.split} rows of {evaluation.users:,} users, {both:,} with both classes"
+    rows = f"{evaluation.n:,} {evaluation.split} rows"
+    if evaluation.unit == "users":
+        rows += f" of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
-    return f"{rows}{rate}; {evaluation.resamples:,} resamples of users"
+    return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
 def _auc_bounds(entry: Entry) -> str:

@@ -29,7 +29,11 @@ def verdict(evaluation: "Evaluation") -> list[str]:
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
     within = [_within_users(evaluation, d) for d in _of(evaluation, "gauc") if d.first == models[0].key][:1]
     warnings = [text for model in models for text in _warnings(evaluation, model)]
-    if evaluation.users < FEW_USERS:
+    if evaluation.unit == "rows":
+        warnings.append(
+            "Nobody knows whose rows these are: intervals resample rows, and are too narrow where a user has several."
+        )
+    elif evaluation.users < FEW_USERS:
         counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
         warnings.append(f"The {evaluation.split} rows come from {counted}: read every number here as a rough one.")
     return [*pooled, *within, *warnings]

@@ -33,6 +33,19 @@ def split_template(template: str) -> list[Part]:
     return parts
 
 
+class Number(float):
+    """A number that also takes two words for its format, `liked|disliked`: the first for 1, the second for 0."""
+
+    def __format__(self, spec: str) -> str:
+        words = spec.split("|")
+        if len(words) != 2 or not all(words):
+            return super().__format__(spec)
+        value = float(self)
+        if value not in (0.0, 1.0):
+            raise ValueError("two words are for labels, expected 1 or 0")
+        return words[0] if value else words[1]
+
+
 Of = Literal["n", "rating", "context", "item"]
 """What a part of a line is of: the line's number, the row's rating, how its item was rated before, or the item."""
 
@@ -61,7 +74,8 @@ class PromptSpec(BaseModel):
     """The texts of a prompt.
 
     `history_line` may name `{n}` (1 for the oldest), `{rating}` and any item column; `candidate_line` any
-    item column; `history_header` may name `{history_len}`. Every item table has the column `title`. Both lines may name
+    item column; `history_header` may name `{history_len}`, the number of lines. `{rating:liked|disliked}` says a label
+    of 1 and of 0 in words. Every item table has the column `title`. Both lines may name
     `{item_mean}` (a float) and `{item_count}` (an int), of the item's earlier training ratings.
     """
 
@@ -110,7 +124,7 @@ class PromptSpec(BaseModel):
     def history(self, items: Iterable[Mapping[str, Any]], ratings: Iterable[float]) -> str:
         """The history as text, one line an item, oldest first."""
         return "\n".join(
-            self.history_line.format(**{**item, "n": n, "rating": rating})
+            self.history_line.format(**{**item, "n": n, "rating": Number(rating)})
             for n, (item, rating) in enumerate(zip(items, ratings, strict=True), start=1)
         )
 

@@ -12,7 +12,9 @@ ROLES = {
     "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid"),
     "item": ("itemid", "movieid", "item", "movie", "bookid", "productid", "asin", "parentasin", "isbn", "iid"),
     "rating": ("rating", "score", "stars", "overall"),
-    "timestamp": ("timestamp", "time", "unixreviewtime", "unixtime"),
+    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime"),
+    "label": ("label", "like", "liked", "click", "clicked", "islike", "isclick"),
+    "split": ("split", "subset", "fold", "partition"),
     "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name"),
 }
 """Accepted names of a column, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
@@ -130,10 +132,10 @@ def column_of(
     plain = {_plain(name): name for name in reversed(names)}
     found = next((plain[p] for p in ROLES[role] if p in plain), None)
     if found is None and needed:
-        usual = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp", "title": "title"}
+        usual = {"user": "userId", "item": "movieId"}.get(role, role)
         option = "" if role == "title" else f", or its name as ratings.columns.{role}"
         raise InputError(
-            f"has no {role} column, expected one such as {usual[role]}{option}; found {', '.join(names)}", place, 1
+            f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
         )
     return found
 

@@ -19,7 +19,7 @@ _RATING_FILES = (
     "ratings.dat",
     "u.data",
 )
-_ITEM_FILES = (
+ITEM_FILES = (
     *(f"{stem}.{suffix}" for stem in ("movies", "items", "books", "products", "titles") for suffix in _TABLES),
     "movies.dat",
     "u.item",
@@ -32,8 +32,9 @@ class Ratings:
     """Who rated what, how and when, in file order; and what the items are.
 
     `frame` has `user_id` and `item_id` (Int64 where all ids are integers, else String), `rating` (Float64)
-    and `timestamp` (Int64). `items` has `item_id`, `title` (String) and the item table's other columns,
-    one row an item. `inputs` maps the files that were read to their SHA-256.
+    and `timestamp` (Int64); `split` (String) too where the tables bring it, see `palate.ratings.given`. `items` has
+    `item_id`, `title` (String) and the item table's other columns, one row an item. `inputs` maps the files that were
+    read to their SHA-256.
     """
 
     frame: pl.DataFrame
@@ -117,7 +118,7 @@ def _find_items(tables: Source, rating_name: str) -> str | None:
             return own
     folder = rating_name.rpartition("/")[0]
     beside = tuple(n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name)
-    return Source(tables.root, beside).find(_ITEM_FILES)
+    return Source(tables.root, beside).find(ITEM_FILES)
 
 
 def _name_of(path: Path, rating_name: str) -> str:

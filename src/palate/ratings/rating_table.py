@@ -71,7 +71,7 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
     title = column_of("title", layout.names, columns, file.place, needed=False)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
     try:
-        frame = _scan(file, layout, places, _TYPES)
+        frame = scan(file, layout, places, _TYPES)
         usual = not _has_nulls(frame)
     except pl.exceptions.PolarsError:
         usual = False
@@ -82,9 +82,7 @@ def _has_nulls(frame: pl.DataFrame) -> bool:
     return any(frame[name].null_count() for name in COLUMNS)
 
 
-def _scan(
-    file: SourceFile, layout: Layout, places: Mapping[str, int], types: Mapping[str, pl.DataType]
-) -> pl.DataFrame:
+def scan(file: SourceFile, layout: Layout, places: Mapping[str, int], types: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """Read the columns at `places`; raises a Polars error where a field is not of its type."""
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
@@ -120,7 +118,7 @@ def _read_carefully(
     What is wrong and not merely unusual is found here, by its line.
     """
     try:
-        text = _scan(file, layout, places, {})
+        text = scan(file, layout, places, {})
     except pl.exceptions.PolarsError as error:
         _diagnose(file, layout, places, scale)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
@@ -129,7 +127,7 @@ def _read_carefully(
         as_ids(stripped["user_id"]),
         as_ids(stripped["item_id"]),
         pl.col("rating").cast(pl.Float64, strict=False),
-        _as_integers(stripped["timestamp"]),
+        as_integers(stripped["timestamp"]),
     )
     if _has_nulls(frame):
         _diagnose(file, layout, places, scale)
@@ -146,7 +144,7 @@ def as_ids(texts: pl.Series) -> pl.Series:
     return numbers if numbers.null_count() == texts.null_count() else texts
 
 
-def _as_integers(texts: pl.Series) -> pl.Series:
+def as_integers(texts: pl.Series) -> pl.Series:
     """Text as Int64, whole numbers such as `881250949.0` included; null for anything else."""
     numbers = texts.cast(pl.Int64, strict=False)
     floats = texts.cast(pl.Float64, strict=False)

@@ -27,6 +27,8 @@ class Samples:
     sample's candidate in it, ascending; the sample's history are the `history_len` rows before. `split`
     (n,) uint8 is 0 for train, 1 for val, 2 for test; `label` (n,) bool is True for a Yes. `items` has
     `item_id`, `title` and what else is known of the items. `context` is there once a prompt that names it is rendered.
+    `history` (n,) int64 is there where samples may have less than `history_len` rows of their user before them, which
+    is so with given splits: how many rows each one's history has.
 
     What may be learned from is "warmup" and "train". A warm-up rating that comes after the cutoff of a
     global-time split is "unused" for that reason, though it is part of a history.
@@ -39,6 +41,12 @@ class Samples:
     label: NDArray[np.bool_]
     history_len: int
     context: Context | None = None
+    history: NDArray[np.int64] | None = None
+
+    @property
+    def histories(self) -> NDArray[np.int64]:
+        """The number of rows in each sample's history, (n,) int64."""
+        return np.full(self.position.size, self.history_len) if self.history is None else self.history
 
     def of(self, split: str) -> NDArray[np.int64]:
         """The samples of a split, as indices into `position`, in timeline order."""
@@ -48,8 +56,8 @@ class Samples:
 def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 
-    Raises `InputError` if the threshold is outside the ratings' scale, if no user is long enough, or if a global
-    cutoff leaves nothing to train on.
+    With given splits every rating is a sample of the split that it brings. Raises `InputError` if the threshold is
+    outside the ratings' scale, if no user is long enough, or if a split leaves nothing to train on.
     """
     low, high = ratings.scale
     if not low < options.rating_threshold <= high:
@@ -59,6 +67,8 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
             "prepare.rating_threshold",
         )
     need = options.history_len
+    if options.split == "given":
+        return _given(ratings, options)
     timeline, counts = _in_order(ratings.frame)
     longest = int(counts.max(initial=0))
     if longest <= need:
@@ -89,6 +99,29 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         (timeline["rating"].to_numpy() >= options.rating_threshold)[is_sample],
         need,
     )
+
+
+def _given(ratings: Ratings, options: PrepareConfig) -> Samples:
+    """Every rating as a sample of its own split, behind what its user has rated before, however little."""
+    timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
+    split = timeline["split"].replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.UInt8).to_numpy()
+    position = np.arange(timeline.height)
+    return Samples(
+        timeline.with_columns(pl.col("split").cast(ROLES)),
+        ratings.items,
+        position,
+        split,
+        timeline["rating"].to_numpy() >= options.rating_threshold,
+        options.history_len,
+        history=histories_of(timeline["user_id"], position, options.history_len),
+    )
+
+
+def histories_of(users: pl.Series, position: NDArray[np.int64], history_len: int) -> NDArray[np.int64]:
+    """How many rows, `history_len` at most, the users have before their rows at `position`, (n,) int64."""
+    counts = _lengths(users)
+    begin = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.minimum(position - begin[position], history_len)
 
 
 def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:

@@ -76,8 +76,8 @@ def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[byt
     """Raw samples as JSON lines, a chunk at a time."""
     samples = render.samples
     for chunk in _chunks(index, _RAW_CHUNK):
-        position = samples.position[chunk]
-        rows = (position[:, None] - np.arange(samples.history_len, 0, -1)).ravel()
+        position, lengths = samples.position[chunk], samples.histories[chunk]
+        rows = _ranges(position - lengths, lengths)
         titles = samples.items["title"].gather(render.item.gather(rows))
         past = samples.timeline[rows].select("item_id", titles, "rating", "timestamp").to_struct("history")
         frame = render.lines(chunk).with_columns(
@@ -86,9 +86,26 @@ def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[byt
             ),
             pl.lit(split).alias("split"),
             *samples.timeline[position].select("user_id", "item_id", "timestamp", "rating").get_columns(),
-            past.reshape((chunk.size, samples.history_len)),
+            _parted(past, lengths),
         )
         yield frame.write_ndjson().encode()
+
+
+def _ranges(begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from `begin[i]` to `begin[i] + size[i]`, one range after the other."""
+    ends = np.cumsum(size)
+    places: NDArray[np.int64] = np.arange(size.sum()) + np.repeat(begin - (ends - size), size)
+    return places
+
+
+def _parted(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
+    """Values as lists of these lengths."""
+    if lengths.size and lengths[0] and (lengths == lengths[0]).all():
+        return values.reshape((lengths.size, int(lengths[0])))
+    of = pl.Series("list", np.repeat(np.arange(lengths.size), lengths))
+    lists = pl.DataFrame([of, values]).group_by("list").agg(values.name)
+    every = pl.DataFrame({"list": np.arange(lengths.size)})
+    return every.join(lists, on="list", how="left", maintain_order="left")[values.name].fill_null([])
 
 
 def _write_lines(path: Path, chunks: Iterable[bytes]) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 
 from palate.artifacts import MANIFEST, read_json, sha256_file
 from palate.errors import InputError
-from palate.samples.build import ROLES, Samples
+from palate.samples.build import ROLES, Samples, histories_of
 from palate.samples.split import SPLITS
 
 TABLES = ("ratings.parquet", "items.parquet")
@@ -54,5 +54,8 @@ def load_prepared(folder: Path) -> Prepared:
         (role[position] - 1).astype(np.uint8),
         timeline["rating"].to_numpy()[position] >= options["rating_threshold"],
         options["history_len"],
+        history=histories_of(timeline["user_id"], position, options["history_len"])
+        if options["split"] == "given"
+        else None,
     )
     return Prepared(folder, manifest, samples)

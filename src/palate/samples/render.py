@@ -4,7 +4,7 @@ A line's template falls into pieces at `{n}`, at `{rating}` and where an item's 
 depend on the item alone and are put into words once an item; a chunk is then gathered and joined from them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.prompt.spec import CONTEXT_FIELDS, Of, Part, PromptSpec, runs_of, split_template
+from palate.prompt.spec import CONTEXT_FIELDS, Number, Of, Part, PromptSpec, runs_of, split_template
 from palate.samples.build import Samples
 from palate.samples.context import context_of
 from palate.samples.items import shown_items
@@ -49,8 +49,22 @@ class Renderer:
 
         Columns: `history_titles`, `candidate_title`.
         """
+        return self._told(index, self._lines)
+
+    def _told(self, index: NDArray[np.int64], tell: Callable[[NDArray[np.int64], int], pl.DataFrame]) -> pl.DataFrame:
+        """What `tell` says of samples, given those with histories of one length at a time; in the order of `index`."""
+        lengths = self.samples.histories[index]
+        distinct = np.unique(lengths).tolist() or [self.samples.history_len]
+        if len(distinct) == 1:
+            return tell(index, distinct[0])
+        parts = [np.flatnonzero(lengths == length) for length in distinct]
+        told = [tell(index[part], length) for part, length in zip(parts, distinct, strict=True)]
+        return pl.concat(told)[np.argsort(np.concatenate(parts))]
+
+    def _lines(self, index: NDArray[np.int64], length: int) -> pl.DataFrame:
+        """`lines` of samples with `length` history items each."""
         position = self.samples.position[index]
-        return self.lines_of(position, position, self.samples.history_len)
+        return self.lines_of(position, position, length)
 
     def lines_of(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
         """As `lines`, of any history and any candidate.
@@ -71,8 +85,9 @@ class Renderer:
                     texts.append(pl.lit(format_value(n, body, "history_line")))
                 else:
                     texts.append(body.gather(at))
+        blank = pl.lit(pl.repeat("", position.size, dtype=pl.String, eager=True))
         return pl.select(
-            history_titles=pl.concat_str(texts or pl.lit("")),
+            history_titles=pl.concat_str(blank, *texts),
             candidate_title=pl.concat_str([self._texts(piece, target) for piece in self.candidate]),
         )
 
@@ -104,11 +119,15 @@ class Renderer:
 
     def examples(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """Alpaca examples of samples `index`: `instruction`, `input`, `output`, `system`."""
+        return self._told(index, self._examples)
+
+    def _examples(self, index: NDArray[np.int64], length: int) -> pl.DataFrame:
+        """`examples` of samples with `length` history items each."""
         position, prompt = self.samples.position[index], self.prompt
         output = pl.Series(self.samples.label[index]).replace_strict(
             [True, False], [prompt.yes, prompt.no], return_dtype=pl.String
         )
-        questions = self.questions(position, position, self.samples.history_len)
+        questions = self.questions(position, position, length)
         return questions.select("instruction", "input", output.alias("output"), "system")
 
     def questions(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
@@ -232,8 +251,8 @@ def part_texts(parts: Sequence[Part], table: pl.DataFrame, option: str) -> pl.Se
 
 
 def format_value(value: object, spec: str, option: str) -> str:
-    """`format(value, spec)`, an error being the prompt's."""
+    """`format(value, spec)`, an error being the prompt's; numbers as `Number` has it."""
     try:
-        return format(value, spec)
+        return format(Number(value) if isinstance(value, float) else value, spec)
     except (ValueError, TypeError) as error:
         raise InputError(f"{value!r} cannot be written as {{:{spec}}}: {error}", f"prompt.{option}") from None

@@ -91,7 +91,8 @@ def attend(
         out = _behind(query, key, value, scale, *palate_prefix.kept[module])
     else:
         palate_prefix.kept[module] = key, value
-        out = scaled_dot_product_attention(query, *_for_each_head(query, key, value), is_causal=True, scale=scale)
+        keys, values = _for_each_head(query, key, value)
+        out = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
     return out.transpose(1, 2).contiguous(), None
 
 

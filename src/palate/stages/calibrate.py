@@ -1,7 +1,8 @@
 """Calibrate: fit on the validation scores, or take the calibration that was fitted to the same ones before."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
     from palate.prompt.chat import Chat
 
 
-def source_of(config: Config, chat: "Chat", scored: Scored) -> Source:
-    """Whose logits these are."""
+def source_of(config: Config, chat: "Chat", key: Mapping[str, Any]) -> Source:
+    """Whose logits those are that have this key of a score file."""
     from palate.tokens.tokenizer import tokenizer_identity
 
     prompt = config.prompt.model_dump(mode="json")
     return Source(
-        model=str(scored.key.get("model", scored.key.get("served_model"))),
-        adapter=dict(scored.key["adapter"]),
+        model=str(key.get("model", key.get("served_model"))),
+        adapter=dict(key["adapter"]),
         prompt=prompt_hash(prompt, tokenizer_identity(chat.tokenizer), chat.decision.describe(chat.tokenizer)),
-        server=scored.key.get("server"),
+        server=key.get("server"),
     )
 
 
@@ -50,7 +51,7 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
         columns["logit"],
         columns["label"],
         columns["user_id"],
-        source=source_of(config, chat, validation),
+        source=source_of(config, chat, validation.key),
         asked=config.score.calibration,
         seed=config.seed,
         key=validation_key(validation.key, np.asarray(columns["row"])),
@@ -88,7 +89,7 @@ def calibration_of(
     if validation is None:
         if known is None:
             return fit(config, chat, model, None)
-        known.check(source_of(config, chat, measured), place)
+        known.check(source_of(config, chat, measured.key), place)
         return known
     key = validation_key(validation.key, np.asarray(validation.columns["row"]))
     if known is not None and is_fitted_to(known, config, key):

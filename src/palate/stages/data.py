@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings import load_ratings
+    from palate.ratings.given import load_given
 
     wanted = config.ratings
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
-    return load_ratings(
-        wanted.source, items=wanted.items, columns={str(k): v for k, v in wanted.columns.items()}, scale=wanted.scale
-    )
+    load = load_given if config.prepare.split == "given" else load_ratings
+    columns = {str(role): name for role, name in wanted.columns.items()}
+    return load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
 
 
 def chat_of(config: Config) -> "Chat":
@@ -110,7 +111,8 @@ def made_from_of(data: "Prepared") -> dict[str, Any]:
     from palate.samples.prepared import TABLES
 
     made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
-    return made_from | {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
+    made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
+    return made_from | ({} if data.samples.history is None else {"split": "given"})
 
 
 def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
@@ -181,9 +183,10 @@ def _keeping_all(config: Config) -> Config:
 
 
 def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.int64]]":
-    """`user_id` and `item_id` of every sample of a split."""
+    """`user_id` and `item_id` of every sample of a split; words as NumPy's own text, which needs no pickle."""
     rows = data.samples.timeline[data.samples.position[data.samples.of(split)]]
-    return {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
+    ids = {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
+    return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
 
 
 def portable(config: Config, chat: "Chat") -> "Portable | None":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,16 +54,17 @@ class Outcome:
     model: str
     """What the base model is called."""
     evaluation: "Evaluation"
-    calibrations: "Mapping[str, Calibration]"
-    ablations: "Ablations | None"
-    stack: "Stack | None"
-    rankings: "Sequence[RankingTable]"
+    calibrations: "Mapping[str, Calibration]" = field(default_factory=dict)
+    ablations: "Ablations | None" = None
+    stack: "Stack | None" = None
+    rankings: "Sequence[RankingTable]" = ()
     """Of quick baselines for many users; then of the model and all baselines, where it was asked to rank."""
-    slices: "Slices | None"
-    comparison: "Comparison | None"
-    seeds: "OverSeeds | None"
+    slices: "Slices | None" = None
+    comparison: "Comparison | None" = None
+    seeds: "OverSeeds | None" = None
     """Several adapters as trainings of one model."""
-    leaks: "Audit"
+    leaks: "Audit | None" = None
+    """None for examples of others, which tell neither users nor times."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types, as `metrics.json` holds it."""
@@ -78,7 +79,7 @@ class Outcome:
             "slices": None if self.slices is None else self.slices.to_dict(),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "seeds": None if self.seeds is None else self.seeds.to_dict(),
-            "leaks": self.leaks.to_dict(),
+            "leaks": None if self.leaks is None else self.leaks.to_dict(),
         }
 
 
@@ -271,7 +272,9 @@ def _in_the_report(outcome: Outcome) -> str:
         parts.append("reliability before and after calibration")
     if outcome.seeds is not None:
         parts.append("how far the adapters lie apart")
-    return f"In the report: {'; '.join([*parts, 'the leak audit'])}."
+    if outcome.leaks is not None:
+        parts.append("the leak audit")
+    return f"In the report: {'; '.join([*parts, 'curves and reliability'])}."
 
 
 def model_name(config: Config) -> str:

@@ -52,13 +52,11 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
     carried = portable(config, chat)
     if carried is not None:
         return carried.dataset("train", chat), carried.dataset("eval", chat), carried.data_manifest
-    from palate.tokens.examples import load_examples
+    from palate.stages import external
 
-    folder = config.data_path
-    # An Alpaca file of other origin has no manifest, and is taken as it is.
-    if not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
-        there = (folder / "eval.json").is_file()
-        return load_examples(folder / "train.json"), load_examples(folder / "eval.json") if there else None, None
+    alpaca = external.alpaca_of(config)
+    if alpaca is not None:
+        return *external.training_data(config, alpaca), None
     data = prepared(config)
     tokens = tokens_of(config, data, chat, ("train", "val"))
     return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
@@ -140,12 +138,17 @@ def score_with(
 
 def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Path | None) -> dict[str, Any]:
     """What scores depend on, beside the rows."""
+    return {"tokens": tokens.identity, **model_key(scorer, config, adapter)}
+
+
+def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[str, Any]:
+    """What of the model scores depend on: weights and number format, or who serves it, and the adapter."""
     from palate.models import weights_fingerprint
 
-    key = {"tokens": tokens.identity, "adapter": dict(adapter_identity(adapter))}
+    adapted = {"adapter": dict(adapter_identity(adapter))}
     if config.score.server is not None:
-        return key | served_key(config, adapter)
-    return key | {
+        return adapted | served_key(config, adapter)
+    return adapted | {
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": config.model.quantization,

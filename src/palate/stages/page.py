@@ -64,9 +64,9 @@ def report(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> 
         write_card(adapter, config, metrics=card_rows(found), data_manifest=data.manifest)
 
 
-def _fatal(found: "Audit") -> str:
+def _fatal(found: "Audit | None") -> str:
     """The worst of the leak audit; the page has the rest."""
-    if not found.fatal:
+    if found is None or not found.fatal:
         return "nothing fatal"
     return f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
 
@@ -107,7 +107,7 @@ def _prompt(config: Config, data: Prepared) -> str | None:
         return None
     sample = json.loads(line)
     example = config.prompt.alpaca(
-        sample["history_titles"], sample["candidate_title"], sample["label"], config.prepare.history_len
+        sample["history_titles"], sample["candidate_title"], sample["label"], len(sample["history"])
     )
     chat = chat_of(config)
     text = chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0])

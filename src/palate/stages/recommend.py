@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate import console
-from palate.artifacts import sha256_of
+from palate.artifacts import sha256_file, sha256_of
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
+from palate.evaluate.calibration import FILE, load_calibration, sigmoid
 from palate.progress import clock
-from palate.stages.data import check_model, prepared, token_options
+from palate.stages.calibrate import source_of
+from palate.stages.data import prepared, token_options
 from palate.stages.evidence import model_name
-from palate.stages.model import adapter_identity, load_scorer
+from palate.stages.model import load_scorer, model_key
+from palate.stages.served import check_scored_with
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from palate.recommend.recommender import Asker, Calibrate, Recommender
     from palate.retrieve import Known, Retriever
     from palate.samples import Prepared
+    from palate.score.scorer import Scorer
 
 RetrieverName = Literal["item-knn", "popularity"]
 RETRIEVERS: tuple[RetrieverName, ...] = ("item-knn", "popularity")
@@ -77,7 +81,7 @@ def recommend(
     from palate.train.adapter import check_same_prompt, chosen_adapter
 
     console.start_logging()
-    chat = check_model(config)
+    chat = check_scored_with(config)
     adapter = chosen_adapter(config, adapter, base_only)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
@@ -90,16 +94,24 @@ def recommend(
         _for_one(config, request, data, adapter, listed, asker, guest, as_json)
 
 
-def calibration_of(adapter: Path | None) -> "tuple[Calibrate, str | None]":
-    """P(like) of logits, and a hash of what that depends on.
+def calibration_of(config: Config, scorer: "Scorer", adapter: Path | None) -> "tuple[Calibrate, str | None]":
+    """P(like) of logits by the calibration that lies beside the adapter, and the hash of its file; else uncalibrated.
 
-    The one place where the calibration that lies beside an adapter comes in.
+    Raises `InputError` if the calibration is of another model, adapter or prompt.
     """
+    folder = adapter or config.run_path
+    known = None
+    if config.score.calibration != "none":
+        source = source_of(config, scorer.chat, model_key(scorer, config, adapter))
+        known = load_calibration(folder, source=source)
+    if known is None:
+        log.info("P(like) is not calibrated: %s holds no calibration", folder)
+    p_of = sigmoid if known is None else known.p
 
     def p(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64))), np.float32)
+        return np.asarray(p_of(logit.astype(np.float64)), np.float32)
 
-    return p, None
+    return p, None if known is None else sha256_file(folder / FILE)
 
 
 def _for_one(
@@ -159,7 +171,6 @@ def _for_all(
     """Rank for all users into a file, and print what it holds."""
     import polars as pl
 
-    from palate.models import weights_fingerprint
     from palate.recommend.batch import is_kept, recommend_all
     from palate.recommend.recommender import Asker
 
@@ -167,16 +178,13 @@ def _for_all(
     assert out is not None
     is_kept(out, {})  # a file that is not ours is told before a model is loaded
     recommender = _recommender(config, request, data, adapter, listed, None)
-    model = recommender.scorer.model
+    scorer = recommender.scorer
     key = {
         "data": {name: data.manifest["outputs"][name] for name in ("ratings.parquet", "items.parquet")},
         "options": data.manifest["options"],
         "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
-        "model": weights_fingerprint(model),
-        "dtype": str(model.dtype),
-        "quantization": config.model.quantization,
-        "adapter": dict(adapter_identity(adapter)),
-        "calibration": calibration_of(adapter)[1],
+        **model_key(scorer, config, adapter),
+        "calibration": calibration_of(config, scorer, adapter)[1],
         "candidates": "all" if listed is None else sha256_of(listed.tolist()),
         "include_seen": request.include_seen,
         "retriever": _retriever(request),
@@ -266,7 +274,7 @@ def _recommender(
         int(questions.target[0]),
         Means.fit(known),
         candidates,
-        calibration_of(adapter)[0],
+        calibration_of(config, scorer, adapter)[0],
         config.evaluate.batch_size,
     )
 

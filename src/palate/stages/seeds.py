@@ -13,6 +13,7 @@ from palate.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sh
 from palate.config import Config
 from palate.console import log
 from palate.progress import clock
+from palate.stages.external import alpaca_of
 from palate.stages.ledger import Ledger, reading
 
 SEEDS = "seeds.json"
@@ -135,8 +136,9 @@ def _data(config: Config) -> dict[str, str]:
     if (folder / MANIFEST).is_file():
         hashes = read_json(folder / MANIFEST)["outputs"]
         return {name: hashes[name] for name in ("train.json", "eval.json")}
-    there = [name for name in ("train.json", "eval.json") if (folder / name).is_file()]
-    return {name: sha256_file(folder / name) for name in there}
+    alpaca = alpaca_of(config)
+    files = {} if alpaca is None else alpaca.files
+    return {path.name: sha256_file(path) for split, path in files.items() if split != "test"}
 
 
 def _copy(folder: Path, run: Path, name: str) -> None:

@@ -79,6 +79,8 @@ def content_of(samples: Samples) -> dict[str, str]:
         digest.update(column.hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label, users_of(samples)):
         digest.update(np.ascontiguousarray(array).data)
+    if samples.history is not None:
+        digest.update(samples.history.data)
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
 
@@ -124,7 +126,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
         reason = str(error)
-    bad = unproved_samples(word, samples.position, history_len, fragments)
+    bad = unproved_samples(word, samples.position, samples.histories, fragments)
     if fragments is not None and not _agrees(samples, render, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
         bad[:] = True
@@ -133,7 +135,14 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     for number, split in enumerate(SPLITS):
         mine = samples.split == number
         position, plain = samples.position[mine], bad[mine]
-        length = np.zeros(position.size, np.int32) if whole is None else whole.of(word, position)
+        length = np.zeros(position.size, np.int32)
+        if samples.history is not None:
+            shown = samples.history[mine]
+            np.save(out / f"{split}.items.npy", shown)
+            if fragments is not None:
+                length = sample_lengths(word, fragments, position, shown)
+        elif whole is not None:
+            length = whole.of(word, position)
         length[plain] = 0
         np.save(out / f"{split}.position.npy", position.astype(np.int64, copy=False))
         np.save(out / f"{split}.length.npy", length)
@@ -222,15 +231,16 @@ class _Lengths:
 def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
     """Tokenize the split's samples that cannot be composed, whole and one after the other, into `out`."""
     sample = tables.unproved(split)
-    position = tables.position(split)[sample]
+    position, items = tables.position(split)[sample], tables.items(split)[sample]
     start, response = np.zeros(sample.size + 1, np.int64), np.zeros(sample.size, np.int32)
     at = 0
     # Appended as they come: for a tokenizer of which nothing is proved this is the whole split.
     with (out / "tokens.npy").open("wb") as file:
         shape_of_header = _header(file, 0)
         done = 0
-        for batch in track(_batches(position), position.size, f"tokenizing {split} whole"):
-            for ids, prompt_len in chat.encode_batch([to_chat_messages(e) for e in tables.examples(batch)]):
+        for batch in track(_batches(np.arange(position.size)), position.size, f"tokenizing {split} whole"):
+            examples = tables.examples(position[batch], items[batch])
+            for ids, prompt_len in chat.encode_batch([to_chat_messages(example) for example in examples]):
                 np.array(ids, np.int32).tofile(file)
                 at += len(ids)
                 done += 1
@@ -262,7 +272,7 @@ def _agrees(
     chosen = good[np.unique(np.linspace(0, good.size - 1, min(CHECKED, good.size)).astype(np.int64))]
     rows = render.examples(chosen).to_dicts()
     for sample, (ids, prompt_len) in zip(chosen, chat.encode_batch([to_chat_messages(r) for r in rows]), strict=True):
-        composed = join(word, fragments, int(samples.position[sample]), samples.history_len)
+        composed = join(word, fragments, int(samples.position[sample]), int(samples.histories[sample]))
         response = fragments.response[int(samples.label[sample])]
         if composed.tolist() != ids or response != len(ids) - prompt_len:
             return False

@@ -219,8 +219,8 @@ class TokenDataset:
         """A sample in Alpaca form, with the history items that truncation leaves it."""
         sample = self._numbers([range(len(self))[index]])
         place = int(_places(self._cut.over, sample)[0])
-        items = int(self._cut.items[place]) if place >= 0 else self.tables.history_len
-        return self.tables.examples(self._position[sample], items)[0]
+        items = self._cut.items[place] if place >= 0 else self._items[sample][0]
+        return self.tables.examples(self._position[sample], int(items))[0]
 
     def text(self, index: int) -> str:
         """A sample as the chat template renders it, before any tokens are cut."""
@@ -278,6 +278,11 @@ class TokenDataset:
         return self.tables.position(self.split)
 
     @cached_property
+    def _items(self) -> Longs:
+        """Of all samples of the split: history items before truncation."""
+        return self.tables.items(self.split)
+
+    @cached_property
     def _whole(self) -> Ints:
         """Of all samples of the split: ids before truncation."""
         return lengths_of(self.tables, self.split, self._plain)
@@ -313,7 +318,7 @@ class TokenDataset:
         """The ids of samples given by their numbers in the split, and where each begins and the last ends."""
         cut = self._cut
         kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
-        items = np.full(sample.size, self.tables.history_len, np.int64)
+        items = self._items[sample]
         plain = _places(self._plain.sample, sample)
         if self.options.truncation == "history" and cut.over.size:
             place = _places(cut.over, sample)

@@ -91,7 +91,7 @@ class SharedHistory:
         self._target = position[self.order]
         self.first = group(self._target, source.tables.users, targets)
         self._anchor = np.repeat(self._target[self.first[:-1]], np.diff(self.first))
-        self._items = np.full(len(self), source.tables.history_len, np.int64)
+        self._items = source.tables.items(source.split)[source.numbers][self.order][self.first[:-1]]
         self._cut = np.zeros(len(self), np.int64)
         self.prefix, self.lengths = self._measure()
         self._fit(source.options.cutoff_len)
@@ -197,14 +197,14 @@ class SharedHistory:
         tables = self._tokens.tables
         items = np.repeat(self._items, self.sizes)
         shared, length = np.zeros((2, self.order.size), np.int64)
-        plain = unproved_samples(tables.word, self._anchor, tables.history_len, tables.fragments, self._target)
+        plain = unproved_samples(tables.word, self._anchor, items, tables.fragments, self._target)
         of_prompt = np.logical_or.reduceat(plain, self.first[:-1])
         plain = np.repeat(of_prompt, self.sizes)
         if tables.fragments is not None:
             shared, length = parts(tables.word, tables.fragments, self._anchor, self._target, items).T.astype(np.int64)
         prefix = shared[self.first[:-1]]
         for k in np.flatnonzero(of_prompt):
-            prefix[k] = self._tokenize(int(k), tables.history_len)
+            prefix[k] = self._tokenize(int(k), int(self._items[k]))
             rows = np.arange(self.first[k], self.first[k + 1])
             length[rows] = [self._plain[row].size for row in rows.tolist()]
         return prefix, length
@@ -250,7 +250,7 @@ class SharedHistory:
     def _drop_items(self, k: int, cutoff: int) -> None:
         """Leave a prompt as many items of its history as fit with its longest candidate."""
         tables, rows = self._tokens.tables, np.arange(self.first[k], self.first[k + 1])
-        for items in range(tables.history_len - 1, -1, -1):
+        for items in range(int(self._items[k]) - 1, -1, -1):
             if int(rows[0]) in self._plain:
                 self.prefix[k] = self._tokenize(k, items)
                 self.lengths[rows] = [self._plain[row].size for row in rows.tolist()]

@@ -94,6 +94,13 @@ class Tables:
         """The timeline rows of a split's candidates, (n,) int64, ascending."""
         return mapped(self.folder / f"{split}.position.npy")
 
+    def items(self, split: str) -> Longs:
+        """How many history items each of a split's samples has, (n,) int64."""
+        stored = self.folder / f"{split}.items.npy"
+        if stored.is_file():
+            return mapped(stored)
+        return np.full(self.position(split).size, self.history_len)
+
     def lengths(self, split: str) -> Ints:
         """The lengths of a split's samples before any truncation, (n,) int32; 0 for those in `plain`."""
         return mapped(self.folder / f"{split}.length.npy")
@@ -110,16 +117,14 @@ class Tables:
         """How many items, ratings or contexts there are."""
         return int(self.meta["codes"][of])
 
-    def examples(
-        self, positions: Longs, history_len: int | None = None, targets: Longs | None = None
-    ) -> list[dict[str, Any]]:
-        """Samples at some timeline rows as Alpaca examples.
+    def examples(self, positions: Longs, items: int | Longs, targets: Longs | None = None) -> list[dict[str, Any]]:
+        """Samples at some timeline rows as Alpaca examples, with so many history items (each).
 
         `targets` are the rows of their candidates where these are not the next in the timeline.
         """
-        m = self.history_len if history_len is None else history_len
         told = []
-        for row, target in zip(positions, positions if targets is None else targets, strict=True):
+        sizes = np.broadcast_to(items, positions.shape).tolist()
+        for row, m, target in zip(positions, sizes, positions if targets is None else targets, strict=True):
             past, asked = self.word[row - m : row].tolist(), int(self.word[target])
             lines = [self.wording.history_line(word, n) for n, word in enumerate(past, start=1)]
             answer = self.prompt.label(bool(asked >> LABEL[0] & LABEL[1]))
@@ -159,9 +164,9 @@ def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, ite
 
 
 def unproved_samples(
-    word: Longs, position: Longs, history_len: int, fragments: Fragments | None, target: Longs | None = None
+    word: Longs, position: Longs, items: int | Longs, fragments: Fragments | None, target: Longs | None = None
 ) -> NDArray[np.bool_]:
-    """Which samples show something that no fragment serves."""
+    """Which samples, of so many history items (each), show something that no fragment serves."""
     if fragments is None:
         return np.ones(position.size, bool)
     found = np.zeros(position.size, bool)
@@ -170,7 +175,7 @@ def unproved_samples(
         row = np.isin(code_of(word, ITEM), history) | np.isin(code_of(word, RATING), rating)
         row |= np.isin(code_of(word, CONTEXT), context)
         before = np.concatenate([[0], np.cumsum(row)])
-        found |= before[position] > before[position - history_len]
+        found |= before[position] > before[position - items]
     asked = position if target is None else target
     for name, place in (("candidate", ITEM), ("candidate_context", CONTEXT)):
         if fragments.unproved[name]:

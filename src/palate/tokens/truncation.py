@@ -72,7 +72,8 @@ def plan_cut(
         number = np.unique(among)
         over, count = number[whole[number] > cutoff], number.size
     response = responses_of(tables, split, plain, over)
-    items = np.full(over.size, tables.history_len, np.int64)
+    told = tables.items(split)[over]
+    items = told.copy()
     kept = np.full(over.size, cutoff, np.int32)
     again: dict[int, Ints] = {}
     if strategy == "drop":
@@ -97,7 +98,7 @@ def plan_cut(
         head = np.full(over.size, cutoff // 2 if strategy == "middle" else 0, np.int64)
         cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
     else:
-        cut_items = (tables.history_len - items * (kept > 0)).astype(np.int32)
+        cut_items = (told - items * (kept > 0)).astype(np.int32)
     start = np.cumsum([0, *(ids.size for ids in again.values())], dtype=np.int64)
     tokens = np.concatenate([np.zeros(0, np.int32), *again.values()])
     return Cut(over, items, kept, cut_items, np.array(list(again), np.int64), start, tokens)
@@ -131,9 +132,9 @@ def _drop_items(tables: Tables, split: str, over: Longs, left: Longs, cutoff: in
     for m in range(tables.history_len - 1, -1, -1):
         if not left.size or tables.fragments is None:
             return
-        length = sample_lengths(tables.word, tables.fragments, position[over[left]], m)
+        length = sample_lengths(tables.word, tables.fragments, position[over[left]], np.minimum(items[left], m))
         fits = length <= cutoff
-        items[left[fits]], kept[left[fits]] = m, length[fits]
+        items[left[fits]], kept[left[fits]] = np.minimum(items[left[fits]], m), length[fits]
         left = left[~fits]
 
 
@@ -155,13 +156,13 @@ def _tokenize_again(
     for m in range(tables.history_len - 1, -1, -1):
         for chunk in range(0, left.size, CHUNK):
             places = left[chunk : chunk + CHUNK]
-            examples = tables.examples(position[over[places]], m)
+            examples = tables.examples(position[over[places]], np.minimum(items[places], m))
             for k, (ids, prompt_len) in zip(
                 places, chat.encode_batch([to_chat_messages(e) for e in examples]), strict=True
             ):
                 # Labels are cut off the end by the length of the response that the whole sample has.
                 if len(ids) <= cutoff and len(ids) - prompt_len == response[k]:
-                    items[k], kept[k], found[int(over[k])] = m, len(ids), np.array(ids, np.int32)
+                    items[k], kept[k], found[int(over[k])] = min(items[k], m), len(ids), np.array(ids, np.int32)
         left = left[kept[left] == 0]
     return dict(sorted(found.items()))
 
@@ -175,12 +176,14 @@ def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs
         return out
     from palate.tokens import kernel
 
-    found = np.empty(int(composed.sum()), np.int32)
-    kernel.touched(
-        tables.word, tables.position(split)[over[composed]], f.steps, f.first, f.length, tables.history_len,
-        *edges, begin[composed], end[composed], found,
-    )  # fmt: skip
-    out[composed] = found
+    position, items = tables.position(split), tables.items(split)[over]
+    for m in np.unique(items[composed]).tolist():
+        rows = np.flatnonzero(composed & (items == m))
+        found = np.empty(rows.size, np.int32)
+        kernel.touched(
+            tables.word, position[over[rows]], f.steps, f.first, f.length, m, *edges, begin[rows], end[rows], found
+        )
+        out[rows] = found
     return out
 
 

@@ -51,9 +51,7 @@ def write_card(
                 "base weights": base.get("weights_from") or "as published",
                 "base in": "4 bits (NF4, double quantization)" if base["quantization"] == "nf4" else run["dtype"],
                 "data": config.ratings.source or str(config.data_path),
-                "split": f"{config.prepare.split}, {config.prepare.val_ratio:g} validation, "
-                f"{config.prepare.test_ratio:g} test",
-                "liked": f"a rating of at least {config.prepare.rating_threshold:g}",
+                **_labels(config, data_manifest),
                 "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
                 f"history of {about['history_len']}",
             }
@@ -87,6 +85,15 @@ def write_card(
     ]
     with atomic_file(adapter / "README.md") as file:
         file.write(("\n\n".join(section for section in sections if section) + "\n").encode())
+
+
+def _labels(config: Config, data_manifest: Mapping[str, Any] | None) -> dict[str, str]:
+    """Where splits and labels come from; Alpaca files of others have no manifest, and say both themselves."""
+    options = config.prepare
+    if not data_manifest:
+        return {"answers": f"{config.prompt.yes!r} and {config.prompt.no!r}, in Alpaca files that bring their prompts"}
+    shares = f", {options.val_ratio:g} validation, {options.test_ratio:g} test" if options.split != "given" else ""
+    return {"split": options.split + shares, "liked": f"a rating of at least {options.rating_threshold:g}"}
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -113,8 +113,7 @@ def baseline_scores(
     """P(like) of the chosen baselines for every sample of a split, in the order of the timeline.
 
     The result has `row` (UInt32, the index within the split) and a Float64 column for each baseline's key. Raises
-    `InputError` where there is no training sample to learn from, and where a sample has fewer than `history_len` rows
-    of its user before it.
+    `InputError` where there is no training sample to learn from.
     """
     known = Known.of(samples, rating_threshold, seed)
     return scores_of(known, fit_baselines(known, choice), split)

@@ -72,10 +72,10 @@ def _own_future(rows: Rows) -> Finding:
 
 def _history(rows: Rows) -> Iterator[Finding]:
     """Whether the rows before a sample, of which the prompt shows the last, are the user's own and not later."""
-    position, length = rows.samples.position, rows.samples.history_len
+    position, length = rows.samples.position, rows.samples.histories
     yield rows.finding(
         *("history-of-others", "fatal", position[position - length < rows.begin[position]], position.size, "samples"),
-        told=f"samples have fewer than {length} rows of their own user before them, so that another user's are shown",
+        told="samples have a history that reaches back to the rows of another user",
         clean="every history is of its own user",
     )
     latest = _latest_before(rows)

@@ -51,9 +51,9 @@ def _both_sides(rows: Rows, again: Longs, before: Longs) -> Iterator[Finding]:
 def _shown(rows: Rows, again: Longs, before: Longs) -> Finding:
     """Samples whose history shows the item that is asked about."""
     position = rows.samples.position
-    asked = np.zeros(rows.role.size, bool)
-    asked[position] = True
-    hit = asked[again] & (again - before <= rows.samples.history_len)
+    shown = np.zeros(rows.role.size, np.int64)
+    shown[position] = rows.samples.histories
+    hit = again - before <= shown[again]
     return rows.finding(
         *("candidate-in-history", "fatal", again[hit], position.size, "samples"),
         told="samples show the item that they ask about in their history, and how it was rated",

@@ -1,0 +1,29 @@
+"""What splits are called, in a column and in the names of files; told without Polars, which training can do without."""
+
+import posixpath
+from collections.abc import Sequence
+
+from palate.errors import InputError
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""What a split may be called, in the column and as the beginning of a file's name: `valid.csv`, `valid_ood2.csv`."""
+
+
+def split_files(names: Sequence[str]) -> dict[str, str]:
+    """Which of some file names are tables of which split; raises `InputError` where two are of one split."""
+    found: dict[str, str] = {}
+    for name in names:
+        stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
+        word = stem.replace("-", "_").replace(".", "_").partition("_")[0]
+        split = next((split for split, called in SPLIT_NAMES.items() if word in called), None)
+        if split is None or suffix not in SUFFIXES:
+            continue
+        if split in found:
+            raise InputError(f"and {found[split]} are both of the split {split}, expected one file each", name)
+        found[split] = name
+    return found
