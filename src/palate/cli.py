@@ -189,6 +189,12 @@ def _evaluate(config: Config, args: argparse.Namespace) -> None:
     )
 
 
+def _compare(config: Config, args: argparse.Namespace) -> None:
+    from palate.stages.compare import compare
+
+    compare(args.runs, seed=config.seed, as_json=args.json, out=None if args.out is None else Path(args.out))
+
+
 def _audit(config: Config, args: argparse.Namespace) -> None:
     from palate.stages.leaks import show_leaks
 
@@ -400,6 +406,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
+    compare = add("compare", _compare, "runs side by side: what differs, and their scores on the rows that they share")
+    compare.add_argument(
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="a run's or an evaluation's folder, its metrics.json, or a file of scores; two or more",
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
     audit = add("audit", _audit, "what the test could know that it must not: order, pairs, labels, ties, the prompt")
     audit.add_argument("--data", metavar="DIR", help="the prepared folder (data_dir)")
     audit.add_argument("--split", metavar="HOW", help="of --ratings: user-time or global-time (user-time)")
@@ -517,7 +533,7 @@ def _config(args: argparse.Namespace) -> Config:
         overrides.append(Override(f"{section}.max_samples", args.max_samples, "--max-samples"))
     if getattr(args, "cutoffs", None):  # the first is the config's, the others are looked at beside it
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
-    if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export, _recommend):
+    if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export, _recommend, _compare):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
     path = getattr(args, "config_file", None) or args.config
     if path is None and args.command in (_export, _recommend) and args.adapter is not None:

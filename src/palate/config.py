@@ -7,7 +7,7 @@ nearest known key is suggested. `--set section.key=value` overrides what the fil
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
@@ -222,6 +222,11 @@ class EvaluateConfig(Section):
     """The means that cost nothing alone, or the learned ones too: 15 to 30 s of one core for 100,000 ratings."""
     bootstrap: int = Field(1000, ge=0)
     """Resamplings of users for the intervals."""
+    rank_users: int = Field(0, ge=0)
+    """Let the model rank whole catalogues for this many users, drawn with the seed, beside every baseline; 0: only the
+    baselines that are quick to ask rank. Costs `rank_users` times as many prompts as there are items."""
+    candidates: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """What is ranked: all items that a user had not rated, or so many of them at random beside those to be found."""
     allow_leaks: bool = False
     """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
 

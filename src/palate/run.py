@@ -23,8 +23,9 @@ from palate.stages import calibrate, evidence, scoring, seeds
 from palate.stages import data as data_stage
 from palate.stages import lengths as lengths_stage
 from palate.stages import model as model_stage
-from palate.stages.leaks import check_leaks, keep_leaks
+from palate.stages.leaks import check_leaks
 from palate.stages.ledger import Ledger, reading
+from palate.stages.page import REPORT, report
 from palate.stages.rows import Collected
 from palate.tokens.tokenizer import tokenizer_identity
 
@@ -116,9 +117,8 @@ def run(config: Config) -> None:
     calibrations = {key: calibration for key, calibration in found.items() if calibration is not None}
 
     _headline(7, "evaluate and report")
-    outcome = evidence.measure(config, data, Collected(scored, calibrations), folder)
-    keep_leaks(leaks, folder / evidence.METRICS)
-    evidence.report(config, data, outcome, folder)
+    outcome = evidence.measure(config, data, Collected(scored, calibrations), leaks, folder)
+    report(config, data, outcome, folder)
     kept = [path for paths in files.values() for path in paths.values()]
     kept += [calibrate.home(config, model) / FILE for model in models]
     _write_manifest(config, data, chat, kept, weights)
@@ -190,7 +190,7 @@ def _say_lengths(summary: Mapping[str, Any]) -> None:
 def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path], weights: list[Path]) -> None:
     """Name what the run was made from and what it left, the decision token included."""
     folder = config.run_path
-    names = ["config.yaml", "lengths.json", "training_log.jsonl", evidence.METRICS, evidence.REPORT]
+    names = ["config.yaml", "lengths.json", "training_log.jsonl", evidence.METRICS, REPORT]
     outputs = [folder / name for name in names] + kept + weights
     write_json(
         folder / MANIFEST,
@@ -213,7 +213,7 @@ def _say_where(config: Config, seconds: float) -> None:
     folder = config.run_path
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     lines = [
-        ("report", folder / evidence.REPORT),
+        ("report", folder / REPORT),
         ("adapter", folder / "adapter"),
         ("data", config.data_path),
         ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),

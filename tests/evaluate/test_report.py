@@ -1,195 +1,118 @@
 import html
-import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from tests.evaluate.rated import samples_of
+from tests.browser import Seen, browse, needs_browser
+from tests.evaluate.evidence import evaluation, whole, with_labels
+from tests.evaluate.films import film_samples
+from tests.evaluate.tree import Tree
 
-from palate.evaluate.evaluation import Evaluation, evaluate
+from palate.evaluate.evaluation import evaluate
 from palate.evaluate.report import ReportInputs, extreme_rows, render_report, write_report
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+SECTIONS = ["verdict", "comparison", "slices", "ranking", "curves", "ablations", "seeds", "leaks", "training", "data"]
 
 
-@pytest.fixture(scope="module")
-def evaluation(timeline: pl.DataFrame) -> Evaluation:
-    test = timeline.filter(pl.col("split") == "test")
-    rng = np.random.default_rng(0)
-    p = {"zero-shot": rng.random(len(test)), "fine-tuned": (test["rating"].to_numpy() / 5 + rng.random(len(test))) / 2}
-    scores = {k: pl.DataFrame({"row": range(len(test)), "p": v, "mass": [0.9] * len(test)}) for k, v in p.items()}
-    labels = {"zero-shot": "SmolLM2, zero-shot", "fine-tuned": "SmolLM2, fine-tuned"}
-    return evaluate(samples_of(timeline), scores, rating_threshold=4.0, baselines="quick", bootstrap=50, labels=labels)
-
-
-@pytest.fixture(scope="module")
-def inputs(evaluation: Evaluation) -> ReportInputs:
-    return ReportInputs(
-        title="A run",
-        evaluation=evaluation,
-        run={"Model": "SmolLM2", "Seed": 13},
-        lengths={"lengths": {"400": 10, "430": 25, "600": 2}, "cutoff_len": 512, "stats": {"max": 600, "mean": 431.2}},
-        training=[{"step": 5, "loss": 2.5}, {"step": 10, "loss": 1.2}, {"step": 10, "eval_loss": 1.3}],
-        examples=[
-            {
-                "history_titles": "1. Heat (1995)\n2. Babe (1995)",
-                "candidate_title": "Alien (1979)",
-                "label": "Yes",
-                "p": 0.9,
-            },
-            {"history_titles": ["1. Big (1988)"], "candidate_title": "Cube (1997)", "label": "No", "p": 0.8},
-        ],
-        data_stats={"ratings": 100836, "samples": {"train": 78271}},
-        prompt="<|im_start|>system\nYou are …",
-        config="name: demo\n",
-        commands=["palate run configs/demo.yaml"],
-    )
-
-
-class Tree(HTMLParser):
-    """Every opened element, with a failure for one that is not closed in its turn."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def count(self, tag: str) -> int:
-        return sum(t == tag for t, _ in self.elements)
-
-    @property
-    def ids(self) -> set[str]:
-        return {a["id"] for _, a in self.elements if a.get("id")}
-
-
-def test_the_page_is_well_formed_and_holds_every_part(inputs: ReportInputs) -> None:
-    page = render_report(inputs)
+def test_the_page_is_well_formed_and_holds_every_part_in_its_order() -> None:
+    page = render_report(whole())
     tree = Tree(page)
-    expected = {
-        "verdict",
-        "comparison",
-        "roc",
-        "reliability",
-        "lengths",
-        "loss",
-        "examples",
-        "data",
-        "prompt",
-        "repeat",
-    }
-    assert expected <= tree.ids
-    assert inputs.evaluation.verdict[0] in html.unescape(page)
-    for entry in inputs.evaluation.entries:
+    assert {*SECTIONS, "roc", "reliability", "lengths", "loss", "wins", "losses", "prompt", "repeat"} <= tree.ids
+    assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
+    assert whole().evaluation.verdict[0] in html.unescape(page)
+    for entry in whole().evaluation.entries:
         assert html.escape(entry.label, quote=False).replace("'", "&#39;") in page
         assert f"{entry.metrics.auc:.3f}" in page
 
 
-def test_every_figure_has_its_numbers_in_a_table(inputs: ReportInputs) -> None:
-    figures = re.findall(r"<figure.*?</figure>", render_report(inputs), flags=re.S)
-    assert len(figures) == 6
+def test_every_link_of_the_contents_leads_to_a_part() -> None:
+    page = render_report(whole())
+    linked = re.findall(r'<a href="#([\w-]+)"', page)
+    assert len(linked) == 11
+    assert set(linked) <= Tree(page).ids
+
+
+def test_every_figure_has_its_numbers_in_a_table() -> None:
+    figures = re.findall(r"<figure.*?</figure>", render_report(whole()), flags=re.S)
+    assert len(figures) > 14
     for figure in figures:
-        assert re.search(r"<svg viewBox.*<details>.*<table>.*<td", figure, flags=re.S)
+        assert "<svg " in figure
+        assert re.search(r"<table[^>]*>.*<td", figure, flags=re.S)
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(inputs: ReportInputs) -> None:
-    page = render_report(inputs)
-    assert Tree(page).count("script") == 0
+def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+    page = render_report(whole())
+    tree = Tree(page)
+    assert tree.count("script") == 0
     assert "@import" not in page
     assert "url(" not in page
-    for tag, attributes in Tree(page).elements:
-        for name in ("src", "href", "xlink:href", "data", "srcset"):
-            assert attributes.get(name) in (None, "data:,"), (tag, attributes)
+    assert tree.asks_elsewhere == []
 
 
-def test_text_from_outside_is_never_markup(inputs: ReportInputs) -> None:
-    entries = [replace(e, label=f"{EVIL} {e.key}") for e in inputs.evaluation.entries]
+def test_text_from_outside_is_never_markup() -> None:
+    inputs = whole()
+    assert inputs.slices is not None
+    assert inputs.leaks is not None
+    examples = [replace(example, title=EVIL) for example in inputs.slices.wins]
+    slices = [replace(part, dimension=EVIL, label=EVIL) for part in inputs.slices.slices]
     evil = replace(
         inputs,
         title=EVIL,
-        evaluation=replace(inputs.evaluation, entries=entries, verdict=[EVIL, EVIL]),
+        evaluation=replace(with_labels(inputs.evaluation, EVIL), verdict=[EVIL, EVIL]),
+        slices=replace(inputs.slices, slices=slices, wins=examples, losses=examples),
+        histories={example.row: [EVIL] for example in examples},
+        rankings=[
+            replace(table, entries=[replace(entry, label=EVIL) for entry in table.entries]) for table in inputs.rankings
+        ],
+        leaks=replace(inputs.leaks, findings=tuple(replace(f, sentence=EVIL) for f in inputs.leaks.findings)),
         run={EVIL: EVIL},
-        examples=[{"history_titles": [EVIL], "candidate_title": EVIL, "label": "Yes", "p": 0.5}] * 2,
         data_stats={EVIL: EVIL},
         prompt=EVIL,
         config=EVIL,
         commands=[EVIL],
         lengths={"lengths": {1: 1}, "cutoff_len": 8, "stats": {EVIL: EVIL}},
     )
-    tree = Tree(render_report(evil))
+    page = render_report(evil)
+    tree = Tree(page)
+    assert page.count("&lt;img src=x") > 50
     assert tree.count("script") == 0
     assert tree.count("img") == 0
     assert not any(name.startswith("on") for _, attributes in tree.elements for name in attributes)
 
 
-def test_parts_without_input_are_left_out(evaluation: Evaluation) -> None:
-    tree = Tree(render_report(ReportInputs("bare", evaluation)))
-    assert tree.ids == {"verdict", "comparison", "curves", "roc", "reliability"}
-    assert "None" not in render_report(ReportInputs("bare", evaluation))
+def test_parts_without_input_are_left_out() -> None:
+    page = render_report(ReportInputs("bare", evaluation()))
+    assert Tree(page).ids == {"verdict", "comparison", "curves", "roc", "reliability"}
+    assert "None" not in page
 
 
-@pytest.mark.parametrize("rows", [None, []])
-def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(
-    timeline: pl.DataFrame, rows: list[int] | None
-) -> None:
-    test = timeline.filter(pl.col("split") == "test")
-    scores = {"fine-tuned": pl.DataFrame({"row": range(len(test)), "p": [0.5] * len(test)})}
-    found = evaluate(samples_of(timeline), scores, rating_threshold=0.5, baselines="quick", rows=rows, bootstrap=10)
-    page = render_report(ReportInputs("degenerate", found))
-    Tree(page)
-    assert found.verdict[0] in page
-    assert "nan" not in page
-
-
-def test_the_loss_of_the_answer_is_told_where_it_is_known(inputs: ReportInputs) -> None:
-    training = [
-        {"step": 5, "loss": 0.1, "decision_loss": 0.69},
-        {"step": 5, "eval_loss": 0.2, "eval_decision_loss": 0.66, "eval_auc": 0.5813},
+def test_what_was_not_ranked_and_what_was_sampled_is_said() -> None:
+    inputs = whole()
+    page = render_report(inputs)
+    assert "20 sampled candidates" in page
+    assert "NDCG@5 (20 sampled)" in page
+    assert "The model did not rank" not in page
+    quick = [
+        replace(table, entries=[entry for entry in table.entries if entry.kind == "baseline"])
+        for table in inputs.rankings[:1]
     ]
-    page = render_report(replace(inputs, training=training))
-    assert "0.690" in page
-    assert "0.660" in page
-    assert "0.581" in page
-    assert "a coin has 0.693" in page
+    assert "The model did not rank" in render_report(replace(inputs, rankings=quick))
 
 
-@pytest.mark.parametrize(
-    "training", [[{"step": 1, "loss": 0.0}], [{"step": 1, "loss": float("nan")}], [{"step": 3}], []]
-)
-def test_a_short_or_broken_training_log_draws_what_there_is(
-    inputs: ReportInputs, training: list[dict[str, float]]
-) -> None:
-    tree = Tree(render_report(replace(inputs, training=training)))
-    assert ("loss" in tree.ids) == (training == [{"step": 1, "loss": 0.0}])
-
-
-def test_writing_twice_gives_the_same_bytes(tmp_path: Path, inputs: ReportInputs) -> None:
-    for name in ("one", "two"):
-        write_report(tmp_path / name / "report.html", inputs)
-    first, second = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
-    assert first == second
-    assert first.startswith(b"<!DOCTYPE html>")
+def test_examples_of_others_are_shown_the_surest_first() -> None:
+    examples = [
+        {"history_titles": f"1. {EVIL}", "candidate_title": f"example {n}", "label": n % 2 == 0, "p": p}
+        for n, p in enumerate((0.6, 0.9, 0.99, 0.2))
+    ]
+    page = render_report(ReportInputs("others", evaluation(), examples=examples))
+    tree = Tree(page)
+    assert "examples" in tree.ids
+    assert tree.count("script") == 0
+    assert re.findall(r"example \d", page) == ["example 2", "example 3", "example 0", "example 1"]
 
 
 def test_extreme_rows_are_the_surest_of_each_class_on_both_sides() -> None:
@@ -199,73 +122,93 @@ def test_extreme_rows_are_the_surest_of_each_class_on_both_sides() -> None:
     assert extreme_rows(scores, liked, count=8) == list(range(8))
 
 
-PROBE = """<script>addEventListener('load', () => {
-const all = selector => [...document.querySelectorAll(selector)];
-const box = e => e.getBoundingClientRect();
-document.body.dataset.probe = JSON.stringify({
-  hidden: all('h1, section, figure > svg, .comparison, svg.interval')
-    .filter(e => box(e).width < 60 || box(e).height < 15).map(e => e.outerHTML.slice(0, 80)),
-  drawings: all('figure > svg').length,
-  requests: performance.getEntriesByType('resource').map(r => r.name).filter(name => !name.startsWith('data:')),
-  wide: document.documentElement.scrollWidth > innerWidth,
-  paper: getComputedStyle(document.body).backgroundColor,
-  inks: all('polyline.m1, rect.m1').map(e => getComputedStyle(e).stroke + getComputedStyle(e).fill),
-})})</script>"""
+def test_users_without_a_gauc_are_counted() -> None:
+    found = whole().evaluation
+    alone = found.users - found.entries[0].metrics.gauc_users
+    assert alone > 0
+    assert f"it leaves out {alone} of {found.users} users" in render_report(whole())
 
 
-def browse(page: str, folder: Path, *options: str) -> tuple[dict[str, object], str]:
-    """What the probe saw in a real browser, and what the browser wrote to its console."""
-    path = folder / "page.html"
-    path.write_text(page.replace("</body>", f"{PROBE}</body>"))
-    offline = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        *offline,
-        f"--user-data-dir={folder / 'profile'}",
+@pytest.mark.parametrize("rows", [None, []])
+def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(rows: list[int] | None) -> None:
+    samples = film_samples()
+    scores = {"fine-tuned": pl.DataFrame({"row": range(len(samples.of("test"))), "p": 0.5})}
+    found = evaluate(samples, scores, rating_threshold=0.5, baselines="quick", rows=rows, bootstrap=10)
+    page = render_report(ReportInputs("degenerate", found))
+    Tree(page)
+    assert found.verdict[0] in page
+    assert "nan" not in page
+
+
+def test_the_loss_of_the_answer_is_told_where_it_is_known() -> None:
+    training = [
+        {"step": 5, "loss": 0.1, "decision_loss": 0.69},
+        {"step": 5, "eval_loss": 0.2, "eval_decision_loss": 0.66, "eval_auc": 0.5813},
     ]
-    command += [
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        *options,
-        path.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    probe = re.search(r'data-probe="(.*?)"', done.stdout)
-    assert probe, done.stdout[-500:]
-    console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
-    return json.loads(html.unescape(probe[1])), console
+    page = render_report(replace(whole(), training=training))
+    assert "0.690" in page
+    assert "0.660" in page
+    assert "0.581" in page
+    assert "a coin has 0.693" in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
-@pytest.mark.parametrize("width", [1240, 600])
+@pytest.mark.parametrize(
+    "training", [[{"step": 1, "loss": 0.0}], [{"step": 1, "loss": float("nan")}], [{"step": 3}], []]
+)
+def test_a_short_or_broken_training_log_draws_what_there_is(training: list[dict[str, float]]) -> None:
+    tree = Tree(render_report(replace(whole(), training=training)))
+    assert ("loss" in tree.ids) == (training == [{"step": 1, "loss": 0.0}])
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_report(tmp_path / name / "report.html", whole())
+    first, second = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert first.startswith(b"<!DOCTYPE html>")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Seen]:
+    """The page by width and darkness; the pictures stay in pytest's folder."""
+    folder, page = tmp_path_factory.mktemp("report"), render_report(whole())
+    return {
+        (width, dark): browse(page, folder, width=width, dark=dark) for width in (1280, 390) for dark in (False, True)
+    }
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_every_part_without_a_word_on_its_console(
-    tmp_path: Path, inputs: ReportInputs, width: int
+    shown: dict[tuple[int, bool], Seen], width: int, dark: bool
 ) -> None:
-    seen, console = browse(render_report(inputs), tmp_path, f"--window-size={width},900")
-    assert console == ""
-    assert seen["requests"] == []
-    assert seen["hidden"] == []
-    assert seen["drawings"] == 6
-    assert not seen["wide"]
+    seen = shown[width, dark]
+    assert seen.console == ""
+    assert seen.probe["width"] == width
+    assert seen.probe["requests"] == []
+    assert seen.probe["hidden"] == []
+    assert seen.probe["figures"] > 14
+    assert seen.probe["wide"] == []
+    assert seen.picture.stat().st_size > 20_000
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
-def test_the_browser_tells_of_requests_and_errors_if_there_are_any(tmp_path: Path, inputs: ReportInputs) -> None:
-    """The check above can fail: a picture from elsewhere and a script's error are heard of."""
-    foreign = '<main><img src="http://example.invalid/a.png"><script>console.error("heard")</script>'
-    seen, console = browse(render_report(inputs).replace("<main>", foreign), tmp_path)
-    assert seen["requests"] == ["http://example.invalid/a.png"]
-    assert "heard" in console
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
-def test_the_page_and_its_plots_follow_the_theme(tmp_path: Path, inputs: ReportInputs) -> None:
-    light, _ = browse(render_report(inputs), tmp_path, "--blink-settings=preferredColorScheme=1")
-    dark, _ = browse(render_report(inputs), tmp_path, "--blink-settings=preferredColorScheme=0")
+@needs_browser
+def test_the_page_and_its_plots_follow_the_theme(shown: dict[tuple[int, bool], Seen]) -> None:
+    light, dark = shown[1280, False].probe, shown[1280, True].probe
     assert light["paper"] != dark["paper"]
     assert light["inks"]
     assert set(light["inks"]).isdisjoint(dark["inks"])
+
+
+@needs_browser
+def test_the_browser_tells_of_requests_errors_and_what_is_too_wide(tmp_path: Path) -> None:
+    """The checks above can fail."""
+    foreign = (
+        '<main><img src="http://example.invalid/a.png"><script>console.error("heard")</script>'
+        '<p style="width:2000px">wide</p>'
+    )
+    seen = browse(render_report(whole()).replace("<main>", foreign), tmp_path)
+    assert seen.probe["requests"] == ["http://example.invalid/a.png"]
+    assert "heard" in seen.console
+    assert any("wide" in element for element in seen.probe["wide"])

@@ -42,11 +42,12 @@ def test_the_terminal_table_fits_100_columns_and_shows_every_entry(evaluation: E
     assert "[r=16]" in text.replace("\n", "")
 
 
-def test_models_stand_apart_from_baselines(evaluation: Evaluation) -> None:
+def test_models_stand_apart_from_baselines_under_a_title(evaluation: Evaluation) -> None:
     lines = [line.strip() for line in printed(evaluation)]
     last = next(i for i, line in enumerate(lines) if line.startswith("mean of the history"))
     assert lines[last + 1] == ""
-    assert lines[last + 2].startswith("SmolLM2")
+    assert lines[last + 2] == "The language model"
+    assert lines[last + 3].startswith("SmolLM2")
 
 
 def test_markdown_has_as_many_cells_in_every_row_and_the_best_in_bold(evaluation: Evaluation) -> None:

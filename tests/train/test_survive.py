@@ -22,7 +22,7 @@ from palate.cli import main
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.stages.data import prepare
-from palate.stages.evidence import _lines_if_there
+from palate.stages.page import lines_if_there
 from palate.train.answers import AnswerTrainer
 from palate.train.finetune import TrainResult, train
 
@@ -322,4 +322,4 @@ def test_sigterm_before_training_is_told_in_one_line(
 
 def test_a_line_of_the_log_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert _lines_if_there(tmp_path / "log") == [{"step": 1}, {"step": 2}]
+    assert lines_if_there(tmp_path / "log") == [{"step": 1}, {"step": 2}]

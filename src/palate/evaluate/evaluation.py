@@ -14,6 +14,7 @@ from palate.evaluate.bootstrap import Interval, Replicates, interval
 from palate.evaluate.bootstrap import bootstrap as resample
 from palate.evaluate.curves import HistogramBin, Labels, ReliabilityBin, Scores, histogram, reliability, roc
 from palate.evaluate.metrics import LOWER_IS_BETTER, Metrics, measure
+from palate.evaluate.paired import SameRows
 from palate.evaluate.verdict import verdict
 from palate.samples import Samples
 
@@ -131,7 +132,7 @@ def evaluate(
     scores: Mapping[str, pl.DataFrame],
     *,
     rating_threshold: float,
-    baselines: Choice = "all",
+    baselines: Choice | pl.DataFrame = "all",
     rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
     bootstrap: int = 1000,
     seed: int = 13,
@@ -142,31 +143,24 @@ def evaluate(
 ) -> Evaluation:
     """Measure models beside the baselines on the same rows of a split.
 
-    `baselines` says which of them. `scores` maps a key (`zero-shot`, `fine-tuned`, or another) to a frame with `row`
-    (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`. `rows` are the rows to
-    measure on (None: all of the split), each to be found in every frame; `bootstrap` is the number of resamples of
-    users (0: no intervals); `labels` are the names that tables show for the keys. Keys `aside` are measured, but
-    compared with nothing unless `pairs` (first, second) name them.
+    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` maps a key (`zero-shot`,
+    `fine-tuned`, or another) to a frame with `row` (the index within the split), `p` (P(like), Float64) and, for a
+    language model, `mass`. `rows` are the split's rows to measure on (None: all), each to be found in every frame;
+    `bootstrap` is the number of resamples of users (0: no intervals); `labels` are the names that tables show for the
+    keys. Keys `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    test = samples.timeline[samples.position[samples.of(split)]].with_row_index("row")
-    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
-    chosen = wanted.join(test, on="row", how="left", maintain_order="left")
-    y: Labels = (chosen["rating"] >= rating_threshold).to_numpy()
-    users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
-    free = baseline_scores(samples, rating_threshold=rating_threshold, choice=baselines, split=split)
-    free = wanted.join(free, on="row", how="left", maintain_order="left").drop("row")
-    frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
-    p: dict[str, Scores] = {column.name: column.to_numpy() for column in free}
-    p |= {key: frame["p"].to_numpy() for key, frame in frames.items()}
+    same = beside_baselines(
+        samples, scores, rating_threshold=rating_threshold, baselines=baselines, rows=rows, seed=seed, split=split
+    )
     names = {key: key for key in scores} | BASELINES | dict(labels or {})
     return compared(
-        y,
-        users,
-        p,
-        labels={key: names[key] for key in p},
-        masses={key: mass_of(frame) for key, frame in frames.items()},
+        same.y,
+        same.users,
+        same.scores,
+        labels={key: names[key] for key in same.scores},
+        masses={key: mass_of(frame.filter(pl.col("row").is_in(same.rows.tolist()))) for key, frame in scores.items()},
         rating_threshold=rating_threshold,
         bootstrap=bootstrap,
         seed=seed,
@@ -227,6 +221,38 @@ def compared(
         unit="rows" if users is None else "users",
     )
     return replace(measured, verdict=verdict(measured))
+
+
+def beside_baselines(
+    samples: Samples,
+    scores: Mapping[str, pl.DataFrame],
+    *,
+    rating_threshold: float,
+    baselines: Choice | pl.DataFrame = "all",
+    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
+    seed: int = 13,
+    split: str = "test",
+) -> SameRows:
+    """P(like) of baselines and models on the same rows of a split, baselines first; arguments and errors as `evaluate`.
+
+    The rows are in the order of `rows`.
+    """
+    test = samples.timeline[samples.position[samples.of(split)]].with_row_index("row")
+    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
+    chosen = wanted.join(test, on="row", how="left", maintain_order="left")
+    if not isinstance(baselines, pl.DataFrame):
+        baselines = baseline_scores(
+            samples, rating_threshold=rating_threshold, choice=baselines, split=split, seed=seed
+        )
+    free = wanted.join(baselines, on="row", how="left", maintain_order="left").drop("row")
+    frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
+    return SameRows(
+        rows=wanted["row"].cast(pl.Int64).to_numpy(),
+        y=(chosen["rating"] >= rating_threshold).to_numpy(),
+        users=chosen["user_id"].rank("dense").to_numpy().astype(np.int64),
+        scores={column.name: column.to_numpy() for column in free}
+        | {key: frame["p"].to_numpy() for key, frame in frames.items()},
+    )
 
 
 def _checked_rows(rows: Any, available: int, split: str) -> list[int]:

@@ -117,8 +117,11 @@ def tick_text(value: float, step: float) -> str:
 
 
 def css_of(key: str, position: int) -> str:
-    """The class of a model's ink: the two that a run has keep theirs wherever they stand."""
-    return {"zero-shot": "m0", "fine-tuned": "m1"}.get(key, f"m{2 + position % 3}")
+    """The class of a model's ink: the rows that a run has keep theirs wherever they stand, calibrated or not."""
+    known = {"zero-shot": "m0", "stacked": "m2", "mean-of-adapters": "m3", "statistics": "m4"}
+    if key.startswith("fine-tuned"):
+        return "m1"
+    return known.get(key.removesuffix("-calibrated"), f"m{2 + position % 3}")
 
 
 def roc_plot(models: Sequence[Entry], baselines: Sequence[Entry]) -> Markup:
@@ -143,6 +146,20 @@ def reliability_plot(models: Sequence[Entry], baseline: Entry | None) -> Markup:
         marks.append(axes.line([(b.mean_p or 0, b.share_liked or 0) for b in lined], css, entry.label))
         marks += [_dot(axes, b, entry, css) for b in filled]
     return axes.drawing("Reliability curves", "predicted P(like)", "share that was liked", marks)
+
+
+def calibration_plot(before: Entry, after: Entry, css: str) -> Markup:
+    """Reliability of one model before its calibration, dashed and faint, and after it."""
+    axes = Axes((0, 1), (0, 1), height=430)
+    marks = [axes.line([(0, 0), (1, 1)], "diagonal")]
+    for entry, ink in ((before, f"{css} before"), (after, css)):
+        filled = [b for b in entry.reliability if b.count]
+        lined = [b for b in filled if b.count >= LINED * entry.metrics.n]
+        marks.append(axes.line([(b.mean_p or 0, b.share_liked or 0) for b in lined], ink, entry.label))
+        marks += [_dot(axes, b, entry, ink) for b in filled]
+    return axes.drawing(
+        f"Reliability of {before.label} before and after", "predicted P(like)", "share that was liked", marks
+    )
 
 
 def score_plot(entry: Entry, css: str, tallest: int) -> Markup:
@@ -211,11 +228,11 @@ def loss_points(training: Sequence[Mapping[str, Any]], name: str) -> list[tuple[
     return [(step, value) for step, value in found if math.isfinite(value)]
 
 
-def interval_scale(intervals: Iterable[Interval | None]) -> tuple[float, float]:
-    """A scale with round ends that holds every interval, and 0.5 where nothing does."""
+def interval_scale(intervals: Iterable[Interval | None], start: float = 0.5) -> tuple[float, float]:
+    """A scale with round ends that holds every interval, and `start` where nothing does."""
     found = [i for i in intervals if i is not None]
-    low = math.floor(20 * min((i.low for i in found), default=0.5)) / 20
-    return low, max(low + 0.1, math.ceil(20 * max((i.high for i in found), default=0.6)) / 20)
+    low = math.floor(20 * min((i.low for i in found), default=start)) / 20
+    return low, max(low + 0.1, math.ceil(20 * max((i.high for i in found), default=start + 0.1)) / 20)
 
 
 def interval_plot(value: float, interval: Interval, scale: tuple[float, float], mark: float | None, css: str) -> Markup:

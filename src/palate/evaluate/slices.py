@@ -71,7 +71,7 @@ class Example:
     """A row on which model and baseline disagree most."""
 
     row: int
-    """Index within the test split."""
+    """Index within the split."""
     user_id: int | str
     item_id: int | str
     title: str
@@ -136,15 +136,16 @@ def measure_slices(
     model: str,
     baseline: str,
     rows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    split: str = "test",
     resamples: int = 1000,
     seed: int = 13,
 ) -> Slices:
-    """Measure `scores` (each (n,) float64 in [0, 1]) on every slice of n test rows, and `model` against `baseline`.
+    """Measure `scores` (each (n,) float64 in [0, 1]) on every slice of n rows, and `model` against `baseline`.
 
-    `rows` are the rows' indices within the test split, (n,); None: all of them. Keys of `scores` beside the two are
+    `rows` are the rows' indices within the split, (n,); None: all of them. Keys of `scores` beside the two are
     measured too. Raises `KeyError` if one of both is not among the scores.
     """
-    test = samples.of("test")
+    test = samples.of(split)
     chosen = np.arange(len(test)) if rows is None else np.asarray(rows, dtype=np.int64)
     own = test[chosen]
     y, position = samples.label[own], samples.position[own]

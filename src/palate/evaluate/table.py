@@ -37,10 +37,12 @@ def cell(value: float | None) -> str:
 
 
 def rich_table(evaluation: Evaluation) -> "Table":
-    """The comparison for a terminal of 100 columns; the best of each column in bold green, models below a gap."""
+    """The comparison for a terminal of 100 columns, grouped; the best of each column in bold green."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
+
+    from palate.evaluate.groups import groups
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(evaluation), caption_justify="left")
     table.add_column("", overflow="fold", max_width=36)
@@ -49,13 +51,12 @@ def rich_table(evaluation: Evaluation) -> "Table":
     for column in COLUMNS[1:]:
         table.add_column(column.title, justify="right", no_wrap=True)
     best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
-    for i, entry in enumerate(evaluation.entries):
-        cells = [Text(cell(getattr(entry.metrics, c.metric)), _style(entry, best[c.metric])) for c in COLUMNS]
-        last_baseline = (
-            entry.kind == "baseline" and i + 1 < len(evaluation.entries) and evaluation.entries[i + 1].kind == "model"
-        )
-        label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
-        table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=last_baseline)
+    for group in groups(evaluation):
+        table.add_row(Text(group.title, "italic"))
+        for n, entry in enumerate(group.entries, start=1):
+            cells = [Text(cell(getattr(entry.metrics, c.metric)), _style(entry, best[c.metric])) for c in COLUMNS]
+            label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
+            table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=n == len(group.entries))
     return table
 
 

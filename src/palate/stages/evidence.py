@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
 from palate.artifacts import write_json
-from palate.config import Config, dump_config
+from palate.config import Config
 from palate.errors import InputError
 from palate.hub import locate
 from palate.samples import Prepared
-from palate.stages import calibrate, seeds
+from palate.stages import calibrate, compared, ranked, seeds
 from palate.stages.brought import brought, models_brought
 from palate.stages.data import chat_of, prepared
-from palate.stages.leaks import check_leaks, keep_leaks, told_leaks
+from palate.stages.leaks import check_leaks
 from palate.stages.model import begin
+from palate.stages.page import REPORT, report
 from palate.stages.rows import Collected, notes, rows_of
 from palate.stages.scoring import (
     MEASURED,
@@ -31,29 +32,39 @@ from palate.stages.scoring import (
 from palate.stages.served import check_scored_with, served_name
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from palate.evaluate.ablations import Ablations
     from palate.evaluate.calibration import Calibration
     from palate.evaluate.evaluation import Evaluation
+    from palate.evaluate.leaks import Audit
+    from palate.evaluate.paired import Comparison
+    from palate.evaluate.ranking_table import RankingTable
     from palate.evaluate.seeds import OverSeeds
+    from palate.evaluate.slices import Slices
     from palate.evaluate.stacking import Stack
 
 METRICS = "metrics.json"
-REPORT = "report.html"
+SENTENCES = 7
+"""Of the verdict, shown on the terminal; the report has all of them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What an evaluation comes to."""
 
+    model: str
+    """What the base model is called."""
     evaluation: "Evaluation"
-    calibrations: "Mapping[str, Calibration]"
-    ablations: "Ablations | None"
-    stack: "Stack | None"
-    seeds: "OverSeeds | None"
-    believed: "pl.DataFrame"
-    """`row` and P(like) of the last model of the table's rows, calibrated if it is."""
+    calibrations: "Mapping[str, Calibration]" = field(default_factory=dict)
+    ablations: "Ablations | None" = None
+    stack: "Stack | None" = None
+    rankings: "Sequence[RankingTable]" = ()
+    """Of quick baselines for many users; then of the model and all baselines, where it was asked to rank."""
+    slices: "Slices | None" = None
+    comparison: "Comparison | None" = None
+    seeds: "OverSeeds | None" = None
+    """Several adapters as trainings of one model."""
+    leaks: "Audit | None" = None
+    """None for examples of others, which tell neither users nor times."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types, as `metrics.json` holds it."""
@@ -64,7 +75,11 @@ class Outcome:
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
             "ablations": None if self.ablations is None else self.ablations.to_dict(),
             "stack": stack,
+            "rankings": [table.to_dict() for table in self.rankings],
+            "slices": None if self.slices is None else self.slices.to_dict(),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "seeds": None if self.seeds is None else self.seeds.to_dict(),
+            "leaks": None if self.leaks is None else self.leaks.to_dict(),
         }
 
 
@@ -99,6 +114,8 @@ def evaluate(
     if scores:
         if config.evaluate.ablations:
             raise InputError("asks a model again, expected no --scores beside it", "--ablations")
+        if config.evaluate.rank_users:
+            raise InputError("asks a model again, expected 0 beside --scores", "evaluate.rank_users")
         parts = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
         known = {model: calibrate.known_calibration(config, model) for model in parts}
         begin(config, folder)
@@ -122,8 +139,7 @@ def evaluate(
         found = calibrate.calibration_of(config, chat, model, measured, validation, known[model], folder)
         if found is not None:
             calibrations[model.key] = found
-    outcome = measure(config, data, Collected(parts, calibrations), folder)
-    keep_leaks(leaks, folder / METRICS)
+    outcome = measure(config, data, Collected(parts, calibrations), leaks, folder)
     report(config, data, outcome, folder)
     if as_json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
@@ -146,30 +162,51 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
     return [adapter for adapter in found if adapter is not None]
 
 
-def measure(config: Config, data: Prepared, collected: Collected, folder: Path) -> Outcome:
+def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit", folder: Path) -> Outcome:
     """Metrics with intervals, the baselines on the same rows; written to `metrics.json`."""
+    from palate.evaluate.baselines import fit_baselines, scores_of
+    from palate.evaluate.evaluation import beside_baselines
     from palate.evaluate.evaluation import evaluate as compare
+    from palate.evaluate.known import Known
 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
     rows = rows_of(config, data, collected, name)
+    known = Known.of(data.samples, config.prepare.rating_threshold, config.seed)
+    fitted = fit_baselines(known, config.evaluate.baselines)
+    threshold, split = config.prepare.rating_threshold, config.evaluate.split
+    baselines, measured = scores_of(known, fitted, split), measured_rows(config, data)
     found = compare(
         data.samples,
         rows.frames,
-        rating_threshold=config.prepare.rating_threshold,
-        baselines=config.evaluate.baselines,
-        rows=measured_rows(config, data),
+        rating_threshold=threshold,
+        baselines=baselines,
+        rows=measured,
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
         labels=rows.labels,
-        split=config.evaluate.split,
+        split=split,
         aside=rows.aside,
         pairs=rows.pairs,
     )
     if found.n:
         found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
     main = main_model(collected.models)
-    ablations = _ablations(config, data, collected, main, name)
-    outcome = Outcome(found, collected.calibrations, ablations, rows.stack, rows.seeds, collected.believed(main))
+    same = beside_baselines(
+        data.samples, rows.frames, rating_threshold=threshold, baselines=baselines, rows=measured, split=split
+    )
+    ranking = ranked.Scored(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
+    outcome = Outcome(
+        model=model_name(config),
+        evaluation=found,
+        calibrations=collected.calibrations,
+        ablations=_ablations(config, data, collected, main, name),
+        stack=rows.stack,
+        rankings=ranked.rankings(config, data, known, fitted, ranking, folder),
+        slices=compared.slices(config, data, same, found, main.key),
+        comparison=compared.paired_tests(config, same, found, main.key),
+        seeds=rows.seeds,
+        leaks=leaks,
+    )
     write_json(folder / METRICS, outcome.to_dict())
     return outcome
 
@@ -208,125 +245,39 @@ def show(outcome: Outcome, config: Config) -> None:
         console.out.print()
         console.out.print(ablation_table(outcome.ablations))
     console.out.print()
-    for sentence in outcome.evaluation.verdict:
-        console.out.print(f"• {sentence}", highlight=False)
-    for sentence in outcome.ablations.reading if outcome.ablations is not None else ():
+    for sentence in outcome.evaluation.verdict[:SENTENCES]:
         console.out.print(f"• {sentence}", highlight=False)
     if (apart := seeds.sentence(config)) is not None:
         console.out.print(f"• {apart}", highlight=False)
+    console.out.print(f"• {_in_the_report(outcome)}", highlight=False)
     console.out.print()
 
 
-def report(config: Config, data: Prepared, outcome: Outcome, folder: Path) -> None:
-    """Write `report.html` to `folder`; a run's own evidence also goes into its adapter's model card."""
-    from palate.evaluate.report import ReportInputs, write_report
-    from palate.train.adapter import ABOUT
-    from palate.train.card import RUN, write_card
-
-    run, found, split = config.run_path, outcome.evaluation, config.evaluate.split
-    trained = config.train.max_samples or data.manifest["stats"]["samples"]["train"]
-    write_report(
-        folder / REPORT,
-        ReportInputs(
-            title=config.name,
-            evaluation=found,
-            ablations=outcome.ablations,
-            run={
-                "model": model_name(config) + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
-                "data": data.manifest["stats"]["name"],
-                "split": config.prepare.split,
-                "trained on": f"{trained:,} samples",
-                "scored": f"{found.n:,} of {data.manifest['stats']['samples'][split]:,} {split} samples",
-                "seed": config.seed,
-            }
-            | ({} if config.score.server is None else {"scored by": config.score.server})
-            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
-            | told_leaks(folder / METRICS),
-            lengths=_json_if_there(run / "lengths.json"),
-            training=_lines_if_there(run / "training_log.jsonl"),
-            examples=_examples(config, data, outcome.believed),
-            data_stats=data.manifest["stats"],
-            prompt=_prompt(config, data),
-            config=dump_config(config),
-            commands=_commands(config),
-        ),
-    )
-    adapter = run / "adapter"
-    if folder == run and all((adapter / name).is_file() for name in (ABOUT, RUN)):
-        write_card(adapter, config, metrics=card_rows(found), data_manifest=data.manifest)
-
-
-def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
-    """The table of the model card."""
-    return [
-        {
-            "": entry.label,
-            "AUC": entry.metrics.auc if entry.metrics.auc is not None else "–",
-            "95 %": "–" if (i := entry.intervals.get("auc")) is None else f"[{i.low:.3f}, {i.high:.3f}]",
-            "accuracy": entry.metrics.accuracy if entry.metrics.accuracy is not None else "–",
-            "log loss": entry.metrics.log_loss if entry.metrics.log_loss is not None else "–",
-            "ECE": entry.metrics.ece if entry.metrics.ece is not None else "–",
-        }
-        for entry in found.entries
+def _in_the_report(outcome: Outcome) -> str:
+    """What the terminal leaves to the page."""
+    more = len(outcome.evaluation.verdict) - SENTENCES
+    parts = [f"{more} more of these"] if more > 0 else []
+    if outcome.ablations is not None:
+        parts.append("what the ablations come to")
+    if outcome.comparison is not None:
+        parts.append("paired tests")
+    if outcome.slices is not None:
+        parts.append(f"{len(outcome.slices.slices)} slices, and rows that the model wins and loses")
+    parts += [
+        f"{'the model' if any(e.kind == 'model' for e in table.entries) else 'quick baselines'} ranking items for "
+        f"{table.users:,} users"
+        for table in outcome.rankings
     ]
+    if outcome.calibrations:
+        parts.append("reliability before and after calibration")
+    if outcome.seeds is not None:
+        parts.append("how far the adapters lie apart")
+    if outcome.leaks is not None:
+        parts.append("the leak audit")
+    return f"In the report: {'; '.join([*parts, 'curves and reliability'])}."
 
 
 def model_name(config: Config) -> str:
     """A short name of the base model for tables; of a GGUF file its own, which tells the quantization."""
     location = locate(config.model.base)
     return location.path.stem if location.path is not None else str(location.hub_id).rpartition("/")[2]
-
-
-def _examples(config: Config, data: Prepared, scores: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Raw samples with their scores: those that the model gets most right and most wrong; none of training samples."""
-    from palate.evaluate import extreme_rows
-
-    split = config.evaluate.split
-    if split == "train":  # there is no raw file of them
-        return []
-    rows = data.samples.of(split)
-    p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
-    wanted = set(extreme_rows(scores, data.samples.label[rows]))
-    with (data.folder / f"{split}_raw.jsonl").open(encoding="utf-8") as lines:
-        samples = {row: json.loads(line) for row, line in enumerate(lines) if row in wanted}
-    return [
-        {name: sample[name] for name in ("history_titles", "candidate_title", "label")} | {"p": p_of[row]}
-        for row, sample in samples.items()
-    ]
-
-
-def _prompt(config: Config, data: Prepared) -> str | None:
-    """The first test sample as the model reads it, up to its answer."""
-    from palate.prompt.messages import to_generation_messages
-
-    with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
-        line = next(lines, None)
-    if line is None:
-        return None
-    sample = json.loads(line)
-    example = config.prompt.alpaca(
-        sample["history_titles"], sample["candidate_title"], sample["label"], len(sample["history"])
-    )
-    chat = chat_of(config)
-    text = chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0])
-    assert isinstance(text, str)
-    return text
-
-
-def _commands(config: Config) -> Sequence[str]:
-    return [
-        f"palate run {config.run_path / 'config.yaml'}",
-        f"palate lengths --config {config.run_path / 'config.yaml'} --show-examples 2",
-        f"palate evaluate --config {config.run_path / 'config.yaml'} --adapter {config.run_path / 'adapter'}",
-    ]
-
-
-def _json_if_there(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _lines_if_there(path: Path) -> list[Any] | None:
-    if not path.is_file():
-        return None
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut off

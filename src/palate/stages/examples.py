@@ -41,7 +41,7 @@ def evaluate_examples(
     """
     from palate.evaluate.report import ReportInputs, extreme_rows, write_report
     from palate.external.answers import Answers, labels_of
-    from palate.stages import evidence, model, scoring
+    from palate.stages import evidence, model, page, scoring
     from palate.stages.data import check_model
     from palate.train.adapter import check_same_prompt, chosen_adapter
 
@@ -68,7 +68,7 @@ def evaluate_examples(
     learned = [split for split in ("train", "val") if split in files]
     p_of = dict(zip(last["row"].to_list(), last["p"].to_list(), strict=True))
     write_report(
-        folder / evidence.REPORT,
+        folder / page.REPORT,
         ReportInputs(
             title=config.name,
             evaluation=found,
@@ -100,8 +100,8 @@ def evaluate_examples(
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:
-        evidence.show(evidence.Outcome(found, {}, None, None, None, last), config)
-        console.out.print(f"report: {folder / evidence.REPORT}", highlight=False, soft_wrap=True)
+        evidence.show(evidence.Outcome(evidence.model_name(config), found), config)
+        console.out.print(f"report: {folder / page.REPORT}", highlight=False, soft_wrap=True)
 
 
 class _Examples:

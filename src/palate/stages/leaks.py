@@ -2,11 +2,9 @@
 
 import json
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from palate import console
-from palate.artifacts import read_json, write_json
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from palate.evaluate.leaks import Audit, Finding
     from palate.samples import Prepared
 
-LEAKS = "leaks"
-"""The key of the audit in `metrics.json`."""
 STYLES = {"fatal": "bold red", "stated": "yellow", "clean": "dim"}
 
 
@@ -59,22 +55,6 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
             console.out.print(_paragraph(finding, console.out.width), highlight=False, markup=False)
         console.out.print(f"\n{summary(found)}", highlight=False, markup=False)
     _refuse(config, found, place)
-
-
-def keep_leaks(found: "Audit", metrics: Path) -> None:
-    """Put the findings into `metrics.json`, under `leaks`."""
-    write_json(metrics, read_json(metrics) | {LEAKS: found.to_dict()})
-
-
-def told_leaks(metrics: Path) -> dict[str, str]:
-    """What the report says of the findings that `metrics.json` holds; nothing if it holds none."""
-    from palate.evaluate.leaks import Audit
-
-    kept: dict[str, Any] = read_json(metrics) if metrics.is_file() else {}
-    if LEAKS not in kept:
-        return {}
-    found = Audit.from_dict(kept[LEAKS])
-    return {"leak audit": ". ".join([summary(found), *(f"{f.check}: {f.sentence}" for f in found.fatal)])}
 
 
 def summary(found: "Audit") -> str:

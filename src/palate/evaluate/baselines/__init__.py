@@ -6,7 +6,7 @@ and turned into a probability on validation; docs/baselines.md has their equatio
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -116,6 +116,10 @@ def baseline_scores(
     `InputError` where there is no training sample to learn from.
     """
     known = Known.of(samples, rating_threshold, seed)
+    return scores_of(known, fit_baselines(known, choice), split)
+
+
+def scores_of(known: Known, fitted: Mapping[str, Predict], split: str) -> pl.DataFrame:
+    """What fitted baselines say of every sample of a split, as `baseline_scores` gives it."""
     asked, _ = known.asked(split)
-    columns = {key: predict(asked) for key, predict in fit_baselines(known, choice).items()}
-    return pl.DataFrame(columns).with_row_index("row")
+    return pl.DataFrame({key: predict(asked) for key, predict in fitted.items()}).with_row_index("row")
