@@ -89,6 +89,6 @@ def _measured(found: SideBySide) -> "Table":
         between = intervals.get("auc")
         values = [cell(None if metrics is None else getattr(metrics, column.metric)) for column in COLUMNS]
         table.add_row(
-            Text(f"{run.name}, {run.model}"), values[0], "" if between is None else bounds(between), *values[1:]
+            Text(f"{run.name}, {run.told_model}"), values[0], "" if between is None else bounds(between), *values[1:]
         )
     return table

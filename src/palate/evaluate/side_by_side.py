@@ -18,6 +18,7 @@ from palate.evaluate.bootstrap import Interval, bootstrap, interval
 from palate.evaluate.evaluation import Entry, Evaluation
 from palate.evaluate.metrics import Metrics, measure
 from palate.evaluate.paired import METRICS, Comparison, compare, same_rows
+from palate.evaluate.seeds import MARK
 from palate.evaluate.verdict import bounds, number
 
 FEW = 4
@@ -42,6 +43,11 @@ class Run:
     training: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     """What the rows are of: `data`, `split`, `evaluated`, and hashes of the tables."""
+
+    @property
+    def told_model(self) -> str:
+        """The main model in words."""
+        return self.model.replace(MARK, " ").replace("-calibrated", ", calibrated")
 
     @property
     def main(self) -> Entry | None:

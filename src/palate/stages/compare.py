@@ -94,7 +94,7 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     calibration = told.get("calibrations", {}).get(main) if calibrated in models else None
     return Run(
         name=str(config.get("name", folder.name)),
-        place=metrics if metrics.parent != folder else folder,
+        place=folder,
         model=main if calibration is None else calibrated,
         scores=_scores(folder / "scores" / f"{prefix}{main}.parquet", calibration),
         evaluation=evaluation,
