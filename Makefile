@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Said to pip install as it is; for example an index with smaller builds of torch.
 PIP_FLAGS ?=
+# Processes that run tests; each takes about 2 GB.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint types check clean
@@ -18,8 +20,9 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/palate run configs/demo.yaml
 
+# Tests of a file run one after the other, in one process; torch gets a thread in each.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 # make test-slow   the tests that take minutes
 test-slow: $(VENV)/.test
