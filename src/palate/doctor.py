@@ -30,6 +30,7 @@ PACKAGES = (
     "scikit-learn",
     "lightgbm",
     "scikit-surprise",
+    "implicit",
 )
 
 

@@ -18,9 +18,9 @@ NAMED = 3
 
 
 def scale_of(intervals: Iterable[Interval | None]) -> float:
-    """How far from zero a scale reaches that holds the intervals: a round number, `WIDEST` at most."""
+    """How far from zero a scale reaches that holds the intervals: a round number, `WIDEST` at most and for none."""
     ends = [max(-i.low, i.high) for i in intervals if i is not None]
-    reach = max(ends, default=0.0)
+    reach = max(ends, default=WIDEST)
     return min(WIDEST, max(0.02, math.ceil(50 * reach) / 50))
 
 

@@ -73,7 +73,8 @@ def _name(entry: "Entry") -> str:
     }
     if entry.key in names:
         return names[entry.key]
-    return f"the {entry.label}" if entry.kind == "baseline" and "mean" in entry.label else entry.label
+    plain = entry.kind == "baseline" and ("mean" in entry.label or "share" in entry.label)
+    return f"the {entry.label}" if plain else entry.label
 
 
 def _compared(evaluation: "Evaluation", d: "Difference") -> str:

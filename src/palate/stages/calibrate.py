@@ -62,7 +62,10 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
             *(model.key, len(columns["row"]), MIN_ROWS),
         )
         return None
-    log.info("%s: calibration %s, fitted on %d validation rows", model.key, found.method, found.fitted_on.rows)
+    if found.method == "none":
+        log.info("%s stays as it is: no calibration does better on validation users left out", model.key)
+    else:
+        log.info("%s: calibration %s, fitted on %d validation rows", model.key, found.method, found.fitted_on.rows)
     return found
 
 

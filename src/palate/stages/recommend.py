@@ -81,13 +81,13 @@ def recommend(
     from palate.train.adapter import check_same_prompt, chosen_adapter
 
     console.start_logging()
-    chat = check_scored_with(config)
-    adapter = chosen_adapter(config, adapter, base_only)
-    if adapter is not None:
-        check_same_prompt(adapter, chat, config.prompt)
+    adapter = chosen_adapter(config, adapter, base_only)  # what is wrong is told before anything is loaded
     data = prepared(config)
     guest, listed = _files(config, request, data)
     asker = None if request.all_users else _asker(request, data, guest)
+    chat = check_scored_with(config)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
     if request.all_users:
         _for_all(config, request, data, adapter, listed, as_json)
     elif asker is not None:
