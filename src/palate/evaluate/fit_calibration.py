@@ -1,6 +1,7 @@
 """Fit a calibration on validation, and choose among methods by what they do to users that they have not seen."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ def fit_calibration(
 
     That is fewer than `MIN_ROWS` rows, or one class only. Of every method the log loss is estimated on users left out:
     users, never rows, are dealt with `seed` into `FOLDS` folds; each fold is predicted by the method fitted on the
-    others, and the losses of all rows are averaged. `asked` is a method, or `auto` for that of the least such loss (of
-    equals the one with the fewest parameters; `temperature` if there is only one user). The chosen one is then
-    fitted on all rows. `key` says what the scores depend on.
+    others, and the losses of all rows are averaged. `asked` is a method, or `auto` for the one with the fewest
+    parameters that is within one standard error of the least such loss (`temperature` if there is only one user). The
+    chosen one is then fitted on all rows. `key` says what the scores depend on.
 
     Raises `InputError` for a logit that is not finite.
     """
@@ -46,18 +47,19 @@ def fit_calibration(
         return None
     code = np.unique(users, return_inverse=True)[1].astype(np.int64)
     folds = folds_of(code, seed)
-    losses: dict[str, Losses] = {}
-    for method in METHODS:
-        parameters = fit_method(method, z, liked)
-        losses[method] = Losses(
-            cross_validated=None if folds is None else _left_out(method, z, liked, folds),
-            fitted=log_loss(liked, apply(method, parameters, z)),
+    left_out = None if folds is None else {method: _left_out(method, z, liked, folds) for method in METHODS}
+    losses: dict[str, Losses] = {
+        method: Losses(
+            cross_validated=None if left_out is None else float(left_out[method].mean()),
+            fitted=float(log_losses(liked, apply(method, fit_method(method, z, liked), z)).mean()),
         )
+        for method in METHODS
+    }
     chosen: Method = "temperature"
     if asked != "auto":
         chosen = next(method for method in METHODS if method == asked)
-    elif folds is not None:
-        chosen = min(METHODS, key=lambda method: losses[method].cross_validated or 0.0)
+    elif left_out is not None:
+        chosen = _plainest(left_out, code)
     digest = hashlib.sha256()
     for column in (logit.astype("<f4"), liked, code.astype("<i8")):
         digest.update(np.ascontiguousarray(column).data)
@@ -82,12 +84,13 @@ def folds_of(users: Integers, seed: int) -> Integers | None:
     return dealt[code]
 
 
-def log_loss(liked: Labels, p: Floats) -> float:
-    """Mean of −ln P(what happened), in nats; a P is taken as at least 1e-7 away from 0 and 1, as in the tables."""
+def log_losses(liked: Labels, p: Floats) -> Floats:
+    """−ln P(what happened) of each row, in nats; a P is taken as at least 1e-7 away from 0 and 1, as in the tables."""
     from palate.evaluate.metrics import CLIP
 
     p = p.clip(CLIP, 1 - CLIP)
-    return float(-np.log(np.where(liked, p, 1 - p)).mean())
+    losses: Floats = -np.log(np.where(liked, p, 1 - p))
+    return losses
 
 
 def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | list[float]]:
@@ -117,13 +120,29 @@ def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | li
     return {}
 
 
-def _left_out(method: Method, z: Floats, liked: Labels, folds: Integers) -> float:
-    """The log loss on all rows, each predicted by a fit without its user."""
+def _left_out(method: Method, z: Floats, liked: Labels, folds: Integers) -> Floats:
+    """The log loss of each row, predicted by a fit without its user."""
     p = np.empty_like(z)
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         p[out] = apply(method, fit_method(method, z[~out], liked[~out]), z[out])
-    return log_loss(liked, p)
+    return log_losses(liked, p)
+
+
+def _plainest(losses: Mapping[Method, Floats], users: Integers) -> Method:
+    """The method with the fewest parameters whose mean loss is within one standard error of the least.
+
+    The error is that of the difference of the two means, rows of a user taken together. On few rows the least loss
+    is often luck, and of the methods that could have been lucky the one with the most freedom is (the
+    one-standard-error rule of Breiman, Friedman, Olshen & Stone 1984).
+    """
+    best = min(METHODS, key=lambda method: losses[method].mean())
+    for method in METHODS:
+        behind = losses[method] - losses[best]
+        of_user = np.bincount(users, behind - behind.mean())
+        if behind.mean() <= np.sqrt((of_user**2).sum()) / behind.size:
+            return method
+    return best
 
 
 def _newton(x: Floats, target: Floats, offset: Floats | float = 0.0) -> Floats:
