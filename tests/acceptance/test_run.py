@@ -37,6 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "lora": {"r": 4, "alpha": 8},
         },
         "evaluate": {"bootstrap": 50, "baselines": "quick"},
+        "score": {"calibration": "platt"},  # left to itself, a model that knows nothing may stay as it is
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))

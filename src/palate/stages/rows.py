@@ -171,6 +171,12 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
         if raw.log_loss is None or after.log_loss is None or raw.ece is None or after.ece is None:
             continue
         fitted = calibration.fitted_on
+        if calibration.method == "none" and fitted.asked == "auto":
+            said.append(
+                f"The {key.replace(MARK, ' ')} model is not calibrated: on {fitted.rows:,} validation rows of "
+                f"{fitted.users:,} users nothing is clearly better than what it says."
+            )
+            continue
         said.append(
             f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
