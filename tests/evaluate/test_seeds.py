@@ -7,7 +7,7 @@ import pytest
 from palate.errors import InputError
 from palate.evaluate.bootstrap import bootstrap, interval
 from palate.evaluate.metrics import measure
-from palate.evaluate.seeds import OverSeeds, _student, by_seed, over_seeds, spread_interval
+from palate.evaluate.seeds import OverSeeds, _student, over_seeds, spread_interval
 
 
 def rows(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -92,14 +92,6 @@ def test_one_seed_is_refused() -> None:
     y, users, scores = rows()
     with pytest.raises(InputError, match="fine-tuned: 1 of seeds"):
         over_seeds(y, users, {"13": scores["13"]}, name="fine-tuned")
-
-
-def test_keys_are_grouped_by_model_and_seed() -> None:
-    keys = ["zero-shot", "fine-tuned@13", "fine-tuned@14", "other@13", "me@home@1", "me@home@2", "@3"]
-    assert by_seed(keys) == {
-        "fine-tuned": {"13": "fine-tuned@13", "14": "fine-tuned@14"},
-        "me@home": {"1": "me@home@1", "2": "me@home@2"},
-    }
 
 
 def test_seeds_survive_json() -> None:

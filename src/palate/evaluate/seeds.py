@@ -11,7 +11,7 @@ which treats seeds as a sample of all seeds. Three seeds resampled like users wo
 and not to others is in both parts, so the interval is rather too wide than too narrow.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -72,19 +72,6 @@ class OverSeeds:
                 "differences": {name: _spread_from(s) for name, s in value["differences"].items()},
             }
         )
-
-
-def by_seed(keys: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Keys such as `fine-tuned@13` by model and seed: `{"fine-tuned": {"13": "fine-tuned@13", …}}`.
-
-    Keys without a seed, and models with one seed only, are left out: there is nothing to spread.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for key in keys:
-        name, mark, seed = key.rpartition(MARK)
-        if mark and name and seed:
-            found.setdefault(name, {})[seed] = key
-    return {name: seeds for name, seeds in found.items() if len(seeds) > 1}
 
 
 def over_seeds(

@@ -1,7 +1,7 @@
 """Read an Alpaca file of others: a JSON array or an object a line, checked, with the place of whatever is wrong."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,9 +149,3 @@ def _diagnose(path: Path) -> None:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "an array", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), f"the number {value}")
-
-
-def examples_of(files: Sequence[AlpacaFile]) -> pl.DataFrame:
-    """The examples of several files, one after the other, with the columns that all of them have."""
-    shared = [name for name in files[0].frame.columns if all(name in file.frame.columns for file in files)]
-    return pl.concat([file.frame.select(shared) for file in files])
