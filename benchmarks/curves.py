@@ -1,4 +1,4 @@
-"""What learning rate and rank do to what is learned: validation AUC along two lines through the demo's recipe.
+"""What learning rate and rank do to what is learned: validation AUC along two lines through one recipe.
 
     python benchmarks/curves.py --quick        # a tiny model on made-up ratings: does it all run?
     python benchmarks/curves.py --save
@@ -29,7 +29,7 @@ RANKS = (4, 16, 64)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what learning rate and rank do to what is learned.")
-    parser.add_argument("--samples", type=int, default=1_280, help="labelled examples of each run (1280)")
+    parser.add_argument("--samples", type=int, default=1_024, help="labelled examples of each run (1024)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        base, keep = quality.demo(), args.folder
+        base, keep = quality.recipe(), args.folder
         if args.quick:
             base |= small(Path(name)).config | {"train": base["train"] | TRAIN}
             args.samples, args.rates, args.ranks, keep = 64, args.rates[:1], args.ranks[:1], Path(name) / "kept"

@@ -97,7 +97,7 @@ def measured(wanted: Sequence[str], args: argparse.Namespace, folder: Path) -> I
         title += f"{Path(scale.config['ratings']['source']).name}, {TARGETS} labelled examples a step"
         yield from on_this_processor(wanted, scale, title, folder, claims)
     if "quality" in wanted:
-        base = quality.demo() | (small(folder / "quality").config | {"train": TRAIN} if args.quick else {})
+        base = quality.recipe() | (small(folder / "quality").config | {"train": TRAIN} if args.quick else {})
         rows = quality.measured(base, args, folder)
         yield Result("Validation AUC at equal labelled examples", rows, quality.COLUMNS)
         claims += quality.claims(rows)
@@ -121,7 +121,7 @@ def small(folder: Path) -> Scale:
     synthetic.write(ratings, ratings=3_000, titles=1_000, seed=1)
     in_own_process(tiny_model, model)
     config = {"ratings": {"source": str(ratings)}, "model": {"base": str(model)}, "train": TRAIN}
-    config |= {"prepare": {"history_len": 3}, "prompt": quality.demo()["prompt"]}
+    config |= {"prepare": {"history_len": 3}, "prompt": quality.recipe()["prompt"]}
     return Scale(config, 1, [4], 3, 1, True)
 
 
