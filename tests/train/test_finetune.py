@@ -1,7 +1,9 @@
 """Fine-tuning for real, on tiny models."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tests.tiny import toy_config, toy_dataset, toy_samples
 
@@ -76,6 +79,15 @@ def test_a_model_in_4_bits_is_trained_and_scored(base: Path, tmp_path: Path, dty
         Scorer(load_adapter(model, result.adapter), chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).mass
     )
     assert after.mean() > 2 * before.mean()
+
+
+def test_validation_has_a_bar_below_that_of_training(base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, train={"eval_steps": 2})
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    train(config, toy_dataset(8, config), toy_dataset(8, config, seed=1), tmp_path, console=console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"validation .*8/8.* samples", shown)
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # the cursor is there again
 
 
 def test_a_run_that_ends_early_says_how_many_samples_it_trained(base: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import Trainer
 
 from palate.artifacts import read_json, write_json
 from palate.errors import PalateError, WorkError
+from palate.progress import Meter
 from palate.tokens.packed import Packed
 from palate.tokens.shared import SharedHistory
 from palate.train.attention import Attention, without_dropout
@@ -22,6 +23,7 @@ from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
 UNTOLD = "untold.json"
 """In a checkpoint: sums of the steps since the last line of the log."""
@@ -67,14 +69,15 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         answers: tuple[int, int],
         evaluated: SharedHistory | None = None,
         checkpoints_kept: int = 2,
+        console: "Console | None" = None,
     ) -> None:
         """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
 
         `checkpoints_kept` takes the place of `save_total_limit`, by which transformers would remove a checkpoint before
-        the next one is marked.
+        the next one is marked. `console` shows how far `evaluate` is.
         """
         self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
-        self.checkpoints_kept = checkpoints_kept
+        self.checkpoints_kept, self.console = checkpoints_kept, console
         self._seen: Any = None
         self.control: Any
         super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
@@ -160,7 +163,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         rounds = math.ceil(len(passes) / world)
         found: Any = 0
         margin = torch.zeros(prompts.order.size, dtype=torch.float64, device=self.args.device)
-        with torch.no_grad(), without_dropout(model):
+        meter = Meter("validation", prompts.order.size, console=self.console) if rank == 0 else None
+        with torch.no_grad(), without_dropout(model), meter or nullcontext():
             for n in range(rounds):  # every device makes as many passes
                 place = n * world + rank
                 packed = prompts.pack(passes[min(place, len(passes) - 1)])
@@ -171,6 +175,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                     decision = torch.from_numpy(packed.decision).to(logits.device)
                     yes, no = (logits[decision, answer].double() for answer in self.answers)
                     margin[torch.from_numpy(packed.samples).to(margin.device)] = yes - no
+                if meter is not None:
+                    meter.advance(min(world * packed.samples.size, meter.total - meter.count))
         found = found if torch.is_tensor(found) else margin.new_zeros(5)
         sums = self.accelerator.reduce(torch.cat([found.to(margin), margin]), "sum").tolist()
         told = _told(sums[:5])

@@ -100,7 +100,7 @@ def train(
     started = time.monotonic()
     try:
         with quiet():
-            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
+            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints, console)
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:  # an option that PEFT or transformers refuses
         explained = _explained(error, 0, checkpoints)
         if explained is not error:
@@ -205,7 +205,15 @@ def _layout(processes: Processes) -> dict[str, Any]:
     return {"sharding": how} if how == "fsdp2" else {"sharding": f"{how} over {processes.world} devices"}
 
 
-def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: Prompts, folder: Path) -> Any:
+def _trainer(
+    config: Config,
+    model: Any,
+    chat: Chat,
+    schedule: Schedule,
+    prompts: Prompts,
+    folder: Path,
+    console: "Console | None",
+) -> Any:
     """transformers' trainer with PEFT's adapter; nothing in it prints."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -277,7 +285,8 @@ def _trainer(config: Config, model: Any, chat: Chat, schedule: Schedule, prompts
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest)
     answers = chat.decision.yes_id, chat.decision.no_id
-    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated, options.save_total_limit)
+    kept = options.save_total_limit
+    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated, kept, console)
     trainer.remove_callback(PrinterCallback)
     if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
         raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
