@@ -23,6 +23,8 @@ SAMPLES = 1_024
 STEP = {"batch_size": 4, "gradient_accumulation": 16}
 """64 samples a step, so that one has several users with several targets a prompt, too; few in a pass, so that passes in
 float32, where a processor has nothing faster, fit into a laptop's memory."""
+FEW, SMALL_STEP = 256, {"batch_size": 4, "gradient_accumulation": 4}
+"""So few samples are trained in steps of sixteen, that there are some steps."""
 TARGETS = (1, 16)
 SEEDS = (1, 2, 3)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -45,20 +47,29 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, folder: Path) ->
     for seed in seeds:
         for targets in TARGETS:
             config = config_of(base, targets, samples, seed)
-            out = keep / sha256_of([config.model_dump(mode="json"), VALIDATION])[:12]
-            kept = out / "row.json"
-            if not kept.is_file():
-                row = {"targets": targets, "seed": seed, "samples": samples, **in_own_process(trained, config, out)}
-                write_json(kept, row)
-            rows.append(json.loads(kept.read_text()))
-            row = rows[-1]
+            row = row_of(config, folder_of(config, keep), {"targets": targets, "seed": seed, "samples": samples})
+            rows.append(row)
             print(f"K = {targets}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
     return rows
 
 
+def folder_of(config: Config, keep: Path) -> Path:
+    """Where a training is kept."""
+    return keep / sha256_of([config.model_dump(mode="json"), VALIDATION])[:12]
+
+
+def row_of(config: Config, out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What training comes to, and what is told `about` it; trained once."""
+    kept = out / "row.json"
+    if not kept.is_file():
+        write_json(kept, {**about, **in_own_process(trained, config, out)})
+    row: dict[str, Any] = json.loads(kept.read_text())
+    return row
+
+
 def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) -> Config:
     own = {"targets_per_prompt": targets, "max_samples": samples, "save_steps": 5, "seed": seed}
-    train = {**base["train"], **STEP, **own}
+    train = {**base["train"], **(STEP if samples > FEW else SMALL_STEP), **own}
     prepare = {"max_eval": VALIDATION}
     return Config.model_validate({**base, "prepare": prepare, "train": train})
 
@@ -76,6 +87,7 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
         "steps": result.steps,
         "prompts": result.prompts,
         "trained": result.samples,
+        "seconds": result.seconds,
     }
 
 

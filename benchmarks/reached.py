@@ -1,0 +1,167 @@
+"""What a fine-tuned model reaches on ml-latest-small's test split, from no sample on, beside every baseline.
+
+    PALATE_DATA_DIR=… python benchmarks/reached.py --save
+
+Trainings are those of `training.py --rows quality`, and are shared with it: a step of 64 samples, or of sixteen where
+there are few. All are scored on the same test rows, which is done once. A run or a score that is there is not made
+again, so that a benchmark that was broken off goes on.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import quality
+from palate.config import Config
+from report import Result, in_own_process, publish
+
+ROWS, VALIDATION = 600, 300
+"""Test rows that are scored, and validation rows that calibration and stacking are fitted on."""
+CONTEXT = {"candidate_line": "{title}, rated {item_mean:.1f} by {item_count}"}
+"""What others thought of the film, from earlier training ratings alone."""
+
+
+class Arm(NamedTuple):
+    """One way to train; without samples it is the base model."""
+
+    samples: int | None
+    targets: int = 16
+    seed: int = 1
+    context: bool = False
+    stacked: bool = False
+    """Whether it is calibrated and stacked, which costs the scores of validation rows."""
+
+
+ARMS = (
+    Arm(None),
+    Arm(None, context=True),
+    Arm(64, 1),
+    Arm(64),
+    Arm(256),
+    Arm(640, 1),
+    Arm(640),
+    Arm(640, seed=2),
+    Arm(640, seed=3),
+    Arm(640, context=True),
+    Arm(4_096, stacked=True),
+    Arm(4_096, context=True, stacked=True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what fine-tuned models reach on the test split.")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these of the ways to train, counted from 0")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-quality"), help="goes on from here")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    args = parser.parse_args()
+    arms: Sequence[Arm] = [ARMS[n] for n in args.only] if args.only else ARMS
+    rows = list(measured(arms, args.folder))
+    first = rows[0]
+    results = [
+        Result(f"{first['n']:,} test rows of {first['users']:,} users of ml-latest-small", list(lines(rows)), COLUMNS)
+    ]
+    publish("reached", results, as_json=args.json, save=args.save)
+
+
+def measured(arms: Sequence[Arm], folder: Path) -> Iterator[dict[str, Any]]:
+    """What each way to train comes to."""
+    for arm in arms:
+        config = config_of(arm)
+        row: dict[str, Any] = arm._asdict()
+        if arm.samples is None:
+            out = folder / f"zero-shot{'-context' if arm.context else ''}"
+        else:
+            out = quality.folder_of(config, folder)
+            row |= quality.row_of(config, out, {"targets": arm.targets, "seed": arm.seed, "samples": arm.samples})
+        scored = out / f"test-{ROWS}"
+        if not (scored / "metrics.json").is_file():
+            data = folder / f"data{'-context' if arm.context else ''}"
+            in_own_process(score, config, arm, out / "adapter", data, scored)
+        yield (row := {**row, **json.loads((scored / "metrics.json").read_text())})
+        print(f"{name(row)}: AUC {entry(row, model(row))['metrics']['auc']:.4f}", file=sys.stderr)
+
+
+def config_of(arm: Arm) -> Config:
+    """How an adapter is trained, and what it is asked."""
+    base = quality.recipe()
+    if arm.context:
+        base["prompt"] = {**base["prompt"], **CONTEXT}
+    return quality.config_of(base, arm.targets, arm.samples or 1, arm.seed)
+
+
+def score(config: Config, arm: Arm, adapter: Path, data: Path, out: Path) -> None:
+    """Score the test rows and measure: `out/metrics.json`, and a report."""
+    from palate.stages.evidence import evaluate
+
+    own = {
+        "data_dir": str(data),
+        "run_dir": str(out),
+        "evaluate": {"max_samples": ROWS, "calibration_samples": VALIDATION if arm.stacked else 0, "batch_size": 8},
+        "score": {"stack": arm.stacked},
+    }
+    own["evaluate"]["zero_shot"] = arm.samples is None
+    config = Config.model_validate(config.model_dump(mode="json") | own)
+    evaluate(config, adapters=[] if arm.samples is None else [adapter], base_only=arm.samples is None, out=str(out))
+
+
+def entry(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A row of the evaluation's table."""
+    found: dict[str, Any] = next(each for each in row["entries"] if each["key"] == key)
+    return found
+
+
+def model(row: Mapping[str, Any]) -> str:
+    """The key of what was scored."""
+    return "zero-shot" if row["samples"] is None else "fine-tuned"
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """What a way to train is called."""
+    context = ", with item statistics" if row["context"] else ""
+    if row["samples"] is None:
+        return f"zero-shot{context}"
+    return f"{row['samples']:,} samples, K = {row['targets']}{context}, seed {row['seed']}"
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The table: baselines, each model, and the calibrated and stacked ones below theirs."""
+    for each in rows[0]["entries"]:
+        if each["kind"] == "baseline":
+            yield {**each, "what": each["label"]}
+    for row in rows:
+        own = [each for each in row["entries"] if each["kind"] != "baseline"]
+        for each in own:
+            suffix = "" if each["key"] == model(row) else f": {each['label']}"
+            best = next((d for d in row["differences"] if (d["metric"], d["first"]) == ("auc", each["key"])), None)
+            seen = {key: row.get(key) for key in ("auc", "prompts", "trained", "minutes")}
+            yield {**each, "what": name(row) + suffix, "run": seen, "beside": best}
+
+
+def between(bounds: Mapping[str, float] | None) -> str:
+    """An interval."""
+    return "" if bounds is None else f"[{bounds['low']:.3f}, {bounds['high']:.3f}]"
+
+
+def beside(row: Mapping[str, Any]) -> str:
+    """How far the AUC lies from the best baseline's."""
+    found = row.get("beside")
+    return "" if not found else f"{found['value']:+.3f} {between(found['interval'])}"
+
+
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda row: row["what"],
+    "AUC": lambda row: f"{row['metrics']['auc']:.3f}",
+    "95 %": lambda row: between(row["intervals"].get("auc")),
+    "GAUC": lambda row: f"{row['metrics']['gauc']:.3f}",
+    "log loss": lambda row: f"{row['metrics']['log_loss']:.3f}",
+    "ECE": lambda row: f"{row['metrics']['ece']:.3f}",
+    "− best baseline": beside,
+}
+
+
+if __name__ == "__main__":
+    main()
