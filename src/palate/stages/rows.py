@@ -84,7 +84,7 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
         said = model.key.replace(MARK, " ")
         rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
         calibration = collected.calibrations.get(model.key)
-        if calibration is not None:
+        if calibration is not None and calibration.method != "none":
             label = f"{said}, calibrated ({calibration.method})"
             rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = [model for model in collected.models if model.adapter is not None]
@@ -167,15 +167,16 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
     """What a reader must know of how these rows came about."""
     said = []
     for key, calibration in collected.calibrations.items():
+        fitted = calibration.fitted_on
+        if calibration.method == "none":
+            if fitted.asked == "auto":
+                said.append(
+                    f"The {key.replace(MARK, ' ')} model is not calibrated: on {fitted.rows:,} validation rows of "
+                    f"{fitted.users:,} users nothing is clearly better than what it says."
+                )
+            continue
         raw, after = found.entry(key).metrics, found.entry(key + CALIBRATED).metrics
         if raw.log_loss is None or after.log_loss is None or raw.ece is None or after.ece is None:
-            continue
-        fitted = calibration.fitted_on
-        if calibration.method == "none" and fitted.asked == "auto":
-            said.append(
-                f"The {key.replace(MARK, ' ')} model is not calibrated: on {fitted.rows:,} validation rows of "
-                f"{fitted.users:,} users nothing is clearly better than what it says."
-            )
             continue
         said.append(
             f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
