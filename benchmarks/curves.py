@@ -23,13 +23,13 @@ from palate.errors import PalateError
 from report import Result, in_own_process, publish
 from training import TRAIN, small
 
-RATES = (3e-4, 1e-3, 2e-3, 4e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 RANKS = (4, 16, 64)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what learning rate and rank do to what is learned.")
-    parser.add_argument("--samples", type=int, default=1_024, help="labelled examples of each run (1024)")
+    parser.add_argument("--samples", type=int, default=quality.SAMPLES, help="labelled examples of each run (640)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))

@@ -19,21 +19,18 @@ from palate.artifacts import sha256_of, write_json
 from palate.config import Config
 from report import ROOT, in_own_process
 
-SAMPLES = 1_024
-STEP = {"batch_size": 4, "gradient_accumulation": 16}
-"""64 samples a step, so that one has several users with several targets a prompt, too; few in a pass, so that passes in
-float32, where a processor has nothing faster, fit into a laptop's memory."""
+SAMPLES = 640
 FEW, SMALL_STEP = 256, {"batch_size": 4, "gradient_accumulation": 4}
 """So few samples are trained in steps of sixteen, that there are some steps."""
 TARGETS = (1, 16)
 SEEDS = (1, 2, 3)
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5 %, by the number of differences."""
-VALIDATION = 400
+VALIDATION = 300
 
 
 def recipe() -> dict[str, Any]:
-    """Short prompts, SmolLM2-135M, ml-latest-small; the demo's rates."""
+    """Short prompts with item statistics, SmolLM2-135M, ml-latest-small, steps of 32 samples."""
     config = ROOT / "configs" / "smollm2_135m_movielens_lora.yaml"
     values: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     return {name: values[name] for name in ("ratings", "prompt", "model", "train")}
@@ -69,7 +66,7 @@ def row_of(config: Config, out: Path, about: Mapping[str, Any]) -> dict[str, Any
 
 def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) -> Config:
     own = {"targets_per_prompt": targets, "max_samples": samples, "save_steps": 5, "seed": seed}
-    train = {**base["train"], **(STEP if samples > FEW else SMALL_STEP), **own}
+    train = {**base["train"], **(SMALL_STEP if samples <= FEW else {}), **own}
     prepare = {"max_eval": VALIDATION}
     return Config.model_validate({**base, "prepare": prepare, "train": train})
 
