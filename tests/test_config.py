@@ -18,7 +18,12 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("seed: 1\ntrain:\n  lerning_rate: 3\n", 3, "unknown key 'train.lerning_rate', did you mean 'learning_rate'?"),
+        (
+            "seed: 1\ntrain:\n  lerning_rate: 3\n",
+            3,
+            "unknown key 'train.lerning_rate', did you mean 'train.learning_rate'?",
+        ),
+        ("seed: 1\ntrain:\n  bootstrap: 3\n", 3, "unknown key 'train.bootstrap', did you mean 'evaluate.bootstrap'?"),
         ("seed: 1\ntrian:\n  epochs: 3\n", 2, "unknown key 'trian', did you mean 'train'?"),
         ("train:\n  lora:\n    rnk: 8\n", 3, "unknown key 'train.lora.rnk'"),
         ("train:\n  epochs: many\n", 2, "'train.epochs' is 'many': expected a valid number"),

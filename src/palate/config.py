@@ -5,7 +5,7 @@ nearest known key is suggested. `--set section.key=value` overrides what the fil
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -345,6 +345,14 @@ def _lines_of(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tupl
     return lines
 
 
+def _keys(section: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys below a section."""
+    for name, field in section.model_fields.items():
+        yield (*prefix, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, (*prefix, name))
+
+
 def _explain(error: Any, loc: tuple[str, ...]) -> str:
     """One validation error in one line."""
     key = ".".join(loc)
@@ -352,8 +360,10 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
         section: Any = Config
         for part in loc[:-1]:
             section = section.model_fields[part].annotation
-        near = difflib.get_close_matches(loc[-1], section.model_fields, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(section.model_fields)}"
+        elsewhere = [path for path in _keys(Config) if path[-1] == loc[-1]]
+        similar = difflib.get_close_matches(loc[-1], section.model_fields, n=1, cutoff=0.5)
+        near = elsewhere or [(*loc[:-1], name) for name in similar]
+        hint = f"did you mean '{'.'.join(near[0])}'?" if near else f"expected one of: {', '.join(section.model_fields)}"
         return f"unknown key '{key}', {hint}"
     if error["type"] == "value_error":
         return f"'{key}': {error['ctx']['error']}" if key else str(error["ctx"]["error"])

@@ -107,7 +107,7 @@ def test_no_user_with_enough_ratings_is_refused(
 def test_a_config_typo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.yaml").write_text("train:\n  lerning_rate: 1\n")
 
-    expect_refusal(["run", str(tmp_path / "x.yaml")], capsys, "x.yaml:2", ["did you mean 'learning_rate'?"])
+    expect_refusal(["run", str(tmp_path / "x.yaml")], capsys, "x.yaml:2", ["did you mean 'train.learning_rate'?"])
 
 
 def test_a_model_without_a_chat_template_is_refused(

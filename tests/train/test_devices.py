@@ -199,7 +199,7 @@ def test_wrong_input_is_told_once(recipe: Path, tmp_path: Path) -> None:
     wrong = words(recipe, tmp_path / "wrong", "--set", "train.epocs=2")
     codes, errors, told = end(start(tmp_path, [("wrong", wrong, "")]))
     assert codes == [2, 2], errors
-    assert told == ["error: --set train.epocs: unknown key 'train.epocs', did you mean 'epochs'?"]
+    assert told == ["error: --set train.epocs: unknown key 'train.epocs', did you mean 'train.epochs'?"]
 
 
 @pytest.mark.slow
