@@ -1,6 +1,8 @@
 """Servers of other kinds, and servers that fail: what passes is tried again, what does not is told in one line."""
 
 import itertools
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -222,6 +224,25 @@ def test_an_error_in_one_prompt_does_not_wait_for_the_others(chat: Chat) -> None
         stub.spoil = spoil
         started = time.monotonic()
         with pytest.raises(PalateError, match=r"refuses a prompt of 3 tokens \(400\): too long"):
+            backend.answers(PROMPTS)
+        assert time.monotonic() - started < 10
+        done.set()
+
+
+def test_ctrl_c_does_not_wait_for_answers_in_flight(chat: Chat) -> None:
+    stub = Stub(chat.tokenizer)
+    with serving(stub) as url:
+        backend = connect(url, "adapter", chat, PROMPTS[:1])
+        before, done = len(stub.asked), threading.Event()
+
+        def spoil(handler: BaseHTTPRequestHandler, n: int) -> bool:
+            if n == before + len(PROMPTS):  # all of them wait
+                os.kill(os.getpid(), signal.SIGINT)
+            return done.wait(20)
+
+        stub.spoil = spoil
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
             backend.answers(PROMPTS)
         assert time.monotonic() - started < 10
         done.set()

@@ -52,11 +52,11 @@ class ServerBackend:
         found = np.empty((len(prompts), 2), np.float32)
         order = sorted(range(len(prompts)), key=prompts.__getitem__)
         with Client(self.url, self.key) as client, ThreadPoolExecutor(self.in_flight) as pool:
-            if prefix and order:  # computed once, by the first; else by as many as are in flight
-                found[order[0]] = self.answer(client, prompts[order[0]])
-                on_batch(1)
-            tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
             try:
+                if prefix and order:  # computed once, by the first; else by as many as are in flight
+                    found[order[0]] = self.answer(client, prompts[order[0]])
+                    on_batch(1)
+                tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
                 for task in as_completed(tasks):
                     found[tasks[task]] = task.result()
                     on_batch(1)
