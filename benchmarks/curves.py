@@ -4,8 +4,9 @@
     python benchmarks/curves.py --save
 
 One line goes through the learning rates at the recipe's rank, the other through the ranks at its learning rate, with
-alpha in proportion. Samples, their order and the validation samples are the same in all runs; a run that is there is
-not made again, so that a benchmark that was broken off goes on.
+alpha in proportion; at their crossing stands one run whose prompt has no item statistics. Samples, their order and the
+validation samples are the same in all runs; a run that is there is not made again, so that a benchmark that was broken
+off goes on.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from training import TRAIN, small
 
 RATES = (3e-4, 1e-3, 3e-3)
 RANKS = (4, 16, 64)
+PLAIN = {"candidate_line": "{title}"}
+"""A prompt that does not tell how the film was rated by others."""
 
 
 def main() -> None:
@@ -56,18 +59,20 @@ def main() -> None:
 def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:
     """A row for every point and seed; the recipe's own point is on both lines and trained once."""
     lora = base["train"]["lora"]
-    points = [(rate, lora["r"]) for rate in args.rates]
-    points += [(base["train"]["learning_rate"], rank) for rank in args.ranks]
-    for rate, rank in sorted(set(points)):
+    points = [(rate, lora["r"], True) for rate in args.rates]
+    points += [(base["train"]["learning_rate"], rank, True) for rank in args.ranks]
+    points.append((base["train"]["learning_rate"], lora["r"], False))
+    for rate, rank, told in sorted(set(points)):
         for seed in args.seeds:
             adapter = {**lora, "r": rank, "alpha": rank * lora["alpha"] / lora["r"]}
             train = {"learning_rate": rate, "lora": adapter, "max_samples": args.samples, "seed": seed}
-            prepare = {"max_eval": quality.VALIDATION}
-            config = Config.model_validate({**base, "prepare": prepare, "train": {**base["train"], **train}})
+            own = {"prepare": {"max_eval": quality.VALIDATION}, "train": {**base["train"], **train}}
+            own["prompt"] = {**base["prompt"], **({} if told else PLAIN)}
+            config = Config.model_validate({**base, **own})
             out = keep / sha256_of(config.model_dump(mode="json"))[:12]
             if not (out / "row.json").is_file():
                 found = in_own_process(quality.trained, config, out)
-                write_json(out / "row.json", {"rate": rate, "rank": rank, "seed": seed, **found})
+                write_json(out / "row.json", {"rate": rate, "rank": rank, "seed": seed, "told": told, **found})
             yield (row := json.loads((out / "row.json").read_text()))
             print(f"{rate:g}, r = {rank}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
 
@@ -75,6 +80,7 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> I
 COLUMNS: quality.Columns = {
     "learning rate": lambda row: f"{row['rate']:g}",
     "rank": lambda row: f"{row['rank']}",
+    "item statistics": lambda row: "yes" if row["told"] else "no",
     "seed": lambda row: f"{row['seed']}",
     **quality.LEARNED,
 }

@@ -2,7 +2,7 @@
 
     PALATE_DATA_DIR=… python benchmarks/reached.py --save
 
-Trainings are those of `training.py --rows quality`, and are shared with it: a step of 64 samples, or of sixteen where
+Trainings are those of `training.py --rows quality`, and are shared with it: a step of 32 samples, or of sixteen where
 there are few. All are scored on the same test rows, which is done once. A run or a score that is there is not made
 again, so that a benchmark that was broken off goes on.
 """
@@ -20,8 +20,6 @@ from report import Result, in_own_process, publish
 
 ROWS, VALIDATION = 600, 300
 """Test rows that are scored, and validation rows that calibration and stacking are fitted on."""
-PLAIN = {"candidate_line": "{title}"}
-"""Without what others thought of the film."""
 
 
 class Arm(NamedTuple):
@@ -30,8 +28,6 @@ class Arm(NamedTuple):
     samples: int | None
     targets: int = 16
     seed: int = 1
-    context: bool = True
-    """Whether the prompt says how the film was rated."""
     stacked: bool = False
     """Whether it is calibrated and stacked, which costs the scores of validation rows."""
 
@@ -42,8 +38,7 @@ ARMS = (
     Arm(256),
     Arm(640, 1),
     Arm(640),
-    Arm(640, context=False),
-    Arm(4_096, stacked=True),
+    Arm(3_072, stacked=True),
 )
 
 
@@ -69,24 +64,20 @@ def measured(arms: Sequence[Arm], folder: Path) -> Iterator[dict[str, Any]]:
         config = config_of(arm)
         row: dict[str, Any] = arm._asdict()
         if arm.samples is None:
-            out = folder / f"zero-shot{'' if arm.context else '-plain'}"
+            out = folder / "zero-shot"
         else:
             out = quality.folder_of(config, folder)
             row |= quality.row_of(config, out, {"targets": arm.targets, "seed": arm.seed, "samples": arm.samples})
         scored = out / f"test-{ROWS}"
         if not (scored / "metrics.json").is_file():
-            data = folder / f"data{'' if arm.context else '-plain'}"
-            in_own_process(score, config, arm, out / "adapter", data, scored)
+            in_own_process(score, config, arm, out / "adapter", folder / "data", scored)
         yield (row := {**row, **json.loads((scored / "metrics.json").read_text())})
         print(f"{name(row)}: AUC {entry(row, model(row))['metrics']['auc']:.4f}", file=sys.stderr)
 
 
 def config_of(arm: Arm) -> Config:
     """How an adapter is trained, and what it is asked."""
-    base = quality.recipe()
-    if not arm.context:
-        base["prompt"] = {**base["prompt"], **PLAIN}
-    return quality.config_of(base, arm.targets, arm.samples or 1, arm.seed)
+    return quality.config_of(quality.recipe(), arm.targets, arm.samples or 1, arm.seed)
 
 
 def score(config: Config, arm: Arm, adapter: Path, data: Path, out: Path) -> None:
@@ -117,10 +108,7 @@ def model(row: Mapping[str, Any]) -> str:
 
 def name(row: Mapping[str, Any]) -> str:
     """What a way to train is called."""
-    context = "" if row["context"] else ", without item statistics"
-    if row["samples"] is None:
-        return f"zero-shot{context}"
-    return f"{row['samples']:,} samples, K = {row['targets']}{context}, seed {row['seed']}"
+    return "zero-shot" if row["samples"] is None else f"{row['samples']:,} samples, K = {row['targets']}"
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -95,7 +95,7 @@ def block_mask() -> None:
 def curves() -> None:
     """Validation AUC along the learning rates and along the ranks, as it was measured."""
     (result,) = json.loads(CURVES.read_text(encoding="utf-8"))["results"]
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if row["told"]]
     by = {what: defaultdict(set) for what in ("rate", "rank")}
     for row in rows:
         by["rate"][row["rank"]].add(row["rate"])
