@@ -58,10 +58,11 @@ def main() -> None:
 
 def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:
     """A row for every point and seed; the recipe's own point is on both lines and trained once."""
-    lora = base["train"]["lora"]
+    recipe = Config.model_validate(base).train
+    lora, own_rate = recipe.lora.model_dump(mode="json"), recipe.learning_rate
     points = [(rate, lora["r"], True) for rate in args.rates]
-    points += [(base["train"]["learning_rate"], rank, True) for rank in args.ranks]
-    points.append((base["train"]["learning_rate"], lora["r"], False))
+    points += [(own_rate, rank, True) for rank in args.ranks]
+    points.append((own_rate, lora["r"], False))
     for rate, rank, told in sorted(set(points)):
         for seed in args.seeds:
             adapter = {**lora, "r": rank, "alpha": rank * lora["alpha"] / lora["r"]}

@@ -70,7 +70,7 @@ def measured(arms: Sequence[Arm], folder: Path) -> Iterator[dict[str, Any]]:
             row |= quality.row_of(config, out, {"targets": arm.targets, "seed": arm.seed, "samples": arm.samples})
         scored = out / f"test-{ROWS}"
         if not (scored / "metrics.json").is_file():
-            in_own_process(score, config, arm, out / "adapter", folder / "data", scored)
+            in_own_process(score, config, arm, out / "adapter", folder, scored)
         yield (row := {**row, **json.loads((scored / "metrics.json").read_text())})
         print(f"{name(row)}: AUC {entry(row, model(row))['metrics']['auc']:.4f}", file=sys.stderr)
 
@@ -80,13 +80,12 @@ def config_of(arm: Arm) -> Config:
     return quality.config_of(quality.recipe(), arm.targets, arm.samples or 1, arm.seed)
 
 
-def score(config: Config, arm: Arm, adapter: Path, data: Path, out: Path) -> None:
+def score(config: Config, arm: Arm, adapter: Path, folder: Path, out: Path) -> None:
     """Score the test rows and measure: `out/metrics.json`, and a report."""
     from palate.stages.evidence import evaluate
 
     own = {
-        "data_dir": str(data),
-        "run_dir": str(out),
+        "run_dir": str(folder),  # whose data they share
         "evaluate": {"max_samples": ROWS, "calibration_samples": VALIDATION if arm.stacked else 0, "batch_size": 8},
         "score": {"stack": arm.stacked},
     }
