@@ -112,14 +112,15 @@ def name(row: Mapping[str, Any]) -> str:
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The table: baselines, each model, and the calibrated and stacked ones below theirs."""
-    for each in rows[0]["entries"]:
-        if each["kind"] == "baseline":
-            yield {**each, "what": each["label"]}
+    baselines = {each["key"]: each for each in rows[0]["entries"] if each["kind"] == "baseline"}
+    for each in baselines.values():
+        yield {**each, "what": each["label"]}
     for row in rows:
         own = [each for each in row["entries"] if each["kind"] != "baseline"]
         for each in own:
             suffix = "" if each["key"] == model(row) else f": {each['label']}"
-            best = next((d for d in row["differences"] if (d["metric"], d["first"]) == ("auc", each["key"])), None)
+            from_best = [d for d in row["differences"] if (d["metric"], d["first"]) == ("auc", each["key"])]
+            best = next((d for d in from_best if d["second"] in baselines), None)
             seen = {key: row.get(key) for key in ("auc", "prompts", "trained", "minutes")}
             yield {**each, "what": name(row) + suffix, "run": seen, "beside": best}
 
@@ -127,6 +128,11 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def between(bounds: Mapping[str, float] | None) -> str:
     """An interval."""
     return "" if bounds is None else f"[{bounds['low']:.3f}, {bounds['high']:.3f}]"
+
+
+def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A metric, or a dash where it has no value."""
+    return lambda row: "–" if row["metrics"][name] is None else f"{row['metrics'][name]:.3f}"
 
 
 def beside(row: Mapping[str, Any]) -> str:
@@ -137,11 +143,11 @@ def beside(row: Mapping[str, Any]) -> str:
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["what"],
-    "AUC": lambda row: f"{row['metrics']['auc']:.3f}",
+    "AUC": metric("auc"),
     "95 %": lambda row: between(row["intervals"].get("auc")),
-    "GAUC": lambda row: f"{row['metrics']['gauc']:.3f}",
-    "log loss": lambda row: f"{row['metrics']['log_loss']:.3f}",
-    "ECE": lambda row: f"{row['metrics']['ece']:.3f}",
+    "GAUC": metric("gauc"),
+    "log loss": metric("log_loss"),
+    "ECE": metric("ece"),
     "− best baseline": beside,
 }
 
