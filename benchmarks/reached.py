@@ -35,7 +35,6 @@ class Arm(NamedTuple):
 ARMS = (
     Arm(None),
     Arm(64),
-    Arm(256),
     Arm(640, 1),
     Arm(640),
     Arm(3_072, stacked=True),
