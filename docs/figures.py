@@ -110,9 +110,11 @@ def curves() -> None:
         places = sorted(points)
         mean = [np.mean(points[place]) for place in places]
         ax.plot(range(len(places)), mean, color=COLOURS[0], lw=2, marker="o")
-        for n, place in enumerate(places):
-            ax.annotate(f"{mean[n]:.3f}", (n, mean[n]), (0, 8), textcoords="offset points", ha="center", fontsize=9)
-            ax.plot([n] * len(points[place]), points[place], ".", color=COLOURS[0], alpha=0.4)
+        for n, value in enumerate(places):
+            above = n == 0 or mean[n] > mean[n - 1] - 0.02  # else the line would run through it
+            place = (0, 8 if above else -15)
+            ax.annotate(f"{mean[n]:.3f}", (n, mean[n]), place, textcoords="offset points", ha="center", fontsize=9)
+            ax.plot([n] * len(points[value]), points[value], ".", color=COLOURS[0], alpha=0.4)
         ax.set_xticks(range(len(places)), [f"{place:g}" for place in places])
         ax.set_xlim(-0.4, len(places) - 0.6)
         ax.set_xlabel(f"{name}, {'r = ' if of == 'rank' else 'learning rate '}{fixed:g}", fontsize=9)
