@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 # Tiny models gain nothing from threads, and lose much where other processes want the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's script starts background jobs with SIGINT ignored, and children inherit that; tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

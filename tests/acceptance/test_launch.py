@@ -32,7 +32,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--set", "train.epocs=2"], "error: --set train.epocs: unknown key 'train.epocs', did you mean 'epochs'?"),
+        (
+            ["--set", "train.epocs=2"],
+            "error: --set train.epocs: unknown key 'train.epocs', did you mean 'train.epochs'?",
+        ),
         (["--model", "/nowhere"], "error: /nowhere: "),
         (["--accelerate-config", "none.yaml"], "error: none.yaml: not found"),
     ],

@@ -1,9 +1,11 @@
 """Answers from an OpenAI-compatible server: vLLM, SGLang, llama.cpp, and what else returns log-probabilities."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -15,6 +17,10 @@ from palate.score.completions import PATH, TOP, NextToken, Token, forced, read, 
 
 BIASES = (50.0, 100.0)
 """Added to an answer's logit where it is not among the likeliest tokens; servers take no more than 100."""
+Answers = tuple[float, float]
+"""log P of yes and no."""
+HEED = 1.0
+"""Seconds after which a wait looks up: Ctrl-C that comes just before a wait would not end it."""
 
 
 class PromptRefusedError(InputError):
@@ -57,7 +63,7 @@ class ServerBackend:
                     found[order[0]] = self.answer(client, prompts[order[0]])
                     on_batch(1)
                 tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
-                for task in as_completed(tasks):
+                for task in _as_completed(tasks):
                     found[tasks[task]] = task.result()
                     on_batch(1)
             except BaseException:
@@ -66,7 +72,7 @@ class ServerBackend:
                 raise
         return found
 
-    def answer(self, client: Client, prompt: list[int]) -> tuple[float, float]:
+    def answer(self, client: Client, prompt: list[int]) -> Answers:
         """log P of yes and no behind one prompt."""
         plain = self.next_token(client, prompt)
         yes, no = (self._log_p(client, prompt, plain, answer) for answer in self._answers)
@@ -154,3 +160,15 @@ class ServerBackend:
                 self.url,
             )
         return text
+
+
+def _as_completed(tasks: Collection[Future[Answers]]) -> Iterator[Future[Answers]]:
+    """The tasks as they end. The standard library's waits without looking up."""
+    finished: SimpleQueue[Future[Answers]] = SimpleQueue()
+    for task in tasks:
+        task.add_done_callback(finished.put)
+    left = len(tasks)
+    while left:
+        with suppress(Empty):
+            yield finished.get(timeout=HEED)
+            left -= 1
