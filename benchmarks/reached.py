@@ -113,15 +113,20 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The table: baselines, each model, and the calibrated and stacked ones below theirs."""
     baselines = {each["key"]: each for each in rows[0]["entries"] if each["kind"] == "baseline"}
     for each in baselines.values():
-        yield {**each, "what": each["label"]}
+        yield {**kept(each), "what": each["label"]}
     for row in rows:
         own = [each for each in row["entries"] if each["kind"] != "baseline"]
         for each in own:
             suffix = "" if each["key"] == model(row) else f": {each['label']}"
             from_best = [d for d in row["differences"] if (d["metric"], d["first"]) == ("auc", each["key"])]
             best = next((d for d in from_best if d["second"] in baselines), None)
-            seen = {key: row.get(key) for key in ("auc", "prompts", "trained", "minutes")}
-            yield {**each, "what": name(row) + suffix, "run": seen, "beside": best}
+            seen = {key: row.get(key) for key in ("auc", "prompts", "trained", "seconds")}
+            yield {**kept(each), "what": name(row) + suffix, "run": seen, "beside": best}
+
+
+def kept(each: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a row; its curves are in the reports."""
+    return {key: each[key] for key in ("key", "metrics", "intervals")}
 
 
 def between(bounds: Mapping[str, float] | None) -> str:
