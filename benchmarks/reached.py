@@ -11,6 +11,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +53,10 @@ def main() -> None:
     arms: Sequence[Arm] = [ARMS[n] for n in args.only] if args.only else ARMS
     rows = list(measured(arms, args.folder))
     first = rows[0]
+    pairs = paired({name(row): Path(row["scores"]) for row in rows}) + [pair for row in rows for pair in stacked(row)]
     results = [
-        Result(f"{first['n']:,} test rows of {first['users']:,} users of ml-latest-small", list(lines(rows)), COLUMNS)
+        Result(f"{first['n']:,} test rows of {first['users']:,} users of ml-latest-small", list(lines(rows)), COLUMNS),
+        Result("Paired over users on these rows", pairs, PAIRED),
     ]
     publish("reached", results, as_json=args.json, save=args.save)
 
@@ -70,6 +74,7 @@ def measured(arms: Sequence[Arm], folder: Path) -> Iterator[dict[str, Any]]:
         scored = out / f"test-{ROWS}"
         if not (scored / "metrics.json").is_file():
             in_own_process(score, config, arm, out / "adapter", folder, scored)
+        row["scores"] = str(scored / "scores" / f"{model(row)}.parquet")
         yield (row := {**row, **json.loads((scored / "metrics.json").read_text())})
         print(f"{name(row)}: AUC {entry(row, model(row))['metrics']['auc']:.4f}", file=sys.stderr)
 
@@ -124,14 +129,32 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {**kept(each), "what": name(row) + suffix, "run": seen, "beside": best}
 
 
+def paired(files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The AUC of each less that of each before it, from their files of scores, with an interval over users."""
+    from palate.evaluate.paired import compare, same_rows
+    from palate.stages.compare import read_run
+
+    scores = {name: scores for name, path in files.items() if (scores := read_run(path).scores) is not None}
+    same = same_rows(scores)
+    pairs = [(later, earlier) for earlier, later in combinations(files, 2)]
+    return [asdict(pair) for pair in compare(same.y, same.users, same.scores, pairs, resamples=1000, seed=13).of("auc")]
+
+
+def stacked(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the model adds to the statistics that it is stacked with."""
+    for found in row["differences"]:
+        if (found["metric"], found["first"], found["second"]) == ("auc", "stacked", "statistics"):
+            yield {**found, "first": f"{name(row)}, stacked", "second": "the same statistics alone"}
+
+
 def kept(each: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a row; its curves are in the reports."""
     return {key: each[key] for key in ("key", "metrics", "intervals")}
 
 
-def between(bounds: Mapping[str, float] | None) -> str:
+def between(bounds: Mapping[str, float] | None, form: str = ".3f") -> str:
     """An interval."""
-    return "" if bounds is None else f"[{bounds['low']:.3f}, {bounds['high']:.3f}]"
+    return "" if bounds is None else f"[{bounds['low']:{form}}, {bounds['high']:{form}}]"
 
 
 def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -139,10 +162,16 @@ def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: "–" if row["metrics"][name] is None else f"{row['metrics'][name]:.3f}"
 
 
+def told(row: Mapping[str, Any], key: str, form: str) -> str:
+    """What is told of the training of a row."""
+    value = row.get("run", {}).get(key) if row["key"] in ("zero-shot", "fine-tuned") else None
+    return "" if value is None else form.format(value)
+
+
 def beside(row: Mapping[str, Any]) -> str:
     """How far the AUC lies from the best baseline's."""
     found = row.get("beside")
-    return "" if not found else f"{found['value']:+.3f} {between(found['interval'])}"
+    return "" if not found else f"{found['value']:+.3f} {between(found['interval'], '+.3f')}"
 
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -153,6 +182,14 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "log loss": metric("log_loss"),
     "ECE": metric("ece"),
     "− best baseline": beside,
+    "validation AUC": lambda row: told(row, "auc", "{:.3f}"),
+    "training": lambda row: told(row, "seconds", "{:.0f} s"),
+}
+PAIRED: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "AUC of": lambda row: row["first"],
+    "less that of": lambda row: row["second"],
+    "difference": lambda row: f"{row['value']:+.3f}",
+    "95 %": lambda row: between(row["interval"], "+.3f"),
 }
 
 
