@@ -45,13 +45,11 @@ ARMS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what fine-tuned models reach on the test split.")
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these of the ways to train, counted from 0")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-quality"), help="goes on from here")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
-    arms: Sequence[Arm] = [ARMS[n] for n in args.only] if args.only else ARMS
-    rows = list(measured(arms, args.folder))
+    rows = list(measured(ARMS, args.folder))
     first = rows[0]
     pairs = paired({name(row): Path(row["scores"]) for row in rows}) + [pair for row in rows for pair in stacked(row)]
     results = [
