@@ -103,6 +103,8 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """How the adapter is trained (transformers' Trainer; the words are its own)."""
 
+    method: Literal["lora", "full"] = "lora"
+    """An adapter of low rank, or all weights of the layers, each of which then takes about twenty bytes of memory."""
     max_samples: int | None = Field(None, ge=1)
     """Train on this many samples, drawn with the seed and stratified by the answer; None: all."""
     draw_by: Literal["prompt", "sample", "user"] = "prompt"
@@ -255,6 +257,15 @@ class Config(Section):
             raise ValueError(
                 f"with tokens.truncation={self.tokens.truncation} the targets of a prompt (train.targets_per_prompt) "
                 f"share nothing, expected one of {', '.join(SHARING)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_can_be_trained(self) -> "Config":
+        if self.train.method == "full" and self.model.quantization != "none":
+            raise ValueError(
+                f"train.method=full trains the base's own weights, which model.quantization={self.model.quantization} "
+                "rounds to 4 bits, expected lora, or none"
             )
         return self
 

@@ -61,11 +61,13 @@ def test_fewer_samples_and_steps_cost_less(folder: Path, capsys: pytest.CaptureF
     assert some["flops"]["total"] < every["flops"]["total"]
 
 
-def test_the_tables_fit_a_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("set", ["train.gradient_checkpointing=true", "train.method=full"])
+def test_the_tables_fit_a_terminal(folder: Path, capsys: pytest.CaptureFixture[str], set: str) -> None:
     capsys.readouterr()
-    assert main([*options(folder), "--set", "train.gradient_checkpointing=true"]) == 0
+    assert main([*options(folder), "--set", set]) == 0
     text = capsys.readouterr().out
 
+    assert ("frozen" in text) == ("full" not in set)
     for words in ("forward tokens", "attention scores", "base weights", "RTX4090", "this machine", "--price"):
         assert words in text
     assert max(map(len, text.splitlines())) <= 100

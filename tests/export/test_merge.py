@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import random_adapter, tiny_folder, toy_config
+from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
 from palate.errors import WorkError
 from palate.export.merge import merge, read_model, write_model
 from palate.models import load_base_model
 from palate.train.adapter import load_adapter
+from palate.train.finetune import train
 
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", {"tie_word_embeddings": False}),
@@ -53,6 +54,23 @@ def test_transformers_alone_loads_the_folder_and_answers_as_base_and_adapter(
     assert saved.keys() == original.keys()
     assert AutoTokenizer.from_pretrained(str(folder)).chat_template
     assert (folder / "generation_config.json").is_file()
+
+
+def test_layers_that_were_trained_as_a_whole_take_the_place_of_the_bases(tmp_path: Path) -> None:
+    config = toy_config(tiny_folder(tmp_path / "base", "qwen3"), train={"method": "full", "max_steps": 2})
+    adapter = train(config, toy_dataset(16, config), None, tmp_path).adapter
+    model, tokenizer = load_base_model(config.model)
+    plain = {name: weight.clone() for name, weight in model.state_dict().items()}
+    adapted = load_adapter(model, adapter)
+    with torch.inference_mode():
+        expected = adapted(PROBE).logits
+    write_model(merge(adapted), tokenizer, tmp_path / "merged", "float32")
+
+    merged = read_model(tmp_path / "merged")
+    with torch.inference_mode():
+        assert torch.equal(merged(PROBE).logits, expected)
+    same = {name for name, weight in merged.state_dict().items() if torch.equal(weight, plain[name])}
+    assert same == {"model.embed_tokens.weight", "lm_head.weight"}
 
 
 def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:

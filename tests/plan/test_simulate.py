@@ -26,7 +26,7 @@ def described(folder: Path, kind: str, layers: int = 2, **train: Any) -> Config:
 
 
 def real(config: Config, dtype: str) -> Any:
-    """The same model with weights, and PEFT's adapter."""
+    """The same model with weights, and PEFT's adapter; or all layers' own weights to be trained."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -36,6 +36,10 @@ def real(config: Config, dtype: str) -> Any:
     base = AutoModelForCausalLM.from_config(
         AutoConfig.from_pretrained(config.model.base), dtype=getattr(torch, dtype)
     ).train()
+    if config.train.method == "full":
+        for name, weight in base.named_parameters():
+            weight.requires_grad = "layers" in name or name.endswith(".norm.weight")
+        return base
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.r,
@@ -61,12 +65,14 @@ def loss_of(model: Any, dtype: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_checkpointing": True}, {"method": "full"}], ids=["lora", "checkpointing", "full"]
+)
+def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = described(tmp_path, kind, gradient_checkpointing=checkpointing)
+    config = described(tmp_path, kind, **options)
     shape = load_shape(config)
     found = simulate(shape.config, config, "float32", rows=ROWS, length=LENGTH, labelled=LABELLED)
 
@@ -133,13 +139,18 @@ def test_checkpointing_trades_activations_for_a_forward_pass(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"]])
-def test_weights_are_counted_as_peft_counts_them(tmp_path: Path, kind: str, modules: Any) -> None:
-    config = described(tmp_path, kind, layers=5, lora={"r": 4, "target_modules": modules})
-    shape, (trained, every) = load_shape(config), real(config, "float32").get_nb_trainable_parameters()
+@pytest.mark.parametrize(
+    "options",
+    [{"lora": {"r": 4}}, {"lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]}}, {"method": "full"}],
+    ids=["all linear", "some", "full"],
+)
+def test_weights_are_counted_as_peft_counts_them(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    config = described(tmp_path, kind, layers=5, **options)
+    shape, weights = load_shape(config), list(real(config, "float32").parameters())
+    trained, every = sum(w.numel() for w in weights if w.requires_grad), sum(w.numel() for w in weights)
 
     assert shape.adapter_weights == trained
-    assert shape.weights == every - trained
+    assert shape.weights == (every if config.train.method == "full" else every - trained)
 
 
 def test_quantized_weights_take_what_bitsandbytes_makes_of_them(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from palate.score.scorer import Scorer
 from palate.train.adapter import load_adapter
 from palate.train.card import write_card
 from palate.train.finetune import TrainResult, train
+from palate.train.method import detach
 
 
 def fit(config: Config, out: Path, n: int = 64) -> TrainResult:
@@ -53,6 +54,36 @@ def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None
     p = scorer.score_examples(examples).p
     liked = np.array([s["label"] == "Yes" for s in unseen])
     assert p[liked].min() > p[~liked].max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_weights_of_the_layers_are_trained_and_written_beside_the_base(
+    base: Path, tmp_path: Path, dtype: str
+) -> None:
+    config = toy_config(
+        base, model={"dtype": dtype}, train={"method": "full", "epochs": 3, "learning_rate": 1e-3, "eval_steps": 16}
+    )
+    result = fit(config, tmp_path)
+    curve = list(losses(tmp_path).values())
+    assert curve[-1] < 0.5 * curve[0]
+
+    model, tokenizer = load_base_model(config.model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    layers = {name: weight for name, weight in model.named_parameters() if "embed" not in name and "head" not in name}
+    assert result.trained_weights == sum(weight.numel() for weight in layers.values())
+    examples = list(toy_dataset(4, config))
+    plain = Scorer(model, chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).p
+    adapted = load_adapter(model, result.adapter)
+    scores = Scorer(adapted, chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).p
+    assert np.abs(scores - plain).max() > 0.01
+
+    again = detach(adapted, merged=False)
+    assert again.state_dict().keys() == before.keys()
+    assert all(torch.equal(weight, before[name]) for name, weight in again.state_dict().items())
+    merged = detach(load_adapter(again, result.adapter), merged=True)
+    assert merged.state_dict().keys() == before.keys()
+    assert (Scorer(merged, chat=Chat(tokenizer), cutoff_len=200).score_examples(examples).p == scores).all()
+    assert "full-finetuning" in (result.adapter / "README.md").read_text()
 
 
 def test_a_run_of_fewer_steps_than_are_logged_tells_its_loss_all_the_same(base: Path, tmp_path: Path) -> None:
@@ -111,11 +142,15 @@ def test_the_same_seed_gives_the_same_adapter(base: Path, tmp_path: Path) -> Non
         assert torch.equal(tensor, adapters[1][key])
 
 
-def test_a_killed_run_goes_on_as_if_undisturbed(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = toy_config(base, train={"save_steps": 4, "epochs": 8})
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_run_goes_on_as_if_undisturbed(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    options = {"save_steps": 4, "epochs": 8, "method": method}
+    config = toy_config(base, train=options)
     script = (
         "import sys; from pathlib import Path; from tests.tiny import *; from palate.train.finetune import train\n"
-        "config = toy_config(Path(sys.argv[1]), train={'save_steps': 4, 'epochs': 8})\n"
+        f"config = toy_config(Path(sys.argv[1]), train={options})\n"
         "train(config, toy_dataset(64, config), None, Path(sys.argv[2]))"
     )
     out = tmp_path / "killed"

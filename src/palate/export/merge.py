@@ -5,15 +5,16 @@ from typing import Any
 
 from palate.errors import WorkError
 from palate.models import quiet
+from palate.train.method import detach
 
 
 def merge(adapted: Any) -> Any:
-    """Add a `PeftModel`'s adapter to its base's weights, W + (alpha / r)·B·A; returns the base model, plain again.
+    """Put what a `PeftModel` has learned into its base's weights, W + (alpha / r)·B·A; returns the base, plain again.
 
     The sum is made in the number format that the weights have, so they should be float32. Tied embeddings stay tied.
     """
     with quiet():
-        return adapted.merge_and_unload(safe_merge=True)
+        return detach(adapted, merged=True)
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:

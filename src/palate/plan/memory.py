@@ -7,6 +7,7 @@ from math import prod
 from palate.config import Config
 from palate.plan.shape import ModelShape
 from palate.plan.simulate import MEMORY, Pass
+from palate.train.method import held_in
 
 BYTES = {"float32": 4, "bfloat16": 2}
 FRAMEWORK = 1.0e9
@@ -63,7 +64,7 @@ def memory_of(shape: ModelShape, config: Config, dtype: str, largest: Pass, fram
     if nf4:  # a layer's weights are expanded to compute with them, then dropped
         working += BYTES[dtype] * max(shape.linear.values(), default=0)
     parts = {
-        "base weights": base_bytes(shape, dtype, config.model.quantization),
+        "base weights": base_bytes(shape, held_in(config.train, dtype), config.model.quantization),
         "adapter": each * shape.adapter_weights,
         "gradients": each * shape.adapter_weights,
         "optimizer": optimizer_bytes(config.train.optimizer, shape, each),

@@ -34,10 +34,10 @@ COMPUTED = {
 def plan_tables(plan: Plan, source: str) -> RenderableType:
     """Everything, for 80 columns and more."""
     shape, lora = plan.shape, plan.config.train.lora
+    what = "all layers" if plan.config.train.method == "full" else f"LoRA r = {lora.r}"
     about = Text.assemble(
         (f"{shape.name}", "bold"),
-        f"  {_si(shape.weights)} weights, {shape.layers} layers; "
-        f"LoRA r = {lora.r}: {_si(shape.adapter_weights)} trained",
+        f"  {_si(shape.weights)} weights, {shape.layers} layers; {what}: {_si(shape.adapter_weights)} trained",
     )
     return Group(
         about,
@@ -152,9 +152,12 @@ def _tokens(plan: Plan, source: str) -> list[RenderableType]:
 def _flops(plan: Plan) -> list[RenderableType]:
     compute = plan.compute
     table = _table("", "forward", "with backward", "share")
+    full = plan.config.train.method == "full"
     for part in FLOPS:
+        if full and part == "linear":
+            continue  # none is frozen
         table.add_row(
-            COMPUTED[part],
+            "linear layers, trained" if full and part == "lora" else COMPUTED[part],
             _si(compute.forward[part]),
             _si(compute.total[part]),
             f"{compute.total[part] / compute.sum:.1%}",
@@ -173,7 +176,11 @@ def _memory(plan: Plan) -> list[RenderableType]:
     memory = plan.memory(dtype)
     meaning = dict(MEANING)
     meaning["base weights"] += ", NF4" if config.model.quantization == "nf4" else f", {dtype}"
-    meaning["adapter"] += f" in {'bfloat16' if config.model.quantization == 'nf4' else 'float32'}"
+    if config.train.method == "full":
+        meaning |= {"base weights": "as they were, float32", "adapter": "the layers as trained, float32"}
+        meaning["gradients"] = "of the layers"
+    else:
+        meaning["adapter"] += f" in {'bfloat16' if config.model.quantization == 'nf4' else 'float32'}"
     known = is_known(config.train.optimizer)
     meaning["optimizer"] = config.train.optimizer + ("" if known else ", unknown: taken for AdamW")
     meaning["activations"] += f", {memory.tokens:,} tokens"

@@ -58,8 +58,9 @@ def adapted(model_config: Any, config: Config, dtype: str, layers: int | None = 
     Raises `InputError` for an architecture that is not a causal language model and target modules that it lacks.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
+
+    from palate.train.method import attach, held_in
 
     if layers is not None:
         model_config = copy.deepcopy(model_config)
@@ -67,29 +68,17 @@ def adapted(model_config: Any, config: Config, dtype: str, layers: int | None = 
         text.num_hidden_layers = layers
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:layers]
-    options = config.train.lora
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=options.r,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=options.target_modules,
-    )
     # Only eager attention holds the scores; all others hold what PyTorch's own fused attention does.
     attention = {"attn_implementation": "eager"} if config.model.attn_implementation == "eager" else {}
+    held = getattr(torch, held_in(config.train, dtype))
     with quiet(), torch.device("meta"):
         try:
-            base = AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, dtype), **attention)
+            base = AutoModelForCausalLM.from_config(model_config, dtype=held, **attention)
         except (ValueError, KeyError, ImportError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"no model can be made of its config: {reason}", config.model.base) from error
         base.train()
-        try:
-            model = get_peft_model(base, lora)
-        except ValueError as error:
-            raise InputError(
-                f"{options.target_modules!r} names no layer of {config.model.base}", "train.lora.target_modules"
-            ) from error
+        model = attach(base, config.train)
         if config.model.quantization == "nf4":  # as TRL does, after the QLoRA paper
             for weight in model.parameters():
                 if weight.requires_grad:

@@ -20,6 +20,7 @@ from palate.models import quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.tokens.tokenizer import tokenizer_identity
+from palate.train.method import detach
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         _fill(peft, tensors)
         _check_effect(peft, tensors, adapter)
     except BaseException:
-        peft.unload()
+        detach(peft, merged=False)
         raise
     return peft.eval()
 

@@ -32,17 +32,20 @@ def write_card(
         "base_model": base["name"],
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["palate", "recommendation", "lora" if base["quantization"] == "none" else "qlora"],
+        "tags": ["palate", "recommendation", _kind(config)],
     }
     lora, training = config.train.lora, config.train
+    trained = {"LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}"}
+    if training.method == "full":
+        trained = {"method": "full: all linear layers and norms, written beside the base"}
     decision = about["decision"]
     answers = ", ".join(f"{name} `{decision[name]['text']}` = {decision[name]['id']}" for name in ("yes", "no"))
     before = f" after `{decision['response_before']!r}`" if decision["response_before"] else ""
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {config.name}",
-        "A LoRA adapter that answers whether a user will like an item, from the items that the user rated before. "
-        "P(like) is the softmax over the two answers' logits at the decision token.",
+        f"{_WHAT[_kind(config)]} to answer whether a user will like an item, from the items that the user rated "
+        "before. P(like) is the softmax over the two answers' logits at the decision token.",
         "## Metrics" + "\n\n" + _table(metrics) if metrics else "",
         "## Made from\n\n"
         + _facts(
@@ -60,7 +63,7 @@ def write_card(
         "## Training\n\n"
         + _facts(
             {
-                "LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}",
+                **trained,
                 "trained weights": f"{run['trained_weights']:,}",
                 "learning rate": f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup_ratio:g}",
                 "batch": f"{training.batch_size} × {training.gradient_accumulation}",
@@ -85,6 +88,20 @@ def write_card(
     ]
     with atomic_file(adapter / "README.md") as file:
         file.write(("\n\n".join(section for section in sections if section) + "\n").encode())
+
+
+_WHAT = {
+    "lora": "A LoRA adapter",
+    "qlora": "A LoRA adapter",
+    "full-finetuning": "All layers of the base, trained",
+}
+
+
+def _kind(config: Config) -> str:
+    """What was trained, as the hub's tags call it."""
+    if config.train.method == "full":
+        return "full-finetuning"
+    return "lora" if config.model.quantization == "none" else "qlora"
 
 
 def _labels(config: Config, data_manifest: Mapping[str, Any] | None) -> dict[str, str]:

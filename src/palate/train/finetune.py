@@ -21,6 +21,7 @@ from palate.tokens.tokenizer import load_tokenizer
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from
+from palate.train.method import attach, held_in
 from palate.train.prompts import Prompts, prompts_of
 from palate.train.schedule import Schedule, schedule_of
 
@@ -90,7 +91,8 @@ def train(
         raise InputError("there are no training samples", config.data_path)
     processes = join()
     chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
-    model = load_model(config.model, for_training=True, on=_loading_device(config))
+    held = config.model.model_copy(update={"dtype": held_in(config.train, config.model.dtype)})
+    model = load_model(held, for_training=True, on=_loading_device(config))
     check_vocabulary(model, chat.tokenizer)
     about = describe(config, chat, model)
     prompts = prompts_of(config, chat, train, eval)
@@ -216,7 +218,6 @@ def _trainer(
 ) -> Any:
     """transformers' trainer with PEFT's adapter; nothing in it prints."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from palate.train.answers import AnswerTrainer, auc
@@ -263,23 +264,10 @@ def _trainer(
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=options.lora.r,
-        lora_alpha=options.lora.alpha,
-        lora_dropout=options.lora.dropout,
-        target_modules=options.lora.target_modules,
-    )
     # A model in 4 bits is not passed through `prepare_model_for_kbit_training`: PEFT freezes it, and the upcast of
     # embeddings and head to float32 (5 GB for Qwen3-8B) buys nothing.
     set_seed(config.train_seed)
-    try:
-        peft = get_peft_model(model, lora)
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        wanted = options.lora.target_modules
-        raise InputError(f"{wanted!r} names no layer of {model.name_or_path}", "train.lora.target_modules") from error
+    peft = attach(model, options)
     if options.gradient_checkpointing:
         peft.enable_input_require_grads()
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))

@@ -1,0 +1,83 @@
+"""What is trained: an adapter of low rank, or every weight of the layers.
+
+Both are held and written in PEFT's format, beside a base that stays as it is. So all that can be done with an adapter
+(resumed, proved to be loaded, compared with the base, merged) can be done with weights that were trained as a whole.
+"""
+
+import warnings
+from typing import Any
+
+from palate.config import TrainConfig
+from palate.errors import InputError
+
+
+def held_in(options: TrainConfig, computed_in: str) -> str:
+    """The dtype in which a base that is computed in another is held: in 16 bits small steps would be rounded away."""
+    return "float32" if options.method == "full" else computed_in
+
+
+def attach(model: Any, options: TrainConfig) -> Any:
+    """The model as a `PeftModel` with the weights that are trained.
+
+    With `method="full"`, for which the model must be in the dtype of `held_in`, these are copies of all linear layers
+    and norms (as PEFT's `modules_to_save` and layer-norm tuning hold them), but neither embeddings nor vocabulary head.
+
+    Raises `InputError` where `lora.target_modules` names no layer, and where all weights of a base in 4 bits are to be
+    trained.
+    """
+    from peft import LNTuningConfig, LoraConfig, get_peft_model
+
+    if options.method == "full":
+        if getattr(model, "is_quantized", False):
+            raise InputError("a base in 4 bits cannot be trained, expected lora, or model.quantization=none", _METHOD)
+        linear, norms = _layers(model)
+        whole = LNTuningConfig(task_type="CAUSAL_LM", target_modules=norms, modules_to_save=linear)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms other than torch's own
+            return get_peft_model(model, whole)
+    lora = options.lora
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        name = getattr(model, "name_or_path", "") or "the model"
+        raise InputError(f"{lora.target_modules!r} names no layer of {name}", "train.lora.target_modules") from error
+
+
+def detach(adapted: Any, *, merged: bool) -> Any:
+    """The base model again, as plain as before: as it was, or with what was trained in it."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    model = adapted.merge_and_unload(safe_merge=True) if merged else adapted.unload()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # which PEFT takes away for LoRA alone
+            own = module.modules_to_save[module.active_adapter] if merged else module.original_module
+            model.set_submodule(name, own)
+    return model
+
+
+_METHOD = "train.method"
+
+
+def _layers(model: Any) -> tuple[list[str], list[str]]:
+    """The names of a model's linear layers, without the vocabulary head, and of its norms; each once."""
+    import torch
+
+    head = model.get_output_embeddings()
+    linear: dict[str, None] = {}
+    norms: dict[str, None] = {}
+    for name, module in model.named_modules():
+        own = name.rpartition(".")[2]
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            linear[own] = None
+        elif type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
+            norms[own] = None
+    return list(linear), list(norms)
