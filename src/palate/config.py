@@ -183,7 +183,8 @@ class ScoreConfig(Section):
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
     """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
     stack: bool = False
-    """Show what the logit comes to together with item, user and history statistics, and what these reach alone."""
+    """Show what the logit comes to together with item, user and history statistics, what these reach alone, and what
+    it comes to together with the best baseline."""
     server: str | None = None
     """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, in place of a model
     that is loaded here. Its API key, if it wants one, is taken from `$PALATE_SERVER_KEY`."""

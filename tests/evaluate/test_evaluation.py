@@ -119,8 +119,10 @@ def test_the_verdict_claims_no_more_than_the_interval(
     evaluation: Evaluation, value: float, low: float, high: float, words: str
 ) -> None:
     difference = Difference("auc", "fine-tuned", "user-mean", value, Interval(low, high))
-    sentence = verdict(replace(evaluation, differences=[difference]))[0]
+    best = [e for e in evaluation.entries if e.kind == "model" or e.key in ("constant", "user-mean")]
+    sentence = verdict(replace(evaluation, entries=best, differences=[difference]))[0]
     assert words in sentence
+    assert ", the best baseline" not in verdict(replace(evaluation, differences=[difference]))[0]
     assert ("beats" in sentence) == (low > 0)
 
 

@@ -116,11 +116,16 @@ def test_several_adapters_have_a_row_each_and_their_mean(home: Path, tmp_path: P
         )
     assert keys[0] == "fine-tuned@1"
     assert "fine-tuned@2" in keys
-    assert list(of(found)) == [*keys, "mean-of-adapters", "stacked", "statistics"]
+    assert list(of(found)) == [*keys, "mean-of-adapters", "stacked", "statistics", "stacked-baseline"]
     pairs = {(d["first"], d["second"]) for d in found["differences"]}
     assert {("stacked", "statistics"), ("stacked", "fine-tuned@1")} <= pairs
     assert not any(first.endswith("-calibrated") for first, _ in pairs)
     assert next(iter(found["stack"]["weights"])) == "logit"
+    beside = found["stack"]["beside"]
+    assert list(beside["weights"]) == ["logit", beside["baseline"]]
+    assert ("stacked-baseline", beside["baseline"]) in pairs
+    told = [(d["first"], d["second"], d["metric"]) for d in found["differences"]]
+    assert len(told) == len(set(told))
     assert {path.name for path in (tmp_path / "scores").iterdir()} >= {
         *("titles-fine-tuned@1.parquet", "empty-fine-tuned@1.parquet", "validation-fine-tuned@2.parquet"),
     }
@@ -133,6 +138,41 @@ def test_several_adapters_have_a_row_each_and_their_mean(home: Path, tmp_path: P
     assert found["ablations"]["auc"] == pytest.approx(of(found)["fine-tuned@1"]["auc"])
     assert ablated["titles"]["moved"] > 0
     assert "What the model uses" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_is_stacked_with_the_baseline_that_validation_finds_best(
+    home: Path, adapter: Path, tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from palate.config import load_config
+    from palate.evaluate.baselines import baseline_scores
+    from palate.stages.data import prepared
+
+    found = evaluate(home, tmp_path / "out", "--adapter", adapter, "--set", "score.stack=true")
+    data = prepared(load_config(home / "config.yaml")).samples
+    quick = {split: baseline_scores(data, rating_threshold=4, choice="quick", split=split) for split in ("val", "test")}
+    liked = (data.timeline["rating"].to_numpy() >= 4)[data.position[data.of("val")]]
+    losses = {column.name: -np.log(np.where(liked, column, 1 - column)).mean() for column in quick["val"].drop("row")}
+    best = min(losses, key=lambda key: losses[key])
+    assert found["stack"]["beside"]["baseline"] == best
+
+    scores = tmp_path / "out" / "scores"
+    fitted_on = pl.read_parquet(scores / "validation-fine-tuned.parquet").join(
+        quick["val"], on="row", maintain_order="left"
+    )
+    asked = pl.read_parquet(scores / "fine-tuned.parquet").join(quick["test"], on="row", maintain_order="left")
+
+    def features(frame: pl.DataFrame) -> Any:
+        p = frame[best].to_numpy()
+        return np.column_stack([frame["logit"], np.log(p / (1 - p))])
+
+    scale = StandardScaler().fit(features(fitted_on))
+    model = LogisticRegression().fit(scale.transform(features(fitted_on)), fitted_on["label"])
+    expected = model.predict_proba(scale.transform(features(asked)))[:, 1]
+    loss = -np.log(np.where(asked["label"], expected, 1 - expected)).mean()
+    assert of(found)["stacked-baseline"]["log_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,8 @@ def _differences(
         pairs = [(model, best) for model in models]
         if len(tuned_and_not) == 2:
             pairs.append((tuned_and_not[0], tuned_and_not[1]))
-        pairs += [(by_key[one], by_key[other]) for one, other in asked]
+        compared = {(one.key, other.key) for one, other in pairs}
+        pairs += [(by_key[one], by_key[other]) for one, other in asked if (one, other) not in compared]
         for one, other in pairs:
             if getattr(one.metrics, metric) is None or getattr(other.metrics, metric) is None:
                 continue

@@ -118,7 +118,13 @@ def tick_text(value: float, step: float) -> str:
 
 def css_of(key: str, position: int) -> str:
     """The class of a model's ink: the rows that a run has keep theirs wherever they stand, calibrated or not."""
-    known = {"zero-shot": "m0", "stacked": "m2", "mean-of-adapters": "m3", "statistics": "m4"}
+    known = {
+        "zero-shot": "m0",
+        "stacked": "m2",
+        "mean-of-adapters": "m3",
+        "stacked-baseline": "m3",
+        "statistics": "m4",
+    }
     if key.startswith("fine-tuned"):
         return "m1"
     return known.get(key.removesuffix("-calibrated"), f"m{2 + position % 3}")

@@ -193,7 +193,12 @@ def _contents(inputs: ReportInputs, went_in: bool) -> list[tuple[str, str]]:
 def _short_names(found: Evaluation) -> Callable[[str], str]:
     """What a narrow place calls an entry: baselines as in tables, models by what was done to them."""
     baselines = {entry.key: entry.label for entry in found.entries if entry.kind == "baseline"}
-    known = {"stacked": "stacked", "statistics": "statistics alone", "mean-of-adapters": "mean of adapters"}
+    known = {
+        "stacked": "stacked",
+        "stacked-baseline": "stacked with a baseline",
+        "statistics": "statistics alone",
+        "mean-of-adapters": "mean of adapters",
+    }
 
     def short(key: str) -> str:
         plain = key.removesuffix(CALIBRATED)
@@ -218,7 +223,9 @@ def _cards(
 
 def _drawn(found: Evaluation) -> set[str]:
     """The keys of models that have drawings of their own: of several adapters the first."""
-    own = [e.key for e in found.models if not e.aside and e.key not in ("stacked", "mean-of-adapters")]
+    own = [
+        e.key for e in found.models if not e.aside and e.key not in ("stacked", "stacked-baseline", "mean-of-adapters")
+    ]
     adapters = [key for key in own if key.startswith(ADAPTERS)]
     return set(own) - set(adapters[1:])
 

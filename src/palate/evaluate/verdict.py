@@ -80,7 +80,8 @@ def _name(entry: "Entry") -> str:
 def _compared(evaluation: "Evaluation", d: "Difference") -> str:
     """One pooled difference as a sentence."""
     first, second = evaluation.entry(d.first), evaluation.entry(d.second)
-    best = ", the best baseline" if second.kind == "baseline" else ""
+    baselines = (e.metrics.auc or 0 for e in evaluation.entries if e.kind == "baseline")
+    best = ", the best baseline" if second.kind == "baseline" and second.metrics.auc == max(baselines) else ""
     numbers = f"AUC {number(first.metrics.auc or 0)} against {number(second.metrics.auc or 0)}"
     who = _name(first)[0].upper() + _name(first)[1:]
     if d.interval is None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from palate.config import Config
 from palate.samples import Prepared
-from palate.stages.rows import ALONE, CALIBRATED, STACKED
+from palate.stages.rows import ALONE, BESIDE, CALIBRATED, STACKED
 from palate.stages.scoring import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -25,8 +25,13 @@ def believed(found: "Evaluation", key: str) -> str:
     return key + CALIBRATED if key + CALIBRATED in keys else key
 
 
-def paired_tests(config: Config, same: "SameRows", found: "Evaluation", main: str) -> "Comparison | None":
-    """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly."""
+def paired_tests(
+    config: Config, same: "SameRows", found: "Evaluation", main: str, beside: str | None = None
+) -> "Comparison | None":
+    """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
+
+    `beside` is the baseline that the model is stacked with.
+    """
     from palate.evaluate.paired import compare
 
     best = best_baseline(found)
@@ -40,6 +45,8 @@ def paired_tests(config: Config, same: "SameRows", found: "Evaluation", main: st
         pairs.append((believed(found, main), main))
     if {STACKED, ALONE} <= set(keys):
         pairs += [(STACKED, ALONE), (STACKED, believed(found, main))]
+    if beside is not None and beside != best:
+        pairs.append((BESIDE, beside))
     return compare(same.y, same.users, same.scores, pairs, resamples=config.evaluate.bootstrap, seed=config.seed)
 
 

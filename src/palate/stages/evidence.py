@@ -57,6 +57,8 @@ class Outcome:
     calibrations: "Mapping[str, Calibration]" = field(default_factory=dict)
     ablations: "Ablations | None" = None
     stack: "Stack | None" = None
+    beside: "tuple[str, Stack] | None" = None
+    """The baseline that the model is stacked with, and that stack."""
     rankings: "Sequence[RankingTable]" = ()
     """Of quick baselines for many users; then of the model and all baselines, where it was asked to rank."""
     slices: "Slices | None" = None
@@ -68,9 +70,11 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types, as `metrics.json` holds it."""
-        stack = None
+        stack: dict[str, Any] | None = None
         if self.stack is not None:
             stack = {"weights": self.stack.weights, "rows": self.stack.rows}
+            if self.beside is not None:
+                stack["beside"] = {"baseline": self.beside[0], "weights": self.beside[1].weights}
         return self.evaluation.to_dict() | {
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
             "ablations": None if self.ablations is None else self.ablations.to_dict(),
@@ -170,9 +174,9 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
     from palate.evaluate.known import Known
 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
-    rows = rows_of(config, data, collected, name)
     known = Known.of(data.samples, config.prepare.rating_threshold, config.seed)
     fitted = fit_baselines(known, config.evaluate.baselines)
+    rows = rows_of(config, data, collected, name, known, fitted)
     threshold, split = config.prepare.rating_threshold, config.evaluate.split
     baselines, measured = scores_of(known, fitted, split), measured_rows(config, data)
     found = compare(
@@ -201,9 +205,10 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
         calibrations=collected.calibrations,
         ablations=_ablations(config, data, collected, main, name),
         stack=rows.stack,
+        beside=rows.beside,
         rankings=ranked.rankings(config, data, known, fitted, ranking, folder),
         slices=compared.slices(config, data, same, found, main.key),
-        comparison=compared.paired_tests(config, same, found, main.key),
+        comparison=compared.paired_tests(config, same, found, main.key, rows.beside and rows.beside[0]),
         seeds=rows.seeds,
         leaks=leaks,
     )

@@ -1,6 +1,6 @@
 """The rows of the table: each model as it scored, calibrated, their mean, and stacked with statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from palate.config import Config
 from palate.console import log
+from palate.evaluate.baselines import BASELINES
 from palate.evaluate.calibration import Calibration, Floats, sigmoid
 from palate.evaluate.seeds import MARK
 from palate.evaluate.verdict import bounds
@@ -18,6 +19,7 @@ from palate.score.files import Scored
 from palate.stages.scoring import MEASURED, VALIDATION, Model, measured_rows
 
 if TYPE_CHECKING:
+    from palate.evaluate.baselines.calibrated import Predict
     from palate.evaluate.evaluation import Evaluation
     from palate.evaluate.known import Known
     from palate.evaluate.seeds import OverSeeds
@@ -27,6 +29,7 @@ CALIBRATED = "-calibrated"
 MEAN = "mean-of-adapters"
 STACKED = "stacked"
 ALONE = "statistics"
+BESIDE = "stacked-baseline"
 STATISTICS = ("past", "item", "past-item")
 """The groups of features that a logit is stacked with: few enough for a few hundred rows."""
 
@@ -67,6 +70,8 @@ class Rows:
     aside: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     stack: "Stack | None" = None
+    beside: "tuple[str, Stack] | None" = None
+    """The key of the baseline that the model is stacked with, and that stack."""
     seeds: "OverSeeds | None" = None
 
     def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
@@ -76,8 +81,15 @@ class Rows:
             self.aside.append(key)
 
 
-def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> Rows:
-    """All rows; `name` is what tables call the base model."""
+def rows_of(
+    config: Config,
+    data: Prepared,
+    collected: Collected,
+    name: str,
+    known: "Known",
+    baselines: "Mapping[str, Predict]",
+) -> Rows:
+    """All rows; `name` is what tables call the base model, `baselines` are fitted."""
     rows = Rows()
     for model in collected.models:
         columns = collected.scored[model][MEASURED].columns
@@ -92,7 +104,7 @@ def rows_of(config: Config, data: Prepared, collected: Collected, name: str) -> 
         rows.seeds = _over_seeds(config, data, collected, adapters)
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
     if config.score.stack:
-        _add_stack(rows, config, data, collected, (adapters or collected.models)[0])
+        _add_stacks(rows, config, collected, (adapters or collected.models)[0], known, baselines)
     return rows
 
 
@@ -128,20 +140,35 @@ def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
     return joined.select("row", p=pl.mean_horizontal(pl.exclude("row"), ignore_nulls=False))
 
 
-def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected, model: Model) -> None:
-    """The model's logit beside statistics, and these alone, both fitted on validation."""
-    from palate.evaluate.known import Known
+def _add_stacks(
+    rows: Rows,
+    config: Config,
+    collected: Collected,
+    model: Model,
+    known: "Known",
+    baselines: "Mapping[str, Predict]",
+) -> None:
+    """The model's logit beside statistics, these alone, and beside a baseline's logit; all fitted on validation."""
     from palate.evaluate.stacking import MIN_ROWS, fit_stack
 
     parts = collected.scored[model]
     if VALIDATION not in parts:
         log.info("%s is not stacked: there are no validation scores of it", model.key)
         return
-    known = Known.of(data.samples, config.prepare.rating_threshold, config.seed)
-    names, fitted_on = statistics_of(known, "val", parts[VALIDATION].columns["row"])
-    _, asked = statistics_of(known, config.evaluate.split, parts[MEASURED].columns["row"])
     liked = parts[VALIDATION].columns["label"]
-    stack = fit_stack(collected.logit(model, VALIDATION), fitted_on, liked, names, collected.logit(model), asked)
+
+    def stacked(names: tuple[str, ...], known_of: "Callable[[str, NDArray[Any]], Floats]") -> "Stack | None":
+        return fit_stack(
+            collected.logit(model, VALIDATION),
+            known_of("val", parts[VALIDATION].columns["row"]),
+            liked,
+            names,
+            collected.logit(model),
+            known_of(config.evaluate.split, parts[MEASURED].columns["row"]),
+        )
+
+    names = statistics_of(known, "val", parts[VALIDATION].columns["row"][:0])[0]
+    stack = stacked(names, lambda split, rows: statistics_of(known, split, rows)[1])
     if stack is None:
         log.info(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
@@ -153,6 +180,28 @@ def _add_stack(rows: Rows, config: Config, data: Prepared, collected: Collected,
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
     rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
     rows.stack = stack
+
+    best = _best_on_validation(known, baselines)
+    predict = baselines[best]
+    beside = stacked((best,), lambda split, rows: _logit(predict(known.asked(split)[0].take(rows)))[:, None])
+    if beside is not None:
+        rows.add(BESIDE, f"stacked: {said} + {BASELINES[best]}", pl.DataFrame({"row": row, "p": beside.stacked}))
+        rows.pairs.append((BESIDE, best))
+        rows.beside = best, beside
+
+
+def _best_on_validation(known: "Known", baselines: "Mapping[str, Predict]") -> str:
+    """The baseline of the smallest log loss on all validation rows: chosen without a look at what is measured."""
+    from palate.evaluate.fit_calibration import log_losses
+
+    asked, liked = known.drawn("val")
+    return min(baselines, key=lambda key: float(log_losses(liked, baselines[key](asked)).mean()))
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    logit: Floats = np.log(p / (1 - p))
+    return logit
 
 
 def statistics_of(known: "Known", split: str, rows: NDArray[Any]) -> tuple[tuple[str, ...], Floats]:
