@@ -45,6 +45,7 @@ def test_training_learns_what_can_be_learned(base: Path, tmp_path: Path) -> None
     curve = list(losses(tmp_path).values())
     assert len(curve) == result.steps == 96
     assert curve[-1] < 0.2 * curve[0]
+    assert 0 < result.waited < 0.1 * result.seconds
     assert result.eval_loss is not None
     assert result.eval_loss < 0.2 * curve[0]
     model, tokenizer = load_base_model(config.model)

@@ -79,6 +79,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
         self.checkpoints_kept, self.console = checkpoints_kept, console
         self._seen: Any = None
+        self.waited = 0.0
+        """Seconds in which the device had nothing to do but wait for the next step's samples."""
         self.control: Any
         super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
 
@@ -86,6 +88,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """One optimizer step an item; the whole run is one epoch to transformers, which then skips to any step."""
         steps = Steps(self.schedule, self.args.process_index, self.args.world_size)
         return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=_only)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The next step; how long it takes is added up."""
+        begun = time.monotonic()
+        found = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.monotonic() - begun
+        return found
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> "torch.Tensor":
         """All passes of a step; returns their loss. Raises `WorkError` if it is not finite."""

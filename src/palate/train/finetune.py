@@ -45,6 +45,8 @@ class TrainResult:
     """The step that the run went on from; 0 if it began anew."""
     seconds: float
     """Time of this run's steps, without loading and tokenizing."""
+    waited: float
+    """Seconds of these in which the device had no samples to go on with: they are composed between its steps."""
     prompts: int
     """Prompts that the samples stand in."""
     liked: float
@@ -145,6 +147,7 @@ def train(
         best_step=trainer.state.best_global_step if config.train.looks_for_best else None,
         resumed_at=report.resumed_at,
         seconds=seconds,
+        waited=trainer.waited,
         train_loss=sum(last) / len(last) if last else None if report.resumed_at else outcome.training_loss,
         eval_loss=metrics.get("eval_loss"),
         eval_decision_loss=metrics.get("eval_decision_loss"),
@@ -161,9 +164,10 @@ def train(
         write_card(result.adapter, config)
     processes.wait()  # what this returns is there
     log.info(
-        "trained on %d samples in %s, %s%speak memory %.1f GB; adapter in %s",
+        "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
         clock(seconds),
+        100 * result.waited / seconds,
         "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
         "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
         result.peak_memory / 1e9,
