@@ -76,6 +76,12 @@ def test_devices_share_a_step_and_make_as_many_passes(sizes: list[int], per_step
         assert schedule.trained(step) == 2 * len(trained)
 
 
+@given(sizes=SIZES, per_step=st.integers(1, 12), steps=st.integers(0, 40))
+def test_samples_are_counted_as_they_are_trained(sizes: list[int], per_step: int, steps: int) -> None:
+    schedule = Schedule(prompts_of(sizes), per_step, 1000, seed=1)
+    assert schedule.samples_in(steps) == sum(len(samples(schedule.pieces(step))) for step in range(steps))
+
+
 def test_few_prompts_are_torn_apart() -> None:
     draw = np.random.default_rng(0)
     sizes = [16] * 300 + draw.integers(1, 16, 100).tolist()

@@ -115,7 +115,7 @@ def train(
     with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
         from palate.train.report import LOG, Report
 
-        report = Report(stop, out / LOG, schedule.samples_per_step, console, processes)
+        report = Report(stop, out / LOG, schedule, console, processes)
         trainer.add_callback(report)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

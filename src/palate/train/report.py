@@ -10,6 +10,7 @@ from palate.artifacts import atomic_file
 from palate.processes import Processes
 from palate.progress import Meter
 from palate.train.checkpoints import StopRequest
+from palate.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,10 +22,9 @@ class Report(TrainerCallback):  # type: ignore[misc]
     """Writes `training_log.jsonl` and moves the bar, on the first device; stops all when any is asked to."""
 
     def __init__(
-        self, stop: StopRequest, path: Path, samples: int, console: "Console | None", processes: Processes
+        self, stop: StopRequest, path: Path, schedule: Schedule, console: "Console | None", processes: Processes
     ) -> None:
-        """`samples` are those of a whole step."""
-        self.stop, self.path, self.samples, self.console, self.processes = stop, path, samples, console, processes
+        self.stop, self.path, self.schedule, self.console, self.processes = stop, path, schedule, console, processes
         self.resumed_at = self.seen = 0
         self.meter: Meter | None = None
         self.note: dict[str, float] = {}
@@ -40,14 +40,14 @@ class Report(TrainerCallback):  # type: ignore[misc]
         # A run that goes on has lost what came after its checkpoint.
         with atomic_file(self.path) as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in state.log_history).encode())
-        total, done = state.max_steps * self.samples, state.global_step * self.samples
+        total, done = self.schedule.samples_in(state.max_steps), self.schedule.samples_in(state.global_step)
         self.meter = Meter("training", total, done=done, console=self.console).__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar; stop with a checkpoint if any device was asked to."""
         if self.meter is not None:
             note = ", ".join(f"{name} {value:.4f}" for name, value in self.note.items())
-            self.meter.advance((state.global_step - self.seen) * self.samples, note)
+            self.meter.advance(self.schedule.samples_in(state.global_step) - self.schedule.samples_in(self.seen), note)
         self.seen = state.global_step
         self._heed(control)
 

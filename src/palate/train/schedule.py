@@ -53,6 +53,12 @@ class Schedule:
         """Steps of the run."""
         return self.max_steps or math.ceil(self.epochs * self.steps_per_epoch)
 
+    def samples_in(self, steps: int) -> int:
+        """Labelled samples of the first so many steps, repeated ones as often as they are trained."""
+        size = self.prompts.order.size
+        epochs, place = divmod(steps, self.steps_per_epoch)
+        return int(epochs * size + min(place * self.samples_per_step, size))
+
     def pieces(self, step: int) -> Longs:
         """What step `step` (from 0) trains, (k, 2) int64."""
         epoch, place = divmod(step, self.steps_per_epoch)
