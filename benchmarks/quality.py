@@ -85,6 +85,7 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
         "prompts": result.prompts,
         "trained": result.samples,
         "seconds": result.seconds,
+        "waited": result.waited,
     }
 
 
