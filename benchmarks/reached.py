@@ -58,8 +58,6 @@ ARMS = (
     Arm(640, 1),
     Arm(640),
     Arm(1_024),
-    Arm(1_024, seed=2),
-    Arm(1_024, seed=3),
     Arm(3_072, stacked=True),
     Arm(8_192, stacked=True, variant="genres and means"),
 )
