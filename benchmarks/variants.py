@@ -4,8 +4,8 @@
     PALATE_DATA_DIR=… python benchmarks/variants.py --save
 
 Each variant changes one thing in one recipe and trains as many samples, or as many steps where it repeats them. The
-validation samples are the same in all runs; a run that is there is not made again, so that a benchmark that was broken
-off goes on.
+validation samples are the same in all runs but those of longer histories, which leave out what each user rated first.
+A run that is there is not made again, so that a benchmark that was broken off goes on.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
             rows = list(measured(base, args, keep))
         except PalateError as error:
             sys.exit(f"error: {error}")
-    result = Result(f"{SAMPLES:,} labelled examples, K = {TARGETS}, one epoch", rows, COLUMNS)
+    result = Result(f"As many steps each, in all {SAMPLES:,} labelled examples, K = {TARGETS}", rows, COLUMNS)
     publish(f"variants{'-quick' if args.quick else ''}", [result], as_json=args.json, save=args.save)
 
 

@@ -1,6 +1,7 @@
 """Draws the pictures of these pages: python docs/figures.py
 
-The block mask is that of `Packed.mask`, for a prompt of a few words. The curves are those of `benchmarks/curves.py`.
+The block mask is that of `Packed.mask`, for a prompt of a few words. The curves are those of `benchmarks/curves.py`, what
+was reached is of `benchmarks/reached.py`.
 """
 
 import json
@@ -19,6 +20,7 @@ from palate.tokens.packed import pack
 
 IMAGES = Path(__file__).parent / "images"
 CURVES = Path(__file__).parents[1] / "benchmarks" / "results" / "curves.json"
+REACHED = CURVES.with_name("reached.json")
 HISTORY = ["…", "Heat", "5", "Fargo", "4"]
 BLOCKS = [["Alien", "?", "»"], ["Big", "?", "»"], ["Jaws", "?", "»"]]
 ANSWERS = ["Yes", "No", "Yes"]
@@ -127,7 +129,49 @@ def curves() -> None:
     figure.savefig(IMAGES / "curves.svg", metadata={"Date": None})
 
 
+def reached() -> None:
+    """Test AUC by the number of samples, with intervals over users, beside what costs nothing."""
+    rows = json.loads(REACHED.read_text(encoding="utf-8"))["results"][0]["rows"]
+    baselines = {row["key"]: row["metrics"]["auc"] for row in rows if row["arm"] is None}
+    (untrained,) = (row["metrics"]["auc"] for row in rows if row["key"] == "zero-shot")
+    figure, ax = plt.subplots(figsize=(8, 4.4), facecolor=PAPER)
+    lines = {
+        max(baselines, key=lambda key: baselines[key]): "the best baseline",
+        "history-mean": "mean of the history's ratings",
+        "item-mean": "mean of the film's ratings",
+    }
+    points: dict[str, list[tuple[int, float, float, float]]] = defaultdict(list)
+    for row in rows:
+        if row["key"] != "fine-tuned":
+            continue
+        _, targets, *more = row["arm"].split(", ")
+        auc, interval = row["metrics"]["auc"], row["intervals"]["auc"]
+        samples = row["run"]["trained"]
+        points[", ".join([targets, *more])].append((samples, auc, interval["low"], interval["high"]))
+    most = max(samples for of in points.values() for samples, *_ in of)
+    for y, name in [*((baselines[key], name) for key, name in lines.items()), (untrained, "the model untrained")]:
+        ax.axhline(y, color=GREY, lw=1.2, zorder=0)
+        ax.text(most * 1.35, y, f"{name} {y:.3f}", va="center", fontsize=9, color=INK)
+    for colour, (name, of) in zip(COLOURS, sorted(points.items(), key=lambda item: -len(item[1])), strict=False):
+        x, y, low, high = map(np.array, zip(*sorted(of), strict=True))
+        ax.errorbar(x, y, [y - low, high - y], color=colour, marker="o", lw=2, elinewidth=1, capsize=3, label=name)
+    ax.set_xscale("log", base=2)
+    places = sorted({samples for of in points.values() for samples, *_ in of})
+    ax.set_xticks(places, [f"{place:,}" for place in places])
+    ax.minorticks_off()
+    ax.set_xlim(min(places) / 1.3, most * 1.25)
+    ax.set_xlabel("training samples", fontsize=9)
+    ax.set_ylabel("test AUC, 95 % over users", fontsize=9)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.0, 0.92))
+    figure.tight_layout()
+    figure.savefig(IMAGES / "reached.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
     block_mask()
     if CURVES.is_file():
         curves()
+    if REACHED.is_file():
+        reached()
