@@ -1,7 +1,7 @@
 """Draws the pictures of these pages: python docs/figures.py
 
-The block mask is that of `Packed.mask`, for a prompt of a few words. The curves are those of `benchmarks/curves.py`, what
-was reached is of `benchmarks/reached.py`.
+The block mask is that of `Packed.mask`, for a prompt of a few words. The curves are those of `benchmarks/curves.py`,
+what was reached is of `benchmarks/reached.py`.
 """
 
 import json
