@@ -1,5 +1,6 @@
 """Servers of other kinds, and servers that fail: what passes is tried again, what does not is told in one line."""
 
+import http.client
 import itertools
 import os
 import signal
@@ -227,6 +228,23 @@ def test_an_error_in_one_prompt_does_not_wait_for_the_others(chat: Chat) -> None
             backend.answers(PROMPTS)
         assert time.monotonic() - started < 10
         done.set()
+
+
+def test_a_connection_that_comes_about_while_all_are_cut_asks_nothing(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Stub(chat.tokenizer)
+    with serving(stub) as url, client.Client(url, None) as asking:
+        connect_to = http.client.HTTPConnection.connect
+
+        def connect_late(connection: http.client.HTTPConnection) -> None:
+            asking.close()
+            connect_to(connection)
+
+        monkeypatch.setattr(http.client.HTTPConnection, "connect", connect_late)
+        with pytest.raises(WorkError, match="no longer asked"):
+            asking.post("/v1/completions", {"prompt": PROMPTS[0]})
+    assert stub.asked == []
 
 
 def test_ctrl_c_does_not_wait_for_answers_in_flight(chat: Chat) -> None:

@@ -113,6 +113,8 @@ class Client:
         try:
             if connection.sock is None:
                 connection.connect()
+            if self._stop.is_set():  # `close` may have come by when there was no socket yet
+                raise ConnectionAbortedError("no longer asked")
             if (sock := connection.sock) is not None:
                 sock.settimeout(ANSWER)
             headers = {"Content-Type": "application/json", "User-Agent": f"palate/{__version__}"}
