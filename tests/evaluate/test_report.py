@@ -29,6 +29,17 @@ def test_the_page_is_well_formed_and_holds_every_part_in_its_order() -> None:
         assert f"{entry.metrics.auc:.3f}" in page
 
 
+def test_where_cards_are_few_the_stack_with_the_best_baseline_has_one() -> None:
+    found = whole().evaluation
+    stacks = [replace(found.entry("fine-tuned"), key=key, label=key) for key in ("stacked", "stacked-baseline")]
+    page = render_report(replace(whole(), evaluation=replace(found, entries=[*found.entries, *stacks])))
+    (headline,) = re.findall(r'<div class="headline">.*?\n</div>', page, flags=re.S)
+    names = re.findall(r"<span>(.*?)</span>", headline)
+    assert names[:3] == ["zero-shot", "fine-tuned", "stacked with a baseline"]
+    assert len(names) == 4
+    assert names[3].startswith("best baseline: ")
+
+
 def test_every_link_of_the_contents_leads_to_a_part() -> None:
     page = render_report(whole())
     linked = re.findall(r'<a href="#([\w-]+)"', page)

@@ -213,8 +213,12 @@ def _cards(
 ) -> list[tuple[str, str, float | None, Interval | None]]:
     """The numbers that most readers came for: name, ink, AUC, interval."""
     own = [e for e in found.models if not e.aside]
-    if len(own) > CARDS - bool(best):  # several adapters: their mean stands for them
-        own = [e for e in own if not e.key.startswith(ADAPTERS)][: CARDS - bool(best)]
+    room = CARDS - bool(best)
+    if len(own) > room:  # several adapters: their mean stands for them
+        own = [e for e in own if not e.key.startswith(ADAPTERS)]
+    if len(own) > room:  # what is stacked with the best baseline says more
+        own = [e for e in own if e.key != "stacked"]
+    own = own[:room]
     shown = [(e.label if len(own) < CARDS - 1 else short(e.key), inks[e.key], e) for e in own]
     if best:
         shown.append((f"best baseline: {best.label}", "base", best))
