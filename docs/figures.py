@@ -164,7 +164,7 @@ def reached() -> None:
     ax.set_ylabel("test AUC, 95 % over users", fontsize=9)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.0, 0.92))
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
     figure.tight_layout()
     figure.savefig(IMAGES / "reached.svg", metadata={"Date": None})
 
