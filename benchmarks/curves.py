@@ -10,22 +10,22 @@ off goes on.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import quality
-from palate.artifacts import sha256_of, write_json
 from palate.config import Config
 from palate.errors import PalateError
-from report import Result, in_own_process, publish
+from report import Result, publish
 from training import TRAIN, small
 
 RATES = (3e-4, 1e-3, 3e-3)
 RANKS = (4, 16, 64)
+QUICK = 64
+"""Labelled examples with `--quick`."""
 PLAIN = {"candidate_line": "{title}"}
 """A prompt that does not tell how the film was rated by others."""
 
@@ -33,35 +33,45 @@ PLAIN = {"candidate_line": "{title}"}
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what learning rate and rank do to what is learned.")
     parser.add_argument("--samples", type=int, default=quality.SAMPLES, help="labelled examples of each run (640)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-curves"), help="goes on from here")
+    search("curves", parser, measured, lambda args: f"{args.samples:,} labelled examples, one epoch", COLUMNS)
+
+
+def search(
+    name: str,
+    parser: argparse.ArgumentParser,
+    measured: Callable[[Mapping[str, Any], argparse.Namespace, Path], Iterator[dict[str, Any]]],
+    title: Callable[[argparse.Namespace], str],
+    columns: quality.Columns,
+) -> None:
+    """Train what `measured` makes of the recipe, and publish it; with `--quick` that of a tiny model."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--folder", type=Path, default=Path(f"runs/benchmark-{name}"), help="goes on from here")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few steps: that everything runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         base, keep = quality.recipe(), args.folder
         if args.quick:
-            base |= small(Path(name)).config | {"train": base["train"] | TRAIN}
-            args.samples, args.rates, args.ranks, keep = 64, args.rates[:1], args.ranks[:1], Path(name) / "kept"
+            base |= small(Path(folder)).config | {"train": base["train"] | TRAIN}
+            args.samples, keep = QUICK, Path(folder) / "kept"
         try:
             rows = list(measured(base, args, keep))
         except PalateError as error:
             sys.exit(f"error: {error}")
-    title = f"{args.samples:,} labelled examples, one epoch"
-    publish(
-        f"curves{'-quick' if args.quick else ''}", [Result(title, rows, COLUMNS)], as_json=args.json, save=args.save
-    )
+    result = Result(title(args), rows, columns)
+    publish(f"{name}{'-quick' if args.quick else ''}", [result], as_json=args.json, save=args.save)
 
 
 def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:
     """A row for every point and seed; the recipe's own point is on both lines and trained once."""
     recipe = Config.model_validate(base).train
     lora, own_rate = recipe.lora.model_dump(mode="json"), recipe.learning_rate
-    points = [(rate, lora["r"], True) for rate in args.rates]
-    points += [(own_rate, rank, True) for rank in args.ranks]
+    few = slice(0, 1) if args.quick else slice(None)
+    points = [(rate, lora["r"], True) for rate in args.rates[few]]
+    points += [(own_rate, rank, True) for rank in args.ranks[few]]
     points.append((own_rate, lora["r"], False))
     for rate, rank, told in sorted(set(points)):
         for seed in args.seeds:
@@ -70,11 +80,8 @@ def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> I
             own = {"prepare": {"max_eval": quality.VALIDATION}, "train": {**base["train"], **train}}
             own["prompt"] = {**base["prompt"], **({} if told else PLAIN)}
             config = Config.model_validate({**base, **own})
-            out = keep / sha256_of(config.model_dump(mode="json"))[:12]
-            if not (out / "row.json").is_file():
-                found = in_own_process(quality.trained, config, out)
-                write_json(out / "row.json", {"rate": rate, "rank": rank, "seed": seed, "told": told, **found})
-            yield (row := json.loads((out / "row.json").read_text()))
+            about = {"rate": rate, "rank": rank, "seed": seed, "told": told}
+            yield (row := quality.row_of(config, quality.folder_of(config, keep), about))
             print(f"{rate:g}, r = {rank}, seed {seed}: AUC {row['auc']:.4f}", file=sys.stderr)
 
 

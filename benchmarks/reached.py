@@ -8,7 +8,7 @@ there are few. All are scored on the same test rows, which is done once. A run o
 again, so that a benchmark that was broken off goes on.
 
 All of it takes hours on a processor. With `--keep` the arms that the saved result has are not measured again, and its
-rows say when they were. P of every arm on every row is kept beside it: what is compared in pairs are those.
+rows say when they were. P of what is measured is kept beside it, row by row: arms that have it are compared in pairs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import polars as pl
 import quality
 from palate.config import Config
 from report import RESULTS, Result, in_own_process, machine, publish
-from variants import VARIANTS
+from variants import VARIANTS, changed
 
 ROWS, VALIDATION = 600, 300
 """Test rows that are scored, and validation rows that calibration and stacking are fitted on."""
@@ -130,10 +130,8 @@ def measured(arms: Sequence[Arm], folder: Path) -> Iterator[dict[str, Any]]:
 
 def config_of(arm: Arm) -> Config:
     """How an adapter is trained, and what it is asked."""
-    config = quality.config_of(quality.recipe(), arm.targets, arm.samples or 1, arm.seed).model_dump(mode="json")
-    for section, changed in VARIANTS.get(arm.variant, {}).items():
-        config[section] |= changed
-    return Config.model_validate(config)
+    config = quality.config_of(quality.recipe(), arm.targets, arm.samples or 1, arm.seed)
+    return changed(config.model_dump(mode="json"), VARIANTS.get(arm.variant, {}))
 
 
 def score(config: Config, arm: Arm, adapter: Path, folder: Path, out: Path) -> None:

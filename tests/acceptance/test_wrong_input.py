@@ -110,6 +110,16 @@ def test_a_config_typo_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     expect_refusal(["run", str(tmp_path / "x.yaml")], capsys, "x.yaml:2", ["did you mean 'train.learning_rate'?"])
 
 
+def test_weights_that_are_rounded_to_4_bits_are_not_trained(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "train.method=full", "--set", "model.quantization=nf4"]
+    command = ["train", "--ratings", str(original), "--out", str(tmp_path / "out"), *words]
+
+    expect_refusal(command, capsys, words=["train.method=full", "4 bits", "expected lora, or none"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_without_a_chat_template_is_refused(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,7 @@ def css_of(key: str, position: int) -> str:
         "zero-shot": "m0",
         "stacked": "m2",
         "mean-of-adapters": "m3",
-        "stacked-baseline": "m3",
+        "stacked-baseline": "m5",
         "statistics": "m4",
     }
     if key.startswith("fine-tuned"):

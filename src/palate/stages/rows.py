@@ -1,6 +1,6 @@
 """The rows of the table: each model as it scored, calibrated, their mean, and stacked with statistics."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -155,26 +155,19 @@ def _add_stacks(
     if VALIDATION not in parts:
         log.info("%s is not stacked: there are no validation scores of it", model.key)
         return
-    liked = parts[VALIDATION].columns["label"]
+    liked, row = parts[VALIDATION].columns["label"], parts[MEASURED].columns["row"]
+    places = (("val", parts[VALIDATION].columns["row"]), (config.evaluate.split, row))
 
-    def stacked(names: tuple[str, ...], known_of: "Callable[[str, NDArray[Any]], Floats]") -> "Stack | None":
-        return fit_stack(
-            collected.logit(model, VALIDATION),
-            known_of("val", parts[VALIDATION].columns["row"]),
-            liked,
-            names,
-            collected.logit(model),
-            known_of(config.evaluate.split, parts[MEASURED].columns["row"]),
-        )
+    def stacked(names: tuple[str, ...], fitted_on: Floats, asked: Floats) -> "Stack | None":
+        return fit_stack(collected.logit(model, VALIDATION), fitted_on, liked, names, collected.logit(model), asked)
 
-    names = statistics_of(known, "val", parts[VALIDATION].columns["row"][:0])[0]
-    stack = stacked(names, lambda split, rows: statistics_of(known, split, rows)[1])
+    (names, fitted_on), (_, asked) = (statistics_of(known, *place) for place in places)
+    stack = stacked(names, fitted_on, asked)
     if stack is None:
         log.info(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
         )
         return
-    row = parts[MEASURED].columns["row"]
     said = model.key.replace(MARK, " ")
     rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
@@ -182,9 +175,8 @@ def _add_stacks(
     rows.stack = stack
 
     best = _best_on_validation(known, baselines)
-    predict = baselines[best]
-    beside = stacked((best,), lambda split, rows: _logit(predict(known.asked(split)[0].take(rows)))[:, None])
-    if beside is not None:
+    fitted_on, asked = (logit_of(baselines[best], known, *place)[:, None] for place in places)
+    if (beside := stacked((best,), fitted_on, asked)) is not None:
         rows.add(BESIDE, f"stacked: {said} + {BASELINES[best]}", pl.DataFrame({"row": row, "p": beside.stacked}))
         rows.pairs.append((BESIDE, best))
         rows.beside = best, beside
@@ -198,8 +190,9 @@ def _best_on_validation(known: "Known", baselines: "Mapping[str, Predict]") -> s
     return min(baselines, key=lambda key: float(log_losses(liked, baselines[key](asked)).mean()))
 
 
-def _logit(p: Floats) -> Floats:
-    p = np.clip(p, 1e-9, 1 - 1e-9)
+def logit_of(predict: "Predict", known: "Known", split: str, rows: NDArray[Any]) -> Floats:
+    """What a baseline says of some rows of a split, in log odds (n,)."""
+    p = np.clip(predict(known.asked(split)[0].take(rows)), 1e-9, 1 - 1e-9)
     logit: Floats = np.log(p / (1 - p))
     return logit
 

@@ -29,7 +29,9 @@ def attach(model: Any, options: TrainConfig) -> Any:
 
     if options.method == "full":
         if getattr(model, "is_quantized", False):
-            raise InputError("a base in 4 bits cannot be trained, expected lora, or model.quantization=none", _METHOD)
+            raise InputError(
+                "a base in 4 bits cannot be trained, expected lora, or model.quantization=none", "train.method"
+            )
         linear, norms = _layers(model)
         whole = LNTuningConfig(task_type="CAUSAL_LM", target_modules=norms, modules_to_save=linear)
         with warnings.catch_warnings():
@@ -62,9 +64,6 @@ def detach(adapted: Any, *, merged: bool) -> Any:
             own = module.modules_to_save[module.active_adapter] if merged else module.original_module
             model.set_submodule(name, own)
     return model
-
-
-_METHOD = "train.method"
 
 
 def _layers(model: Any) -> tuple[list[str], list[str]]:
