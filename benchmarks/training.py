@@ -3,7 +3,6 @@
     python benchmarks/training.py --quick          # a tiny model on made-up ratings: does it all run?
     python benchmarks/training.py --save           # SmolLM2-135M on ml-latest-small, on this processor
     python benchmarks/training.py --rows quality --save
-    python benchmarks/training.py --rows gpu --save
 
 Both sides get the same model, sequences, adapter, optimizer, number format and labelled examples. Before anything is
 timed, loss and gradients of the two are compared in float32, and the losses of the steps in the format that is timed;
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 
 import first_step
-import gpu
 import quality
 import synthetic
 from palate.config import Config
@@ -40,7 +38,7 @@ ROUNDED = 0.1
 """Most relative difference of a step's loss in bfloat16, whose eight bits leave a few hundredths; it is the comparison
 in float32 that proves the two to be the same, this one that both train the same samples and count them alike."""
 ROWS = ("k16", "k1", "memory", "plan", "first-step")
-APART = ("quality", "gpu")
+APART = ("quality",)
 WARM = 2
 """Steps that are not timed: until then the process still asks for memory, whose pages the kernel must clear."""
 
@@ -71,7 +69,6 @@ def main() -> None:
     parser.add_argument("--quality", action="store_true", help="the same as --rows quality")
     parser.add_argument("--quality-samples", type=int, default=quality.SAMPLES, metavar="N")
     parser.add_argument("--quality-folder", type=Path, default=Path("runs/benchmark-quality"), help="goes on from here")
-    parser.add_argument("--gpu", action="store_true", help="the same as --rows gpu")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few steps: that everything runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
@@ -101,10 +98,6 @@ def measured(wanted: Sequence[str], args: argparse.Namespace, folder: Path) -> I
         rows = quality.measured(base, args, folder)
         yield Result("Validation AUC at equal labelled examples", rows, quality.COLUMNS)
         claims += quality.claims(rows)
-    if "gpu" in wanted:
-        rows, more = gpu.measured(quick=args.quick, repeats=args.repeats)
-        claims += more
-        yield Result(gpu.TITLE, rows, gpu.COLUMNS)
     if claims:
         yield Result("Targets", claims, CLAIMS)
 

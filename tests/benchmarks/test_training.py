@@ -4,16 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny import tiny_model
 
 from palate.hub import locate
-from palate.train.attention import Attention, choose_attention
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # a benchmark is a script and finds the others beside itself
 
 import first_step  # noqa: E402
-import gpu  # noqa: E402
 import quality  # noqa: E402
 import training  # noqa: E402
 from sides import Made  # noqa: E402
@@ -58,41 +55,8 @@ def test_a_log_has_a_loss_once_its_line_is_whole(tmp_path: Path) -> None:
     assert first_step.logged(log) == 0.5
 
 
-@pytest.mark.parametrize("targets", [1, 4])
-def test_random_prompts_pack_as_samples_do(targets: int) -> None:
-    prompts = gpu.prompts_of(targets, 8, 512)
-    packed = prompts.pack(prompts.pieces())
-
-    assert len(packed) == prompts.tokens(prompts.pieces()).sum()
-    assert packed.block.size == 8
-    assert packed.targets.size == 8 * gpu.SIZES["response"]
-    model = tiny_model("qwen3")
-    gpu.check_alone(model_of(model), choose_attention(model, "auto", targets, 1000), prompts.pieces(), prompts)
-
-
-def model_of(model: object) -> object:
-    """A model as if it had an adapter."""
-    model.get_base_model = lambda: model  # type: ignore[attr-defined]
-    return model
-
-
-def test_flops_are_those_that_are_counted() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = gpu.model_on("cpu", gpu.TINY).float()
-    packed = gpu.prompts_of(1, 1, 512).pack([[0, 1]])
-    model.get_base_model().set_attn_implementation("eager")  # the counter knows its products
-    attention = Attention("mask", "eager")
-    with FlopCounterMode(display=False) as counter:
-        attention.logits(model, packed).sum().backward()
-    every = float(len(packed) ** 2)  # eager attention multiplies above the diagonal, too
-    expected = gpu.dense_flops(model, len(packed), packed.targets.size, every)
-
-    assert counter.get_total_flops() == pytest.approx(expected, rel=0.05)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [["k16", "memory", "plan", "first-step"], ["quality"], ["gpu"]])
+@pytest.mark.parametrize("rows", [["k16", "memory", "plan", "first-step"], ["quality"]])
 def test_the_quick_look_runs(rows: list[str], tmp_path: Path) -> None:
     if locate("smollm2-135m").path is None:
         pytest.skip("the data package of smollm2-135m is absent")

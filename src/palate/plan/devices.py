@@ -97,7 +97,7 @@ def this_machine(model_config: Any, config: Config, tokens: int, seconds: float 
     on = device()
     dtype = best_dtype(config.model.dtype, on)
     name = str(dtype).removeprefix("torch.")
-    peak = _product_speed(dtype, on, seconds / 3)
+    peak = product_speed(dtype, on, seconds / 3)
     reached = _layers_speed(model_config, config, name, on, tokens, peak, seconds)
     if on.type == "cuda":
         memory = float(torch.cuda.get_device_properties(on).total_memory)
@@ -115,7 +115,7 @@ def resident() -> float:
         return 0.0
 
 
-def _product_speed(dtype: Any, on: Any, seconds: float) -> float:
+def product_speed(dtype: Any, on: Any, seconds: float) -> float:
     """FLOP/s of square products."""
     import torch
 
