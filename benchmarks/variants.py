@@ -20,6 +20,8 @@ from palate.config import Config
 
 SAMPLES, TARGETS = 2_048, 16
 
+FULL = {"method": "full", "learning_rate": 1e-4}
+RANKING = {"ranking_weight": 1.0}
 GENRES = {"candidate_line": "{title} ({genres}), rated {item_mean:.1f} by {item_count}"}
 MEANS = {"history_line": "{rating:g} {title} ({item_mean:.1f})"}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -29,7 +31,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "genres and means": {"prompt": {**GENRES, **MEANS}},
     "histories of 30": {"prepare": {"history_len": 30}},
     "half the samples, twice": {"train": {"epochs": 2}},
-    "all weights, at a tenth of the rate": {"train": {"method": "full", "learning_rate": 1e-4}},
+    "all weights, at a tenth of the rate": {"train": FULL},
+    "ranking too": {"train": RANKING},
+    "all weights, ranking too": {"train": {**FULL, **RANKING}},
+    "all weights, ranking, genres and means": {
+        "prompt": {**GENRES, **MEANS},
+        "train": {**FULL, **RANKING, "save_steps": 64},  # a checkpoint is 1.6 GB
+    },
 }
 """What each changes."""
 

@@ -88,3 +88,10 @@ def test_a_truncation_that_leaves_nothing_to_share_is_told_before_anything_is_re
         InputError, match=r"c.yaml: with tokens.truncation=middle .* share nothing, expected one of left"
     ):
         load_config(path)
+
+
+def test_a_ranking_loss_wants_targets_to_compare() -> None:
+    with pytest.raises(
+        InputError, match=r"ranking_weight compares the targets of a prompt, expected targets_per_prompt"
+    ):
+        load_config(None, [parse_override("train.ranking_weight=1")])

@@ -117,6 +117,8 @@ class TrainConfig(Section):
     """How the targets of a prompt are kept apart; `auto`: the first way that passes a probe before training."""
     train_on: Literal["response", "answer"] = "response"
     """Which tokens carry the loss: the whole response, or the one token that decides."""
+    ranking_weight: float = Field(0.0, ge=0)
+    """Weight of a second loss beside the decision's: of liked targets of a prompt that score below disliked ones."""
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -152,7 +154,8 @@ class TrainConfig(Section):
 
         Not those that say how often it is told or saved, nor those that trade memory for time: a step's loss is the
         same, up to rounding and the places of dropout, in however many passes it is computed. A run that ran out of
-        memory can go on with less.
+        memory can go on with less. (With `ranking_weight` a prompt that is split over passes loses the pairs between
+        its parts; that is as small a change as it is rare.)
         """
         telling = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
         looking = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
@@ -174,6 +177,12 @@ class TrainConfig(Section):
     def _is_evaluated(self) -> "TrainConfig":
         if self.looks_for_best and self.eval_steps is None:
             raise ValueError("keep=best and early_stopping look at the AUC on the way, expected eval_steps to be set")
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_rank(self) -> "TrainConfig":
+        if self.ranking_weight and self.targets_per_prompt == 1:
+            raise ValueError("ranking_weight compares the targets of a prompt, expected targets_per_prompt above 1")
         return self
 
 

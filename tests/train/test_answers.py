@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from palate.config import ModelConfig
 from palate.hub import locate
 from palate.models import load_base_model
-from palate.tokens.packed import tensors
+from palate.tokens.packed import Packed, tensors
 from palate.tokens.shared import SharedHistory
-from palate.train.answers import AnswerTrainer, Step, auc
+from palate.train.answers import AnswerTrainer, Step, auc, ranking_loss
 from palate.train.attention import Attention, choose_attention
 from palate.train.schedule import Schedule
 
@@ -77,6 +77,18 @@ def one_by_one(model: Any, step: Step, own: str = "sdpa") -> tuple[float, dict[s
     return total, gradients(model)
 
 
+def rank_by_rank(margin: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """The ranking loss, pair by pair."""
+    total = margin.new_zeros(())
+    for prompt in np.unique(packed.prompt_of):
+        mine = np.flatnonzero(packed.prompt_of == prompt)
+        liked, disliked = mine[packed.liked[mine]], mine[~packed.liked[mine]]
+        costs = [torch.log1p(torch.exp(margin[j] - margin[i])) for i in liked for j in disliked]
+        if costs:
+            total = total + mine.size * torch.stack(costs).mean()
+    return total
+
+
 def check_same(ours: tuple[float, Any], theirs: tuple[float, Any], relative: float = 1e-4) -> None:
     assert ours[0] == pytest.approx(theirs[0], rel=relative)
     assert len(theirs[1]) > 10
@@ -101,6 +113,60 @@ def test_loss_and_gradients_are_those_of_separate_sequences(
     model.zero_grad()
     loss = trainer.training_step(model, step).item()
     check_same((loss, gradients(model)), one_by_one(model, step))
+
+
+def test_a_ranking_loss_is_that_of_the_pairs_of_separate_sequences(tmp_path: Path) -> None:
+    prompts = prompts_for("gpt2_like", tmp_path, 5)
+    model = adapted(tiny_model("qwen3", 2048))
+    attention = choose_attention(model, "auto", 5, 400)
+    trainer = trainer_on(model, Schedule(prompts, 20, 1500, seed=0), attention, tmp_path, ranking_weight=10.0)
+    step = next(iter(trainer.get_train_dataloader()))
+    assert len(step.passes) > 1
+    model.zero_grad()
+    ours = trainer.training_step(model, step).item(), gradients(model)
+    plain, _ = one_by_one(model, step)
+    total = 0.0
+    for packed in step.passes:
+        margins = []
+        for i in range(packed.block.size):
+            alone = packed.alone(i)
+            logits = model(input_ids=tensors(alone)["input_ids"]).logits[0, alone.at[alone.decision[0]]]
+            margins.append(logits[ANSWERS[0]] - logits[ANSWERS[1]])
+        loss = 10.0 * rank_by_rank(torch.stack(margins), packed) / step.labelled
+        loss.backward()
+        total += loss.item()
+    assert total > 0.1 * plain
+    check_same(ours, (plain + total, gradients(model)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(-9, 9)), min_size=1, max_size=30), st.floats(-9, 9)
+)
+def test_a_ranking_loss_looks_at_nothing_but_the_order_in_a_prompt(
+    rows: list[tuple[int, bool, float]], shift: float
+) -> None:
+    rows.sort(key=lambda row: row[0])
+    prompt = np.unique([row[0] for row in rows], return_inverse=True)[1]
+    packed = packed_of(prompt, np.array([row[1] for row in rows]))
+    margin = torch.tensor([row[2] for row in rows], dtype=torch.float64, requires_grad=True)
+    loss = ranking_loss(margin, packed)
+    loss.backward()
+    moved = ranking_loss(margin.detach() + shift * torch.from_numpy(prompt), packed)
+
+    assert loss.item() == pytest.approx(rank_by_rank(margin.detach(), packed).item())
+    assert moved.item() == pytest.approx(loss.item())
+    assert margin.grad is not None
+    assert (margin.grad[packed.liked] <= 0).all()
+    assert (margin.grad[~packed.liked] >= 0).all()
+
+
+def packed_of(prompt: np.ndarray, liked: np.ndarray) -> Packed:
+    """As much of a pass as says which target is whose, and what it is."""
+    none = np.zeros(0, np.int64)
+    heads = np.zeros(int(prompt.max()) + 1, np.int64)
+    return Packed(
+        none.astype(np.int32), none, heads, heads, none, none, prompt, none, none.astype(np.int32), none, liked, none
+    )
 
 
 def test_so_they_are_on_smollm2(tmp_path: Path) -> None:

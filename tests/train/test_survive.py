@@ -32,7 +32,14 @@ CLOCKS = {"eval_seconds", "train_runtime", "train_samples_per_second", "train_st
 KILL = int(signal.SIGKILL)
 
 # Two legs of a step's log lie in two processes, a step has several passes, prompts have several targets, dropout draws.
-HARD = {"tokens_per_batch": 300, "targets_per_prompt": 3, "logging_steps": 3, "eval_steps": 2, "save_total_limit": 1}
+HARD = {
+    "tokens_per_batch": 300,
+    "targets_per_prompt": 3,
+    "ranking_weight": 0.5,
+    "logging_steps": 3,
+    "eval_steps": 2,
+    "save_total_limit": 1,
+}
 BEST = {"keep": "best", "early_stopping": 2, "eval_steps": 1, "learning_rate": 0.05}
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 UNTOLD = "untold.json"
 """In a checkpoint: sums of the steps since the last line of the log."""
+SUMS = 6
+"""How many sums are told of."""
 
 
 class Step(NamedTuple):
@@ -56,8 +58,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     """Trains a causal model on the labelled tokens of packed prompts.
 
     The loss of a step is the mean negative log-likelihood of its labelled tokens, on however many devices and in
-    however many passes. Logs tell the decision token's loss and accuracy apart from the rest of the response, which
-    is the same in every sample.
+    however many passes; with `ranking_weight`, each sample's decision has that many times its `ranking_loss` added.
+    Logs tell the decision token's loss and accuracy apart from the rest of the response, which is the same in every
+    sample.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         evaluated: SharedHistory | None = None,
         checkpoints_kept: int = 2,
         console: "Console | None" = None,
+        ranking_weight: float = 0.0,
     ) -> None:
         """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
 
@@ -77,7 +81,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         the next one is marked. `console` shows how far `evaluate` is.
         """
         self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
-        self.checkpoints_kept, self.console = checkpoints_kept, console
+        self.checkpoints_kept, self.console, self.ranking_weight = checkpoints_kept, console, ranking_weight
         self._seen: Any = None
         self.waited = 0.0
         """Seconds in which the device had nothing to do but wait for the next step's samples."""
@@ -111,9 +115,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     logits = self.attention.logits(model, packed)
-                nll, seen = self._losses(logits, packed)
+                loss, seen = self._losses(logits, packed)
                 # Data parallelism averages gradients over the devices; this makes it a sum over samples.
-                loss = nll.sum() * (world / inputs.labelled if counts else 0.0)
+                loss = loss * (world / inputs.labelled if counts else 0.0)
                 self.accelerator.backward(loss, **kwargs)
             if counts:
                 self._seen = seen if self._seen is None else self._seen + seen
@@ -131,7 +135,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _losses(self, logits: Any, packed: Packed) -> tuple[Any, Any]:
-        """The labelled tokens' losses (r,), and what is told of them; see `_told`."""
+        """The sum of the samples' losses, and what is told of them; see `_told`."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -141,10 +145,14 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         liked = torch.from_numpy(packed.liked).to(device)
         logits = logits.float()
         nll = cross_entropy(logits, targets, reduction="none")
+        yes, no = (logits[decision, answer] for answer in self.answers)
+        margin = yes - no
+        ranking = ranking_loss(margin, packed) if self.ranking_weight else margin.new_zeros(())
         with torch.no_grad():
-            yes, no = (logits[decision, answer] for answer in self.answers)
-            seen = [nll.sum(), nll[decision].sum(), ((yes > no) == liked).sum(), nll.numel(), decision.numel()]
-            return nll, torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in seen])
+            correct = ((margin > 0) == liked).sum()
+            seen = [nll.sum(), nll[decision].sum(), correct, ranking, nll.numel(), decision.numel()]
+            sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in seen])
+        return nll.sum() + self.ranking_weight * ranking, sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As transformers, with what the decision token adds to a step's loss."""
@@ -186,16 +194,16 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                     margin[torch.from_numpy(packed.samples).to(margin.device)] = yes - no
                 if meter is not None:
                     meter.advance(min(world * packed.samples.size, meter.total - meter.count))
-        found = found if torch.is_tensor(found) else margin.new_zeros(5)
+        found = found if torch.is_tensor(found) else margin.new_zeros(SUMS)
         sums = self.accelerator.reduce(torch.cat([found.to(margin), margin]), "sum").tolist()
-        told = _told(sums[:5])
+        told = _told(sums[:SUMS])
         liked = np.empty(prompts.order.size, bool)
         liked[prompts.order] = prompts.labels
-        metrics = {"eval_loss": sums[0] / sums[3], **{f"eval_{name}": value for name, value in told.items()}}
-        area = auc(liked, np.array(sums[5:]))
+        metrics = {"eval_loss": sums[0] / sums[4], **{f"eval_{name}": value for name, value in told.items()}}
+        area = auc(liked, np.array(sums[SUMS:]))
         if area is not None:
             metrics["eval_auc"] = area
-        metrics |= {"eval_samples": int(sums[4]), "eval_seconds": round(time.monotonic() - started, 3)}
+        metrics |= {"eval_samples": int(sums[5]), "eval_seconds": round(time.monotonic() - started, 3)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -309,11 +317,36 @@ def _told(sums: list[float]) -> dict[str, float]:
     """What is told of labelled tokens, from the sums of `AnswerTrainer._losses`.
 
     `decision_loss` and `accuracy` (of Yes against No) are of the tokens that decide, `constant_loss` of all others.
+    `ranking_loss` is there where it has a weight and something to compare.
     """
-    nll, decided, correct, tokens, samples = sums
-    constant = (nll - decided) / (tokens - samples) if tokens > samples else None
-    told = {"decision_loss": decided / samples, "accuracy": correct / samples, "constant_loss": constant}
-    return {name: value for name, value in told.items() if value is not None}
+    nll, decided, correct, ranking, tokens, samples = sums
+    told = {"decision_loss": decided / samples, "accuracy": correct / samples}
+    if ranking:
+        told["ranking_loss"] = ranking / samples
+    if tokens > samples:
+        told["constant_loss"] = (nll - decided) / (tokens - samples)
+    return told
+
+
+def ranking_loss(margin: "torch.Tensor", packed: Packed) -> "torch.Tensor":
+    """RankNet's loss of the targets of each prompt, times their number: how far liked ones lie below disliked ones.
+
+    `margin` (n,) is each target's logit of Yes less that of No. A pair of a liked and a disliked target of one prompt
+    costs log(1 + exp(margin of the disliked - margin of the liked)); a prompt, the mean over its pairs. What all
+    targets of a prompt have in common, how generous the user is, cancels out. A prompt without a pair costs nothing.
+
+    Source: Burges et al., Learning to rank using gradient descent, ICML 2005. Beside the loss of each answer as in
+    Sheng et al., Joint optimization of ranking and calibration, KDD 2023.
+    """
+    import torch
+    from torch.nn.functional import softplus
+
+    liked, prompt = packed.liked, packed.prompt_of
+    better, worse = np.nonzero(liked[:, None] & ~liked & (prompt[:, None] == prompt))
+    pairs = np.bincount(prompt[better], minlength=packed.prefix.size)
+    each = np.bincount(prompt, minlength=packed.prefix.size) / np.maximum(pairs, 1)
+    ahead, behind, weight = (torch.from_numpy(a).to(margin.device) for a in (better, worse, each[prompt[better]]))
+    return (softplus(margin[behind] - margin[ahead]) * weight.to(margin)).sum()
 
 
 def auc(liked: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
