@@ -25,7 +25,7 @@ HISTORY = ["…", "Heat", "5", "Fargo", "4"]
 BLOCKS = [["Alien", "?", "»"], ["Big", "?", "»"], ["Jaws", "?", "»"]]
 ANSWERS = ["Yes", "No", "Yes"]
 GREY, INK, PAPER = "#c9ced6", "#22262d", "#ffffff"
-COLOURS = ["#3d7dca", "#d9822b", "#4a9d5b"]
+COLOURS = ["#3d7dca", "#d9822b", "#4a9d5b", "#8a5aa8"]
 plt.rcParams |= {"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "palate", "text.color": INK}
 
 
@@ -164,7 +164,7 @@ def reached() -> None:
     ax.set_ylabel("test AUC, 95 % over users", fontsize=9)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    ax.legend(frameon=False, fontsize=9, loc="upper left")
     figure.tight_layout()
     figure.savefig(IMAGES / "reached.svg", metadata={"Date": None})
 
