@@ -128,19 +128,19 @@ def fits(shape: Mapping[str, Any]) -> bool:
 
 def worked_out(few: Mapping[str, Any], more: Mapping[str, Any], whole: int) -> dict[str, Any]:
     """What all layers would take: each further one as much as those that two rows differ by."""
+    times = (whole - few["layers"]) / (more["layers"] - few["layers"])
 
-    def at(few: float, more: float, depths: tuple[int, int] = (few["layers"], more["layers"])) -> float:
-        return few + (more - few) / (depths[1] - depths[0]) * (whole - depths[0])
+    def at(first: float, second: float) -> float:
+        return first + times * (second - first)
 
-    seconds = at(*(spread(each["seconds"])["median"] for each in (few, more)))
-    examples = [each["examples_per_second"] * spread(each["seconds"])["median"] for each in (few, more)]
-    flops = at(few["flops"], more["flops"])
+    first, second = (spread(each["seconds"])["median"] for each in (few, more))
+    seconds, flops = at(first, second), at(few["flops"], more["flops"])
     return {
         **more,
         "layers": whole,
         "worked_out": True,
         "seconds": [seconds],
-        "examples_per_second": examples[0] / seconds,
+        "examples_per_second": few["examples_per_second"] * first / seconds,
         "flops": flops,
         "utilization": flops / seconds / more["peak"] if more["peak"] else 0.0,
         "memory": at(few["memory"], more["memory"]),

@@ -154,8 +154,8 @@ class TrainConfig(Section):
 
         Not those that say how often it is told or saved, nor those that trade memory for time: a step's loss is the
         same, up to rounding and the places of dropout, in however many passes it is computed. A run that ran out of
-        memory can go on with less. (With `ranking_weight` a prompt that is split over passes loses the pairs between
-        its parts; that is as small a change as it is rare.)
+        memory can go on with less. With `ranking_weight` that is not quite so: a prompt that `tokens_per_batch` splits
+        has no pairs between its parts.
         """
         telling = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
         looking = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}

@@ -51,7 +51,6 @@ def test_all_layers_are_worked_out_of_two_numbers_of_layers() -> None:
     def row(layers: int) -> dict[str, object]:
         seconds = 3.0 + 2.0 * layers
         step = {
-            "worked_out": False,
             "seconds": [seconds],
             "examples_per_second": 16 / seconds,
             "flops": 5.0 + layers,

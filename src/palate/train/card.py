@@ -67,6 +67,7 @@ def write_card(
                 "trained weights": f"{run['trained_weights']:,}",
                 "learning rate": f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup_ratio:g}",
                 "batch": f"{training.batch_size} × {training.gradient_accumulation}",
+                **({"ranking loss": f"weight {weight:g}"} if (weight := training.ranking_weight) else {}),
                 "optimizer": training.optimizer,
                 "steps": run["steps"],
                 "seed": config.train_seed,

@@ -278,8 +278,9 @@ def _trainer(
     attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest)
     answers = chat.decision.yes_id, chat.decision.no_id
     kept = options.save_total_limit
-    weight = options.ranking_weight
-    trainer = AnswerTrainer(peft, args, schedule, attention, answers, prompts.evaluated, kept, console, weight)
+    trainer = AnswerTrainer(
+        peft, args, schedule, attention, answers, prompts.evaluated, kept, console, options.ranking_weight
+    )
     trainer.remove_callback(PrinterCallback)
     if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
         raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")

@@ -1,0 +1,17 @@
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # a benchmark is a script and finds the others beside itself
+
+import reached  # noqa: E402
+from palate.config import load_config  # noqa: E402
+
+
+def test_the_recipe_of_the_last_rows_is_the_config_that_is_named_for_it() -> None:
+    measured = reached.config_of(reached.ARMS[-1])
+    named = load_config(BENCHMARKS.parent / "configs" / "smollm2_135m_movielens_full.yaml")
+
+    assert named.prompt == measured.prompt
+    assert named.model == measured.model
+    assert named.train.decisive() | {"lora": None} == measured.train.decisive() | {"lora": None}
