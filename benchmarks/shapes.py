@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     rows = list(measured({"tiny": TINY} if args.quick else {name: SHAPES[name] for name in args.shapes}, args))
+    peak = max(row["peak"] or 0.0 for row in rows)  # what was beside one measurement was not beside all
+    rows = [row | {"peak": peak} for row in rows]
     device = rows[0]["device"]
     results = [Result(f"Random weights, LoRA of rank 16 on all linear layers, {rows[0]['dtype']}", rows, COLUMNS)]
     if found := list(claims(rows)):
@@ -142,7 +144,6 @@ def worked_out(few: Mapping[str, Any], more: Mapping[str, Any], whole: int) -> d
         "seconds": [seconds],
         "examples_per_second": few["examples_per_second"] * first / seconds,
         "flops": flops,
-        "utilization": flops / seconds / more["peak"] if more["peak"] else 0.0,
         "memory": at(few["memory"], more["memory"]),
     }
 
@@ -161,7 +162,7 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         )
     for each in whole:
         if each["device"] != "CPU" and each["shape"] == "Qwen3-8B" and each["targets"] is not None:
-            yield claim(f"of the GPU's peak, {each['shape']}, K = {each['targets']}", each["utilization"], ">=", 0.45)
+            yield claim(f"of the GPU's peak, {each['shape']}, K = {each['targets']}", utilization(each), ">=", 0.45)
 
 
 def row(shape: Mapping[str, Any], targets: int | None, quick: bool, repeats: int) -> dict[str, Any]:
@@ -169,18 +170,15 @@ def row(shape: Mapping[str, Any], targets: int | None, quick: bool, repeats: int
     on, dtype = where()
     load = QUICK if quick else ON_GPU if on.type == "cuda" else ON_CPU
     model = adapted(shape, on, dtype)
-    peak = peak_of(on, dtype)
     if targets is None:
         found = trl_row(model, on, load.steps[1], load.tokens, repeats)
     else:
         found = palate_row(model, on, targets, load.steps[targets], load.tokens, repeats)
-    middle = spread(found["seconds"])["median"]
     return found | {
         "targets": targets,
         "device": device_name(on),
         "dtype": str(dtype).removeprefix("torch."),
-        "peak": peak,
-        "utilization": found["flops"] / middle / peak if peak else 0.0,
+        "peak": peak_of(on, dtype),
         "memory": memory_of(on),
     }
 
@@ -470,6 +468,11 @@ def layers(row: Mapping[str, Any]) -> str:
     return f"{row['layers']} of {row['of']}" if row["layers"] < row["of"] else "all" + note(row)
 
 
+def utilization(row: Mapping[str, Any]) -> float:
+    """The share of the peak; 0 if that is not known."""
+    return float(row["flops"] / spread(row["seconds"])["median"] / row["peak"]) if row["peak"] else 0.0
+
+
 def note(row: Mapping[str, Any]) -> str:
     """What is said of a row that was not measured."""
     return ", worked out" if row["worked_out"] else ""
@@ -484,7 +487,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "examples/s": lambda row: number(row["examples_per_second"]),
     "tokens/s": lambda row: number(row["tokens"] / spread(row["seconds"])["median"]),
     "TFLOP/s": lambda row: number(row["flops"] / spread(row["seconds"])["median"] / 1e12),
-    "of the peak": lambda row: f"{100 * row['utilization']:.0f} %" if row["utilization"] else "",
+    "of the peak": lambda row: f"{100 * utilization(row):.0f} %" if row["peak"] else "",
     "memory": lambda row: f"{row['memory'] / 1e9:.1f} GB",
 }
 

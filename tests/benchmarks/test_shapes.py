@@ -62,7 +62,7 @@ def test_all_layers_are_worked_out_of_two_numbers_of_layers() -> None:
 
     assert found["seconds"] == [pytest.approx(75.0)]
     assert found["examples_per_second"] == pytest.approx(16 / 75)
-    assert found["utilization"] == pytest.approx(41 / 75)
+    assert shapes.utilization(found) == pytest.approx(41 / 75)
     assert found["memory"] == pytest.approx(46)
     assert shapes.layers(found) == "all, worked out"
     assert shapes.layers(row(2)) == "2 of 36"
