@@ -61,6 +61,7 @@ ARMS = (
     Arm(3_072, stacked=True),
     Arm(8_192, stacked=True, variant="genres and means"),
     Arm(16_384, stacked=True, variant="all weights, ranking, genres and means"),
+    Arm(25_600, stacked=True, variant="all weights, ranking, genres and means"),  # two hours on two cores
 )
 SCORES = RESULTS / "reached.parquet"
 """P(like) of each arm by test row, with the user and the label."""
