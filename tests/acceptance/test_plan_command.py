@@ -97,3 +97,29 @@ def test_wrong_input_is_one_line(
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert expected in errors[0]
+
+
+@pytest.mark.parametrize("command", ["plan", "lengths", "audit"])
+def test_what_only_looks_follows_a_config_that_was_changed_since_its_data_was_prepared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = ["ratings.source=" + str(folder / "ratings"), "run_dir=" + str(tmp_path / "run")]
+    words += ["model.base=" + str(folder / "model"), "prepare.max_eval=5"]
+    common = [word for value in words for word in ("--set", value)]
+    assert main(["prepare", *common]) == 0
+    kept = (tmp_path / "run" / "data" / "manifest.json").read_bytes()
+    capsys.readouterr()
+
+    assert main([command, *common, "--set", "prepare.history_len=9", "--json"]) == 0
+    told = capsys.readouterr()
+    assert (
+        main([command, "--ratings", words[0].split("=")[1], *common[2:], "--set", "prepare.history_len=9", "--json"])
+        == 0
+    )
+
+    assert "looking at the ratings themselves" in told.err
+    changed, straight = json.loads(told.out), json.loads(capsys.readouterr().out)
+    for found in (changed, straight):
+        found.pop("devices", None)  # one of them is measured
+    assert changed == straight
+    assert (tmp_path / "run" / "data" / "manifest.json").read_bytes() == kept

@@ -96,6 +96,22 @@ def prepared(config: Config) -> "Prepared":
     return data
 
 
+def outdated(config: Config) -> bool:
+    """Whether the run's own data was prepared with other options, so that `palate run` would prepare it again.
+
+    Commands that write nothing then look at the ratings themselves; the log says so.
+    """
+    from palate.samples import load_prepared
+
+    folder = config.data_path
+    if config.data_dir is not None or config.ratings.source is None or not (folder / MANIFEST).is_file():
+        return False
+    changed = changed_options(load_prepared(folder).manifest, prepare_options(config))
+    if changed:
+        log.info("%s was prepared with %s: looking at the ratings themselves", folder, changed)
+    return bool(changed)
+
+
 def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
     """The token datasets of prepared data, under the config's prompt, cutoff and truncation."""
     from palate.tokens.dataset import token_datasets

@@ -8,7 +8,7 @@ from palate import console
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.stages.data import prepared, ratings_of
+from palate.stages.data import outdated, prepared, ratings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +40,7 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
     from palate.samples.build import build_samples
 
     console.start_logging()
-    if from_ratings:
+    if from_ratings or outdated(config):
         ratings = ratings_of(config)
         samples, place = build_samples(ratings, config.prepare), ratings.name
     else:

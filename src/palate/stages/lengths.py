@@ -12,7 +12,15 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.stages.data import chat_of, evaluation_part, prepared, token_options, tokens_of, tokens_of_ratings
+from palate.stages.data import (
+    chat_of,
+    evaluation_part,
+    outdated,
+    prepared,
+    token_options,
+    tokens_of,
+    tokens_of_ratings,
+)
 from palate.tokens import show
 from palate.tokens.lengths import CUTOFFS, Lengths, digest
 from palate.tokens.show import Example
@@ -44,7 +52,7 @@ def show_lengths(
     if min(cutoffs, default=8) < 8:
         raise InputError(f"{min(cutoffs)} is too short for a sample, expected at least 8", "--cutoff-len")
     chat = chat_of(config)
-    source = source_of(config, chat, split, from_ratings=from_ratings)
+    source = source_of(config, chat, split, from_ratings=from_ratings or outdated(config))
     cutoffs = list(dict.fromkeys([config.tokens.cutoff_len, *cutoffs]))
     if as_json:
         print(json.dumps(summary(source, config, sorted({*CUTOFFS, *cutoffs})), ensure_ascii=False, indent=2))

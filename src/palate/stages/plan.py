@@ -9,7 +9,7 @@ from palate import console
 from palate.artifacts import MANIFEST
 from palate.config import Config
 from palate.errors import InputError
-from palate.stages.data import chat_of, prepared, tokens_of, tokens_of_ratings
+from palate.stages.data import chat_of, outdated, prepared, tokens_of, tokens_of_ratings
 
 if TYPE_CHECKING:
     from palate.plan import Plan, Workload
@@ -66,6 +66,7 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workloa
 
     chat = chat_of(config)
     folder = config.data_path
+    from_ratings = from_ratings or outdated(config)
     train: Any
     if not from_ratings and not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
         train, name = load_examples(folder / "train.json"), str(folder / "train.json")
