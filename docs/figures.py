@@ -157,14 +157,14 @@ def reached() -> None:
         ax.errorbar(x, y, [y - low, high - y], color=colour, marker="o", lw=2, elinewidth=1, capsize=3, label=name)
     ax.set_xscale("log", base=2)
     places = sorted({samples for of in points.values() for samples, *_ in of})
-    ax.set_xticks(places, [f"{place:,}" for place in places])
+    ax.set_xticks(places, [f"{place:,}" for place in places], rotation=40, ha="right", rotation_mode="anchor")
     ax.minorticks_off()
     ax.set_xlim(min(places) / 1.3, most * 1.25)
     ax.set_xlabel("training samples", fontsize=9)
     ax.set_ylabel("test AUC, 95 % over users", fontsize=9)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(IMAGES / "reached.svg", metadata={"Date": None})
 
