@@ -8,7 +8,7 @@ import reached  # noqa: E402
 from palate.config import load_config  # noqa: E402
 
 
-def test_the_recipe_of_the_last_rows_is_the_config_that_is_named_for_it() -> None:
+def test_the_config_of_all_weights_is_the_recipe_that_was_measured() -> None:
     named = load_config(BENCHMARKS.parent / "configs" / "smollm2_135m_movielens_full.yaml")
     alike = [arm for arm in reached.ARMS if arm.samples == named.train.max_samples and "all weights" in arm.variant]
     measured = reached.config_of(*alike)
