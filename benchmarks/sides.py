@@ -222,8 +222,8 @@ def _palate(case: Case, folder: Path) -> tuple[Any, Any, dict[str, Any], list[in
     def exact() -> tuple[float, Any]:
         packed = schedule.prompts.pack(_first(schedule, case.proved))
         with _in_float32(trainer.model):
-            nll, _ = trainer._losses(trainer.attention.logits(trainer.model, packed), packed)
-            return _with_gradients(trainer.model, nll.mean())
+            total, _ = trainer._losses(trainer.attention.logits(trainer.model, packed), packed)
+            return _with_gradients(trainer.model, total / packed.targets.size)
 
     about |= {
         "attention": trainer.attention.way,

@@ -213,7 +213,8 @@ def test_a_stopped_run_goes_on_in_any_number_of_processes(recipe: Path, alone: P
     codes, errors, told = end(processes)
     assert codes == [130, 130], errors
     assert len(told) == 1
-    assert re.match(r"stopped by .* at step \d+ of 64, the checkpoint lies in .*: the same command goes on", told[0])
+    goes_on = r"stopped by .* at step \d+ of 64; the last checkpoint is .*: the same command goes on from there"
+    assert re.fullmatch(goes_on, told[0])
     first = check_one_checkpoint(run)
 
     process = subprocess.Popen([sys.executable, "-m", "palate", *slow], stderr=subprocess.DEVNULL)
