@@ -12,7 +12,7 @@ off goes on.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,12 @@ def search(
     measured: Callable[[Mapping[str, Any], argparse.Namespace, Path], Iterator[dict[str, Any]]],
     title: Callable[[argparse.Namespace], str],
     columns: quality.Columns,
+    also: Callable[[Sequence[Mapping[str, Any]]], Iterable[Result]] = lambda _: (),
 ) -> None:
-    """Train what `measured` makes of the recipe, and publish it; with `--quick` that of a tiny model."""
+    """Train what `measured` makes of the recipe, and publish it; with `--quick` that of a tiny model.
+
+    `also` makes further tables of its rows.
+    """
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--folder", type=Path, default=Path(f"runs/benchmark-{name}"), help="goes on from here")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few steps: that everything runs")
@@ -61,8 +65,8 @@ def search(
             rows = list(measured(base, args, keep))
         except PalateError as error:
             sys.exit(f"error: {error}")
-    result = Result(title(args), rows, columns)
-    publish(f"{name}{'-quick' if args.quick else ''}", [result], as_json=args.json, save=args.save)
+    results = [Result(title(args), rows, columns), *also(rows)]
+    publish(f"{name}{'-quick' if args.quick else ''}", results, as_json=args.json, save=args.save)
 
 
 def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:

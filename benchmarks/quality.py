@@ -99,8 +99,8 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     by = {(row["targets"], row["seed"]): row["auc"] for row in rows}
     one, several = TARGETS
     differences = [by[several, seed] - by[one, seed] for seed in sorted({row["seed"] for row in rows})]
-    n, mean = len(differences), statistics.mean(differences)
-    half = STUDENT[n] * statistics.stdev(differences) / n**0.5
+    n = len(differences)
+    mean, half = student(differences)
     yield {
         "what": f"AUC of K = {several} less that of K = {one}, {n} seeds; ± {half:.3g} (95 %)",
         "measured": mean,
@@ -118,6 +118,12 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "target": None,
             "met": None,
         }
+
+
+def student(differences: Sequence[float]) -> tuple[float, float]:
+    """The mean of a few differences, and how far its 95 % t-interval reaches to either side."""
+    n = len(differences)
+    return statistics.mean(differences), STUDENT[n] * statistics.stdev(differences) / n**0.5
 
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]

@@ -10,13 +10,14 @@ A run that is there is not made again, so that a benchmark that was broken off g
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import quality
 from curves import search
 from palate.config import Config
+from report import Result
 
 SAMPLES, TARGETS = 2_048, 16
 
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "all weights, at a tenth of the rate": {"train": FULL},
     "ranking too": {"train": RANKING},
     "all weights, ranking too": {"train": {**FULL, **RANKING}},
+    "all weights, ranking too, steps of 64": {"train": {**FULL, **RANKING, "gradient_accumulation": 16}},
     "all weights, ranking, genres and means": {
         "prompt": {**GENRES, **MEANS},
         "train": {**FULL, **RANKING, "save_steps": 64},  # a checkpoint is 1.2 GB
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what else changes what is learned.")
     parser.add_argument("--samples", type=int, default=SAMPLES, help=f"labelled examples of each run ({SAMPLES:,})")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
-    search("variants", parser, measured, title, COLUMNS)
+    search("variants", parser, measured, title, COLUMNS, compared)
 
 
 def title(args: argparse.Namespace) -> str:
@@ -75,6 +77,32 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Mapping[str, Any]])
     return Config.model_validate({**values, **{name: {**values[name], **given} for name, given in changes.items()}})
 
 
+def compared(rows: Sequence[Mapping[str, Any]]) -> Iterator[Result]:
+    """Every variant less every other of the same seeds, where there are two and more of them; pairs of seeds."""
+    by = {(row["variant"], row["seed"]): row for row in rows}
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    found = []
+    for at, other in enumerate(names):
+        for name in names[at + 1 :]:
+            seeds = [seed for variant, seed in by if variant == name and (other, seed) in by]
+            if len(seeds) < 2:
+                continue
+            for what in ("auc", "loss"):
+                differences = [by[name, seed][what] - by[other, seed][what] for seed in seeds]
+                mean, half = quality.student(differences)
+                about = {"variant": name, "other": other, "what": what, "seeds": seeds}
+                found.append({**about, "differences": differences, "mean": mean, "half": half})
+    if found:
+        yield Result("One less another, the same seeds; 95 % t-intervals", found, DIFFERENCES)
+
+
+DIFFERENCES: quality.Columns = {
+    "": lambda row: row["variant"],
+    "less": lambda row: row["other"],
+    "seeds": lambda row: f"{len(row['seeds'])}",
+    "validation": lambda row: {"auc": "AUC", "loss": "loss of the decision"}[row["what"]],
+    "mean (95 %)": lambda row: f"{row['mean']:+.4f} ± {row['half']:.4f}",
+}
 COLUMNS: quality.Columns = {
     "": lambda row: row["variant"],
     "seed": lambda row: f"{row['seed']}",
