@@ -523,6 +523,8 @@ OPTIONS = {
 def _config(args: argparse.Namespace) -> Config:
     """The config that the options and the file come to; options win."""
     overrides = [parse_override(text) for text in args.set]
+    if args.model is not None:  # its own tokenizer, not that of the config's model, unless one is named
+        overrides.insert(0, Override("tokens.tokenizer", None, "--model"))
     for option, key in OPTIONS.items():
         value = getattr(args, option, None)
         if value is not None:

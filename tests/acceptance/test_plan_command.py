@@ -51,6 +51,22 @@ def test_a_run_is_planned_without_weights(folder: Path, capsys: pytest.CaptureFi
     assert all(device["fits"] and device["cost"] is None for name, device in devices.items() if name != "H100")
 
 
+def test_a_model_that_is_named_brings_its_own_tokenizer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe names that of its own model, whose ids another model does not know."""
+    recipe, other = tmp_path / "recipe.yaml", str(tmp_path / "other")
+    recipe.write_text(json.dumps({"ratings": {"source": str(folder / "ratings")}, "tokens": {"tokenizer": other}}))
+    command = ["plan", "--config", str(recipe), "--json"]
+    model = ["--model", str(folder / "model")]
+
+    assert main([*command, *model]) == 0
+    capsys.readouterr()
+    for words in (["--set", f"model.base={folder / 'model'}"], [*model, "--tokenizer", other]):
+        assert main([*command, *words]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {other}: ")
+
+
 def test_fewer_samples_and_steps_cost_less(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = found(folder, capsys)
     some = found(folder, capsys, "--max-samples", "40", "--set", "train.max_steps=2", "--set", "train.train_on=answer")

@@ -76,14 +76,36 @@ def test_a_remedy_makes_it_fit(tmp_path: Path) -> None:
     activations = whole.total / 1e9 - fixed
 
     for room, expected in ((0.6, {}), (0.2, {"train.gradient_checkpointing": True})):
-        estimate = on(config, (fixed + room * activations) / 0.95).estimates[0]
+        gigabytes = (fixed + room * activations) / 0.95
+        estimate = on(config, gigabytes).estimates[0]
         assert not estimate.fits
         assert estimate.remedy is not None
         assert expected.items() <= estimate.remedy.items()
         values = {key.removeprefix("train."): value for key, value in estimate.remedy.items()}
         tried = config.model_copy(update={"train": config.train.model_copy(update=values)})
-        assert on(tried, (fixed + room * activations) / 0.95).estimates[0].fits
+        alone = on(tried, gigabytes).estimates[0]
+        assert alone.fits
+        assert estimate.seconds == pytest.approx(alone.seconds)
+        assert (estimate.seconds > 1.2 * on(config, 1).estimates[0].seconds) == bool(expected)
     assert on(config, fixed / 100).estimates[0].remedy is None
+
+
+@pytest.mark.parametrize("room", [0.6, 0.2])
+def test_what_is_too_small_has_the_time_that_the_remedy_takes(tmp_path: Path, room: float) -> None:
+    """On a card whose memory is so slow that each pass costs the same."""
+    config = config_of(tmp_path)
+    whole = on(config, 1).estimates[0].memory
+    size = (whole.fixed + room * (whole.total - whole.fixed)) / 0.95
+    slow = Device("card", {"float32": 1e12, "bfloat16": 2e12}, size, 1e6, 0.5, framework=0.0)
+    work = Workload.of_lengths(np.full(64, 200), 2)
+    estimate = predict(config, work, devices=[slow], prices={"card": 3600}).estimates[0]
+    assert estimate.remedy is not None
+    values = {key.removeprefix("train."): value for key, value in estimate.remedy.items()}
+    tried = config.model_copy(update={"train": config.train.model_copy(update=values)})
+    alone = predict(tried, work, devices=[slow]).estimates[0]
+
+    assert estimate.seconds == pytest.approx(alone.seconds)
+    assert estimate.cost == pytest.approx(estimate.seconds)
 
 
 def test_auto_is_bfloat16_where_a_device_has_it() -> None:

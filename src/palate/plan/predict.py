@@ -60,6 +60,7 @@ class Estimate:
     memory: Memory
     fits: bool
     seconds_a_step: float
+    """With `remedy` where there is one, as are those of the run and their cost: without it nothing would run."""
     seconds: float
     cost: float | None
     """In the currency of the price; None: no price was given."""
@@ -205,21 +206,34 @@ def _estimate(
     memory = memory_of(shape, config, dtype, passes(dtype, on_gpu=device.gpu), framework)
     room = device.memory * MARGIN
     fits = memory.total <= room
-    step = compute.sum / max(1, plan.steps) / device.speed(dtype)
+    remedy = None if fits else _remedy(config, workload, shape, dtype, passes, room, framework, on_gpu=device.gpu)
+    flops, micro = compute.sum, plan.micro_batches
+    if remedy is not None:
+        config = _with(config, remedy)
+        if "train.gradient_checkpointing" in remedy:
+            flops = _compute(config, workload, plan, passes(dtype, True, on_gpu=device.gpu)).sum
+        if config.train.tokens_per_batch:
+            tokens = workload.tokens() / workload.samples * plan.step_samples
+            micro = max(micro, ceil(tokens / config.train.tokens_per_batch))
+    step = flops / max(1, plan.steps) / device.speed(dtype)
     if device.bandwidth is not None:
         moved = _weights_moved(config, shape, dtype) / device.bandwidth
-        step = max(step, plan.micro_batches * max(moved, passes(dtype).operations * OPERATION))
+        operations = passes(dtype, config.train.gradient_checkpointing, on_gpu=device.gpu).operations
+        step = max(step, micro * max(moved, operations * OPERATION))
     seconds = step * plan.steps
     price = prices.get(device.name)
-    return Estimate(
-        device,
-        dtype,
-        memory,
-        fits,
-        step,
-        seconds,
-        None if price is None else price * seconds / 3600,
-        None if fits else _remedy(config, workload, shape, dtype, passes, room, framework, on_gpu=device.gpu),
+    cost = None if price is None else price * seconds / 3600
+    return Estimate(device, dtype, memory, fits, step, seconds, cost, remedy)
+
+
+def _with(config: Config, options: Mapping[str, object]) -> Config:
+    """The config with some options, by their names with a dot, changed."""
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in options.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
     )
 
 

@@ -230,6 +230,7 @@ def _devices(plan: Plan) -> list[RenderableType]:
         f"Peak in TFLOP/s, memory in GB; it fits where {MARGIN:.0%} of the memory suffice. {UTILIZATION:.0%} of a "
         f"GPU's peak, {OPERATION * 1e6:.0f} µs an operation and {FRAMEWORK / 1e9:.0f} GB for CUDA are assumptions"
         + ("; this machine is measured." if measured else ".")
+        + (" Where it fits with other options, the time is with them." if any(e.remedy for e in plan.estimates) else "")
         + (f" {', '.join(slow)}: no bfloat16, so float32." if slow else "")
         + ("" if priced else " --price H100=2.50 adds the cost at a price an hour.")
     )
