@@ -81,9 +81,8 @@ def main() -> None:
     order = [None, *(arm.name for arm in ARMS)]
     found = sorted({line["what"]: line for line in found}.values(), key=lambda line: order.index(line["arm"]))
     p = together([Path(row["scores"]) for row in rows], [row["arm"] for row in rows], old=args.keep)
-    pairs = {(pair["first"], pair["second"]): pair for pair in kept_pairs}
-    pairs |= {(pair["first"], pair["second"]): pair for pair in paired(p)}
-    pairs |= {(pair["first"], pair["second"]): pair for row in rows for pair in stacked(row)}
+    every = [*kept_pairs, *paired(p), *(pair for row in rows for pair in stacked(row))]
+    pairs = {(pair["metric"], pair["first"], pair["second"]): pair for pair in every}
     results = [
         Result(f"{p.height:,} test rows of {p['user_id'].n_unique():,} users of ml-latest-small", found, COLUMNS),
         Result("Paired over users on these rows", list(pairs.values()), PAIRED),
@@ -178,16 +177,15 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def paired(p: pl.DataFrame) -> list[dict[str, Any]]:
-    """The AUC of each arm less that of each before it, with an interval over users."""
+    """AUC and GAUC of each arm less those of each before it, with intervals over users."""
     from palate.evaluate.paired import compare
 
     arms = [arm.name for arm in ARMS if arm.name in p.columns]
     pairs = [(later, earlier) for earlier, later in combinations(arms, 2)]
     users = p["user_id"].rank("dense").cast(pl.Int64).to_numpy()
     scores = {name: p[name].to_numpy() for name in arms}
-    return [
-        asdict(each) for each in compare(p["label"].to_numpy(), users, scores, pairs, resamples=1000, seed=13).of("auc")
-    ]
+    found = compare(p["label"].to_numpy(), users, scores, pairs, resamples=1000, seed=13)
+    return [asdict(each) for name in ("auc", "gauc") for each in found.of(name)]
 
 
 def stacked(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -247,7 +245,8 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "of it waiting for samples": lambda row: waiting(row),
 }
 PAIRED: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "AUC of": lambda row: row["first"],
+    "": lambda row: row["metric"].upper(),
+    "of": lambda row: row["first"],
     "less that of": lambda row: row["second"],
     "difference": lambda row: f"{row['value']:+.3f}",
     "95 %": lambda row: between(row["interval"], "+.3f"),

@@ -1,15 +1,13 @@
 """How much of what users went on to like is among the candidates of a first stage.
 
-    python benchmarks/retrieve.py [--ratings NAME] [--split val|test] [--json]
+    PALATE_DATA_DIR=… python benchmarks/retrieve.py --save
 
 Recall@N: of the liked ratings of the split, the share whose item is among the N candidates that the user's past
 retrieves. Of each user the past is everything before the first rating of the split; nothing in it is a candidate.
 """
 
 import argparse
-import json
-import os
-import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from palate.ratings import load_ratings
 from palate.retrieve import ItemKNN, Known, Past, Popularity, Retriever
 from palate.samples import Samples, build_samples
 from palate.samples.render import item_rows
+from report import Result, clock, number, publish
 
 NUMBERS = (20, 50, 100, 200, 500)
 NEIGHBOURS = (20, 50, 100, 200)
@@ -43,31 +42,45 @@ def recalls(samples: Samples, retriever: Retriever, split: str) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--ratings", default=os.environ.get("PALATE_BENCH_RATINGS", "ml-100k"))
-    parser.add_argument("--split", choices=["val", "test"], default="test")
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(description="Measure which share of what users liked a first stage finds.")
+    parser.add_argument("--ratings", nargs="+", default=["ml-100k", "ml-latest-small"], help="names or paths")
+    parser.add_argument("--split", choices=["val", "test"], default="val")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
+    results = [measured(name, args.split) for name in args.ratings]
+    publish("retrieve", results, as_json=args.json, save=args.save)
+
+
+def measured(ratings: str, split: str) -> Result:
+    """The table of one data set."""
     options = PrepareConfig()
-    samples = build_samples(load_ratings(args.ratings), options)
+    samples = build_samples(load_ratings(ratings), options)
     known = Known.of(samples, options.rating_threshold)
-    rows: list[dict[str, Any]] = []
-    for name in ("popularity", *(f"item-knn, {k} neighbours" for k in NEIGHBOURS)):
-        began = time.perf_counter()
-        k = int(name.split()[1]) if "," in name else 0
-        retriever: Retriever = ItemKNN.fit(known, k) if k else Popularity.fit(known)
-        fitted = time.perf_counter()
-        found = recalls(samples, retriever, args.split)
-        rows.append({"retriever": name, "recall": dict(zip(NUMBERS, found, strict=True)), "fit_s": fitted - began})
-    if args.json:
-        print(json.dumps({"ratings": args.ratings, "split": args.split, "items": known.items, "rows": rows}, indent=2))
-        return
-    print(f"{args.ratings}, {args.split}, {known.items:,} items\n")
-    print(f"{'':26}" + "".join(f"recall@{n:<6}" for n in NUMBERS) + "fit")
-    for row in rows:
-        print(
-            f"{row['retriever']:26}" + "".join(f"{r:<13.3f}" for r in row["recall"].values()) + f"{row['fit_s']:.1f} s"
-        )
+    title = f"{ratings}, {known.items:,} items: recall of what users liked of split {split}, among the first N"
+    return Result(title, list(rows_of(samples, known, split)), COLUMNS)
+
+
+def rows_of(samples: Samples, known: Known, split: str) -> Iterator[dict[str, Any]]:
+    """A row a retriever."""
+    for k in (None, *NEIGHBOURS):
+        with clock() as work:
+            retriever: Retriever = ItemKNN.fit(known, k) if k else Popularity.fit(known)
+        name = f"item-kNN, {k} neighbours" if k else "popularity"
+        found = recalls(samples, retriever, split)
+        yield {"retriever": name, "recall": dict(zip(map(str, NUMBERS), found, strict=True)), "seconds": work.seconds}
+
+
+def recall_at(n: int) -> Callable[[Mapping[str, Any]], str]:
+    """What a column says."""
+    return lambda row: f"{row['recall'][str(n)]:.3f}"
+
+
+COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda row: row["retriever"],
+    **{f"N = {n}": recall_at(n) for n in NUMBERS},
+    "fitted in": lambda row: f"{number(row['seconds'])} s",
+}
 
 
 if __name__ == "__main__":
