@@ -267,14 +267,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common_options()
 
-    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str, *, of: str = "config") -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=command)
+        if of == "config":
+            sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
         return sub
 
     data = "a prepared folder, Alpaca files of others, or tables with splits (data_dir)"
     run = add("run", _run, "prepare, lengths, train, evaluate and report, skipping what is done")
-    run.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, a YAML file")
 
     prepare = add("prepare", _prepare, "ratings → train.json, eval.json, test_raw.jsonl, manifest.json")
     prepare.add_argument("--history-len", type=int, metavar="N", help="rated items in a prompt (15)")
@@ -336,7 +337,6 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON instead of a line")
 
     plan = add("plan", _plan, "tokens, FLOPs, memory and time of training, before any of it is spent")
-    plan.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, a YAML file")
     plan.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
     plan.add_argument(
         "--price",
@@ -406,7 +406,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    compare = add("compare", _compare, "runs side by side: what differs, and their scores on the rows that they share")
+    compare = add(
+        "compare", _compare, "runs side by side: what differs, and their scores on the rows that they share", of="runs"
+    )
     compare.add_argument(
         "runs",
         metavar="RUN",
@@ -452,7 +454,6 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     export = add("export", _export, "adapter and base as one plain model, for vLLM, transformers or llama.cpp")
-    export.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help="the recipe, as with --config")
     export.add_argument("--merge", action="store_true", help="write a Hugging Face folder: safetensors, tokenizer")
     export.add_argument(
         "--gguf",
@@ -470,7 +471,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    cache = add("cache", _cache, "what is kept so that nothing is made twice, and how to be rid of it")
+    cache = add("cache", _cache, "what is kept so that nothing is made twice, and how to be rid of it", of="caches")
     cache.add_argument("--prune", action="store_true", help="remove what is damaged or unfinished, or what these say:")
     cache.add_argument("--older-than", type=float, metavar="DAYS", help="… what was last used DAYS ago or earlier")
     cache.add_argument("--kind", metavar="KIND", help="… what is of this kind, such as tables; lists only that, too")
@@ -482,10 +483,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+RECIPE = "the recipe: a YAML file, or the folder of a run that has one"
+
+
 def _common_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("options of every command")
-    group.add_argument("--config", type=Path, metavar="FILE", help="the recipe, a YAML file")
+    group.add_argument("--config", type=Path, metavar="CONFIG", help=RECIPE)
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in train.epochs=2"
     )
@@ -537,7 +541,7 @@ def _config(args: argparse.Namespace) -> Config:
         overrides.append(Override("tokens.cutoff_len", args.cutoffs[0], "--cutoff-len"))
     if args.out is not None and args.command not in (_evaluate, _score, _tokenize, _export, _recommend, _compare):
         overrides.append(Override("data_dir" if args.command is _prepare else "run_dir", args.out, "--out"))
-    path = getattr(args, "config_file", None) or args.config
+    path = _recipe(args)
     if path is None and args.command in (_export, _recommend) and args.adapter is not None:
         beside = args.adapter.parent / "config.yaml"  # the run's that the adapter came out of
         path = beside if beside.is_file() else None
@@ -547,6 +551,22 @@ def _config(args: argparse.Namespace) -> Config:
     if args.command is _run and path is None:
         raise InputError("no config, expected `palate run CONFIG`; configs/demo.yaml is one", "palate run")
     return load_config(path, overrides)
+
+
+def _recipe(args: argparse.Namespace) -> Path | None:
+    """The config's file, which may be named by itself or by the folder of a run."""
+    path: Path | None = getattr(args, "config_file", None)
+    if path is not None and args.config is not None:
+        raise InputError(f"is named beside {path}, expected one of both", "--config")
+    path = path or args.config
+    if path is None:
+        return None
+    inside = path / "config.yaml"
+    if path.is_dir() and inside.is_file():
+        return inside
+    if path.is_dir() or path.suffix in (".csv", ".dat", ".data", ".inter", ".parquet", ".zip"):
+        raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
+    return path
 
 
 def _end_on_sigterm() -> None:

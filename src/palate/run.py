@@ -217,10 +217,10 @@ def _say_where(config: Config, seconds: float) -> None:
         ("adapter", folder / "adapter"),
         ("data", config.data_path),
         ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),
-        ("next", f"palate lengths --config {folder / 'config.yaml'} --show-examples 2"),
+        ("next", f"palate lengths {folder} --show-examples 2"),
     ]
     if config.train.max_samples is not None:
         more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"
-        lines.append(("", f"palate run {folder / 'config.yaml'} {more}"))
+        lines.append(("", f"palate run {folder} {more}"))
     for name, value in lines:
         console.out.print(f"[cyan]{name:8}[/]{value}", highlight=False, soft_wrap=True)

@@ -160,7 +160,7 @@ def test_evaluate_scores_the_runs_adapter_and_leaves_the_runs_own_evidence(
     finished: Path, recipe: Path, tmp_path: Path
 ) -> None:
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    done = palate("evaluate", "--config", str(recipe), "--out", str(tmp_path), "--max-samples", "10", "--json")
+    done = palate("evaluate", str(finished), "--out", str(tmp_path), "--max-samples", "10", "--json")
 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -206,3 +206,14 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(
     told = capsys.readouterr().err.strip().splitlines()
     assert told == ["error: nobody/nothing: it is not in the Hugging Face cache, and the hub cannot be reached"]
     hub_is_out_of_reach.cache_clear()
+
+
+def test_what_is_no_recipe_is_refused(original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings"
+    for place in (original, original / "ratings.csv"):
+        for command in (["prepare", str(place)], ["evaluate", "--config", str(place)]):
+            assert main(command) == 2
+            assert capsys.readouterr().err == f"error: {place}: {words}\n"
+    (tmp_path / "config.yaml").write_text("name: a\n")
+    assert main(["lengths", str(tmp_path), "--config", str(tmp_path / "config.yaml")]) == 2
+    assert capsys.readouterr().err == f"error: --config: is named beside {tmp_path}, expected one of both\n"

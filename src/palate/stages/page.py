@@ -117,9 +117,9 @@ def _prompt(config: Config, data: Prepared) -> str | None:
 
 def _commands(config: Config) -> Sequence[str]:
     return [
-        f"palate run {config.run_path / 'config.yaml'}",
-        f"palate lengths --config {config.run_path / 'config.yaml'} --show-examples 2",
-        f"palate evaluate --config {config.run_path / 'config.yaml'} --adapter {config.run_path / 'adapter'}",
+        f"palate run {config.run_path}",
+        f"palate lengths {config.run_path} --show-examples 2",
+        f"palate evaluate {config.run_path}",
     ]
 
 
