@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
-# make test-slow   the tests that take minutes
+# make test-slow   the tests that take minutes: an hour in all, most of it trainings that are killed at every change
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
