@@ -267,10 +267,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common_options()
 
-    def add(name: str, command: Command, text: str, *, of: str = "config") -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str, *, recipe: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=command)
-        if of == "config":
+        if recipe:
             sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
         return sub
 
@@ -406,9 +406,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    compare = add(
-        "compare", _compare, "runs side by side: what differs, and their scores on the rows that they share", of="runs"
-    )
+    text = "runs side by side: what differs, and their scores on the rows that they share"
+    compare = add("compare", _compare, text, recipe=False)
     compare.add_argument(
         "runs",
         metavar="RUN",
@@ -471,7 +470,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    cache = add("cache", _cache, "what is kept so that nothing is made twice, and how to be rid of it", of="caches")
+    text = "what is kept so that nothing is made twice, and how to be rid of it"
+    cache = add("cache", _cache, text, recipe=False)
     cache.add_argument("--prune", action="store_true", help="remove what is damaged or unfinished, or what these say:")
     cache.add_argument("--older-than", type=float, metavar="DAYS", help="… what was last used DAYS ago or earlier")
     cache.add_argument("--kind", metavar="KIND", help="… what is of this kind, such as tables; lists only that, too")
@@ -527,7 +527,7 @@ OPTIONS = {
 def _config(args: argparse.Namespace) -> Config:
     """The config that the options and the file come to; options win."""
     overrides = [parse_override(text) for text in args.set]
-    if args.model is not None:  # its own tokenizer, not that of the config's model, unless one is named
+    if args.model is not None and _brings_tokenizer(args.model):  # not that of the config's model, unless one is named
         overrides.insert(0, Override("tokens.tokenizer", None, "--model"))
     for option, key in OPTIONS.items():
         value = getattr(args, option, None)
@@ -551,6 +551,12 @@ def _config(args: argparse.Namespace) -> Config:
     if args.command is _run and path is None:
         raise InputError("no config, expected `palate run CONFIG`; configs/demo.yaml is one", "palate run")
     return load_config(path, overrides)
+
+
+def _brings_tokenizer(model: str) -> bool:
+    """Whether a model has a tokenizer of its own; a folder with nothing but config.json, to plan with, does not."""
+    folder = Path(model)
+    return not folder.is_dir() or any(folder.glob("tokenizer*")) or (folder / "vocab.json").is_file()
 
 
 def _recipe(args: argparse.Namespace) -> Path | None:

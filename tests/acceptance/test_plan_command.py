@@ -62,7 +62,10 @@ def test_a_model_that_is_named_brings_its_own_tokenizer(
 
     assert main([*command, *model]) == 0
     capsys.readouterr()
-    for words in (["--set", f"model.base={folder / 'model'}"], [*model, "--tokenizer", other]):
+    bare = tmp_path / "bare"
+    tiny_model().config.save_pretrained(bare)
+    without = (["--set", f"model.base={folder / 'model'}"], ["--model", str(bare)])  # the recipe's it is
+    for words in (*without, [*model, "--tokenizer", other]):
         assert main([*command, *words]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {other}: ")
 
