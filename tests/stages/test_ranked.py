@@ -11,9 +11,13 @@ import yaml
 from tests.acceptance.ratings import write_ratings
 from tests.tiny import random_adapter, tiny_folder, toy_config
 
+from palate import retrieve
 from palate.cli import main
 from palate.config import Config, load_config
+from palate.evaluate.asked import Asked
 from palate.evaluate.candidates import candidate_sets
+from palate.evaluate.known import Known
+from palate.retrieve import ItemKNN, Past
 from palate.score.scorer import Scorer
 from palate.stages import ranked
 from palate.stages.data import prepare, prepared
@@ -55,7 +59,7 @@ def evaluate(home: Path, out: Path, *words: str) -> list[dict[str, Any]]:
 
 def test_quick_baselines_always_rank_and_the_model_only_if_asked(home: Path, tmp_path: Path) -> None:
     (quick,) = evaluate(home, tmp_path / "quick")
-    assert [entry["key"] for entry in quick["entries"]] == ["popularity", "constant", "item-mean"]
+    assert [entry["key"] for entry in quick["entries"]] == ["popularity", "first-stage", "constant", "item-mean"]
     assert quick["negatives"] is None
     assert "did not rank" in (tmp_path / "quick" / "report.html").read_text()
     first, second = evaluate(home, tmp_path / "asked", "--set", "evaluate.rank_users=3")
@@ -63,6 +67,19 @@ def test_quick_baselines_always_rank_and_the_model_only_if_asked(home: Path, tmp
     assert [entry["key"] for entry in second["entries"]][-1] == "fine-tuned"
     assert second["users"] + second["unranked"] == 3
     assert "did not rank" not in (tmp_path / "asked" / "report.html").read_text()
+
+
+def test_the_first_stage_ranks_as_recommend_retrieves(config: Config) -> None:
+    samples = prepared(config).samples
+    known = Known.of(samples, config.prepare.rating_threshold)
+    retriever = ItemKNN.fit(retrieve.Known.of(samples, config.prepare.rating_threshold))
+    predict = ranked.first_stage(known)
+    for anchor in samples.position[samples.of("test")][::5].tolist():
+        past = Past(known.item[known.first[anchor] : anchor], known.rating[known.first[anchor] : anchor])
+        unseen = np.setdiff1d(np.arange(samples.items.height), past.item)
+        score = predict(Asked(np.full(unseen.size, anchor), unseen))
+        expected = retriever.top(past, 10, past.item)
+        assert unseen[np.argsort(-score)][: expected.size].tolist() == expected.tolist()
 
 
 def test_sampled_candidates_are_marked(home: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from palate.evaluate.ranking_table import RankingTable
 
 POPULARITY = "popularity"
+FIRST_STAGE = "first-stage"
 QUICK = ("constant", "item-mean", "online", "factors")
 """Baselines that rank a catalogue in a second. The other means order a user's items as the constant does or as the item
 mean does, so they rank nothing of their own."""
@@ -62,10 +63,11 @@ def rankings(
     users = data.samples.timeline["user_id"].gather(data.samples.position[data.samples.of(split)]).unique().sort()
     if split == "train" or not len(users):
         return []
-    free: dict[str, Predict] = {POPULARITY: popularity(known), **fitted}
-    labels = BASELINES | {POPULARITY: "popularity", scored.model.key: scored.label}
+    free: dict[str, Predict] = {POPULARITY: popularity(known), FIRST_STAGE: first_stage(known), **fitted}
+    labels = BASELINES | {POPULARITY: "popularity", FIRST_STAGE: "item-kNN over the user's likes"}
+    labels[scored.model.key] = scored.label
     labels["constant"] = "chance"
-    quick = {key: predict for key, predict in free.items() if key in (POPULARITY, *QUICK)}
+    quick = {key: predict for key, predict in free.items() if key in (POPULARITY, FIRST_STAGE, *QUICK)}
     tables = []
     for count, asked in (
         (max(1, PAIRS // max(1, data.samples.items.height)), quick),
@@ -94,6 +96,28 @@ def popularity(known: "Known") -> "Predict":
 
     def predict(asked: "Asked") -> NDArray[np.float64]:
         return likes[asked.item].astype(np.float64)
+
+    return predict
+
+
+def first_stage(known: "Known") -> "Predict":
+    """Ranks items as the first stage of `palate recommend` does, by item-kNN over what the user liked before."""
+    from palate import retrieve
+
+    retriever = retrieve.ItemKNN.fit(retrieve.Known.of(known.samples, known.rating_threshold))
+    items = known.samples.items.height
+
+    def predict(asked: "Asked") -> NDArray[np.float64]:
+        score = np.empty(len(asked))
+        anchors, of = np.unique(asked.anchor, return_inverse=True)
+        for n, anchor in enumerate(anchors.tolist()):
+            past = slice(known.first[anchor], anchor)
+            order = retriever.top(retrieve.Past(known.item[past], known.rating[past]), items, np.empty(0, np.int64))
+            place = np.empty(items, np.int64)
+            place[order] = np.arange(items)
+            own = of == n
+            score[own] = -place[asked.item[own]]
+        return score
 
     return predict
 
