@@ -140,6 +140,27 @@ def test_several_adapters_have_a_row_each_and_their_mean(home: Path, tmp_path: P
     assert "What the model uses" in (tmp_path / "report.html").read_text()
 
 
+def test_several_adapters_are_compared_with_the_baseline_that_is_best_on_validation(home: Path, tmp_path: Path) -> None:
+    from palate.config import load_config
+    from palate.evaluate.baselines import baseline_scores
+    from palate.stages.data import prepared
+
+    run = home / "run"
+    found = evaluate(home, tmp_path, "--adapter", run / "adapter", "--adapter", run / "second")
+    config = load_config(home / "config.yaml")
+    samples = prepared(config).samples
+    scores = baseline_scores(samples, rating_threshold=4.0, choice="quick", split="val", seed=config.seed)
+    liked = samples.label[samples.of("val")]
+    loss = {key: -np.log(np.where(liked, p := scores[key].to_numpy(), 1 - p)).mean() for key in scores.columns[1:]}
+    against = min(loss, key=loss.__getitem__)
+    seeds, baseline = found["seeds"], next(entry for entry in found["entries"] if entry["key"] == against)
+    assert seeds["against"] == against
+    assert seeds["differences"]["auc"]["mean"] == pytest.approx(
+        seeds["spread"]["auc"]["mean"] - baseline["metrics"]["auc"]
+    )
+    assert [sentence for sentence in found["verdict"] if sentence.startswith("AUC of 2 adapters minus that of ")]
+
+
 def test_a_model_is_stacked_with_the_baseline_that_validation_finds_best(
     home: Path, adapter: Path, tmp_path: Path
 ) -> None:

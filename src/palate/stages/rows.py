@@ -101,15 +101,23 @@ def rows_of(
             rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = [model for model in collected.models if model.adapter is not None]
     if len(adapters) > 1:
-        rows.seeds = _over_seeds(config, data, collected, adapters)
+        rows.seeds = _over_seeds(config, data, collected, adapters, known, baselines)
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
     if config.score.stack:
         _add_stacks(rows, config, collected, (adapters or collected.models)[0], known, baselines)
     return rows
 
 
-def _over_seeds(config: Config, data: Prepared, collected: Collected, adapters: Sequence[Model]) -> "OverSeeds | None":
-    """How far the adapters lie apart, as they scored, on the measured rows; None if one lacks a row."""
+def _over_seeds(
+    config: Config,
+    data: Prepared,
+    collected: Collected,
+    adapters: Sequence[Model],
+    known: "Known",
+    baselines: "Mapping[str, Predict]",
+) -> "OverSeeds | None":
+    """How far the adapters lie apart, as they scored, on the measured rows, and how far they are above the baseline
+    that is best on validation; None if one lacks a row."""
     from palate.evaluate.seeds import over_seeds
 
     wanted = pl.DataFrame({"row": measured_rows(config, data)})
@@ -120,11 +128,14 @@ def _over_seeds(config: Config, data: Prepared, collected: Collected, adapters: 
     if any(frame.height < wanted.height for frame in found.values()):
         return None
     first = next(iter(found.values()))
+    best = _best_on_validation(known, baselines)
+    asked = known.asked(config.evaluate.split)[0].take(wanted["row"].to_numpy())
     return over_seeds(
         first["label"].to_numpy(),
         first["user_id"].rank("dense").to_numpy().astype(np.int64),
         {key: sigmoid(frame["logit"].to_numpy().astype(np.float64)) for key, frame in found.items()},
         name="fine-tuned",
+        against=None if best is None else (best, baselines[best](asked)),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
@@ -175,6 +186,8 @@ def _add_stacks(
     rows.stack = stack
 
     best = _best_on_validation(known, baselines)
+    if best is None:
+        return
     fitted_on, asked = (logit_of(baselines[best], known, *place)[:, None] for place in places)
     if (beside := stacked((best,), fitted_on, asked)) is not None:
         rows.add(BESIDE, f"stacked: {said} + {BASELINES[best]}", pl.DataFrame({"row": row, "p": beside.stacked}))
@@ -182,11 +195,16 @@ def _add_stacks(
         rows.beside = best, beside
 
 
-def _best_on_validation(known: "Known", baselines: "Mapping[str, Predict]") -> str:
-    """The baseline of the smallest log loss on all validation rows: chosen without a look at what is measured."""
+def _best_on_validation(known: "Known", baselines: "Mapping[str, Predict]") -> str | None:
+    """The baseline of the smallest log loss on all validation rows: chosen without a look at the measured rows.
+
+    None without validation rows.
+    """
     from palate.evaluate.fit_calibration import log_losses
 
     asked, liked = known.drawn("val")
+    if not len(asked):
+        return None
     return min(baselines, key=lambda key: float(log_losses(liked, baselines[key](asked)).mean()))
 
 
@@ -232,6 +250,13 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
             f"AUC of {len(rows.seeds.seeds)} adapters: {apart.mean:.3f} ± {apart.sd:.3f} (sd), "
             f"{apart.low:.3f} to {apart.high:.3f}{over}."
         )
+        gap = rows.seeds.differences.get("auc")
+        if rows.seeds.against is not None and gap is not None:
+            over = "" if gap.interval is None else f", 95 % over users and adapters {bounds(gap.interval)}"
+            said.append(
+                f"AUC of {len(rows.seeds.seeds)} adapters minus that of {BASELINES[rows.seeds.against]}, the best "
+                f"baseline on validation: {gap.mean:+.3f} ± {gap.sd:.3f} (sd){over}."
+            )
     split = config.evaluate.split
     if split == "val":
         used = [*(["calibration"] if collected.calibrations else []), *(["stacking"] if rows.stack else [])]
