@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,7 @@ from palate.errors import InputError
 from palate.evaluate import baselines as registry
 from palate.evaluate import known as known_data
 from palate.evaluate.asked import Asked
-from palate.evaluate.baselines import REGISTRY, baseline_scores, fit_baselines
+from palate.evaluate.baselines import REGISTRY, baseline_scores, factors, fit_baselines, learned
 from palate.evaluate.baselines.calibrated import Predict
 from palate.evaluate.known import Known
 from palate.evaluate.metrics import measure
@@ -227,6 +229,23 @@ def test_the_same_seed_gives_the_same_bits(samples: Samples, fitted: dict[str, P
     again = fit_baselines(Known.of(samples, 4.0))
     for name in ALL:
         assert np.array_equal(fitted[name](catalogue), again[name](catalogue)), name
+
+
+@pytest.mark.parametrize(
+    ("module", "fit"), [(factors, factors.factorization), (learned, learned.boosted_trees(("prompt",)))]
+)
+def test_what_is_random_is_the_mean_of_five_seeds(
+    module: ModuleType, fit: Callable[[Known], Predict], samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared before the scaling on validation, which turns each score differently."""
+    monkeypatch.setattr(module, "platt", lambda known, statistic: statistic)
+    asked = Asked.of_samples(samples, "test")
+    known = Known.of(samples, 4.0, seed=20)
+    found = fit(known)(asked)
+    monkeypatch.setattr(module, "SEEDS", 1)
+    alone = np.stack([fit(replace(known, seed=seed))(asked) for seed in range(20, 25)])
+    assert np.ptp(alone, axis=0).max() > 0.01
+    np.testing.assert_allclose(found, alone.mean(axis=0), rtol=1e-9)
 
 
 def test_an_item_that_nobody_rated_is_answered(samples: Samples) -> None:

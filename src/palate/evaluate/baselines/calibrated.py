@@ -11,6 +11,9 @@ from palate.evaluate.known import Floats, Known
 Predict = Callable[[Asked], Scores]
 """P(like) of n questions, float64 (n,)."""
 
+SEEDS = 5
+"""Fits that a baseline with randomness is the mean of, so that no lucky seed is what a model must beat."""
+
 
 def platt(known: Known, statistic: Callable[[Asked], Floats]) -> Predict:
     """P(like) by logistic regression on one statistic, which is float64 (n,).

@@ -1,16 +1,18 @@
 """Models that learn from features: logistic regression (scikit-learn) and gradient-boosted trees (LightGBM).
 
 Fitted on the training samples; the trees are stopped early on validation, and both are Platt-scaled on it. Where
-validation has not both classes, the trees stop after `ROUNDS`.
+validation has not both classes, the trees stop after `ROUNDS`. The trees draw rows and features, so their score is the
+mean of `SEEDS` fits.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palate.evaluate.asked import Asked
-from palate.evaluate.baselines.calibrated import Predict, base_rate, both_classes, platt
+from palate.evaluate.baselines.calibrated import SEEDS, Predict, base_rate, both_classes, platt
 from palate.evaluate.curves import Labels
 from palate.evaluate.features import features_of
 from palate.evaluate.known import Floats, Known
@@ -63,24 +65,33 @@ def boosted_trees(groups: Sequence[str]) -> Callable[[Known], Predict]:
             return base_rate(known)
         logit = _linear(x, liked)
         training = lightgbm.Dataset(x, liked, init_score=logit(x))
-        options = TREES | {"seed": known.seed}
         other, answer = _fitted_on(known, "val", groups)
+        watched = None
         if both_classes(answer):
             watched = lightgbm.Dataset(other, answer, reference=training, init_score=logit(other))
-            stop = lightgbm.early_stopping(STOP, verbose=False)
-            model = lightgbm.train(options, training, 1000, valid_sets=[watched], callbacks=[stop])
-        else:
-            model = lightgbm.train(options, training, ROUNDS)
+        models = [_trees(known.seed + n, training, watched) for n in range(SEEDS)]
 
         def score(asked: Asked) -> Floats:
             if not len(asked):
                 return np.empty(0)
             x = features_of(known, asked, groups)[1]
-            return logit(x) + np.asarray(model.predict(x, raw_score=True), np.float64)
+            grown = np.mean([model.predict(x, raw_score=True) for model in models], axis=0, dtype=np.float64)
+            return logit(x) + grown
 
         return platt(known, score)
 
     return fit
+
+
+def _trees(seed: int, training: Any, watched: Any | None) -> Any:
+    """Trees (`lightgbm.Booster`) grown with one seed on a `lightgbm.Dataset`, stopped early on another."""
+    import lightgbm
+
+    options = TREES | {"seed": seed}
+    if watched is None:
+        return lightgbm.train(options, training, ROUNDS)
+    stop = lightgbm.early_stopping(STOP, verbose=False)
+    return lightgbm.train(options, training, 1000, valid_sets=[watched], callbacks=[stop])
 
 
 def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
