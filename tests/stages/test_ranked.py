@@ -66,6 +66,11 @@ def test_quick_baselines_always_rank_and_the_model_only_if_asked(home: Path, tmp
     assert first == quick
     assert [entry["key"] for entry in second["entries"]][-1] == "fine-tuned"
     assert second["users"] + second["unranked"] == 3
+    assert all(
+        list(entry["lists"]) == ["coverage@10", "popularity@10", "novelty@10", "diversity@10"]
+        for entry in second["entries"]
+    )
+    assert "Novelty@10" in (tmp_path / "asked" / "report.html").read_text()
     assert "did not rank" not in (tmp_path / "asked" / "report.html").read_text()
 
 

@@ -5,8 +5,8 @@ the ties (McSherry & Najork 2008, "Computing Information Retrieval Performance M
 Tied Scores"), in closed form: a constant score gets what shuffling gets, never what the item table's order gives away.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from palate.evaluate.asked import Asked
 from palate.evaluate.candidates import CandidateSets
 from palate.evaluate.curves import Labels, Scores
+from palate.evaluate.lists import Catalogue, list_metrics, top_items
 from palate.progress import Meter
 
 KS = (5, 10, 20)
@@ -32,22 +33,36 @@ class Ranked:
 
     sets: CandidateSets
     values: dict[str, NDArray[np.float64]]
+    lists: Mapping[str, float | None] = field(default_factory=dict)
+    """Of the first items of all users, whether or not they are relevant: see `palate.evaluate.lists`."""
 
 
-def rank(sets: CandidateSets, predict: Predict, *, ks: Sequence[int] = KS, meter: Meter | None = None) -> Ranked:
-    """Score every candidate of every user and measure where the relevant ones come.
+def rank(
+    sets: CandidateSets,
+    predict: Predict,
+    *,
+    ks: Sequence[int] = KS,
+    meter: Meter | None = None,
+    catalogue: Catalogue | None = None,
+) -> Ranked:
+    """Score every candidate of every user and measure where the relevant ones come, and with a `catalogue` what the
+    first ones are.
 
     `predict` is asked for some whole users at a time, a user's candidates side by side. `meter` counts users, for a
     `predict` that is slow and shows no progress of its own. Raises `ValueError` if `predict` gives anything but one
     number for each pair.
     """
-    blocks = []
+    blocks, tops, rng = [], [], np.random.default_rng(sets.seed)
     for users, user, asked, relevant in sets.chunks():
-        blocks.append(expected(user, predict(asked), relevant, ks=ks))
+        score = predict(asked)
+        blocks.append(expected(user, score, relevant, ks=ks))
+        if catalogue is not None:
+            tops.append(top_items(user, asked.item, score, rng))
         if meter is not None:
             meter.advance(users.stop - users.start)
-    names = _names(ks)
-    return Ranked(sets, {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in names})
+    values = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in _names(ks)}
+    lists = {} if catalogue is None or not tops else list_metrics(np.concatenate(tops), catalogue)
+    return Ranked(sets, values, lists)
 
 
 def expected(

@@ -1,7 +1,7 @@
 """Ranking table: several models' rankings of the same candidates, with intervals over users and paired differences."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any, Literal, Self
 
@@ -25,6 +25,8 @@ class RankingEntry:
     metrics: dict[str, float | None]
     """`ndcg@k`, `hr@k`, `recall@k` for each k, and `mrr`; None where no user is ranked."""
     intervals: dict[str, Interval | None]
+    lists: dict[str, float | None] = field(default_factory=dict)
+    """`coverage@k`, `popularity@k`, `novelty@k`, `diversity@k` of the first items; empty where not measured."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class RankingTable:
 
     def name_of(self, metric: str) -> str:
         """What a table calls a metric: `NDCG@10`, or `NDCG@10 (100 sampled)`."""
-        shown = metric.replace("recall", "Recall") if metric.startswith("recall") else metric.upper()
+        shown = metric.upper() if metric.startswith(("ndcg", "hr", "mrr")) else metric.capitalize()
         return shown if self.negatives is None else f"{shown} ({self.negatives:,} sampled)"
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def ranking_table(
             kind="baseline" if key in baselines else "model",
             metrics={name: float(values[i, :, j].mean()) if len(sets) else None for j, name in enumerate(metrics)},
             intervals={name: interval(replicates[:, i, j]) for j, name in enumerate(metrics)},
+            lists=dict(ranked[key].lists),
         )
         for i, key in enumerate(order)
     ]

@@ -56,6 +56,7 @@ def rankings(
     Nothing is ranked for training samples, whose items the baselines were fitted on.
     """
     from palate.evaluate.baselines import BASELINES
+    from palate.evaluate.lists import Catalogue
     from palate.evaluate.ranking import rank
     from palate.evaluate.ranking_table import ranking_table
 
@@ -68,7 +69,7 @@ def rankings(
     labels[scored.model.key] = scored.label
     labels["constant"] = "chance"
     quick = {key: predict for key, predict in free.items() if key in (POPULARITY, FIRST_STAGE, *QUICK)}
-    tables = []
+    tables, catalogue = [], Catalogue.of(known)
     for count, asked in (
         (max(1, PAIRS // max(1, data.samples.items.height)), quick),
         (evaluation.rank_users, {key: predict for key, predict in free.items() if key not in SAME_ORDER}),
@@ -78,10 +79,10 @@ def rankings(
         sets = _sets(config, data, users, count)
         if not len(sets):
             continue
-        ranked = {key: rank(sets, predict) for key, predict in asked.items()}
+        ranked = {key: rank(sets, predict, catalogue=catalogue) for key, predict in asked.items()}
         if asked is not quick:
             logits = model_logits(config, data, scored, sets, folder)
-            ranked[scored.model.key] = rank(sets, _in_turn(logits))
+            ranked[scored.model.key] = rank(sets, _in_turn(logits), catalogue=catalogue)
         tables.append(
             ranking_table(
                 ranked, baselines=list(asked), labels=labels, resamples=evaluation.bootstrap, seed=config.seed
