@@ -75,6 +75,45 @@ def test_ratings_that_are_wrong_are_told_in_one_line(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
 
 
+def one_time(folder: Path) -> None:
+    header, *rows = (folder / "ratings.csv").read_text().splitlines()
+    rows = [row.rpartition(",")[0] + ",0" for row in rows]
+    (folder / "ratings.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def of_hundred(folder: Path) -> None:
+    header, *rows = (row.split(",") for row in (folder / "ratings.csv").read_text().splitlines())
+    rows = [[user, item, str(20 * float(rating)), time] for user, item, rating, time in rows]
+    (folder / "ratings.csv").write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+
+
+@pytest.mark.parametrize("command", ["prepare", "tokenize"])
+@pytest.mark.parametrize(
+    ("spoil", "place", "words"),
+    [
+        (of_hundred, "prepare.rating_threshold", ["4 makes the answer of all", "Yes", "such as 100: 67% Yes"]),
+        (one_time, "log", ["every timestamp is 0", "ratings.columns.timestamp"]),
+    ],
+)
+def test_ratings_that_make_all_samples_the_same_are_refused_before_anything_is_written(
+    original: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    spoil: Callable[[Path], None],
+    place: str,
+    words: list[str],
+) -> None:
+    folder = tmp_path / "log"
+    shutil.copytree(original, folder)
+    spoil(folder)
+    base = tiny_folder(tmp_path / "model")
+    options = ["--set", "ratings.scale=[0,100]", "--set", f"model.base={base}", "--out", str(tmp_path / "out")]
+
+    expect_refusal([command, "--ratings", str(folder), *options], capsys, place, words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "model"]
+
+
 def expect_refusal(
     command: list[str], capsys: pytest.CaptureFixture[str], place: str = "", words: list[str] | None = None
 ) -> None:

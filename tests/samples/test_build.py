@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -10,7 +11,7 @@ from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings import Ratings
 from palate.samples import Samples, build_samples
-from palate.samples.build import ROLES
+from palate.samples.build import ROLES, checked_samples
 
 
 def splits_of(samples: Samples) -> list[str]:
@@ -187,3 +188,52 @@ def test_the_guides_counts_come_out_of_ml_latest_small(ml_latest_small):
     assert np.bincount(samples.split).tolist() == [78_271, 4_450, 8_965]
     assert [int(samples.label[samples.split == s].sum()) for s in range(3)] == [37_457, 1_963, 4_175]
     assert samples.split.size == 91_686
+
+
+def rated(rating, users=3, each=12, time=lambda user, n: 100 * user + n):
+    """Users who rate the same items, `rating(n)` the n-th."""
+    return [(user, n, rating(n), time(user, n)) for user in range(users) for n in range(each)]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "threshold", "told"),
+    [
+        (lambda n: 40 + 20 * (n % 4), 4, r"all 24 training samples Yes \(.* 40 to 100\), .* such as 80: 50% Yes"),
+        (lambda n: 40 + 20 * (n % 4), 100.0, None),
+        (lambda n: 1 + n % 3, 5, r"all 24 training samples No \(.* 1 to 3\), .* such as [23]:"),
+    ],
+)
+def test_a_threshold_that_makes_all_training_the_same_is_refused_with_a_better_one(
+    make_ratings, ratings, threshold, told
+):
+    found = replace(make_ratings(rated(ratings)), scale=(0.0, 100.0))
+    options = PrepareConfig(history_len=2, rating_threshold=threshold)
+    if told is None:
+        assert set(checked_samples(found, options).label) == {True, False}
+        return
+    with pytest.raises(InputError, match=told) as caught:
+        checked_samples(found, options)
+    better = float(str(caught.value).split("such as ")[1].split(":")[0])
+    samples = checked_samples(found, options.model_copy(update={"rating_threshold": better}))
+    assert set(samples.label[samples.of("train")]) == {True, False}
+
+
+def test_a_threshold_outside_the_scale_is_refused_with_one_inside(make_ratings):
+    with pytest.raises(InputError, match=r"7 makes every answer No, expected one above 0.5 and up to 5, such as 3$"):
+        build_samples(make_ratings(rated(lambda n: 1 + n % 4)), PrepareConfig(history_len=2, rating_threshold=7))
+
+
+def test_one_rating_for_everything_is_refused(make_ratings):
+    with pytest.raises(InputError, match="test: all 24 training samples have the rating 5, expected ratings that diff"):
+        checked_samples(make_ratings(rated(lambda n: 5)), PrepareConfig(history_len=2))
+
+
+@pytest.mark.parametrize("split", ["user-time", "global-time"])
+def test_times_that_order_nobodys_ratings_are_refused(make_ratings, split):
+    options = PrepareConfig(history_len=2, split=split)
+    for time, told in ((lambda user, n: 0, "every timestamp is 0"), (lambda user, n: user, "each has one timestamp")):
+        same = make_ratings(rated(lambda n: 1 + n % 5, time=time))
+        with pytest.raises(InputError, match=rf"test: no user has ratings at two times \({told}"):
+            checked_samples(same, options)
+    apart = make_ratings(sorted(rated(lambda n: 1 + n % 5), key=lambda row: row[1]))
+    checked_samples(apart, PrepareConfig(history_len=2))

@@ -62,8 +62,11 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
     low, high = ratings.scale
     if not low < options.rating_threshold <= high:
         every = "Yes" if options.rating_threshold <= low else "No"
+        better = _threshold_between(ratings.frame["rating"])
+        such = "" if better is None else f", such as {better:g}"
         raise InputError(
-            f"{options.rating_threshold:g} makes every answer {every}, expected one above {low:g} and up to {high:g}",
+            f"{options.rating_threshold:g} makes every answer {every}, "
+            f"expected one above {low:g} and up to {high:g}{such}",
             "prepare.rating_threshold",
         )
     need = options.history_len
@@ -99,6 +102,60 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         (timeline["rating"].to_numpy() >= options.rating_threshold)[is_sample],
         need,
     )
+
+
+def checked_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
+    """As `build_samples`, for data to learn from.
+
+    Raises `InputError` too if no user has ratings at two times, so that histories have no order, and if all of several
+    training samples have one answer.
+    """
+    _check_times(ratings)
+    samples = build_samples(ratings, options)
+    train = samples.of("train")
+    label = samples.label[train]
+    if label.size < 2 or label.min() != label.max():
+        return samples
+    rating = samples.timeline["rating"].to_numpy()[samples.position[train]]
+    better = _threshold_between(pl.Series("rating", rating))
+    if better is None:
+        raise InputError(
+            f"all {label.size:,} training samples have the rating {rating[0]:g}, expected ratings that differ",
+            ratings.name,
+        )
+    raise InputError(
+        f"{options.rating_threshold:g} makes the answer of all {label.size:,} training samples "
+        f"{'Yes' if label[0] else 'No'} (their ratings are {rating.min():g} to {rating.max():g}), expected a threshold "
+        f"that divides them, such as {better:g}: {(rating >= better).mean():.0%} Yes",
+        "prepare.rating_threshold",
+    )
+
+
+def _check_times(ratings: Ratings) -> None:
+    """Raise `InputError` if no user with several ratings has them at two times."""
+    user, time = ratings.frame["user_id"], ratings.frame["timestamp"]
+    if ((user == user.shift()) & (time != time.shift())).any():  # so in any file that is ordered by user
+        return
+    of_user = ratings.frame.group_by("user_id").agg(
+        several=pl.len() > 1, ordered=pl.col("timestamp").min() != pl.col("timestamp").max()
+    )
+    if not of_user["several"].any() or of_user["ordered"].any():
+        return
+    every = f"every timestamp is {time[0]}" if time.min() == time.max() else "each has one timestamp for all"
+    raise InputError(
+        f"no user has ratings at two times ({every}), so histories have no order; expected the column of times as "
+        "ratings.columns.timestamp, or, if the rows are in order, one that numbers them",
+        ratings.name,
+    )
+
+
+def _threshold_between(rating: pl.Series) -> float | None:
+    """The rating from which on the share of Yes is nearest to one half; None if all ratings are the same."""
+    counts = rating.value_counts().sort(rating.name)
+    yes = counts["count"].reverse().cum_sum().reverse()[1:]
+    if yes.is_empty():
+        return None
+    return float(counts[rating.name][1 + int((yes / rating.len() - 0.5).abs().arg_min() or 0)])
 
 
 def _given(ratings: Ratings, options: PrepareConfig) -> Samples:

@@ -13,7 +13,7 @@ from palate.config import PrepareConfig
 from palate.progress import track
 from palate.prompt.spec import PromptSpec
 from palate.ratings import Ratings
-from palate.samples.build import Samples, build_samples
+from palate.samples.build import Samples, checked_samples
 from palate.samples.render import CHUNK, Renderer, renderer
 from palate.samples.split import SPLITS
 
@@ -25,9 +25,9 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
     `ratings.parquet`, `items.parquet`, and last `manifest.json`. The same ratings, options, prompt and seed
-    give the same bytes. Raises `InputError` as `build_samples` and `renderer` do, with nothing written.
+    give the same bytes. Raises `InputError` as `checked_samples` and `renderer` do, with nothing written.
     """
-    samples = build_samples(ratings, options)
+    samples = checked_samples(ratings, options)
     render = renderer(samples, prompt)
     drawn = draw(samples.of("val"), options.max_eval, seed)
     with atomic_folder(out) as folder:

@@ -137,7 +137,7 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
     What decides them: the input files' SHA-256, the options that say how they are read, and those that choose
     and split the samples.
     """
-    from palate.samples.build import build_samples
+    from palate.samples.build import checked_samples
 
     ratings = ratings_of(config)
     made_from = {
@@ -146,7 +146,7 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
     }
-    return build_samples(ratings, config.prepare), made_from, ratings.name
+    return checked_samples(ratings, config.prepare), made_from, ratings.name
 
 
 def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":

@@ -37,12 +37,12 @@ def check_leaks(config: Config, data: "Prepared") -> "Audit":
 def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
     """Print the audit of ratings, with nothing written, or of prepared data; raises `InputError` as `check_leaks`."""
     from palate.evaluate.leaks import audit
-    from palate.samples.build import build_samples
+    from palate.samples.build import checked_samples
 
     console.start_logging()
     if from_ratings or outdated(config):
         ratings = ratings_of(config)
-        samples, place = build_samples(ratings, config.prepare), ratings.name
+        samples, place = checked_samples(ratings, config.prepare), ratings.name
     else:
         data = prepared(config)
         samples, place = data.samples, str(data.folder)
