@@ -124,6 +124,13 @@ def test_a_history_in_a_file_is_recommended_what_the_user_with_the_same_is(run: 
         assert found["recommendations"] == expected["recommendations"]
 
 
+def test_a_history_may_hold_any_rating_of_the_scale(run: Path, ask: Ask, tmp_path: Path) -> None:
+    log = pl.read_parquet(run / "data" / "ratings.parquet")["rating"]
+    assert log.min() == 1.5, "a test on ratings that the log holds would prove nothing"
+    (tmp_path / "mine.csv").write_text('Name,Year,Rating\n"Film 1, The",1951,0.5\n"Film 2, The",1952,5\n')
+    assert ask("--history", str(tmp_path / "mine.csv"))["scored"]["left_out_as_seen"] == 2
+
+
 def test_candidates_of_a_list_and_of_a_first_stage(run: Path, ask: Ask, tmp_path: Path) -> None:
     every = {row["item_id"]: row["p"] for row in ask("--user", "3", "--top-k", "60")["recommendations"]}
     seen = int(rated(run, 3)["item_id"][0])
@@ -293,6 +300,8 @@ def test_wrong_files_are_told_with_their_line(run: Path, tmp_path: Path, capsys:
     command = ["recommend", "--config", str(run / "config.yaml")]
     (tmp_path / "mine.csv").write_text('title,rating\n"Film 1, The (1951)",4\n"The Film 2",3\n')
     expect_refusal([*command, "--history", str(tmp_path / "mine.csv")], capsys, "mine.csv:3", ["Film 2, The (1952)"])
+    (tmp_path / "mine.csv").write_text("movieId,rating\n1,5.5\n")
+    expect_refusal([*command, "--history", str(tmp_path / "mine.csv")], capsys, "mine.csv:2", ["from 0.5 to 5"])
     (tmp_path / "list.txt").write_text("1\n61\n")
     listed = ["--candidates", str(tmp_path / "list.txt")]
     expect_refusal([*command, "--user", "3", *listed], capsys, "list.txt:2", ["'61'"])

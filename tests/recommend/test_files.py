@@ -37,6 +37,12 @@ def history(folder: Path, text: str) -> list[tuple[int, float]]:
         '{"title": "Toy Story (1995)", "rating": 4}\n{"item_id": 2571, "rating": 4.5}\n',
         '{"item_id": "1", "title": "anything", "rating": "4"}\n\n{"title": "matrix, the (1999)", "rating": 4.5}',
         'item_id,title,rating\n1,,4\n,"Matrix, The (1999)",4.5\n',
+        'Name,Rating\nToy Story (1995),4\n"Matrix, The (1999)",4.5\n',
+        "userId,movieId,rating,timestamp\n1,1,4.0,100\n1,2571,4.5,101\n",
+        'Date,Name,Year,Rating\n2023-01-01,Toy Story,1995,4\n2023-01-02,"matrix, the",1999,4.5\n',
+        "Title;Stars\nToy Story (1995);4\nMatrix, The (1999);4.5\n",
+        "Product ID\tOverall\n1\t4\n2571\t4.5\n",
+        '{"Name": "Toy Story (1995)", "Stars": 4}\n{"movieId": 2571, "score": 4.5}\n',
     ],
 )
 def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
@@ -48,8 +54,10 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
     [
         ("", "history.csv: holds no ratings"),
         ("title,rating\n", "history.csv: holds no ratings"),
-        ("title,stars\nHeat (1995),4\n", "history.csv:1: has the columns title, stars, expected title or item_id"),
-        ("movie,rating\nHeat (1995),4\n", "history.csv:1: has the columns movie, rating"),
+        ("title,points\nHeat (1995),4\n", "history.csv:1: has the columns title, points, expected title or item_id"),
+        ("film,rating\nHeat (1995),4\n", "history.csv:1: has the columns film, rating.*ratings.columns.title"),
+        ("movie,rating\nHeat (1995),4\n", r"history.csv:2: there is no item 'Heat \(1995\)', expected an item_id"),
+        ("title,Year,rating\nHeat,1996,4\n", r"history.csv:2: .* 'Heat', did you mean 'Heat \(1995\)'"),
         ("title,rating\nHeat (1995)\n", "history.csv:2: row has 1 field, expected 2"),
         (
             "title,rating\nMatrix, The (1999),4\n",
@@ -70,12 +78,45 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ('{"title": "Heat (1995)", "rating": 4}\n[4]', "history.csv:2: is no rating"),
         ('{"title": "Heat (1995)"}', "history.csv:1: is no rating, expected an object with title or item_id"),
         ('{"title": "Heat (1995)", "rating": true}', "history.csv:1: rating True"),
+        ('{"title": "Heat (1995)", "rating": NaN}', "history.csv:1: is not JSON: NaN is no number of JSON"),
+        ('{"title": NaN, "rating": 4}', "history.csv:1: is not JSON: NaN is no number of JSON"),
+        ('{"title": "Heat (1995)", "rating": 1' + 5000 * "0" + "}", "history.csv:1: is not JSON"),
+        (9999 * '{"title": ' + "1", "history.csv:1: is not JSON"),
+        ('[{"title": "Heat (1995)", "rating": 4}]', "history.csv: is a JSON array, expected an object a line"),
         ('{"title": "Heat (1995)", "rating": null}', "history.csv:1: rating None"),
     ],
 )
 def test_a_wrong_line_of_a_history_is_named(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         history(tmp_path, text)
+
+
+def test_columns_have_the_names_that_the_config_gives_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "Const,Your Rating,Title,Year,IMDb Rating\ntt1,2,Heat,1995,8\n")
+    columns = {"rating": "Your Rating", "item": "const of another table"}
+    assert read_history(path, LOOKUP, (1, 10), columns).rows() == [(1, 2.0)]
+    with pytest.raises(InputError, match=r"history.csv:1: has the columns Const, .*ratings\.columns\.title, .item and"):
+        read_history(path, LOOKUP, (1, 10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + 900 * '{"title": "Heat (1995)", "rating": 4}, ' + "4]",
+        "title,rating\n" + 900 * "Heat " + ",4\n",
+        "item_id,rating\n" + 900 * "Heat " + ",4\n",
+        "title,rating\nHeat (1995)," + 900 * "Heat " + "\n",
+        900 * "column," + "\n",
+        900 * "title," + "rating\nHeat (1995),4\n",
+    ],
+)
+def test_a_message_never_holds_a_whole_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        history(tmp_path, text)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(InputError) as caught:
+        read_candidates(write(tmp_path, text.replace("\n", " ")), LOOKUP)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

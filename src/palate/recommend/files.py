@@ -4,28 +4,38 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.recommend.lookup import Lookup
+from palate.ratings.layout import column_of
+from palate.recommend.lookup import Lookup, shortened
 
 NAMES = "title or item_id, and rating"
+OBJECT = '{"title": "Heat (1995)", "rating": 4}'
+SEPARATORS = (",", ";", "\t")
 
 
-def read_history(path: Path, lookup: Lookup, scale: tuple[float, float]) -> pl.DataFrame:
+def read_history(
+    path: Path, lookup: Lookup, scale: tuple[float, float], columns: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Read ratings, oldest first: `item` (Int64, rows of the item table) and `rating` (Float64).
 
-    The file is CSV with a header, or JSON lines; both name `title` or `item_id`, and `rating`. Raises `InputError`
-    with the line for an item that is not there or stands there twice, and a rating outside the `scale`.
+    The file is CSV with a header, or JSON lines; both name an item by id or title, and its rating, under the names
+    that tables of ratings may use, or those in `columns` (by role). A title without its year is found by a column
+    `year`. Raises `InputError` with the line for an item that is unknown or stands there twice, and a rating outside
+    the `scale`.
     """
-    text = _text(path)
-    rows = _json_lines(text, path) if text.lstrip().startswith("{") else _csv(text, path)
+    text, columns = _text(path), columns or {}
+    start = text.lstrip()[:1]
+    if start == "[":
+        raise InputError(f"is a JSON array, expected an object a line, such as {OBJECT}: `jq -c '.[]' FILE`", path)
+    rows = _json_lines(text, path, columns) if start == "{" else _csv(text, path, columns)
     line_of: dict[int, int] = {}
     ratings = []
     for line, row in rows:
@@ -61,9 +71,11 @@ def _text(path: Path) -> str:
         raise InputError(f"byte {error.object[error.start]:#04x} is not UTF-8 text", path, line) from None
 
 
-def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    separator = _separator(text, columns)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] | None = None
+    roles: dict[str, str] = {}
     try:
         for fields in reader:
             if not any(field.strip() for field in fields):
@@ -71,48 +83,83 @@ def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             line = reader.line_num
             if names is None:
                 names = [field.strip() for field in fields]
-                if "rating" not in names or not {"title", "item_id"} & set(names):
-                    raise InputError(f"has the columns {', '.join(names)}, expected {NAMES}", path, line)
+                roles = _roles(names, columns)
+                if not _is_enough(roles):
+                    found = shortened(", ".join(names))
+                    option = "or their names as ratings.columns.title, .item and .rating"
+                    raise InputError(f"has the columns {found}, expected {NAMES}, {option}", path, line)
                 continue
             if len(fields) != len(names):
                 found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
-                hint = "; a title with a comma needs quotes" if len(fields) > len(names) else ""
-                raise InputError(f"row has {found}, expected {len(names)} ({', '.join(names)}){hint}", path, line)
-            yield line, dict(zip(names, fields, strict=True))
+                hint = "; a title with a comma needs quotes" if len(fields) > len(names) and separator == "," else ""
+                told = shortened(", ".join(names))
+                raise InputError(f"row has {found}, expected {len(names)} ({told}){hint}", path, line)
+            row = dict(zip(names, fields, strict=True))
+            yield line, {role: row[name] for role, name in roles.items()}
     except csv.Error as error:
         raise InputError(f"is not CSV: {error}", path, reader.line_num) from None
 
 
-def _json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _separator(text: str, columns: Mapping[str, str]) -> str:
+    """What separates the fields of the header so that it names what is needed; a comma if nothing does."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    for separator in SEPARATORS:
+        names = [name.strip().strip('"') for name in header.split(separator)]
+        if _is_enough(_roles(names, columns)):
+            return separator
+    return ","
+
+
+def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, part in enumerate(text.split("\n"), start=1):
         if not part.strip():
             continue
         try:
-            row = json.loads(part)
-        except json.JSONDecodeError as error:
-            raise InputError(f"is not JSON: {error.msg}", path, line) from None
-        if not isinstance(row, dict) or "rating" not in row or not {"title", "item_id"} & row.keys():
-            raise InputError(f"is no rating, expected an object with {NAMES}", path, line)
-        yield line, row
+            row = json.loads(part, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            told = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InputError(f"is not JSON: {told}; expected an object a line, such as {OBJECT}", path, line) from None
+        roles = _roles(list(row), columns) if isinstance(row, dict) else {}
+        if not _is_enough(roles):
+            raise InputError(f"is no rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
+        yield line, {role: row[name] for role, name in roles.items()}
 
 
-def _item(row: dict[str, Any], lookup: Lookup, path: Path, line: int) -> int:
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _roles(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """The columns by what they mean: `item`, `title`, `rating`, and `year`."""
+    found = {role: column_of(role, names, columns, "", needed=False) for role in ("item", "title", "rating")}
+    found["year"] = next((name for name in names if name.lower() == "year"), None)
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def _is_enough(roles: Mapping[str, str]) -> bool:
+    """Whether the columns name an item and a rating."""
+    return "rating" in roles and ("item" in roles or "title" in roles)
+
+
+def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
     """The row of the item that a row names: by its id where there is one."""
-    named = row.get("item_id")
+    named = row.get("item")
     if named is not None and str(named).strip():
         return lookup.by_id(str(named), path, line)
-    title = str(row.get("title") or "")
-    if not title.strip():
+    title = str(row.get("title") or "").strip()
+    if not title:
         raise InputError("names no item, expected a title or an item_id", path, line)
-    return lookup.by_title(title, path, line)
+    dated = f"{title} ({str(row.get('year') or '').strip()})"
+    return lookup.by_title(dated if lookup.has_title(dated) else title, path, line)
 
 
 def _rating(value: Any, scale: tuple[float, float], path: Path, line: int) -> float:
     low, high = scale
     try:
         rating = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rating = math.nan
     if not low <= rating <= high:
-        raise InputError(f"rating {value!r}, expected a number from {low:g} to {high:g}", path, line)
+        said = shortened(repr(value))
+        raise InputError(f"rating {said}, expected a number from {low:g} to {high:g} (ratings.scale)", path, line)
     return rating

@@ -11,6 +11,9 @@ import polars as pl
 
 from palate.errors import InputError
 
+LONG = 200
+"""Characters of a value beyond which a message shows its beginning only: it is no title."""
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -22,7 +25,8 @@ class Lookup:
         """The row of an item's id; raises `InputError` if there is none."""
         row = self._ids.get(text.strip())
         if row is None:
-            raise InputError(f"there is no item {text.strip()!r}, expected an item_id of the item table", file, line)
+            said = shortened(repr(text.strip()))
+            raise InputError(f"there is no item {said}, expected an item_id of the item table", file, line)
         return row
 
     def by_title(self, title: str, file: Path, line: int) -> int:
@@ -36,10 +40,14 @@ class Lookup:
             ids = ", ".join(str(self.items["item_id"][row]) for row in rows[:3])
             raise InputError(f"{title!r} is the title of {len(rows)} items, expected an item_id: {ids}", file, line)
         if not rows:
-            near = self.nearest(title)
+            near = self.nearest(title) if len(title) <= LONG else None
             remark = f"did you mean {near!r}?" if near else "expected one of the item table"
-            raise InputError(f"there is no title {title!r}, {remark}", file, line)
+            raise InputError(f"there is no title {shortened(repr(title))}, {remark}", file, line)
         return rows[0]
+
+    def has_title(self, title: str) -> bool:
+        """Whether an item has this title, in any case."""
+        return title in self._titles or title.casefold() in self._folded
 
     def by_either(self, text: str, file: Path, line: int) -> int:
         """The row of an id, else of a title."""
@@ -70,6 +78,11 @@ class Lookup:
     @cached_property
     def _keys(self) -> dict[str, int]:
         return {_key(title): row for row, title in reversed(list(enumerate(self.items["title"].to_list())))}
+
+
+def shortened(text: str) -> str:
+    """What a message shows of a value from a file: its beginning if it is long."""
+    return text if len(text) <= LONG else f"{text[:80]}…"
 
 
 def _grouped(titles: list[str]) -> dict[str, list[int]]:

@@ -142,6 +142,7 @@ def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]
         "users_with_samples": samples.timeline["user_id"].gather(samples.position).n_unique(),
         "items": items,
         "ratings": ratings.frame.height,
+        "scale": list(ratings.scale),
         "density": round(ratings.frame.height / (users * items), 6),
         "samples": {name: int(samples.of(name).size) for name in SPLITS},
         "yes": {name: int(samples.label[samples.of(name)].sum()) for name in SPLITS},

@@ -219,11 +219,21 @@ def _files(
     from palate.recommend.lookup import Lookup
 
     lookup = Lookup(data.samples.items)
-    rating = data.samples.timeline["rating"].to_numpy()
-    scale = config.ratings.scale or (float(rating.min()), float(rating.max()))
-    guest = None if request.history is None else read_history(request.history, lookup, scale)
+    columns = {str(role): name for role, name in config.ratings.columns.items()}
+    scale = _scale(config, data)
+    guest = None if request.history is None else read_history(request.history, lookup, scale, columns)
     listed = None if request.candidates is None else read_candidates(request.candidates, lookup)
     return guest, listed
+
+
+def _scale(config: Config, data: "Prepared") -> tuple[float, float]:
+    """The lowest and highest rating that the data may hold, whether or not the log holds them."""
+    scale = config.ratings.scale or data.manifest["stats"].get("scale")
+    if scale is None:  # prepared before the manifest had it
+        rating = data.samples.timeline["rating"].to_numpy()
+        scale = (rating.min(), rating.max())
+    low, high = scale
+    return float(low), float(high)
 
 
 def _asker(request: Request, data: "Prepared", guest: "pl.DataFrame | None") -> "Asker":
