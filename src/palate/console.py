@@ -1,12 +1,31 @@
 """What the terminal shows: results on stdout, the course of the work on stderr."""
 
 import logging
+import re
+from collections.abc import Iterable
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from palate import processes
+
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+class Console(RichConsole):
+    """Rich's, with control characters of what is shown replaced: none of them acts on a terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments as Rich makes them; its own control codes stay."""
+        for segment in super().render(renderable, options):
+            if segment.control or not _CONTROLS.search(segment.text):
+                yield segment
+            else:
+                yield Segment(_CONTROLS.sub("\ufffd", segment.text), segment.style)
+
 
 # Where there is no terminal to ask, tables get the width that they are made for.
 WIDTH = 100

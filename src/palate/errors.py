@@ -1,6 +1,12 @@
 """The two ways in which Palate stops: the input is wrong (exit 2), or the work failed (exit 1)."""
 
+import re
 from pathlib import Path
+
+
+def visible(text: str) -> str:
+    """Text with its line breaks and other control characters written as Python writes them, such as `\\x1b`."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]", lambda found: repr(found[0])[1:-1], text)
 
 
 class PalateError(Exception):
@@ -30,4 +36,4 @@ class InputError(PalateError):
     def __init__(self, message: str, place: str | Path | None = None, line: int | None = None) -> None:
         self.message, self.place, self.line = message, place, line
         where = "" if place is None else f"{place}:{line}: " if line is not None else f"{place}: "
-        super().__init__(where + message)
+        super().__init__(visible(where + message))

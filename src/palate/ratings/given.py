@@ -17,6 +17,7 @@ from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, reco
 from palate.ratings.load import ITEM_FILES, Ratings
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
+from palate.ratings.text import folded
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
@@ -124,14 +125,20 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         if nested:
             raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",
                              file.place)  # fmt: skip
-        return _Part(frame.with_columns(pl.all().cast(pl.String)), file, None, names)
+        return _Part(_clean(frame.with_columns(pl.all().cast(pl.String)), white=""), file, None, names)
     try:
         frame = scan(file, layout, {name: layout.names.index(column) for name, column in names.items()}, {})
     except pl.exceptions.PolarsError as error:
         _check_widths(file, layout, None)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
-    return _Part(frame.with_columns(pl.all().str.strip_chars(_WHITE)), file, layout, names)
+    return _Part(_clean(frame), file, layout, names)
+
+
+def _clean(frame: pl.DataFrame, white: str = _WHITE) -> pl.DataFrame:
+    """Fields without white space around them, titles on one line."""
+    frame = frame.with_columns(pl.all().str.strip_chars(white)) if white else frame
+    return frame.with_columns(folded(pl.col("title"))) if "title" in frame.columns else frame
 
 
 def _check_widths(file: SourceFile, layout: Layout, rows: int | None) -> None:

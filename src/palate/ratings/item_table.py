@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import polars as pl
 
 from palate.errors import InputError
-from palate.ratings.layout import GENRE_FLAGS, Layout, column_of, is_parquet, layout_of, records
+from palate.ratings.layout import GENRE_FLAGS, Layout, column_of, double_quotes, is_parquet, layout_of, records
 from palate.ratings.rating_table import RatingTable, as_ids
 from palate.ratings.source import SourceFile
+from palate.ratings.text import folded
 
 
 def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
@@ -34,7 +35,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
         ids.cast(pl.Int64 if ids.dtype.is_integer() else pl.String).alias("item_id"),
         pl.col(title).cast(pl.String).fill_null("").alias("title"),
         *[pl.col(c) for c in rest if c not in ("item_id", "title")],
-    ).with_columns(pl.col(pl.String).exclude("item_id").fill_null(""))
+    ).with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
     _check_ids(table["item_id"], file, layout)
     table = _join_genre_flags(table)
     is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
@@ -43,7 +44,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
 
 def items_of_titles(table: RatingTable) -> pl.DataFrame:
     """The items of a rating table that brings its own titles, in the order of their first rating."""
-    pairs = table.frame.select("item_id", pl.col("title").fill_null("")).with_row_index("row")
+    pairs = table.frame.select("item_id", folded(pl.col("title").fill_null(""))).with_row_index("row")
     pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
     again = pairs.filter(pl.col("item_id").is_duplicated())
     if again.height:
@@ -95,7 +96,7 @@ def _split(text: str, layout: Layout) -> pl.DataFrame:
         split = pl.col("line").str.splitn(layout.separator, len(layout.names)).struct.rename_fields(layout.names)
         return lines.filter(pl.col("line") != "").select(split).unnest("line")
     table = pl.read_csv(
-        text.encode(),
+        (double_quotes(text) if layout.escaped else text).encode(),
         has_header=False,
         skip_lines=layout.skip_lines,
         separator=layout.separator,

@@ -1,6 +1,7 @@
 """How a table lies in its file: separator, quotes, header; and which column means what."""
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Layout:
     names: tuple[str, ...]
     skip_lines: int
     encoding: str = "utf-8-sig"
+    escaped: bool = False
+    """Whether a quote within quotes is written `\\"`, as Spark does, rather than `""`."""
 
 
 def is_parquet(file: SourceFile) -> bool:
@@ -70,12 +73,15 @@ def layout_of(file: SourceFile) -> Layout:
         raise InputError("is empty, expected a header and rows", file.place)
     _, end, fields = header
     names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
+    quoted, escaped = _quoting(file, separator, len(names)) if quoted else (False, False)
+    if escaped or not quoted:
+        rows = _walk(file, Layout(separator, quoted, (), end, escaped=escaped))
     # Polars takes a table's width from its first line, so blank ones below the header are skipped with it.
     first = next(rows, None)
     if first is None:
         with file.path.open("rb") as lines:
             end = sum(1 for _ in lines)
-    return Layout(separator, quoted, names, end if first is None else first[0] - 1)
+    return Layout(separator, quoted, names, end if first is None else first[0] - 1, escaped=escaped)
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
@@ -84,10 +90,36 @@ def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]
         yield line, fields
 
 
+def double_quotes(text: str) -> str:
+    """Quotes written `\\"` as `""`, which every reader of CSV takes."""
+    return re.sub(r'(?<!\\)((?:\\\\)*)\\"', r'\1""', text)
+
+
+def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool]:
+    """Whether fields are quoted, and quotes escaped with a backslash: the first way in which every row has its fields.
+
+    Raises `InputError` with the line where quotes can be read in no way.
+    """
+    with file.path.open("rb") as lines:
+        if not any(b'"' in line for line in lines):
+            return True, False
+    ways = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
+    problem = None
+    for way in ways:
+        try:
+            rows = _walk(file, Layout(separator, way[0], (), 0, escaped=way[1]))
+            if all(len(fields) == width for _, _, fields in rows):
+                return way
+        except InputError as error:
+            problem = error if way == ways[0] else problem
+    if problem is not None:
+        raise problem
+    return ways[0]  # whoever reads the rows names the one that has too many fields, or too few
+
+
 def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
     """The rows as (first line, last line, fields)."""
-    newline = "" if layout.quoted else "\n"
-    with file.path.open(encoding=layout.encoding, errors="replace", newline=newline) as text:
+    with file.path.open(encoding=layout.encoding, errors="replace", newline="\n") as text:
         for _ in range(layout.skip_lines):
             text.readline()
         if not layout.quoted:
@@ -95,7 +127,8 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
                 if row := row.rstrip("\r\n"):
                     yield line, line, row.split(layout.separator)
             return
-        reader = csv.reader(text, delimiter=layout.separator)
+        lines = map(double_quotes, text) if layout.escaped else text
+        reader = csv.reader(lines, delimiter=layout.separator, strict=True)
         first = layout.skip_lines + 1
         try:
             for fields in reader:
@@ -104,7 +137,17 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
                     yield first, last, fields
                 first = last + 1
         except csv.Error as error:
-            raise InputError(f"is not CSV: {error}", file.place, first) from None
+            raise InputError(f"is not CSV: {_reason(error)}", file.place, first) from None
+
+
+def _reason(error: csv.Error) -> str:
+    """What csv found, and what was expected."""
+    found = str(error)
+    if found.startswith("new-line character"):
+        return "a carriage return stands within the line, expected lines that end in LF or CRLF"
+    if found.endswith("expected after '\"'"):
+        return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
+    return "a quote is never closed" if found.startswith("unexpected end") else found
 
 
 def _encoding_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
-from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, records
+from palate.ratings.layout import Layout, column_of, double_quotes, is_parquet, layout_of, records
 from palate.ratings.source import SourceFile
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
@@ -89,8 +89,9 @@ def scan(file: SourceFile, layout: Layout, places: Mapping[str, int], types: Map
     names = list(schema)
     for name, place in places.items():
         schema[names[step * place]] = types.get(name, pl.String())
+    text = double_quotes(file.path.read_bytes().decode("latin-1")).encode("latin-1") if layout.escaped else None
     scan = pl.scan_csv(
-        file.path,
+        file.path if text is None else text,
         has_header=False,
         skip_lines=layout.skip_lines,
         separator=layout.separator[0],

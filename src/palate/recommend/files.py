@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.layout import column_of
+from palate.ratings.text import fold
 from palate.recommend.lookup import Lookup, shortened
 
 NAMES = "title or item_id, and rating"
@@ -58,7 +59,7 @@ def read_candidates(path: Path, lookup: Lookup) -> NDArray[np.int64]:
     lines = [(n, line) for n, line in enumerate(_text(path).split("\n"), start=1) if line.strip()]
     if not lines:
         raise InputError("holds no items, expected an item_id or a title a line", path)
-    return np.array(list(dict.fromkeys(lookup.by_either(line, path, n) for n, line in lines)), np.int64)
+    return np.array(list(dict.fromkeys(lookup.by_either(fold(line), path, n) for n, line in lines)), np.int64)
 
 
 def _text(path: Path) -> str:
@@ -146,7 +147,7 @@ def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
     named = row.get("item")
     if named is not None and str(named).strip():
         return lookup.by_id(str(named), path, line)
-    title = str(row.get("title") or "").strip()
+    title = fold(str(row.get("title") or "")).strip()
     if not title:
         raise InputError("names no item, expected a title or an item_id", path, line)
     dated = f"{title} ({str(row.get('year') or '').strip()})"

@@ -1,0 +1,30 @@
+"""Text of one line: line breaks become spaces, escape sequences and other control characters go."""
+
+import re
+
+import polars as pl
+
+# C0, C1, line and paragraph separators, marks that turn the direction of writing, a byte order mark within text.
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]"
+_REPLACEMENTS = (
+    (r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]", ""),  # OSC and CSI sequences of ECMA-48
+    (r" *[\t-\r\x1c-\x1e\x85\u2028\u2029][\t-\r\x1c-\x1e\x85\u2028\u2029 ]*", " "),
+    (_CONTROL, ""),
+)
+
+
+def fold(text: str) -> str:
+    """The text on one line; what has no control characters stays as it stands."""
+    if not re.search(_CONTROL, text):
+        return text
+    for pattern, replacement in _REPLACEMENTS:
+        text = re.sub(pattern, replacement, text)
+    return text.strip(" ")
+
+
+def folded(column: pl.Expr) -> pl.Expr:
+    """`fold` for a String column."""
+    one_line = column
+    for pattern, replacement in _REPLACEMENTS:
+        one_line = one_line.str.replace_all(pattern, replacement)
+    return pl.when(column.str.contains(_CONTROL)).then(one_line.str.strip_chars(" ")).otherwise(column).name.keep()

@@ -1,0 +1,82 @@
+"""Titles arrive whole and on one line, however their file writes quotes, line breaks and control characters."""
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.errors import InputError
+from palate.ratings import load_ratings
+from palate.ratings.text import fold, folded
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+ROWS = "userId,movieId,rating,timestamp\n1,1,4,100\n1,2,4,200\n"
+
+
+def titles(folder: Path) -> list[str]:
+    return load_ratings(str(folder)).items["title"].to_list()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside the repository")
+@pytest.mark.parametrize(
+    ("case", "first"),
+    [
+        ("07-spark-backslash", ['Amber Harbor, "the 0"', "Broken Harbor"]),
+        ("47-spark-comma", ['Amber Harbor "the best", part 0', 'Broken Harbor "the best", part 1']),
+        ("25b-titles-ansi", ["Two Lines", "Tab here", "Red"]),
+    ],
+)
+def test_a_title_is_read_as_it_was_meant(case, first, tmp_path):
+    for name in ("ratings.csv", "movies.csv"):
+        shutil.copy(CASES / case / name, tmp_path / name)
+    found = titles(tmp_path)
+    assert found[: len(first)] == first
+    assert not [title for title in found if "\\" in title or not title.isprintable()]
+
+
+@pytest.mark.parametrize("quoted", [r'"Say \"Hi\", Ann"', '"Say ""Hi"", Ann"'])
+def test_quotes_are_escaped_or_doubled(table, quoted):
+    assert titles(table(ROWS, f"movieId,title\n1,{quoted}\n2,B\n")) == ['Say "Hi", Ann', "B"]
+
+
+@pytest.mark.parametrize("quoted", [r'"Say \"Hi\", Ann"', '"Say ""Hi"", Ann"'])
+def test_titles_of_a_rating_table_are_whole_too(tmp_path, quoted):
+    (tmp_path / "a.csv").write_text(f"user,item,title,rating,timestamp\nann,1,{quoted},4,1\nann,2,B\x1b[31m,4,2\n")
+    assert titles(tmp_path / "a.csv") == ['Say "Hi", Ann', "B"]
+
+
+def test_quotes_in_a_tab_separated_title_are_part_of_it(tmp_path):
+    (tmp_path / "ratings.tsv").write_text(ROWS.replace(",", "\t"))
+    (tmp_path / "movies.tsv").write_text('movieId\ttitle\n1\t"Best" Film\n2\t"Never closed\n')
+    assert titles(tmp_path) == ['"Best" Film', '"Never closed']
+
+
+@pytest.mark.parametrize(
+    ("movies", "message"),
+    [
+        ('movieId,title\n1,A\n2,"B" C\n', "movies.csv:3: is not CSV: text follows a closing quote"),
+        ('movieId,title\n1,A\n2,"B\n', "movies.csv:3: is not CSV: a quote is never closed"),
+        ("movieId,title\n1,A\r2,B\n", "movies.csv:2: is not CSV: a carriage return stands within the line"),
+    ],
+)
+def test_a_title_that_cannot_be_read_whole_is_refused_with_its_line(table, movies, message):
+    with pytest.raises(InputError, match=message):
+        titles(table(ROWS, movies))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from(list("ab \"'\\,\t\r\n\x1b[31mJ;\x07\x00\x85\x9b\u2028\u2029"))))
+def test_a_column_is_folded_as_a_text_is(text):
+    one_line = fold(text)
+    assert pl.DataFrame({"t": [text]}).select(folded(pl.col("t")))["t"][0] == one_line
+    assert not [mark for mark in one_line if not mark.isprintable()]
+    assert one_line.split() == one_line.split("\n")[0].split()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1), min_size=1))
+def test_text_without_control_characters_stays_as_it_stands(tmp_path_factory, texts):
+    assert [fold(text) for text in texts] == texts
