@@ -13,7 +13,7 @@ import polars as pl
 from palate.errors import InputError
 from palate.external.splits import SPLIT_NAMES, split_files
 from palate.ratings.item_table import read_items
-from palate.ratings.layout import Layout, column_of, is_parquet, layout_of, records
+from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, is_parquet, layout_of, records
 from palate.ratings.load import ITEM_FILES, Ratings
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
@@ -103,7 +103,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         try:
             lazy, layout = pl.scan_parquet(file.path, glob=False), None
             header = lazy.collect_schema().names()
-        except pl.exceptions.PolarsError as error:
+        except POLARS_FAULTS as error:
             raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
     else:
         layout = layout_of(file)
@@ -128,7 +128,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         return _Part(_clean(frame.with_columns(pl.all().cast(pl.String)), white=""), file, None, names)
     try:
         frame = scan(file, layout, {name: layout.names.index(column) for name, column in names.items()}, {})
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         _check_widths(file, layout, None)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too

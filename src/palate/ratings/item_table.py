@@ -5,7 +5,16 @@ from collections.abc import Mapping
 import polars as pl
 
 from palate.errors import InputError
-from palate.ratings.layout import GENRE_FLAGS, Layout, column_of, double_quotes, is_parquet, layout_of, records
+from palate.ratings.layout import (
+    GENRE_FLAGS,
+    POLARS_FAULTS,
+    Layout,
+    column_of,
+    double_quotes,
+    is_parquet,
+    layout_of,
+    records,
+)
 from palate.ratings.rating_table import RatingTable, as_ids
 from palate.ratings.source import SourceFile
 from palate.ratings.text import folded
@@ -20,7 +29,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     if is_parquet(file):
         try:
             table, layout = pl.read_parquet(file.path, glob=False), None
-        except pl.exceptions.PolarsError as error:
+        except POLARS_FAULTS as error:
             raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
     else:
         layout = layout_of(file)
@@ -76,7 +85,7 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     try:
         table = _split(text, layout)
         ragged = bool(table[table.columns[-1]].null_count())
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         problem = str(error).splitlines()[0]
     if ragged:
         for line, fields in records(file, layout):

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from palate.errors import InputError
 from palate.ratings.source import SourceFile
 
@@ -34,6 +36,9 @@ _FIXED = {
     "u.data": ("\t", _RATINGS),
     "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
 }
+
+POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises for a file that it cannot read; a panic is a BaseException."""
 
 
 @dataclass(frozen=True)

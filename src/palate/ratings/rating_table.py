@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
-from palate.ratings.layout import Layout, column_of, double_quotes, is_parquet, layout_of, records
+from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, double_quotes, is_parquet, layout_of, records
 from palate.ratings.source import SourceFile
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
@@ -73,7 +73,7 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
     try:
         frame = scan(file, layout, places, _TYPES)
         usual = not _has_nulls(frame)
-    except pl.exceptions.PolarsError:
+    except POLARS_FAULTS:
         usual = False
     return RatingTable(frame if usual else _read_carefully(file, layout, places, scale), file, layout)
 
@@ -120,7 +120,7 @@ def _read_carefully(
     """
     try:
         text = scan(file, layout, places, {})
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         _diagnose(file, layout, places, scale)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(_BLANK).replace("", None))
@@ -202,7 +202,7 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
     try:
         scan = pl.scan_parquet(file.path, glob=False)
         schema = scan.collect_schema()
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
     names = schema.names()
     casts = []
@@ -226,7 +226,7 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
         casts.append(pl.col(column).cast(wanted).alias(name))
     try:
         frame = scan.select(casts).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except POLARS_FAULTS as error:
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     table = RatingTable(frame, file, None)
     for name in COLUMNS:

@@ -1,9 +1,13 @@
 """A folder or a zip as a set of named files, each readable from disk and named as the user knows it."""
 
+import errno
 import hashlib
+import lzma
 import posixpath
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +17,10 @@ from palate.artifacts import sha256_file
 from palate.errors import InputError
 
 _BLOCK = 1 << 20
+_LARGE, _MOST_TIMES = 100_000_000, 100
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
+           LookupError, OverflowError, struct.error)  # fmt: skip
+"""What `zipfile` and its decompressors raise for bytes that are damaged."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,16 @@ class Source:
         path = self.scratch / f"{self.names.index(name)}-{base}"
         digest = hashlib.sha256()
         try:
+            _refuse_bomb(self.archive.getinfo(name), place)
             with self.archive.open(name) as member, path.open("wb") as file:
                 while block := member.read(_BLOCK):
                     digest.update(block)
                     file.write(block)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        except _DAMAGE as error:
+            raise InputError(f"cannot be read from the zip: {error}", place) from None
+        except OSError as error:  # bz2 has no error of its own; a full disk has a number
+            if error.errno is not None and error.errno != errno.EINVAL:
+                raise
             raise InputError(f"cannot be read from the zip: {error}", place) from None
         return SourceFile(path, base, place, digest.hexdigest())
 
@@ -78,10 +91,10 @@ def open_source(path: Path) -> Iterator[Source]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
+    except _DAMAGE:
         raise InputError("is not a whole zip file", path) from None
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path) from None
+        raise InputError(f"cannot be read: {error.strerror or error}", path) from None
     with archive, tempfile.TemporaryDirectory(prefix="palate-") as scratch:
         names = archive.namelist()
         unsafe = next((n for n in names if _leads_out(n)), None)
@@ -89,6 +102,14 @@ def open_source(path: Path) -> Iterator[Source]:
             raise InputError(f"holds {unsafe!r}, expected only names below the zip's own folder", path)
         files = (n for n in names if not n.endswith("/") and not n.startswith("__MACOSX/"))
         yield Source(path, tuple(sorted(files)), archive, Path(scratch))
+
+
+def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
+    """Refuse a file that is one pattern repeated: tables of ratings shrink to a fifth, not to a hundredth."""
+    size = member.file_size
+    if size > _LARGE and size > _MOST_TIMES * member.compress_size:
+        packed = f"{max(member.compress_size // 1000, 1):,} kB"
+        raise InputError(f"unpacks to {size / 1e6:,.0f} MB from {packed}, expected a table of ratings or items", place)
 
 
 def _leads_out(name: str) -> bool:
