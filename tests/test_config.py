@@ -33,6 +33,10 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("train: 3\n", 1, "'train' is 3"),
         ("- a\n- b\n", 1, "is list, expected a mapping"),
         ("a: [1,\n", 2, "is not YAML"),
+        ("name: x\nseed: 2001-99-99\n", 2, "is not YAML: '2001-99-99': month must be in 1..12"),
+        ("name: x\nseed: 0x_\n", 2, "is not YAML: '0x_'"),
+        ("a: &a {b: *a}\n", 1, "unknown key 'a'"),
+        ("train: &a {lora: *a}\n", 1, "unknown key 'train.lora.lora'"),
     ],
 )
 def test_a_mistake_in_a_config_is_told_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -44,6 +48,17 @@ def test_a_mistake_in_a_config_is_told_with_its_line(tmp_path: Path, text: str, 
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(InputError, match=r"x\.yaml: is nested too deeply"):
+        load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("value", ["2001-99-99", "0x_", "[" * 5000])
+def test_an_override_that_is_no_yaml_is_text(value: str) -> None:
+    assert parse_override(f"seed={value}").value == value
 
 
 def test_a_missing_config_is_told_by_its_path(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ SHARING = ("left", "history", "error")
 """The truncations that leave several targets of a prompt a history to share."""
 
 
+_DEPTH = 4
+
+
 class Section(BaseModel):
     """A part of the config; unknown keys are errors."""
 
@@ -323,16 +326,10 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
             raise InputError(f"cannot be read: {error.strerror}", path) from None
         except UnicodeDecodeError:
             raise InputError("is not UTF-8 text, expected YAML", path) from None
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problem = getattr(error, "problem", None) or str(error)
-            raise InputError(f"is not YAML: {problem}", path, mark.line + 1 if mark else None) from None
+        values = read_yaml(text, path) or {}
         if not isinstance(values, dict):
             raise InputError(f"is {type(values).__name__}, expected a mapping of sections", path, 1)
-        lines = _lines_of(node)
+        lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
     options: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys = tuple(override.key.split("."))
@@ -355,10 +352,32 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
         raise InputError(_explain(first, loc), path, line) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, naming the line of a value that Python cannot hold, such as the date 2001-99-99."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r}: {error}", node.start_mark) from None
+
+
+def read_yaml(text: str, path: Path | str) -> Any:
+    """The value of a YAML document; raises `InputError` with the line of what cannot be read."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"is not YAML: {problem}", path, mark.line + 1 if mark else None) from None
+    except RecursionError:
+        raise InputError("is nested too deeply, expected sections and their keys", path) from None
+
+
 def _lines_of(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
-    """The line (from 1) of every key of a YAML document."""
+    """The line (from 1) of every key of a YAML document, as deep as sections go: an alias may lead in a circle."""
     lines: dict[tuple[str, ...], int] = {}
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.MappingNode) and len(prefix) < _DEPTH:
         for key, value in node.value:
             path = (*prefix, str(key.value))
             lines[path] = key.start_mark.line + 1
@@ -399,8 +418,8 @@ def parse_override(text: str) -> Override:
     if not equals or not key:
         raise InputError(f"{text!r}, expected key=value such as train.learning_rate=1e-4", "--set")
     try:
-        parsed = _number_or(yaml.safe_load(value))
-    except yaml.YAMLError:
+        parsed = _number_or(read_yaml(value, "--set"))
+    except InputError:
         parsed = value
     # `{title}` means the text of a prompt, not a mapping without values.
     if isinstance(parsed, dict) and all(inner is None for inner in parsed.values()):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from palate import console
 from palate.artifacts import MANIFEST, atomic_file, read_json
+from palate.config import read_yaml
 from palate.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        value = read_yaml(path.read_text(encoding="utf-8"), path)
+        return dict(_flat(value)) if isinstance(value, dict) else {}
+    except (InputError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("is not readable, expected a resolved config", path) from error
-    return dict(_flat(value)) if isinstance(value, dict) else {}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
