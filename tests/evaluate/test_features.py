@@ -177,3 +177,62 @@ def test_nothing_that_came_after_the_anchor_is_seen(anchor: int, seed: int) -> N
     _, before = features_of(KNOWN, asked, list(GROUPS))
     _, after = features_of(Known.of(with_another_future(SAMPLES, anchor, seed), 4.0), asked, list(GROUPS))
     assert np.array_equal(before, after, equal_nan=True)
+
+
+def mixed_times(samples: Samples, moments: int = 120) -> Samples:
+    """The same ratings, users among one another: few moments, so that many ratings share one."""
+    row = np.arange(len(samples.timeline))
+    start = np.random.default_rng(8).integers(moments // 2, size=1 + int(samples.timeline["user_id"].max()))  # type: ignore[arg-type]
+    first = KNOWN.first
+    time = start[samples.timeline["user_id"].to_numpy()] + (row - first) // 2
+    return replace(samples, timeline=samples.timeline.with_columns(timestamp=time))
+
+
+MIXED = Known.of(mixed_times(SAMPLES), 4.0)
+
+
+def naive_earlier(anchor: int, item: int) -> tuple[float, float, int]:
+    time = MIXED.samples.timeline["timestamp"].to_numpy()
+    before = MIXED.allowed & (time < time[anchor])
+    own = before & (MIXED.item == item)
+    mean, liked = (MIXED.rating[before].mean(), MIXED.liked[before].mean()) if before.any() else (4.0, 0.5)
+    count = int(own.sum())
+    rated = (MIXED.rating[own].sum() + 5 * mean) / (count + 5), (MIXED.liked[own].sum() + 5 * liked) / (count + 5)
+    return *rated, count
+
+
+def test_statistics_of_then_are_of_earlier_ratings_alone() -> None:
+    asked = some(200)
+    found = MIXED.earlier(asked.anchor, asked.item)
+    expected = [naive_earlier(a, i) for a, i in zip(asked.anchor.tolist(), asked.item.tolist(), strict=True)]
+    np.testing.assert_allclose(np.column_stack(found), expected, rtol=1e-9)
+    assert (found.ratings > 0).any()
+    rows = np.random.default_rng(1).choice(len(MIXED.rating), 50)
+    residual = [MIXED.rating[row] - naive_earlier(row, int(MIXED.item[row]))[0] for row in rows.tolist()]
+    np.testing.assert_allclose(MIXED.residual_then[rows], residual, rtol=1e-9)
+
+
+def with_other_ratings_later(anchor: int, seed: int) -> Known:
+    """Everything from the anchor's time on is rated differently, by whomever and whatever its split."""
+    timeline = MIXED.samples.timeline
+    time = timeline["timestamp"].to_numpy()
+    later = (time >= time[anchor]) & ((MIXED.user != MIXED.user[anchor]) | (np.arange(len(time)) >= anchor))
+    other = np.random.default_rng(seed).integers(1, 11, len(time)) / 2
+    rating = np.where(later, other, timeline["rating"].to_numpy())
+    return Known.of(replace(MIXED.samples, timeline=timeline.with_columns(rating=rating)), 4.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(SAMPLES.position[SAMPLES.of("test")].tolist()), st.integers(0, 10**6))
+def test_features_of_then_hold_no_later_rating_of_anybody(anchor: int, seed: int) -> None:
+    asked, groups = Asked(np.full(60, anchor), np.arange(60)), ["prompt", "past", "then"]
+    before, after = (features_of(k, asked, groups)[1] for k in (MIXED, with_other_ratings_later(anchor, seed)))
+    assert np.array_equal(before, after, equal_nan=True)
+
+
+def test_statistics_of_folds_hold_later_training_ratings_of_others() -> None:
+    test = SAMPLES.position[SAMPLES.of("test")]
+    anchor = int(test[MIXED.samples.timeline["timestamp"].to_numpy()[test].argmin()])
+    asked = Asked(np.full(60, anchor), np.arange(60))
+    before, after = (features_of(k, asked, ["item"])[1] for k in (MIXED, with_other_ratings_later(anchor, 0)))
+    assert not np.array_equal(before, after, equal_nan=True)

@@ -8,6 +8,8 @@ Groups of them, by what one must know to work them out:
     item        the candidate's known ratings: mean, share of likes, count; and how far the user's last ratings lie
                 above the means of what they rate
     past-item   how far the ratings of the user's whole past do, all of them and those of the candidate's genres
+    then        what item and past-item say, but of ratings before the moment of asking alone, those of the past
+                being compared with the means of their own time
     near, far   item-kNN: what the ratings of similar items come to, among the last ones, and in the whole past
 
 What is known of items, and why none of it comes from the user who is asked: `palate.evaluate.known`.
@@ -155,19 +157,42 @@ def _item(known: Known, asked: Asked) -> Columns:
 
 
 def _past_item(known: Known, asked: Asked) -> Columns:
-    from palate.evaluate.walk import genre_sums
-
     past = past_residual(known, asked)
     columns = {"past residual": past, "item mean + past residual": item_mean(known, asked) + past}
+    return columns | _genres(known, asked, known.residual)
+
+
+def _then(known: Known, asked: Asked) -> Columns:
+    then = known.earlier(asked.anchor, asked.item)
+    rows, there = last_rows(known, asked)
+    recent = (known.residual_then[rows] * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    past = known.residual_then_before[asked.anchor] / (asked.anchor - known.first[asked.anchor] + 2)
+    columns = {
+        "item mean then": then.mean,
+        "item liked then": then.liked,
+        "item count then": np.log1p(then.ratings),
+        "last residual then": recent,
+        "item mean + last residual then": then.mean + recent,
+        "past residual then": past,
+        "item mean + past residual then": then.mean + past,
+    }
+    liking = _genres(known, asked, known.residual_then)
+    return columns | {f"{name} then": values for name, values in liking.items()}
+
+
+def _genres(known: Known, asked: Asked, residual: Floats) -> Columns:
+    """What the residuals of the past say of the candidate's genres; none where no item has a genre."""
+    from palate.evaluate.walk import genre_sums
+
     content = known.content
     if not content.names:
-        return columns
+        return {}
     order = np.argsort(asked.anchor, kind="stable")
     liking = genre_sums(
-        asked.anchor, asked.item, order, known.first, known.item, known.residual, content.genres, len(content.names)
+        asked.anchor, asked.item, order, known.first, known.item, residual, content.genres, len(content.names)
     )
     names = ("genres' residual", "least genre's residual", "greatest genre's residual", "genres' share")
-    return columns | dict(zip(names, liking.T, strict=True))
+    return dict(zip(names, liking.T, strict=True))
 
 
 def _near(known: Known, asked: Asked) -> Columns:
@@ -181,7 +206,15 @@ def _far(known: Known, asked: Asked) -> Columns:
     return {"neighbours": score, "similarity": weight, "expected + neighbours": expected + score}
 
 
-GROUPS = {"prompt": _prompt, "past": _past, "item": _item, "past-item": _past_item, "near": _near, "far": _far}
+GROUPS = {
+    "prompt": _prompt,
+    "past": _past,
+    "item": _item,
+    "past-item": _past_item,
+    "then": _then,
+    "near": _near,
+    "far": _far,
+}
 
 
 def _mean(values: Floats, there: NDArray[np.bool_]) -> Floats:

@@ -6,6 +6,9 @@ before the anchor is known too, whatever its role, as it stands in the prompt.
 Users are dealt out to `FOLDS` folds. The statistics of items that a user's features are made of come from the users of
 the other folds: no row sees its own user, so a statistic means the same for a row that is trained on and for one that
 is tested.
+
+All training ratings are known then, whatever their time: of the ratings of an average item half are later than the
+question. `Known.earlier` gives the statistics as of a question's own time instead.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +24,7 @@ from palate.errors import InputError
 from palate.evaluate.asked import Asked, Rows, item_rows
 from palate.evaluate.curves import Labels
 from palate.samples import Samples
+from palate.samples.context import UNIT
 from palate.samples.items import shown_items
 
 Floats = NDArray[np.float64]
@@ -37,7 +41,8 @@ FEW_SHARED = 50.0
 
 
 class ItemStatistics(NamedTuple):
-    """Known ratings of each item by the users outside each fold; float64 (folds, items) each."""
+    """Known ratings of items, float64: of each item by the users outside each fold, (folds, items) each; or before
+    each of n questions, (n,) each."""
 
     mean: Floats
     """Shrunk to the mean of all."""
@@ -54,6 +59,22 @@ class Neighbours(NamedTuple):
     """(folds, items + 1): where an item's neighbours begin."""
     item: NDArray[np.int32]
     similarity: NDArray[np.float32]
+
+
+class InTime(NamedTuple):
+    """The known ratings of groups of items, by group, then by time."""
+
+    key: Rows
+    """(known rows,): group · moments + moment, ascending."""
+    sums: Rows
+    """(known rows + 1, 3): before each row how many there are, their ratings as multiples of 1 / `UNIT`, and likes.
+    Integers, so that no difference of two holds a trace of what came before both."""
+
+    def between(self, low: Rows, high: Rows) -> tuple[Floats, Floats, Floats]:
+        """How many rows have keys from `low` on and below `high`, the sum of their ratings, and likes."""
+        begin, end = np.searchsorted(self.key, low), np.searchsorted(self.key, high)
+        count, rated, liked = (self.sums[end] - self.sums[begin]).T.astype(np.float64)
+        return count, rated / UNIT, liked
 
 
 class Content(NamedTuple):
@@ -143,6 +164,31 @@ class Known:
         """Each rating less the mean of its item, out of the user's fold."""
         return self.rating - self.items.mean[self.fold, self.item]
 
+    def earlier(self, anchor: Rows, item: Rows) -> ItemStatistics:
+        """Statistics of items by known ratings at times strictly before those of the anchors; (n,) each.
+
+        Means are drawn to those of all items at that time, and where nothing was rated yet to the threshold and to ½.
+        No fold is needed: what came before holds no later rating of anybody, so not the answer either.
+        """
+        moment = self._moment[anchor]
+        n, of_all, liked_of_all = self._by_time.between(np.zeros_like(moment), moment)
+        start = item * self._moments
+        count, rated, liked = self._by_item_and_time.between(start, start + moment)
+        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.rating_threshold)
+        rate = np.where(n > 0, liked_of_all / np.maximum(n, 1), 0.5)
+        drawn = count + SHRINKAGE
+        return ItemStatistics((rated + SHRINKAGE * mean) / drawn, (liked + SHRINKAGE * rate) / drawn, count)
+
+    @cached_property
+    def residual_then(self) -> Floats:
+        """Each rating less the mean of its item as of the rating's own time."""
+        return self.rating - self.earlier(np.arange(len(self.rating)), self.item).mean
+
+    @cached_property
+    def residual_then_before(self) -> Floats:
+        """The sum of those before each row."""
+        return self._before(self.residual_then)
+
     @cached_property
     def rating_before(self) -> Floats:
         """The sum of the user's ratings before each row."""
@@ -192,6 +238,33 @@ class Known:
         for bit, name in enumerate(names):
             bits[listed.filter(genres=name)["row"].to_numpy()] |= np.uint64(1) << np.uint64(bit)
         return Content(names.to_list(), bits, year)
+
+    @cached_property
+    def _moment(self) -> Rows:
+        """The times of the timeline, counted from 0."""
+        _, moment = np.unique(self.samples.timeline["timestamp"].to_numpy(), return_inverse=True)
+        return moment.astype(np.int64)
+
+    @property
+    def _moments(self) -> int:
+        return int(self._moment.max()) + 1
+
+    @cached_property
+    def _by_item_and_time(self) -> InTime:
+        return self._in_time(self.item)
+
+    @cached_property
+    def _by_time(self) -> InTime:
+        return self._in_time(np.zeros_like(self.item))
+
+    def _in_time(self, group: Rows) -> InTime:
+        rows = np.flatnonzero(self.allowed)
+        key = group[rows] * self._moments + self._moment[rows]
+        order = np.argsort(key, kind="stable")
+        rows = rows[order]
+        amounts = np.column_stack([np.ones(len(rows), np.int64), np.rint(self.rating[rows] * UNIT), self.liked[rows]])
+        sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(amounts.astype(np.int64), axis=0)])
+        return InTime(key[order], sums)
 
     def _before(self, values: Floats) -> Floats:
         from palate.evaluate.walk import sums_before

@@ -48,6 +48,7 @@ class Baseline:
 
 PROMPT = ("prompt",)
 WITH_ITEMS = ("prompt", "past", "item", "past-item")
+AS_OF_THEN = ("prompt", "past", "then")
 EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
 
 REGISTRY = (
@@ -61,8 +62,10 @@ REGISTRY = (
     Baseline("item-knn", "item-kNN over the user's past", item_neighbours),
     Baseline("logistic", "logistic regression", logistic_regression(WITH_ITEMS)),
     Baseline("logistic-knn", "logistic regression + kNN", logistic_regression(EVERYTHING)),
+    Baseline("logistic-then", "logistic regression, items as of then", logistic_regression(AS_OF_THEN)),
     Baseline("lightgbm-prompt", "LightGBM on the prompt", boosted_trees(PROMPT), "lightgbm"),
     Baseline("lightgbm-item", "LightGBM + items + kNN (prompt)", boosted_trees(("prompt", "item", "near")), "lightgbm"),
+    Baseline("lightgbm-then", "LightGBM, items as of then", boosted_trees(AS_OF_THEN), "lightgbm"),
     Baseline("lightgbm", "LightGBM on everything", boosted_trees(EVERYTHING), "lightgbm"),
 )
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
