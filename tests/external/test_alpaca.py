@@ -70,6 +70,16 @@ def test_the_line_is_that_of_the_key_in_the_record(tmp_path: Path) -> None:
         ('[{"instruction": "a",\n"output": "No", "input": ["b"]}]', "x.json:2: record 1: input is an array"),
         ('{"instruction": "a",\n"output": "No"}', "x.json:1: is not JSON"),
         ("user,item,label\n1,2,1\n", "x.json:1: is not JSON"),
+        (
+            '[\n{"instruction": "a", "output": "Yes", "output": "No"}]',
+            "x.json:2: is not JSON: the key 'output' stands twice",
+        ),
+        ('[\n{"instruction": "\\ud83d", "output": "Yes"}]', "x.json:2: is not JSON: half of a surrogate pair"),
+        (
+            '{"instruction": "a", "output": "No", "n": ' + "9" * 4400 + "}",
+            "x.json:1: is not JSON: a number of thousands",
+        ),
+        ('[\n{"instruction": "a", "output": "No", "n": ' + "[" * 100_000, "x.json:2: is not JSON: nested too deeply"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:

@@ -75,6 +75,12 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ("item_id,rating\n99,4\n", "history.csv:2: there is no item '99'"),
         ("item_id,rating\n1,4\n6,3\n1,2\n", r"history.csv:4: 'Toy Story \(1995\)' stands already on line 2"),
         ('{"title": "Heat (1995)", "rating": 4}\n{"title": "Heat', "history.csv:2: is not JSON"),
+        (
+            '{"title": "Heat (1995)", "rating": 4, "rating": 1}',
+            "history.csv:1: is not JSON: the key 'rating' stands twice",
+        ),
+        ('{"title": "Heat (1995)", "rating": ' + "9" * 4400 + "}", "history.csv:1: is not JSON: a number of thousands"),
+        ('{"title": "Heat (1995)", "rating": ' + "[" * 100_000, "history.csv:1: is not JSON: nested too deeply"),
         ('{"title": "Heat (1995)", "rating": 4}\n[4]', "history.csv:2: is no rating"),
         ('{"title": "Heat (1995)"}', "history.csv:1: is no rating, expected an object with title or item_id"),
         ('{"title": "Heat (1995)", "rating": true}', "history.csv:1: rating True"),

@@ -10,6 +10,7 @@ import polars as pl
 
 from palate.artifacts import sha256_file
 from palate.errors import InputError
+from palate.json_text import Decoder
 from palate.ratings.layout import column_of
 
 NEEDED = ("instruction", "output")
@@ -51,6 +52,7 @@ def read_alpaca(path: Path) -> AlpacaFile:
     is_array = data.lstrip()[:1] == b"["
     if is_array and not data.strip()[1:-1].strip():
         raise InputError("has no examples, expected at least one", path, 1)
+    _diagnose(path)
     try:
         read = pl.read_json if is_array else pl.read_ndjson
         table = read(data, infer_schema_length=None)
@@ -58,12 +60,8 @@ def read_alpaca(path: Path) -> AlpacaFile:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         usual = False
     if not usual:
-        _diagnose(path)
         raise InputError("cannot be read as a table of examples, expected the same keys and types throughout", path)
     names = table.columns
-    for name in ("input", "system"):
-        if name in names and table.schema[name] not in (pl.String, pl.Null):
-            _diagnose(path)
     columns = [pl.col(n).cast(pl.String).fill_null("") if n in names else pl.lit("").alias(n) for n in TEXTS]
     turns = table.schema.get("history")
     if isinstance(turns, pl.List) and turns.inner != pl.Null and (table["history"].list.len() > 0).any():
@@ -85,7 +83,7 @@ def line_of(path: Path, record: int, key: str) -> int:
 
 def _records(text: str) -> Iterator[tuple[int, int, Any]]:
     """Where each record begins and ends, in characters, and what it is; raises `JSONDecodeError` at the first fault."""
-    decoder, at = json.JSONDecoder(), _after_white(text, 0)
+    decoder, at = Decoder(), _after_white(text, 0)
     is_array = text[at : at + 1] == "["
     if not is_array:
         while at < len(text):
@@ -127,11 +125,12 @@ def _diagnose(path: Path) -> None:
         raise InputError("is not UTF-8 text, expected JSON", path, line) from None
     try:
         for number, (begin, _, value) in enumerate(_records(text)):
-            line = text.count("\n", 0, begin) + 1
             if not isinstance(value, dict):
+                line = text.count("\n", 0, begin) + 1
                 raise InputError(f"record {number + 1} is {_kind(value)}, expected an object", path, line)
             for key in TEXTS:
                 if key not in value and key in NEEDED:
+                    line = text.count("\n", 0, begin) + 1
                     have = ", ".join(value) or "nothing"
                     raise InputError(
                         f"record {number + 1} has no {key!r}, only {have}: expected Alpaca examples", path, line
@@ -142,8 +141,6 @@ def _diagnose(path: Path) -> None:
                     raise InputError(f"record {number + 1}: {key} is {_kind(held)}, expected text", path, at)
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
-    except RecursionError:
-        raise InputError("is nested too deeply, expected Alpaca examples", path) from None
 
 
 def _kind(value: object) -> str:

@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
+from palate.json_text import Decoder
 from palate.ratings.layout import column_of
 from palate.ratings.text import fold
 from palate.recommend.lookup import Lookup, shortened
@@ -116,18 +117,13 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
         if not part.strip():
             continue
         try:
-            row = json.loads(part, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            told = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InputError(f"is not JSON: {told}; expected an object a line, such as {OBJECT}", path, line) from None
+            row = Decoder().decode(part)
+        except json.JSONDecodeError as error:
+            raise InputError(f"is not JSON: {error.msg}; expected an object a line, such as {OBJECT}", path, line) from None
         roles = _roles(list(row), columns) if isinstance(row, dict) else {}
         if not _is_enough(roles):
             raise InputError(f"is no rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
         yield line, {role: row[name] for role, name in roles.items()}
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _roles(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
