@@ -15,7 +15,7 @@ from pathlib import Path
 
 from palate import __version__, processes
 from palate.config import Config, Override, load_config, parse_override
-from palate.errors import InputError, InterruptedWorkError, PalateError
+from palate.errors import InputError, InterruptedWorkError, PalateError, visible
 from palate.export.gguf import TYPES
 
 TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
@@ -27,8 +27,28 @@ Command = Callable[[Config, argparse.Namespace], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(words)
+    if sys.stdout is None:  # closed by the shell, as with `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        return _command(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 0
+
+
+def _command(words: Sequence[str]) -> int:
+    """Parse, run, and turn errors into a line and an exit code; raises `BrokenPipeError` where nobody reads it."""
+    try:
+        args = _parser().parse_args(words)
+    except SystemExit:  # --help and --version are written by now
+        sys.stdout.flush()
+        raise
     _quiet_libraries()
     _end_on_sigterm()
     try:
@@ -53,9 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end("interrupted; nothing half-written was kept", 130)
     except MemoryError:
         return _end("error: out of memory", 1)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _end(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 1)
     except Exception as error:
@@ -73,7 +92,7 @@ def _end(line: str, code: int) -> int:
     """Tell why this process ends, unless another of the run does; gives the exit code."""
     tells, code = processes.ends(code)
     if tells and line:
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
     return code
 
 

@@ -26,6 +26,10 @@ class Console(RichConsole):
             else:
                 yield Segment(_CONTROLS.sub("\ufffd", segment.text), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """End as after `print`, where Rich would exit with 1: see `palate.cli.main`."""
+        raise BrokenPipeError
+
 
 # Where there is no terminal to ask, tables get the width that they are made for.
 WIDTH = 100

@@ -1,0 +1,32 @@
+"""What the command does where nobody reads its output, and with what it cannot print as it stands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palate.cli import main
+
+
+@pytest.mark.parametrize("words", [["--help"], ["cache"], ["cache", "--json"]])
+@pytest.mark.parametrize("end", ["closed", "gone"])
+def test_an_output_that_nobody_reads_is_no_error(words: list[str], end: str) -> None:
+    command = [sys.executable, "-m", "palate", *words]
+    if end == "closed":
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE)
+        os.close(writing)
+    assert done.stderr.decode() == ""
+    assert done.returncode == 0
+
+
+def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--ratings", str(tmp_path / "a\nb\x1b[31m"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert r"a\nb\x1b[31m" in told
+    assert told.count("\n") == 1
