@@ -119,7 +119,9 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
         try:
             row = Decoder().decode(part)
         except json.JSONDecodeError as error:
-            raise InputError(f"is not JSON: {error.msg}; expected an object a line, such as {OBJECT}", path, line) from None
+            raise InputError(
+                f"is not JSON: {error.msg}; expected an object a line, such as {OBJECT}", path, line
+            ) from None
         roles = _roles(list(row), columns) if isinstance(row, dict) else {}
         if not _is_enough(roles):
             raise InputError(f"is no rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
