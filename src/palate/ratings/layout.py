@@ -105,8 +105,8 @@ def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool]:
 
     Raises `InputError` with the line where quotes can be read in no way.
     """
-    with file.path.open("rb") as lines:
-        if not any(b'"' in line for line in lines):
+    with file.path.open("rb") as content:
+        if not any(b'"' in block for block in iter(lambda: content.read(1 << 20), b"")):
             return True, False
     ways = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
     problem = None
