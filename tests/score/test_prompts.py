@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.acceptance.ratings import write_ratings
 from tests.small import all_small, small_tokenizer
-from tests.tiny import EMPTY_THINK
+from tests.tiny import EMPTY_THINK, tiny_model
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
@@ -19,6 +19,7 @@ from palate.samples import Samples, build_samples
 from palate.samples.questions import asked_then
 from palate.samples.render import item_rows, renderer
 from palate.score.prompts import Prompts
+from palate.score.scorer import Scorer
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.tokenizer import load_tokenizer
 
@@ -55,6 +56,17 @@ def test_with_every_kind_of_tokenizer(samples: Samples, prompt: PromptSpec, name
     assert asked(samples, prompt, chat, Options()) == scored(samples, prompt, chat, Options()).prompts()
 
 
+def ranked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options) -> list[list[int]]:
+    """The prompts of the test samples as `Scorer.rank` asks them."""
+    scorer = Scorer(
+        tiny_model(), chat=chat, prompt=prompt, history_len=samples.history_len,
+        cutoff_len=options.cutoff_len, truncation=options.truncation,
+    )  # fmt: skip
+    rows = samples.timeline.join(samples.items, on="item_id", maintain_order="left").to_dicts()
+    position = samples.position[samples.of("test")].tolist()
+    return [scorer.rank_prompts(rows[at - samples.history_len : at], [rows[at]])[0] for at in position]
+
+
 @pytest.mark.parametrize("truncation", ["left", "middle", "history"])
 @pytest.mark.parametrize("cutoff", [405, 440])
 def test_cut_as_the_samples_are(samples: Samples, truncation: Any, cutoff: int) -> None:
@@ -62,12 +74,14 @@ def test_cut_as_the_samples_are(samples: Samples, truncation: Any, cutoff: int) 
     expected = scored(samples, PromptSpec(), chat, options)
     assert (expected.whole_lengths.total > cutoff).any(), "a test in which nothing is cut would prove nothing"
     assert asked(samples, PromptSpec(), chat, options) == expected.prompts()
+    assert ranked(samples, PromptSpec(), chat, options) == expected.prompts()
 
 
 def test_samples_that_training_would_drop_are_cut_on_the_left(samples: Samples) -> None:
     chat = Chat(small_tokenizer(EMPTY_THINK))
     found = asked(samples, PromptSpec(), chat, Options(405, "drop"))
     assert found == scored(samples, PromptSpec(), chat, Options(405, "left")).prompts()
+    assert found == ranked(samples, PromptSpec(), chat, Options(405, "drop"))
 
 
 @pytest.mark.parametrize(

@@ -262,25 +262,32 @@ def test_candidates_may_be_titles_and_a_long_history_shows_its_end(scorer: Score
     assert np.abs(found.logit - some.rank(past[:2], titles).logit).max() > 1e-3
 
 
-def test_prompts_beyond_the_cutoff_are_cut_alike(scorer: Scorer) -> None:
-    past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
-    titles = ["A", "Something much longer than that", "In between"]
-    short = Scorer(scorer.model, chat=CHAT, cutoff_len=300)
-    whole = Scorer(scorer.model, chat=CHAT, cutoff_len=2000)
-    prompts = whole.prompts(conversations(PromptSpec(), past, titles, 9))
-    over = max(map(len, prompts)) - (300 - 1 - len(CHAT.decision.tail))
-    assert over > 0
-    assert_same(short.rank(past, titles), whole.score_ids([ids[over:] for ids in prompts]))
-
-
-def test_with_truncation_history_all_lose_the_same_items(scorer: Scorer) -> None:
+@pytest.mark.parametrize("truncation", ["left", "middle", "history", "drop"])
+def test_a_prompt_beyond_the_cutoff_is_cut_whatever_else_is_ranked(scorer: Scorer, truncation: str) -> None:
     past = [{"title": f"Film {n}", "rating": 3} for n in range(9)]
     titles = ["A", "Something much longer than that", "In between"]
     asked = [CHAT.decision_prompts(conversations(PromptSpec(), past, titles, n)) for n in range(10)]
-    options: dict[str, Any] = {"chat": CHAT, "cutoff_len": max(map(len, asked[6])) + 1 + len(CHAT.decision.tail)}
-    found = Scorer(scorer.model, truncation="history", **options).rank(past, titles)
-    assert_same(found, scorer.score_ids(asked[6]))
-    assert np.abs(found.logit - Scorer(scorer.model, **options).rank(past, titles).logit).max() > 1e-3
+    cutoff = max(map(len, asked[6])) + 1 + len(CHAT.decision.tail)
+    short = Scorer(scorer.model, chat=CHAT, cutoff_len=cutoff, truncation=truncation)
+    together = short.rank_prompts(past, titles)
+    assert together == [short.rank_prompts(past, [title])[0] for title in titles]
+    assert all(len(ids) < len(whole) for ids, whole in zip(together, asked[9], strict=True))
+    if truncation != "history":
+        assert together == short.prompts(conversations(PromptSpec(), past, titles, 9))
+    assert_same(short.rank(past, titles), scorer.score_ids(together))
+
+
+@pytest.mark.parametrize("truncation", ["right", "error"])
+def test_a_prompt_that_may_not_be_cut_is_refused(scorer: Scorer, truncation: str) -> None:
+    short = Scorer(scorer.model, chat=CHAT, cutoff_len=100, truncation=truncation)
+    with pytest.raises(InputError, match=f"expected all to fit with tokens.truncation={truncation}$"):
+        short.rank([{"title": "Film", "rating": 3}], ["A"])
+
+
+def test_a_conversation_has_no_items_to_drop(scorer: Scorer) -> None:
+    short = Scorer(scorer.model, chat=CHAT, cutoff_len=100, truncation="history")
+    with pytest.raises(InputError, match="only a ranking has items to drop"):
+        short.score(conversations(PromptSpec(), [{"title": "Film", "rating": 3}], ["A"], 1))
 
 
 def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:

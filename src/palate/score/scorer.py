@@ -12,6 +12,7 @@ from palate.prompt.spec import PromptSpec
 from palate.score.alike import common_prefix, decision_prompts
 from palate.score.asked import Candidate, Item, conversations
 from palate.score.backend import Backend, Ids, OnBatch, Scores, scores_of
+from palate.score.cut import cut
 from palate.score.local import LocalBackend
 
 __all__ = ["Scorer", "Scores"]
@@ -63,7 +64,7 @@ class Scorer:
         self.cutoff_len: int = cutoff_len or about.get("cutoff_len") or TokensConfig().cutoff_len
         """Tokens of a sequence with its answer."""
         self.truncation: str = truncation or about.get("truncation") or TokensConfig().truncation
-        """What a ranking does with prompts that are longer, as `tokens.truncation` says."""
+        """What longer prompts lose, as `tokens.truncation` says."""
         if isinstance(base, str | Path):
             trained = about.get("base", {})
             config = ModelConfig(
@@ -98,8 +99,11 @@ class Scorer:
         return self.backend.model
 
     def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """The token ids before the decision token, cut on the left as in training."""
-        return cut(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len)
+        """The token ids before the decision token, cut as in training.
+
+        Raises `InputError` for one that is too long with the truncation `history`: a conversation has no items to drop.
+        """
+        return cut(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len, self.truncation)
 
     def score(self, conversations: Sequence[Sequence[Message]], batch_size: int = 16) -> Scores:
         """Score conversations that end with the user's turn, in their order."""
@@ -130,27 +134,21 @@ class Scorer:
         longer than in training the last items are shown. `candidates` are titles, or mappings with what the prompt
         names. They are put into words as in training.
 
-        A prompt longer than the cutoff would lose its beginning, each one at another place. All are cut alike, so that
-        the longest fits, as training does with the targets of a prompt; with the truncation `history` all lose as many
-        of the oldest items. Raises `InputError` for an item that lacks what the prompt names.
+        Each prompt longer than the cutoff is cut by itself, as a sample of its own is in training and scoring. Raises
+        `InputError` for one that may not be cut, and for an item that lacks what the prompt names.
         """
-        return self.rank_ids(self._rankable(history, candidates), batch_size, on_batch)
+        return self.rank_ids(self.rank_prompts(history, candidates), batch_size, on_batch)
 
-    def _rankable(self, history: Sequence[Item], candidates: Sequence[Candidate]) -> list[list[int]]:
-        """Prompts for candidates, cut alike where they have to be."""
-        shown = len(history) if self.history_len is None else min(self.history_len, len(history))
-        prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
-        keep = self.cutoff_len - 1 - len(self.chat.decision.tail)
-        over = max(map(len, prompts), default=0) - keep
-        if over > 0 and self.truncation == "history":
-            longest = max(range(len(prompts)), key=lambda n: len(prompts[n]))
-            while over > 0 and shown:
-                shown -= 1
-                one = conversations(self.prompt, history, [candidates[longest]], shown)
-                over = len(self.chat.decision_prompts(one)[0]) - keep
-            prompts = decision_prompts(self.chat, conversations(self.prompt, history, candidates, shown))
-            over = max(map(len, prompts)) - keep
-        return [ids[max(0, over) :] for ids in prompts]
+    def rank_prompts(self, history: Sequence[Item], candidates: Sequence[Candidate]) -> list[list[int]]:
+        """The token ids that `rank` scores, a prompt a candidate."""
+        items = len(history) if self.history_len is None else min(self.history_len, len(history))
+
+        def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
+            some = [candidates[n] for n in rows]
+            return decision_prompts(self.chat, conversations(self.prompt, history, some, shown))
+
+        prompts = shorter(range(len(candidates)), items)
+        return cut(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
 
     def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
         """Score prompts that begin alike, given as token ids: what they share is computed once.
@@ -164,12 +162,6 @@ class Scorer:
             return self.score_ids(prompts, batch_size, on_batch)
         rests = [prompt[shared:] for prompt in prompts]
         return scores_of(self.backend.answers_behind(prompts[0][:shared], rests, batch_size, on_batch))
-
-
-def cut(prompts: Sequence[list[int]], chat: Chat, cutoff_len: int) -> list[list[int]]:
-    """Prompts as training cuts them: a sequence with its answer keeps its last `cutoff_len` tokens."""
-    keep = cutoff_len - 1 - len(chat.decision.tail)
-    return [ids[-keep:] for ids in prompts]
 
 
 def _about(adapter: Path | None) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     from palate.export.prompts import conversations
     from palate.export.proof import Target, answers
     from palate.models import load_base_model
-    from palate.score.scorer import cut
+    from palate.score.cut import cut
     from palate.train.adapter import ABOUT, describe, load_adapter
 
     asked, source = conversations(config)

@@ -49,7 +49,8 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.export.prompts import invented
     from palate.prompt.messages import to_generation_messages
     from palate.score.connect import check_differ, connect
-    from palate.score.scorer import Scorer, cut
+    from palate.score.cut import cut
+    from palate.score.scorer import Scorer
     from palate.train.adapter import check_same_prompt
 
     chat, asked = chat_of(config), config.score
