@@ -52,6 +52,15 @@ def test_the_fingerprint_tells_weights_apart_and_not_their_format(tmp_path: Path
     assert weights_fingerprint(load_base_model(ModelConfig(base=other))[0]) not in prints
 
 
+def test_the_fingerprint_covers_every_tensor(tmp_path: Path) -> None:
+    config = ModelConfig(base=str(tiny_folder(tmp_path / "tiny")))
+    model, _ = load_base_model(config)
+    before = weights_fingerprint(model)
+    model.model.layers[-1].mlp.down_proj.weight.data[3, 5] += 0.5
+    model.save_pretrained(config.base)
+    assert weights_fingerprint(load_base_model(config)[0]) != before
+
+
 def test_auto_is_bfloat16_only_where_the_cpu_has_instructions_for_it() -> None:
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     assert best_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)

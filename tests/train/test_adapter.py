@@ -95,6 +95,15 @@ def test_the_same_base_in_another_folder_is_known_by_its_weights(adapter: Path, 
         load_adapter(load_base_model(config.model)[0], adapter)
 
 
+def test_other_weights_under_the_same_name_are_refused(adapter: Path, base: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(base, tmp_path / base.name))
+    model, _ = load_base_model(toy_config(changed).model)
+    model.model.layers[-1].mlp.down_proj.weight.data[3, 5] += 0.5
+    model.save_pretrained(changed)
+    with pytest.raises(InputError, match=rf"was trained on {base}, the base model is {changed}"):
+        load_adapter(load_base_model(toy_config(changed).model)[0], adapter)
+
+
 def test_deltas_that_are_all_zero(adapter: Path, model: Any) -> None:
     change(adapter, lambda tensors: {k: v * (0 if "lora_B" in k else 1) for k, v in tensors.items()})
     with pytest.raises(InputError, match="all its lora_B matrices are zero"):
