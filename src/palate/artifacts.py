@@ -52,6 +52,8 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
         names = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
         names.sort(key=lambda name: name.name == MANIFEST)
         for name in names:
+            # safetensors writes for its owner's eyes only; the folder has what umask allows.
+            (partial / name).chmod(partial.stat().st_mode & 0o666)
             sync(partial / name)
         if whole and path.exists():
             _exchange(partial, path)

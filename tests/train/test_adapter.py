@@ -104,6 +104,24 @@ def test_other_weights_under_the_same_name_are_refused(adapter: Path, base: Path
         load_adapter(load_base_model(toy_config(changed).model)[0], adapter)
 
 
+def test_weights_that_are_not_numbers_are_named(adapter: Path, model: Any) -> None:
+    change(adapter, lambda tensors: {k: v * (float("nan") if "lora_B" in k else 1) for k, v in tensors.items()})
+    with pytest.raises(InputError, match=r"lora_B.weight holds NaN or infinite weights"):
+        load_adapter(model, adapter)
+
+
+def test_a_pickled_adapter_is_refused_with_the_way_to_convert_it(adapter: Path, model: Any) -> None:
+    torch.save(load_file(adapter / WEIGHTS), adapter / "adapter_model.bin")
+    (adapter / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"adapter_model.bin: is a pickle, .*convert it: .*safe_serialization=True"):
+        load_adapter(model, adapter)
+
+
+def test_an_adapters_files_are_readable_by_whom_umask_says(adapter: Path) -> None:
+    modes = {file.stat().st_mode & 0o777 for file in adapter.iterdir()}
+    assert modes == {(adapter / "palate.json").stat().st_mode & 0o777}
+
+
 def test_deltas_that_are_all_zero(adapter: Path, model: Any) -> None:
     change(adapter, lambda tensors: {k: v * (0 if "lora_B" in k else 1) for k, v in tensors.items()})
     with pytest.raises(InputError, match="all its lora_B matrices are zero"):

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 ABOUT = "palate.json"
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
+PICKLED = "adapter_model.bin"
 
 
 def save_adapter(
@@ -128,6 +129,12 @@ def load_adapter(model: Any, adapter: Path) -> Any:
 
     for name in (SETTINGS, WEIGHTS):
         if not (adapter / name).is_file():
+            if (adapter / PICKLED).is_file() and name == WEIGHTS:
+                raise InputError(
+                    f"is a pickle, expected {WEIGHTS}; convert it: load it with peft.PeftModel.from_pretrained and "
+                    "write it with save_pretrained(folder, safe_serialization=True)",
+                    adapter / PICKLED,
+                )
             raise InputError(f"holds no {name}, expected an adapter in PEFT's format", adapter)
     tensors = _read(adapter / WEIGHTS)
     with quiet():
@@ -214,6 +221,9 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
     """The deltas are not zero, and the logits of a probe differ with and without them."""
     import torch
 
+    for key, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise InputError(f"{key} holds NaN or infinite weights, expected finite numbers", adapter / WEIGHTS)
     deltas = [value for key, value in tensors.items() if "lora_B" in key]
     if deltas and not any(value.any() for value in deltas):
         raise InputError("all its lora_B matrices are zero: it was never trained, or not saved as trained", adapter)
