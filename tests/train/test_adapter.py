@@ -174,3 +174,19 @@ def test_the_prompt_must_be_the_one_of_training(adapter: Path, base: Path) -> No
     tokenizer.chat_template = CHATML.replace("assistant", "helper")
     with pytest.raises(InputError, match="was trained with another"):
         check_same_prompt(adapter, Chat(tokenizer), config.prompt)
+
+
+def test_an_adapter_that_brings_another_template_or_vocabulary_is_refused(adapter: Path, base: Path) -> None:
+    config = toy_config(base)
+    tokenizer = load_base_model(config.model)[1]
+    chat = Chat(tokenizer, config.prompt.yes, config.prompt.no)
+    tokenizer.save_pretrained(adapter)
+    check_same_prompt(adapter, chat, config.prompt)
+    words = json.loads((adapter / "tokenizer.json").read_text())
+    words["model"]["vocab"]["another"] = 9999
+    (adapter / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(InputError, match=r"tokenizer.json: brings another vocabulary"):
+        check_same_prompt(adapter, chat, config.prompt)
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(InputError, match=r"chat_template.jinja: brings another chat template"):
+        check_same_prompt(adapter, chat, config.prompt)

@@ -103,6 +103,7 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     """
     if not (adapter / SETTINGS).is_file():
         raise InputError(f"holds no {SETTINGS}, expected an adapter in PEFT's format", adapter)
+    _check_own_tokenizer(adapter, chat.tokenizer)
     if not (adapter / ABOUT).is_file():
         log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
         return
@@ -115,6 +116,23 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     for what, value in tokenizer_identity(chat.tokenizer).items():
         if about.get("tokenizer", {}).get(what) != value:
             raise InputError(f"was trained with another {what}, expected the base model's own", adapter)
+
+
+def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
+    """Raise `InputError` for a template or a vocabulary in the adapter's folder that differs from the base's."""
+    remedy = "expected the base model's own; put this one into a copy of the base's folder and name that as model.base"
+    settings = adapter / "tokenizer_config.json"
+    inside = read_json(settings).get("chat_template") if settings.is_file() else None
+    own = adapter / "chat_template.jinja"
+    template, place = (own.read_text(encoding="utf-8"), own) if own.is_file() else (inside, settings)
+    if template is not None and template != tokenizer.chat_template:
+        raise InputError(f"brings another chat template, {remedy}", place)
+    words = adapter / "tokenizer.json"
+    if words.is_file():
+        found = json.loads(tokenizer.backend_tokenizer.to_str())
+        model = read_json(words).get("model", {})
+        if model.get("vocab") != found["model"].get("vocab"):
+            raise InputError(f"brings another vocabulary, {remedy}", words)
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
