@@ -9,7 +9,7 @@ from palate.evaluate import bootstrap as module
 from palate.evaluate.bootstrap import Interval, bootstrap, interval
 from palate.evaluate.metrics import measure
 
-METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier", "ece")
+METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier")
 
 
 def rows(seed: int, n: int = 120, users: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from palate.evaluate.metrics import measure, per_user_auc
+from palate.evaluate.metrics import ece_floor, measure, per_user_auc
 
 ROW = st.tuples(
     st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.9, 1.0]) | st.floats(0, 1), st.integers(0, 4)
@@ -90,6 +90,16 @@ def test_ece_is_the_gap_of_scikit_learns_calibration_curve_weighted_by_rows(leve
     counts = np.histogram(p, bins=np.linspace(0, 1, 16))[0]
     expected = (np.abs(liked - predicted) * counts[counts > 0]).sum() / 3000
     assert measure(y, p, np.arange(3000)).ece == pytest.approx(expected)
+
+
+def test_the_floor_of_ece_is_what_calibrated_models_show_on_as_many_rows() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.random(300)
+    shown = [measure(rng.random(300) < p, p, np.arange(300)).ece for _ in range(100)]
+    assert ece_floor(p) == pytest.approx(np.mean(shown), rel=0.1)
+    assert ece_floor(p) == ece_floor(p)
+    assert ece_floor(np.tile(p, 16)) == pytest.approx(ece_floor(p) / 4, rel=0.15)
+    assert ece_floor((p > 0.5).astype(float)) == 0
 
 
 def test_a_perfect_model_scores_perfectly_and_its_opposite_does_not() -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.evaluate.curves import Labels, Scores, bin_of
-from palate.evaluate.metrics import CLIP, DECISION, ECE_BINS, Users, per_user_auc
+from palate.evaluate.curves import Labels, Scores
+from palate.evaluate.metrics import CLIP, DECISION, Users, per_user_auc
 
 Replicates = NDArray[np.float64]
 """One metric's value in every resample, shape (resamples,); NaN where the resample does not define it."""
@@ -35,8 +35,9 @@ def bootstrap(
     """Replicates of every metric of every model, on the same seeded resamples of users.
 
     `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). The result's inner
-    keys are the fields of `Metrics`: auc, gauc, accuracy, f1, log_loss, brier, ece. Memory does not grow with
-    `resamples` times n: resamples are drawn and measured block by block.
+    keys are the fields of `Metrics`: auc, gauc, accuracy, f1, log_loss, brier. ECE is left out:
+    noise only adds to it, so its replicates lie above the estimate and their interval often excludes it. Memory does
+    not grow with `resamples` times n: resamples are drawn and measured block by block.
     """
     codes = np.unique(users, return_inverse=True)[1].astype(np.int64)
     models = {name: _Model(y, p, codes) for name, p in scores.items()}
@@ -104,8 +105,7 @@ class _Model:
             "squares": per_user((p - y) ** 2),
         }
         self._names = list(columns)
-        gaps = np.bincount(codes * ECE_BINS + bin_of(p, ECE_BINS), weights=p - y, minlength=n_users * ECE_BINS)
-        self._per_user = np.column_stack([*columns.values(), gaps.reshape(n_users, ECE_BINS)])
+        self._per_user = np.column_stack(list(columns.values()))
         self._auc = _SortedScores(y, p, codes)
 
     def replicates(self, counts: NDArray[np.float64]) -> dict[str, Replicates]:
@@ -119,7 +119,6 @@ class _Model:
             "f1": _ratio(2 * of["hits"], of["claimed"]),
             "log_loss": _ratio(of["nats"], of["rows"]),
             "brier": _ratio(of["squares"], of["rows"]),
-            "ece": _ratio(np.abs(sums[:, len(self._names) :]).sum(axis=1), of["rows"]),
         }
 
 

@@ -10,6 +10,8 @@ from palate.evaluate.curves import Labels, Scores, bin_of
 CLIP = 1e-7
 """Log loss treats a probability as at least this far from 0 and 1: one wrong certainty must not cost infinity."""
 ECE_BINS = 15
+FLOOR_DRAWS = 100
+"""Draws of labels behind `Metrics.ece_floor`."""
 DECISION = 0.5
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 
@@ -42,7 +44,9 @@ class Metrics:
     """In nats."""
     brier: float | None
     ece: float | None
-    """Expected calibration error over 15 equal-width bins."""
+    """Expected calibration error over 15 equal-width bins; never zero on few rows, see `ece_floor`."""
+    ece_floor: float | None = None
+    """What `ece` would be on average if every P(like) were right: the noise of this number of rows."""
 
 
 def measure(y: Labels, p: Scores, users: Users) -> Metrics:
@@ -76,8 +80,24 @@ def measure(y: Labels, p: Scores, users: Users) -> Metrics:
         f1=float(f1_score(y, predicted)) if (y | predicted).any() else None,
         log_loss=float(log_loss_score(y, p.clip(CLIP, 1 - CLIP), labels=[False, True])),
         brier=float(brier_score_loss(y, p, pos_label=True)),
-        ece=float(np.abs(np.bincount(bin_of(p, ECE_BINS), weights=p - y)).sum() / len(y)),
+        ece=_ece(y, p, bin_of(p, ECE_BINS)),
+        ece_floor=ece_floor(p),
     )
+
+
+def ece_floor(p: Scores) -> float:
+    """The expected ECE of a perfectly calibrated model with the probabilities `p` (float64, (n,), n > 0).
+
+    The mean over seeded draws of labels, each true with its own `p`; an ECE near it shows no miscalibration.
+    """
+    rng = np.random.default_rng(0)
+    bins = bin_of(p, ECE_BINS)
+    return float(np.mean([_ece(rng.random(len(p)) < p, p, bins) for _ in range(FLOOR_DRAWS)]))
+
+
+def _ece(y: Labels, p: Scores, bins: NDArray[np.int64]) -> float:
+    """The gap between predicted and true in each of `bins`, weighted by rows."""
+    return float(np.abs(np.bincount(bins, weights=p - y)).sum() / len(y))
 
 
 def per_user_auc(y: Labels, p: Scores, users: Users) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

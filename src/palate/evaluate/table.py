@@ -98,6 +98,8 @@ def caption(evaluation: Evaluation) -> str:
     if evaluation.unit == "users":
         rows += f" of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
+    floors = [e.metrics.ece_floor for e in evaluation.entries if e.metrics.ece_floor is not None]
+    rate += f"; ECE from noise alone up to {cell(max(floors))}" if floors else ""
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
