@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from palate.errors import InputError, WorkError
+from palate.projection import exact_logits
 from palate.tokens.packed import Packed, pack, tensors
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,14 @@ class Attention:
     """What transformers calls it."""
 
     def logits(self, model: Any, packed: Packed) -> Any:
-        """The model's logits at `packed.at`, (r, vocabulary); the model may be wrapped for several devices."""
+        """The model's logits at `packed.at`, (r, vocabulary), in float32 from the last hidden state on.
+
+        The model may be wrapped for several devices.
+        """
+        with exact_logits(model):
+            return self._logits(model, packed)
+
+    def _logits(self, model: Any, packed: Packed) -> Any:
         device = next(model.parameters()).device
         if self.way == "padded":
             return _padded(model, packed, device)
