@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.evaluate import bootstrap as module
-from palate.evaluate.bootstrap import Interval, bootstrap, interval
+from palate.evaluate.bootstrap import Interval, bootstrap, detectable, interval
 from palate.evaluate.metrics import measure
 
 METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier")
@@ -91,6 +91,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         assert found is not None
         covered += found.low <= 0.7602 <= found.high
     assert 0.88 <= covered / 120 <= 1.0
+
+
+def test_a_difference_of_the_detectable_size_is_found_in_four_of_five_cases() -> None:
+    estimates = np.random.default_rng(3).normal(detectable(Interval(-1.96, 1.96)), 1, size=20_000)
+    assert (estimates > 1.96).mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_one_user_has_no_interval() -> None:

@@ -124,6 +124,7 @@ def test_the_verdict_claims_no_more_than_the_interval(
     assert words in sentence
     assert ", the best baseline" not in verdict(replace(evaluation, differences=[difference]))[0]
     assert ("beats" in sentence) == (low > 0)
+    assert ("these rows detect differences from 0.0" in sentence) == (low <= 0 <= high and low < high)
 
 
 def test_the_verdict_says_so_when_a_baseline_wins(timeline: pl.DataFrame) -> None:

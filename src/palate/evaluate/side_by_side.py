@@ -19,7 +19,7 @@ from palate.evaluate.evaluation import Entry, Evaluation
 from palate.evaluate.metrics import Metrics, measure
 from palate.evaluate.paired import METRICS, Comparison, compare, same_rows
 from palate.evaluate.seeds import MARK
-from palate.evaluate.verdict import bounds, number
+from palate.evaluate.verdict import bounds, least, number
 
 FEW = 4
 """With so many runs or fewer every two are compared, else each with the first."""
@@ -196,5 +196,6 @@ def _verdict(shared: Shared | None) -> list[str]:
             said.append(f"{first} and {second} sort alike: AUC {aucs}.")
         else:
             why = "with no interval to say whether that is chance" if between is None else "but the interval holds zero"
-            said.append(f"{first} is ahead of {second}, {why}: {numbers}.")
+            open_ = "" if between is None else f"; {least(between)}"
+            said.append(f"{first} is ahead of {second}, {why}: {numbers}{open_}.")
     return said

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from palate.evaluate.bootstrap import Interval
+from palate.evaluate.bootstrap import Interval, detectable
 
 if TYPE_CHECKING:
     from palate.evaluate.evaluation import Difference, Entry, Evaluation
@@ -48,6 +48,11 @@ def number(value: float, signed: bool = False) -> str:
 def bounds(interval: Interval, signed: bool = False) -> str:
     """An interval as `[low, high]`."""
     return f"[{number(interval.low, signed)}, {number(interval.high, signed)}]"
+
+
+def least(interval: Interval) -> str:
+    """What a difference that includes zero leaves open: how large it had to be for these rows to show it."""
+    return f"these rows detect differences from {number(detectable(interval))} on"
 
 
 def percent(share: float, decimals: int = 0) -> str:
@@ -95,7 +100,8 @@ def _compared(evaluation: "Evaluation", d: "Difference") -> str:
     if d.interval.low == d.interval.high == 0:
         return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
     side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
-    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
+    numbers = f"{numbers}, {difference}; {least(d.interval)}"
+    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}."
 
 
 def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
@@ -109,7 +115,9 @@ def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
     )
     if d.interval is None:
         return sentence + "."
-    return f"{sentence} (difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)})."
+    found = f"{sentence} (difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)}"
+    holds_zero = d.interval.low <= 0 <= d.interval.high and d.interval.low < d.interval.high
+    return f"{found}; {least(d.interval)})." if holds_zero else f"{found})."
 
 
 def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:
