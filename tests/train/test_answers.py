@@ -307,3 +307,17 @@ def test_exactly_the_response_is_trained(name: str, trained: int, tmp_path: Path
     packed = answer_only.pack(answer_only.pieces())
     assert packed.targets.size == prompts.order.size
     assert set(packed.targets.tolist()) == {prompts.source.chat.decision.yes_id, prompts.source.chat.decision.no_id}  # type: ignore[attr-defined]
+
+
+def test_several_gpus_without_a_launcher_train_on_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import TrainingArguments
+
+    prompts = prompts_for("gpt2_like", tmp_path, 4)
+    model = adapted(tiny_model("qwen3", 2048))
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, report_to="none")
+    assert args.n_gpu == 0
+    args._n_gpu = 2
+    with caplog.at_level("WARNING", "palate"):
+        trainer = AnswerTrainer(model, args, Schedule(prompts, 9, 1200, seed=0), Attention("mask", "sdpa"), ANSWERS)
+    assert not isinstance(trainer._wrap_model(trainer.model), torch.nn.DataParallel)
+    assert caplog.text.count("palate train --launch 2") == 1

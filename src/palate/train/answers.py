@@ -1,5 +1,6 @@
 """transformers' Trainer over packed prompts: a whole optimizer step a batch, logits only where there is a label."""
 
+import logging
 import math
 import shutil
 import time
@@ -24,6 +25,8 @@ from palate.train.schedule import Schedule, pack_passes
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+
+log = logging.getLogger(__name__)
 
 UNTOLD = "untold.json"
 """In a checkpoint: sums of the steps since the last line of the log."""
@@ -86,6 +89,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.waited = 0.0
         """Seconds in which the device had nothing to do but wait for the next step's samples."""
         self.control: Any
+        if args.n_gpu > 1:  # DataParallel would cut `logits_to_keep` and the passes of a step
+            log.warning("trains on 1 of %d GPUs: to use all, start `palate train --launch %d`", args.n_gpu, args.n_gpu)
+            args._n_gpu = 1
         super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
 
     def get_train_dataloader(self) -> Any:
