@@ -21,7 +21,7 @@ from palate.ratings.text import folded
 
 
 def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Read an item table: `item_id` (Int64 or String), `title` (String), then the other columns.
+    """Read an item table: `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
 
     Columns of text files are String, as they stand; ML-100K's genre flags become `genres` ("A|B"). Where
     RecBole keeps the year apart it is put back into the title. Raises `InputError` with the line.
@@ -37,9 +37,11 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     item, title = _columns_of(table.columns, columns, file.place)
     rest = [c for c in table.columns if c not in (item, title)]
     ids = table[item]
-    ids = as_ids(ids.str.strip_chars()) if ids.dtype == pl.String else ids
+    if ids.dtype == pl.String and layout is not None:  # in Parquet, text is meant to be text
+        ids = as_ids(ids.str.strip_chars())
     if ids.dtype.is_integer():
-        ids = ids.cast(pl.Int64)
+        numbers = ids.cast(pl.Int64, strict=False)
+        ids = numbers if numbers.null_count() == ids.null_count() else ids.cast(pl.String)
     table = table.select(
         ids.cast(pl.Int64 if ids.dtype.is_integer() else pl.String).alias("item_id"),
         pl.col(title).cast(pl.String).fill_null("").alias("title"),

@@ -31,10 +31,10 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dat", ".data", "
 class Ratings:
     """Who rated what, how and when, in file order; and what the items are.
 
-    `frame` has `user_id` and `item_id` (Int64 where all ids are integers, else String), `rating` (Float64)
-    and `timestamp` (Int64); `split` (String) too where the tables bring it, see `palate.ratings.given`. `items` has
-    `item_id`, `title` (String) and the item table's other columns, one row an item. `inputs` maps the files that were
-    read to their SHA-256.
+    `frame` has `user_id` and `item_id` (Int64 where every table spells all ids as numbers are printed, else
+    String), `rating` (Float64) and `timestamp` (Int64); `split` (String) too where the tables bring it, see
+    `palate.ratings.given`. `items` has `item_id`, `title` (String) and the item table's other columns, one row an
+    item. `inputs` maps the files that were read to their SHA-256.
     """
 
     frame: pl.DataFrame

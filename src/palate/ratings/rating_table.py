@@ -18,7 +18,8 @@ from palate.ratings.source import SourceFile
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
-_TYPES = {"user_id": pl.Int64(), "item_id": pl.Int64(), "rating": pl.Float64(), "timestamp": pl.Int64()}
+_TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
+_IDS = ("user_id", "item_id")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANK = " \t"
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
@@ -55,7 +56,8 @@ class RatingTable:
 def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
     """Read and check a table of ratings; raises `InputError` with the first line that is wrong.
 
-    Ids are Int64 where all of them are integers, else String; ratings are Float64, timestamps Int64.
+    Ids are Int64 where text spells all of them as numbers are printed, else String; ratings are Float64,
+    timestamps Int64.
     """
     table = _read_parquet(file, columns) if is_parquet(file) else _read_text(file, columns, scale)
     if table.frame.is_empty():
@@ -71,7 +73,7 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
     title = column_of("title", layout.names, columns, file.place, needed=False)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
     try:
-        frame = scan(file, layout, places, _TYPES)
+        frame = scan(file, layout, places, _TYPES, ids=_IDS)
         usual = not _has_nulls(frame)
     except POLARS_FAULTS:
         usual = False
@@ -82,8 +84,18 @@ def _has_nulls(frame: pl.DataFrame) -> bool:
     return any(frame[name].null_count() for name in COLUMNS)
 
 
-def scan(file: SourceFile, layout: Layout, places: Mapping[str, int], types: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Read the columns at `places`; raises a Polars error where a field is not of its type."""
+def scan(
+    file: SourceFile,
+    layout: Layout,
+    places: Mapping[str, int],
+    types: Mapping[str, pl.DataType],
+    *,
+    ids: Sequence[str] = (),
+) -> pl.DataFrame:
+    """Read the columns at `places`, as text where `types` has none; `ids` are read as Int64.
+
+    Raises a Polars error where a field is not of its type, or a number is spelled in another way than it is printed.
+    """
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
     names = list(schema)
@@ -101,9 +113,16 @@ def scan(file: SourceFile, layout: Layout, places: Mapping[str, int], types: Map
         glob=False,
     )
     between = [pl.col(n).is_not_null() for i, n in enumerate(names) if i % step]
-    chosen = [pl.col(names[step * place]).alias(name) for name, place in places.items()]
+    read = {name: pl.col(names[step * place]) for name, place in places.items()}
+    chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
+    if ids:
+        chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
     frame = scan.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
     table = frame.collect(engine="streaming")
+    if ids:
+        if table["_respelled"].any():
+            raise pl.exceptions.ComputeError("a number has a sign or leading zeros")
+        table = table.drop("_respelled")
     if between:
         if table["_between"].any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator[0]}")
@@ -140,9 +159,19 @@ def _read_carefully(
 
 
 def as_ids(texts: pl.Series) -> pl.Series:
-    """Ids as Int64 where all of them are integers, as they stand otherwise."""
+    """Ids as Int64 where each is spelled as its number is printed, as they stand otherwise.
+
+    So `007` and `7` stay two ids, and a number is written as it was read.
+    """
     numbers = texts.cast(pl.Int64, strict=False)
-    return numbers if numbers.null_count() == texts.null_count() else texts
+    same = numbers.null_count() == texts.null_count() and bool((numbers.cast(pl.String) == texts).all())
+    return numbers if same else texts
+
+
+def _is_respelled(text: pl.Expr) -> pl.Expr:
+    """Whether an integer is not spelled as it is printed: `+7`, `007`, `-0`."""
+    zeros = text.str.starts_with("0") & (text.str.len_bytes() > 1)
+    return zeros | text.str.starts_with("+") | text.str.starts_with("-0")
 
 
 def as_integers(texts: pl.Series) -> pl.Series:
@@ -303,7 +332,18 @@ def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
-        table.fail(f"item {item} has no title in {where}, expected one for every rated item", row)
+        other = _spelled_otherwise(item, titled)
+        expected = (
+            "one for every rated item" if other is None else f"one spelling in both tables: it holds item {other}"
+        )
+        table.fail(f"item {item} has no title in {where}, expected {expected}", row)
+
+
+def _spelled_otherwise(item: str | int, known: pl.Series) -> str | None:
+    """An id that is the same number in other digits: `7` for `007` or `7.0`."""
+    number = pl.Series([str(item)]).cast(pl.Float64, strict=False)[0]
+    texts = known.cast(pl.String)
+    return None if number is None else next(iter(texts.filter(texts.cast(pl.Float64, strict=False) == number)), None)
 
 
 def _are_known(ids: pl.Series, known: pl.Series) -> bool:

@@ -1,0 +1,85 @@
+"""An id is text unless it spells a number the same way in every table."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palate.errors import InputError
+from palate.ratings import load_ratings
+from palate.ratings.given import load_given
+from palate.ratings.rating_table import as_ids
+
+
+def _folder(tmp_path: Path, ratings: list[tuple[str, str]], items: list[str]) -> Path:
+    rows = [f"{user},{item},4,{time}" for time, (user, item) in enumerate(ratings)]
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(rows) + "\n")
+    (tmp_path / "movies.csv").write_text("movieId,title\n" + "".join(f"{i},Film {n}\n" for n, i in enumerate(items)))
+    return tmp_path
+
+
+def test_users_with_and_without_leading_zeros_are_two(tmp_path):
+    ratings = load_ratings(str(_folder(tmp_path, [("007", "1"), ("7", "1")], ["1"])))
+    assert ratings.frame["user_id"].to_list() == ["007", "7"]
+    assert ratings.frame["item_id"].to_list() == [1, 1]
+
+
+def test_ids_that_are_words_in_one_table_are_text_in_both(tmp_path):
+    ratings = load_ratings(str(_folder(tmp_path, [("1", "0000316760"), ("2", "12")], ["0000316760", "12", "B00X"])))
+    assert ratings.frame["item_id"].to_list() == ["0000316760", "12"]
+    assert ratings.items["item_id"].to_list() == ["0000316760", "12", "B00X"]
+
+
+@pytest.mark.parametrize("spelled", ["+7", "-0", "07", "-07", "00"])
+def test_a_number_is_written_as_it_was_read(tmp_path, spelled):
+    ratings = load_ratings(str(_folder(tmp_path, [("1", spelled), ("1", "12")], [spelled, "12"])))
+    assert ratings.frame["item_id"].to_list() == [spelled, "12"]
+
+
+@pytest.mark.parametrize(("rated", "titled"), [("40.0", "40"), ("40", "40.0"), ("007", "7"), ("7", "007")])
+def test_two_spellings_of_an_item_are_named_with_both_tables(tmp_path, rated, titled):
+    folder = _folder(tmp_path, [("1", rated)], [titled, "12"])
+    with pytest.raises(InputError) as error:
+        load_ratings(str(folder))
+    assert str(error.value) == (
+        f"{folder / 'ratings.csv'}:2: item {rated} has no title in movies.csv, "
+        f"expected one spelling in both tables: it holds item {titled}"
+    )
+
+
+@pytest.mark.parametrize("kind", [pl.String, pl.Int64])
+def test_parquet_ids_keep_their_type_beside_csv(tmp_path, kind):
+    frame = pl.DataFrame({"userId": ["1", "2"], "movieId": ["7", "12"], "rating": [4.0, 3.0], "timestamp": [1, 2]})
+    frame.with_columns(pl.col("userId", "movieId").cast(kind)).write_parquet(tmp_path / "ratings.parquet")
+    (tmp_path / "movies.csv").write_text("movieId,title\n7,Seven\n12,Monkeys\n")
+    ratings = load_ratings(str(tmp_path))
+    assert ratings.frame["user_id"].dtype == ratings.items["item_id"].dtype == kind
+    assert [str(item) for item in ratings.frame["item_id"]] == ["7", "12"]
+
+
+def test_item_ids_of_parquet_keep_their_zeros(tmp_path):
+    frame = pl.DataFrame({"userId": ["1", "2"], "movieId": ["007", "7"], "rating": [4.0, 3.0], "timestamp": [1, 2]})
+    frame.write_parquet(tmp_path / "ratings.parquet")
+    pl.DataFrame({"movieId": ["7", "007"], "title": ["Seven", "Bond"]}).write_parquet(tmp_path / "movies.parquet")
+    ratings = load_ratings(str(tmp_path))
+    assert ratings.frame["item_id"].to_list() == ["007", "7"]
+    assert ratings.items["item_id"].to_list() == ["7", "007"]
+
+
+def test_an_unsigned_item_id_beyond_int64_is_text(tmp_path):
+    pl.DataFrame({"movieId": [2**64 - 1], "title": ["Last"]}).write_parquet(tmp_path / "movies.parquet")
+    (tmp_path / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n1,{2**64 - 1},4,1\n")
+    assert load_ratings(str(tmp_path)).frame["item_id"].to_list() == [str(2**64 - 1)]
+
+
+def test_given_splits_decide_over_all_tables(tmp_path):
+    for split, user in (("train", "7"), ("test", "007")):
+        (tmp_path / f"{split}.csv").write_text(f"user_id,item_id,label,title\n{user},7,1,Seven\n8,7,0,Seven\n")
+    assert load_given(str(tmp_path)).frame["user_id"].to_list() == ["7", "8", "007", "8"]
+
+
+@given(st.lists(st.from_regex(r"[+-]?[0-9]{1,4}(\.0)?", fullmatch=True), min_size=1, max_size=5))
+def test_ids_come_out_as_they_went_in(texts):
+    assert as_ids(pl.Series(texts)).cast(pl.String).to_list() == texts
