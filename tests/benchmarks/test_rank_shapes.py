@@ -21,7 +21,7 @@ def test_what_is_ranked_is_what_whole_prompts_say() -> None:
 
     rank_shapes.check(backend, shared, whole)
     with pytest.raises(SystemExit, match="off whole prompts"):
-        rank_shapes.check(backend, shared + np.float32(1e-3), whole)
+        rank_shapes.check(backend, shared + np.float32(10 * rank_shapes.APART[rank_shapes.name_of(backend)]), whole)
 
 
 def test_all_layers_are_worked_out_of_two_numbers_of_layers() -> None:

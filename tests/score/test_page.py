@@ -12,7 +12,8 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
     base = tiny_folder(tmp_path / "base", max_position_embeddings=4096)
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
     found: dict[str, Any] = {}
-    exec(code.replace('"smollm2-135m"', repr(str(base))), found)
+    # in bfloat16, which a processor that has it takes by itself, the last assertion would hold to 0.02 alone
+    exec(code.replace('"smollm2-135m"', f'{str(base)!r}, dtype="float32"'), found)
     scores, scorer = found["scores"], found["scorer"]
     assert [column.shape for column in scores] == [(3,)] * 3
     np.testing.assert_allclose(

@@ -127,7 +127,8 @@ def test_the_number_format_and_bits_are_those_of_the_training(tmp_path: Path) ->
     scorer = Scorer(base, adapter)
     assert scorer.model.get_base_model().is_loaded_in_4bit
     prompts = prompts_of(40, [3, 9, 14, 6])
-    assert_same(scorer.rank_ids(prompts), one_by_one(scorer, prompts))
+    # bitsandbytes multiplies 4-bit weights in bfloat16 on processors that have it, and not alike for every batch
+    assert_same(scorer.rank_ids(prompts), one_by_one(scorer, prompts), atol=0.03)
     assert not hasattr(Scorer(base, adapter, quantization="none").model, "quantization_method")
 
 
