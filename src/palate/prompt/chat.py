@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from palate.errors import InputError
 from palate.prompt.messages import Message
+from palate.prompt.template import Template
 
 PROBE: list[Message] = [
     {"role": "system", "content": "S"},
@@ -72,16 +73,23 @@ class Chat:
         if not self.tokenizer.chat_template:
             name = self.tokenizer.name_or_path
             raise InputError("the tokenizer has no chat template, expected an instruct or chat model", name)
+        templates = self.tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            names = ", ".join(sorted(templates))
+            raise InputError(
+                f"has the chat templates {names}, expected one called default", self.tokenizer.name_or_path
+            )
         if not self.tokenizer.is_fast:
             raise InputError("has no tokenizer.json, expected a fast tokenizer", self.tokenizer.name_or_path)
 
     def text(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as one string, rendered by the tokenizer's template."""
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        assert isinstance(rendered, str)
-        return rendered
+        """The conversation as one string, rendered by the tokenizer's template, every message in it."""
+        return self.template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    @cached_property
+    def template(self) -> Template:
+        """The tokenizer's chat template."""
+        return Template(self.tokenizer)
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Encode one conversation whose last turn is the assistant's."""
