@@ -100,14 +100,15 @@ def hub_is_out_of_reach() -> bool:
     return False
 
 
-def check_at_hand(location: Location) -> None:
+def check_at_hand(location: Location, revision: str | None = None) -> None:
     """Raise `WorkError` for a repository of the hub that is neither cached nor to be reached."""
     if location.path is not None or not hub_is_out_of_reach():
         return
     from huggingface_hub import try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json"), str):
-        raise WorkError(f"{location.hub_id}: {UNREACHABLE}; a folder or a GGUF file serves as well")
+    if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json", revision=revision), str):
+        at = f" at {revision}" if revision else ""
+        raise WorkError(f"{location.hub_id}{at}: {UNREACHABLE}; a folder or a GGUF file serves as well")
 
 
 def converted_folder(gguf: Path) -> Path:

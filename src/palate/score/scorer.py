@@ -54,6 +54,7 @@ class Scorer:
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
         from palate.models import load_base_model
+        from palate.train.adapter import recorded_base
 
         folder = None if adapter is None else Path(adapter)
         about = _about(folder)
@@ -72,7 +73,7 @@ class Scorer:
                 dtype=dtype or trained.get("dtype", "auto"),
                 quantization=quantization or trained.get("quantization", "none"),
             )
-            base, tokenizer = load_base_model(config)
+            base, tokenizer = load_base_model(recorded_base(config, folder))
             chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)
         if chat is None:
             raise TypeError("a loaded model or a backend needs `chat=`, the tokenizer and answers that belong to it")

@@ -42,9 +42,9 @@ def chat_of(config: Config) -> "Chat":
     one token each.
     """
     from palate.prompt.chat import Chat
-    from palate.tokens.tokenizer import load_tokenizer
+    from palate.tokens.tokenizer import tokenizer_of
 
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     _ = chat.decision
     return chat
 
@@ -53,7 +53,7 @@ def check_model(config: Config) -> "Chat":
     """Look at the model and its chat template now rather than after an hour; as `chat_of`, for the model too."""
     from palate.hub import check_at_hand, locate
 
-    check_at_hand(locate(config.model.base))
+    check_at_hand(locate(config.model.base), config.model.revision)
     return chat_of(config)
 
 

@@ -104,11 +104,12 @@ def evaluate(
     `scores` are files that `palate score` wrote, here or elsewhere; no model is loaded then. Raises `InputError` if
     they are not of this data, prompt, base model and adapter.
     """
-    from palate.train.adapter import check_same_prompt
+    from palate.train.adapter import as_trained, check_same_prompt
 
     console.start_logging()
-    chat = chat_of(config) if scores else check_scored_with(config)
     chosen = _chosen(config, adapters, base_only, needed=not scores)
+    config = as_trained(config, *chosen)
+    chat = chat_of(config) if scores else check_scored_with(config)
     for adapter in chosen:
         if adapter.is_dir():
             check_same_prompt(adapter, chat, config.prompt)

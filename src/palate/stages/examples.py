@@ -43,11 +43,12 @@ def evaluate_examples(
     from palate.external.answers import Answers, labels_of
     from palate.stages import evidence, model, page, scoring
     from palate.stages.data import check_model
-    from palate.train.adapter import check_same_prompt, chosen_adapter
+    from palate.train.adapter import as_trained, check_same_prompt, chosen_adapter
 
     console.start_logging()
-    chat = check_model(config)
     adapter = chosen_adapter(config, adapter, base_only)
+    config = as_trained(config, adapter)
+    chat = check_model(config)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     if "test" not in source.files:

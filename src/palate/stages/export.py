@@ -44,7 +44,7 @@ def export(
     from palate.export.gguf import find_converter
     from palate.export.merge import write_model
     from palate.models import stored_dtype
-    from palate.train.adapter import ABOUT, check_same_prompt
+    from palate.train.adapter import ABOUT, as_trained, check_same_prompt
 
     if not merge and gguf is None:
         raise InputError(
@@ -59,6 +59,7 @@ def export(
     _check_replaceable(folder, [adapter, locate(config.model.base).path])
     if not merge:
         converter = find_converter(converter)
+    config = as_trained(config, adapter)
     chat = check_model(config)
     check_same_prompt(adapter, chat, config.prompt)
 

@@ -79,11 +79,11 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.models import load_base_model
     from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
-    from palate.tokens.tokenizer import load_tokenizer
+    from palate.tokens.tokenizer import tokenizer_of
 
     model, tokenizer = load_base_model(config.model)
     if config.tokens.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokens.tokenizer)
+        tokenizer = tokenizer_of(config)
     return Scorer(
         model,
         adapter,
@@ -162,7 +162,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
     with the split in its name unless that is test. Without `adapter` it is the run's own. Raises `InputError` if there
     is no adapter, unless `base_only` asks for none.
     """
-    from palate.train.adapter import check_same_prompt, chosen_adapter
+    from palate.train.adapter import as_trained, check_same_prompt, chosen_adapter
 
     console.start_logging()
     split = config.evaluate.split
@@ -170,8 +170,9 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
     file = Path(out) if out else config.run_path / f"{name}.npz"
     if file.suffix != ".npz":
         raise InputError("is no name for scores, expected one that ends with .npz", file)
-    chat = check_scored_with(config)
     adapter = chosen_adapter(config, adapter, base_only)
+    config = as_trained(config, adapter)
+    chat = check_scored_with(config)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)

@@ -78,10 +78,11 @@ def recommend(
     Without `adapter` it is the run's own. Raises `InputError` if there is no adapter, unless `base_only` asks for none,
     for a user that has no ratings, and for files that name what is not there.
     """
-    from palate.train.adapter import check_same_prompt, chosen_adapter
+    from palate.train.adapter import as_trained, check_same_prompt, chosen_adapter
 
     console.start_logging()
     adapter = chosen_adapter(config, adapter, base_only)  # what is wrong is told before anything is loaded
+    config = as_trained(config, adapter)
     data = prepared(config)
     guest, listed = _files(config, request, data)
     asker = None if request.all_users else _asker(request, data, guest)

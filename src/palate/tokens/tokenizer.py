@@ -5,6 +5,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+from palate.config import Config
 from palate.errors import InputError, WorkError
 from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
 
@@ -16,6 +17,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     Raises `InputError` where there is none to be had.
     """
     return tokenizer_at(locate(name, tokenizer=True), revision)
+
+
+def tokenizer_of(config: Config) -> Any:
+    """The tokenizer that a config names; `model.revision` applies to it where it is of the model's own repository."""
+    name, base = config.tokenizer_name, config.model.base
+    own = name == base or locate(name, tokenizer=True).hub_id == base
+    return load_tokenizer(name, config.model.revision if own else None)
 
 
 def tokenizer_at(location: Location, revision: str | None = None) -> Any:

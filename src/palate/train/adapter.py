@@ -13,10 +13,10 @@ from typing import Any
 
 from palate import __version__
 from palate.artifacts import atomic_folder, read_json, write_json
-from palate.config import Config
+from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError
 from palate.hub import locate
-from palate.models import quiet, weights_fingerprint
+from palate.models import base_name, quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.tokens.tokenizer import tokenizer_identity
@@ -44,6 +44,7 @@ def save_adapter(
     """
     from safetensors import SafetensorError
 
+    model.active_peft_config.revision = about.get("base", {}).get("revision")
     with atomic_folder(folder, whole=True) as partial, quiet():
         try:
             model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
@@ -94,6 +95,33 @@ def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Pat
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
     return adapter
+
+
+def as_trained(config: Config, *adapters: Path | None) -> Config:
+    """The config with the base model's revision that the adapters record; raises `InputError` as `recorded_base`."""
+    model = config.model
+    for adapter in adapters:
+        model = recorded_base(model, adapter)
+    return config.model_copy(update={"model": model})
+
+
+def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
+    """The base model at the revision that an adapter records; as it is where the adapter records none for it.
+
+    Raises `InputError` if another revision of the same repository is asked for.
+    """
+    place = (adapter / SETTINGS) if adapter is not None else None
+    if place is None or not place.is_file() or locate(model.base).path is not None:
+        return model
+    settings, name = read_json(place), base_name(model)
+    recorded = settings.get("revision") if settings.get("base_model_name_or_path") == name else None
+    if recorded is None or recorded == model.revision:
+        return model
+    if model.revision is not None:
+        raise InputError(
+            f"records revision {recorded!r} of {name}, asked is {model.revision!r}: expected the same, or none", place
+        )
+    return model.model_copy(update={"revision": recorded})
 
 
 def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:

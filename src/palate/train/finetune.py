@@ -17,7 +17,7 @@ from palate.processes import Processes, join, sharding
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
-from palate.tokens.tokenizer import load_tokenizer
+from palate.tokens.tokenizer import tokenizer_of
 from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from
@@ -92,7 +92,7 @@ def train(
     if len(train) == 0:
         raise InputError("there are no training samples", config.data_path)
     processes = join()
-    chat = Chat(load_tokenizer(config.tokenizer_name, config.model.revision), config.prompt.yes, config.prompt.no)
+    chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     held = config.model.model_copy(update={"dtype": held_in(config.train, config.model.dtype)})
     model = load_model(held, for_training=True, on=_loading_device(config))
     check_vocabulary(model, chat.tokenizer)
