@@ -122,6 +122,21 @@ def weights_fingerprint(model: Any) -> str:
     return sha256_of([model.config.get_text_config().model_type, files or _tensors_digest(model)])[:32]
 
 
+def quantization_of(model: Any) -> str:
+    """How a loaded model's weights are held: `none`, `nf4` or `fp4`, else its checkpoint's method (`gptq`).
+
+    A checkpoint can be stored quantized, whatever `model.quantization` asks for.
+    """
+    if not getattr(model, "is_quantized", False):
+        return "none"
+    stored = model.config.quantization_config
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    if stored.get("load_in_4bit"):
+        return str(stored.get("bnb_4bit_quant_type", "fp4"))
+    method = stored.get("quant_method", "unknown")
+    return str(getattr(method, "value", method))
+
+
 def _tensors_digest(model: Any) -> str:
     """SHA-256 over all tensors of a model, by name."""
     import torch

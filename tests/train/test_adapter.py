@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tests.small import CHATML
-from tests.tiny import tiny_folder, toy_config, toy_dataset
+from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
 from palate.errors import InputError
 from palate.models import load_base_model
 from palate.prompt.chat import Chat
+from palate.score.scorer import Scorer
+from palate.stages.model import load_scorer, model_key
 from palate.train.adapter import check_same_prompt, load_adapter
+from palate.train.card import write_card
 from palate.train.finetune import train
 
 WEIGHTS = "adapter_model.safetensors"
@@ -120,6 +124,56 @@ def test_a_pickled_adapter_is_refused_with_the_way_to_convert_it(adapter: Path, 
 def test_an_adapters_files_are_readable_by_whom_umask_says(adapter: Path) -> None:
     modes = {file.stat().st_mode & 0o777 for file in adapter.iterdir()}
     assert modes == {(adapter / "palate.json").stat().st_mode & 0o777}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "saved"),
+    [
+        ("qwen3", {"target_modules": ["q_proj", "lm_head"]}, "auto"),
+        ("llama", {"target_modules": ["q_proj", "lm_head"]}, "auto"),  # tied to the embeddings
+        ("qwen3", {"target_modules": ["q_proj", "embed_tokens"]}, "auto"),
+        ("qwen3", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "auto"),
+        ("qwen3", {"target_modules": ["q_proj"]}, True),
+    ],
+)
+def test_what_peft_saves_of_embeddings_and_head_is_loaded_as_peft_loads_it(
+    tmp_path: Path, kind: str, options: dict[str, Any], saved: Any
+) -> None:
+    probe = torch.arange(10)[None]
+    config = toy_config(tiny_folder(tmp_path / "base", kind))
+    adapter = random_adapter(config, tmp_path / "made", **options)
+    trained = PeftModel.from_pretrained(load_base_model(config.model)[0], adapter)
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=saved)
+    wanted = PeftModel.from_pretrained(load_base_model(config.model)[0], tmp_path / "adapter")(probe).logits
+    peft = load_adapter(load_base_model(config.model)[0], tmp_path / "adapter")
+    assert torch.equal(peft(probe).logits, wanted)
+
+
+def test_another_embedding_than_the_bases_is_refused(adapter: Path, model: Any) -> None:
+    key = "base_model.model.model.embed_tokens.weight"
+    own = model.get_input_embeddings().weight.detach().clone()
+    change(adapter, lambda tensors: tensors | {key: own.bfloat16()})
+    load_adapter(model, adapter)
+    change(adapter, lambda tensors: tensors | {key: own + 1})
+    with pytest.raises(InputError, match=rf"{key} differs from the base's own, expected .* modules_to_save"):
+        load_adapter(load_base_model(toy_config(Path(model.name_or_path)).model)[0], adapter)
+
+
+def test_a_checkpoint_in_4_bits_is_recorded_as_quantized(base: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "tiny-bnb-4bit"
+    model, tokenizer = load_base_model(toy_config(base, model={"quantization": "nf4"}).model)
+    for part in (model, tokenizer):
+        part.save_pretrained(stored)
+    config = toy_config(stored)
+    result = train(config, toy_dataset(8, config), None, tmp_path / "run")
+    write_card(result.adapter, config)
+    card = (result.adapter / "README.md").read_text()
+    assert json.loads((result.adapter / "palate.json").read_text())["base"]["quantization"] == "nf4"
+    assert "- qlora\n" in card
+    assert "- base in: nf4, as the checkpoint is stored\n" in card
+    scorer = load_scorer(config, result.adapter)
+    assert model_key(scorer, config, result.adapter)["quantization"] == "nf4"
+    assert Scorer(stored, result.adapter).score([[{"role": "user", "content": "U"}]]).p.size == 1
 
 
 def test_deltas_that_are_all_zero(adapter: Path, model: Any) -> None:

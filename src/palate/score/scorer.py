@@ -71,7 +71,7 @@ class Scorer:
             config = ModelConfig(
                 base=str(base),
                 dtype=dtype or trained.get("dtype", "auto"),
-                quantization=quantization or trained.get("quantization", "none"),
+                quantization=quantization or ("nf4" if trained.get("quantization") == "nf4" else "none"),
             )
             base, tokenizer = load_base_model(recorded_base(config, folder))
             chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)

@@ -143,7 +143,7 @@ def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Pa
 
 def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[str, Any]:
     """What of the model scores depend on: weights and number format, or who serves it, and the adapter."""
-    from palate.models import weights_fingerprint
+    from palate.models import quantization_of, weights_fingerprint
 
     adapted = {"adapter": dict(adapter_identity(adapter))}
     if config.score.server is not None:
@@ -151,7 +151,7 @@ def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[st
     return adapted | {
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
-        "quantization": config.model.quantization,
+        "quantization": quantization_of(scorer.model),
     }
 
 

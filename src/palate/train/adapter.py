@@ -16,7 +16,7 @@ from palate.artifacts import atomic_folder, read_json, write_json
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError
 from palate.hub import locate
-from palate.models import base_name, quiet, weights_fingerprint
+from palate.models import base_name, quantization_of, quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.tokens.tokenizer import tokenizer_identity
@@ -64,7 +64,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
             "revision": config.model.revision,
             "weights": weights_fingerprint(model),
             "weights_from": weights_from(config),
-            "quantization": config.model.quantization,
+            "quantization": quantization_of(model),
             "dtype": config.model.dtype,
         },
         "prompt": config.prompt.model_dump(mode="json"),
@@ -198,10 +198,13 @@ def load_adapter(model: Any, adapter: Path) -> Any:
                 f"was trained on {trained_on} and does not fit {model.name_or_path}: {_first_line(error)}", adapter
             ) from error
     try:
-        _check_places(peft, tensors, adapter, trained_on, model.name_or_path)
+        copies = _copies_of_base(peft, tensors)
+        learned = {key: value for key, value in tensors.items() if key not in copies}
+        _check_places(peft, learned, adapter, trained_on, model.name_or_path)
         _check_base(model, adapter, trained_on)
-        _fill(peft, tensors)
-        _check_effect(peft, tensors, adapter)
+        _check_copies(copies, tensors, adapter)
+        _fill(peft, learned)
+        _check_effect(peft, learned, adapter)
     except BaseException:
         detach(peft, merged=False)
         raise
@@ -217,6 +220,32 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"is broken or cut off: {_first_line(error)}", path) from error
+
+
+def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's own tensors that an adapter's file holds too, by the key in the file.
+
+    PEFT saves embeddings and vocabulary head along where it adapts one of them, or is asked to.
+    """
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    own = {name.replace(".base_layer.", "."): value for name, value in peft.state_dict().items()}
+    plain = {key: key.replace(".base_layer.", ".") for key in tensors.keys() - places.keys()}
+    return {key: own[name] for key, name in plain.items() if name in own}
+
+
+def _check_copies(copies: Mapping[str, Any], tensors: Mapping[str, Any], adapter: Path) -> None:
+    """What an adapter's file holds of its base is the base's: PEFT would put other values into the base itself."""
+    for key, base in sorted(copies.items()):
+        value = tensors[key]
+        # Either side may have been rounded since.
+        if base.shape != value.shape or not (base.equal(value.to(base)) or base.to(value).equal(value)):
+            raise InputError(
+                f"{key} differs from the base's own, expected the same values, or the layer among {SETTINGS}'s "
+                "modules_to_save",
+                adapter / WEIGHTS,
+            )
 
 
 def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_on: str, base: str) -> None:
@@ -270,7 +299,7 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
     for key, value in tensors.items():
         if not value.float().isfinite().all():
             raise InputError(f"{key} holds NaN or infinite weights, expected finite numbers", adapter / WEIGHTS)
-    deltas = [value for key, value in tensors.items() if "lora_B" in key]
+    deltas = [value for key, value in tensors.items() if "lora_B" in key or "lora_embedding_B" in key]
     if deltas and not any(value.any() for value in deltas):
         raise InputError("all its lora_B matrices are zero: it was never trained, or not saved as trained", adapter)
     vocabulary = peft.get_input_embeddings().weight

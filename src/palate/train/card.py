@@ -28,11 +28,12 @@ def write_card(
     about, run = read_json(adapter / ABOUT), read_json(adapter / RUN)
     data_manifest = data_manifest or run.get("data_manifest")
     base = about["base"]
+    kind = _kind(config, base["quantization"])
     head = {
         "base_model": base["name"],
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["palate", "recommendation", _kind(config)],
+        "tags": ["palate", "recommendation", kind],
     }
     lora, training = config.train.lora, config.train
     trained = {"LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}"}
@@ -44,7 +45,7 @@ def write_card(
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {config.name}",
-        f"{_WHAT[_kind(config)]} to answer whether a user will like an item, from the items that the user rated "
+        f"{_WHAT[kind]} to answer whether a user will like an item, from the items that the user rated "
         "before. P(like) is the softmax over the two answers' logits at the decision token.",
         "## Metrics" + "\n\n" + _table(metrics) if metrics else "",
         "## Made from\n\n"
@@ -52,7 +53,7 @@ def write_card(
             {
                 "base model": base["name"] + (f" at {base['revision']}" if base["revision"] else ""),
                 "base weights": base.get("weights_from") or "as published",
-                "base in": "4 bits (NF4, double quantization)" if base["quantization"] == "nf4" else run["dtype"],
+                "base in": _held_in(config, base["quantization"]) or run["dtype"],
                 "data": config.ratings.source or str(config.data_path),
                 **_labels(config, data_manifest),
                 "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
@@ -98,11 +99,18 @@ _WHAT = {
 }
 
 
-def _kind(config: Config) -> str:
+def _kind(config: Config, quantization: str) -> str:
     """What was trained, as the hub's tags call it."""
     if config.train.method == "full":
         return "full-finetuning"
-    return "lora" if config.model.quantization == "none" else "qlora"
+    return "lora" if quantization == "none" else "qlora"
+
+
+def _held_in(config: Config, quantization: str) -> str | None:
+    """The format of quantized weights; None for others. A checkpoint that is stored quantized keeps its own."""
+    if config.model.quantization == "nf4":
+        return "4 bits (NF4, double quantization)"
+    return None if quantization == "none" else f"{quantization}, as the checkpoint is stored"
 
 
 def _labels(config: Config, data_manifest: Mapping[str, Any] | None) -> dict[str, str]:
