@@ -1,6 +1,7 @@
 """Revisions of the hub's repositories, with a cache of the hub that holds two commits of a tiny model."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 from tests.small import CHATML, small_tokenizer
 from tests.tiny import random_adapter, tiny_folder, toy_config
 
+from palate.artifacts import sha256_file
 from palate.config import Config
 from palate.errors import InputError
+from palate.hub import weights_digest
 from palate.models import load_base_model
 from palate.score.scorer import Scorer
 from palate.stages.data import chat_of, check_model
@@ -88,3 +91,26 @@ def test_the_models_revision_is_not_that_of_another_repositorys_tokenizer(hub: P
 def test_a_cached_revision_without_main_is_at_hand(hub: Path) -> None:
     (hub / "models--org--tiny" / "refs" / "main").unlink()
     assert check_model(at(OLD)).tokenizer.chat_template == OLD_TEMPLATE
+
+
+def test_a_file_of_weights_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "cache"))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    digest = weights_digest(weights)
+    assert digest == sha256_file(weights)
+    (kept,) = (tmp_path / "cache" / "digests").iterdir()
+    kept.write_text("0" * 64)
+    assert weights_digest(weights) == "0" * 64, "it was read again"
+    kept.write_text("cut off")
+    assert weights_digest(weights) == digest == kept.read_text()
+    state = weights.stat()
+    weights.write_bytes(b"WEIGHTS")
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert weights_digest(weights) == sha256_file(weights) != digest
+
+
+def test_a_cache_that_takes_no_files_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert weights_digest(tmp_path / "file") == sha256_file(tmp_path / "file")

@@ -31,7 +31,7 @@ from palate.hub import cache_dir
 log = logging.getLogger(__name__)
 
 ENTRY = "entry.json"
-KNOWN = ("datasets", "lengths", "models", "plain", "preprocessed", "tables")
+KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables")
 """Folders that are Palate's whatever they hold; any other must hold an entry, since the folder may be shared."""
 DAY = 86_400.0
 """Seconds without a write after which a build that cannot be asked counts as given up."""

@@ -13,14 +13,13 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from palate.artifacts import sha256_file, sha256_of
+from palate.artifacts import sha256_of
 from palate.config import ModelConfig
 from palate.errors import InputError, WorkError
-from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
+from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate, weights_digest
 from palate.tokens.tokenizer import tokenizer_at
 
 log = logging.getLogger(__name__)
@@ -115,8 +114,7 @@ def weights_fingerprint(model: Any) -> str:
     """A hash that tells base models apart, the same in float32, bfloat16 and 4 bits: 32 hexadecimal digits.
 
     Every weight enters it. It covers the files that `load_model` read, with the model's type; for a model that was
-    built in memory, its tensors. It takes 2 to 3 s for each GB on the disk, once in a process; a hub model's files
-    are named by their hash.
+    built in memory, its tensors. The same weights stored in another dtype, or as GGUF, are another base.
     """
     files: str | None = getattr(model, DIGEST, None)
     return sha256_of([model.config.get_text_config().model_type, files or _tensors_digest(model)])[:32]
@@ -163,21 +161,7 @@ def _files_digest(location: Location, commit: str | None) -> str | None:
     else:
         kinds = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
         files = next((found for kind in kinds if (found := sorted(place.glob(kind)))), [])
-    return sha256_of([_file_digest(file) for file in files]) if files else None
-
-
-def _file_digest(file: Path) -> str:
-    """SHA-256 of a file; the hub's cache names large files by it."""
-    blob = file.resolve()
-    if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
-        return blob.name
-    state = file.stat()
-    return _digest_of_state(file, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache
-def _digest_of_state(file: Path, size: int, changed: int) -> str:
-    return sha256_file(file)
+    return sha256_of([weights_digest(file) for file in files]) if files else None
 
 
 @contextlib.contextmanager
