@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from palate.errors import InputError
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".inter")
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
-"""What a split may be called, in the column and as the beginning of a file's name: `valid.csv`, `valid_ood2.csv`."""
+"""What a split may be called, in the column and in a file's name: `valid.csv`, `valid_ood2.csv`, `ml.valid.inter`."""
 
 
 def split_files(names: Sequence[str]) -> dict[str, str]:
@@ -19,8 +19,9 @@ def split_files(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
-        word = stem.replace("-", "_").replace(".", "_").partition("_")[0]
-        split = next((split for split, called in SPLIT_NAMES.items() if word in called), None)
+        words = stem.replace("-", "_").replace(".", "_").split("_")
+        words = words if suffix == ".inter" else words[:1]  # RecBole puts the data set's name first
+        split = next((split for word in words for split, called in SPLIT_NAMES.items() if word in called), None)
         if split is None or suffix not in SUFFIXES:
             continue
         if split in found:

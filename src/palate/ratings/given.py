@@ -220,7 +220,8 @@ def _items(
     parts: Sequence[_Part], frame: pl.DataFrame, tables: Source, items: str | None, columns: Mapping[str, str]
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The item table, and the file that it was read from, if it is one of its own."""
-    beside = tables.find(ITEM_FILES)
+    atomic = [name for name in tables.names if name.lower().endswith(".item")]
+    beside = tables.find(ITEM_FILES) or (atomic[0] if len(atomic) == 1 else None)
     if items is not None or not all("title" in part.names for part in parts):
         if items is not None:
             path = Path(items)

@@ -7,6 +7,7 @@ import polars as pl
 from palate.errors import InputError
 from palate.ratings.layout import (
     GENRE_FLAGS,
+    IN_UTF8,
     POLARS_FAULTS,
     Layout,
     column_of,
@@ -82,7 +83,9 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
         text = file.path.read_bytes().decode(layout.encoding)
     except UnicodeDecodeError as error:
         line = file.path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"byte {error.object[error.start]:#04x} is not UTF-8 text", file.place, line) from None
+        raise InputError(
+            f"byte {error.object[error.start]:#04x} is not UTF-8 text: {IN_UTF8}", file.place, line
+        ) from None
     problem, ragged = None, True
     try:
         table = _split(text, layout)

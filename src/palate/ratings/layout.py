@@ -1,5 +1,6 @@
 """How a table lies in its file: separator, quotes, header; and which column means what."""
 
+import codecs
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,10 @@ _FIXED = {
     "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
 }
 
+IN_UTF8 = "`iconv -f LATIN1 -t UTF-8 FILE > NEW` converts a file of Western Europe"
+"""How to mend text in another encoding."""
+
+_SEPARATORS = {",": "commas", "\t": "tabs"}
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for a file that it cannot read; a panic is a BaseException."""
 
@@ -62,6 +67,9 @@ def is_parquet(file: SourceFile) -> bool:
 def layout_of(file: SourceFile) -> Layout:
     """The layout of a text table, from its name and its header; `InputError` if it is empty."""
     lower = file.name.lower()
+    quoted = not lower.endswith((".inter", ".item"))
+    separator = "\t" if not quoted or lower.endswith((".tsv", ".txt")) else ","
+    _check_begin(file, None if lower in _FIXED else separator)
     if lower in _FIXED:
         separator, names = _FIXED[lower]
         encoding = _encoding_of(file.path) if "title" in names else "utf-8-sig"
@@ -70,8 +78,6 @@ def layout_of(file: SourceFile) -> Layout:
         if first is None:
             raise InputError(f"is empty, expected rows of {separator.join(names[:4])}", file.place)
         return Layout(separator, False, names, first[0] - 1, encoding)
-    quoted = not lower.endswith((".inter", ".item"))
-    separator = "\t" if not quoted or lower.endswith((".tsv", ".txt")) else ","
     rows = _walk(file, Layout(separator, quoted, (), 0))
     header = next(rows, None)
     if header is None:
@@ -149,10 +155,33 @@ def _reason(error: csv.Error) -> str:
     """What csv found, and what was expected."""
     found = str(error)
     if found.startswith("new-line character"):
-        return "a carriage return stands within the line, expected lines that end in LF or CRLF"
+        return (
+            "a carriage return stands within the line, expected lines that end in LF or CRLF: "
+            "`tr '\\r' '\\n' < FILE > NEW` makes them of a file whose lines end in CR"
+        )
     if found.endswith("expected after '\"'"):
         return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
     return "a quote is never closed" if found.startswith("unexpected end") else found
+
+
+def _check_begin(file: SourceFile, separator: str | None) -> None:
+    """Raise `InputError` for text in units of two bytes, a spreadsheet's note, and a header with another separator."""
+    with file.path.open("rb") as content:
+        begin = content.read(1 << 12)
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
+        remedy = "`iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it"
+        raise InputError(f"is UTF-16 or binary, expected text in UTF-8: {remedy}", file.place)
+    header = begin.decode("utf-8-sig", errors="replace").split("\n")[0].rstrip("\r")
+    if separator is None or separator in header.removeprefix("sep="):
+        return
+    if header.startswith("sep="):
+        raise InputError(f"{header!r} is a spreadsheet's note, expected the header: remove the line", file.place, 1)
+    other = next((c for c in ";|,\t" if c in header), None)
+    if other is not None:
+        found, wanted = _SEPARATORS.get(other, repr(other)), _SEPARATORS[separator]
+        remedy = f"`import polars; polars.read_csv(FILE, separator={other!r}).write_csv(NEW)` converts it"
+        remedy = "the name of such a file ends in .tsv" if other == "\t" else remedy
+        raise InputError(f"fields are separated by {found}, expected {wanted}: {remedy}", file.place, 1)
 
 
 def _encoding_of(path: Path) -> str:
@@ -180,12 +209,26 @@ def column_of(
     plain = {_plain(name): name for name in reversed(names)}
     found = next((plain[p] for p in ROLES[role] if p in plain), None)
     if found is None and needed:
+        _check_header(names, place)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
         option = "" if role == "title" else f", or its name as ratings.columns.{role}"
+        if role == "timestamp":
+            option += " (without times, a column that counts the rows says that their order is that of time)"
         raise InputError(
             f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
         )
     return found
+
+
+def _check_header(names: Sequence[str], place: str) -> None:
+    """Raise `InputError` where the names of columns look like a row: a number among them, and none that is known."""
+    known = {name for called in ROLES.values() for name in called}
+    numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
+    if numbers and not any(_plain(name) in known for name in names):
+        shown = ",".join(names[:4])
+        usual = "user_id,item_id,rating,timestamp"
+        remedy = f"write one as the first line, such as {usual}"
+        raise InputError(f"{shown!r} looks like a row, expected a header that names the columns: {remedy}", place, 1)
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """From a name or a path to checked ratings."""
 
 import dataclasses
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from palate.errors import InputError
+from palate.external.splits import split_files
 from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.item_table import items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
@@ -25,6 +27,15 @@ ITEM_FILES = (
     "u.item",
 )
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dat", ".data", ".inter")
+_JSON = (
+    """: a script makes one of it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
+)
+_REMEDIES = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), ": it is compressed, unpack it first"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV in UTF-8"),
+}
+"""What makes a table that can be read of a file that cannot."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,10 @@ def load_ratings(
     path = locate(source, data_dir)
     single = path.is_file() and path.suffix.lower() != ".zip"
     if single and path.suffix.lower() not in _TABLE_SUFFIXES:
-        raise InputError("is not a kind of file that holds ratings, expected .csv, .tsv, .parquet or .zip", path)
+        remedy = _REMEDIES.get(path.suffix.lower(), "")
+        raise InputError(
+            f"is not a kind of file that holds ratings, expected .csv, .tsv, .parquet or .zip{remedy}", path
+        )
     with open_source(path.parent if single else path) as tables:
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
@@ -98,16 +112,27 @@ def load_ratings(
 
 
 def _find_ratings(tables: Source) -> str:
-    """The rating file of a folder or a zip."""
+    """The rating file of a folder or a zip; raises `InputError` where there is none, or more than one data set."""
     found = tables.find(_RATING_FILES)
-    if found is None:
-        atomic = [n for n in tables.names if n.lower().endswith(".inter")]
-        found = atomic[0] if len(atomic) == 1 else None
-    if found is None:
-        expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
-        there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-        raise InputError(f"holds no ratings, {expected}{there}", tables.root)
-    return found
+    if found is not None:
+        same = [name for name in tables.names if posixpath.basename(name).lower() == posixpath.basename(found).lower()]
+        if len(same) > 1:
+            remedy = "expected one: unpack it and name one of its folders"
+            raise InputError(f"holds {len(same)} tables of ratings, {', '.join(same[:4])}; {remedy}", tables.root)
+        return found
+    atomic = [name for name in tables.names if name.lower().endswith(".inter")]
+    if len(atomic) == 1:
+        return atomic[0]
+    if {"train", "test"} <= split_files(tables.names).keys():
+        raise InputError(
+            "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
+        )
+    expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
+    there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
+    named = next((name for name in tables.names if name.lower().endswith(_TABLE_SUFFIXES)), None)
+    if named is not None and tables.archive is None:
+        there += "; or name the file itself as --ratings, and that of the items as --items"
+    raise InputError(f"holds no ratings, {expected}{there}", tables.root)
 
 
 def _find_items(tables: Source, rating_name: str) -> str | None:

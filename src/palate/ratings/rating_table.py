@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
-from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, double_quotes, is_parquet, layout_of, records
+from palate.ratings.layout import (
+    IN_UTF8,
+    POLARS_FAULTS,
+    Layout,
+    column_of,
+    double_quotes,
+    is_parquet,
+    layout_of,
+    records,
+)
 from palate.ratings.source import SourceFile
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
@@ -197,7 +206,7 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
                 if not values[place]:
                     problem = problem or f"{names[place]} is empty, expected an id"
                 elif "\ufffd" in values[place]:
-                    problem = problem or f"{names[place]} {values[place]!r} is not UTF-8 text"
+                    problem = problem or f"{names[place]} {values[place]!r} is not UTF-8 text: {IN_UTF8}"
             problem = problem or _rating_problem(names[rating], values[rating], scale)
             problem = problem or _timestamp_problem(names[timestamp], values[timestamp])
         if problem:
@@ -208,6 +217,8 @@ def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | 
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}"
+    if number == -1 < scale[0]:
+        return f"{name} -1 lies outside of the scale: where it means that nothing was rated, remove such rows"
     if not scale[0] <= number <= scale[1]:
         return (
             f"{name} {number:g} lies outside of the scale, expected {scale[0]:g} to {scale[1]:g} "
@@ -219,7 +230,9 @@ def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | 
 def _timestamp_problem(name: str, value: str) -> str | None:
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not number.is_integer():
-        return f"{name} {value!r} is not an integer, expected seconds since 1970"
+        dated = re.match(r"\d{4}-\d\d-\d\d", value)
+        script = "`pl.col(NAME).str.to_datetime().dt.epoch('s')` of Polars makes them of dates"
+        return f"{name} {value!r} is not an integer, expected seconds since 1970" + (f": {script}" if dated else "")
     if number < 0:
         return f"{name} {value} is negative, expected seconds since 1970"
     if number >= 2**63:
