@@ -98,13 +98,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken one is an `InputError` with its place."""
+    """Read a JSON file that holds an object; a missing or broken one, or another value, is an `InputError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("not found", path) from None
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
+    except (UnicodeDecodeError, RecursionError):
+        raise InputError("is not JSON: not UTF-8, or nested too deeply", path) from None
+    if not isinstance(value, dict):
+        raise InputError("holds another JSON value, expected an object", path)
+    return value
 
 
 def sha256_file(path: Path) -> str:

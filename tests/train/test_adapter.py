@@ -241,6 +241,21 @@ def test_an_adapter_that_brings_another_template_or_vocabulary_is_refused(adapte
     (adapter / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(InputError, match=r"tokenizer.json: brings another vocabulary"):
         check_same_prompt(adapter, chat, config.prompt)
+    tokenizer.save_pretrained(adapter)
+    words = json.loads((adapter / "tokenizer.json").read_text())
+    words["added_tokens"].append(words["added_tokens"][-1] | {"id": len(tokenizer), "content": "<|another|>"})
+    (adapter / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(InputError, match=r"tokenizer.json: brings another vocabulary"):
+        check_same_prompt(adapter, chat, config.prompt)
     (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(InputError, match=r"chat_template.jinja: brings another chat template"):
         check_same_prompt(adapter, chat, config.prompt)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"text"', "{"])
+@pytest.mark.parametrize("name", ["adapter_config.json", "palate.json", "tokenizer_config.json", "tokenizer.json"])
+def test_json_that_is_no_object_is_refused_by_name_in_one_line(adapter: Path, base: Path, name: str, text: str) -> None:
+    (adapter / name).write_text(text)
+    with pytest.raises(InputError, match=rf"{name}:(\d+:)? (holds another JSON value|is not? |is not JSON)") as caught:
+        Scorer(base, adapter)
+    assert "\n" not in str(caught.value)

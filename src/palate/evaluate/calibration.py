@@ -174,7 +174,7 @@ def read_calibration(path: Path) -> Calibration:
     """Read a file; raises `InputError` if it is no calibration, or one that does not increase."""
     value = read_json(path)
     wanted = f"expected a calibration of format {FORMAT}"
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    if value.get("format") != FORMAT:
         raise InputError(f"is something else, {wanted}", path)
     try:
         method, parameters = value["method"], value["parameters"]

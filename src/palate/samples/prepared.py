@@ -34,7 +34,7 @@ def load_prepared(folder: Path) -> Prepared:
         state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
         raise InputError(f"{state}, expected a folder that `palate prepare` wrote", folder)
     manifest = read_json(path)
-    stage = manifest.get("stage") if isinstance(manifest, dict) else None
+    stage = manifest.get("stage")
     if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
         raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
     for name, digest in manifest["outputs"].items():

@@ -68,14 +68,14 @@ def is_portable(folder: Path) -> bool:
     """Whether a folder says that it is one."""
     try:
         return bool(read_json(folder / MANIFEST).get("stage") == STAGE)
-    except (InputError, OSError, ValueError, AttributeError):
+    except (InputError, OSError):
         return False
 
 
 def open_portable(folder: Path) -> Portable:
     """Open a folder; raises `InputError` if it is none, is of another format, or has a file that is not as written."""
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("stage") != STAGE:
+    if manifest.get("stage") != STAGE:
         raise InputError("is not of a portable token folder, expected one that `palate tokenize --portable` wrote",
                          folder / MANIFEST)  # fmt: skip
     options = manifest.get("options", {})

@@ -157,10 +157,21 @@ def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
         raise InputError(f"brings another chat template, {remedy}", place)
     words = adapter / "tokenizer.json"
     if words.is_file():
-        found = json.loads(tokenizer.backend_tokenizer.to_str())
-        model = read_json(words).get("model", {})
-        if model.get("vocab") != found["model"].get("vocab"):
+        brought, found = _tokenizer_in(words), tokenizer.backend_tokenizer
+        # Loading may add tokens to those of a file, so that the base may have more of them.
+        added = brought.get_vocab(with_added_tokens=True).items() <= found.get_vocab(with_added_tokens=True).items()
+        if not added or brought.get_vocab(with_added_tokens=False) != found.get_vocab(with_added_tokens=False):
             raise InputError(f"brings another vocabulary, {remedy}", words)
+
+
+def _tokenizer_in(file: Path) -> Any:
+    """The `tokenizers.Tokenizer` in a `tokenizer.json`."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # it raises no other class
+        raise InputError(f"is no tokenizer: {_first_line(error)}", file) from error
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
