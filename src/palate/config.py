@@ -4,6 +4,7 @@ Each section is one stage's options. A wrong key or value is an `InputError` wit
 nearest known key is suggested. `--set section.key=value` overrides what the file says.
 """
 
+import datetime
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from palate.artifacts import atomic_file
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
+from palate.prompt.template import DATE
 
 SHARING = ("left", "history", "error")
 """The truncations that leave several targets of a prompt a history to share."""
@@ -75,6 +77,8 @@ class TokensConfig(Section):
     truncation: Literal["left", "right", "middle", "history", "drop", "error"] = "left"
     """What a longer one loses: tokens on the `left` (the guide's way), on the `right`, in the `middle`; its oldest
     `history` items, the rest staying whole (recommended); itself (`drop`); or nothing, being an `error`."""
+    template_date: datetime.date = DATE
+    """What a chat template that writes today's date takes for today."""
     num_proc: int | None = Field(None, ge=1)
     """Taken for the guide's sake: tokens are composed by one process, and no other is started."""
 

@@ -124,7 +124,7 @@ def _decision(name: str, config: Config) -> dict[str, Any]:
     from palate.tokens.tokenizer import load_tokenizer
 
     try:
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(name, template_date=config.tokens.template_date)
         found = Chat(tokenizer, config.prompt.yes, config.prompt.no).decision.describe(tokenizer)
     except InputError as error:
         return {"summary": f"none: {error}"}
@@ -154,7 +154,8 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     columns = {p.field: [1995] * len(TITLES) if p.format_spec else ["Drama"] * len(TITLES) for p in fields}
     items = pl.DataFrame({**columns, "title": TITLES})
     try:
-        chat = Chat(load_tokenizer(name), prompt.yes, prompt.no)
+        tokenizer = load_tokenizer(name, template_date=config.tokens.template_date)
+        chat = Chat(tokenizer, prompt.yes, prompt.no)
         proof = Boundaries(chat.untrimmed)
         contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
         plan = layout(prompt, items, [0.5, 4.0, 10.0], contexts)

@@ -5,6 +5,7 @@ second; a folder, a hub id and a converted file are then the same thing.
 """
 
 import contextlib
+import datetime
 import hashlib
 import io
 import logging
@@ -20,7 +21,8 @@ from palate.artifacts import sha256_of
 from palate.config import ModelConfig
 from palate.errors import InputError, WorkError
 from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate, weights_digest
-from palate.tokens.tokenizer import tokenizer_at
+from palate.prompt.template import DATE
+from palate.tokens.tokenizer import dated, tokenizer_at
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +30,21 @@ NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "hugg
 DIGEST = "_palate_weights_digest"  # the attribute of a loaded model
 
 
-def load_base_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> tuple[Any, Any]:
+def load_base_model(
+    config: ModelConfig, *, for_training: bool = False, on: Any = None, template_date: datetime.date = DATE
+) -> tuple[Any, Any]:
     """A causal language model, as `load_model` gives it, and the tokenizer that belongs to it.
 
-    Raises `InputError` too for a tokenizer without a chat template.
+    `template_date` is what the chat template takes for today. Raises `InputError` too for a tokenizer without a chat
+    template.
     """
     location = locate(config.base)
     source, revision = _source(location, config.revision)
-    tokenizer = tokenizer_at(location if location.path is None else Location(Path(source)), revision)
+    place = location if location.path is None else Location(Path(source))
+    tokenizer = dated(tokenizer_at(place, revision), template_date)
     if not tokenizer.chat_template:
-        place = location.path or config.base
-        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", place)
+        where = location.path or config.base
+        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", where)
     tokenizer.name_or_path = base_name(config)
     return load_model(config, for_training=for_training, on=on), tokenizer
 

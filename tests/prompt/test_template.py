@@ -1,6 +1,8 @@
 """Every message of a conversation is in what a chat template renders, whatever turns it takes."""
 
 import logging
+import re
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from tests.templates.kinds import KINDS, tokenizer_of
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
+from palate.prompt.template import Template, with_date, without_date
 
 SYSTEM, USER, ANSWER = "Mind the <table>.", 'The user liked "Heat & Dust" (1983)', "Yes"
 
@@ -88,3 +91,79 @@ def test_text_that_imitates_control_stays_text_in_a_folded_system_turn() -> None
     without = chat.encode(conversation(system=True)).ids.count(end)
 
     assert chat.encode(messages).ids.count(end) == without
+
+
+DAY = date(2001, 2, 3)
+CLOCKS = {
+    "%d %B %Y": "03 February 2001",
+    "%-d %b %y": "3 Feb 01",
+    "%A, %Y-%m-%d": "Saturday, 2001-02-03",
+    "%H:%M, 100 %%": "00:00, 100 %%",
+    "%j": "034",
+}
+
+
+def rendered(template: str, **more: Any) -> str:
+    tokenizer = small_tokenizer(template)
+    return str(tokenizer.apply_chat_template(conversation(system=True), tokenize=False, **more))
+
+
+@pytest.mark.parametrize("call", ["strftime_now('{}')", 'strftime_now("{}")', "strftime_now(format='{}')"])
+@pytest.mark.parametrize("form", CLOCKS)
+def test_a_template_for_which_it_is_always_the_same_day_says_so_in_every_form(form: str, call: str) -> None:
+    told = (
+        "  {% if strftime_now is defined %}{{ CALL }}{% endif %}\n{%- for m in messages %}{{ CALL }}{% endfor %}\n\n x"
+    )
+    template = told.replace("CALL", call.format(form))
+
+    day = "\N{BLACK SQUARE}"
+    assert rendered(with_date(template, DAY)) == rendered(told.replace("CALL", repr(day))).replace(day, CLOCKS[form])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_date_is_all_that_changes_in_a_template(kind: str) -> None:
+    template = KINDS[kind]
+    fixed = with_date(template, date.today())
+
+    assert (fixed != template) == ("dated" in kind)
+    assert without_date(fixed) == template
+    assert with_date(fixed, DAY) == fixed
+    one, other = tokenizer_of(kind), tokenizer_of(kind)
+    other.chat_template = fixed
+    assert Chat(one).text(conversation(system=True)) == Chat(other).text(conversation(system=True))
+    assert Template(one).identity() == Template(other).identity()
+
+
+def test_a_date_string_that_a_template_asks_for_is_the_same_day() -> None:
+    asked = "{{ date_string }}" + CHATML
+    assert rendered(with_date(asked, DAY)) == "03 Feb 2001" + rendered(CHATML)
+    # One that has a day of its own keeps it.
+    own = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}" + asked
+    assert with_date(own, DAY) == own
+
+
+def test_templates_are_told_apart_by_what_they_render() -> None:
+    def identity(template: Any) -> str:
+        return Template(small_tokenizer(template)).identity()
+
+    same = "{# a remark #}" + CHATML.replace("message[", "m[").replace("for message in", "for m in").replace(
+        "['role']", ".role"
+    )
+    assert identity(CHATML) == identity(same) == identity({"default": CHATML, "rag": ""})
+    dated = KINDS["dated"]
+    others = [
+        CHATML,
+        CHATML.replace("['content']", "['content'] | trim"),
+        CHATML.replace("['content']", "['content'] | escape"),
+        CHATML.replace("assistant", "helper"),
+        CHATML.replace("message['content']", "('Well: ' if loop.last else '') + message['content']"),
+        with_date(dated, DAY),
+        with_date(dated, DAY + timedelta(1)),
+        *(KINDS[kind] for kind in ("no system turn", "no generation prompt", "think block", "think block when asked")),
+    ]
+    # The one without system turn differs from CHATML in conversations that have one.
+    assert len({identity(template) for template in others}) == len(others)
+
+
+def test_the_zoo_knows_no_other_clock() -> None:
+    assert not any(re.search(r"\bnow\(\)", str(template)) for template in KINDS.values())

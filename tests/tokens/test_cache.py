@@ -76,7 +76,12 @@ def test_the_same_again_is_a_hit_and_a_change_says_what_changed(
     assert "cache miss, cutoff_len changed" in said.text
     tokens(examples(13), tokenizer)
     assert "cache miss, data changed: these samples are new" in said.text
-    tokenizer.chat_template = tokenizer.chat_template.replace("user", "human").replace("content'] +", "content'] ~")
+    said.clear()
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace("content'] +", "content'] ~")  # renders the same
+    tokens(examples(), tokenizer)
+    assert "miss" not in said.text
+    tokenizer.chat_template = template.replace("content'] +", "content'] + '.' +")
     tokens(examples(), tokenizer)
     assert "cache miss, chat template changed" in said.text
 

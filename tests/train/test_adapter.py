@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.small import CHATML
+from tests.small import CHATML, small_tokenizer
+from tests.templates.kinds import DATED
 from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
 from palate.errors import InputError
@@ -228,6 +231,43 @@ def test_the_prompt_must_be_the_one_of_training(adapter: Path, base: Path) -> No
     tokenizer.chat_template = CHATML.replace("assistant", "helper")
     with pytest.raises(InputError, match="was trained with another"):
         check_same_prompt(adapter, Chat(tokenizer), config.prompt)
+
+
+def test_an_adapter_knows_the_date_of_its_prompts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = tiny_folder(tmp_path / "base", tokenizer=small_tokenizer(DATED))
+    config = toy_config(base)
+    adapter = random_adapter(config, tmp_path / "adapter")
+
+    def asked(**day: date) -> None:
+        check_same_prompt(adapter, Chat(load_base_model(config.model, **day)[1]), config.prompt)
+
+    asked()
+    with pytest.raises(InputError, match=r"another chat template, expected .* tokens.template_date 2024-07-26"):
+        asked(template_date=date(2025, 1, 1))
+    # Whoever trained it may have left the base's own template beside it.
+    (adapter / "chat_template.jinja").write_text(DATED)
+    asked()
+    assert not caplog.records
+    # Earlier versions recorded the template's text.
+    about = json.loads((adapter / "palate.json").read_text())
+    del about["template_date"]
+    about["tokenizer"]["chat template"] = sha256(DATED.encode()).hexdigest()
+    (adapter / "palate.json").write_text(json.dumps(about))
+    asked()
+    assert "was trained by an earlier version" in caplog.text
+
+
+def test_an_adapter_of_an_earlier_version_is_asked_with_the_template_of_its_text(adapter: Path, base: Path) -> None:
+    config = toy_config(base)
+    chat = Chat(load_base_model(config.model)[1])
+    about = json.loads((adapter / "palate.json").read_text())
+    about["tokenizer"]["chat template"] = sha256(chat.tokenizer.chat_template.encode()).hexdigest()
+    (adapter / "palate.json").write_text(json.dumps(about))
+
+    check_same_prompt(adapter, chat, config.prompt)
+    chat.tokenizer.chat_template += "{# the same, in other words #}"
+    with pytest.raises(InputError, match="was trained with another chat template"):
+        check_same_prompt(adapter, chat, config.prompt)
 
 
 def test_an_adapter_that_brings_another_template_or_vocabulary_is_refused(adapter: Path, base: Path) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from palate import __version__
 from palate.artifacts import read_json, sha256_file, sha256_of, write_json
 from palate.errors import InputError
+from palate.tokens.tokenizer import is_text_hash
 
 FILE = "calibration.json"
 FORMAT = 1
@@ -160,8 +161,10 @@ def load_calibration(folder: Path, *, source: Source | None = None) -> Calibrati
     held = replace(found.source, adapter=adapter)
     if (folder / "palate.json").is_file():
         about = read_json(folder / "palate.json")
-        asked = prompt_hash(about["prompt"], about["tokenizer"], about["decision"])
-        held = replace(held, prompt=asked)
+        if not is_text_hash(
+            about["tokenizer"]["chat template"]
+        ):  # an earlier version's, which no other one compares to
+            held = replace(held, prompt=prompt_hash(about["prompt"], about["tokenizer"], about["decision"]))
         if held.server is None:  # nobody here has seen the weights that a server has
             held = replace(held, model=about["base"]["weights"])
     found.check(held, path)

@@ -3,9 +3,16 @@
 Some templates refuse a system turn (Gemma 2, Mistral 0.1) or lose it as soon as an answer follows (Mistral Nemo), some
 take content as a list of parts, some refuse an answer as the last turn. Which it is shows in what they render for
 conversations whose contents are numbers.
+
+Some write today's date (Llama 3.x, SmolLM3, gpt-oss). `with_date` fixes it in the template's text, so that two days,
+and whoever serves an exported tokenizer, render the same.
 """
 
+import datetime
+import hashlib
+import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -17,6 +24,8 @@ from palate.prompt.messages import Message
 log = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant")
+DATE = datetime.date(2024, 7, 26)
+"""The day that a template calls today: the one that Llama 3.1 and 3.2 write where there is no clock."""
 
 
 class Form(NamedTuple):
@@ -69,6 +78,25 @@ class Template:
             _say(f"{self._name}: the system text opens the first user turn, as the chat template {why}")
         return form
 
+    def identity(self) -> str:
+        """A hash of what the template makes of conversations with and without system turn, answer and history."""
+        contents = {"system": ' Be "brief" & exact.\n', "user": "\n <p>1.</p>  Ünlü?\n\n", "assistant": "No"}
+        texts = []
+        for roles in (ROLES, ROLES[1:], (*ROLES, *ROLES[1:])):
+            for answer in ("Yes", "No"):
+                messages = [{"role": role, "content": contents[role]} for role in roles]
+                messages[-1]["content"] = answer
+                texts += [self._rendered(messages), self._rendered(messages[:-1], add_generation_prompt=True)]
+        return "rendered " + hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+    def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str | None:
+        """As `render`; None where the template takes no such conversation."""
+        form = self.form
+        try:
+            return self._render(messages, form, add_generation_prompt)
+        except InputError:
+            return None
+
     def _fault(self, form: Form) -> str | None:
         """What is wrong with what the template makes of a prompt and its answer in a form; None if nothing."""
         repeated = None
@@ -108,7 +136,38 @@ class Template:
 
     @property
     def _name(self) -> str:
-        return str(self.tokenizer.name_or_path)
+        return str(self.tokenizer.name_or_path or "the tokenizer")
+
+
+def with_date(template: Any, date: datetime.date) -> Any:
+    """A template, or several by name, in which today is `date`; one that was given a date before keeps that.
+
+    Its first line is then a macro in the place of transformers' `strftime_now`, or sets the `date_string` that it asks
+    for.
+    """
+    if isinstance(template, dict):
+        return {name: with_date(text, date) for name, text in template.items()}
+    if not isinstance(template, str) or _DATED.match(template):
+        return template
+    line = ""
+    if re.search(r"\bstrftime_now\b", template):
+        forms = sorted(set(re.findall(r"(?<!{)%-?[A-Za-z]", template)))
+        filters = "".join(f" | replace({form!r}, {date.strftime(form)!r})" for form in forms)
+        line += "{% macro strftime_now(format) %}{{ format" + filters + " }}{% endmacro %}"
+    if re.search(r"\bdate_string\b", template) and not re.search(r"\bset\s+date_string\b", template):
+        line += "{% set date_string = " + repr(date.strftime("%d %b %Y")) + " %}"
+    # The line break goes with the block before it (`trim_blocks`).
+    return f"{{# today is {date} #}}{line}\n{template}" if line else template
+
+
+def without_date(template: Any) -> Any:
+    """A template as it was before `with_date`."""
+    if isinstance(template, dict):
+        return {name: without_date(text) for name, text in template.items()}
+    return _DATED.sub("", template) if isinstance(template, str) else template
+
+
+_DATED = re.compile(r"\A{# today is [-0-9]+ #}[^\n]*\n")
 
 
 def _folded(messages: Sequence[Message]) -> Sequence[Message]:

@@ -1,5 +1,6 @@
 """P(like) at the decision token: one forward pass a prompt, no generation; one prefix for all candidates of a user."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,9 @@ class Scorer:
                 dtype=dtype or trained.get("dtype", "auto"),
                 quantization=quantization or ("nf4" if trained.get("quantization") == "nf4" else "none"),
             )
-            base, tokenizer = load_base_model(recorded_base(config, folder))
+            recorded = about.get("template_date")
+            today = datetime.date.fromisoformat(recorded) if recorded else TokensConfig().template_date
+            base, tokenizer = load_base_model(recorded_base(config, folder), template_date=today)
             chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)
         if chat is None:
             raise TypeError("a loaded model or a backend needs `chat=`, the tokenizer and answers that belong to it")

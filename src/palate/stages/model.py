@@ -81,7 +81,7 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.score.scorer import Scorer
     from palate.tokens.tokenizer import tokenizer_of
 
-    model, tokenizer = load_base_model(config.model)
+    model, tokenizer = load_base_model(config.model, template_date=config.tokens.template_date)
     if config.tokens.tokenizer is not None:
         tokenizer = tokenizer_of(config)
     return Scorer(

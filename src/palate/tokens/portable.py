@@ -18,7 +18,7 @@ from palate.artifacts import MANIFEST, read_json, sha256_file, write_json, write
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import Options, TokenDataset
-from palate.tokens.tokenizer import tokenizer_identity
+from palate.tokens.tokenizer import differing, is_text_hash, rendered_otherwise, tokenizer_identity
 
 STAGE = "portable"
 FORMAT = 1
@@ -55,11 +55,13 @@ class Portable:
 
     def check_tokenizer(self, chat: Chat) -> None:
         """Raise `InputError` if the folder was made for another tokenizer, chat template or answers."""
-        for what, digest in tokenizer_identity(chat.tokenizer).items():
-            if self.about["tokenizer"][what] != digest:
-                raise InputError(
-                    f"was made for another {what}, expected that of {chat.tokenizer.name_or_path}", self.folder
-                )
+        what = differing(chat.tokenizer, recorded := self.about["tokenizer"])
+        if what is None and is_text_hash(recorded["chat template"]) and rendered_otherwise(chat.tokenizer):
+            raise InputError(f"was made when the chat template was rendered otherwise; {AGAIN}", self.folder)
+        if what is not None:
+            raise InputError(
+                f"was made for another {what}, expected that of {chat.tokenizer.name_or_path}", self.folder
+            )
         if self.about["decision"] != chat.decision.describe(chat.tokenizer):
             raise InputError("was made for another decision token than this tokenizer and prompt have", self.folder)
 

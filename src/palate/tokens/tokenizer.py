@@ -1,6 +1,9 @@
 """Loads a tokenizer by name, from where `palate.hub` finds it, and tells it from others."""
 
+import datetime
 import hashlib
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -8,22 +11,31 @@ from typing import Any
 from palate.config import Config
 from palate.errors import InputError, WorkError
 from palate.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
+from palate.prompt.template import DATE, Template, with_date, without_date
 
 
 @lru_cache(maxsize=4)
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(name: str, revision: str | None = None, template_date: datetime.date = DATE) -> Any:
     """A fast transformers tokenizer: `qwen3`, `smollm2`, a hub id, a folder or a GGUF file.
 
-    Raises `InputError` where there is none to be had.
+    `template_date` is what its chat template takes for today. Raises `InputError` where there is none to be had.
     """
-    return tokenizer_at(locate(name, tokenizer=True), revision)
+    return dated(tokenizer_at(locate(name, tokenizer=True), revision), template_date)
+
+
+def dated(tokenizer: Any, template_date: datetime.date) -> Any:
+    """The tokenizer, its chat template changed to one for which it is always the same day."""
+    fixed = with_date(tokenizer.chat_template, template_date)
+    if fixed != tokenizer.chat_template:
+        tokenizer.chat_template = fixed
+    return tokenizer
 
 
 def tokenizer_of(config: Config) -> Any:
     """The tokenizer that a config names; `model.revision` applies to it where it is of the model's own repository."""
     name, base = config.tokenizer_name, config.model.base
     own = name == base or locate(name, tokenizer=True).hub_id == base
-    return load_tokenizer(name, config.model.revision if own else None)
+    return load_tokenizer(name, config.model.revision if own else None, config.tokens.template_date)
 
 
 def tokenizer_at(location: Location, revision: str | None = None) -> Any:
@@ -52,8 +64,33 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
-    """What decides a tokenizer's output: its `tokenizer.json` and its chat template, hashed."""
+    """What decides a tokenizer's output: its `tokenizer.json`, and what its chat template renders, hashed."""
     return {
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        "chat template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "chat template": Template(tokenizer).identity(),
     }
+
+
+def is_text_hash(template: str) -> bool:
+    """Whether a recorded chat template is the hash of its text, as earlier versions recorded it."""
+    return re.fullmatch(r"[0-9a-f]{64}", template) is not None
+
+
+def rendered_otherwise(tokenizer: Any) -> bool:
+    """Whether earlier versions rendered a chat template otherwise: with the day's date, or less than every message."""
+    template = tokenizer.chat_template
+    return bool(without_date(template) != template or any(Template(tokenizer).form))
+
+
+def differing(tokenizer: Any, recorded: Mapping[str, str]) -> str | None:
+    """Which part of a tokenizer's identity is not as recorded, None if all are.
+
+    Earlier versions recorded a hash of the chat template's text.
+    """
+    for what, value in tokenizer_identity(tokenizer).items():
+        known = recorded.get(what, "")
+        if what == "chat template" and is_text_hash(known):
+            value = hashlib.sha256(str(without_date(tokenizer.chat_template)).encode()).hexdigest()
+        if known != value:
+            return what
+    return None

@@ -19,7 +19,8 @@ from palate.hub import locate
 from palate.models import base_name, quantization_of, quiet, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.tokens.tokenizer import tokenizer_identity
+from palate.prompt.template import without_date
+from palate.tokens.tokenizer import differing, rendered_otherwise, tokenizer_identity
 from palate.train.method import detach
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
         "history_len": config.prepare.history_len,
         "cutoff_len": config.tokens.cutoff_len,
         "truncation": config.tokens.truncation,
+        "template_date": config.tokens.template_date.isoformat(),
+        "messages": chat.template.form._asdict(),
         "tokenizer": tokenizer_identity(chat.tokenizer),
         "decision": chat.decision.describe(chat.tokenizer),
     }
@@ -141,9 +144,16 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
         raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {asked[key]!r}", adapter)
     if about.get("decision") != chat.decision.describe(chat.tokenizer):
         raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
-    for what, value in tokenizer_identity(chat.tokenizer).items():
-        if about.get("tokenizer", {}).get(what) != value:
-            raise InputError(f"was trained with another {what}, expected the base model's own", adapter)
+    what = differing(chat.tokenizer, about.get("tokenizer", {}))
+    if what is not None:
+        date = about.get("template_date")
+        dated = f" and tokens.template_date {date}" if date and what == "chat template" else ""
+        raise InputError(f"was trained with another {what}, expected the base model's own{dated}", adapter)
+    if "template_date" not in about and rendered_otherwise(chat.tokenizer):
+        log.warning(
+            "%s: was trained by an earlier version, with the template's date of that day or without the system text",
+            adapter,
+        )
 
 
 def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
@@ -153,7 +163,7 @@ def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
     inside = read_json(settings).get("chat_template") if settings.is_file() else None
     own = adapter / "chat_template.jinja"
     template, place = (own.read_text(encoding="utf-8"), own) if own.is_file() else (inside, settings)
-    if template is not None and template != tokenizer.chat_template:
+    if template is not None and template not in (tokenizer.chat_template, without_date(tokenizer.chat_template)):
         raise InputError(f"brings another chat template, {remedy}", place)
     words = adapter / "tokenizer.json"
     if words.is_file():
