@@ -170,6 +170,22 @@ def test_a_model_without_a_chat_template_is_refused(
     assert not (tmp_path / "out" / "adapter").exists()
 
 
+def test_a_chat_template_that_fails_is_refused_in_one_line(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = small_tokenizer("{{ raise_exception('Not today') }}")
+    model = str(tiny_folder(tmp_path / "model", tokenizer=failing))
+    command = ["train", "--ratings", str(original), "--model", model, "--out", str(tmp_path / "out")]
+
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith(f"{model}: the chat template fails: Not today")
+    assert main(["doctor", "--set", f"model.base={model}"]) == 0
+    shown = capsys.readouterr()
+    assert "Not today" in " ".join(shown.out.split())
+    assert "Traceback" not in shown.out + shown.err
+
+
 @pytest.mark.parametrize("command", ["run", "train", "evaluate", "lengths"])
 def test_a_run_that_cannot_begin_leaves_no_folder(
     original: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
