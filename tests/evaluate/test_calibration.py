@@ -227,6 +227,19 @@ def adapter(folder: Path, weights: bytes = b"w", base: str = "base") -> tuple[Pa
     return folder, Source(base, files, prompt_hash(PROMPT, TOKENIZER, DECISION))
 
 
+def test_a_calibration_fits_an_adapter_whose_template_an_earlier_version_recorded(tmp_path: Path) -> None:
+    from palate.artifacts import read_json, write_json
+
+    one, source = adapter(tmp_path / "one")
+    about = read_json(one / "palate.json")
+    about["tokenizer"]["chat template"] = "0" * 64
+    write_json(one / "palate.json", about)
+    mine = replace(fitted(), source=source)
+    write_calibration(one / "calibration.json", mine)
+
+    assert load_calibration(one) == mine
+
+
 def test_a_calibration_of_another_adapter_base_prompt_or_server_is_refused(tmp_path: Path) -> None:
     one, source = adapter(tmp_path / "one")
     mine = replace(fitted(), source=source)

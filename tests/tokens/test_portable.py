@@ -1,11 +1,13 @@
 """A token folder that is carried elsewhere gives the samples that it was written from."""
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.templates.kinds import KINDS, tokenizer_of
 from tests.titles import TITLES
 from tests.tokens.test_compose import everything
 from tests.tokens.test_dataset import PROMPTS, TOKENIZERS, as_lists, composed, samples_of
@@ -13,7 +15,9 @@ from tests.tokens.test_shared import with_users
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.tokens.portable import MANIFEST, is_portable, open_portable, write_portable
+from palate.prompt.template import DATE
+from palate.tokens.portable import MANIFEST, Portable, is_portable, open_portable, write_portable
+from palate.tokens.tokenizer import dated, tokenizer_identity
 
 DATA = {"outputs": {"ratings.parquet": "0" * 64}}
 
@@ -70,3 +74,17 @@ def test_what_is_no_such_folder_is_named(tmp_path: Path) -> None:
         (tmp_path / MANIFEST).write_text(text)
         with pytest.raises(InputError, match=said):
             open_portable(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, template in KINDS.items() if isinstance(template, str)])
+def test_a_folder_that_an_earlier_version_rendered_otherwise_is_refused(tmp_path: Path, kind: str) -> None:
+    chat = Chat(dated(tokenizer_of(kind), DATE))
+    identity = tokenizer_identity(chat.tokenizer) | {"chat template": sha256(KINDS[kind].encode()).hexdigest()}
+    about = {"tokenizer": identity, "decision": chat.decision.describe(chat.tokenizer)}
+    found = Portable(tmp_path, {}, about)
+
+    if kind in ("plain", "trimming", "think block", "think block when asked", "no generation prompt"):
+        found.check_tokenizer(chat)
+    else:
+        with pytest.raises(InputError, match="was made when the chat template was rendered otherwise"):
+            found.check_tokenizer(chat)
