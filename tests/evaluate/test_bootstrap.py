@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from palate.evaluate import bootstrap as module
 from palate.evaluate.bootstrap import Interval, bootstrap, detectable, interval
-from palate.evaluate.metrics import measure
+from palate.evaluate.metrics import measure, recalibration
 
-METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier")
+METRICS = ("auc", "gauc", "pair_auc", "accuracy", "f1", "log_loss", "brier")
 
 
 def rows(seed: int, n: int = 120, users: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,3 +118,24 @@ def test_one_class_has_no_interval_of_the_auc_but_one_of_the_accuracy() -> None:
 def test_the_interval_leaves_out_resamples_that_are_undefined() -> None:
     values = np.concatenate([np.linspace(0, 1, 201), np.full(50, np.nan)])
     assert interval(values) == Interval(pytest.approx(0.025), pytest.approx(0.975))
+
+
+def test_slope_and_intercept_move_as_those_of_lines_fitted_to_each_resample() -> None:
+    y, p, users = rows(8, n=1500, users=150)
+    got = bootstrap(y, users, {"model": p}, resamples=200, seed=3)["model"]
+    counts = np.concatenate(list(module.user_counts(150, 200, 200, 3)))
+    lines = [recalibration(y[chosen], p[chosen]) for chosen in (_copied(users, row) for row in counts)]
+    for name, fitted in zip(("intercept", "slope"), np.array(lines).T, strict=True):
+        assert np.std(got[name]) == pytest.approx(np.std(fitted), rel=0.1)
+        assert np.corrcoef(got[name], fitted)[0, 1] > 0.98
+
+
+def _copied(users: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    each = np.unique(users, return_inverse=True)[1]
+    return np.repeat(np.arange(len(users)), counts[each].astype(int))
+
+
+def test_a_line_that_does_not_exist_has_no_replicates() -> None:
+    y, users = np.array([True, False, True, False]), np.arange(4)
+    got = bootstrap(y, users, {"model": np.full(4, 0.5)}, resamples=20, seed=1)["model"]
+    assert not {"slope", "intercept"} & got.keys()

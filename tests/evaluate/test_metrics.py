@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from palate.evaluate.metrics import ece_floor, measure, per_user_auc
+from palate.evaluate.metrics import ece_floor, logit, measure, per_user_auc, recalibration
 
 ROW = st.tuples(
     st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.9, 1.0]) | st.floats(0, 1), st.integers(0, 4)
@@ -48,8 +49,11 @@ def test_gauc_is_the_mean_of_scikit_learns_auc_over_users_with_both_classes(
         weights = [each[u].sum() for u in aucs]
         assert got.gauc == pytest.approx(np.average(list(aucs.values()), weights=weights))
         assert got.gauc_mean == pytest.approx(np.mean(list(aucs.values())))
+        pairs = [y[each[u]].sum() * (~y[each[u]]).sum() for u in aucs]
+        assert got.pair_auc == pytest.approx(np.average(list(aucs.values()), weights=pairs))
     else:
         assert got.gauc is None
+        assert got.pair_auc is None
         assert got.gauc_mean is None
 
 
@@ -150,3 +154,43 @@ def test_a_score_that_is_no_probability_is_refused(wrong: float) -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="2 labels, 1 scores"):
         measure(np.array([True, False]), np.array([0.5]), np.array([0, 0]))
+
+
+def test_auc_over_pairs_does_not_move_with_the_rows_drawn_where_gauc_does() -> None:
+    rng = np.random.default_rng(3)
+    size = rng.integers(4, 200, 300)
+    users = np.repeat(np.arange(300), size)
+    skill = np.repeat(np.where(size > 100, 0.2, 3.0), size)  # long users are hard to sort, as on real logs
+    z = rng.normal(size=len(users))
+    y = rng.random(len(users)) < 1 / (1 + np.exp(-skill * z))
+    p = 1 / (1 + np.exp(-z))
+    whole, parts = measure(y, p, users), []
+    for seed in range(40):
+        drawn = np.random.default_rng(seed).choice(len(users), len(users) // 40, replace=False)
+        parts.append(measure(y[drawn], p[drawn], users[drawn]))
+    error = np.std([part.pair_auc for part in parts]) / np.sqrt(len(parts))
+    assert np.mean([part.pair_auc for part in parts]) == pytest.approx(whole.pair_auc, abs=4 * error)
+    assert abs(np.mean([part.gauc for part in parts]) - whole.gauc) > 4 * error
+
+
+@pytest.mark.parametrize(("intercept", "slope"), [(0, 1), (0.7, 0.5), (-1, 2)])
+def test_slope_and_intercept_are_those_of_scikit_learns_logistic_regression(intercept: float, slope: float) -> None:
+    rng = np.random.default_rng(5)
+    p = rng.random(3000)
+    y = rng.random(3000) < 1 / (1 + np.exp(-intercept - slope * logit(p)))
+    line = LogisticRegression(C=np.inf, tol=1e-10).fit(logit(p)[:, None], y)
+    assert recalibration(y, p) == pytest.approx((line.intercept_[0], line.coef_[0, 0]), abs=1e-4)
+    assert recalibration(y, p) == pytest.approx((intercept, slope), abs=0.2)
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_a_recalibration_is_a_stationary_point_or_does_not_exist(rows: list[tuple[bool, float, int]]) -> None:
+    y, p, _ = columns(rows)
+    line = recalibration(y, p)
+    if line is None:
+        return
+    z = logit(p)
+    residual = y - 1 / (1 + np.exp(-line[0] - line[1] * z))
+    assert abs(residual.mean()) < 1e-6
+    assert abs((residual * z).mean()) < 1e-4

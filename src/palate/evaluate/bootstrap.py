@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.evaluate.curves import Labels, Scores
-from palate.evaluate.metrics import CLIP, DECISION, Users, per_user_auc
+from palate.evaluate.metrics import CLIP, DECISION, Users, logit, per_user_auc, recalibration
 
 Replicates = NDArray[np.float64]
 """One metric's value in every resample, shape (resamples,); NaN where the resample does not define it."""
@@ -37,9 +37,10 @@ def bootstrap(
     """Replicates of every metric of every model, on the same seeded resamples of users.
 
     `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). The result's inner
-    keys are the fields of `Metrics`: auc, gauc, accuracy, f1, log_loss, brier. ECE is left out:
-    noise only adds to it, so its replicates lie above the estimate and their interval often excludes it. Memory does
-    not grow with `resamples` times n: resamples are drawn and measured block by block.
+    keys are the fields of `Metrics`: auc, gauc, pair_auc, accuracy, f1, log_loss, brier, slope, intercept. The last
+    two take one Newton step from the line of all rows (Moulton & Zeger 1991). ECE is left out: noise only adds to it,
+    so its replicates lie above the estimate and their interval often excludes it. Memory does not grow with
+    `resamples` times n: resamples are drawn and measured block by block.
     """
     codes = np.unique(users, return_inverse=True)[1].astype(np.int64)
     models = {name: _Model(y, p, codes) for name, p in scores.items()}
@@ -102,18 +103,27 @@ class _Model:
 
         predicted = p >= DECISION
         clipped = p.clip(CLIP, 1 - CLIP)
-        aucs, rows = per_user_auc(y, p, codes)
+        aucs, rows, pairs = per_user_auc(y, p, codes)
         defined = ~np.isnan(aucs)
         columns = {
             "rows": rows.astype(np.float64),
             "ranked_rows": np.where(defined, rows, 0),
             "ranked": np.where(defined, aucs * rows, 0),
+            "pairs": pairs,
+            "ordered": np.where(defined, aucs * pairs, 0),
             "correct": per_user(predicted == y),
             "hits": per_user(predicted & y),
             "claimed": per_user(predicted) + per_user(y),
             "nats": per_user(-np.log(np.where(y, clipped, 1 - clipped))),
             "squares": per_user((p - y) ** 2),
         }
+        self._line = recalibration(y, p)
+        if self._line is not None:
+            z = logit(p)
+            q = 0.5 * (1 + np.tanh((self._line[0] + self._line[1] * z) / 2))
+            residual, weight = y - q, q * (1 - q)
+            terms = {"g0": residual, "g1": residual * z, "h00": weight, "h01": weight * z, "h11": weight * z * z}
+            columns |= {name: per_user(values) for name, values in terms.items()}
         self._names = list(columns)
         self._per_user = np.column_stack(list(columns.values()))
         self._auc = _SortedScores(y, p, codes)
@@ -125,11 +135,22 @@ class _Model:
         return {
             "auc": self._auc.weighted(counts),
             "gauc": _ratio(of["ranked"], of["ranked_rows"]),
+            "pair_auc": _ratio(of["ordered"], of["pairs"]),
             "accuracy": _ratio(of["correct"], of["rows"]),
             "f1": _ratio(2 * of["hits"], of["claimed"]),
             "log_loss": _ratio(of["nats"], of["rows"]),
             "brier": _ratio(of["squares"], of["rows"]),
+            **self._recalibrated(of),
         }
+
+    def _recalibrated(self, of: Mapping[str, NDArray[np.float64]]) -> dict[str, Replicates]:
+        """Intercept and slope of each resample: one Newton step from those of all rows."""
+        if self._line is None:
+            return {}
+        determinant = of["h00"] * of["h11"] - of["h01"] ** 2
+        intercept = _ratio(of["h11"] * of["g0"] - of["h01"] * of["g1"], determinant)
+        slope = _ratio(of["h00"] * of["g1"] - of["h01"] * of["g0"], determinant)
+        return {"intercept": self._line[0] + intercept, "slope": self._line[1] + slope}
 
 
 class _SortedScores:

@@ -40,7 +40,7 @@ class Entry:
     kind: Literal["baseline", "model"]
     metrics: Metrics
     intervals: dict[str, Interval | None]
-    """For auc, gauc, accuracy, f1, log_loss, brier and ece; None where there is no interval."""
+    """For the metrics of `bootstrap`; None where there is no interval."""
     mass: Mass | None
     reliability: list[ReliabilityBin]
     roc: list[tuple[float, float]]
@@ -53,7 +53,7 @@ class Entry:
 class Difference:
     """A metric of `first` minus that of `second`, on the same resamples of users."""
 
-    metric: Literal["auc", "gauc"]
+    metric: Literal["auc", "gauc", "pair_auc"]
     first: str
     second: str
     value: float
@@ -301,7 +301,7 @@ def _differences(
     by_key = {entry.key: entry for entry in entries}
     models = [entry for entry in entries if entry.kind == "model" and not entry.aside]
     tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
-    metrics: tuple[Literal["auc", "gauc"], ...] = ("auc", "gauc")
+    metrics: tuple[Literal["auc", "gauc", "pair_auc"], ...] = ("auc", "gauc", "pair_auc")
     for metric in metrics:
         baselines = [e for e in entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
         if not baselines:

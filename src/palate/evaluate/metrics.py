@@ -12,6 +12,10 @@ CLIP = 1e-7
 ECE_BINS = 15
 FLOOR_DRAWS = 100
 """Draws of labels behind `Metrics.ece_floor`."""
+RECALIBRATION_STEPS = 100
+"""Newton steps before a line is taken for one that does not exist."""
+RECALIBRATION_REACH = 2.0
+"""The longest step, in standard deviations of the logit: a longer one leaves the region where it converges."""
 DECISION = 0.5
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 
@@ -47,6 +51,12 @@ class Metrics:
     """Expected calibration error over 15 equal-width bins; never zero on few rows, see `ece_floor`."""
     ece_floor: float | None = None
     """What `ece` would be on average if every P(like) were right: the noise of this number of rows."""
+    pair_auc: float | None = None
+    """Per-user AUC, weighted by pairs of a liked and a disliked row: it does not depend on how many rows are drawn."""
+    slope: float | None = None
+    """Of the logistic recalibration, see `recalibration`; 1 if calibrated, below 1 if too sure."""
+    intercept: float | None = None
+    """Of the same; 0 if calibrated, above 0 if P(like) is too low."""
 
 
 def measure(y: Labels, p: Scores, users: Users) -> Metrics:
@@ -65,7 +75,8 @@ def measure(y: Labels, p: Scores, users: Users) -> Metrics:
 
     both = bool(y.any() and not y.all())
     predicted = p >= DECISION
-    aucs, counts = per_user_auc(y, p, users)
+    aucs, counts, pairs = per_user_auc(y, p, users)
+    intercept, slope = recalibration(y, p) or (None, None)
     defined = ~np.isnan(aucs)
     ranked = bool(defined.any())
     return Metrics(
@@ -82,7 +93,46 @@ def measure(y: Labels, p: Scores, users: Users) -> Metrics:
         brier=float(brier_score_loss(y, p, pos_label=True)),
         ece=_ece(y, p, bin_of(p, ECE_BINS)),
         ece_floor=ece_floor(p),
+        pair_auc=float(np.average(aucs[defined], weights=pairs[defined])) if ranked else None,
+        slope=slope,
+        intercept=intercept,
     )
+
+
+def logit(p: Scores) -> Scores:
+    """ln(p / (1 − p)), with `p` kept `CLIP` away from 0 and 1."""
+    clipped = p.clip(CLIP, 1 - CLIP)
+    found: Scores = np.log(clipped) - np.log1p(-clipped)
+    return found
+
+
+def recalibration(y: Labels, p: Scores) -> tuple[float, float] | None:
+    """Intercept a and slope b of the most likely P(y) = σ(a + b · logit(p)) (Cox 1958).
+
+    (0, 1) in expectation where every `p` is right. None where no such line exists: labels of one class, a constant
+    `p`, or a threshold of `p` that separates the classes.
+    """
+    z = logit(p)
+    spread = float(z.std())
+    if y.all() or not y.any() or spread < CLIP:
+        return None
+    if min(z[y]) >= max(z[~y]) or max(z[y]) <= min(z[~y]):
+        return None
+    x = np.column_stack((np.ones_like(z), (z - z.mean()) / spread))
+    line = np.array([np.log(y.mean() / (1 - y.mean())), 0.0])
+    for _ in range(RECALIBRATION_STEPS):
+        q = _sigmoid(x @ line)
+        step = np.linalg.solve((x * (q * (1 - q))[:, None]).T @ x, x.T @ (y - q))
+        line = line + step * min(1.0, RECALIBRATION_REACH / max(float(np.abs(step).max()), CLIP))
+        if np.abs(step).max() < 1e-9:
+            slope = float(line[1] / spread)
+            return float(line[0] - slope * z.mean()), slope
+    return None
+
+
+def _sigmoid(z: Scores) -> Scores:
+    found: Scores = 0.5 * (1 + np.tanh(z / 2))
+    return found
 
 
 def ece_floor(p: Scores) -> float:
@@ -100,8 +150,12 @@ def _ece(y: Labels, p: Scores, bins: NDArray[np.int64]) -> float:
     return float(np.abs(np.bincount(bins, weights=p - y)).sum() / len(y))
 
 
-def per_user_auc(y: Labels, p: Scores, users: Users) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The AUC and the number of rows of each user, in ascending order of user; both of shape (distinct users,).
+def per_user_auc(
+    y: Labels, p: Scores, users: Users
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Each user's AUC, number of rows, and number of pairs of a liked and a disliked row.
+
+    All of shape (distinct users,), in ascending order of user.
 
     The Mann-Whitney statistic on ranks within the user, ties sharing their mean rank. NaN for a user with one class.
     """
@@ -118,4 +172,4 @@ def per_user_auc(y: Labels, p: Scores, users: Users) -> tuple[NDArray[np.float64
     positives = np.bincount(codes, weights=liked)
     pairs = positives * (counts - positives)
     above = np.bincount(codes, weights=rank * liked) - positives * (positives + 1) / 2
-    return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0), counts
+    return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0), counts, pairs

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.evaluate import forest, plots
+from palate.evaluate.bootstrap import detectable
 from palate.evaluate.table import cell
 from palate.evaluate.verdict import bounds, number
 
@@ -26,6 +27,7 @@ def render(template: str, **told: Any) -> str:
         "bounds": bounds,
         "plain": plain,
         "metric_name": metric_name,
+        "least": lambda interval: number(detectable(interval)) if interval.low <= 0 <= interval.high else "",
     }
     environment.globals |= {"plots": plots, "forest": forest}
     return environment.get_template(template).render(**told)
@@ -33,7 +35,7 @@ def render(template: str, **told: Any) -> str:
 
 def metric_name(metric: str) -> str:
     """What a page calls a metric."""
-    known = {"log_loss": "log loss", "brier": "Brier", "accuracy": "accuracy"}
+    known = {"log_loss": "log loss", "brier": "Brier", "accuracy": "accuracy", "pair_auc": "AUC over pairs"}
     return known.get(metric, metric.upper())
 
 

@@ -23,7 +23,7 @@ from palate.evaluate.bootstrap import Interval, Replicates, bootstrap, interval
 from palate.evaluate.curves import Labels, Scores
 from palate.evaluate.metrics import LOWER_IS_BETTER, Users, measure
 
-METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier")
+METRICS = ("auc", "gauc", "pair_auc", "accuracy", "f1", "log_loss", "brier")
 """What is compared: the metrics of which a resample has a value. Not ECE, most of whose differences are noise."""
 
 

@@ -27,7 +27,10 @@ def verdict(evaluation: "Evaluation") -> list[str]:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
-    within = [_within_users(evaluation, d) for d in _of(evaluation, "gauc") if d.first == models[0].key][:1]
+    apart = list(_of(evaluation, "pair_auc")) or list(
+        _of(evaluation, "gauc")
+    )  # files of earlier versions have no pairs
+    within = [_within_users(evaluation, d) for d in apart if d.first == models[0].key][:1]
     warnings = [text for model in models for text in _warnings(evaluation, model)]
     if evaluation.unit == "rows":
         warnings.append(
@@ -108,10 +111,11 @@ def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
     """The per-user AUC, which a model cannot win by knowing who is generous."""
     first, second = evaluation.entry(d.first), evaluation.entry(d.second)
     best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
+    reached, other = (getattr(entry.metrics, d.metric) or 0 for entry in (first, second))
+    over = ", over all their pairs of a liked and a disliked row," if d.metric == "pair_auc" else ""
     sentence = (
         f"Within the {first.metrics.gauc_users:,} users with both classes, where knowing who is generous does not "
-        f"help, {_name(first)} reaches a per-user AUC of "
-        f"{number(first.metrics.gauc or 0)}; {_name(second)}, {best}, {number(second.metrics.gauc or 0)}"
+        f"help, {_name(first)} reaches{over} an AUC of {number(reached)}; {_name(second)}, {best}, {number(other)}"
     )
     if d.interval is None:
         return sentence + "."
