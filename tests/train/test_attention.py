@@ -77,6 +77,82 @@ def test_an_attention_that_ignores_the_mask_is_noticed(caplog: pytest.LogCapture
     assert "attention: not segments (careless): the probe's logits are" in caplog.text
 
 
+class HalfGradient(torch.autograd.Function):
+    """The same values, half the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Any) -> Any:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient / 2
+
+
+def wrong_for_long(query: Any, out: Any) -> Any:
+    return out.flip(1) if query.shape[2] > 500 else out
+
+
+def wrong_gradient(query: Any, out: Any) -> Any:
+    return HalfGradient.apply(out)
+
+
+def wrong_in_autocast(query: Any, out: Any) -> Any:
+    return out.flip(1) if torch.is_autocast_enabled("cpu") else out
+
+
+def wrong_when_computed_again(query: Any, out: Any) -> Any:
+    """The backward pass of gradient checkpointing computes a layer a second time."""
+    return out * 2 if torch._C._current_graph_task_id() != -1 else out
+
+
+def within_bfloat16() -> Any:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("fault", "harmless", "harmful"),
+    [
+        (wrong_for_long, {"longest": 150}, {"longest": 400}),
+        (wrong_gradient, None, {}),
+        (wrong_in_autocast, {}, {"autocast": within_bfloat16}),
+        (wrong_when_computed_again, {}, {"checkpointing": True}),
+    ],
+)
+def test_a_way_that_is_wrong_only_as_training_computes_is_refused(
+    fault: Any, harmless: dict[str, Any] | None, harmful: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AttentionInterface
+
+    def faulty(module: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        return fault(query, attention.attend(module, query, *args, **kwargs)[0]), None
+
+    AttentionInterface.register("faulty", faulty)
+    monkeypatch.setattr(attention, "SEGMENTS", "faulty")
+
+    def choose(longest: int = 150, checkpointing: bool = False, **options: Any) -> Any:
+        model = adapted(tiny_model("qwen3", 1024))
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return choose_attention(model, "auto", 4, longest, **options)
+
+    if harmless is not None:
+        assert choose(**harmless).way == "segments"
+    chosen = choose(**harmful)
+    assert chosen.way == "mask"
+    assert "faulty" in chosen.refused[0]
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("longest", [20, 60, 400])
+def test_the_probe_is_as_long_as_what_is_trained(several: bool, longest: int) -> None:
+    packed = attention._probe_prompts(512, longest, several, False)
+    lengths = [packed.alone(i).input_ids.size for i in range(packed.block.size)]
+    assert max(lengths) == longest - 1  # the last token has nothing to predict
+    assert min(lengths) < 20
+
+
 def test_a_leak_between_blocks_alone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Causal over a whole prompt: the first block is right, later ones see those before them."""
     model = tiny_model("qwen3")
@@ -92,7 +168,7 @@ def test_a_leak_between_blocks_alone_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(attention, "segments_of", leaky)
     with pytest.raises(attention.WorkError, match="standard deviations"):
-        probe(model, right, "sdpa")
+        probe(model, right, "sdpa", 100)
 
 
 def test_a_model_that_sees_only_so_far_back_is_not_packed(tmp_path: Path) -> None:

@@ -71,19 +71,22 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         model: Any,
         args: Any,
         schedule: Schedule,
-        attention: Attention,
+        attention: Attention | None,
         answers: tuple[int, int],
         evaluated: SharedHistory | None = None,
         checkpoints_kept: int = 2,
         console: "Console | None" = None,
         ranking_weight: float = 0.0,
     ) -> None:
-        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
+        """`attention` may be set later, once it has been probed within the trainer's autocast.
+
+        `answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
 
         `checkpoints_kept` takes the place of `save_total_limit`, by which transformers would remove a checkpoint before
         the next one is marked. `console` shows how far `evaluate` is.
         """
-        self.schedule, self.attention, self.answers, self.evaluated = schedule, attention, answers, evaluated
+        self.schedule, self.answers, self.evaluated = schedule, answers, evaluated
+        self.attention: Any = attention
         self.checkpoints_kept, self.console, self.ranking_weight = checkpoints_kept, console, ranking_weight
         self._seen: Any = None
         self.waited = 0.0

@@ -1,7 +1,8 @@
 """How a model attends over packed prompts: which tokens see which, kept by one of several implementations.
 
 The definition is `Packed.mask`. Here are the ways to keep it, and a probe that runs before training: prompts that
-were packed must give the logits that their sequences give alone, and a change in one block must change no other.
+were packed must give the logits and gradients that their sequences give alone, and a change in one block must change
+no other. It computes as training does: sequences as long, within the same autocast, with gradient checkpointing.
 An implementation that does not is not used; nothing falls back silently.
 
 - `segments`: scaled dot-product attention over one prompt after the other, the prefix causally, then the blocks
@@ -13,8 +14,9 @@ An implementation that does not is not used; nothing falls back silently.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -27,11 +29,14 @@ from palate.tokens.packed import Packed, pack, tensors
 log = logging.getLogger(__name__)
 
 Way = Literal["segments", "flex", "mask", "padded"]
+Autocast = Callable[[], AbstractContextManager[Any]]
 SEGMENTS = "palate_segments"
 CHUNK = 256
 """Tokens of blocks that are attended over at once: what is computed and masked grows with it, the calls shrink."""
 TOLERANCE = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
 """Mean difference of a probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
+GRADIENT_TOLERANCE = {"float32": 1e-2, "other": 0.3}
+"""Difference of a weight's gradient to that of the sequences alone, as a share of its norm."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ class Attention:
     way: Way
     implementation: str
     """What transformers calls it."""
+    refused: tuple[str, ...] = ()
+    """The ways that `auto` would have preferred, each with why it was not taken."""
+
+    def warn(self) -> None:
+        """Warn of each way that was expected and is not used."""
+        for reason in self.refused:
+            log.warning("attention: not %s; trains with %s (%s)", reason, self.way, self.implementation)
 
     def logits(self, model: Any, packed: Packed) -> Any:
         """The model's logits at `packed.at`, (r, vocabulary), in float32 from the last hidden state on.
@@ -64,10 +76,13 @@ class Attention:
         return model(**inputs, use_cache=False).logits[0]
 
 
-def choose_attention(model: Any, wanted: Way | Literal["auto"], targets: int, longest: int) -> Attention:
+def choose_attention(
+    model: Any, wanted: Way | Literal["auto"], targets: int, longest: int, autocast: Autocast = nullcontext
+) -> Attention:
     """Set a model (with or without its adapter) to the first way that passes the probe; `auto` tries all that fit.
 
-    `longest` is the length of the longest sequence that will be trained. Raises `InputError` if the way that was
+    `longest` is the length of the longest sequence that will be trained, `autocast` what the trainer computes within.
+    Gradient checkpointing is probed where the model has it enabled. Raises `InputError` if the way that was
     named, or every way, fails: with `targets` > 1 there may be none for a model whose layers do not attend.
     """
     base = _transformer(model)
@@ -86,17 +101,17 @@ def choose_attention(model: Any, wanted: Way | Literal["auto"], targets: int, lo
                 if way != "padded":
                     check_window(base.config, longest)
                 base.set_attn_implementation(implementation)
-                probe(model, attention, own)
+                probe(model, attention, own, longest, autocast)
             except (InputError, WorkError, RuntimeError, ValueError, TypeError, ImportError, AttributeError) as error:
                 base.set_attn_implementation(own)
                 reasons.append(
                     f"{way} ({implementation}): {(str(error).strip() or type(error).__name__).splitlines()[0]}"
                 )
                 continue
-            for reason in reasons:
-                log.warning("attention: not %s", reason)
             log.info("attention: %s (%s), checked against sequences alone", way, implementation)
-            return attention
+            chosen = Attention(way, implementation, tuple(reasons))
+            chosen.warn()
+            return chosen
     place = "train.attention" if wanted != "auto" else "train.targets_per_prompt"
     raise InputError(f"{_name(base)} does not keep packed prompts apart: {'; '.join(reasons)}", place)
 
@@ -107,44 +122,83 @@ def ways_on(device: Any) -> list[Way]:
     return [*flex, "segments", "mask", "padded"]
 
 
-def probe(model: Any, attention: Attention, own: str) -> None:
-    """Raise `WorkError` unless packed prompts give what their sequences give alone with the attention `own`."""
+def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Autocast = nullcontext) -> None:
+    """Raise `WorkError` unless packed prompts give what their sequences give alone with the attention `own`.
+
+    Logits and gradients, in training mode and within `autocast`; the longest sequence has `longest` tokens.
+    """
     import torch
 
     base = _transformer(model)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    context = ExitStack()
+    implementation = base.config._attn_implementation
     vocabulary = base.get_input_embeddings().weight.shape[0]
     several = attention.way != "padded"
-    packed, changed = (_probe_prompts(vocabulary, several, change) for change in (False, True))
-    implementation = base.config._attn_implementation
+    packed, changed = (_probe_prompts(vocabulary, longest, several, change) for change in (False, True))
+    training = model.training
     try:
-        context.enter_context(without_dropout(model))
-        with torch.set_grad_enabled(bool(trained)):
-            together = attention.logits(model, packed).float()
-        if trained:  # one that cannot be differentiated says so now
-            torch.autograd.grad(together.mean(), trained, allow_unused=True)
-            together = together.detach()
-        with torch.no_grad():
-            elsewhere = attention.logits(model, changed).float()
+        model.train()  # in eval mode there is no gradient checkpointing
+        with without_dropout(model):
+            together, gradient = _differentiated(model, lambda: attention.logits(model, packed), packed, autocast)
+            with torch.no_grad(), autocast():
+                elsewhere = attention.logits(model, changed).float()
+                exact = _dtype(model) == torch.float32 and not torch.is_autocast_enabled(together.device.type)
             base.set_attn_implementation(own)
-            alone = torch.cat(_alone(model, packed, together.device))
+            alone, expected = _alone(model, packed, autocast)
     finally:
         base.set_attn_implementation(implementation)
-        context.close()
+        model.train(training)
+    precision = "float32" if exact else "other"
+    tolerance, still = TOLERANCE[precision]
     scale = alone.std()
-    tolerance, still = TOLERANCE["float32" if _dtype(model) == torch.float32 else "other"]
-    apart = float((together - alone).abs().mean() / scale)
+    rows = packed.targets.size // packed.block.size  # of each block
+    apart = float(((together - alone).abs() / scale).view(packed.block.size, -1).mean(1).max())
     if not apart <= tolerance:
         raise WorkError(f"the probe's logits are {apart:.2g} standard deviations off those of sequences alone")
-    same = torch.ones(len(alone), dtype=torch.bool, device=alone.device)
-    first = packed.targets.size // packed.block.size
-    same[:first] = False  # the tokens of the first block, in which something was changed
-    moved = float((together - elsewhere)[same].abs().mean() / scale)
+    moved = float((together - elsewhere)[rows:].abs().mean() / scale)
     if not moved <= still:
         raise WorkError(f"a change in one block moves the logits of others by {moved:.2g} standard deviations")
-    if not (together - elsewhere)[~same].abs().mean() / scale > 10 * still * moved:
+    if not (together - elsewhere)[:rows].abs().mean() / scale > 10 * still * moved:
         raise WorkError("a change in a block does not change its own logits")
+    off = _gradients_apart(gradient, expected)
+    if not off <= GRADIENT_TOLERANCE[precision]:
+        raise WorkError(f"the probe's gradients differ by {off:.2g} of their norm from those of sequences alone")
+
+
+def _differentiated(model: Any, logits_of: Callable[[], Any], packed: Packed, autocast: Autocast) -> tuple[Any, Any]:
+    """Logits in float32, and the gradients of their loss for the trained weights, None for those without."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    with torch.set_grad_enabled(bool(trained)):
+        with autocast():
+            logits = logits_of()
+        logits = logits.float()
+        if not trained:
+            return logits, []
+        targets = torch.from_numpy(packed.targets.astype(np.int64)).to(logits.device)
+        loss = cross_entropy(logits, targets, reduction="sum")
+    return logits.detach(), list(torch.autograd.grad(loss, trained, allow_unused=True))
+
+
+def _gradients_apart(found: list[Any], expected: list[Any]) -> float:
+    """The largest difference of a weight's gradients, relative to their norm; nan if one is not finite.
+
+    A gradient that is smaller than the weights' root mean square is compared with that: the bias of a key has none.
+    """
+    import torch
+
+    pairs = [
+        tuple(torch.zeros_like(other) if g is None else g.float() for g, other in ((f, e), (e, f)))
+        for f, e in zip(found, expected, strict=True)
+        if f is not None or e is not None
+    ]
+    if not pairs:
+        return 0.0
+    norms = torch.stack([e.norm() for _, e in pairs])
+    differences = torch.stack([(f - e).norm() for f, e in pairs])
+    usual = norms.square().mean().sqrt()
+    return float((differences / norms.clamp(min=usual.clamp(min=1e-12))).max())
 
 
 @contextmanager
@@ -171,31 +225,41 @@ def without_dropout(model: Any) -> Iterator[None]:
             module.attention_dropout = share
 
 
-def _alone(model: Any, packed: Packed, device: Any) -> list[Any]:
-    """The logits of each sequence (r, vocabulary), by itself but for a batch of others that are as long."""
+def _alone(model: Any, packed: Packed, autocast: Autocast) -> tuple[Any, list[Any]]:
+    """The logits of each sequence by itself (r, vocabulary), and the sum of their losses' gradients."""
     import torch
 
-    sequences = [packed.alone(i) for i in range(packed.block.size)]
-    lengths = np.array([sequence.input_ids.size for sequence in sequences])
-    found: dict[int, Any] = {}
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length).tolist()
-        inputs = [tensors(sequences[row], device) for row in rows]
-        shared = {name: torch.cat([each[name] for each in inputs]) for name in ("input_ids", "position_ids")}
-        logits = model(**shared, logits_to_keep=inputs[0]["logits_to_keep"], use_cache=False).logits.float()
-        found |= dict(zip(rows, logits, strict=True))
-    return [found[row] for row in range(len(sequences))]
+    device = next(model.parameters()).device
+    logits: list[Any] = []
+    total: list[Any] = []
+    for i in range(packed.block.size):
+        sequence = packed.alone(i)
+        forward = partial(_forward, model, tensors(sequence, device))
+        found, gradient = _differentiated(model, forward, sequence, autocast)
+        logits.append(found)
+        pairs = zip(total or [None] * len(gradient), gradient, strict=True)
+        total = [one if other is None else other if one is None else one + other for one, other in pairs]
+    return torch.cat(logits), total
 
 
-def _probe_prompts(vocabulary: int, several: bool, change: bool) -> Packed:
-    """Prompts of random tokens; with `change`, a token of the first block is another."""
+def _forward(model: Any, inputs: dict[str, Any]) -> Any:
+    with exact_logits(model):
+        return model(**inputs, use_cache=False).logits[0]
+
+
+def _probe_prompts(vocabulary: int, longest: int, several: bool, change: bool) -> Packed:
+    """Prompts of random tokens: short ones, in which a leak shows most, one of 160 tokens, one with the longest.
+
+    No sequence has more than `longest` tokens. With `change`, a token of the first block is another.
+    """
     draw = np.random.default_rng(5)
     sizes = [3, 1, 2] if several else [1, 1, 1]
     sequences, shared = [], []
-    for size in sizes:
-        prefix = draw.integers(0, vocabulary, 9)
+    for size, whole in zip(sizes, (18, 160, longest), strict=True):
+        block = 6 if whole == 18 else max(6, min(40, longest // 4))
+        prefix = draw.integers(0, vocabulary, max(2, min(whole, longest) - block - size + 1))
         shared.append(prefix.size)
-        sequences += [np.concatenate([prefix, draw.integers(0, vocabulary, 6 + k)]) for k in range(size)]
+        sequences += [np.concatenate([prefix, draw.integers(0, vocabulary, block + k)]) for k in range(size)]
     if change:
         sequences[0][shared[0] + 1] = (sequences[0][shared[0] + 1] + vocabulary // 2) % vocabulary
     n = len(sequences)

@@ -163,6 +163,7 @@ def train(
         save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
         write_card(result.adapter, config)
     processes.wait()  # what this returns is there
+    trainer.attention.warn()  # again, where the run's output ends
     log.info(
         "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
@@ -275,15 +276,19 @@ def _trainer(
     if options.gradient_checkpointing:
         peft.enable_input_require_grads()
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
-    attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest)
     answers = chat.decision.yes_id, chat.decision.no_id
     kept = options.save_total_limit
     trainer = AnswerTrainer(
-        peft, args, schedule, attention, answers, prompts.evaluated, kept, console, options.ranking_weight
+        peft, args, schedule, None, answers, prompts.evaluated, kept, console, options.ranking_weight
     )
     trainer.remove_callback(PrinterCallback)
     if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
         raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
+    if options.gradient_checkpointing:  # the trainer does it when it starts, which is too late for the probe
+        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+    trainer.attention = choose_attention(
+        peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast
+    )
     if options.early_stopping is not None:
         trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer
