@@ -194,3 +194,9 @@ def test_a_recalibration_is_a_stationary_point_or_does_not_exist(rows: list[tupl
     residual = y - 1 / (1 + np.exp(-line[0] - line[1] * z))
     assert abs(residual.mean()) < 1e-6
     assert abs((residual * z).mean()) < 1e-4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("y", [[], [True], [True, True], [True, False]])
+def test_a_recalibration_that_does_not_exist_is_none_without_a_warning(y: list[bool]) -> None:
+    assert recalibration(np.array(y, bool), np.full(len(y), 0.5)) is None

@@ -52,7 +52,7 @@ class Metrics:
     ece_floor: float | None = None
     """What `ece` would be on average if every P(like) were right: the noise of this number of rows."""
     pair_auc: float | None = None
-    """Per-user AUC, weighted by pairs of a liked and a disliked row: it does not depend on how many rows are drawn."""
+    """Per-user AUC, weighted by pairs of a liked and a disliked row: it hardly moves with how many rows are drawn."""
     slope: float | None = None
     """Of the logistic recalibration, see `recalibration`; 1 if calibrated, below 1 if too sure."""
     intercept: float | None = None
@@ -112,9 +112,11 @@ def recalibration(y: Labels, p: Scores) -> tuple[float, float] | None:
     (0, 1) in expectation where every `p` is right. None where no such line exists: labels of one class, a constant
     `p`, or a threshold of `p` that separates the classes.
     """
+    if y.all() or not y.any():
+        return None
     z = logit(p)
     spread = float(z.std())
-    if y.all() or not y.any() or spread < CLIP:
+    if spread < CLIP:
         return None
     if min(z[y]) >= max(z[~y]) or max(z[y]) <= min(z[~y]):
         return None

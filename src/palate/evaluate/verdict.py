@@ -27,9 +27,8 @@ def verdict(evaluation: "Evaluation") -> list[str]:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
-    apart = list(_of(evaluation, "pair_auc")) or list(
-        _of(evaluation, "gauc")
-    )  # files of earlier versions have no pairs
+    # files of earlier versions hold no AUC over pairs
+    apart = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
     within = [_within_users(evaluation, d) for d in apart if d.first == models[0].key][:1]
     warnings = [text for model in models for text in _warnings(evaluation, model)]
     if evaluation.unit == "rows":
