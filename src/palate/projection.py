@@ -3,9 +3,13 @@
 SmolLM2-135M gave 6 distinct probabilities to 32 prompts with logits in bfloat16, and 32 with these.
 """
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 ROWS = 16_384
 """Words of the vocabulary that are projected at once: in float32 all of Qwen3-8B's would take 2.5 GB."""
@@ -15,27 +19,65 @@ ROWS = 16_384
 def exact_logits(model: Any) -> Iterator[None]:
     """Let a model, wrapped or not, compute its logits in float32 from the last hidden state on, gradients too.
 
-    The body stays as it is, and so does the model's own scaling of its logits.
+    The body stays as it is, and so does the model's own scaling of its logits. The last layer may be a linear layer,
+    LoRA on one, or a trained copy of one; with any other a warning says that its logits are rounded.
     """
     import torch
 
     while isinstance(getattr(model, "module", None), torch.nn.Module):  # as data parallelism and DeepSpeed wrap it
         model = model.module
     head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear) or not head.weight.is_floating_point():
+    other = _not_linear(head)
+    if other is not None and _rounds(head):
+        _warn(f"logits are rounded to 16 bits: the last layer has a {other}, expected linear layers or LoRA on them")
+    with ExitStack() as stack:
+        for layer in head.modules() if other is None else ():
+            if isinstance(layer, torch.nn.Linear):
+                stack.enter_context(_projected(layer))
         yield
-        return
+
+
+def _not_linear(head: Any) -> str | None:
+    """What else than linear layers a last layer computes with, such as quantized weights or DoRA; None if nothing."""
+    import torch
+
+    if head is None:
+        return "form that transformers does not name"
+    for module in head.modules():
+        linear = isinstance(module, torch.nn.Linear) and module.weight.is_floating_point()
+        if not linear and any(True for _ in module.parameters(recurse=False)):
+            return type(module).__name__
+    return None
+
+
+def _rounds(head: Any) -> bool:
+    """Whether a last layer that stays as it is computes in 16 bits."""
+    import torch
+
+    weights = [] if head is None else list(head.parameters())
+    types = {weight.device.type for weight in weights}
+    return any(w.dtype != torch.float32 for w in weights) or any(torch.is_autocast_enabled(kind) for kind in types)
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once a process: a model is called for every batch."""
+    log.warning("%s", message)
+
+
+@contextmanager
+def _projected(layer: Any) -> Iterator[None]:
     # Within the hooks of whoever spreads the weights over devices; accelerate keeps the layer's own under this name.
-    name = "_old_forward" if hasattr(head, "_old_forward") else "forward"
-    own = head.__dict__.get(name)
-    setattr(head, name, lambda hidden: _project(head, hidden))
+    name = "_old_forward" if hasattr(layer, "_old_forward") else "forward"
+    own = layer.__dict__.get(name)
+    setattr(layer, name, lambda hidden: _project(layer, hidden))
     try:
         yield
     finally:
         if own is None:
-            delattr(head, name)
+            delattr(layer, name)
         else:
-            setattr(head, name, own)
+            setattr(layer, name, own)
 
 
 def _project(head: Any, hidden: Any) -> Any:
