@@ -1,16 +1,18 @@
 """Who sees whom: every implementation against the definition, and implementations that do not keep to it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, toy_config, toy_dataset
 from tests.train.test_answers import adapted, prompts_for
 
 from palate.errors import InputError
 from palate.train import attention
-from palate.train.attention import block_mask, choose_attention, probe, segments_of
+from palate.train.attention import attend, block_mask, choose_attention, probe, segments_of
+from palate.train.finetune import CHECKPOINTING, train
 
 
 def test_flex_attentions_block_mask_is_the_mask(tmp_path: Path) -> None:
@@ -77,82 +79,6 @@ def test_an_attention_that_ignores_the_mask_is_noticed(caplog: pytest.LogCapture
     assert "attention: not segments (careless): the probe's logits are" in caplog.text
 
 
-class HalfGradient(torch.autograd.Function):
-    """The same values, half the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Any) -> Any:
-        return values.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        return gradient / 2
-
-
-def wrong_for_long(query: Any, out: Any) -> Any:
-    return out.flip(1) if query.shape[2] > 500 else out
-
-
-def wrong_gradient(query: Any, out: Any) -> Any:
-    return HalfGradient.apply(out)
-
-
-def wrong_in_autocast(query: Any, out: Any) -> Any:
-    return out.flip(1) if torch.is_autocast_enabled("cpu") else out
-
-
-def wrong_when_computed_again(query: Any, out: Any) -> Any:
-    """The backward pass of gradient checkpointing computes a layer a second time."""
-    return out * 2 if torch._C._current_graph_task_id() != -1 else out
-
-
-def within_bfloat16() -> Any:
-    return torch.autocast("cpu", torch.bfloat16)
-
-
-@pytest.mark.parametrize(
-    ("fault", "harmless", "harmful"),
-    [
-        (wrong_for_long, {"longest": 150}, {"longest": 400}),
-        (wrong_gradient, None, {}),
-        (wrong_in_autocast, {}, {"autocast": within_bfloat16}),
-        (wrong_when_computed_again, {}, {"checkpointing": True}),
-    ],
-)
-def test_a_way_that_is_wrong_only_as_training_computes_is_refused(
-    fault: Any, harmless: dict[str, Any] | None, harmful: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import AttentionInterface
-
-    def faulty(module: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-        return fault(query, attention.attend(module, query, *args, **kwargs)[0]), None
-
-    AttentionInterface.register("faulty", faulty)
-    monkeypatch.setattr(attention, "SEGMENTS", "faulty")
-
-    def choose(longest: int = 150, checkpointing: bool = False, **options: Any) -> Any:
-        model = adapted(tiny_model("qwen3", 1024))
-        if checkpointing:
-            model.enable_input_require_grads()
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return choose_attention(model, "auto", 4, longest, **options)
-
-    if harmless is not None:
-        assert choose(**harmless).way == "segments"
-    chosen = choose(**harmful)
-    assert chosen.way == "mask"
-    assert "faulty" in chosen.refused[0]
-
-
-@pytest.mark.parametrize("several", [True, False])
-@pytest.mark.parametrize("longest", [20, 60, 400])
-def test_the_probe_is_as_long_as_what_is_trained(several: bool, longest: int) -> None:
-    packed = attention._probe_prompts(512, longest, several, False)
-    lengths = [packed.alone(i).input_ids.size for i in range(packed.block.size)]
-    assert max(lengths) == longest - 1  # the last token has nothing to predict
-    assert min(lengths) < 20
-
-
 def test_a_leak_between_blocks_alone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Causal over a whole prompt: the first block is right, later ones see those before them."""
     model = tiny_model("qwen3")
@@ -203,9 +129,181 @@ def test_several_targets_cannot_be_padded() -> None:
         choose_attention(tiny_model(), "padded", 2, 100)
 
 
-def test_flex_attention_comes_first_where_it_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "find_spec", lambda name: object())
-    assert attention.ways_on(torch.device("cuda"))[0] == "flex"
-    assert attention.ways_on(torch.device("cpu"))[0] == "segments"
+def test_flex_attention_comes_first_on_cuda_and_is_missed_without_its_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
-    assert attention.ways_on(torch.device("cuda"))[0] == "segments"
+    assert attention.ways_on(cpu)[0] == "segments"
+    attention.check_compiler(cpu)
+    assert attention.ways_on(cuda)[0] == "flex"
+    with pytest.raises(attention.WorkError, match="Triton, which compiles it, is not installed"):
+        attention.check_compiler(cuda)
+    monkeypatch.setattr(attention, "ways_on", lambda device: ["flex", "segments"])
+    check = attention.check_compiler
+    monkeypatch.setattr(attention, "check_compiler", lambda device: check(cuda))
+    chosen = choose_attention(tiny_model(), "auto", 4, 100)
+    assert chosen.way == "segments"
+    assert chosen.refused == ("flex (flex_attention): Triton, which compiles it, is not installed",)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "attention: not flex (flex_attention): Triton" in caplog.text
+
+
+def test_flex_attention_takes_one_kernel_for_prompts_of_all_lengths(tmp_path: Path) -> None:
+    """The kernel for decoding, below 128 tokens, refuses grouped heads of ratio 4."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    seen = []
+
+    def spy(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **others: Any) -> Any:
+        seen.append(others["kernel_options"])
+        return sdpa_attention_forward(module, query, key, value, None)
+
+    AttentionInterface.register("spy", spy)
+    model = tiny_model("qwen3", 2048)
+    model.set_attn_implementation("spy")
+    prompts = prompts_for("gpt2_like", tmp_path, 4)
+    attention.Attention("flex", "spy").logits(model, prompts.pack(prompts.pieces()[:1]))
+    assert seen == [{"FORCE_USE_FLEX_ATTENTION": True}] * 2
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Let `segments` be computed by `function`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("faulty", function)
+    monkeypatch.setattr(attention, "SEGMENTS", "faulty")
+
+
+def bf16() -> Any:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("longest", [40, 130, 700])
+@pytest.mark.parametrize("autocast", [nullcontext, bf16])
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("way", ["segments", "mask", "padded"])
+def test_right_ways_pass_the_probe_at_all_lengths(way: Any, checkpointed: bool, autocast: Any, longest: int) -> None:
+    model = adapted(tiny_model("llama"))
+    if checkpointed:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+    modes = [module.training for module in model.modules()]
+    assert choose_attention(model, way, 1, longest, autocast).refused == ()
+    assert [module.training for module in model.modules()] == modes
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_way_that_is_right_for_short_prompts_and_wrong_for_long_ones_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short_sighted(module: Any, query: Any, *args: Any, scaling: float, **others: Any) -> Any:
+        return attend(module, query, *args, scaling=scaling / 2 if query.shape[2] > 256 else scaling, **others)
+
+    faulty(monkeypatch, short_sighted)
+    model = adapted(tiny_model())
+    choose_attention(model, "segments", 4, 100)
+    with pytest.raises(InputError, match=r"the probe's logits are .* standard deviations off"):
+        choose_attention(model, "segments", 4, 400)
+
+
+def test_a_way_that_only_takes_long_prompts_is_used_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def long_sighted(module: Any, query: Any, *args: Any, **others: Any) -> Any:
+        if query.shape[2] < 128:
+            raise NotImplementedError("128 tokens at least")
+        return attend(module, query, *args, **others)
+
+    faulty(monkeypatch, long_sighted)
+    assert choose_attention(adapted(tiny_model()), "auto", 4, 200).way == "segments"
+
+
+def without_gradient_of(name: str) -> Any:
+    def careless(module: Any, query: Any, key: Any, value: Any, *args: Any, **others: Any) -> Any:
+        of = {"query": query, "key": key, "value": value}
+        return attend(module, *(of | {name: of[name].detach()}).values(), *args, **others)
+
+    return careless
+
+
+@pytest.mark.parametrize("autocast", [nullcontext, bf16])
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_a_way_with_right_logits_and_wrong_gradients_is_refused(
+    name: str, autocast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty(monkeypatch, without_gradient_of(name))
+    with pytest.raises(InputError, match=r"no gradient in packed prompts|probe's gradient of .* norms off"):
+        choose_attention(adapted(tiny_model()), "segments", 4, 200, autocast)
+
+
+@pytest.mark.parametrize("autocast", [nullcontext, bf16])
+def test_a_way_without_the_gradients_of_one_prompt_is_refused(autocast: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every weight has a gradient, from the other prompts."""
+
+    def partly(module: Any, query: Any, *args: Any, **others: Any) -> Any:
+        found, weights = attend(module, query, *args, **others)
+        first = 210
+        return torch.cat([found[:, :first].detach(), found[:, first:]], dim=1), weights
+
+    faulty(monkeypatch, partly)
+    with pytest.raises(InputError, match=r"probe's gradients? (of .* is|are) .* norms off"):
+        choose_attention(adapted(tiny_model()), "segments", 4, 200, autocast)
+
+
+def wrong_in_autocast(module: Any, query: Any, *args: Any, scaling: float, **others: Any) -> Any:
+    return attend(module, query, *args, scaling=scaling / 4 if torch.is_autocast_enabled("cpu") else scaling, **others)
+
+
+def wrong_when_recomputed(module: Any, query: Any, *args: Any, scaling: float, **others: Any) -> Any:
+    backward = torch._C._current_graph_task_id() >= 0
+    return attend(module, query, *args, scaling=scaling / 4 if backward else scaling, **others)
+
+
+def test_a_way_that_fails_only_under_autocast_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(monkeypatch, wrong_in_autocast)
+    model = adapted(tiny_model())
+    choose_attention(model, "segments", 4, 200)
+    with pytest.raises(InputError, match=r"the probe's logits are .* standard deviations off"):
+        choose_attention(model, "segments", 4, 200, bf16)
+
+
+def test_a_way_that_fails_only_when_layers_are_checkpointed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(monkeypatch, wrong_when_recomputed)
+    model = adapted(tiny_model())
+    choose_attention(model, "segments", 4, 200)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+    with pytest.raises(InputError, match=r"the probe's gradient of .* norms off"):
+        choose_attention(model, "segments", 4, 200)
+
+
+@pytest.mark.parametrize(
+    ("fault", "dtype", "checkpointed"),
+    [(wrong_in_autocast, "bfloat16", False), (wrong_when_recomputed, "float32", True)],
+)
+def test_a_run_probes_what_its_trainer_does_and_says_twice_what_it_did_not_take(
+    fault: Any, dtype: str, checkpointed: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    faulty(monkeypatch, fault)
+    options = {"max_steps": 1, "gradient_checkpointing": checkpointed}
+    config = toy_config(base, model={"dtype": dtype}, train=options)
+    result = train(config, toy_dataset(8, config), None, tmp_path)
+    assert result.attention == "mask"
+    (reason,) = result.attention_refused
+    assert reason.startswith("segments (faulty): the probe's ")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings.count(f"attention: not {reason}; mask, which may be slower, takes its place") == 2
+
+
+def test_a_probe_without_memory_is_not_called_a_wrong_attention(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausting(*args: Any, **others: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faulty(monkeypatch, exhausting)
+    assert choose_attention(tiny_model(), "auto", 4, 100).way == "mask"
+    config = toy_config(base, train={"attention": "segments"})
+    with pytest.raises(attention.WorkError, match=r"out of memory: try .* train.gradient_checkpointing=true"):
+        train(config, toy_dataset(8, config), None, tmp_path)

@@ -136,36 +136,6 @@ def test_gradient_checkpointing_gives_the_same_losses(base: Path, tmp_path: Path
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-4)
 
 
-@pytest.mark.parametrize("fault", ["autocast", "checkpointing"])
-def test_an_attention_that_is_wrong_only_in_training_is_warned_of_at_both_ends(
-    base: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from transformers import AttentionInterface
-
-    from palate.train import attention
-
-    def faulty(*args: Any, **kwargs: Any) -> Any:
-        out, _ = attention.attend(*args, **kwargs)
-        wrong = {
-            "autocast": torch.is_autocast_enabled("cpu"),
-            "checkpointing": torch._C._current_graph_task_id() != -1,  # computed again, within the backward pass
-        }
-        return (2 * out.flip(1) if wrong[fault] else out), None
-
-    AttentionInterface.register("faulty", faulty)
-    monkeypatch.setattr(attention, "SEGMENTS", "faulty")
-    options = {
-        "autocast": {"model": {"dtype": "bfloat16"}},
-        "checkpointing": {"train": {"gradient_checkpointing": True}},
-    }
-    with caplog.at_level("INFO", "palate"):
-        result = fit(toy_config(base, **options[fault]), tmp_path, 8)
-    assert result.attention == "mask"
-    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "not segments" in r.getMessage()]
-    assert len(warnings) == 2
-    assert warnings[0].startswith("attention: not segments (faulty): the probe's")
-
-
 def test_the_same_seed_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:
     config = toy_config(base, train={"max_samples": 16})
     adapters = [load_file(fit(config, tmp_path / n).adapter / "adapter_model.safetensors") for n in "ab"]

@@ -78,15 +78,16 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         console: "Console | None" = None,
         ranking_weight: float = 0.0,
     ) -> None:
-        """`attention` may be set later, once it has been probed within the trainer's autocast.
+        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
 
-        `answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
+        `attention` is set later where it is to be chosen under this trainer's autocast.
 
         `checkpoints_kept` takes the place of `save_total_limit`, by which transformers would remove a checkpoint before
         the next one is marked. `console` shows how far `evaluate` is.
         """
         self.schedule, self.answers, self.evaluated = schedule, answers, evaluated
-        self.attention: Any = attention
+        if attention is not None:
+            self.attention: Attention = attention
         self.checkpoints_kept, self.console, self.ranking_weight = checkpoints_kept, console, ranking_weight
         self._seen: Any = None
         self.waited = 0.0

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTING = {"use_reentrant": False}
+"""How layers are checkpointed, by the trainer and in the probe of the attention."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -66,6 +69,8 @@ class TrainResult:
     trained_weights: int
     attention: str
     """How the targets of a prompt were kept apart."""
+    attention_refused: tuple[str, ...]
+    """The ways that come before it and failed the probe, each with the reason."""
     dtype: str
     peak_memory: int
     """Largest resident memory of the process so far, or memory of the GPU, in bytes."""
@@ -154,6 +159,7 @@ def train(
         eval_auc=metrics.get("eval_auc"),
         trained_weights=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         attention=trainer.attention.way,
+        attention_refused=trainer.attention.refused,
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
         peak_memory=_peak_memory(),
     )
@@ -163,7 +169,6 @@ def train(
         save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
         write_card(result.adapter, config)
     processes.wait()  # what this returns is there
-    trainer.attention.warn()  # again, where the run's output ends
     log.info(
         "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
@@ -174,6 +179,7 @@ def train(
         result.peak_memory / 1e9,
         result.adapter,
     )
+    trainer.attention.warn()  # once more, where the run's lines end
     return result
 
 
@@ -248,7 +254,7 @@ def _trainer(
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if options.gradient_checkpointing else None,
+        gradient_checkpointing_kwargs=CHECKPOINTING if options.gradient_checkpointing else None,
         optim=options.optimizer,
         logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
@@ -275,20 +281,19 @@ def _trainer(
     peft = attach(model, options)
     if options.gradient_checkpointing:
         peft.enable_input_require_grads()
-    longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
+        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
     answers = chat.decision.yes_id, chat.decision.no_id
     kept = options.save_total_limit
     trainer = AnswerTrainer(
         peft, args, schedule, None, answers, prompts.evaluated, kept, console, options.ranking_weight
     )
-    trainer.remove_callback(PrinterCallback)
-    if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
-        raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
-    if options.gradient_checkpointing:  # the trainer does it when it starts, which is too late for the probe
-        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+    longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
         peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast
     )
+    trainer.remove_callback(PrinterCallback)
+    if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
+        raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
     if options.early_stopping is not None:
         trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer
