@@ -357,7 +357,23 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, naming the line of a value that Python cannot hold, such as the date 2001-99-99."""
+    """PyYAML's, naming the line of a value that Python cannot hold, such as the date 2001-99-99, and of a second key.
+
+    PyYAML itself keeps the last of several equal keys, which YAML forbids.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name = (key.tag, key.value)
+            if name in lines:
+                problem = f"the key {key.value!r} stands already on line {lines[name]}, expected it once"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
