@@ -202,6 +202,48 @@ def test_a_missing_file_folder_or_item_table_is_told(table, tmp_path):
     assert "ratings.csv: has no titles: expected movies.csv or items.csv beside it" in error_of(folder)
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            "userId,user_id,movieId,rating,timestamp",
+            "the columns 'userId' and 'user_id' are called alike, expected",
+        ),
+        ("userId,rating,movieId,rating,timestamp", "the columns 'rating' and 'rating' are called alike"),
+        ("userId,movieId,rating,Time,time", "the columns 'Time' and 'time' are called alike"),
+    ],
+)
+def test_two_columns_of_one_meaning_are_refused(table, header, message):
+    with pytest.raises(InputError, match=rf"ratings\.csv:1: {message}"):
+        load_ratings(str(table(header + "\n1,10,4,5,100\n")))
+    with pytest.raises(InputError, match=r"ratings\.csv:1: has 2 columns 'rating'"):
+        load_ratings(str(table("userId,rating,movieId,rating,timestamp\n1,2,10,4,5\n")), columns={"rating": "rating"})
+
+
+def test_a_name_in_the_config_chooses_between_columns(table):
+    text = "userId,user_id,movieId,rating,timestamp\n1,7,10,4,100\n"
+    assert load_ratings(str(table(text)), columns={"user": "user_id"}).frame.rows() == [(7, 10, 4.0, 100)]
+
+
+@pytest.mark.parametrize("note", ["sep=,", "\ufeffsep=,", '"sep=,"', "sep=;", "sep=,,,"])
+def test_the_note_of_a_spreadsheet_is_named(table, note):
+    for name, good in (("ratings", HEAD + GOOD), ("movies", "movieId,title\r\n10,Toy Story\r\n")):
+        with pytest.raises(InputError, match=rf"{name}\.csv:1: .* is a spreadsheet's note, .* remove the line"):
+            load_ratings(str(table(**{"ratings": HEAD + GOOD, name: f"{note}\r\n{good}"})))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.inter", "ratings.dat", "u.data"])
+def test_lines_that_end_in_carriage_returns_are_named_in_every_kind_of_table(tmp_path, name):
+    (tmp_path / name).write_text("user_id,item_id,rating,timestamp\r1,10,4.0,100\r")
+    with pytest.raises(InputError, match=rf"{name}:1: .*carriage return.*`tr "):
+        load_ratings(str(tmp_path / name))
+
+
+def test_an_item_table_without_a_header_is_told_the_header_of_items(table):
+    with pytest.raises(InputError, match=r"movies\.csv:1: .* looks like a row, .* such as item_id,title"):
+        load_ratings(str(table(movies="10,Toy Story (1995)\n20,Postino\n")))
+
+
 def test_bytes_that_are_not_utf_8_are_told_with_their_line(table):
     folder = table(movies="movieId,title\n10,A\n20,Misérables\n".encode("latin-1"))
     assert error_of(folder).startswith(f"{folder / 'movies.csv'}:3: byte 0xe9 is not UTF-8 text")

@@ -41,6 +41,10 @@ _FIXED = {
 IN_UTF8 = "`iconv -f LATIN1 -t UTF-8 FILE > NEW` converts a file of Western Europe"
 """How to mend text in another encoding."""
 
+_CARRIAGE_RETURN = (
+    "a carriage return stands within the line, expected lines that end in LF or CRLF: "
+    "`tr '\\r' '\\n' < FILE > NEW` makes them of a file whose lines end in CR"
+)
 _SEPARATORS = {",": "commas", "\t": "tabs"}
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for a file that it cannot read; a panic is a BaseException."""
@@ -155,10 +159,7 @@ def _reason(error: csv.Error) -> str:
     """What csv found, and what was expected."""
     found = str(error)
     if found.startswith("new-line character"):
-        return (
-            "a carriage return stands within the line, expected lines that end in LF or CRLF: "
-            "`tr '\\r' '\\n' < FILE > NEW` makes them of a file whose lines end in CR"
-        )
+        return _CARRIAGE_RETURN
     if found.endswith("expected after '\"'"):
         return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
     return "a quote is never closed" if found.startswith("unexpected end") else found
@@ -171,11 +172,13 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
         remedy = "`iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it"
         raise InputError(f"is UTF-16 or binary, expected text in UTF-8: {remedy}", file.place)
+    if b"\r" in begin and b"\n" not in begin:
+        raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
     header = begin.decode("utf-8-sig", errors="replace").split("\n")[0].rstrip("\r")
-    if separator is None or separator in header.removeprefix("sep="):
-        return
-    if header.startswith("sep="):
+    if re.fullmatch(r'"?sep=.?"?', header.strip(" ,;\t")) or header.startswith("sep="):
         raise InputError(f"{header!r} is a spreadsheet's note, expected the header: remove the line", file.place, 1)
+    if separator is None or separator in header:
+        return
     other = next((c for c in ";|,\t" if c in header), None)
     if other is not None:
         found, wanted = _SEPARATORS.get(other, repr(other)), _SEPARATORS[separator]
@@ -198,18 +201,23 @@ def column_of(
 ) -> str | None:
     """The name of the column that plays a role; `columns` has the last word.
 
-    Raises `InputError` if it is not there, unless it is not `needed`.
+    Raises `InputError` if it is not there, unless it is not `needed`, and if two columns have the name.
     """
     chosen = columns.get(role)
     if chosen is not None and (chosen in names or needed):
-        if chosen not in names:
+        if names.count(chosen) != 1:
+            count = f"{names.count(chosen)} columns" if chosen in names else "no column"
             expected = f"expected the one that ratings.columns.{role} names"
-            raise InputError(f"has no column '{chosen}', {expected}; found {', '.join(names)}", place, 1)
+            raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
         return chosen
     plain = {_plain(name): name for name in reversed(names)}
     found = next((plain[p] for p in ROLES[role] if p in plain), None)
+    same = [name for name in names if found is not None and _plain(name) == _plain(found)]
+    if len(same) > 1:
+        expected = f"expected one {role} column, or its name as ratings.columns.{role}"
+        raise InputError(f"the columns {same[0]!r} and {same[1]!r} are called alike, {expected}", place, 1)
     if found is None and needed:
-        _check_header(names, place)
+        _check_header(names, place, role)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
         option = "" if role == "title" else f", or its name as ratings.columns.{role}"
         if role == "timestamp":
@@ -220,13 +228,13 @@ def column_of(
     return found
 
 
-def _check_header(names: Sequence[str], place: str) -> None:
+def _check_header(names: Sequence[str], place: str, role: str) -> None:
     """Raise `InputError` where the names of columns look like a row: a number among them, and none that is known."""
     known = {name for called in ROLES.values() for name in called}
     numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
     if numbers and not any(_plain(name) in known for name in names):
         shown = ",".join(names[:4])
-        usual = "user_id,item_id,rating,timestamp"
+        usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
         remedy = f"write one as the first line, such as {usual}"
         raise InputError(f"{shown!r} looks like a row, expected a header that names the columns: {remedy}", place, 1)
 

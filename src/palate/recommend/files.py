@@ -74,7 +74,7 @@ def _text(path: Path) -> str:
 
 
 def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    separator = _separator(text, columns)
+    separator = _separator(text, path, columns)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] | None = None
     roles: dict[str, str] = {}
@@ -85,7 +85,7 @@ def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[in
             line = reader.line_num
             if names is None:
                 names = [field.strip() for field in fields]
-                roles = _roles(names, columns)
+                roles = _roles(names, columns, path, line)
                 if not _is_enough(roles):
                     found = shortened(", ".join(names))
                     option = "or their names as ratings.columns.title, .item and .rating"
@@ -102,12 +102,12 @@ def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[in
         raise InputError(f"is not CSV: {error}", path, reader.line_num) from None
 
 
-def _separator(text: str, columns: Mapping[str, str]) -> str:
+def _separator(text: str, path: Path, columns: Mapping[str, str]) -> str:
     """What separates the fields of the header so that it names what is needed; a comma if nothing does."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    number, header = next(((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()), (1, ""))
     for separator in SEPARATORS:
         names = [name.strip().strip('"') for name in header.split(separator)]
-        if _is_enough(_roles(names, columns)):
+        if _is_enough(_roles(names, columns, path, number)):
             return separator
     return ","
 
@@ -122,15 +122,18 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
             raise InputError(
                 f"is not JSON: {error.msg}; expected an object a line, such as {OBJECT}", path, line
             ) from None
-        roles = _roles(list(row), columns) if isinstance(row, dict) else {}
+        roles = _roles(list(row), columns, path, line) if isinstance(row, dict) else {}
         if not _is_enough(roles):
             raise InputError(f"is no rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
         yield line, {role: row[name] for role, name in roles.items()}
 
 
-def _roles(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+def _roles(names: Sequence[str], columns: Mapping[str, str], path: Path, line: int) -> dict[str, str]:
     """The columns by what they mean: `item`, `title`, `rating`, and `year`."""
-    found = {role: column_of(role, names, columns, "", needed=False) for role in ("item", "title", "rating")}
+    try:
+        found = {role: column_of(role, names, columns, "", needed=False) for role in ("item", "title", "rating")}
+    except InputError as error:
+        raise InputError(error.message, path, line) from None
     found["year"] = next((name for name in names if name.lower() == "year"), None)
     return {role: name for role, name in found.items() if name is not None}
 
