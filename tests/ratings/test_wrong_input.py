@@ -317,3 +317,25 @@ def test_a_file_that_only_has_the_name_of_a_table_is_told(tmp_path):
     assert "a.parquet: is not a Parquet file" in error_of(tmp_path / "a.parquet")
     (tmp_path / "a.xlsx").write_text("hello")
     assert "a.xlsx: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize("other", ["ratings.dat", "u.data", "interactions.csv", "ratings.parquet", "a.inter"])
+def test_two_tables_of_ratings_in_a_folder_are_refused(table, other):
+    folder = table(**{other: HEAD + GOOD})
+    found = ", ".join(sorted(["ratings.csv", other]))
+    assert error_of(folder) == (
+        f"{folder}: holds 2 tables of ratings, {found}; expected one: name the file itself as --ratings"
+    )
+
+
+def test_data_sets_of_two_kinds_in_a_zip_are_refused(zipped):
+    path = zipped("x.zip", {"a/ratings.csv": (HEAD + GOOD).encode(), "b/ratings.dat": b"1::10::4::100\n"})
+    assert "holds 2 tables of ratings, a/ratings.csv, b/ratings.dat; expected one: unpack it" in error_of(path)
+
+
+@pytest.mark.parametrize("other", ["items.csv", "books.parquet"])
+def test_two_tables_of_items_beside_the_ratings_are_refused(table, other):
+    folder = table(**{other: "movieId,title\n10,Another\n"})
+    assert "holds 2 tables of items" in error_of(folder)
+    assert "expected one, or its path as --items" in error_of(folder)
+    assert load_ratings(str(folder), items=str(folder / "movies.csv")).items["title"][0] == "Toy Story (1995)"

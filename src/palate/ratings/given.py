@@ -14,7 +14,7 @@ from palate.errors import InputError
 from palate.external.splits import SPLIT_NAMES, split_files
 from palate.ratings.item_table import read_items
 from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, is_parquet, layout_of, records
-from palate.ratings.load import ITEM_FILES, Ratings
+from palate.ratings.load import Ratings, find_items
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.text import folded
@@ -221,14 +221,13 @@ def _items(
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The item table, and the file that it was read from, if it is one of its own."""
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
-    beside = tables.find(ITEM_FILES) or (atomic[0] if len(atomic) == 1 else None)
     if items is not None or not all("title" in part.names for part in parts):
         if items is not None:
             path = Path(items)
             if not path.is_file():
                 raise InputError("no such file, expected the item table", path)
             file = Source(path.parent, (path.name,)).open(path.name)
-        elif beside is not None:
+        elif (beside := find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)) is not None:
             file = tables.open(beside)
         else:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"

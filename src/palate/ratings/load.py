@@ -2,7 +2,7 @@
 
 import dataclasses
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,20 +113,17 @@ def load_ratings(
 
 def _find_ratings(tables: Source) -> str:
     """The rating file of a folder or a zip; raises `InputError` where there is none, or more than one data set."""
-    found = tables.find(_RATING_FILES)
-    if found is not None:
-        same = [name for name in tables.names if posixpath.basename(name).lower() == posixpath.basename(found).lower()]
-        if len(same) > 1:
-            remedy = "expected one: unpack it and name one of its folders"
-            raise InputError(f"holds {len(same)} tables of ratings, {', '.join(same[:4])}; {remedy}", tables.root)
-        return found
-    atomic = [name for name in tables.names if name.lower().endswith(".inter")]
-    if len(atomic) == 1:
-        return atomic[0]
+    found = [name for name in tables.names if _basename(name) in _RATING_FILES or name.lower().endswith(".inter")]
+    if len(found) == 1:
+        return found[0]
     if {"train", "test"} <= split_files(tables.names).keys():
         raise InputError(
             "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
         )
+    if found:
+        unpack = "" if tables.archive is None else "unpack it and "
+        remedy = f"expected one: {unpack}name the file itself as --ratings"
+        raise InputError(f"holds {len(found)} tables of ratings, {', '.join(found[:4])}; {remedy}", tables.root)
     expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
     named = next((name for name in tables.names if name.lower().endswith(_TABLE_SUFFIXES)), None)
@@ -142,8 +139,20 @@ def _find_items(tables: Source, rating_name: str) -> str | None:
         if own in tables.names:
             return own
     folder = rating_name.rpartition("/")[0]
-    beside = tuple(n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name)
-    return Source(tables.root, beside).find(ITEM_FILES)
+    return find_items(tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name])
+
+
+def find_items(tables: Source, names: Sequence[str]) -> str | None:
+    """The item table among some names of a folder or a zip, if there is one; raises `InputError` where two are."""
+    found = [name for name in names if _basename(name) in ITEM_FILES]
+    if len(found) > 1:
+        remedy = "expected one, or its path as --items"
+        raise InputError(f"holds {len(found)} tables of items, {', '.join(found[:4])}; {remedy}", tables.root)
+    return found[0] if found else None
+
+
+def _basename(name: str) -> str:
+    return posixpath.basename(name).lower()
 
 
 def _name_of(path: Path, rating_name: str) -> str:

@@ -8,7 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +41,6 @@ class Source:
     names: tuple[str, ...]
     archive: zipfile.ZipFile | None = None
     scratch: Path | None = None
-
-    def find(self, wanted: Sequence[str]) -> str | None:
-        """The first of the `wanted` file names that is there, however deep its folder."""
-        for name in wanted:
-            found = [n for n in self.names if posixpath.basename(n).lower() == name]
-            if found:
-                return min(found, key=lambda n: (n.count("/"), n))
-        return None
 
     def open(self, name: str) -> SourceFile:
         """Bring a file to disk if it is in a zip; raises `InputError` if it cannot be read whole."""
