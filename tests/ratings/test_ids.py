@@ -83,3 +83,15 @@ def test_given_splits_decide_over_all_tables(tmp_path):
 @given(st.lists(st.from_regex(r"[+-]?[0-9]{1,4}(\.0)?", fullmatch=True), min_size=1, max_size=5))
 def test_ids_come_out_as_they_went_in(texts):
     assert as_ids(pl.Series(texts)).cast(pl.String).to_list() == texts
+
+
+def test_ids_too_large_for_64_bits_are_text_in_parquet_as_in_text(tmp_path):
+    large = 2**63 + 5
+    rows = {"userId": [large, large + 1], "movieId": [10, 10], "rating": [4, 4], "timestamp": [1, 2], "title": "A"}
+    frame = pl.DataFrame(rows, schema_overrides={"userId": pl.UInt64})
+    frame.write_parquet(tmp_path / "a.parquet")
+    frame.write_csv(tmp_path / "a.csv")
+    for suffix in ("csv", "parquet"):
+        ratings = load_ratings(str(tmp_path / f"a.{suffix}"))
+        assert ratings.frame["user_id"].to_list() == [str(large), str(large + 1)]
+        assert ratings.frame["item_id"].to_list() == [10, 10]

@@ -1,6 +1,8 @@
 """Wrong input: each gets one line that names the place, what stands there and what was expected."""
 
 import re
+from datetime import date, datetime
+from decimal import Decimal
 from unittest.mock import patch
 
 import polars as pl
@@ -339,3 +341,62 @@ def test_two_tables_of_items_beside_the_ratings_are_refused(table, other):
     assert "holds 2 tables of items" in error_of(folder)
     assert "expected one, or its path as --items" in error_of(folder)
     assert load_ratings(str(folder), items=str(folder / "movies.csv")).items["title"][0] == "Toy Story (1995)"
+
+
+def _items(folder, **columns):
+    """Ratings of items 10 and 20, and a Parquet table of these items."""
+    (folder / "ratings.csv").write_text(HEAD + GOOD + "1,20,4.0,200\r\n")
+    pl.DataFrame({"movieId": [10, 20], "title": ["A", "B"]} | columns).write_parquet(folder / "movies.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"title": [["A"], ["B"]]}, "column 'title' holds List(String), expected text"),
+        ({"title": [{"en": "A"}, {"en": "B"}]}, "column 'title' holds Struct"),
+        ({"title": [True, False]}, "column 'title' holds Boolean, expected text"),
+        ({"title": [b"A", b"\xff"]}, "column 'title' holds Binary, expected text"),
+        ({"movieId": [[10], [20]]}, "column 'movieId' holds List(Int64), expected integers or text"),
+        (
+            {"movieId": [10.0, 20.0]},
+            "column 'movieId' holds Float64, expected integers or text: `pl.col('movieId').cast",
+        ),
+        ({"movieId": [Decimal("10"), Decimal("20")]}, "column 'movieId' holds Decimal"),
+        ({"movieId": [True, False]}, "column 'movieId' holds Boolean"),
+        ({"movieId": ["10", ""]}, "row 2: the item's id is missing"),
+    ],
+)
+def test_columns_of_items_that_hold_something_else_are_refused(tmp_path, columns, message):
+    assert f"movies.parquet: {message}" in error_of(_items(tmp_path, **columns))
+
+
+def test_an_empty_id_in_parquet_is_missing(tmp_path):
+    rows = {"userId": ["a", ""], "movieId": [10, 20], "rating": [4, 4], "timestamp": [1, 2], "title": ["A", "B"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "r.parquet")
+    assert "r.parquet: row 2: user_id is missing" in error_of(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize("column", [[date(2020, 1, 1), date(2020, 1, 2)], [datetime(2020, 1, 1), datetime(2020, 1, 2)]])
+def test_dates_in_parquet_are_told_what_makes_seconds_of_them(tmp_path, column):
+    rows = {"userId": [1, 1], "movieId": [10, 20], "rating": [4, 4], "timestamp": column, "title": ["A", "B"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "r.parquet")
+    assert "seconds since 1970: `pl.col('timestamp').dt.epoch('s')` of Polars" in error_of(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize("title", ["  ", "\u00a0", "\u200b", '"\n"'])
+def test_a_title_that_shows_nothing_is_none(table, title):
+    folder = table(HEAD + GOOD, f"movieId,title\n10,{title}\n")
+    assert "ratings.csv:2: item 10 has no title in movies.csv" in error_of(folder)
+
+
+@pytest.mark.parametrize("empty", ['""', '" "', ""])
+def test_an_item_without_an_id_is_told_however_it_is_quoted(table, empty):
+    folder = table(HEAD + GOOD, f"movieId,title\n10,Toy Story\n{empty},Ghost\n")
+    assert "movies.csv:3: the item's id is missing" in error_of(folder)
+
+
+def test_a_title_with_double_colons_is_refused_where_they_separate_fields(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::10::4::100\n")
+    (tmp_path / "movies.dat").write_text("20::Heat (1995)::Crime\n10::Mission :: Impossible::Action\n")
+    assert "movies.dat:2: row has 4 fields, expected 3 (item_id, title, genres)" in error_of(tmp_path)

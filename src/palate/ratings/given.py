@@ -17,7 +17,7 @@ from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, is_parquet, 
 from palate.ratings.load import Ratings, find_items
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
-from palate.ratings.text import folded
+from palate.ratings.text import folded, is_shown
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
@@ -233,7 +233,7 @@ def _items(
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].file.place)
         known = read_items(file, columns)
-        titled = known.filter(pl.col("title") != "")["item_id"].cast(pl.String)
+        titled = known.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts:
             where = f"an item that has a title in {file.name}"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
@@ -243,7 +243,8 @@ def _items(
         for number, part in enumerate(parts)
     )
     for number, part in enumerate(parts):
-        part.refuse(pairs.filter(pl.col("part") == number)["title"].fill_null("") == "", "a title", "title")
+        shown = pairs.filter(pl.col("part") == number).select(is_shown(pl.col("title")))["title"]
+        part.refuse(~shown, "a title", "title")
     pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
     again = pairs.filter(~pl.col("item_id").is_first_distinct())
     if again.height:

@@ -16,7 +16,7 @@ from palate.ratings.layout import (
     layout_of,
     records,
 )
-from palate.ratings.rating_table import RatingTable, as_ids
+from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
 from palate.ratings.source import SourceFile
 from palate.ratings.text import folded
 
@@ -37,15 +37,16 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
     rest = [c for c in table.columns if c not in (item, title)]
-    ids = table[item]
-    if ids.dtype == pl.String and layout is not None:  # in Parquet, text is meant to be text
-        ids = as_ids(ids.str.strip_chars())
-    if ids.dtype.is_integer():
-        numbers = ids.cast(pl.Int64, strict=False)
-        ids = numbers if numbers.null_count() == ids.null_count() else ids.cast(pl.String)
+    if layout is None:
+        for role, column in (("item", item), ("title", title)):
+            wanted = parquet_type(role, column, table.schema[column], file.place)
+            table = table.with_columns(pl.col(column).cast(wanted))
+        ids = printable(table[item])
+    else:
+        ids = as_ids(table[item].str.strip_chars().replace("", None))
     table = table.select(
-        ids.cast(pl.Int64 if ids.dtype.is_integer() else pl.String).alias("item_id"),
-        pl.col(title).cast(pl.String).fill_null("").alias("title"),
+        ids.alias("item_id"),
+        pl.col(title).fill_null("").alias("title"),
         *[pl.col(c) for c in rest if c not in ("item_id", "title")],
     ).with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
     _check_ids(table["item_id"], file, layout)
@@ -107,6 +108,8 @@ def _split(text: str, layout: Layout) -> pl.DataFrame:
     """The rows as String columns; raises a Polars error where one has too many fields."""
     if len(layout.separator) > 1:
         lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
+        if (lines["line"].str.count_matches(layout.separator, literal=True) >= len(layout.names)).any():
+            raise pl.exceptions.ComputeError(f"a field holds {layout.separator}")
         split = pl.col("line").str.splitn(layout.separator, len(layout.names)).struct.rename_fields(layout.names)
         return lines.filter(pl.col("line") != "").select(split).unnest("line")
     table = pl.read_csv(

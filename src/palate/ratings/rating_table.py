@@ -24,11 +24,13 @@ from palate.ratings.layout import (
     records,
 )
 from palate.ratings.source import SourceFile
+from palate.ratings.text import is_shown
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
 _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
+_WIDE = (pl.UInt64, pl.Int128)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BLANK = " \t"
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
@@ -252,24 +254,12 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
         column = column_of(role, names, columns, file.place, needed=role != "title")
         if column is None:
             continue
-        found = schema[column]
-        wanted: pl.DataType
-        if role in ("user", "item"):
-            fits, expected = found.is_integer() or _is_text(found), "integers or text"
-            wanted = pl.Int64() if found.is_integer() else pl.String()
-        elif role == "title":
-            fits, expected, wanted = _is_text(found), "text", pl.String()
-        elif role == "rating":
-            fits, expected, wanted = found.is_numeric(), "numbers", pl.Float64()
-        else:
-            fits, expected, wanted = found.is_integer(), "integers, seconds since 1970", pl.Int64()
-        if not fits:
-            raise InputError(f"column '{column}' holds {found}, expected {expected}", file.place)
-        casts.append(pl.col(column).cast(wanted).alias(name))
+        casts.append(pl.col(column).cast(parquet_type(role, column, schema[column], file.place)).alias(name))
     try:
         frame = scan.select(casts).collect(engine="streaming")
     except POLARS_FAULTS as error:
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    frame = frame.with_columns(printable(frame[name]) for name in _IDS)
     table = RatingTable(frame, file, None)
     for name in COLUMNS:
         if frame[name].null_count():
@@ -277,8 +267,37 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
     return table
 
 
-def _is_text(found: pl.DataType) -> bool:
-    return found in (pl.String, pl.Categorical, pl.Enum)
+def parquet_type(role: str, column: str, found: pl.DataType, place: str) -> pl.DataType:
+    """What a Parquet column of a role is cast to; raises `InputError` if it holds something else than the role's.
+
+    Integers that Int64 may not hold stay as they are, see `printable`.
+    """
+    is_text = found in (pl.String, pl.Categorical, pl.Enum)
+    wanted: pl.DataType
+    remedy = f": `pl.col({column!r}).cast(pl.Int64)` of Polars makes them" if found.is_numeric() else ""
+    if role in ("user", "item"):
+        fits, expected = found.is_integer() or is_text, "integers or text" + remedy
+        whole = found if found in _WIDE else pl.Int64()
+        wanted = whole if found.is_integer() else pl.String()
+    elif role == "title":
+        fits, expected, wanted = is_text, "text", pl.String()
+    elif role == "rating":
+        fits, expected, wanted = found.is_numeric(), "numbers", pl.Float64()
+    else:
+        if found in (pl.Date, pl.Datetime):
+            remedy = f": `pl.col({column!r}).dt.epoch('s')` of Polars makes them"
+        fits, expected, wanted = found.is_integer(), "integers, seconds since 1970" + remedy, pl.Int64()
+    if not fits:
+        raise InputError(f"column '{column}' holds {found}, expected {expected}", place)
+    return wanted
+
+
+def printable(ids: pl.Series) -> pl.Series:
+    """Integers as Int64, or as text where one of them is too large for it; empty text as null."""
+    if not ids.dtype.is_integer():
+        return ids.replace("", None)
+    numbers = ids.cast(pl.Int64, strict=False)
+    return numbers if numbers.null_count() == ids.null_count() else ids.cast(pl.String)
 
 
 def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
@@ -337,7 +356,7 @@ def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
 
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` at the first rating whose item has no title in `items`."""
-    titled, rated = items.filter(pl.col("title") != "")["item_id"], table.frame["item_id"]
+    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], table.frame["item_id"]
     if _are_known(rated, titled):
         return
     rated = rated.unique()

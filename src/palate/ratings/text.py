@@ -28,3 +28,8 @@ def folded(column: pl.Expr) -> pl.Expr:
     for pattern, replacement in _REPLACEMENTS:
         one_line = one_line.str.replace_all(pattern, replacement)
     return pl.when(column.str.contains(_CONTROL)).then(one_line.str.strip_chars(" ")).otherwise(column).name.keep()
+
+
+def is_shown(column: pl.Expr) -> pl.Expr:
+    """Whether a String column holds more than white space and characters that have no width; False for null."""
+    return column.str.contains(r"[^\s\p{Cc}\p{Cf}]").fill_null(False)
