@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from palate.errors import InputError
 from palate.ratings import load_ratings
+from palate.ratings.given import load_given
 
 HEAD = "userId,movieId,rating,timestamp\r\n"
 GOOD = "1,10,4.0,100\r\n"
@@ -400,3 +401,32 @@ def test_a_title_with_double_colons_is_refused_where_they_separate_fields(tmp_pa
     (tmp_path / "ratings.dat").write_text("1::10::4::100\n")
     (tmp_path / "movies.dat").write_text("20::Heat (1995)::Crime\n10::Mission :: Impossible::Action\n")
     assert "movies.dat:2: row has 4 fields, expected 3 (item_id, title, genres)" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("scale", [(5, 1), (1, 1), (1, float("nan")), (1, float("inf")), (float("-inf"), 5)])
+def test_a_scale_that_is_no_range_is_refused_by_every_reader(table, scale):
+    folder = table(train="user_id,item_id,rating,title\n1,10,4,A\n", **{"a.csv": "user,item,rating,split,title\n"})
+    assert "ratings.scale: is " in error_of(folder, scale=scale)
+    with pytest.raises(InputError, match=r"ratings\.scale: is "):
+        load_given(str(folder / "a.csv"), scale=scale)
+
+
+@pytest.mark.parametrize("text", ["userId,movieId,rating,timestamp,note", "userId,movieId,rating,timestamp,pr\xe9nom"])
+def test_the_line_of_another_encoding_is_named_in_columns_that_mean_nothing(table, text):
+    content = f"{text}\n1,10,4.0,100,a\n1,20,4.0,200,\xe9\n".encode("latin-1")
+    line = 1 if "\xe9" in text else 3
+    assert f"ratings.csv:{line}: byte 0xe9 is not UTF-8 text: `iconv" in error_of(table(content))
+    splits = b"split," + content.replace(b"\n1", b"\ntrain,1").replace(b"note", b"title")
+    (folder := table()).joinpath("s.csv").write_bytes(splits)
+    with pytest.raises(InputError, match=rf"s\.csv:{line}: byte 0xe9 is not UTF-8 text: `iconv"):
+        load_given(str(folder / "s.csv"))
+
+
+def test_lines_that_end_in_several_carriage_returns_are_read(table):
+    text = "userId,movieId,rating,timestamp\r\r\n1,10,4.0,100\r\r\n1,20,3.5,200\r\r\n"
+    assert load_ratings(str(table(text))).frame.rows() == [(1, 10, 4.0, 100), (1, 20, 3.5, 200)]
+
+
+def test_times_beyond_the_whole_numbers_of_floats_are_read_exactly(table):
+    text = HEAD + "1,10,4,1600000000000000001.0\n1,20,4,1600000000000000002.0\n"
+    assert load_ratings(str(table(text))).frame["timestamp"].to_list() == [1600000000000000001, 1600000000000000002]

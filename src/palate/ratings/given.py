@@ -13,8 +13,8 @@ import polars as pl
 from palate.errors import InputError
 from palate.external.splits import SPLIT_NAMES, split_files
 from palate.ratings.item_table import read_items
-from palate.ratings.layout import POLARS_FAULTS, Layout, column_of, is_parquet, layout_of, records
-from palate.ratings.load import Ratings, find_items
+from palate.ratings.layout import POLARS_FAULTS, Layout, check_encoding, column_of, is_parquet, layout_of, records
+from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.text import folded, is_shown
@@ -39,6 +39,7 @@ def load_given(
     ratings of 0 and 1 with that scale, as do ratings that are nothing else. Without times the order is that of the
     rows, train before valid before test. Raises `InputError` with file and line for the first thing that is wrong.
     """
+    check_scale(scale)
     path = Path(source)
     if not path.exists():
         raise InputError("no such file or folder, expected tables with splits", path)
@@ -130,6 +131,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         frame = scan(file, layout, {name: layout.names.index(column) for name, column in names.items()}, {})
     except POLARS_FAULTS as error:
         _check_widths(file, layout, None)
+        check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
     return _Part(_clean(frame), file, layout, names)

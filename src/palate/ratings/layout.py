@@ -155,6 +155,17 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
             raise InputError(f"is not CSV: {_reason(error)}", file.place, first) from None
 
 
+def check_encoding(file: SourceFile) -> None:
+    """Raise `InputError` at the first line that is not UTF-8 text."""
+    with file.path.open("rb") as content:
+        for number, line in enumerate(content, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                problem = f"byte {line[error.start]:#04x} is not UTF-8 text: {IN_UTF8}"
+                raise InputError(problem, file.place, number) from None
+
+
 def _reason(error: csv.Error) -> str:
     """What csv found, and what was expected."""
     found = str(error)

@@ -1,6 +1,7 @@
 """From a name or a path to checked ratings."""
 
 import dataclasses
+import math
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,7 @@ def load_ratings(
     `rating`, `timestamp` to column names that are not the usual ones. Raises `InputError` with file and
     line for the first thing that is wrong, `WorkError` if a download fails.
     """
-    if scale is not None and not scale[0] < scale[1]:
-        raise InputError(f"is {list(scale)}, expected a lowest and a highest rating", "ratings.scale")
+    check_scale(scale)
     columns = columns or {}
     path = locate(source, data_dir)
     single = path.is_file() and path.suffix.lower() != ".zip"
@@ -109,6 +109,12 @@ def load_ratings(
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         check_titles(table, known, item_file.name if item_file else table.file.name)
     return Ratings(table.frame, known, name, inputs, scale)
+
+
+def check_scale(scale: tuple[float, float] | None) -> None:
+    """Raise `InputError` for a scale that is no range of numbers."""
+    if scale is not None and not -math.inf < scale[0] < scale[1] < math.inf:
+        raise InputError(f"is {list(scale)}, expected a lowest and a highest rating", "ratings.scale")
 
 
 def _find_ratings(tables: Source) -> str:

@@ -17,6 +17,7 @@ from palate.ratings.layout import (
     IN_UTF8,
     POLARS_FAULTS,
     Layout,
+    check_encoding,
     column_of,
     double_quotes,
     is_parquet,
@@ -32,7 +33,7 @@ _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
 _WIDE = (pl.UInt64, pl.Int128)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_BLANK = " \t"
+_BLANK = " \t\r"
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Odd and random, of 64 bits."""
 
@@ -152,6 +153,7 @@ def _read_carefully(
         text = scan(file, layout, places, {})
     except POLARS_FAULTS as error:
         _diagnose(file, layout, places, scale)
+        check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(_BLANK).replace("", None))
     frame = stripped.with_columns(
@@ -187,7 +189,7 @@ def _is_respelled(text: pl.Expr) -> pl.Expr:
 
 def as_integers(texts: pl.Series) -> pl.Series:
     """Text as Int64, whole numbers such as `881250949.0` included; null for anything else."""
-    numbers = texts.cast(pl.Int64, strict=False)
+    numbers = texts.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # exact beyond 2^53
     floats = texts.cast(pl.Float64, strict=False)
     whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
     return numbers.fill_null(whole).alias(texts.name)
