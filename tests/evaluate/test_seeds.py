@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from palate.errors import InputError
-from palate.evaluate.bootstrap import bootstrap, interval
+from palate.evaluate.bootstrap import Interval, bootstrap, interval
 from palate.evaluate.metrics import measure
-from palate.evaluate.seeds import OverSeeds, _student, over_seeds, spread_interval
+from palate.evaluate.seeds import OverSeeds, Spread, _student, over_seeds, spread_interval
 
 
 def rows(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -77,6 +77,46 @@ def test_a_difference_is_that_of_each_seed_on_the_same_resamples() -> None:
     itself = over_seeds(y, users, dict.fromkeys("ab", other), name="m", against=("same", other), resamples=100)
     auc = itself.differences["auc"]
     assert (auc.mean, auc.interval.low, auc.interval.high) == (0, 0, 0)
+
+
+def test_a_difference_of_the_detectable_size_is_found_in_four_of_five_cases_over_users_and_seeds() -> None:
+    rng, (users, seeds, n) = np.random.default_rng(0), (0.01, 0.01, 4)
+    student = _student(n - 1, 1000, 1)
+    sizes, found = [], []
+    for _ in range(2000):
+        of_seeds = rng.normal(0, seeds, size=n)
+        error = rng.normal(0, users) + of_seeds.mean()
+        between = spread_interval(of_seeds, rng.normal(0, users, size=1000), student)
+        assert between is not None
+        spread = Spread(0.0, float(of_seeds.std(ddof=1)), 0.0, 0.0, between, n)
+        sizes.append(spread.detectable)
+        found.append((error, -between.low))
+    errors, halves = np.array(found).T
+    assert np.mean(np.mean(sizes) + errors > halves) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("sd", "half", "errors"),
+    [(0.0, 1.96, 2.8), (np.sqrt(3), 4.303, 4.303 + 1.061)],
+)
+def test_the_detectable_size_is_that_of_users_or_of_seeds_where_the_other_is_none(
+    sd: float, half: float, errors: float
+) -> None:
+    assert Spread(0.0, sd, 0.0, 0.0, Interval(-half, half), 3).detectable == pytest.approx(errors, rel=0.001)
+
+
+def test_spreads_of_earlier_versions_still_load() -> None:
+    y, users, scores = rows()
+    against = {"against": ("base", scores["13"]), "resamples": 20}
+    stored = over_seeds(y, users, scores, name="m", **against).to_dict()
+    for each in (*stored["spread"].values(), *stored["differences"].values()):
+        del each["seeds"]
+    for metrics in stored["seeds"].values():
+        for field in ("pair_auc", "slope", "intercept", "ece_floor"):
+            del metrics[field]
+    gap = OverSeeds.from_dict(json.loads(json.dumps(stored))).differences["auc"]
+    assert gap is not None
+    assert gap.detectable is None
 
 
 def test_without_resamples_or_with_one_class_there_is_no_interval() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from palate.evaluate.bootstrap import Interval, bootstrap, interval
 from palate.evaluate.metrics import measure
-from palate.evaluate.verdict import bounds, number
+from palate.evaluate.verdict import bounds, difference_text, number
 from palate.prompt.spec import PromptSpec, split_template
 from palate.samples.build import ROLES, Samples
 from palate.samples.context import Context
@@ -226,7 +226,7 @@ def _used(found: Ablations, one: Ablated) -> str:
     numbers = f"AUC {number(found.auc or 0)} → {number(one.auc or 0)}"
     if one.difference_interval is None:
         return f"{taking.capitalize()}: {numbers}, with no interval to say whether that is chance."
-    numbers += f", difference {number(one.difference or 0, signed=True)} {bounds(one.difference_interval, signed=True)}"
+    numbers += f", difference {difference_text(one.difference, one.difference_interval, prose=True)}"
     if one.difference_interval.high < 0:
         return f"The model uses {taken}: {taking} costs it ranking ({numbers})."
     if one.difference_interval.low > 0:
@@ -269,13 +269,13 @@ def _item_prior(found: Ablations, empty: Ablated) -> str:
 def table(found: Ablations) -> Sequence[tuple[str, str, str, str]]:
     """Lines for a table: prompts, AUC with interval, difference with interval, mean change of P."""
 
-    def cell(value: float | None, between: Interval | None, signed: bool = False) -> str:
+    def cell(value: float | None, between: Interval | None) -> str:
         if value is None:
             return "–"
-        return number(value, signed) + ("" if between is None else f" {bounds(between, signed)}")
+        return number(value) + ("" if between is None else f" {bounds(between)}")
 
     lines = [(UNCHANGED, cell(found.auc, found.interval), "", "")]
     for one in found.ablated:
-        difference = cell(one.difference, one.difference_interval, signed=True)
+        difference = difference_text(one.difference, one.difference_interval)
         lines.append((_TAKEN[one.name][0], cell(one.auc, one.interval), difference, number(one.moved)))
     return lines

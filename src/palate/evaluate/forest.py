@@ -8,7 +8,7 @@ from markupsafe import Markup
 from palate.evaluate.bootstrap import Interval
 from palate.evaluate.paired import Paired
 from palate.evaluate.slices import Slice, Slices
-from palate.evaluate.verdict import bounds, number
+from palate.evaluate.verdict import least, number
 
 WIDTH, HEIGHT, EDGE = 150, 20, 8
 WIDEST = 0.3
@@ -46,6 +46,7 @@ def difference_plot(pair: Paired, reach: float) -> Markup:
     parts = [Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="{1}"/>').format(at(0), HEIGHT)]
     if (between := pair.interval) is not None:
         name += f", 95 % interval {number(between.low, signed=True)} to {number(between.high, signed=True)}"
+        name += f", detects {size}" if (size := least(between)) else ""
         parts.append(
             Markup('<line class="line {0}" x1="{1}" x2="{2}" y1="{3}" y2="{3}"/>').format(
                 css, at(between.low), at(between.high), middle
@@ -66,14 +67,6 @@ def difference_plot(pair: Paired, reach: float) -> Markup:
 def side_of(pair: Paired) -> str:
     """`ahead` if the whole interval favours the first, `behind` if the second, else `even`."""
     return {None: "even", pair.first: "ahead", pair.second: "behind"}[pair.better]
-
-
-def difference_text(pair: Paired) -> str:
-    """A difference with its interval, a dash where it is undefined."""
-    if pair.value is None:
-        return "–"
-    text = number(pair.value, signed=True)
-    return text if pair.interval is None else f"{text} {bounds(pair.interval, signed=True)}"
 
 
 def slice_reading(slices: Slices, baseline: str) -> list[str]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from palate.evaluate import forest, plots
-from palate.evaluate.bootstrap import detectable
 from palate.evaluate.table import cell
-from palate.evaluate.verdict import bounds, number
+from palate.evaluate.verdict import bounds, difference_text, least, number
 
 
 def render(template: str, **told: Any) -> str:
@@ -27,7 +26,8 @@ def render(template: str, **told: Any) -> str:
         "bounds": bounds,
         "plain": plain,
         "metric_name": metric_name,
-        "least": lambda interval: number(detectable(interval)) if interval.low <= 0 <= interval.high else "",
+        "least": least,
+        "difference": difference_text,
     }
     environment.globals |= {"plots": plots, "forest": forest}
     return environment.get_template(template).render(**told)

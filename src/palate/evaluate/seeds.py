@@ -40,6 +40,25 @@ class Spread:
     high: float
     interval: Interval | None
     """Over users and seeds; None where a resample of users gives none."""
+    seeds: int | None = None
+    """How many they are; None in files of earlier versions, whose detectable size is that of users alone."""
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference found in four of five cases, if this is a difference; None without an interval.
+
+        Half the interval, which an estimate must exceed, plus what an estimate falls short by in one case of five.
+        t · sd / √S of the half is due to seeds (Student's t, S - 1 degrees of freedom), the rest to users (normal).
+        Users alone make 2.8 standard errors, seeds alone t(0.975) + t(0.8).
+        """
+        if self.interval is None or self.seeds is None:
+            return None
+        from scipy.stats import norm, t
+
+        half, of_seeds = (self.interval.high - self.interval.low) / 2, self.sd / np.sqrt(self.seeds)
+        rest = max(0.0, half**2 - (t.ppf(0.975, self.seeds - 1) * of_seeds) ** 2)
+        short = np.hypot(norm.ppf(0.8) * np.sqrt(rest) / norm.ppf(0.975), t.ppf(0.8, self.seeds - 1) * of_seeds)
+        return float(half + short)
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,7 @@ def _spread(values: NDArray[np.float64], means: Replicates | None, student: NDAr
         float(values.min()),
         float(values.max()),
         None if means is None or not len(means) else spread_interval(values, means, student),
+        len(values),
     )
 
 

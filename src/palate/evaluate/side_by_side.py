@@ -19,7 +19,7 @@ from palate.evaluate.evaluation import Entry, Evaluation
 from palate.evaluate.metrics import Metrics, measure
 from palate.evaluate.paired import METRICS, Comparison, compare, same_rows
 from palate.evaluate.seeds import MARK
-from palate.evaluate.verdict import bounds, least, number
+from palate.evaluate.verdict import difference_text, number
 
 FEW = 4
 """With so many runs or fewer every two are compared, else each with the first."""
@@ -186,16 +186,15 @@ def _verdict(shared: Shared | None) -> list[str]:
     for pair in sorted(pairs, key=lambda pair: -abs(pair.value or 0.0)):
         first, second = (pair.first, pair.second) if (pair.value or 0.0) >= 0 else (pair.second, pair.first)
         aucs = " against ".join(number(shared.metrics[name].auc or 0.0) for name in (first, second))
-        numbers = f"AUC {aucs}, difference {number(abs(pair.value or 0.0), signed=True)}"
-        if (between := pair.interval) is not None:
-            flipped = between if first == pair.first else Interval(-between.high, -between.low)
-            numbers += f" {bounds(flipped, signed=True)}"
+        between = pair.interval
+        if between is not None and first != pair.first:
+            between = Interval(-between.high, -between.low)
+        numbers = f"AUC {aucs}, difference {difference_text(abs(pair.value or 0.0), between, prose=True)}"
         if pair.better is not None:
             said.append(f"{first} sorts better than {second}: {numbers}.")
         elif pair.value == 0:
             said.append(f"{first} and {second} sort alike: AUC {aucs}.")
         else:
             why = "with no interval to say whether that is chance" if between is None else "but the interval holds zero"
-            open_ = "" if between is None else f"; {least(between)}"
-            said.append(f"{first} is ahead of {second}, {why}: {numbers}{open_}.")
+            said.append(f"{first} is ahead of {second}, {why}: {numbers}.")
     return said

@@ -52,9 +52,32 @@ def bounds(interval: Interval, signed: bool = False) -> str:
     return f"[{number(interval.low, signed)}, {number(interval.high, signed)}]"
 
 
-def least(interval: Interval) -> str:
-    """What a difference that includes zero leaves open: how large it had to be for these rows to show it."""
-    return f"these rows detect differences from {number(detectable(interval))} on"
+def least(interval: Interval, detected: float | None = None) -> str:
+    """The smallest difference that these rows detect, if the interval of a difference holds zero; else empty.
+
+    `detected` is that size where it is not that of a percentile interval. An interval of width zero detects nothing.
+    """
+    if not interval.low <= 0 <= interval.high or interval.low == interval.high:
+        return ""
+    return number(detectable(interval) if detected is None else detected)
+
+
+def difference_text(
+    value: float | None, between: Interval | None, detected: float | None = None, *, prose: bool = False
+) -> str:
+    """A difference with its interval, and with the smallest one that these rows detect where it holds zero.
+
+    `+0.004 [−0.010, +0.018], detects 0.020`, in `prose` with a clause of its own; a dash for an undefined difference.
+    Every difference that has an interval is written here, so that no interval stands without its size.
+    """
+    if value is None:
+        return "–"
+    text = number(value, signed=True)
+    if between is None:
+        return text
+    size = least(between, detected)
+    found = "" if not size else f"; these rows detect differences from {size} on" if prose else f", detects {size}"
+    return f"{text} {bounds(between, signed=True)}{found}"
 
 
 def percent(share: float, decimals: int = 0) -> str:
@@ -94,7 +117,7 @@ def _compared(evaluation: "Evaluation", d: "Difference") -> str:
     if d.interval is None:
         side = "is ahead of" if d.value > 0 else "does not beat"
         return f"{who} {side} {_name(second)}{best}: {numbers}, with no interval to say whether that is chance."
-    difference = f"difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)}"
+    difference = f"difference {difference_text(d.value, d.interval, prose=True)}"
     if d.interval.low > 0:
         return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
     if d.interval.high < 0:
@@ -102,8 +125,7 @@ def _compared(evaluation: "Evaluation", d: "Difference") -> str:
     if d.interval.low == d.interval.high == 0:
         return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
     side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
-    numbers = f"{numbers}, {difference}; {least(d.interval)}"
-    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}."
+    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
 
 
 def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
@@ -118,9 +140,7 @@ def _within_users(evaluation: "Evaluation", d: "Difference") -> str:
     )
     if d.interval is None:
         return sentence + "."
-    found = f"{sentence} (difference {number(d.value, signed=True)} {bounds(d.interval, signed=True)}"
-    holds_zero = d.interval.low <= 0 <= d.interval.high and d.interval.low < d.interval.high
-    return f"{found}; {least(d.interval)})." if holds_zero else f"{found})."
+    return f"{sentence} (difference {difference_text(d.value, d.interval, prose=True)})."
 
 
 def _warnings(evaluation: "Evaluation", model: "Entry") -> Iterator[str]:

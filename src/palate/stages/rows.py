@@ -13,7 +13,7 @@ from palate.console import log
 from palate.evaluate.baselines import BASELINES
 from palate.evaluate.calibration import Calibration, Floats, sigmoid
 from palate.evaluate.seeds import MARK
-from palate.evaluate.verdict import bounds
+from palate.evaluate.verdict import bounds, difference_text, number
 from palate.samples import Prepared
 from palate.score.files import Scored
 from palate.stages.scoring import MEASURED, VALIDATION, Model, measured_rows
@@ -252,10 +252,11 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
         )
         gap = rows.seeds.differences.get("auc")
         if rows.seeds.against is not None and gap is not None:
-            over = "" if gap.interval is None else f", 95 % over users and adapters {bounds(gap.interval)}"
+            over = "" if gap.interval is None else ", 95 % over users and adapters"
             said.append(
                 f"AUC of {len(rows.seeds.seeds)} adapters minus that of {BASELINES[rows.seeds.against]}, the best "
-                f"baseline on validation: {gap.mean:+.3f} ± {gap.sd:.3f} (sd){over}."
+                f"baseline on validation, with sd {number(gap.sd)}{over}: "
+                f"{difference_text(gap.mean, gap.interval, gap.detectable, prose=True)}."
             )
     split = config.evaluate.split
     if split == "val":
