@@ -1,4 +1,5 @@
 import html
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from tests.evaluate.evidence import evaluation, whole, with_labels
 from tests.evaluate.films import film_samples
 from tests.evaluate.tree import Tree
 
-from palate.evaluate.evaluation import evaluate
+from palate.evaluate.evaluation import Evaluation, evaluate
+from palate.evaluate.ranking_table import RankingTable
 from palate.evaluate.report import ReportInputs, extreme_rows, render_report, write_report
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
+WIDTHS = (1400, 1280, 800, 390)
 SECTIONS = ["verdict", "comparison", "slices", "ranking", "curves", "ablations", "seeds", "leaks", "training", "data"]
 
 
@@ -53,6 +56,44 @@ def test_every_figure_has_its_numbers_in_a_table() -> None:
     for figure in figures:
         assert "<svg " in figure
         assert re.search(r"<table[^>]*>.*<td", figure, flags=re.S)
+
+
+def test_pairs_within_users_and_calibration_of_every_row_are_in_a_folded_table() -> None:
+    inputs = whole()
+    page = render_report(inputs)
+    (table,) = re.findall(
+        r"<details><summary>Pairs within users, and calibration</summary>.*?</details>", page, flags=re.S
+    )
+    for entry in inputs.evaluation.entries:
+        for value in (entry.metrics.pair_auc, entry.metrics.ece_floor):
+            assert value is None or f'<td class="n">{value:.3f}</td>' in table
+    assert table.count("<tr>") == 1 + len(inputs.evaluation.entries)
+
+
+def test_the_floor_stands_beside_ece_before_and_after_calibration() -> None:
+    found = whole().evaluation
+    before, after = (found.entry(key).metrics for key in ("fine-tuned", "fine-tuned-calibrated"))
+    told = [f"{m.ece:.3f} ({m.ece_floor:.3f} from noise alone)" for m in (before, after)]
+    assert f"ECE {told[0]} → {told[1]}" in render_report(whole())
+
+
+def test_files_of_earlier_versions_still_make_a_page() -> None:
+    inputs = whole()
+    stored = json.loads(json.dumps(inputs.evaluation.to_dict()))
+    for entry in stored["entries"]:
+        for name in ("pair_auc", "slope", "intercept", "ece_floor"):
+            del entry["metrics"][name]
+            entry["intervals"].pop(name, None)
+    stored["differences"] = [d for d in stored["differences"] if d["metric"] != "pair_auc"]
+    rankings = []
+    for table in inputs.rankings:
+        kept = json.loads(json.dumps(table.to_dict()))
+        for each in kept["entries"]:
+            del each["lists"]
+        rankings.append(RankingTable.from_dict(kept))
+    page = render_report(replace(inputs, evaluation=Evaluation.from_dict(stored), rankings=rankings))
+    assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
+    assert "from noise alone" not in page
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
@@ -183,13 +224,11 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Seen]:
     """The page by width and darkness; the pictures stay in pytest's folder."""
     folder, page = tmp_path_factory.mktemp("report"), render_report(whole())
-    return {
-        (width, dark): browse(page, folder, width=width, dark=dark) for width in (1280, 390) for dark in (False, True)
-    }
+    return {(width, dark): browse(page, folder, width=width, dark=dark) for width in WIDTHS for dark in (False, True)}
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_every_part_without_a_word_on_its_console(
     shown: dict[tuple[int, bool], Seen], width: int, dark: bool

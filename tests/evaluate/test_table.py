@@ -7,7 +7,7 @@ from rich.console import Console
 from tests.evaluate.rated import samples_of
 
 from palate.evaluate.evaluation import Evaluation, evaluate
-from palate.evaluate.table import cell, markdown, rich_table
+from palate.evaluate.table import cell, ece_text, floor_note, markdown, rich_table
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,12 @@ def test_an_undefined_metric_is_a_dash(timeline: pl.DataFrame) -> None:
     assert cell(None) == "–"
     assert "| – | – | 1.000 |" in markdown(one_class).replace("**", "")
     assert any("–" in line for line in printed(one_class))
+
+
+def test_the_floor_of_ece_stands_beside_it_where_it_is_known(evaluation: Evaluation) -> None:
+    known = evaluation.entry("fine-tuned").metrics
+    old = replace(known, ece_floor=None)
+    assert ece_text(known) == f"{known.ece:.3f} ({known.ece_floor:.3f} from noise alone)"
+    assert ece_text(old) == f"{known.ece:.3f}"
+    assert floor_note([old, known]) == f"; ECE from noise alone up to {known.ece_floor:.3f}"
+    assert floor_note([old]) == ""

@@ -20,6 +20,7 @@ from palate.artifacts import write_json
 from palate.cli import main
 from palate.evaluate.evaluation import evaluate
 from palate.evaluate.side_by_side import Run, side_by_side
+from palate.evaluate.verdict import least
 from palate.score.files import Scored, write_scores
 from palate.stages.compare import read_run
 
@@ -102,8 +103,15 @@ def test_the_terminal_shows_what_differs_within_100_columns(
     assert main(["compare", *map(str, runs)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 100
-    for word in ("seed", "steps", "first, fine-tuned", "second, fine-tuned", "that all of them scored"):
-        assert word in shown
+    for word in (
+        "seed",
+        "steps",
+        "first, fine-tuned",
+        "second, fine-tuned",
+        "that all of them scored",
+        "ECE from noise alone",
+    ):
+        assert word in " ".join(shown.split())
 
 
 def test_only_shared_rows_are_compared_and_the_rest_is_told(
@@ -245,6 +253,39 @@ def test_the_page_is_whole_by_itself_and_the_same_each_time(
     assert html.escape("<script>alert(1)</script>") in page
     for figure in re.findall(r"<figure.*?</figure>", page, flags=re.S):
         assert re.search(r"<table[^>]*>.*<svg.*<td", figure, flags=re.S)
+
+
+def test_the_page_has_the_floor_of_ece_and_the_detectable_size(runs: list[Path], tmp_path: Path) -> None:
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "compare.html")]) == 0
+    page = (tmp_path / "compare.html").read_text()
+    found = side_by_side([read_run(place) for place in runs])
+    assert found.shared is not None
+    floors = [f"{metrics.ece_floor:.3f}" for metrics in found.shared.metrics.values()]
+    assert re.findall(r'<td class="n">([0-9.]+)</td></tr>', page)[:2] == floors
+    (auc,) = found.shared.comparison.of("auc")
+    assert auc.interval is not None
+    assert auc.better is None
+    size = least(auc.interval)
+    assert f"detects {size}</title>" in page
+    assert f'<td class="n">{size}</td>' in page
+    assert f"these rows detect differences from {size} on" in html.unescape(page)
+
+
+def test_runs_of_earlier_versions_are_compared(runs: list[Path], tmp_path: Path) -> None:
+    old = shutil.copytree(runs[0], tmp_path / "old")
+    told = json.loads((old / "metrics.json").read_text())
+    for entry in told["entries"]:
+        for name in ("pair_auc", "slope", "intercept", "ece_floor"):
+            del entry["metrics"][name]
+            entry["intervals"].pop(name, None)
+    told["differences"] = [d for d in told["differences"] if d["metric"] != "pair_auc"]
+    (old / "metrics.json").write_text(json.dumps(told))
+    out = tmp_path / "compare.html"
+    assert main(["compare", str(old), str(runs[1]), "--out", str(out)]) == 0
+    assert 'id="pairs"' in out.read_text()
+    shutil.rmtree(old / "scores")
+    assert main(["compare", str(old), str(runs[1]), "--out", str(out)]) == 0
+    assert "There are no scores of first" in out.read_text()
 
 
 @needs_browser

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate.evaluate.page import plain
 from palate.evaluate.side_by_side import Run, SideBySide
-from palate.evaluate.table import COLUMNS, cell
+from palate.evaluate.table import COLUMNS, cell, floor_note
 from palate.evaluate.verdict import bounds
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def _measured(found: SideBySide) -> "Table":
         if shared is None
         else f"{shared.n:,} rows of {shared.users:,} users that all of them scored"
     )
+    of_runs = shared.metrics.values() if shared else (run.main.metrics for run in found.runs if run.main)
+    caption += floor_note(of_runs)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("", overflow="fold", max_width=36)
     table.add_column("AUC", justify="right")

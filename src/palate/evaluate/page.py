@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.evaluate import forest, plots
-from palate.evaluate.table import cell
+from palate.evaluate.table import cell, ece_text
 from palate.evaluate.verdict import bounds, difference_text, least, number
 
 
@@ -22,6 +22,7 @@ def render(template: str, **told: Any) -> str:
     )
     environment.filters |= {
         "cell": cell,
+        "ece": ece_text,
         "number": number,
         "bounds": bounds,
         "plain": plain,

@@ -1,8 +1,10 @@
 """Table: an evaluation as rows of text, for the terminal and as Markdown."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from palate.evaluate.evaluation import Entry, Evaluation
+from palate.evaluate.metrics import Metrics
 from palate.evaluate.verdict import bounds, percent
 
 if TYPE_CHECKING:
@@ -34,6 +36,18 @@ UNDEFINED = "–"
 def cell(value: float | None) -> str:
     """A metric with three decimals, a dash where it is undefined."""
     return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def ece_text(metrics: Metrics) -> str:
+    """ECE with its floor, `0.050 (0.049 from noise alone)`; without it in files of earlier versions."""
+    floor = "" if metrics.ece_floor is None else f" ({cell(metrics.ece_floor)} from noise alone)"
+    return f"{cell(metrics.ece)}{floor}"
+
+
+def floor_note(metrics: Iterable[Metrics]) -> str:
+    """The highest floor of ECE for a table's caption, with `; ` before it; empty where none is known."""
+    floors = [each.ece_floor for each in metrics if each.ece_floor is not None]
+    return f"; ECE from noise alone up to {cell(max(floors))}" if floors else ""
 
 
 def rich_table(evaluation: Evaluation) -> "Table":
@@ -98,8 +112,7 @@ def caption(evaluation: Evaluation) -> str:
     if evaluation.unit == "users":
         rows += f" of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
-    floors = [e.metrics.ece_floor for e in evaluation.entries if e.metrics.ece_floor is not None]
-    rate += f"; ECE from noise alone up to {cell(max(floors))}" if floors else ""
+    rate += floor_note(entry.metrics for entry in evaluation.entries)
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"

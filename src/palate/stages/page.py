@@ -81,6 +81,7 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
             "accuracy": entry.metrics.accuracy if entry.metrics.accuracy is not None else "–",
             "log loss": entry.metrics.log_loss if entry.metrics.log_loss is not None else "–",
             "ECE": entry.metrics.ece if entry.metrics.ece is not None else "–",
+            "ECE, noise alone": entry.metrics.ece_floor if entry.metrics.ece_floor is not None else "–",
         }
         for entry in found.entries
     ]

@@ -13,6 +13,7 @@ from palate.console import log
 from palate.evaluate.baselines import BASELINES
 from palate.evaluate.calibration import Calibration, Floats, sigmoid
 from palate.evaluate.seeds import MARK
+from palate.evaluate.table import ece_text
 from palate.evaluate.verdict import bounds, difference_text, number
 from palate.samples import Prepared
 from palate.score.files import Scored
@@ -241,7 +242,7 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Rows)
         said.append(
             f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
-            f"{after.log_loss:.3f}, ECE {raw.ece:.3f} → {after.ece:.3f}; the order, and with it the AUC, stays."
+            f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; the order, and with it the AUC, stays."
         )
     apart = None if rows.seeds is None else rows.seeds.spread["auc"]
     if rows.seeds is not None and apart is not None:
