@@ -15,6 +15,7 @@ from tests.evaluate.tree import Tree
 from palate.evaluate.evaluation import Evaluation, evaluate
 from palate.evaluate.ranking_table import RankingTable
 from palate.evaluate.report import ReportInputs, extreme_rows, render_report, write_report
+from palate.evaluate.verdict import least
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
 WIDTHS = (1400, 1280, 800, 390)
@@ -68,6 +69,16 @@ def test_pairs_within_users_and_calibration_of_every_row_are_in_a_folded_table()
         for value in (entry.metrics.pair_auc, entry.metrics.ece_floor):
             assert value is None or f'<td class="n">{value:.3f}</td>' in table
     assert table.count("<tr>") == 1 + len(inputs.evaluation.entries)
+
+
+def test_a_drawn_difference_that_holds_zero_has_the_size_that_the_rows_detect() -> None:
+    inputs = whole()
+    assert inputs.comparison is not None
+    (figure,) = re.findall(r'<figure id="pairs-auc">.*?</figure>', render_report(inputs), flags=re.S)
+    sizes = [least(pair.interval) for pair in inputs.comparison.of("auc") if pair.interval is not None]
+    assert any(sizes)
+    assert not all(sizes)
+    assert re.findall(r'</svg></td><td class="n">(.*?)</td>', figure) == sizes
 
 
 def test_the_floor_stands_beside_ece_before_and_after_calibration() -> None:
