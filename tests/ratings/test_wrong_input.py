@@ -430,3 +430,15 @@ def test_lines_that_end_in_several_carriage_returns_are_read(table):
 def test_times_beyond_the_whole_numbers_of_floats_are_read_exactly(table):
     text = HEAD + "1,10,4,1600000000000000001.0\n1,20,4,1600000000000000002.0\n"
     assert load_ratings(str(table(text))).frame["timestamp"].to_list() == [1600000000000000001, 1600000000000000002]
+
+
+@pytest.mark.parametrize("blank", ["", "\r\r", ",", '"",', '"",""'])
+def test_empty_rows_of_a_spreadsheet_are_blank_lines_and_counted(table, blank):
+    items = f"movieId,title\n{blank}\n10,Toy Story\n{blank}\n"
+    rows = blank.replace(",", ",,,") if blank.count('"') < 4 else '"","","",""'
+    ratings = f"{HEAD}{rows}\n1,10,4,100\n{rows}\n"
+    assert load_ratings(str(table(ratings, items))).frame.rows() == [(1, 10, 4.0, 100)]
+    assert "movies.csv:5: item 10 stands already on line 3" in error_of(table(ratings, items + "10,Again\n"))
+    assert "ratings.csv:5: user 1 rated item 10 at 100 already on line 3" in error_of(
+        table(ratings + "1,10,4,100\n", items)
+    )

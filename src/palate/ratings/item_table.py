@@ -101,7 +101,7 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
                 raise InputError(f"row has {found}, {expected}", file.place, line)
     if problem:
         raise InputError(f"cannot be read: {problem}", file.place)
-    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+    return table.filter(pl.any_horizontal(pl.all().str.strip_chars("\r").fill_null("") != ""))
 
 
 def _split(text: str, layout: Layout) -> pl.DataFrame:

@@ -100,9 +100,13 @@ def layout_of(file: SourceFile) -> Layout:
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """The rows as (line of the file, from 1; fields), blank lines left out: slow and exact, for diagnosis."""
+    """The rows as (line of the file, from 1; fields), blank lines left out: slow and exact, for diagnosis.
+
+    A line of nothing but separators is blank too: spreadsheets write empty rows so.
+    """
     for line, _, fields in _walk(file, layout):
-        yield line, fields
+        if len(fields) != len(layout.names) or any(field.strip("\r") for field in fields):
+            yield line, fields
 
 
 def double_quotes(text: str) -> str:
