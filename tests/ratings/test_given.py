@@ -172,3 +172,15 @@ def test_nested_columns_that_mean_nothing_are_left_alone(tmp_path: Path) -> None
         pl.DataFrame(rows).write_parquet(tmp_path / f"{split}.parquet")
 
     assert load_given(str(tmp_path)).frame.height == 2
+
+
+def test_a_damaged_parquet_table_and_one_of_bytes_are_refused(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user_id": [7, 7], "item_id": [1, 2], "label": [1, 0], "title": ["A", "B"]})
+    rows.write_parquet(tmp_path / "test.parquet")
+    content = (tmp_path / "test.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(content[:40] + b"\xff" * 30 + content[70:])
+    with pytest.raises(InputError, match=r"train\.parquet: cannot be read: "):
+        load_given(str(tmp_path))
+    rows.with_columns(title=pl.lit(b"\xff")).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet: column 'title' holds Binary, expected one value"):
+        load_given(str(tmp_path))

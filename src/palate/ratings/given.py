@@ -121,8 +121,11 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
     if "label" in names:
         names.pop("rating", None)
     if layout is None:
-        frame = lazy.select(pl.col(column).alias(name) for name, column in names.items()).collect()
-        nested = [name for name in frame.columns if frame.schema[name].is_nested()]
+        try:
+            frame = lazy.select(pl.col(column).alias(name) for name, column in names.items()).collect()
+        except POLARS_FAULTS as error:
+            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
         if nested:
             raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",
                              file.place)  # fmt: skip
