@@ -62,11 +62,11 @@ REGISTRY = (
     Baseline("item-knn", "item-kNN over the user's past", item_neighbours),
     Baseline("logistic", "logistic regression", logistic_regression(WITH_ITEMS)),
     Baseline("logistic-knn", "logistic regression + kNN", logistic_regression(EVERYTHING)),
-    Baseline("logistic-then", "logistic regression, items as of then", logistic_regression(AS_OF_THEN)),
+    Baseline("logistic-then", "logistic regression (as-of)", logistic_regression(AS_OF_THEN)),
     Baseline("lightgbm-prompt", "LightGBM on the prompt", boosted_trees(PROMPT), "lightgbm"),
     Baseline("lightgbm-item", "LightGBM + items + kNN (prompt)", boosted_trees(("prompt", "item", "near")), "lightgbm"),
-    Baseline("lightgbm-then", "LightGBM, items as of then", boosted_trees(AS_OF_THEN), "lightgbm"),
-    Baseline("lightgbm", "LightGBM on everything", boosted_trees(EVERYTHING), "lightgbm"),
+    Baseline("lightgbm-then", "LightGBM (as-of)", boosted_trees(AS_OF_THEN), "lightgbm"),
+    Baseline("lightgbm", "LightGBM (all features)", boosted_trees(EVERYTHING), "lightgbm"),
 )
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys, in the order of the tables, and what the tables call them."""
