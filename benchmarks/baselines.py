@@ -200,7 +200,7 @@ def memcpy(out: NDArray[Any], repeats: int = 7) -> list[float]:
 
 def load_tokenizer(inputs: Inputs) -> Any:
     """The tokenizer, from where Palate finds it."""
-    from palate.tokens import tokenizer
+    from palate.prompt import tokenizer
 
     return tokenizer.load_tokenizer(inputs.tokenizer)
 

@@ -16,12 +16,12 @@ from baselines import CUTOFF, Inputs, Run, Tokens, memcpy
 from palate.config import PrepareConfig
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.ratings import load_ratings
+from palate.prompt.tokenizer import load_tokenizer
+from palate.ratings.load import load_ratings
 from palate.samples import build_samples
 from palate.samples.split import SPLITS
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.tables import Plain
-from palate.tokens.tokenizer import load_tokenizer
 from report import clock
 
 BATCH = 32

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import synthetic
+from palate.baselines.registry import BASELINES, chosen_baselines, in_chunks
+from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
-from palate.evaluate.asked import Asked
-from palate.evaluate.baselines import BASELINES, chosen_baselines, in_chunks
-from palate.evaluate.bootstrap import bootstrap, interval
-from palate.evaluate.known import Known
-from palate.evaluate.metrics import measure
-from palate.ratings import load_ratings
+from palate.measure.bootstrap import bootstrap, interval
+from palate.measure.metrics import measure
+from palate.ratings.load import load_ratings
 from palate.samples import build_samples
+from palate.samples.queries import Queries
 from report import Result, clock, in_own_process, number, publish
 
 REFERENCE = {
@@ -77,7 +77,7 @@ def measured(ratings: str, resamples: int) -> dict[str, Any]:
     samples = build_samples(load_ratings(ratings), options := PrepareConfig())
     steps, baselines, scores = [], [], {}
     with clock() as prepared:
-        known = Known.of(samples, options.rating_threshold)
+        known = BaselineData.of(samples, options.rating_threshold)
         known.residual, known.content, known.neighbours  # noqa: B018
     steps.append({"what": "item statistics and similarities", "seconds": prepared.seconds, "peak": prepared.peak})
     asked, liked = known.asked("test")
@@ -111,11 +111,11 @@ def measured(ratings: str, resamples: int) -> dict[str, Any]:
     return {"rows": len(liked), "baselines": baselines, "steps": [*steps, ranked]}
 
 
-def catalogue(known: Known) -> Asked:
+def catalogue(known: BaselineData) -> Queries:
     """Every item, asked of each user's last row."""
     last = np.flatnonzero(np.append(known.user[1:] != known.user[:-1], True))
     items = np.arange(len(known.samples.items))
-    return Asked(np.repeat(last, len(items)), np.tile(items, len(last)))
+    return Queries(np.repeat(last, len(items)), np.tile(items, len(last)))
 
 
 def claims(steps: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -156,11 +156,11 @@ def logged(log: Path) -> float | None:
 
 def for_trl(config: Config, folder: Path) -> dict[str, Any]:
     """Write train.json as TRL reads it, and tell its script's settings and the tokens that it should come to."""
-    from palate.hub import locate
-    from palate.models import _source
-    from palate.stages.data import chat_of, prepared, tokens_of
-    from palate.train.prompts import prompts_of
+    from palate.commands.prepare import chat_of, prepared, tokens_of
+    from palate.models.load import _source
+    from palate.store.hub import locate
     from palate.train.schedule import schedule_of
+    from palate.train.training_prompts import prompts_of
 
     chat = chat_of(config)
     tokens = tokens_of(config, prepared(config), chat, ["train"])["train"]

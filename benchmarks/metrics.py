@@ -15,17 +15,17 @@ import numpy as np
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.evaluate.asked import Asked
-from palate.evaluate.bootstrap import bootstrap
-from palate.evaluate.candidates import candidate_sets
-from palate.evaluate.metrics import measure
-from palate.evaluate.paired import compare
-from palate.evaluate.ranking import rank
-from palate.evaluate.ranking_table import ranking_table
-from palate.evaluate.seeds import over_seeds
-from palate.evaluate.slices import measure_slices
-from palate.ratings import load_ratings
+from palate.measure.bootstrap import bootstrap
+from palate.measure.candidates import candidate_sets
+from palate.measure.metrics import measure
+from palate.measure.paired import compare
+from palate.measure.ranking import rank
+from palate.measure.ranking_table import ranking_table
+from palate.measure.seeds import over_seeds
+from palate.measure.slices import measure_slices
+from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples
+from palate.samples.queries import Queries
 from report import Result, clock, number, publish
 
 
@@ -63,7 +63,7 @@ def timed(samples: Samples, resamples: int, models: int) -> Iterator[Mapping[str
     sets, ranked = candidate_sets(samples), {}
     noise = rng.random(2 * samples.items.height)
 
-    def predict(asked: Asked) -> np.ndarray:
+    def predict(asked: Queries) -> np.ndarray:
         return noise[asked.item + asked.anchor % samples.items.height]
 
     def rankings() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from palate.artifacts import sha256_of, write_json
 from palate.config import Config
+from palate.store.artifacts import sha256_of, write_json
 from report import ROOT, in_own_process
 
 SAMPLES = 640
@@ -78,7 +78,7 @@ def config_of(base: Mapping[str, Any], targets: int, samples: int, seed: int) ->
 
 def trained(config: Config, out: Path) -> dict[str, Any]:
     """Train, and what came of it; goes on from the last checkpoint in `out`."""
-    from palate.stages.data import chat_of, evaluation_part, tokens_of_ratings
+    from palate.commands.prepare import chat_of, evaluation_part, tokens_of_ratings
     from palate.train.finetune import train
 
     tokens = tokens_of_ratings(config, chat_of(config), ["train", "val"])

@@ -110,7 +110,7 @@ def speed(row: Mapping[str, Any]) -> float:
 def asked(task: Task, n: int) -> tuple[list[dict[str, Any]], list[str]]:
     """A user's last history in the data, and n titles that the user has not seen, drawn."""
     from palate.config import PrepareConfig
-    from palate.ratings import load_ratings
+    from palate.ratings.load import load_ratings
     from palate.samples import build_samples
 
     ratings = load_ratings(task.ratings)

@@ -137,7 +137,7 @@ def config_of(arm: Arm) -> Config:
 
 def score(config: Config, arm: Arm, adapter: Path, folder: Path, out: Path) -> None:
     """Score the test rows and measure: `out/metrics.json`, and a report."""
-    from palate.stages.evidence import evaluate
+    from palate.commands.evaluate import evaluate
 
     own = {
         "run_dir": str(folder / arm.variant),  # whose data they share
@@ -178,7 +178,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def paired(p: pl.DataFrame) -> list[dict[str, Any]]:
     """AUC and GAUC of each arm less those of each before it, with intervals over users."""
-    from palate.evaluate.paired import compare
+    from palate.measure.paired import compare
 
     arms = [arm.name for arm in ARMS if arm.name in p.columns]
     pairs = [(later, earlier) for earlier, later in combinations(arms, 2)]

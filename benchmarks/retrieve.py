@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from palate.baselines.item_knn import ItemKNN
+from palate.baselines.popularity import Popularity
+from palate.baselines.retriever import Past, Retriever, RetrieverData
 from palate.config import PrepareConfig
-from palate.ratings import load_ratings
-from palate.retrieve import ItemKNN, Known, Past, Popularity, Retriever
+from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples
-from palate.samples.render import item_rows
+from palate.samples.lines import item_rows
 from report import Result, clock, number, publish
 
 NUMBERS = (20, 50, 100, 200, 500)
@@ -56,12 +58,12 @@ def measured(ratings: str, split: str) -> Result:
     """The table of one data set."""
     options = PrepareConfig()
     samples = build_samples(load_ratings(ratings), options)
-    known = Known.of(samples, options.rating_threshold)
+    known = RetrieverData.of(samples, options.rating_threshold)
     title = f"{ratings}, {known.items:,} items: recall of what users liked of split {split}, among the first N"
     return Result(title, list(rows_of(samples, known, split)), COLUMNS)
 
 
-def rows_of(samples: Samples, known: Known, split: str) -> Iterator[dict[str, Any]]:
+def rows_of(samples: Samples, known: RetrieverData, split: str) -> Iterator[dict[str, Any]]:
     """A row a retriever."""
     for k in (None, *NEIGHBOURS):
         with clock() as work:

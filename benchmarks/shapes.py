@@ -183,7 +183,7 @@ def row(shape: Mapping[str, Any], targets: int | None, quick: bool, repeats: int
 
 def where() -> tuple[Any, Any]:
     """The device, and the number format that it is fast in."""
-    from palate.models import best_dtype, device
+    from palate.models.load import best_dtype, device
 
     return device(), best_dtype("auto", device())
 
@@ -249,7 +249,7 @@ def default_dtype(dtype: Any) -> Iterator[None]:
 
 def prompts_of(targets: int, samples: int, vocabulary: int) -> Any:
     """Random prompts as `SharedHistory` has them: samples in prompts of `targets`, each with its own candidate."""
-    from palate.tokens.shared import Rows, SharedHistory
+    from palate.tokens.shared import SharedHistory, SharedRows
 
     draw = np.random.default_rng(7)
     count = -(-samples // targets)
@@ -276,7 +276,7 @@ def prompts_of(targets: int, samples: int, vocabulary: int) -> Any:
             ids, _, offsets = self.source.ragged(np.asarray(samples))
             return ids, offsets
 
-    source = Rows(rows, SIZES["lead"], 1, "random")
+    source = SharedRows(rows, SIZES["lead"], 1, "random")
     return Made()
 
 

@@ -23,11 +23,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from palate.commands.prepare import chat_of, tokens_of_ratings
 from palate.config import Config
-from palate.stages.data import chat_of, tokens_of_ratings
 from palate.tokens.shared import SharedHistory
-from palate.train.prompts import prompts_of
 from palate.train.schedule import Schedule, schedule_of
+from palate.train.training_prompts import prompts_of
 
 MANY = 1_000
 """Steps that the learning rate's schedule is laid out for; few of them are made."""
@@ -194,7 +194,7 @@ def _base(case: Case) -> tuple[Any, Any, dict[str, Any]]:
     import peft  # noqa: F401 - what is loaded later would count as the trainer's
     import transformers  # noqa: F401
 
-    from palate.models import load_base_model
+    from palate.models.load import load_base_model
 
     if case.side == "TRL":
         import trl.trainer.sft_trainer  # noqa: F401
@@ -207,7 +207,7 @@ def _base(case: Case) -> tuple[Any, Any, dict[str, Any]]:
 
 def _palate(case: Case, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]:
     """Palate's own trainer, as `palate train` makes it."""
-    from palate.models import quiet
+    from palate.models.load import quiet
     from palate.train import answers, attention  # noqa: F401
     from palate.train.finetune import _trainer
 
@@ -240,7 +240,7 @@ def _trl(case: Case, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]
     from transformers import set_seed
     from trl import SFTTrainer
 
-    from palate.models import quiet
+    from palate.models.load import quiet
 
     disable_progress_bars()
     _, schedule, _ = _schedule(case.config)
@@ -302,7 +302,7 @@ def sft_config(config: Config, folder: Path, **changed: Any) -> Any:
     import torch
     from trl import SFTConfig
 
-    from palate.models import best_dtype
+    from palate.models.load import best_dtype
 
     train = config.train
     options: dict[str, Any] = {

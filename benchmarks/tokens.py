@@ -33,7 +33,7 @@ from composed import kernel_times, loader_times, palate_lengths, palate_path
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
-from palate.ratings import load_ratings
+from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples, iter_examples
 from palate.samples.split import SPLITS
 from report import Result, Work, cores, in_own_process, number, publish, said, spread

@@ -132,7 +132,7 @@ def tiny_model(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from palate.tokens.tokenizer import load_tokenizer
+    from palate.prompt.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("smollm2")
     torch.manual_seed(0)
@@ -317,9 +317,9 @@ def planned(scale: Scale, told: Mapping[int, Any], sizes: Sequence[Mapping[str, 
 
 def predicted(configs: Sequence[Config]) -> list[dict[str, float]]:
     """What `palate plan` makes of configs on this machine: seconds an average step, and bytes beside the libraries."""
+    from palate.commands.plan import workload_of
     from palate.plan import load_shape, predict
     from palate.plan.devices import this_machine
-    from palate.stages.plan import workload_of
 
     found = []
     for config in configs:

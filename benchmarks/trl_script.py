@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTTrainer
 
 from palate.config import Config
-from palate.models import best_dtype
+from palate.models.load import best_dtype
 from sides import lora_of, sft_config
 
 

@@ -45,7 +45,7 @@ def main() -> None:
 
 def unrated(samples: Samples) -> NDArray[np.int64]:
     """The test rows (n,) of items without a rating to learn from, ascending."""
-    from palate.evaluate.slices import slices_of
+    from palate.measure.slices import slices_of
 
     parts = slices_of(samples, samples.position[samples.of("test")])
     return next(np.sort(rows) for dimension, label, rows in parts if (dimension, label) == SLICE)
@@ -53,9 +53,9 @@ def unrated(samples: Samples) -> NDArray[np.int64]:
 
 def measured(config: Config, adapter: Path, out: Path) -> dict[str, Any]:
     """Score these rows, kept in `out`, and measure them beside the baselines."""
-    from palate.evaluate import evaluate
-    from palate.stages.data import prepared, sample_ids, scored_tokens
-    from palate.stages.model import load_scorer, score_with
+    from palate.commands.prepare import prepared, sample_ids, scored_tokens
+    from palate.commands.train import load_scorer, score_with
+    from palate.report.evaluate import evaluate
 
     data, scorer = prepared(config), load_scorer(config, adapter)
     rows, about = unrated(data.samples), sample_ids(data, "test")

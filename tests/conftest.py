@@ -4,8 +4,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import settings
+from tests.timelines import random_timeline
 
 # A change is judged on the same examples each time; on a developer's machine every run tries new ones.
 settings.register_profile("ci", derandomize=True)
@@ -44,3 +46,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import tiny_folder
 
     return tiny_folder(tmp_path_factory.mktemp("models") / "tiny-qwen3")
+
+
+@pytest.fixture(scope="session")
+def timeline() -> pl.DataFrame:
+    return random_timeline()

@@ -56,9 +56,9 @@ def random_adapter(config: Config, folder: Path, scale: float = 0.1, **lora: Any
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from palate.models import load_base_model
+    from palate.models.adapter import describe, save_adapter
+    from palate.models.load import load_base_model
     from palate.prompt.chat import Chat
-    from palate.train.adapter import describe, save_adapter
 
     model, tokenizer = load_base_model(config.model)
     about = describe(config, Chat(tokenizer, config.prompt.yes, config.prompt.no), model)

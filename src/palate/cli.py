@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from palate import __version__, processes
+from palate import __version__
 from palate.config import Config, Override, load_config, parse_override
 from palate.errors import InputError, InterruptedWorkError, PalateError, visible
-from palate.export.gguf import TYPES
+from palate.models.gguf import TYPES
+from palate.train import processes
 
 TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
@@ -54,7 +55,7 @@ def _command(words: Sequence[str]) -> int:
     try:
         config = _config(args)
         if _is_to_launch(args):
-            from palate.launch import launch
+            from palate.train.launch import launch
 
             return launch(words, args.launch, args.accelerate_config)
         args.command(config, args)
@@ -120,10 +121,10 @@ def guide(command: str) -> int:
 
 
 def _prepare(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.data import prepare
+    from palate.commands.prepare import prepare
 
     if args.tables is not None:
-        from palate.stages.external import to_prepare
+        from palate.commands.data_option import to_prepare
 
         if args.ratings is not None:
             raise InputError("are read in place of ratings, expected no --ratings beside them", "--data")
@@ -132,7 +133,7 @@ def _prepare(config: Config, args: argparse.Namespace) -> None:
 
 
 def _lengths(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.lengths import show_lengths
+    from palate.commands.lengths import show_lengths
 
     show_lengths(
         config,
@@ -146,7 +147,7 @@ def _lengths(config: Config, args: argparse.Namespace) -> None:
 
 
 def _tokenize(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.tokenize import tokenize, tokenize_portable
+    from palate.commands.tokenize import tokenize, tokenize_portable
 
     out = None if args.out is None else Path(args.out)
     if args.portable:
@@ -158,21 +159,21 @@ def _tokenize(config: Config, args: argparse.Namespace) -> None:
 
 
 def _plan(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.plan import show_plan
+    from palate.commands.plan import show_plan
 
     show_plan(config, from_ratings=args.ratings is not None, prices=args.price, as_json=args.json)
 
 
 def _train(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.external import adopted
-    from palate.stages.model import train
+    from palate.commands.data_option import adopted
+    from palate.commands.train import train
 
     train(adopted(config, args.data))
 
 
 def _score(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.external import adopted, alpaca_of
-    from palate.stages.model import score_test
+    from palate.commands.data_option import adopted, alpaca_of
+    from palate.commands.train import score_test
 
     config = adopted(config, args.data)
     if alpaca_of(config) is not None:
@@ -181,15 +182,15 @@ def _score(config: Config, args: argparse.Namespace) -> None:
 
 
 def _evaluate(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages import external
-    from palate.stages.evidence import evaluate
+    from palate.commands import data_option
+    from palate.commands.evaluate import evaluate
 
     if args.scores and args.base_only:
         raise InputError("say themselves what they are of, expected no --base-only beside them", "--scores")
-    config = external.adopted(config, args.data)
-    alpaca = external.alpaca_of(config)
+    config = data_option.adopted(config, args.data)
+    alpaca = data_option.alpaca_of(config)
     if alpaca is not None:
-        from palate.stages.examples import evaluate_examples
+        from palate.commands.evaluate_alpaca import evaluate_examples
 
         if args.scores:
             raise InputError("are of prepared data, expected none beside Alpaca files", "--scores")
@@ -209,19 +210,19 @@ def _evaluate(config: Config, args: argparse.Namespace) -> None:
 
 
 def _compare(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.compare import compare
+    from palate.commands.compare import compare
 
     compare(args.runs, seed=config.seed, as_json=args.json, out=None if args.out is None else Path(args.out))
 
 
 def _audit(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.leaks import show_leaks
+    from palate.commands.audit import show_leaks
 
     show_leaks(config, from_ratings=args.ratings is not None, as_json=args.json)
 
 
 def _recommend(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.recommend import Request, recommend
+    from palate.commands.recommend import Request, recommend
 
     request = Request(
         user=args.user,
@@ -238,7 +239,7 @@ def _recommend(config: Config, args: argparse.Namespace) -> None:
 
 
 def _export(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages.export import export
+    from palate.commands.export import export
 
     export(
         config,
@@ -252,30 +253,30 @@ def _export(config: Config, args: argparse.Namespace) -> None:
 
 
 def _run(config: Config, args: argparse.Namespace) -> None:
-    from palate.run import run
+    from palate.commands.run import run
 
     run(config)
 
 
 def _doctor(config: Config, args: argparse.Namespace) -> None:
-    from palate import doctor
+    from palate.commands import doctor
 
     doctor.examine(config, as_json=args.json)
 
 
 def _cache(config: Config, args: argparse.Namespace) -> None:
-    from palate.stages import caches
+    from palate.commands import cache
 
     if args.prune:
-        choice = caches.Choice(args.kind, args.older_than, args.damaged, args.everything)
-        caches.prune(choice, verify=args.verify, dry_run=args.dry_run, as_json=args.json)
+        choice = cache.CacheChoice(args.kind, args.older_than, args.damaged, args.everything)
+        cache.prune(choice, verify=args.verify, dry_run=args.dry_run, as_json=args.json)
         return
     for option in ("older_than", "damaged", "everything", "dry_run"):
         value = getattr(args, option)
         if value is not None and value is not False:  # 0 days are said, too
             name = "--all" if option == "everything" else "--" + option.replace("_", "-")
             raise InputError("says what to remove, expected --prune beside it", name)
-    caches.show_caches(kind=args.kind, verify=args.verify, as_json=args.json)
+    cache.show_caches(kind=args.kind, verify=args.verify, as_json=args.json)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from palate.artifacts import atomic_file
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
+from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
 """The truncations that leave several targets of a prompt a history to share."""

@@ -1,6 +1,7 @@
 """What the terminal shows: results on stdout, the course of the work on stderr."""
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from logging.handlers import MemoryHandler
@@ -9,8 +10,6 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
-
-from palate import processes
 
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -54,7 +53,7 @@ def start_logging(file: Path | None = None) -> None:
     """Send the log to stderr, and to `file` with times; what was said before the file was known comes first in it."""
     log.setLevel(logging.INFO)
     log.propagate = False
-    if processes.place().rank != 0:  # the first process says it for all
+    if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         log.addHandler(logging.NullHandler())
         out.quiet = err.quiet = True
         return

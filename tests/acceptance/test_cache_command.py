@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from palate import console
-from palate.cache import ENTRY, Cache
 from palate.cli import main
+from palate.store.cache import ENTRY, Cache
 
 DAY = 86_400
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from tests.acceptance.ratings import write_ratings
 from tests.acceptance.test_wrong_input import expect_refusal
-from tests.external.tallrec import examples, write
+from tests.tallrec import examples, write
 
 from palate.cli import main
 from palate.prompt.spec import PromptSpec

@@ -20,9 +20,9 @@ from tests.acceptance.test_wrong_input import expect_refusal
 from tests.tiny import random_adapter, tiny_folder
 
 from palate.cli import main
+from palate.commands.train import load_scorer
 from palate.config import load_config
 from palate.samples import load_prepared
-from palate.stages.model import load_scorer
 
 FULL, SHORT = 98, 99
 """A user who has rated everything, and one with three ratings."""

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from palate.hub import locate
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
+from palate.prompt.tokenizer import load_tokenizer
 from palate.samples import iter_examples, load_prepared
+from palate.store.hub import locate
 from palate.tokens.lengths import Lengths
 from palate.tokens.plain import tokenize_func
-from palate.tokens.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

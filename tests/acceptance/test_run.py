@@ -13,8 +13,8 @@ import yaml
 from tests.acceptance.ratings import write_ratings
 from tests.tiny import tiny_folder
 
+from palate.baselines.registry import REGISTRY
 from palate.cli import main
-from palate.evaluate.baselines import REGISTRY
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.tiny import random_adapter, tiny_folder
 
 from palate.cli import main
 from palate.config import load_config
-from palate.models import load_base_model
+from palate.models.load import load_base_model
 from palate.score.files import read_scores
 
 

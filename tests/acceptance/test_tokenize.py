@@ -17,12 +17,12 @@ from datasets import DatasetDict, load_from_disk
 from tests.acceptance.ratings import write_ratings
 from tests.small import small_tokenizer
 
-from palate.artifacts import sha256_file
-from palate.hub import locate
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
+from palate.prompt.tokenizer import load_tokenizer
 from palate.samples import iter_examples, load_prepared
-from palate.tokens.tokenizer import load_tokenizer
+from palate.store.artifacts import sha256_file
+from palate.store.hub import locate
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 DATA = SHARED / "data" / "ml-latest-small"

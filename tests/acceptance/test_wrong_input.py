@@ -10,7 +10,7 @@ from tests.small import small_tokenizer
 from tests.tiny import tiny_folder
 
 from palate.cli import main
-from palate.hub import hub_is_out_of_reach
+from palate.store.hub import hub_is_out_of_reach
 
 
 @pytest.fixture(scope="module")

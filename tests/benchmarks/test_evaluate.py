@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from palate.evaluate.baselines import BASELINES
+from palate.baselines.registry import BASELINES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "evaluate.py"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palate.hub import locate
+from palate.store.hub import locate
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # a benchmark is a script and finds the others beside itself

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from benchmarks import synthetic
-from palate.ratings import Ratings, load_ratings
+from palate.ratings.load import Ratings, load_ratings
 
 
 @pytest.fixture(scope="module")

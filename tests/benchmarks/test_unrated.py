@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.acceptance.ratings import write_ratings
 
 from palate.config import PrepareConfig
-from palate.ratings import load_ratings
+from palate.ratings.load import load_ratings
 from palate.samples import build_samples
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # a script finds the others beside itself

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tests.plan.test_simulate import described
 
+from palate.commands.plan import prices_of
 from palate.config import Config
 from palate.errors import InputError
 from palate.plan import Device, Plan, Workload, find_device, predict
 from palate.plan.predict import schedule
-from palate.stages.plan import prices_of
 
 
 def config_of(folder: Path, **train: Any) -> Config:

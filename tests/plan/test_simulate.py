@@ -156,7 +156,7 @@ def test_weights_are_counted_as_peft_counts_them(tmp_path: Path, kind: str, opti
 def test_quantized_weights_take_what_bitsandbytes_makes_of_them(tmp_path: Path) -> None:
     from tests.tiny import tiny_folder
 
-    from palate.models import load_base_model
+    from palate.models.load import load_base_model
 
     base = tiny_folder(tmp_path / "model", "qwen3", hidden=128)
     config = Config.model_validate({"model": {"base": str(base), "quantization": "nf4", "dtype": "bfloat16"}})

@@ -12,9 +12,9 @@ from tests.small import CHATML, THINKING, TRIMMING, all_small, byte_level_bpe, g
 from tests.titles import TITLES, plain_titles, titles
 
 from palate.errors import InputError
-from palate.hub import MODELS, TOKENIZERS, locate
 from palate.prompt.chat import Chat
-from palate.tokens.tokenizer import load_tokenizer
+from palate.prompt.tokenizer import load_tokenizer
+from palate.store.hub import MODELS, TOKENIZERS, locate
 
 
 def have(name: str) -> bool:

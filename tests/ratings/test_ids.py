@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import InputError
-from palate.ratings import load_ratings
-from palate.ratings.given import load_given
+from palate.ratings.load import load_ratings
 from palate.ratings.rating_table import as_ids
+from palate.ratings.splits import load_given
 
 
 def _folder(tmp_path: Path, ratings: list[tuple[str, str]], items: list[str]) -> Path:

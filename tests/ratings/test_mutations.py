@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palate.errors import InputError
-from palate.ratings import Ratings, load_ratings
+from palate.ratings.load import Ratings, load_ratings
 
 RATINGS = b"userId,movieId,rating,timestamp\n1,10,4.0,100\n1,20,3.5,200\n2,10,0.5,50\n"
 MOVIES = b'movieId,title\n10,Toy Story\n20,"Postino, Il"\n'

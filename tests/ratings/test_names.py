@@ -9,7 +9,9 @@ from importlib import metadata
 import pytest
 
 from palate.errors import InputError, WorkError
-from palate.ratings import ARCHIVES, archives, load_ratings
+from palate.ratings import archives
+from palate.ratings.archives import ARCHIVES
+from palate.ratings.load import load_ratings
 
 
 def archive(rating: str = "4.0") -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from palate.ratings import load_ratings
 from palate.ratings.layout import GENRE_FLAGS
+from palate.ratings.load import load_ratings
 
 EXPECTED = [(1, 10, 4.0, 100), (1, 20, 3.0, 200), (2, 10, 1.0, 50)]
 TITLES = ["Toy Story (1995)", "Misérables, Les: Part I (1995)"]

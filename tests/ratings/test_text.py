@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.errors import InputError
-from palate.ratings import load_ratings
+from palate.ratings.load import load_ratings
 from palate.ratings.text import fold, folded
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.errors import InputError
-from palate.ratings import load_ratings
-from palate.ratings.given import load_given
+from palate.ratings.load import load_ratings
+from palate.ratings.splits import load_given
 
 HEAD = "userId,movieId,rating,timestamp\r\n"
 GOOD = "1,10,4.0,100\r\n"

@@ -7,14 +7,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 
 
 @pytest.fixture(scope="session")
 def ml_latest_small() -> Ratings:
-    from palate.ratings import load_ratings
+    from palate.ratings.load import load_ratings
 
     if not SHARED.is_dir():
         pytest.skip("ml-latest-small is not there")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import Samples, build_samples
 from palate.samples.build import ROLES, checked_samples
 

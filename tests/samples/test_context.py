@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from tests.told import contexts_of
+from tests.prompt_rows import contexts_of
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import Samples, build_samples, iter_examples
 from palate.samples.context import STEPS, context_of
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.artifacts import sha256_file
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import build_samples, iter_examples, load_prepared, prepare
+from palate.store.artifacts import sha256_file
 
 OPTIONS = PrepareConfig(history_len=3, max_eval=4)
 

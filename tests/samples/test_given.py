@@ -12,7 +12,7 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import Samples, build_samples, iter_examples, load_prepared, prepare
 from palate.tokens.dataset import Options, token_datasets
 from palate.tokens.shared import SharedHistory

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from palate.config import PrepareConfig
 from palate.prompt import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import Samples, build_samples
+from palate.samples.lines import renderer
 from palate.samples.questions import asked_now, asked_then
-from palate.samples.render import renderer
 
 PROMPTS = [
     PromptSpec(),

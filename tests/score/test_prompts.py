@@ -11,17 +11,17 @@ from tests.tiny import EMPTY_THINK, tiny_model
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.hub import locate
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.ratings import load_ratings
+from palate.prompt.tokenizer import load_tokenizer
+from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples
+from palate.samples.lines import item_rows, renderer
 from palate.samples.questions import asked_then
-from palate.samples.render import item_rows, renderer
-from palate.score.prompts import Prompts
+from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
+from palate.store.hub import locate
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
-from palate.tokens.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 CONTEXT = PromptSpec(
@@ -41,7 +41,7 @@ def asked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, sp
     position = samples.position[samples.of(split)]
     item = item_rows(samples.timeline["item_id"], samples.items["item_id"]).to_numpy().astype(np.int64)
     questions = asked_then(samples, position, item[position])
-    prompts = Prompts(renderer(questions.samples, prompt), chat, options)
+    prompts = PromptWriter(renderer(questions.samples, prompt), chat, options)
     return prompts.ids(position, questions.target, samples.history_len)
 
 

@@ -16,13 +16,13 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.prompt.spec import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples import build_samples
 from palate.samples.items import shown_items
-from palate.samples.render import iter_examples
+from palate.samples.lines import iter_examples
 from palate.score import local
-from palate.score.asked import conversations
-from palate.score.backend import Scores
+from palate.score.backend import AnswerScores
+from palate.score.conversations import conversations
 from palate.score.scorer import Scorer
 
 CHAT = Chat(small_tokenizer(EMPTY_THINK))
@@ -50,12 +50,12 @@ def prompts_of(prefix: int, sizes: list[int], seed: int = 0) -> list[list[int]]:
     return [head + draw.integers(0, 512, size).tolist() for size in sizes]
 
 
-def one_by_one(scorer: Scorer, prompts: list[list[int]]) -> Scores:
-    return Scores(*np.stack([np.concatenate(scorer.score_ids([prompt])) for prompt in prompts], axis=1))
+def one_by_one(scorer: Scorer, prompts: list[list[int]]) -> AnswerScores:
+    return AnswerScores(*np.stack([np.concatenate(scorer.score_ids([prompt])) for prompt in prompts], axis=1))
 
 
-def assert_same(found: Scores, expected: Scores, atol: float = 1e-4) -> None:
-    for name, one, other in zip(Scores._fields, found, expected, strict=True):
+def assert_same(found: AnswerScores, expected: AnswerScores, atol: float = 1e-4) -> None:
+    for name, one, other in zip(AnswerScores._fields, found, expected, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
 
@@ -70,7 +70,7 @@ def test_neither_batch_nor_padding_nor_order_nor_a_shared_prefix_changes_a_score
     order = random.sample(range(len(prompts)), len(prompts))
     for score in (scorer.rank_ids, scorer.score_ids):
         found = score([prompts[i] for i in order], batch_size)
-        assert_same(found, Scores(*(column[order] for column in expected)))
+        assert_same(found, AnswerScores(*(column[order] for column in expected)))
 
 
 def test_small_chunks_and_any_order_give_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_small_chunks_and_any_order_give_the_same(scorer: Scorer, monkeypatch: p
         assert len(told) == {1: 10, 20: 6, 1000: 1}[chunk]
     order = np.random.default_rng(0).permutation(len(prompts))
     shuffled = scorer.rank_ids([prompts[i] for i in order])
-    assert_same(shuffled, Scores(*(column[order] for column in expected)))
+    assert_same(shuffled, AnswerScores(*(column[order] for column in expected)))
 
 
 def test_the_prefix_is_computed_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,9 @@ def test_a_ranking_asks_what_training_shows(line: str) -> None:
     expected = scorer.score([to_generation_messages(example) for example in examples])
     for told in (raw, shown):
         found = [scorer.rank(told[:n], told[n:]) for n in range(3, 8)]
-        assert_same(Scores(*np.stack([[each[k][0] for each in found] for k in range(3)]).astype(np.float32)), expected)
+        assert_same(
+            AnswerScores(*np.stack([[each[k][0] for each in found] for k in range(3)]).astype(np.float32)), expected
+        )
 
 
 def test_candidates_may_be_titles_and_a_long_history_shows_its_end(scorer: Scorer) -> None:

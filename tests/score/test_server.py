@@ -18,15 +18,15 @@ from transformers import PreTrainedTokenizerFast
 
 from palate.config import Config
 from palate.errors import InputError, PalateError
-from palate.export.prompts import invented
-from palate.hub import locate
-from palate.models import load_base_model
+from palate.models.load import load_base_model
+from palate.models.probe_prompts import invented
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.score.backend import scores_of
 from palate.score.connect import check_differ, connect
 from palate.score.scorer import Scorer
 from palate.score.server import ServerBackend
+from palate.store.hub import locate
 
 CONFIG = toy_config(Path("unused"))
 

@@ -7,11 +7,11 @@ from tests.templates.kinds import KINDS, tokenizer_of
 from tests.tiny import tiny_folder, toy_config, toy_dataset, toy_tokens
 from transformers import AutoTokenizer
 
+from palate.commands.export import export
+from palate.commands.prepare import chat_of
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages, to_generation_messages
 from palate.score.scorer import Scorer
-from palate.stages.data import chat_of
-from palate.stages.export import export
 from palate.tokens.cache import preprocess_datasets_parallel
 from palate.train.finetune import train
 

@@ -15,16 +15,16 @@ from tests.tiny import EMPTY_THINK
 from tests.titles import PLAIN, TITLES, titles
 
 from palate.errors import InputError
-from palate.hub import locate
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages, to_generation_messages
 from palate.prompt.spec import PromptSpec
+from palate.prompt.tokenizer import load_tokenizer
 from palate.samples import iter_examples
 from palate.samples.build import ROLES, Samples
+from palate.store.hub import locate
 from palate.tokens import build_tables
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.plain import IGNORED, label
-from palate.tokens.tokenizer import load_tokenizer
 
 HISTORY = 3
 PROMPTS = {

@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from palate.errors import InputError
-from palate.prompt.chat import Chat
-from palate.prompt.messages import to_chat_messages
-from palate.tokens.audit import MaskAudit, Trained
-from palate.tokens.lengths import Lengths
-from palate.tokens.plain import IGNORED
-from palate.tokens.show import (
+from palate.commands.lengths_tables import (
     Example,
     example_panels,
     lengths_table,
@@ -22,6 +16,12 @@ from palate.tokens.show import (
     strategies_table,
     truncation_table,
 )
+from palate.errors import InputError
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_chat_messages
+from palate.tokens.lengths import Lengths
+from palate.tokens.mask_audit import MaskAudit, Trained
+from palate.tokens.plain import IGNORED
 
 ROW = {"instruction": "I", "input": "x", "output": "No"}
 

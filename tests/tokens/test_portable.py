@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from tests.templates.kinds import KINDS, tokenizer_of
 from tests.titles import TITLES
-from tests.tokens.test_compose import everything
 from tests.tokens.test_dataset import PROMPTS, TOKENIZERS, as_lists, composed, samples_of
+from tests.tokens.test_numpy_kernel import everything
 from tests.tokens.test_shared import with_users
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.template import DATE
+from palate.prompt.tokenizer import dated, tokenizer_identity
 from palate.tokens.portable import MANIFEST, Portable, is_portable, open_portable, write_portable
-from palate.tokens.tokenizer import dated, tokenizer_identity
 
 DATA = {"outputs": {"ratings.parquet": "0" * 64}}
 

@@ -15,16 +15,16 @@ from tests.small import CHATML, TRIMMING, all_small, small_tokenizer
 from tests.titles import TITLES, titles
 
 from palate.config import PrepareConfig
-from palate.hub import locate
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
+from palate.prompt.tokenizer import load_tokenizer
 from palate.ratings.load import load_ratings
 from palate.samples import iter_examples
 from palate.samples.build import build_samples
+from palate.store.hub import locate
 from palate.tokens import segments
 from palate.tokens.plain import conversation
 from palate.tokens.segments import encode_examples, measure_examples
-from palate.tokens.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared"
 FEATURES = Features(

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.prompt_rows import prompt_rows
 from tests.titles import TITLES, titles
 from tests.tokens.test_dataset import HISTORY, PROMPTS, TOKENIZERS, composed, samples_of
-from tests.told import rows_told
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
@@ -20,7 +20,7 @@ from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
 from palate.tokens.dataset import TokenDataset
 from palate.tokens.packed import Packed
-from palate.tokens.shared import Rows, SharedHistory, group
+from palate.tokens.shared import SharedHistory, SharedRows, group
 
 
 def with_users(samples: Samples, each: int = 8) -> Samples:
@@ -42,7 +42,7 @@ def datasets(samples: Samples, prompt: str, tokenizer: str, folder: Path, **opti
 
 def said(samples: Samples, prompt: PromptSpec, chat: Chat, anchor: int, target: int, items: int) -> tuple[Any, int]:
     """The ids of one sequence, said as plainly as can be, and how many of them come before the response."""
-    rows = rows_told(samples, prompt)
+    rows = prompt_rows(samples, prompt)
     shown = rows[anchor - items : anchor]
     history = prompt.history(shown, [row["rating"] for row in shown])
     liked = rows[target]["rating"] >= 4
@@ -172,7 +172,7 @@ def test_what_would_leave_nothing_to_share_is_refused(tmp_path: Path) -> None:
     strict = datasets(samples, "guide", "gpt2_like", tmp_path, truncation="left", cutoff_len=20)
     with pytest.raises(InputError, match="cutoff_len 20"):
         SharedHistory(strict, 4)
-    rows = Rows([([1, 2, 3], [-100, -100, 3])], 0, 3, "x")
+    rows = SharedRows([([1, 2, 3], [-100, -100, 3])], 0, 3, "x")
     with pytest.raises(InputError, match=r"train.targets_per_prompt: these examples do not say who the user is"):
         SharedHistory(rows, 2)
 
@@ -214,7 +214,7 @@ def test_the_mask_is_what_its_definition_says(tmp_path: Path) -> None:
 
 def test_rows_made_elsewhere_are_prompts_of_one_target() -> None:
     rows = [([5, 6, 7, 8, 9], [-100, -100, 7, 8, 9]), ([4, 5, 1, 2], [-100, 5, 1, 2])]
-    shared = SharedHistory(Rows(rows, 1, 8, "x"))
+    shared = SharedHistory(SharedRows(rows, 1, 8, "x"))
     packed = shared.pack([[0, 1], [1, 2]])
     assert packed.liked.tolist() == [True, False]
     assert packed.targets.tolist() == [7, 8, 9, 5, 1, 2]

@@ -13,7 +13,7 @@ from tests.small import small_tokenizer
 from palate.config import PrepareConfig
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.ratings import load_ratings
+from palate.ratings.load import load_ratings
 from palate.samples.build import build_samples
 from palate.tokens.arrow import write_dataset
 from palate.tokens.dataset import COLUMNS, Options, TokenDataset, token_datasets

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.prompt_rows import CONTEXT, prompt_rows
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.titles import TITLES
 from tests.tokens.test_dataset import HISTORY, PROMPTS, samples_of
-from tests.told import CONTEXT, rows_told
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat, Encoded
@@ -56,7 +56,7 @@ def told(samples: Samples, sample: int, m: int) -> tuple[list[dict[str, Any]], d
     """What a prompt with `m` items tells of a training sample: the history, oldest first; the candidate; the label."""
     number = samples.of("train")[sample]
     at = samples.position[number]
-    rows = rows_told(samples, CONTEXT)[at - m : at + 1]
+    rows = prompt_rows(samples, CONTEXT)[at - m : at + 1]
     return rows[:-1], rows[-1], bool(samples.label[number])
 
 

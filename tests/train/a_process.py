@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palate import cli, processes
+from palate import cli
 from palate.errors import InputError
+from palate.train import processes
 
 
 def main(out: Path, cases: list[tuple[str, list[str], str]]) -> int:
@@ -71,12 +72,12 @@ def spoil_losses() -> None:
 
 
 def lack_the_model() -> None:
-    from palate import models
+    from palate.models import load
 
     def broken(config: Any) -> None:
         raise InputError("is broken here", "model")
 
-    models.files_at_hand = broken
+    load.files_at_hand = broken
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def watch(folder: str, seen: Callable[[str], None]) -> None:
 
 def leg(config: dict[str, Any], place: tuple[str, int] | None, number: int, log: Path) -> None:
     """One leg of a run, in this process."""
+    from palate.commands.train import train
     from palate.config import Config
     from palate.errors import PalateError
-    from palate.stages.model import train
 
     found = 0
 
@@ -78,7 +78,7 @@ def main() -> None:
     import torch
     import transformers
 
-    import palate.stages.model
+    import palate.commands.train
     import palate.train.answers
     import palate.train.finetune
     import palate.train.report  # noqa: F401

@@ -1,5 +1,6 @@
 """What reaches loss and gradients, against the sequences one by one and against TRL."""
 
+import inspect
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import GradientState
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -16,10 +18,11 @@ from tests.tokens.test_dataset import TOKENIZERS, samples_of
 from tests.tokens.test_shared import datasets, with_users
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer, TrainingArguments
 
 from palate.config import ModelConfig
-from palate.hub import locate
-from palate.models import load_base_model
+from palate.models.load import load_base_model
+from palate.store.hub import locate
 from palate.tokens.packed import Packed, tensors
 from palate.tokens.shared import SharedHistory
 from palate.train.answers import AnswerTrainer, Step, auc, ranking_loss
@@ -188,8 +191,8 @@ def test_loss_and_gradients_are_those_of_trl(base: Path, tmp_path: Path) -> None
     from trl import SFTConfig, SFTTrainer
 
     from palate.prompt.chat import Chat
-    from palate.train.prompts import prompts_of
     from palate.train.schedule import schedule_of
+    from palate.train.training_prompts import prompts_of
 
     config = toy_config(base, train={"batch_size": 6})
     loaded, tokenizer = load_base_model(config.model, for_training=True)
@@ -321,3 +324,15 @@ def test_several_gpus_without_a_launcher_train_on_one(tmp_path: Path, caplog: py
         trainer = AnswerTrainer(model, args, Schedule(prompts, 9, 1200, seed=0), Attention("mask", "sdpa"), ANSWERS)
     assert not isinstance(trainer._wrap_model(trainer.model), torch.nn.DataParallel)
     assert caplog.text.count("palate train --launch 2") == 1
+
+
+def test_the_private_names_of_transformers_that_training_relies_on_are_there() -> None:
+    for name in ("_run_epoch", "_save_checkpoint", "_get_output_dir", "_get_num_items_in_batch"):
+        assert callable(getattr(Trainer, name)), name
+    assert callable(Trainer._track_num_input_tokens)
+    assert "resume_from_checkpoint" in inspect.signature(Trainer._run_epoch).parameters
+    source = inspect.getsource(Trainer)
+    assert "self._tr_loss" in source
+    assert "self._globalstep_last_logged" in source
+    assert "_n_gpu" in inspect.getsource(TrainingArguments)
+    assert callable(GradientState._set_sync_gradients)

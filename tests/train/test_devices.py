@@ -22,7 +22,7 @@ from tests.tiny import tiny_folder
 
 from palate import cli
 from palate.errors import InputError
-from palate.launch import accelerate_environment
+from palate.train.launch import accelerate_environment
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
@@ -263,7 +263,7 @@ def test_accelerate_takes_the_files_that_are_shipped() -> None:
 
 
 def test_what_accelerate_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from palate.processes import sharding
+    from palate.train.processes import sharding
 
     found = {}
     for path in CONFIGS:

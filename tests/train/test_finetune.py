@@ -21,13 +21,13 @@ from tests.tiny import toy_config, toy_dataset, toy_samples
 
 from palate.config import Config
 from palate.errors import InputError, WorkError
-from palate.models import load_base_model
+from palate.models.adapter import load_adapter
+from palate.models.load import load_base_model
+from palate.models.method import detach
 from palate.prompt.chat import Chat
 from palate.score.scorer import Scorer
-from palate.train.adapter import load_adapter
 from palate.train.card import write_card
 from palate.train.finetune import TrainResult, train
-from palate.train.method import detach
 
 
 def fit(config: Config, out: Path, n: int = 64) -> TrainResult:

@@ -12,8 +12,8 @@ from palate.config import Config
 from palate.tokens.dataset import Ragged
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
-from palate.train.prompts import Prompts
 from palate.train.schedule import Schedule, fill_steps, schedule_of
+from palate.train.training_prompts import TrainingPrompts
 
 
 class Lengths:
@@ -94,7 +94,7 @@ def test_no_prompt_is_split_unless_a_budget_asks_for_it() -> None:
     prompts, train = prompts_of([8] * 4, prefix=100), {"batch_size": 1, "gradient_accumulation": 16}
     for budget, passes in ((None, 2), (100, 16)):
         config = Config.model_validate({"train": {**train, "targets_per_prompt": 8, "tokens_per_batch": budget}})
-        schedule = schedule_of(config, Prompts(prompts, 32, None))
+        schedule = schedule_of(config, TrainingPrompts(prompts, 32, None))
         assert len(schedule.passes(0)) == passes
 
 

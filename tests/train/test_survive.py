@@ -19,10 +19,10 @@ from tests.acceptance.ratings import write_ratings
 from tests.tiny import toy_config, toy_dataset
 
 from palate.cli import main
+from palate.commands.prepare import prepare
+from palate.commands.report import lines_if_there
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
-from palate.stages.data import prepare
-from palate.stages.page import lines_if_there
 from palate.train.answers import AnswerTrainer
 from palate.train.finetune import TrainResult, train
 

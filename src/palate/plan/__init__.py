@@ -6,7 +6,7 @@ together. Weights are never needed, only the model's `config.json`.
 
 from palate.plan.devices import DEVICES, Device, find_device
 from palate.plan.memory import Memory
-from palate.plan.predict import Estimate, Plan, Schedule, predict
+from palate.plan.predict import Estimate, Plan, StepCounts, predict
 from palate.plan.shape import ModelShape, load_shape
 from palate.plan.simulate import Pass
 from palate.plan.workload import Workload
@@ -19,7 +19,7 @@ __all__ = [
     "ModelShape",
     "Pass",
     "Plan",
-    "Schedule",
+    "StepCounts",
     "Workload",
     "find_device",
     "load_shape",

@@ -41,7 +41,7 @@ class Device:
     """Whether it is one, which decides what dropout keeps."""
 
     def dtype(self, wanted: str) -> str:
-        """What `model.dtype` comes to, as `palate.models.best_dtype` decides."""
+        """What `model.dtype` comes to, as `palate.models.load.best_dtype` decides."""
         return wanted if wanted != "auto" else "bfloat16" if "bfloat16" in self.flops else "float32"
 
     def speed(self, dtype: str) -> float:
@@ -92,7 +92,7 @@ def this_machine(model_config: Any, config: Config, tokens: int, seconds: float 
     """
     import torch
 
-    from palate.models import best_dtype, device
+    from palate.models.load import best_dtype, device
 
     on = device()
     dtype = best_dtype(config.model.dtype, on)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 
 from palate.config import Config
+from palate.models.method import held_in
 from palate.plan.shape import ModelShape
 from palate.plan.simulate import MEMORY, Pass
-from palate.train.method import held_in
 
 BYTES = {"float32": 4, "bfloat16": 2}
 FRAMEWORK = 1.0e9

@@ -16,7 +16,7 @@ ROUNDED = 64
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StepCounts:
     """How the samples are gone through on one device."""
 
     steps: int
@@ -75,7 +75,7 @@ class Plan:
     config: Config
     workload: Workload
     shape: ModelShape
-    schedule: Schedule
+    schedule: StepCounts
     compute: Compute
     estimates: Sequence[Estimate]
     _passes: "_Passes" = field(repr=False, compare=False)
@@ -115,7 +115,7 @@ def predict(
     return Plan(config, workload, shape, plan, compute, estimates, passes)
 
 
-def schedule(config: Config, workload: Workload) -> Schedule:
+def schedule(config: Config, workload: Workload) -> StepCounts:
     """Steps and passes as `palate.train.schedule` makes them."""
     train, n = config.train, workload.samples
     step_samples = train.batch_size * train.gradient_accumulation
@@ -130,13 +130,13 @@ def schedule(config: Config, workload: Workload) -> Schedule:
     )
     micro = workload.passes or ceil(each * step_samples / pass_tokens)
     labelled = min(step_samples, ceil(pass_tokens / each)) * workload.trained
-    return Schedule(steps, step_samples, micro, pass_tokens, ceil(labelled), samples, samples / n)
+    return StepCounts(steps, step_samples, micro, pass_tokens, ceil(labelled), samples, samples / n)
 
 
 class _Passes:
     """The largest pass of a run, simulated once for each dtype, with and without checkpointing."""
 
-    def __init__(self, config: Config, shape: ModelShape, plan: Schedule, longest: int) -> None:
+    def __init__(self, config: Config, shape: ModelShape, plan: StepCounts, longest: int) -> None:
         self._config, self._shape = config, shape
         self._rows = max(1, round(plan.pass_tokens / max(1, min(longest, plan.pass_tokens))))
         self._length, self._labelled = ceil(plan.pass_tokens / self._rows), ceil(plan.pass_labelled / self._rows)
@@ -169,7 +169,7 @@ def flops_of(
     return {part: flops[part] * of.get(part, tokens / measured.tokens) for part in FLOPS}
 
 
-def _compute(config: Config, workload: Workload, plan: Schedule, measured: Pass) -> Compute:
+def _compute(config: Config, workload: Workload, plan: StepCounts, measured: Pass) -> Compute:
     """The run's FLOPs: an epoch's, times the epochs."""
     # Eager attention multiplies above the diagonal, too; every fused one leaves that out.
     causal = 2 if config.model.attn_implementation == "eager" else 1
@@ -195,7 +195,7 @@ def _estimate(
     config: Config,
     workload: Workload,
     shape: ModelShape,
-    plan: Schedule,
+    plan: StepCounts,
     compute: Compute,
     passes: _Passes,
     device: Device,

@@ -7,9 +7,9 @@ from typing import Any
 
 from palate.config import Config
 from palate.errors import InputError, WorkError
-from palate.hub import UNREACHABLE, hub_is_out_of_reach, locate
-from palate.models import quiet
+from palate.models.load import quiet
 from palate.plan.simulate import EXTRAPOLATED, adapted
+from palate.store.hub import UNREACHABLE, hub_is_out_of_reach, locate
 
 
 @dataclass(frozen=True)

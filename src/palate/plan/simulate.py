@@ -17,7 +17,7 @@ from typing import Any
 
 from palate.config import Config
 from palate.errors import InputError
-from palate.models import quiet
+from palate.models.load import quiet
 
 FLOPS = ("linear", "attention", "head", "lora")
 """The parts of the compute: frozen weights, attention scores and their sums, vocabulary projection, adapter."""
@@ -60,7 +60,7 @@ def adapted(model_config: Any, config: Config, dtype: str, layers: int | None = 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from palate.train.method import attach, held_in
+    from palate.models.method import attach, held_in
 
     if layers is not None:
         model_config = copy.deepcopy(model_config)

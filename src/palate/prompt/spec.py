@@ -15,7 +15,7 @@ CONTEXT_FIELDS = ("item_mean", "item_count")
 """What both lines may say of how an item was rated before, see `palate.samples.context`."""
 
 
-class Part(NamedTuple):
+class TemplatePart(NamedTuple):
     """A piece of a line's template: literal text, then a field with its format spec (None at the end)."""
 
     literal: str
@@ -23,13 +23,13 @@ class Part(NamedTuple):
     format_spec: str
 
 
-def split_template(template: str) -> list[Part]:
+def split_template(template: str) -> list[TemplatePart]:
     """Split a format string such as `"{n}. {title}"` into its parts; `ValueError` if it is not one."""
     parts = []
     for literal, field, format_spec, conversion in string.Formatter().parse(template):
         if conversion or (field is not None and not field.isidentifier()) or "{" in (format_spec or ""):
             raise ValueError(f"{template!r}: a field must be a plain name such as {{title}} or {{rating:.1f}}")
-        parts.append(Part(literal, field, format_spec or ""))
+        parts.append(TemplatePart(literal, field, format_spec or ""))
     return parts
 
 
@@ -50,14 +50,14 @@ Of = Literal["n", "rating", "context", "item"]
 """What a part of a line is of: the line's number, the row's rating, how its item was rated before, or the item."""
 
 
-def runs_of(template: str) -> list[tuple[Of, list[Part]]]:
+def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
     """A template's literals and fields, each a part of its own, in runs that are of the same.
 
     Literal text counts as the item's, but between two fields of the context as the context's.
     """
-    parts: list[Part] = []
+    parts: list[TemplatePart] = []
     for part in split_template(template):
-        parts += [Part(part.literal, None, "")] if part.literal else []
+        parts += [TemplatePart(part.literal, None, "")] if part.literal else []
         parts += [part._replace(literal="")] if part.field is not None else []
     kinds: list[Of] = ["context" if p.field in CONTEXT_FIELDS else _OWN.get(p.field, "item") for p in parts]
     for n in range(1, len(parts) - 1):

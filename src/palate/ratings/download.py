@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from palate import __version__
-from palate.artifacts import sha256_file
 from palate.errors import WorkError
+from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 18
 

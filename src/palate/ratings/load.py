@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from palate.errors import InputError
-from palate.external.splits import split_files
 from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.item_table import items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
 from palate.ratings.source import Source, open_source
+from palate.ratings.split_names import split_files
 
 _TABLES = ("csv", "tsv", "parquet")
 _RATING_FILES = (
@@ -45,7 +45,7 @@ class Ratings:
 
     `frame` has `user_id` and `item_id` (Int64 where every table spells all ids as numbers are printed, else
     String), `rating` (Float64) and `timestamp` (Int64); `split` (String) too where the tables bring it, see
-    `palate.ratings.given`. `items` has `item_id`, `title` (String) and the item table's other columns, one row an
+    `palate.ratings.splits`. `items` has `item_id`, `title` (String) and the item table's other columns, one row an
     item. `inputs` maps the files that were read to their SHA-256.
     """
 

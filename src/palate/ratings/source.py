@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from palate.artifacts import sha256_file
 from palate.errors import InputError
+from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 20
 _LARGE, _MOST_TIMES = 100_000_000, 100

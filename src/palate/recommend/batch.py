@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from palate.artifacts import atomic_file, sha256_of
 from palate.errors import InputError
-from palate.parts import take_up
 from palate.progress import Meter
 from palate.recommend.recommender import Asker, Recommender
 from palate.score.files import PARQUET_KEY
+from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.resume import take_up
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.json_text import Decoder
 from palate.ratings.layout import column_of
 from palate.ratings.text import fold
 from palate.recommend.lookup import Lookup, shortened
+from palate.store.json_text import Decoder
 
 NAMES = "title or item_id, and rating"
 OBJECT = '{"title": "Heat (1995)", "rating": 4}'

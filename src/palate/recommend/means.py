@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.retrieve.known import Known, Longs, Past
+from palate.baselines.retriever import Longs, Past, RetrieverData
 
 WEIGHT = 5.0
 """Ratings that the mean of all counts for in the mean of one item, and no deviation in that of one user."""
@@ -27,7 +27,7 @@ class Means:
     item_count: Longs
 
     @classmethod
-    def fit(cls, known: Known) -> "Means":
+    def fit(cls, known: RetrieverData) -> "Means":
         """Add up."""
         count = np.bincount(known.item, minlength=known.items)
         total = np.bincount(known.item, known.rating, minlength=known.items)

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from palate.baselines.retriever import Past, Retriever
 from palate.recommend.means import Means
-from palate.retrieve import Past, Retriever
-from palate.score.backend import OnBatch, Scores
-from palate.score.prompts import Prompts
+from palate.score.backend import AnswerScores, OnBatch
+from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
 
 Longs = NDArray[np.int64]
@@ -61,7 +61,7 @@ class Recommender:
     """
 
     scorer: Scorer
-    prompts: Prompts
+    prompts: PromptWriter
     item: Longs
     first: int
     means: Means
@@ -107,11 +107,11 @@ class Recommender:
             }
         )
 
-    def _score(self, asker: Asker, item: Longs, on_batch: OnBatch) -> Scores:
+    def _score(self, asker: Asker, item: Longs, on_batch: OnBatch) -> AnswerScores:
         """Score candidates, a chunk at a time."""
-        found = [Scores(*np.empty((3, 0), np.float32))]
+        found = [AnswerScores(*np.empty((3, 0), np.float32))]
         for start in range(0, item.size, CHUNK):
             target = self.first + item[start : start + CHUNK]
             prompts = self.prompts.ids(np.full(target.size, asker.end), target, self.shown(asker))
             found.append(self.scorer.rank_ids(prompts, self.batch_size, on_batch))
-        return Scores(*map(np.concatenate, zip(*found, strict=True)))
+        return AnswerScores(*map(np.concatenate, zip(*found, strict=True)))

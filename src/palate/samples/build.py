@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.ratings import Ratings
 from palate.ratings.blocks import bounds_of
+from palate.ratings.load import Ratings
 from palate.samples.context import Context
 from palate.samples.split import SPLITS, split_by_time, split_by_user
 

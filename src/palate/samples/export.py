@@ -8,14 +8,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.artifacts import atomic_folder, write_json, write_manifest
 from palate.config import PrepareConfig
 from palate.progress import track
 from palate.prompt.spec import PromptSpec
-from palate.ratings import Ratings
+from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
-from palate.samples.render import CHUNK, Renderer, renderer
+from palate.samples.lines import CHUNK, Renderer, renderer
 from palate.samples.split import SPLITS
+from palate.store.artifacts import atomic_folder, write_json, write_manifest
 
 _RAW_CHUNK = CHUNK // 2  # a raw sample says its history twice, as text and as a list
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palate.artifacts import MANIFEST, read_json, sha256_file
 from palate.errors import InputError
 from palate.samples.build import ROLES, Samples, histories_of
 from palate.samples.split import SPLITS
+from palate.store.artifacts import MANIFEST, read_json, sha256_file
 
 TABLES = ("ratings.parquet", "items.parquet")
 

@@ -1,8 +1,8 @@
 """Conversations that differ in one place, such as a candidate: what they share is tokenized once.
 
-Their texts are cut twice, before and after that place, where `palate.tokens.boundaries` proves that no token can span
-the cut. The tokens of a whole text are then those of its three parts, and only the middle one is tokenized for each.
-Where nothing is proved, or a text looks like a control token, whole texts are tokenized.
+Their texts are cut twice, before and after that place, where `palate.tokens.proof.boundaries` proves that no token can
+span the cut. The tokens of a whole text are then those of its three parts, and only the middle one is tokenized for
+each. Where nothing is proved, or a text looks like a control token, whole texts are tokenized.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message
-from palate.tokens.boundaries import Boundaries
+from palate.tokens.proof.boundaries import Boundaries
 
 AROUND = 4
 """Characters of true text around a middle part when it is tokenized."""

@@ -31,7 +31,7 @@ class Backend(Protocol):
         """
 
 
-class Scores(NamedTuple):
+class AnswerScores(NamedTuple):
     """What a model answers to n prompts, each (n,) float32.
 
     `p` is P(yes) among the two answers, `mass` the probability that both hold among all tokens, and `logit` is
@@ -43,13 +43,13 @@ class Scores(NamedTuple):
     logit: Floats
 
 
-def scores_of(log_p: Floats) -> Scores:
+def scores_of(log_p: Floats) -> AnswerScores:
     """Scores from the log-probabilities of the two answers, (n, 2) float32."""
     logit = log_p[:, 0] - log_p[:, 1]
     # Either form of the logistic function overflows on one side.
     small = np.exp(-np.abs(logit))
     p = np.where(logit >= 0, 1, small) / (1 + small)
-    return Scores(p.astype(np.float32), np.exp(log_p).sum(1, dtype=np.float32), logit)
+    return AnswerScores(p.astype(np.float32), np.exp(log_p).sum(1, dtype=np.float32), logit)
 
 
 def in_batches(

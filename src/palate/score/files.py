@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.artifacts import atomic_file, sha256_of
 from palate.errors import InputError
-from palate.parts import take_up
 from palate.progress import Meter
-from palate.score.backend import Scores
+from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
+from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.resume import take_up
 from palate.tokens.dataset import TokenDataset
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A part without rows."""
-    types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(Scores._fields, np.float32)
+    types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(AnswerScores._fields, np.float32)
     empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
     return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
 

@@ -147,7 +147,7 @@ def _one_row_each(model: Any, last: Any) -> Iterator[None]:
     """Project one token of each row onto the vocabulary, that at `last` (n,): (n, 1, vocabulary) logits, in float32."""
     import torch
 
-    from palate.projection import exact_logits
+    from palate.models.logits import exact_logits
 
     def pick(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         rows = torch.arange(len(last), device=inputs[0].device)

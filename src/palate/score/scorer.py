@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from palate.artifacts import read_json
 from palate.config import ModelConfig, TokensConfig
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.score.alike import common_prefix, decision_prompts
-from palate.score.asked import Candidate, Item, conversations
-from palate.score.backend import Backend, Ids, OnBatch, Scores, scores_of
+from palate.score.backend import AnswerScores, Backend, Ids, OnBatch, scores_of
+from palate.score.conversations import Candidate, Item, conversations
 from palate.score.cut import cut
 from palate.score.local import LocalBackend
+from palate.store.artifacts import read_json
 
-__all__ = ["Scorer", "Scores"]
+__all__ = ["AnswerScores", "Scorer"]
 
 
 def _nobody(_: int) -> None:
@@ -54,8 +54,8 @@ class Scorer:
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
-        from palate.models import load_base_model
-        from palate.train.adapter import recorded_base
+        from palate.models.adapter import recorded_base
+        from palate.models.load import load_base_model
 
         folder = None if adapter is None else Path(adapter)
         about = _about(folder)
@@ -87,8 +87,8 @@ class Scorer:
 
     def _local(self, model: Any, adapter: Path | None) -> LocalBackend:
         """A loaded model as a backend, checked."""
-        from palate.models import check_vocabulary
-        from palate.train.adapter import check_same_prompt, load_adapter
+        from palate.models.adapter import check_same_prompt, load_adapter
+        from palate.models.load import check_vocabulary
 
         check_vocabulary(model, self.chat.tokenizer)
         if adapter is not None:
@@ -109,15 +109,15 @@ class Scorer:
         """
         return cut(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len, self.truncation)
 
-    def score(self, conversations: Sequence[Sequence[Message]], batch_size: int = 16) -> Scores:
+    def score(self, conversations: Sequence[Sequence[Message]], batch_size: int = 16) -> AnswerScores:
         """Score conversations that end with the user's turn, in their order."""
         return self.score_ids(self.prompts(conversations), batch_size)
 
-    def score_examples(self, examples: Sequence[Mapping[str, Any]], batch_size: int = 16) -> Scores:
+    def score_examples(self, examples: Sequence[Mapping[str, Any]], batch_size: int = 16) -> AnswerScores:
         """Score Alpaca examples; their `output` is not looked at."""
         return self.score([to_generation_messages(example) for example in examples], batch_size)
 
-    def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
+    def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> AnswerScores:
         """Score prompts given as token ids; `on_batch` is told how many, each time that some are done.
 
         A model that is loaded here takes them in batches of like length, the longest first: if memory runs out, it
@@ -131,7 +131,7 @@ class Scorer:
         candidates: Sequence[Candidate],
         batch_size: int = 16,
         on_batch: OnBatch = _nobody,
-    ) -> Scores:
+    ) -> AnswerScores:
         """Score what a user with this history thinks of each candidate, in the order of the candidates.
 
         `history` is oldest first, of mappings with `title`, `rating` and whatever else the prompt names; of a history
@@ -154,7 +154,7 @@ class Scorer:
         prompts = shorter(range(len(candidates)), items)
         return cut(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
 
-    def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> Scores:
+    def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> AnswerScores:
         """Score prompts that begin alike, given as token ids: what they share is computed once.
 
         The scores are those of `score_ids`, in the order of the prompts; `batch_size` is for a backend or a model that
@@ -170,7 +170,7 @@ class Scorer:
 
 def _about(adapter: Path | None) -> dict[str, Any]:
     """What stands beside an adapter about its training; nothing if it is from elsewhere."""
-    from palate.train.adapter import ABOUT
+    from palate.models.adapter import ABOUT
 
     file = None if adapter is None else adapter / ABOUT
     return dict(read_json(file)) if file is not None and file.is_file() else {}

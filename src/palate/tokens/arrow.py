@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from palate.artifacts import write_json
+from palate.store.artifacts import write_json
+from palate.tokens.fragments import Ints, Longs
 
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
 Chunk = tuple[Ints, Ints, Longs]
 """`input_ids` and `labels` (t,) int32, and `offsets` (n + 1,) int64: sample i is `[offsets[i] : offsets[i + 1]]`."""
 

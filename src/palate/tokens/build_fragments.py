@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.prompt.chat import Chat
-from palate.tokens.cuts import Cuts, Proof, UnprovedError, choose_cuts
 from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, Fragments
-from palate.tokens.layout import Field, Layout, Turn
+from palate.tokens.layout import Field, PromptLayout, Turn
+from palate.tokens.proof.cuts import Cuts, Proof, UnprovedError, choose_cuts
 
 AROUND = 4
 """Characters of true text around a fragment when it is tokenized."""
@@ -22,9 +22,9 @@ JOINED = 4096
 Ids = tuple[int, ...]
 
 
-def build_fragments(layout: Layout, chat: Chat, history_len: int, proof: Proof) -> Fragments:
+def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Proof) -> Fragments:
     """Tokenize all fragments; raises `UnprovedError` where composition cannot be proved exact."""
-    choices: list[tuple[int, Layout, Cuts]] = []
+    choices: list[tuple[int, PromptLayout, Cuts]] = []
     reasons: list[UnprovedError] = []
     for tried in (layout, layout.with_ends()):
         try:
@@ -41,7 +41,7 @@ def build_fragments(layout: Layout, chat: Chat, history_len: int, proof: Proof) 
     return _build(best, cuts, proof, chat, history_len)
 
 
-def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: int) -> Fragments:
+def _build(layout: PromptLayout, cuts: Cuts, proof: Proof, chat: Chat, history_len: int) -> Fragments:
     work = _Workbench(layout, cuts, proof, chat, history_len)
     work.check_template()
     tables = work.tables()
@@ -70,7 +70,7 @@ def _build(layout: Layout, cuts: Cuts, proof: Proof, chat: Chat, history_len: in
 class _Workbench:
     """Tokenizes a prompt's pieces in their contexts."""
 
-    layout: Layout
+    layout: PromptLayout
     cuts: Cuts
     proof: Proof
     chat: Chat

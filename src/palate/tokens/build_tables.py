@@ -11,33 +11,31 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.cache import Cache
 from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec, runs_of
+from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
-from palate.samples.render import Renderer, format_value, part_texts, renderer
+from palate.samples.lines import Renderer, format_value, part_texts, renderer
 from palate.samples.split import SPLITS
-from palate.tokens.boundaries import Boundaries
+from palate.store.cache import Cache
 from palate.tokens.build_fragments import build_fragments
-from palate.tokens.cuts import UnprovedError
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, Fragments
+from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, Fragments, Ints, Longs
 from palate.tokens.layout import layout
+from palate.tokens.proof.boundaries import Boundaries
+from palate.tokens.proof.cuts import UnprovedError
 from palate.tokens.tables import (
     ARRAYS,
     CHUNK,
-    Ints,
-    Longs,
     Tables,
     code_of,
     read_only,
     sample_lengths,
     unproved_samples,
 )
-from palate.tokens.tokenizer import tokenizer_identity
 from palate.tokens.wording import Line, write_wording
 
 log = logging.getLogger(__name__)

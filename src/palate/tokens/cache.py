@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palate.cache import Cache
 from palate.errors import InputError
 from palate.prompt.chat import Chat
+from palate.prompt.tokenizer import tokenizer_identity
+from palate.store.cache import Cache
 from palate.tokens.arrow import Chunk, write_dataset
 from palate.tokens.plain import STAGE, chat_of
 from palate.tokens.segments import encode_examples
-from palate.tokens.tokenizer import tokenizer_identity
 
 if TYPE_CHECKING:
     from datasets import Dataset

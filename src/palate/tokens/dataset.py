@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palate.artifacts import sha256_of
-from palate.cache import Cache
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
-from palate.tokens.fragments import LEFT, MIDDLE, OVERREAD, RIGHT
+from palate.store.artifacts import sha256_of
+from palate.store.cache import Cache
+from palate.tokens.fragments import LEFT, MIDDLE, OVERREAD, RIGHT, Ints, Longs
 from palate.tokens.lengths import Lengths
-from palate.tokens.tables import NO_FRAGMENTS, Ints, Longs, Plain, Tables
+from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
 from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:

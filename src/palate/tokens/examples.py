@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palate.errors import InputError, WorkError
-from palate.hub import cache_dir
 from palate.progress import quiet_bars
+from palate.store.hub import cache_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,6 +1,6 @@
 """Fragments: every distinct piece of a prompt as token ids, and the program that joins them to a sample.
 
-A fragment is tokenized in its true context and taken out at its cuts, which are proved (`palate.tokens.cuts`).
+A fragment is tokenized in its true context and taken out at its cuts, which are proved (`palate.tokens.proof.cuts`).
 The program of a prompt with m history items is a list of steps; a step says where the sample's next fragment
 is: `base + ((word >> shift) & mask)`, `word` being the timeline row `position + row`, which packs the rated
 item, the rating, the item's context and the label. Constant text beside a rating or a context is joined to it
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
 
 ITEM, RATING, CONTEXT, LABEL = (0, (1 << 28) - 1), (28, (1 << 18) - 1), (46, (1 << 16) - 1), (62, 1)
 """Where a word holds the codes of the item, the rating and the context, and the label: shift and mask."""

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from palate.hub import cache_dir
+from palate.store.hub import cache_dir
 from palate.tokens.fragments import LEFT, OVERREAD, RIGHT
 
 log = logging.getLogger(__name__)

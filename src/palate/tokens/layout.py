@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import Part, PromptSpec, runs_of
-from palate.samples.render import format_value, part_texts
+from palate.prompt.spec import PromptSpec, TemplatePart, runs_of
+from palate.samples.lines import format_value, part_texts
 
 
 class Kind(NamedTuple):
@@ -53,7 +53,7 @@ Symbol = str | Field
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """The turns of a prompt. Made by `layout`.
 
     With `ends`, the fields at the two ends of the history are kinds of their own: the last line is followed
@@ -62,9 +62,9 @@ class Layout:
 
     prompt: PromptSpec
     kinds: Sequence[Kind]
-    line: Sequence[str | Part | int]
+    line: Sequence[str | TemplatePart | int]
     """A history line: literal text, `{n}`, or the number of a kind."""
-    candidate: Sequence[str | Part | int]
+    candidate: Sequence[str | TemplatePart | int]
     ends: bool = False
 
     def turn(self, m: int) -> Turn:
@@ -92,12 +92,12 @@ class Layout:
     def _variant(self, n: int, m: int) -> int:
         return (n == 1) + 2 * (n == m) if self.ends else 0
 
-    def _symbols(self, pieces: Sequence[str | Part | int], slot: int, variant: int) -> list[Symbol]:
+    def _symbols(self, pieces: Sequence[str | TemplatePart | int], slot: int, variant: int) -> list[Symbol]:
         symbols: list[Symbol] = []
         for piece in pieces:
             if isinstance(piece, str):
                 symbols.append(piece)
-            elif isinstance(piece, Part):
+            elif isinstance(piece, TemplatePart):
                 symbols.append(format_value(slot, piece.format_spec, "history_line"))
             else:
                 symbols.append(Field(piece + variant * self._base, slot))
@@ -116,22 +116,22 @@ class Layout:
         middle, _, closing = rest.partition(candidate)
         return opening, middle, closing
 
-    def with_ends(self) -> "Layout":
+    def with_ends(self) -> "PromptLayout":
         """The same layout, the history's ends being kinds of their own."""
-        return Layout(self.prompt, list(self.kinds) * 4, self.line, self.candidate, ends=True)
+        return PromptLayout(self.prompt, list(self.kinds) * 4, self.line, self.candidate, ends=True)
 
 
 def layout(
     prompt: PromptSpec, items: pl.DataFrame, ratings: Sequence[float], contexts: pl.DataFrame | None = None
-) -> Layout:
+) -> PromptLayout:
     """Lay out a prompt over the items (rows), and the distinct ratings and contexts (rows) that occur.
 
-    The prompt must be one that `palate.samples.render.renderer` accepts.
+    The prompt must be one that `palate.samples.lines.renderer` accepts.
     """
     kinds: list[Kind] = []
 
-    def pieces(option: str, candidate: bool) -> list[str | Part | int]:
-        found: list[str | Part | int] = []
+    def pieces(option: str, candidate: bool) -> list[str | TemplatePart | int]:
+        found: list[str | TemplatePart | int] = []
         for of, inner in runs_of(getattr(prompt, option)):
             if of == "n":
                 found += inner
@@ -156,4 +156,4 @@ def layout(
         return found
 
     line, candidate = pieces("history_line", False), pieces("candidate_line", True)
-    return Layout(prompt, kinds, line, candidate)
+    return PromptLayout(prompt, kinds, line, candidate)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.artifacts import MANIFEST, read_json, sha256_file, write_json, write_manifest
 from palate.errors import InputError
 from palate.prompt.chat import Chat
+from palate.prompt.tokenizer import differing, is_text_hash, rendered_otherwise, tokenizer_identity
+from palate.store.artifacts import MANIFEST, read_json, sha256_file, write_json, write_manifest
 from palate.tokens.dataset import Options, TokenDataset
-from palate.tokens.tokenizer import differing, is_text_hash, rendered_otherwise, tokenizer_identity
 
 STAGE = "portable"
 FORMAT = 1

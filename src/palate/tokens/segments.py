@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from palate.progress import track
 from palate.prompt.chat import Chat
-from palate.tokens.boundaries import Boundaries
 from palate.tokens.lengths import Lengths
 from palate.tokens.plain import conversation
+from palate.tokens.proof.boundaries import Boundaries
 from palate.tokens.turns import Turns, no_turns
 
 if TYPE_CHECKING:

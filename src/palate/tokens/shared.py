@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palate.artifacts import sha256_of
 from palate.config import SHARING
 from palate.errors import InputError
 from palate.prompt.messages import to_chat_messages
+from palate.store.artifacts import sha256_of
 from palate.tokens.dataset import Ragged, TokenDataset
 from palate.tokens.packed import Ints, Longs, Packed, pack
 from palate.tokens.tables import parts, unproved_samples
@@ -283,7 +283,7 @@ def group(positions: Longs, users: Longs, targets: int) -> Longs:
     return np.append(np.flatnonzero(new), positions.size)
 
 
-class Rows:
+class SharedRows:
     """Rows of token ids that were made elsewhere, such as Alpaca examples after `preprocess_datasets_parallel`.
 
     `rows` are (input_ids, labels) with −100 where nothing is trained; `lead` the tokens of the response before the
@@ -308,7 +308,7 @@ class Rows:
     def __len__(self) -> int:
         return int(self.lengths.size)
 
-    def select(self, rows: ArrayLike) -> "Rows":
+    def select(self, rows: ArrayLike) -> "SharedRows":
         """The rows of these indices, in their order."""
         at = np.asarray(rows, np.int64)
         ids, labels, offsets = self.ragged(at)

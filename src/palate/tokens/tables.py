@@ -14,15 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.prompt.spec import Of, PromptSpec
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, RATING, Fragments
+from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, RATING, Fragments, Ints, Longs
 from palate.tokens.wording import Wording
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
 """Samples that are tokenized whole at a time."""
-
-Longs = NDArray[np.int64]
-Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments
-from palate.tokens.tables import CHUNK, Ints, Longs, Plain, Tables, mapped, sample_lengths
+from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
+from palate.tokens.tables import CHUNK, Plain, Tables, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from palate.artifacts import read_json, write_json
 from palate.errors import PalateError, WorkError
 from palate.progress import Meter
+from palate.store.artifacts import read_json, write_json
 from palate.tokens.packed import Packed
 from palate.tokens.shared import SharedHistory
 from palate.train.attention import Attention, without_dropout
@@ -247,7 +247,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """Write the adapter, on the first device."""
         weights = self.trained_weights()
         if self.args.should_save:
-            # Asked to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
+            # Queries to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
             folder = output_dir or self.args.output_dir
             self.model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from palate.errors import InputError, WorkError
-from palate.projection import exact_logits
+from palate.models.logits import exact_logits
 from palate.tokens.packed import Packed, pack, tensors
 
 log = logging.getLogger(__name__)

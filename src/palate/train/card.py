@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from palate.artifacts import atomic_file, read_json
 from palate.config import Config
-from palate.train.adapter import ABOUT
+from palate.models.adapter import ABOUT
+from palate.store.artifacts import atomic_file, read_json
 
 RUN = "training.json"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from palate.artifacts import sync, write_json
+from palate.store.artifacts import sync, write_json
 
 log = logging.getLogger(__name__)
 

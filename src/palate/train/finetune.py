@@ -12,18 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
-from palate.models import best_dtype, check_vocabulary, device, load_model, quiet, weights_fingerprint
-from palate.processes import Processes, join, sharding
+from palate.models.adapter import describe, save_adapter
+from palate.models.load import (
+    best_dtype,
+    check_vocabulary,
+    device,
+    load_model,
+    quiet,
+    tokenizer_of,
+    weights_fingerprint,
+)
+from palate.models.method import attach, held_in
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
-from palate.tokens.tokenizer import tokenizer_of
-from palate.train.adapter import describe, save_adapter
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from
-from palate.train.method import attach, held_in
-from palate.train.prompts import Prompts, prompts_of
+from palate.train.processes import Processes, join, sharding
 from palate.train.schedule import Schedule, schedule_of
+from palate.train.training_prompts import TrainingPrompts, prompts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -183,7 +190,7 @@ def train(
     return result
 
 
-def _fingerprint(config: Config, prompts: Prompts, weights: str) -> dict[str, Any]:
+def _fingerprint(config: Config, prompts: TrainingPrompts, weights: str) -> dict[str, Any]:
     """Everything that decides what is trained, in which order; not how often it is reported or saved."""
     options = config.train.decisive()
     del options["max_samples"], options["draw_by"]  # the data's hash is of the samples that were drawn
@@ -223,7 +230,7 @@ def _trainer(
     model: Any,
     chat: Chat,
     schedule: Schedule,
-    prompts: Prompts,
+    prompts: TrainingPrompts,
     folder: Path,
     console: "Console | None",
 ) -> Any:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from palate.artifacts import atomic_file
-from palate.processes import Processes
 from palate.progress import Meter
+from palate.store.artifacts import atomic_file
 from palate.train.checkpoints import StopRequest
+from palate.train.processes import Processes
 from palate.train.schedule import Schedule
 
 if TYPE_CHECKING:

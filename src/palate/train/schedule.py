@@ -19,7 +19,7 @@ from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
 
 if TYPE_CHECKING:
-    from palate.train.prompts import Prompts
+    from palate.train.training_prompts import TrainingPrompts
 
 
 class Pass(NamedTuple):
@@ -99,7 +99,7 @@ class Schedule:
         return known[1]
 
 
-def schedule_of(config: Config, prompts: "Prompts") -> Schedule:
+def schedule_of(config: Config, prompts: "TrainingPrompts") -> Schedule:
     """The steps that the config asks for."""
     options, train = config.train, prompts.train
     # A prompt that is split pays for its history again, so only a budget that is asked for splits one.

@@ -1,0 +1,103 @@
+"""The two answers of an Alpaca file: which of its outputs is which, and how the file writes them."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.alpaca.reader import AlpacaFile
+
+log = logging.getLogger(__name__)
+
+_AROUND = " \t\r\n.,;:!?\"'`*"
+"""What may stand around an answer's word without making it another."""
+
+
+_CASES = {"capital": str.capitalize, "lower": str.lower, "upper": str.upper}
+
+
+class Answers(NamedTuple):
+    """A Yes and a No, as the response says them."""
+
+    yes: str
+    no: str
+
+
+class _Form(NamedTuple):
+    """How a word is written: what stands before and after it, and its case."""
+
+    before: str
+    after: str
+    case: str
+
+    def of(self, word: str) -> str:
+        return self.before + _CASES.get(self.case, str)(word) + self.after
+
+
+def answers_of(files: Sequence[AlpacaFile], told: Answers) -> Answers:
+    """How the files write their answers: `told`'s words in the files' most frequent form.
+
+    Case, white space and punctuation around the word are form: "Yes.", "yes" and "Yes\\n" are all a Yes. An answer that
+    no example gives takes the form of the other. Raises `InputError` with the line of the first other answer.
+    """
+    words = Answers(*(answer.strip(_AROUND) or answer for answer in told))
+    forms: Counter[_Form] = Counter()
+    for file in files:
+        counts = file.frame["output"].value_counts(sort=False).rows()
+        unknown = [text for text, _ in counts if _read(text, words) is None]
+        if unknown:
+            record = int(file.frame["output"].is_in(unknown).arg_true()[0])
+            shown = file.frame["output"][record]
+            shown = repr(shown if len(shown) <= 40 else shown[:40] + "…")
+            file.fail(
+                f"the answer is {shown}, expected {words.yes} or {words.no} (other words are named as prompt.yes and "
+                "prompt.no)",
+                record,
+            )
+        for text, count in counts:
+            read = _read(text, words)
+            assert read is not None
+            forms[read[1]] += count
+    form = min(forms, key=lambda form: (-forms[form], form))
+    found = Answers(form.of(words.yes), form.of(words.no))
+    if len(forms) > 1:
+        log.info(
+            "the answers are written in %d ways; all are taken as %r and %r, the most frequent", len(forms), *found
+        )
+    return found
+
+
+def labels_of(frame: pl.DataFrame, answers: Answers) -> NDArray[np.bool_]:
+    """Which examples are a Yes, (n,) bool, of files that `answers_of` has read."""
+    words = Answers(*(answer.strip(_AROUND) or answer for answer in answers))
+    distinct = frame["output"].unique()
+    is_yes = pl.Series([_is_yes(text, words) for text in distinct.to_list()], dtype=pl.Boolean)
+    return frame["output"].replace_strict(distinct, is_yes, return_dtype=pl.Boolean).to_numpy()
+
+
+def written(labels: Iterable[bool], answers: Answers) -> pl.Series:
+    """The responses that are trained: `answers` by label."""
+    return pl.Series("output", labels, dtype=pl.Boolean).replace_strict(
+        [True, False], list(answers), return_dtype=pl.String
+    )
+
+
+def _is_yes(text: str, words: Answers) -> bool:
+    read = _read(text, words)
+    return read is not None and read[0]
+
+
+def _read(text: str, words: Answers) -> tuple[bool, _Form] | None:
+    """Whether a text is a Yes, and its form; None if it is neither answer."""
+    core = text.strip(_AROUND) or text
+    for is_yes, word in ((True, words.yes), (False, words.no)):
+        if core.casefold() == word.casefold():
+            before, _, after = re.split(f"({re.escape(core)})", text, maxsplit=1)
+            case = next((name for name, change in _CASES.items() if core == change(word)), "as told")
+            return is_yes, _Form(before, after, "as told" if core == word else case)
+    return None

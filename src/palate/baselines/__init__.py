@@ -1,0 +1,1 @@
+"""Baselines: classical models that answer the same questions as the language model."""

@@ -1,0 +1,127 @@
+"""Baselines: what classical models make of the same questions; each is fitted once and predicts any `Queries`.
+
+The quick ones are means that cost nothing: a model that does not beat them has learned nothing. The others take
+seconds to minutes. Each may know what `palate.baselines.statistics` says, is fitted on training samples, and stopped
+early and turned into a probability on validation; docs/baselines.md has their equations and what they reach.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from palate.baselines.factors import factorization
+from palate.baselines.learned import boosted_trees, logistic_regression
+from palate.baselines.means import constant, history_mean, item_mean, user_item, user_mean
+from palate.baselines.online import item_neighbours, online_means
+from palate.baselines.platt import Predict
+from palate.baselines.statistics import BaselineData
+from palate.progress import Meter
+from palate.samples import Samples
+from palate.samples.queries import Queries, Scores
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["all", "quick"]
+
+CHUNK = 200_000
+"""Questions that are answered at once; affects memory, not results."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline: its key in files, its name in tables, and how it is fitted."""
+
+    key: str
+    label: str
+    fit: Callable[[BaselineData], Predict]
+    needs: str | None = None
+    """A package that is not always installed."""
+    quick: bool = False
+    """Costs next to nothing."""
+
+
+PROMPT = ("prompt",)
+WITH_ITEMS = ("prompt", "past", "item", "past-item")
+AS_OF_THEN = ("prompt", "past", "then")
+EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
+
+REGISTRY = (
+    Baseline("constant", "constant (training base rate)", constant, quick=True),
+    Baseline("user-mean", "user mean", user_mean, quick=True),
+    Baseline("item-mean", "item mean", item_mean, quick=True),
+    Baseline("user-item", "user + item", user_item, quick=True),
+    Baseline("history-mean", "mean of the history's ratings", history_mean, quick=True),
+    Baseline("online", "online user mean + item", online_means),
+    Baseline("factors", "matrix factorization", factorization, "surprise"),
+    Baseline("item-knn", "item-kNN over the user's past", item_neighbours),
+    Baseline("logistic", "logistic regression", logistic_regression(WITH_ITEMS)),
+    Baseline("logistic-knn", "logistic regression + kNN", logistic_regression(EVERYTHING)),
+    Baseline("logistic-then", "logistic regression (as-of)", logistic_regression(AS_OF_THEN)),
+    Baseline("lightgbm-prompt", "LightGBM on the prompt", boosted_trees(PROMPT), "lightgbm"),
+    Baseline("lightgbm-item", "LightGBM + items + kNN (prompt)", boosted_trees(("prompt", "item", "near")), "lightgbm"),
+    Baseline("lightgbm-then", "LightGBM (as-of)", boosted_trees(AS_OF_THEN), "lightgbm"),
+    Baseline("lightgbm", "LightGBM (all features)", boosted_trees(EVERYTHING), "lightgbm"),
+)
+BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
+"""The baselines' keys, in the order of the tables, and what the tables call them."""
+
+
+def chosen_baselines(choice: Choice) -> list[Baseline]:
+    """The baselines of a choice whose packages are there; the log says which are left out."""
+    chosen = []
+    for baseline in REGISTRY:
+        if choice == "quick" and not baseline.quick:
+            continue
+        if baseline.needs is not None and find_spec(baseline.needs) is None:
+            log.warning("the baseline %r is left out: %s is not installed", baseline.label, baseline.needs)
+            continue
+        chosen.append(baseline)
+    return chosen
+
+
+def fit_baselines(known: BaselineData, choice: Choice = "all") -> dict[str, Predict]:
+    """Fit the chosen baselines, in the order of the tables: P(like) of any `Queries`, float64 (n,), by key."""
+    chosen = chosen_baselines(choice)
+    found = {}
+    with Meter("baselines", len(chosen), "fitted") as meter:
+        for baseline in chosen:
+            meter.advance(0, baseline.label)
+            found[baseline.key] = in_chunks(baseline.fit(known))
+            meter.advance(1)
+    return found
+
+
+def in_chunks(predict: Predict) -> Predict:
+    """The same predictions, some questions at a time."""
+
+    def predicted(asked: Queries) -> Scores:
+        p = np.empty(len(asked))
+        for begin in range(0, len(asked), CHUNK):
+            window = slice(begin, begin + CHUNK)
+            p[window] = predict(asked.take(window))
+        return p
+
+    return predicted
+
+
+def baseline_scores(
+    samples: Samples, *, rating_threshold: float, choice: Choice = "all", split: str = "test", seed: int = 13
+) -> pl.DataFrame:
+    """P(like) of the chosen baselines for every sample of a split, in the order of the timeline.
+
+    The result has `row` (UInt32, the index within the split) and a Float64 column for each baseline's key. Raises
+    `InputError` where there is no training sample to learn from.
+    """
+    known = BaselineData.of(samples, rating_threshold, seed)
+    return scores_of(known, fit_baselines(known, choice), split)
+
+
+def scores_of(known: BaselineData, fitted: Mapping[str, Predict], split: str) -> pl.DataFrame:
+    """What fitted baselines say of every sample of a split, as `baseline_scores` gives it."""
+    asked, _ = known.asked(split)
+    return pl.DataFrame({key: predict(asked) for key, predict in fitted.items()}).with_row_index("row")

@@ -1,0 +1,143 @@
+"""Compiled walks along users' pasts: what is added up goes from one row of a user to the next, and starts anew with
+the next user, so that no sum holds a rating of anybody else, nor one that came later, not even in its last bits.
+
+Compiled once a machine; numba keeps the result.
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+import os
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from palate.store.hub import cache_dir
+
+if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
+    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
+
+
+@numba.njit(cache=True, nogil=True)
+def sums_before(values, first):
+    """The sum of a user's values before each row: `values` float64 (rows,), `first` int64 (rows,) the user's first."""
+    out = np.zeros(values.size)
+    for row in range(1, values.size):
+        if first[row] != row:
+            out[row] = out[row - 1] + values[row - 1]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def similar_items(user_start, user_item, user_value, item_start, item_user, item_value, top, shrinkage):
+    """The `top` items most like each one, by Pearson's correlation around the baseline (Koren 2010, section 2.2).
+
+    The values (float64) are residuals, once grouped by user and once by item, with where each group starts. Over
+    the n users that rated both i and j:
+
+        s = Σ xi xj / √(Σ xi² Σ xj²) · (n − 1) / (n − 1 + shrinkage),   0 for n = 1
+
+    Returns where each item's neighbours start (items + 1,), which they are (int32) and how similar (float32).
+    """
+    items = item_start.size - 1
+    both, own, other = np.zeros(items), np.zeros(items), np.zeros(items)
+    count, touched = np.zeros(items, np.int64), np.empty(items, np.int64)
+    start = np.zeros(items + 1, np.int64)
+    neighbour, similarity = np.empty(items * top, np.int32), np.empty(items * top, np.float32)
+    end = 0
+    for i in range(items):
+        found = 0
+        for a in range(item_start[i], item_start[i + 1]):
+            x, user = item_value[a], item_user[a]
+            for b in range(user_start[user], user_start[user + 1]):
+                j, y = user_item[b], user_value[b]
+                if j == i:
+                    continue
+                if count[j] == 0:
+                    touched[found] = j
+                    found += 1
+                both[j] += x * y
+                own[j] += x * x
+                other[j] += y * y
+                count[j] += 1
+        values = np.zeros(found, np.float32)
+        for c in range(found):
+            j = touched[c]
+            if own[j] * other[j] > 0:
+                shared = count[j] - 1
+                values[c] = both[j] / np.sqrt(own[j] * other[j]) * shared / (shared + shrinkage)
+            both[j], own[j], other[j], count[j] = 0, 0, 0, 0
+        least = np.partition(np.abs(values), found - top)[found - top] if found > top else np.float32(0)
+        taken = 0
+        for c in range(found):
+            if values[c] != 0 and abs(values[c]) >= least and taken < top:
+                neighbour[end], similarity[end] = touched[c], values[c]
+                end += 1
+                taken += 1
+        start[i + 1] = end
+    return start, neighbour[:end].copy(), similarity[:end].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, neighbour, similarity, window):
+    """What the user's last `window` ratings of an asked item's neighbours come to, float64 (n, 3).
+
+    Columns: Σ s·residual, Σ s, Σ |s|. `order` sorts the anchors; `rated` and `residual` belong to the timeline's
+    rows; `start` (folds, items + 1) says where the neighbours of an item lie, for each fold of users.
+    """
+    out = np.zeros((anchor.size, 3))
+    row_of = np.full(start.shape[1] - 1, -1, np.int64)
+    user, at = -1, 0
+    for o in order:
+        end = anchor[o]
+        if first[end] != user:
+            if user >= 0:
+                for row in range(user, at):
+                    row_of[rated[row]] = -1
+            user = at = first[end]
+        while at < end:
+            row_of[rated[at]] = at
+            at += 1
+        for c in range(start[fold[o], item[o]], start[fold[o], item[o] + 1]):
+            row = row_of[neighbour[c]]
+            if row >= 0 and row >= end - window:
+                out[o, 0] += similarity[c] * residual[row]
+                out[o, 1] += similarity[c]
+                out[o, 2] += abs(similarity[c])
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def genre_sums(anchor, item, order, first, rated, residual, genres, bits):
+    """What the user's past ratings of an asked item's genres come to, float64 (n, 4).
+
+    `genres` uint64 (items,) has a bit for each of an item's `bits` genres. Of a genre with n past ratings whose
+    residuals, less the user's mean, sum up to r, the liking is r / (n + 5). Columns: the mean liking of the item's
+    genres, the least, the greatest, and the mean share of the past that is of such a genre; all 0 without a genre.
+    """
+    out = np.zeros((anchor.size, 4))
+    total, count = np.zeros(bits), np.zeros(bits)
+    user, at, of_all = -1, 0, 0.0
+    for o in order:
+        end = anchor[o]
+        if first[end] != user:
+            user = at = first[end]
+            total[:], count[:], of_all = 0, 0, 0.0
+        while at < end:
+            for g in range(bits):
+                if (genres[rated[at]] >> np.uint64(g)) & np.uint64(1):
+                    total[g] += residual[at]
+                    count[g] += 1
+            of_all += residual[at]
+            at += 1
+        past = max(end - user, 1)
+        low, high, liking, share, own = np.inf, -np.inf, 0.0, 0.0, 0
+        for g in range(bits):
+            if (genres[item[o]] >> np.uint64(g)) & np.uint64(1):
+                value = (total[g] - count[g] * of_all / past) / (count[g] + 5)
+                low, high = min(low, value), max(high, value)
+                liking += value
+                share += count[g] / past
+                own += 1
+        if own > 0:
+            out[o, 0], out[o, 1], out[o, 2], out[o, 3] = liking / own, low, high, share / own
+    return out

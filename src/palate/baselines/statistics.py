@@ -1,0 +1,294 @@
+"""Known: what a baseline may know, as arrays, and the statistics of items out of folds of users.
+
+Of all users' ratings only those of the roles "warmup" and "train" are known. Of the user who is asked, everything
+before the anchor is known too, whatever its role, as it stands in the prompt.
+
+Users are dealt out to `FOLDS` folds. The statistics of items that a user's features are made of come from the users of
+the other folds: no row sees its own user, so a statistic means the same for a row that is trained on and for one that
+is tested.
+
+All training ratings are known then, whatever their time: of the ratings of an average item half are later than the
+question. `Known.earlier` gives the statistics as of a question's own time instead.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.errors import InputError
+from palate.samples import Samples
+from palate.samples.context import UNIT
+from palate.samples.items import shown_items
+from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
+
+Floats = NDArray[np.float64]
+
+FOLDS = 10
+MOST = 500_000
+"""Samples of a split that anything is fitted on: what memory bears."""
+SHRINKAGE = 5.0
+"""Imaginary ratings that a mean is drawn to the mean of all by."""
+NEIGHBOURS = 200
+"""Items that are kept as similar to each one."""
+FEW_SHARED = 50.0
+"""Users who rated both items, at which a similarity counts half."""
+
+
+class ItemStatistics(NamedTuple):
+    """Known ratings of items, float64: of each item by the users outside each fold, (folds, items) each; or before
+    each of n questions, (n,) each."""
+
+    mean: Floats
+    """Shrunk to the mean of all."""
+    liked: Floats
+    """Share of likes, shrunk to that of all."""
+    ratings: Floats
+    """How many there are."""
+
+
+class Neighbours(NamedTuple):
+    """The items most similar to each one, by the users outside each fold; see `walk.similar_items`."""
+
+    start: RowNumbers
+    """(folds, items + 1): where an item's neighbours begin."""
+    item: NDArray[np.int32]
+    similarity: NDArray[np.float32]
+
+
+class InTime(NamedTuple):
+    """The known ratings of groups of items, by group, then by time."""
+
+    key: RowNumbers
+    """(known rows,): group · moments + moment, ascending."""
+    sums: RowNumbers
+    """(known rows + 1, 3): before each row how many there are, their ratings as multiples of 1 / `UNIT`, and likes.
+    Integers, so that no difference of two holds a trace of what came before both."""
+
+    def between(self, low: RowNumbers, high: RowNumbers) -> tuple[Floats, Floats, Floats]:
+        """How many rows have keys from `low` on and below `high`, the sum of their ratings, and likes."""
+        begin, end = np.searchsorted(self.key, low), np.searchsorted(self.key, high)
+        count, rated, liked = (self.sums[end] - self.sums[begin]).T.astype(np.float64)
+        return count, rated / UNIT, liked
+
+
+class Content(NamedTuple):
+    """What is told of the items."""
+
+    names: list[str]
+    """Genres, the most frequent first, at most 64."""
+    genres: NDArray[np.uint64]
+    """(items,), bit g for genre g."""
+    year: Floats | None
+    """(items,), NaN where unknown; None if no item has one."""
+
+
+@dataclass(frozen=True)
+class BaselineData:
+    """The timeline of `samples` as arrays of shape (rows,), and what follows from it, each worked out once."""
+
+    samples: Samples
+    rating_threshold: float
+    user: RowNumbers
+    """0, 1, … in the order of the timeline."""
+    first: RowNumbers
+    """The first row of the row's user."""
+    item: RowNumbers
+    """Row of `samples.items`."""
+    rating: Floats
+    liked: Labels
+    allowed: Labels
+    """Is known to all: role "warmup" or "train"."""
+    fold: RowNumbers
+    """The fold of the row's user."""
+    seed: int
+    kept: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
+    """Features of a split's samples by (split, group), for the models that learn from the same ones."""
+
+    @classmethod
+    def of(cls, samples: Samples, rating_threshold: float, seed: int = 13) -> Self:
+        """What is known of samples.
+
+        Raises `InputError` where there is no training sample.
+        """
+        timeline = samples.timeline
+        if not samples.of("train").size:
+            raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
+        runs = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
+        user = np.repeat(np.arange(runs.size), runs)
+        first = np.repeat(np.cumsum(runs) - runs, runs)
+        rating = timeline["rating"].to_numpy().astype(np.float64)
+        allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
+        fold = np.random.default_rng(seed).permutation(runs.size) % FOLDS
+        liked = rating >= rating_threshold
+        return cls(samples, rating_threshold, user, first, item_rows(samples), rating, liked, allowed, fold[user], seed)
+
+    def asked(self, split: str) -> tuple[Queries, Labels]:
+        """The samples of a split and their labels, (n,) bool."""
+        position = self.samples.position[self.samples.of(split)]
+        return Queries(position, self.item[position]), self.liked[position]
+
+    def drawn(self, split: str) -> tuple[Queries, Labels]:
+        """The samples of a split to fit on: all, or `MOST` of them drawn with the seed, in order."""
+        asked, liked = self.asked(split)
+        if len(asked) <= MOST:
+            return asked, liked
+        rows = np.sort(np.random.default_rng(self.seed).choice(len(asked), MOST, replace=False))
+        return asked.take(rows), liked[rows]
+
+    @cached_property
+    def items(self) -> ItemStatistics:
+        """Statistics of items out of folds."""
+        count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
+        rows = count.sum(axis=1, keepdims=True)
+
+        def shrunk(part: Floats, overall: float) -> Floats:
+            # Without a rating outside a fold, of one user alone, say, the mean of all stands in for every item.
+            prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
+            means: Floats = (part + SHRINKAGE * prior) / (count + SHRINKAGE)
+            return means
+
+        return ItemStatistics(
+            shrunk(rated, float(self.rating[self.allowed].mean())),
+            shrunk(liked, float(self.liked[self.allowed].mean())),
+            count,
+        )
+
+    @cached_property
+    def residual(self) -> Floats:
+        """Each rating less the mean of its item, out of the user's fold."""
+        return self.rating - self.items.mean[self.fold, self.item]
+
+    def earlier(self, anchor: RowNumbers, item: RowNumbers) -> ItemStatistics:
+        """Statistics of items by known ratings at times strictly before those of the anchors; (n,) each.
+
+        Means are drawn to those of all items at that time, and where nothing was rated yet to the threshold and to ½.
+        No fold is needed: what came before holds no later rating of anybody, so not the answer either.
+        """
+        moment = self._moment[anchor]
+        n, of_all, liked_of_all = self._by_time.between(np.zeros_like(moment), moment)
+        start = item * self._moments
+        count, rated, liked = self._by_item_and_time.between(start, start + moment)
+        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.rating_threshold)
+        rate = np.where(n > 0, liked_of_all / np.maximum(n, 1), 0.5)
+        drawn = count + SHRINKAGE
+        return ItemStatistics((rated + SHRINKAGE * mean) / drawn, (liked + SHRINKAGE * rate) / drawn, count)
+
+    @cached_property
+    def residual_then(self) -> Floats:
+        """Each rating less the mean of its item as of the rating's own time."""
+        return self.rating - self.earlier(np.arange(len(self.rating)), self.item).mean
+
+    @cached_property
+    def residual_then_before(self) -> Floats:
+        """The sum of those before each row."""
+        return self._before(self.residual_then)
+
+    @cached_property
+    def rating_before(self) -> Floats:
+        """The sum of the user's ratings before each row."""
+        return self._before(self.rating)
+
+    @cached_property
+    def square_before(self) -> Floats:
+        """That of their squares."""
+        return self._before(self.rating**2)
+
+    @cached_property
+    def liked_before(self) -> Floats:
+        """The number of likes before each row."""
+        return self._before(self.liked.astype(np.float64))
+
+    @cached_property
+    def residual_before(self) -> Floats:
+        """The sum of the residuals before each row."""
+        return self._before(self.residual)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Similar items out of folds."""
+        with ThreadPoolExecutor(2) as pool:
+            parts = list(pool.map(self._neighbours, range(FOLDS)))
+        offset = np.cumsum([0, *(len(part.item) for part in parts[:-1])])
+        return Neighbours(
+            np.stack([part.start + o for part, o in zip(parts, offset, strict=True)]),
+            np.concatenate([part.item for part in parts]),
+            np.concatenate([part.similarity for part in parts]),
+        )
+
+    @cached_property
+    def content(self) -> Content:
+        """Genres and year as prompts tell them."""
+        shown = shown_items(self.samples.items)
+        year = None
+        if "year" in shown.columns:
+            found = shown["year"].cast(pl.Float64, strict=False)
+            year = found.to_numpy() if found.null_count() < len(found) else None
+        bits = np.zeros(len(shown), np.uint64)
+        if shown.schema.get("genres") != pl.String:
+            return Content([], bits, year)
+        listed = shown.select(pl.col("genres").str.split(", ").list.unique()).with_row_index("row").explode("genres")
+        listed = listed.filter(~pl.col("genres").is_in(["", "no genres listed"]))
+        names = listed["genres"].value_counts().sort(["count", "genres"], descending=[True, False])["genres"].head(64)
+        for bit, name in enumerate(names):
+            bits[listed.filter(genres=name)["row"].to_numpy()] |= np.uint64(1) << np.uint64(bit)
+        return Content(names.to_list(), bits, year)
+
+    @cached_property
+    def _moment(self) -> RowNumbers:
+        """The times of the timeline, counted from 0."""
+        _, moment = np.unique(self.samples.timeline["timestamp"].to_numpy(), return_inverse=True)
+        return moment.astype(np.int64)
+
+    @property
+    def _moments(self) -> int:
+        return int(self._moment.max()) + 1
+
+    @cached_property
+    def _by_item_and_time(self) -> InTime:
+        return self._in_time(self.item)
+
+    @cached_property
+    def _by_time(self) -> InTime:
+        return self._in_time(np.zeros_like(self.item))
+
+    def _in_time(self, group: RowNumbers) -> InTime:
+        rows = np.flatnonzero(self.allowed)
+        key = group[rows] * self._moments + self._moment[rows]
+        order = np.argsort(key, kind="stable")
+        rows = rows[order]
+        amounts = np.column_stack([np.ones(len(rows), np.int64), np.rint(self.rating[rows] * UNIT), self.liked[rows]])
+        sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(amounts.astype(np.int64), axis=0)])
+        return InTime(key[order], sums)
+
+    def _before(self, values: Floats) -> Floats:
+        from palate.baselines.scans import sums_before
+
+        return sums_before(values, self.first)  # type: ignore[no-any-return]
+
+    def _outside(self, values: NDArray[Any]) -> Floats:
+        """Sums of the known rows' values for each item, over the users outside each fold: (folds, items)."""
+        outside = [np.flatnonzero(self.allowed & (self.fold != fold)) for fold in range(FOLDS)]
+        return np.stack([np.bincount(self.item[rows], values[rows], len(self.samples.items)) for rows in outside])
+
+    def _neighbours(self, fold: int) -> Neighbours:
+        """Similar items by the known ratings of the users outside one fold."""
+        from palate.baselines.scans import similar_items
+
+        rows = np.flatnonzero(self.allowed & (self.fold != fold))
+        user, item = self.user[rows], self.item[rows]
+        residual = self.rating[rows] - self.items.mean[fold, item]
+        of_user = np.bincount(user, minlength=int(self.user[-1]) + 1)
+        bias = np.bincount(user, residual, of_user.size) / (of_user + SHRINKAGE)
+        value = residual - bias[user]
+        by_item = np.argsort(item, kind="stable")
+        of_item = np.bincount(item, minlength=len(self.samples.items))
+        user_start, item_start = (np.concatenate([[0], np.cumsum(counts)]) for counts in (of_user, of_item))
+        found = similar_items(
+            user_start, item, value, item_start, user[by_item], value[by_item], NEIGHBOURS, FEW_SHARED
+        )
+        return Neighbours(*found)

@@ -1,0 +1,1 @@
+"""Commands: one module for each command, as a function of the config."""

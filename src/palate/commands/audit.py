@@ -1,0 +1,129 @@
+"""Leaks: the audit of a config's samples, as a table, and as what stops a run whose numbers would mean nothing."""
+
+import json
+import textwrap
+from typing import TYPE_CHECKING
+
+from palate import console
+from palate.commands.prepare import outdated, prepared, ratings_of
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from palate.measure.leaks import Audit, Finding
+    from palate.samples import Prepared
+
+STYLES = {"fatal": "bold red", "stated": "yellow", "clean": "dim"}
+
+
+def check_leaks(config: Config, data: "Prepared") -> "Audit":
+    """Audit prepared data before anything is scored, and tell in a line or two what it found.
+
+    Raises `InputError` for a fatal finding, unless `evaluate.allow_leaks` lets it pass.
+    """
+    from palate.measure.leaks import audit
+
+    found = audit(data.samples, config.prepare.split, config.prompt)
+    _refuse(config, found, str(data.folder))
+    for finding in found.fatal:
+        log.warning("leak allowed: %s: %s", finding.check, finding.sentence)
+    log.info("leak audit: %s", summary(found))
+    return found
+
+
+def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
+    """Print the audit of ratings, with nothing written, or of prepared data; raises `InputError` as `check_leaks`."""
+    from palate.measure.leaks import audit
+    from palate.samples.build import checked_samples
+
+    console.start_logging()
+    if from_ratings or outdated(config):
+        ratings = ratings_of(config)
+        samples, place = checked_samples(ratings, config.prepare), ratings.name
+    else:
+        data = prepared(config)
+        samples, place = data.samples, str(data.folder)
+    found = audit(samples, config.prepare.split, config.prompt)
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        console.out.print(table(found, f"{place}, {config.prepare.split}"))
+        for finding in (*found.fatal, *found.stated):
+            console.out.print(_paragraph(finding, console.out.width), highlight=False, markup=False)
+        console.out.print(f"\n{summary(found)}", highlight=False, markup=False)
+    _refuse(config, found, place)
+
+
+def summary(found: "Audit") -> str:
+    """How many checks found what, and how much of the future leaks, in one line."""
+    if found.fatal:
+        worst = f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
+    else:
+        worst = "nothing fatal"
+    told = f"{len(found.findings)} checks, {worst}; {len(found.stated)} to be stated"
+    for finding in found.stated:
+        if finding.check == "future":
+            told += f", among them: {_share(finding)} of the training rows are later than the median test row"
+    return told
+
+
+def table(found: "Audit", title: str) -> "Table":
+    """The findings, one a row, within 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    shown.add_column("")
+    shown.add_column("check", no_wrap=True)
+    shown.add_column("count", justify="right", no_wrap=True)
+    shown.add_column("of", overflow="fold")
+    shown.add_column("share", justify="right", no_wrap=True)
+    for finding in found.findings:
+        style = STYLES[finding.severity]
+        cells = [
+            finding.severity,
+            finding.check,
+            f"{finding.count:,}",
+            f"{finding.of:,} {finding.unit}",
+            _share(finding),
+        ]
+        shown.add_row(*(Text(cell, style) for cell in cells))
+    return shown
+
+
+def _share(finding: "Finding") -> str:
+    """The share of what was counted, or the AUC where that is what was measured."""
+    from palate.measure.leaks.findings import share
+
+    if finding.auc is not None:
+        return f"AUC {finding.auc.value:.2f}"
+    if not finding.of:
+        return "–"
+    return share(finding.count, finding.of) if finding.count else "0"
+
+
+def _paragraph(finding: "Finding", width: int) -> str:
+    """A finding's sentence, and where to look."""
+    text = f"• {finding.check}: {finding.sentence}."
+    if (example := finding.example) is not None:
+        times = " and ".join(str(time) for time in example.times)
+        text += f" Such as user {example.user}, item {example.item}, at {times}."
+    return textwrap.fill(text, min(width, 100), subsequent_indent="  ", break_long_words=False)
+
+
+def _refuse(config: Config, found: "Audit", place: str) -> None:
+    """Raise `InputError` for the first fatal finding, unless leaks are allowed."""
+    if not found.fatal or config.evaluate.allow_leaks:
+        return
+    first, *others = found.fatal
+    share = "" if first.auc else f" ({first.count:,} of {first.of:,} {first.unit})"
+    more = f"; so do {', '.join(finding.check for finding in others)}" if others else ""
+    raise InputError(
+        f"{first.check}: {first.sentence}{share}{more}; expected none, "
+        "or evaluate.allow_leaks: true (--allow-leaks) to go on with it in the report",
+        place,
+    )

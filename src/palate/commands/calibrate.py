@@ -1,0 +1,113 @@
+"""Calibrate: fit on the validation scores, or take the calibration that was fitted to the same ones before."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palate.commands.scores import Model, is_fitted_to, validation_key
+from palate.config import Config
+from palate.console import log
+from palate.measure.calibration import (
+    FILE,
+    Calibration,
+    CalibrationSource,
+    load_calibration,
+    prompt_hash,
+    write_calibration,
+)
+from palate.score.files import Scored
+
+if TYPE_CHECKING:
+    from palate.prompt.chat import Chat
+
+
+def source_of(config: Config, chat: "Chat", key: Mapping[str, Any]) -> CalibrationSource:
+    """Whose logits those are that have this key of a score file."""
+    from palate.prompt.tokenizer import tokenizer_identity
+
+    prompt = config.prompt.model_dump(mode="json")
+    return CalibrationSource(
+        model=str(key.get("model", key.get("served_model"))),
+        adapter=dict(key["adapter"]),
+        prompt=prompt_hash(prompt, tokenizer_identity(chat.tokenizer), chat.decision.describe(chat.tokenizer)),
+        server=key.get("server"),
+    )
+
+
+def home(config: Config, model: Model) -> Path:
+    """The folder that holds a model's calibration: the adapter's, or the run's for the base model."""
+    return model.adapter or config.run_path
+
+
+def known_calibration(config: Config, model: Model) -> Calibration | None:
+    """What was fitted before; raises `InputError` as `load_calibration` does."""
+    return None if config.score.calibration == "none" else load_calibration(home(config, model))
+
+
+def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -> Calibration | None:
+    """Fit what `score.calibration` asks for; None, told in the log, where there is too little to fit on."""
+    from palate.measure.fit_calibration import MIN_ROWS, fit_calibration
+
+    if validation is None:
+        log.info("%s is not calibrated: there are no %d validation scores to fit on", model.key, MIN_ROWS)
+        return None
+    columns = validation.columns
+    found = fit_calibration(
+        columns["logit"],
+        columns["label"],
+        columns["user_id"],
+        source=source_of(config, chat, validation.key),
+        asked=config.score.calibration,
+        seed=config.seed,
+        key=validation_key(validation.key, np.asarray(columns["row"])),
+    )
+    if found is None:
+        log.info(
+            "%s is not calibrated: %d validation rows, expected %d with both answers",
+            *(model.key, len(columns["row"]), MIN_ROWS),
+        )
+        return None
+    if found.method == "none":
+        log.info("%s stays as it is: no calibration does better on validation users left out", model.key)
+    else:
+        log.info("%s: calibration %s, fitted on %d validation rows", model.key, found.method, found.fitted_on.rows)
+    return found
+
+
+def calibration_of(
+    config: Config,
+    chat: "Chat",
+    model: Model,
+    measured: Scored,
+    validation: Scored | None,
+    known: Calibration | None,
+    folder: Path,
+) -> Calibration | None:
+    """The calibration of a model that is evaluated.
+
+    The `known` one is taken if it was fitted to these validation scores, or if there are none. Else one is fitted, and
+    kept where the model's belongs if nothing lies there; otherwise in `folder`, where results are: what a run or
+    somebody else fitted is never replaced by an evaluation.
+
+    Raises `InputError` if the known one has to be taken and is of another model.
+    """
+    if config.score.calibration == "none":
+        return None
+    place = home(config, model) / FILE
+    if validation is None:
+        if known is None:
+            return fit(config, chat, model, None)
+        known.check(source_of(config, chat, measured.key), place)
+        return known
+    key = validation_key(validation.key, np.asarray(validation.columns["row"]))
+    if known is not None and is_fitted_to(known, config, key):
+        return known
+    found = fit(config, chat, model, validation)
+    if found is not None:
+        own = folder / (FILE if model.adapter is None else f"calibration-{model.key}.json")
+        if known is not None:
+            log.info("%s was fitted to other scores and stays; this evaluation's calibration is %s", place, own)
+        write_calibration(place if model.adapter is not None and known is None else own, found)
+    return found

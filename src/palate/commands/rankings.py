@@ -1,0 +1,215 @@
+"""Ranked: whole catalogues put in order, by the baselines always, and by the model for as many users as asked for."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate import console
+from palate.commands.prepare import token_options
+from palate.commands.scores import Model
+from palate.commands.train import load_scorer
+from palate.config import Config
+from palate.console import log
+from palate.samples import Prepared
+from palate.store.artifacts import atomic_file, sha256_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from palate.baselines.statistics import BaselineData
+    from palate.measure.candidates import CandidateSets
+    from palate.measure.ranking import Predict
+    from palate.measure.ranking_table import RankingTable
+    from palate.samples.queries import Queries
+
+POPULARITY = "popularity"
+FIRST_STAGE = "first-stage"
+QUICK = ("constant", "item-mean", "online", "factors")
+"""Baselines that rank a catalogue in a second. The other means order a user's items as the constant does or as the item
+mean does, so they rank nothing of their own."""
+SAME_ORDER = ("user-mean", "user-item", "history-mean")
+PAIRS = 2_000_000
+"""Pairs of user and item that the quick baselines rank at most: a few seconds."""
+CHUNK = 4096
+"""Candidates whose prompts are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class RankedModel:
+    """A model that is to rank, and what its other scores depend on."""
+
+    model: Model
+    label: str
+    key: Mapping[str, object]
+
+
+def rankings(
+    config: Config,
+    data: Prepared,
+    known: "BaselineData",
+    fitted: "Mapping[str, Predict]",
+    scored: RankedModel,
+    folder: Path,
+) -> "list[RankingTable]":
+    """The tables: quick baselines for many users, then the model beside all baselines for `evaluate.rank_users`.
+
+    Nothing is ranked for training samples, whose items the baselines were fitted on.
+    """
+    from palate.baselines.registry import BASELINES
+    from palate.measure.lists import Catalogue
+    from palate.measure.ranking import rank
+    from palate.measure.ranking_table import ranking_table
+
+    split, evaluation = config.evaluate.split, config.evaluate
+    users = data.samples.timeline["user_id"].gather(data.samples.position[data.samples.of(split)]).unique().sort()
+    if split == "train" or not len(users):
+        return []
+    free: dict[str, Predict] = {POPULARITY: popularity(known), FIRST_STAGE: first_stage(known), **fitted}
+    labels = BASELINES | {POPULARITY: "popularity", FIRST_STAGE: "item-kNN over the user's likes"}
+    labels[scored.model.key] = scored.label
+    labels["constant"] = "chance"
+    quick = {key: predict for key, predict in free.items() if key in (POPULARITY, FIRST_STAGE, *QUICK)}
+    tables, catalogue = [], Catalogue.of(known)
+    for count, asked in (
+        (max(1, PAIRS // max(1, data.samples.items.height)), quick),
+        (evaluation.rank_users, {key: predict for key, predict in free.items() if key not in SAME_ORDER}),
+    ):
+        if not count:
+            continue
+        sets = _sets(config, data, users, count)
+        if not len(sets):
+            continue
+        ranked = {key: rank(sets, predict, catalogue=catalogue) for key, predict in asked.items()}
+        if asked is not quick:
+            logits = model_logits(config, data, scored, sets, folder)
+            ranked[scored.model.key] = rank(sets, _in_turn(logits), catalogue=catalogue)
+        tables.append(
+            ranking_table(
+                ranked, baselines=list(asked), labels=labels, resamples=evaluation.bootstrap, seed=config.seed
+            )
+        )
+    return tables
+
+
+def popularity(known: "BaselineData") -> "Predict":
+    """Ranks items by their number of known likes, the same for everyone."""
+    likes = np.bincount(known.item[known.allowed & known.liked], minlength=known.samples.items.height)
+
+    def predict(asked: "Queries") -> NDArray[np.float64]:
+        return likes[asked.item].astype(np.float64)
+
+    return predict
+
+
+def first_stage(known: "BaselineData") -> "Predict":
+    """Ranks items as the first stage of `palate recommend` does, by item-kNN over what the user liked before."""
+    from palate.baselines import retrievers
+
+    retriever = retrievers.ItemKNN.fit(retrievers.RetrieverData.of(known.samples, known.rating_threshold))
+    items = known.samples.items.height
+
+    def predict(asked: "Queries") -> NDArray[np.float64]:
+        score = np.empty(len(asked))
+        anchors, of = np.unique(asked.anchor, return_inverse=True)
+        for n, anchor in enumerate(anchors.tolist()):
+            past = slice(known.first[anchor], anchor)
+            order = retriever.top(retrievers.Past(known.item[past], known.rating[past]), items, np.empty(0, np.int64))
+            place = np.empty(items, np.int64)
+            place[order] = np.arange(items)
+            own = of == n
+            score[own] = -place[asked.item[own]]
+        return score
+
+    return predict
+
+
+def model_logits(
+    config: Config, data: Prepared, scored: RankedModel, sets: "CandidateSets", folder: Path
+) -> NDArray[np.float32]:
+    """The model's logit of every candidate of every user, in the order of `sets.chunks()`.
+
+    Kept in `scores/ranking-KEY.npz` of the folder, with a part for each user while it goes on: an interrupted ranking
+    is taken up again.
+    """
+    from palate.progress import Meter
+    from palate.samples.lines import renderer
+    from palate.samples.questions import asked_then
+    from palate.score.prompt_writer import PromptWriter
+    from palate.store.resume import take_up
+
+    pairs = [asked for _, _, asked, _ in sets.chunks()]
+    anchor = np.concatenate([asked.anchor for asked in pairs])
+    item = np.concatenate([asked.item for asked in pairs])
+    out = folder / "scores" / f"ranking-{scored.model.key}.npz"
+    key = {**scored.key, "ranked": sha256_of([anchor.tolist(), item.tolist()])}
+    if (kept := _kept(out, key)) is not None:
+        log.info("the ranking in %s is kept: same model, adapter, data, prompt and candidates", out)
+        return kept
+    parts = out.with_name(f"{out.name}.parts")
+    take_up(parts, key, f"ranking with {scored.model.key}")
+    questions = asked_then(data.samples, anchor, item)
+    scorer = load_scorer(config, scored.model.adapter)
+    prompts = PromptWriter(renderer(questions.samples, config.prompt), scorer.chat, token_options(config))
+    # Users follow one another, each with the anchor of their own.
+    ends = [*np.flatnonzero(np.diff(anchor)).tolist(), anchor.size - 1]
+    found = []
+    with Meter(f"ranking with {scored.model.key}", anchor.size, "candidates", console=console.err) as meter:
+        for begin, last in zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True):
+            file = parts / f"{begin:010d}.npy"
+            if not file.is_file():
+                logit = []
+                for start in range(begin, last + 1, CHUNK):
+                    part = slice(start, min(start + CHUNK, last + 1))
+                    ids = prompts.ids(anchor[part], questions.target[part], data.samples.history_len)
+                    logit.append(scorer.rank_ids(ids, config.evaluate.batch_size, meter.advance).logit)
+                with atomic_file(file) as written:
+                    np.save(written, np.concatenate(logit))
+            else:
+                meter.advance(last + 1 - begin)
+            found.append(np.load(file))
+    logits = np.concatenate(found)
+    with atomic_file(out) as written:
+        np.savez(written, key=np.array(sha256_of(key)), logit=logits)
+    shutil.rmtree(parts)
+    return logits
+
+
+def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "CandidateSets":
+    """What is ranked for `count` of the users, drawn with the seed; fewer of them are among more of them."""
+    from palate.measure.candidates import candidate_sets
+
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(users))[:count])
+    candidates = config.evaluate.candidates
+    return candidate_sets(
+        data.samples,
+        split=config.evaluate.split,
+        users=users.gather(chosen),
+        negatives=None if candidates == "all" else candidates,
+        seed=config.seed,
+    )
+
+
+def _in_turn(logits: NDArray[np.float32]) -> "Predict":
+    """Scores that were made before, handed out in the order in which they are asked for."""
+    given = 0
+
+    def predict(asked: "Queries") -> NDArray[np.float64]:
+        nonlocal given
+        given += len(asked)
+        return logits[given - len(asked) : given].astype(np.float64)
+
+    return predict
+
+
+def _kept(out: Path, key: Mapping[str, object]) -> NDArray[np.float32] | None:
+    """The logits in a file of the same key."""
+    try:
+        with np.load(out) as file:
+            return np.asarray(file["logit"], np.float32) if str(file["key"]) == sha256_of(key) else None
+    except (OSError, ValueError, KeyError):
+        return None

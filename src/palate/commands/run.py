@@ -1,0 +1,226 @@
+"""A whole run: prepare, lengths, zero-shot scores, train, scores, calibration, evaluation and report.
+
+A stage that is finished is skipped as long as what it was made from is the same; the ledger in the run's
+folder remembers that. Whatever is interrupted goes on where it stopped when the same command is given again.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from palate import __version__, console
+from palate.commands import calibrate, evaluate, scores, seeds
+from palate.commands import lengths as lengths_stage
+from palate.commands import prepare as data_stage
+from palate.commands import train as model_stage
+from palate.commands.audit import check_leaks
+from palate.commands.ledger import Ledger, reading
+from palate.commands.report import REPORT, report
+from palate.commands.table_rows import Collected
+from palate.config import Config, write_config
+from palate.console import log
+from palate.errors import InputError
+from palate.measure.calibration import FILE, Calibration, write_calibration
+from palate.progress import clock
+from palate.prompt.chat import Chat
+from palate.prompt.tokenizer import tokenizer_identity
+from palate.samples import Prepared, load_prepared
+from palate.score.files import Scored
+from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
+
+STAGES = 7
+
+
+def run(config: Config) -> None:
+    """Do all stages that are not done, then print the table and where everything lies.
+
+    Raises `InputError` for a server that is to score: it cannot have the adapter that is still to be trained.
+    """
+    if config.score.server is not None:
+        raise InputError(
+            "scores what it serves, and `palate run` what it trains: expected `palate score` or `palate evaluate`",
+            "score.server",
+        )
+    began = time.monotonic()
+    folder = config.run_path
+    console.start_logging()
+    chat = data_stage.check_model(config)
+
+    _headline(1, "prepare")
+    data = _prepare(config)
+    leaks = check_leaks(config, data)
+    # What the user gave has been checked by now: from here on the run leaves its traces.
+    console.start_logging(folder / "run.log")
+    write_config(config, folder / "config.yaml")
+    ledger = Ledger(folder)
+    hashes = data.manifest["outputs"]
+    reads = reading(config)
+
+    def stage(number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]) -> None:
+        _headline(number, name)
+        reason = ledger.reason(name, made_from, outputs)
+        if reason is None:
+            log.info("skipped: done before, and what it was made from is the same")
+            return
+        if reason != "not done yet":
+            log.info("again: %s", reason)
+        do()
+        ledger.note(name, made_from, outputs)
+
+    lengths_file = folder / "lengths.json"
+    made_from = {"data": hashes["train.json"], **reads}
+    stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, chat, lengths_file))
+    _say_lengths(read_json(lengths_file))
+
+    adapter = folder / "adapter"
+    models = scores.models_of(config, [adapter])
+    main = scores.main_model(models)
+    files = {model: scores.score_files(config, data, model, folder, ablated=model == main) for model in models}
+
+    def score(number: int, model: scores.Model, made_from: Mapping[str, Any]) -> None:
+        asked = {"rows": scores.measured_rows(config, data), "validation": scores.validation_rows(config, data)}
+        made_from = {
+            **made_from,
+            "data": [hashes["test_raw.jsonl"], hashes["val_raw.jsonl"]],
+            "split": config.evaluate.split,
+            "files": sorted(files[model]),
+            **{name: sha256_of(rows.tolist()) for name, rows in asked.items()},
+            **reads,
+        }
+        outputs = list(files[model].values())
+        stage(
+            number, f"score, {model.key}", made_from, outputs,
+            lambda: scores.score_model(config, data, model, files[model]),
+        )  # fmt: skip
+
+    if models[0].adapter is None:
+        score(3, models[0], {})
+
+    weights = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json", adapter / "palate.json"]
+    made_from = {
+        "data": [hashes["train.json"], hashes["eval.json"]],
+        **reads,
+        "seed": config.train_seed,
+        "seeds": config.train.seeds,
+        **config.train.decisive(),
+    }
+    if config.train.seeds > 1:
+        weights.append(folder / seeds.SEEDS)
+    stage(4, "train", made_from, weights, lambda: model_stage.train(config))
+
+    score(5, main, {"adapter": dict(model_stage.adapter_identity(adapter))})
+
+    _headline(6, "calibrate")
+    scored = {model: scores.read_model(config, data, paths) for model, paths in files.items()}
+    found = {model.key: _calibrate(config, chat, model, parts) for model, parts in scored.items()}
+    calibrations = {key: calibration for key, calibration in found.items() if calibration is not None}
+
+    _headline(7, "evaluate and report")
+    outcome = evaluate.measure(config, data, Collected(scored, calibrations), leaks, folder)
+    report(config, data, outcome, folder)
+    kept = [path for paths in files.values() for path in paths.values()]
+    kept += [calibrate.home(config, model) / FILE for model in models]
+    _write_manifest(config, data, chat, kept, weights)
+    evaluate.show(outcome, config)
+    _say_where(config, time.monotonic() - began)
+
+
+def _calibrate(config: Config, chat: Chat, model: scores.Model, parts: Mapping[str, Scored]) -> Calibration | None:
+    """Fit the model's calibration and put it where it belongs, in place of any earlier one.
+
+    It takes no time, so it is done again each time: the same scores give the same bytes.
+    """
+    path = calibrate.home(config, model) / FILE
+    found = None
+    if config.score.calibration != "none":
+        found = calibrate.fit(config, chat, model, parts.get(scores.VALIDATION))
+    if found is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_calibration(path, found)
+    return found
+
+
+def _headline(number: int, name: str) -> None:
+    console.err.print(f"[bold cyan]{number}/{STAGES}[/] [bold]{name}[/]", highlight=False)
+
+
+def _prepare(config: Config) -> Prepared:
+    """The prepared data, written anew only if ratings, options or version differ from what lies there."""
+    if config.ratings.source is None:
+        return data_stage.prepared(config)  # a folder prepared before; its ratings are not named
+    try:
+        kept = load_prepared(config.data_path)
+    except InputError:
+        kept = None
+    if kept is None:
+        reason = None
+    elif changed := data_stage.changed_options(kept.manifest, data_stage.prepare_options(config)):
+        reason = changed
+    elif kept.manifest["palate"] != __version__:
+        reason = f"written by palate {kept.manifest['palate']}"
+    elif dict(data_stage.ratings_of(config).inputs) != kept.manifest["inputs"]:
+        reason = "the ratings changed"
+    else:
+        log.info("skipped: %s was made from the same ratings and options", config.data_path)
+        return kept
+    if reason:
+        log.info("again: %s", reason)
+    data_stage.prepare(config)
+    return load_prepared(config.data_path)
+
+
+def _lengths(config: Config, chat: Chat, path: Path) -> None:
+    write_json(path, lengths_stage.summary(lengths_stage.source_of(config, chat), config))
+
+
+def _say_lengths(summary: Mapping[str, Any]) -> None:
+    stats, cut = summary["stats"], summary["truncation"]
+    log.info(
+        "%s samples of %d to %d tokens, mean %.0f, p99 %.0f; %.1f %% masked; %s over the cutoff of %d",
+        f"{summary['samples']:,}",
+        *(stats["min"], stats["max"], stats["mean"], stats["p99"]),
+        100 * summary["masked_share"],
+        f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none",
+        summary["cutoff_len"],
+    )
+
+
+def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path], weights: list[Path]) -> None:
+    """Name what the run was made from and what it left, the decision token included."""
+    folder = config.run_path
+    names = ["config.yaml", "lengths.json", "training_log.jsonl", evaluate.METRICS, REPORT]
+    outputs = [folder / name for name in names] + kept + weights
+    write_json(
+        folder / MANIFEST,
+        {
+            "palate": __version__,
+            "stage": "run",
+            "inputs": {"data": {"folder": str(config.data_path), "outputs": data.manifest["outputs"]}},
+            "options": config.model_dump(mode="json"),
+            "tokenizer": tokenizer_identity(chat.tokenizer),
+            "decision": chat.decision.describe(chat.tokenizer),
+            "outputs": {p.relative_to(folder).as_posix(): sha256_file(p) for p in outputs if p.is_file()},
+        },
+    )
+
+
+def _say_where(config: Config, seconds: float) -> None:
+    import resource
+    import sys
+
+    folder = config.run_path
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    lines = [
+        ("report", folder / REPORT),
+        ("adapter", folder / "adapter"),
+        ("data", config.data_path),
+        ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),
+        ("next", f"palate lengths {folder} --show-examples 2"),
+    ]
+    if config.train.max_samples is not None:
+        more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"
+        lines.append(("", f"palate run {folder} {more}"))
+    for name, value in lines:
+        console.out.print(f"[cyan]{name:8}[/]{value}", highlight=False, soft_wrap=True)

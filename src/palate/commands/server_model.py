@@ -1,0 +1,89 @@
+"""Scoring with a model that a server holds: which one, and proved to be there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palate.commands.prepare import chat_of, check_model
+from palate.config import Config
+from palate.errors import InputError
+
+if TYPE_CHECKING:
+    from palate.prompt.chat import Chat
+    from palate.score.scorer import Scorer
+
+PROBES = 3
+"""Prompts with invented titles that a server is tried on."""
+
+
+def check_scored_with(config: Config) -> "Chat":
+    """As `check_model` for what scores: a server needs no weights here."""
+    return check_model(config) if config.score.server is None else chat_of(config)
+
+
+def served_name(config: Config, adapter: Path | None) -> str:
+    """What the server calls the base with the adapter, or the base alone.
+
+    Raises `InputError`, with what it does serve, if the config does not say: a guess might score the wrong one.
+    """
+    from palate.score.connect import names_at
+
+    option = "served_base" if adapter is None else "served_model"
+    name: str | None = getattr(config.score, option)
+    if name is None:
+        names = names_at(str(config.score.server))
+        what = "the base model alone" if adapter is None else "the base with the adapter, or merged"
+        raise InputError(
+            f"is not set, expected what {config.score.server} calls {what}"
+            + (f": {', '.join(names)}" if names else ""),
+            f"score.{option}",
+        )
+    return name
+
+
+def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
+    """A scorer that asks the config's server, tried on probes; no weights are loaded.
+
+    Raises `InputError` if the adapter was trained with another prompt, and where its server has both, if base and
+    adapter answer alike.
+    """
+    from palate.models.adapter import check_same_prompt
+    from palate.models.probe_prompts import invented
+    from palate.prompt.messages import to_generation_messages
+    from palate.score.connect import check_differ, connect
+    from palate.score.cut import cut
+    from palate.score.scorer import Scorer
+
+    chat, asked = chat_of(config), config.score
+    url, name = str(asked.server), served_name(config, adapter)
+    conversations = [to_generation_messages(invented(config, n)) for n in range(PROBES)]
+    probes = cut(chat.decision_prompts(conversations), chat, config.tokens.cutoff_len)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+    backend = connect(url, name, chat, probes, in_flight=asked.in_flight)
+    if adapter is not None and asked.served_base is not None:
+        check_differ(backend, connect(url, asked.served_base, chat, probes), probes)
+    return Scorer(
+        backend,
+        adapter,
+        chat=chat,
+        prompt=config.prompt,
+        history_len=config.prepare.history_len,
+        cutoff_len=config.tokens.cutoff_len,
+    )
+
+
+def served_key(config: Config, adapter: Path | None) -> dict[str, Any]:
+    """What scores of a served model depend on beside tokens and adapter: its weights are not ours to look at."""
+    return {"server": config.score.server, "served_model": served_name(config, adapter)}
+
+
+def check_served_key(config: Config, key: dict[str, Any], adapter: Path | None, file: Path) -> None:
+    """Raise `InputError` if scores were not made by the server and the model that the config names."""
+    named = config.score.served_base if adapter is None else config.score.served_model
+    if (key["server"], key.get("served_model")) != (config.score.server, named):
+        option = "served_base" if adapter is None else "served_model"
+        raise InputError(
+            f"was scored by {key.get('served_model')!r} at {key['server']}, expected score.server and score.{option} "
+            f"to say so (they are {config.score.server} and {named!r})",
+            file,
+        )

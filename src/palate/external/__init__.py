@@ -1,1 +1,0 @@
-"""Data of others: Alpaca files with their own answers, and tables that bring their splits."""

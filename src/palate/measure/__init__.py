@@ -1,0 +1,1 @@
+"""Measure: metrics, intervals, calibration, paired tests, slices, rankings, and the audit for leaks."""

@@ -1,0 +1,281 @@
+"""Ablations at scoring time: the same rows asked with less in the prompt, to see what the model uses.
+
+    titles   every title, in the history and of the candidate, says `HIDDEN`
+    shuffle  the history's items in a random order
+    empty    no history
+    ratings  the history's ratings say `?`
+
+What is left is no prompt that the model was trained on. So a fall of the AUC bounds what the thing taken away was worth
+from above; no fall says that it was worth nothing. Other columns that a prompt names (`genres`, `year`, `item_mean`)
+stay where titles are hidden.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.measure.bootstrap import Interval, bootstrap, interval
+from palate.measure.figures import bounds, difference_text, number
+from palate.measure.metrics import measure
+from palate.prompt.spec import PromptSpec, split_template
+from palate.samples.build import ROLES, Samples
+from palate.samples.context import Context
+from palate.samples.items import shown_items
+from palate.samples.lines import renderer
+from palate.samples.split import TEST
+
+Ablation = Literal["titles", "shuffle", "empty", "ratings"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+HIDDEN = "(hidden)"
+UNCHANGED = "unchanged"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What the model reaches with changed prompts, against the unchanged ones on the same rows."""
+
+    name: str
+    auc: float | None
+    interval: Interval | None
+    difference: float | None
+    """AUC minus that with unchanged prompts."""
+    difference_interval: Interval | None
+    """Paired: both AUCs on the same resamples of users."""
+    moved: float
+    """Mean absolute change of P(like)."""
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """All ablations of one model."""
+
+    model: str
+    n: int
+    auc: float | None
+    """With unchanged prompts."""
+    interval: Interval | None
+    ablated: list[Ablated]
+    halves: dict[str, tuple[float | None, float | None]]
+    """AUC on the rows of the more popular half of what was asked for, and on the others: unchanged, and emptied."""
+    follows_item_mean: float | None
+    """Rank correlation of P(like) without a history with the item's mean training rating; None if not asked for."""
+    reading: list[str]
+    """What this comes to, in sentences."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types."""
+        return asdict(self) | {"halves": {name: list(pair) for name, pair in self.halves.items()}}
+
+
+def has_effect(ablation: str, prompt: PromptSpec) -> bool:
+    """Whether the ablation changes anything in prompts of this kind."""
+    named = {
+        "ratings": ("rating", (prompt.history_line,)),
+        "titles": ("title", (prompt.history_line, prompt.candidate_line)),
+    }
+    if ablation not in named:
+        return True
+    field, lines = named[ablation]
+    return any(part.field == field for line in lines for part in split_template(line))
+
+
+def ablate(
+    samples: Samples, prompt: PromptSpec, index: NDArray[np.int64], ablation: str, seed: int
+) -> tuple[Samples, PromptSpec]:
+    """Samples and prompt that say less of samples `index` (n,), for any renderer to make the changed prompts of.
+
+    The new samples are n test samples in the order of `index`, each with a history of its own; the labels stay. Their
+    timeline has `item_id` and `rating`, and how an item was rated before is what it was in the old timeline.
+    """
+    shown = np.zeros(index.size, np.int64) if ablation == "empty" else samples.histories[index]
+    end = np.cumsum(shown + 1)
+    position, of = end - 1, np.repeat(np.arange(index.size), shown + 1)
+    rows = np.arange(of.size) + (samples.position[index] - position)[of]
+    if ablation == "shuffle":
+        place = np.random.default_rng(seed).random(of.size)
+        place[position] = 1  # what is asked stays behind its history
+        rows = rows[np.lexsort((place, of))]
+    context = None
+    if prompt.names_context:
+        known = renderer(samples, prompt).samples.context
+        context = None if known is None else Context(known.code[rows], known.values)
+    items = shown_items(samples.items)
+    if ablation == "titles":
+        items = items.with_columns(title=pl.lit(HIDDEN))
+    elif ablation == "ratings":
+        prompt = prompt.model_copy(update={"history_line": _without_rating(prompt.history_line)})
+    asked = replace(
+        samples,
+        timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
+        items=items,
+        position=position,
+        split=np.full(index.size, TEST, np.uint8),
+        label=samples.label[index],
+        history_len=0 if ablation == "empty" else samples.history_len,
+        history=None if samples.history is None else shown,
+        context=context,
+    )
+    return asked, prompt
+
+
+def _without_rating(template: str) -> str:
+    """A history line with a `?` in place of the rating."""
+    said = []
+    for literal, field, spec in split_template(template):
+        said.append(literal.replace("{", "{{").replace("}", "}}"))
+        if field is not None:
+            said.append("?" if field == "rating" else f"{{{field}:{spec}}}" if spec else f"{{{field}}}")
+    return "".join(said)
+
+
+def compare_ablations(
+    timeline: pl.DataFrame,
+    chosen: pl.DataFrame,
+    scores: Mapping[str, Floats],
+    *,
+    model: str,
+    rating_threshold: float,
+    resamples: int,
+    seed: int,
+) -> Ablations:
+    """Measure ablations of one model.
+
+    `timeline` has the columns of `ratings.parquet`; `chosen` are its rows that were asked for, n of them, in the
+    order of `scores`: P(like) (n,) of `UNCHANGED` and of each ablation.
+    """
+    y = (chosen["rating"] >= rating_threshold).to_numpy()
+    users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
+    replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
+    auc = {name: measure(y, p, users).auc for name, p in scores.items()}
+    whole, found = auc[UNCHANGED], []
+    for name, p in scores.items():
+        if name == UNCHANGED:
+            continue
+        ours, all_of_it = replicates[name].get("auc"), replicates[UNCHANGED].get("auc")
+        value = auc[name]
+        found.append(
+            Ablated(
+                name=name,
+                auc=value,
+                interval=interval(ours),
+                difference=None if value is None or whole is None else value - whole,
+                difference_interval=None if ours is None or all_of_it is None else interval(ours - all_of_it),
+                moved=float(np.abs(p - scores[UNCHANGED]).mean()) if len(p) else 0.0,
+            )
+        )
+    known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
+    items = known.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
+    of_item = chosen.select("item_id").join(items, on="item_id", how="left", maintain_order="left")
+    count = of_item["count"].fill_null(0).to_numpy()
+    popular = count > np.median(count) if len(count) else np.zeros(0, bool)
+    halves = {
+        name: (_auc(y, users, scores[name], popular), _auc(y, users, scores[name], ~popular))
+        for name in (UNCHANGED, "empty")
+        if name in scores
+    }
+    follows = None
+    if "empty" in scores:
+        both = of_item.select("mean", p=pl.Series(scores["empty"])).drop_nulls()
+        correlation = both.select(pl.corr("mean", "p", method="spearman")).item() if len(both) > 1 else None
+        follows = None if correlation is None or np.isnan(correlation) else float(correlation)
+    measured = Ablations(
+        model,
+        len(y),
+        whole,
+        interval(replicates[UNCHANGED].get("auc")),
+        found,
+        halves,
+        follows,
+        [],
+    )
+    return replace(measured, reading=reading(measured))
+
+
+def _auc(y: NDArray[np.bool_], users: NDArray[np.int64], p: Floats, among: NDArray[np.bool_]) -> float | None:
+    return measure(y[among], p[among], users[among]).auc
+
+
+_TAKEN = {
+    "titles": ("hiding all titles", "the titles", "help"),
+    "shuffle": ("shuffling the history", "the history's order", "helps"),
+    "empty": ("emptying the history", "the history", "helps"),
+    "ratings": ("hiding the history's ratings", "the ratings in the history", "help"),
+}
+
+
+def reading(found: Ablations) -> list[str]:
+    """What the model uses, in sentences that claim no more than the intervals do."""
+    if found.auc is None:
+        return ["The rows have one label only: no ablation can be told from the unchanged prompts by them."]
+    said = [_used(found, one) for one in found.ablated if one.auc is not None and one.difference is not None]
+    empty = next((one for one in found.ablated if one.name == "empty" and one.auc is not None), None)
+    if empty is not None:
+        said.append(_item_prior(found, empty))
+    return said
+
+
+def _used(found: Ablations, one: Ablated) -> str:
+    """Whether one thing that was taken away was of use."""
+    taking, taken, helps = _TAKEN[one.name]
+    numbers = f"AUC {number(found.auc or 0)} → {number(one.auc or 0)}"
+    if one.difference_interval is None:
+        return f"{taking.capitalize()}: {numbers}, with no interval to say whether that is chance."
+    numbers += f", difference {difference_text(one.difference, one.difference_interval, prose=True)}"
+    if one.difference_interval.high < 0:
+        return f"The model uses {taken}: {taking} costs it ranking ({numbers})."
+    if one.difference_interval.low > 0:
+        return f"The model ranks better without {taken}: {numbers}."
+    return f"It is not shown that {taken} {helps} the ranking: {numbers}."
+
+
+def _item_prior(found: Ablations, empty: Ablated) -> str:
+    """What is left when nothing is said of the user: what the model knows of items."""
+    if empty.interval is not None and empty.interval.high < 0.5:
+        return (
+            f"From the candidate alone it ranks backwards (AUC {number(empty.auc or 0)} {bounds(empty.interval)}): "
+            "what it knows of items is not what these users liked."
+        )
+    if empty.interval is None or empty.interval.low <= 0.5:
+        return (
+            f"Without a history nothing is left that is told from chance (AUC {number(empty.auc or 0)}"
+            + ("" if empty.interval is None else f" {bounds(empty.interval)}")
+            + "): no sign that the model remembers how items were rated."
+        )
+    share = (empty.auc or 0) - 0.5, (found.auc or 0) - 0.5
+    sentence = (
+        f"From the candidate alone it still reaches AUC {number(empty.auc or 0)} {bounds(empty.interval)}"
+        + (f", {100 * share[0] / share[1]:.0f}\N{NO-BREAK SPACE}% of its distance from chance" if share[1] > 0 else "")
+        + ": an item prior, the same for every user"
+    )
+    if found.follows_item_mean is not None:
+        sentence += f"; its rank correlation with the items' mean training ratings is {number(found.follows_item_mean)}"
+    popular, rest = found.halves.get("empty", (None, None))
+    if popular is not None and rest is not None:
+        sentence += (
+            f". On the more popular half of the rows the prior reaches {number(popular)}, on the others {number(rest)}"
+        )
+    return (
+        f"{sentence}. A fine-tuned model can have it from the training samples; in a base model it can only come from "
+        "texts that it was trained on."
+    )
+
+
+def table(found: Ablations) -> Sequence[tuple[str, str, str, str]]:
+    """Lines for a table: prompts, AUC with interval, difference with interval, mean change of P."""
+
+    def cell(value: float | None, between: Interval | None) -> str:
+        if value is None:
+            return "–"
+        return number(value) + ("" if between is None else f" {bounds(between)}")
+
+    lines = [(UNCHANGED, cell(found.auc, found.interval), "", "")]
+    for one in found.ablated:
+        difference = difference_text(one.difference, one.difference_interval)
+        lines.append((_TAKEN[one.name][0], cell(one.auc, one.interval), difference, number(one.moved)))
+    return lines

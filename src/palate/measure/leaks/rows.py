@@ -1,0 +1,97 @@
+"""The rows of a timeline as plain columns, which the checks of the audit read."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.measure.leaks.findings import Finding, FindingRow, Severity
+from palate.samples.build import Samples
+
+Flags = NDArray[np.bool_]
+Longs = NDArray[np.int64]
+
+WARMUP, TRAIN, VAL, TEST, UNUSED = range(5)
+"""The roles of `palate.samples.build.ROLES`, as their numbers."""
+
+
+@dataclass(frozen=True)
+class TimelineRows:
+    """The rows of samples' timeline. Made by `rows_of`.
+
+    `user` and `item` (rows,) int64 are numbers from 0 in the order of the ids; `time` (rows,) int64, `role` (rows,)
+    uint8. `new` (rows,) is True where another user begins.
+    """
+
+    samples: Samples
+    user: Longs
+    item: Longs
+    time: Longs
+    role: NDArray[np.uint8]
+    new: Flags
+
+    @cached_property
+    def users(self) -> int:
+        """How many users there are."""
+        return int(self.user.max(initial=-1)) + 1
+
+    @cached_property
+    def begin(self) -> Longs:
+        """(rows,) int64: where the block of its user begins that each row lies in."""
+        begin = np.where(self.new, np.arange(self.new.size), 0)
+        return np.maximum.accumulate(begin, out=begin)
+
+    @cached_property
+    def tied(self) -> Flags:
+        """(rows,): rows of the same user and the same time as the row before."""
+        tied = np.zeros(self.time.size, bool)
+        np.equal(self.time[1:], self.time[:-1], out=tied[1:])
+        return tied & ~self.new
+
+    def first_of(self, role: int) -> Longs:
+        """Each user's first row of a role, in timeline order."""
+        rows = np.flatnonzero(self.role == role)
+        return rows[np.unique(self.begin[rows], return_index=True)[1]]
+
+    def finding(
+        self,
+        check: str,
+        severity: Severity,
+        hits: Longs,
+        of: int,
+        unit: str,
+        *,
+        told: str,
+        clean: str,
+        other: Longs | None = None,
+    ) -> Finding:
+        """What a check found: the rows `hits`, out of `of`, and the sentence that holds.
+
+        The example is the earliest hit; `other` (hits,) is another time that matters at each.
+        """
+        if not hits.size:
+            return Finding(check, "clean", 0, of, unit, clean)
+        at = int(np.argmin(self.time[hits]))
+        user, item, time = self.samples.timeline.select("user_id", "item_id", "timestamp").row(int(hits[at]))
+        times = (time,) if other is None else (time, int(other[at]))
+        return Finding(check, severity, hits.size, of, unit, told, FindingRow(user, item, times))
+
+
+def rows_of(samples: Samples) -> TimelineRows:
+    """The columns of the samples' timeline."""
+    timeline = samples.timeline
+    user = _numbers(timeline["user_id"])
+    new = np.ones(user.size, bool)
+    np.not_equal(user[1:], user[:-1], out=new[1:])
+    role = timeline["split"].to_physical().to_numpy()
+    return TimelineRows(
+        samples, user, _numbers(timeline["item_id"]), timeline["timestamp"].to_numpy(), role.astype(np.uint8), new
+    )
+
+
+def _numbers(ids: pl.Series) -> NDArray[Any]:
+    """Ids as numbers from 0, in the ids' order, (rows,) int64."""
+    return ids.rank("dense").to_numpy().astype(np.int64) - 1

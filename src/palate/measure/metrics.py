@@ -1,0 +1,178 @@
+"""Metrics of P(like) against what the users did: how well it sorts, decides, and means what it says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.measure.curves import bin_of
+from palate.samples.queries import Labels, Scores
+
+CLIP = 1e-7
+"""Log loss treats a probability as at least this far from 0 and 1: one wrong certainty must not cost infinity."""
+ECE_BINS = 15
+FLOOR_DRAWS = 100
+"""Draws of labels behind `Metrics.ece_floor`."""
+RECALIBRATION_STEPS = 100
+"""Newton steps before a line is taken for one that does not exist."""
+RECALIBRATION_REACH = 2.0
+"""The longest step, in standard deviations of the logit: a longer one leaves the region where it converges."""
+DECISION = 0.5
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
+
+Users = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of one model on one set of rows; None where a metric is not defined there.
+
+    AUC and GAUC need both classes, F1 needs a positive label or prediction, everything needs a row.
+    """
+
+    n: int
+    users: int
+    base_rate: float | None
+    """Share of liked rows."""
+    auc: float | None
+    gauc: float | None
+    """Per-user AUC, weighted by rows, over users with both classes (Zhu et al. 2017, "Optimized Cost per Click")."""
+    gauc_mean: float | None
+    """Per-user AUC, each user counting once."""
+    gauc_users: int
+    """Users with both classes; the others have no AUC and are left out of both means."""
+    accuracy: float | None
+    """At P(like) >= 0.5."""
+    f1: float | None
+    """Of the liked class, at P(like) >= 0.5."""
+    log_loss: float | None
+    """In nats."""
+    brier: float | None
+    ece: float | None
+    """Expected calibration error over 15 equal-width bins; never zero on few rows, see `ece_floor`."""
+    ece_floor: float | None = None
+    """What `ece` would be on average if every P(like) were right: the noise of this number of rows."""
+    pair_auc: float | None = None
+    """Per-user AUC, weighted by pairs of a liked and a disliked row: it hardly moves with how many rows are drawn."""
+    slope: float | None = None
+    """Of the logistic recalibration, see `recalibration`; 1 if calibrated, below 1 if too sure."""
+    intercept: float | None = None
+    """Of the same; 0 if calibrated, above 0 if P(like) is too low."""
+
+
+def measure(y: Labels, p: Scores, users: Users) -> Metrics:
+    """All metrics of `p` (float64, in [0, 1]) for labels `y` (bool) of `users` (any integers); each of shape (n,).
+
+    Raises `ValueError` where the lengths differ or a `p` is no probability.
+    """
+    if not len(y) == len(p) == len(users):
+        raise ValueError(f"{len(y)} labels, {len(p)} scores, {len(users)} users: expected as many of each")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("a score is not within [0, 1], expected probabilities")
+    if not len(y):
+        return Metrics(0, 0, None, None, None, None, 0, None, None, None, None, None)
+    from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+    from sklearn.metrics import log_loss as log_loss_score
+
+    both = bool(y.any() and not y.all())
+    predicted = p >= DECISION
+    aucs, counts, pairs = per_user_auc(y, p, users)
+    intercept, slope = recalibration(y, p) or (None, None)
+    defined = ~np.isnan(aucs)
+    ranked = bool(defined.any())
+    return Metrics(
+        n=len(y),
+        users=len(aucs),
+        base_rate=float(y.mean()),
+        auc=float(roc_auc_score(y, p)) if both else None,
+        gauc=float(np.average(aucs[defined], weights=counts[defined])) if ranked else None,
+        gauc_mean=float(aucs[defined].mean()) if ranked else None,
+        gauc_users=int(defined.sum()),
+        accuracy=float((predicted == y).mean()),
+        f1=float(f1_score(y, predicted)) if (y | predicted).any() else None,
+        log_loss=float(log_loss_score(y, p.clip(CLIP, 1 - CLIP), labels=[False, True])),
+        brier=float(brier_score_loss(y, p, pos_label=True)),
+        ece=_ece(y, p, bin_of(p, ECE_BINS)),
+        ece_floor=ece_floor(p),
+        pair_auc=float(np.average(aucs[defined], weights=pairs[defined])) if ranked else None,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def logit(p: Scores) -> Scores:
+    """ln(p / (1 − p)), with `p` kept `CLIP` away from 0 and 1."""
+    clipped = p.clip(CLIP, 1 - CLIP)
+    found: Scores = np.log(clipped) - np.log1p(-clipped)
+    return found
+
+
+def recalibration(y: Labels, p: Scores) -> tuple[float, float] | None:
+    """Intercept a and slope b of the most likely P(y) = σ(a + b · logit(p)) (Cox 1958).
+
+    (0, 1) in expectation where every `p` is right. None where no such line exists: labels of one class, a constant
+    `p`, or a threshold of `p` that separates the classes.
+    """
+    if y.all() or not y.any():
+        return None
+    z = logit(p)
+    spread = float(z.std())
+    if spread < CLIP:
+        return None
+    if min(z[y]) >= max(z[~y]) or max(z[y]) <= min(z[~y]):
+        return None
+    x = np.column_stack((np.ones_like(z), (z - z.mean()) / spread))
+    line = np.array([np.log(y.mean() / (1 - y.mean())), 0.0])
+    for _ in range(RECALIBRATION_STEPS):
+        q = _sigmoid(x @ line)
+        step = np.linalg.solve((x * (q * (1 - q))[:, None]).T @ x, x.T @ (y - q))
+        line = line + step * min(1.0, RECALIBRATION_REACH / max(float(np.abs(step).max()), CLIP))
+        if np.abs(step).max() < 1e-9:
+            slope = float(line[1] / spread)
+            return float(line[0] - slope * z.mean()), slope
+    return None
+
+
+def _sigmoid(z: Scores) -> Scores:
+    found: Scores = 0.5 * (1 + np.tanh(z / 2))
+    return found
+
+
+def ece_floor(p: Scores) -> float:
+    """The expected ECE of a perfectly calibrated model with the probabilities `p` (float64, (n,), n > 0).
+
+    The mean over seeded draws of labels, each true with its own `p`; an ECE near it shows no miscalibration.
+    """
+    rng = np.random.default_rng(0)
+    bins = bin_of(p, ECE_BINS)
+    return float(np.mean([_ece(rng.random(len(p)) < p, p, bins) for _ in range(FLOOR_DRAWS)]))
+
+
+def _ece(y: Labels, p: Scores, bins: NDArray[np.int64]) -> float:
+    """The gap between predicted and true in each of `bins`, weighted by rows."""
+    return float(np.abs(np.bincount(bins, weights=p - y)).sum() / len(y))
+
+
+def per_user_auc(
+    y: Labels, p: Scores, users: Users
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Each user's AUC, number of rows, and number of pairs of a liked and a disliked row.
+
+    All of shape (distinct users,), in ascending order of user.
+
+    The Mann-Whitney statistic on ranks within the user, ties sharing their mean rank. NaN for a user with one class.
+    """
+    codes = np.unique(users, return_inverse=True)[1]
+    order = np.lexsort((p, codes))
+    codes, scores, liked = codes[order], p[order], y[order].astype(np.float64)
+    counts = np.bincount(codes)
+    first_of_user = np.cumsum(counts) - counts
+    new = np.ones(len(p), dtype=bool)
+    new[1:] = (codes[1:] != codes[:-1]) | (scores[1:] != scores[:-1])
+    start = np.flatnonzero(new)
+    size = np.diff(start, append=len(p))
+    rank = np.repeat(start + (size + 1) / 2, size) - first_of_user[codes]
+    positives = np.bincount(codes, weights=liked)
+    pairs = positives * (counts - positives)
+    above = np.bincount(codes, weights=rank * liked) - positives * (positives + 1) / 2
+    return np.divide(above, pairs, out=np.full(len(counts), np.nan), where=pairs > 0), counts, pairs

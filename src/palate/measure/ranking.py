@@ -1,0 +1,167 @@
+"""Ranking metrics of each user's candidates, exact in expectation where scores are tied.
+
+Items with equal scores have no order. Whatever order the rows stand in, a metric here is its mean over all orders of
+the ties (McSherry & Najork 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of
+Tied Scores"), in closed form: a constant score gets what shuffling gets, never what the item table's order gives away.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.measure.candidates import CandidateSets
+from palate.measure.lists import Catalogue, list_metrics, top_items
+from palate.progress import Meter
+from palate.samples.queries import Labels, Queries, Scores
+
+KS = (5, 10, 20)
+"""List lengths that are measured where none are named."""
+
+Predict = Callable[[Queries], Scores]
+"""A score of every question, (n,) float; only its order counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """What one model's order of the candidates is worth to each user.
+
+    `values` has (users,) float64 in the order of `sets.anchor`, for each k `ndcg@k`, `hr@k`, `recall@k`, and `mrr`.
+    """
+
+    sets: CandidateSets
+    values: dict[str, NDArray[np.float64]]
+    lists: Mapping[str, float | None] = field(default_factory=dict)
+    """Of the first items of all users, whether or not they are relevant: see `palate.measure.lists`."""
+
+
+def rank(
+    sets: CandidateSets,
+    predict: Predict,
+    *,
+    ks: Sequence[int] = KS,
+    meter: Meter | None = None,
+    catalogue: Catalogue | None = None,
+) -> Ranked:
+    """Score every candidate of every user and measure where the relevant ones come, and with a `catalogue` what the
+    first ones are.
+
+    `predict` is asked for some whole users at a time, a user's candidates side by side. `meter` counts users, for a
+    `predict` that is slow and shows no progress of its own. Raises `ValueError` if `predict` gives anything but one
+    number for each pair.
+    """
+    blocks, tops, rng = [], [], np.random.default_rng(sets.seed)
+    for users, user, asked, relevant in sets.chunks():
+        score = predict(asked)
+        blocks.append(expected(user, score, relevant, ks=ks))
+        if catalogue is not None:
+            tops.append(top_items(user, asked.item, score, rng))
+        if meter is not None:
+            meter.advance(users.stop - users.start)
+    values = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in _names(ks)}
+    lists = {} if catalogue is None or not tops else list_metrics(np.concatenate(tops), catalogue)
+    return Ranked(sets, values, lists)
+
+
+def expected(
+    user: NDArray[np.int64], score: Scores, relevant: Labels, *, ks: Sequence[int] = KS
+) -> dict[str, NDArray[np.float64]]:
+    """Each metric of each user, (users,) float64, expected over all orders of tied scores.
+
+    `user` (n,) int64 counts users from 0, ascending; each has a relevant item. With R relevant items of a user and the
+    first at rank f (from 1):
+
+        recall@k = relevant items among the first k / R
+        hr@k = 1 if f <= k else 0
+        mrr = 1 / f
+        ndcg@k = sum over the relevant items' ranks i <= k of 1 / log2(i + 1), over the most that R items can reach
+    """
+    if score.shape != user.shape or np.isnan(score).any():
+        raise ValueError(f"scores {score.shape} of {user.shape} pairs, expected a number for each")
+    if not len(user):
+        return {name: np.empty(0) for name in _names(ks)}
+    of, above, size, hits = _ties(user, score, relevant)
+    total = np.bincount(of, weights=hits)
+    if len(total) <= user[-1] or not total.all():
+        raise ValueError("a user has no relevant item, expected at least one of each")
+    share, last = hits / size, above + size
+    reachable = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(ks) + 2)))])
+    first = np.flatnonzero(np.diff(of, prepend=-1))
+    found = {}
+    for k in ks:
+        begin, end = above.clip(max=k), last.clip(max=k)
+        ideal = reachable[total.astype(np.int64).clip(max=k)]
+        found[f"ndcg@{k}"] = np.bincount(of, weights=share * (reachable[end] - reachable[begin])) / ideal
+        found[f"hr@{k}"] = 1 - _none_among(end[first] - begin[first], size[first], hits[first], k)
+        found[f"recall@{k}"] = np.bincount(of, weights=share * (end - begin)) / total
+    found["mrr"] = _reciprocal(above[first], size[first], hits[first])
+    return {name: found[name] for name in _names(ks)}
+
+
+def _names(ks: Sequence[int]) -> list[str]:
+    """The metrics in the order of tables."""
+    return [f"{metric}@{k}" for metric in ("ndcg", "hr", "recall") for k in ks] + ["mrr"]
+
+
+def _ties(user: NDArray[np.int64], score: Scores, relevant: Labels) -> tuple[NDArray[np.int64], ...]:
+    """The groups of equal scores that hold a relevant item, by user, best first; each (groups,) int64.
+
+    A group's user, how many items of the user score above it, its items, and how many of them are relevant. Scores are
+    sorted without what they belong to, several times as fast as with it, and the relevant ones looked up.
+    """
+    counts = np.bincount(user)
+    width = int(counts.max())
+    table = np.full((len(counts), width), np.inf)
+    table[user, np.arange(len(user)) - (np.cumsum(counts) - counts)[user]] = score
+    table.sort(axis=1)
+    of, level = user[relevant], score[relevant]
+    order = np.lexsort((-level, of))
+    of, level = of[order], level[order]
+    new = np.ones(len(of), dtype=bool)
+    new[1:] = (of[1:] != of[:-1]) | (level[1:] != level[:-1])
+    start = np.flatnonzero(new)
+    hits = np.diff(start, append=len(of))
+    of, level = of[start], level[start]
+    below, not_above = (_places(table, of, counts[of], level, side) for side in (np.less, np.less_equal))
+    return of, counts[of] - not_above, not_above - below, hits
+
+
+def _places(
+    table: NDArray[np.float64], row: NDArray[np.int64], ends: NDArray[np.int64], value: Scores, side: np.ufunc
+) -> NDArray[np.int64]:
+    """How many of the first `ends` entries of each sorted `row` are less than `value`, or `side`; by halving."""
+    low, high = np.zeros_like(ends), ends.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        right = open_ & side(table[row, middle.clip(max=table.shape[1] - 1)], value)
+        low, high = np.where(right, middle + 1, low), np.where(open_ & ~right, middle, high)
+    return low
+
+
+def _none_among(
+    drawn: NDArray[np.int64], size: NDArray[np.int64], hits: NDArray[np.int64], k: int
+) -> NDArray[np.float64]:
+    """The chance that `drawn` (at most k) of `size` items in random order hold none of the `hits`, each (users,)."""
+    step = np.arange(k)
+    missed = (size - hits)[:, None] - step
+    still = np.cumprod(missed.clip(min=0) / (size[:, None] - step).clip(min=1), axis=1)
+    return np.column_stack([np.ones(len(size)), still])[np.arange(len(size)), drawn]
+
+
+def _reciprocal(above: NDArray[np.int64], size: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of 1 / rank of the first of `hits` items among `size` in random order, `above` of them before it.
+
+    It stands x-th among the tied with the chance C(size - x, hits - 1) / C(size, hits).
+    """
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size.max() + 1)))])
+
+    def log_choose(n: NDArray[np.int64], k: NDArray[np.int64]) -> NDArray[np.float64]:
+        chosen: NDArray[np.float64] = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+        return chosen
+
+    places = size - hits + 1
+    of = np.repeat(np.arange(len(size)), places)
+    x = np.arange(len(of)) - np.repeat(np.cumsum(places) - places, places) + 1
+    chance = np.exp(log_choose(size[of] - x, hits[of] - 1) - log_choose(size, hits)[of])
+    return np.bincount(of, weights=chance / (above[of] + x)).astype(np.float64)

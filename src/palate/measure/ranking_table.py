@@ -1,0 +1,209 @@
+"""Ranking table: several models' rankings of the same candidates, with intervals over users and paired differences."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.errors import InputError
+from palate.measure.bootstrap import BLOCK, Interval, Replicates, interval, user_counts
+from palate.measure.candidates import CandidateSets
+from palate.measure.paired import Paired, adjusted, interval_from, paired, paired_from
+from palate.measure.ranking import Ranked
+
+
+@dataclass(frozen=True)
+class RankingEntry:
+    """One model or baseline: each metric's mean over users, and how far it would move had other users been asked."""
+
+    key: str
+    label: str
+    kind: Literal["baseline", "model"]
+    metrics: dict[str, float | None]
+    """`ndcg@k`, `hr@k`, `recall@k` for each k, and `mrr`; None where no user is ranked."""
+    intervals: dict[str, Interval | None]
+    lists: dict[str, float | None] = field(default_factory=dict)
+    """`coverage@k`, `popularity@k`, `novelty@k`, `diversity@k` of the first items; empty where not measured."""
+
+
+@dataclass(frozen=True)
+class RankingTable:
+    """What was ranked, and how well; baselines first, then models."""
+
+    users: int
+    unranked: int
+    """Users with test samples who like none of them; they have no ranking metric and are in no mean."""
+    items: int
+    """Items in the catalogue."""
+    negatives: int | None
+    """Items sampled for each user beside the relevant ones; None: all that the user had not rated."""
+    relevant: float | None
+    """Relevant items of a user, on average."""
+    resamples: int
+    seed: int
+    entries: list[RankingEntry]
+    differences: list[Paired]
+    """Every model against the baseline that is best in the metric."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the figures compare with nothing but figures on the same sample."""
+        return self.negatives is not None
+
+    @property
+    def candidates(self) -> str:
+        """What was ranked, in words that stand beside every figure."""
+        if self.negatives is None:
+            return f"all {self.items:,} items but those rated before"
+        return f"sampled: {self.negatives:,} random items and the relevant ones"
+
+    def entry(self, key: str) -> RankingEntry:
+        """The entry of a model or baseline; `KeyError` if it was not ranked."""
+        return {entry.key: entry for entry in self.entries}[key]
+
+    def name_of(self, metric: str) -> str:
+        """What a table calls a metric: `NDCG@10`, or `NDCG@10 (100 sampled)`."""
+        shown = metric.upper() if metric.startswith(("ndcg", "hr", "mrr")) else metric.capitalize()
+        return shown if self.negatives is None else f"{shown} ({self.negatives:,} sampled)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types, and `candidates` in words."""
+        return asdict(self) | {"candidates": self.candidates}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
+        entries = [
+            RankingEntry(**e | {"intervals": {name: interval_from(i) for name, i in e["intervals"].items()}})
+            for e in value["entries"]
+        ]
+        told = {name: known for name, known in value.items() if name != "candidates"}
+        return cls(**told | {"entries": entries, "differences": [paired_from(d) for d in value["differences"]]})
+
+
+def ranking_table(
+    ranked: Mapping[str, Ranked],
+    *,
+    baselines: Collection[str] = (),
+    labels: Mapping[str, str] | None = None,
+    resamples: int = 1000,
+    seed: int = 13,
+) -> RankingTable:
+    """Put rankings of the same `CandidateSets` side by side; `baselines` says which keys are no models.
+
+    Means are over users, each counting once, and users are what the intervals resample. `resamples` 0 gives none.
+    Raises `InputError` where two models were not ranked on the same candidates in the same metrics.
+    """
+    if not ranked:
+        raise InputError("nothing was ranked, expected at least one model", "ranking")
+    sets = _same_sets(ranked)
+    order = sorted(ranked, key=lambda key: key not in baselines)
+    metrics = list(ranked[order[0]].values)
+    values = _stacked(ranked[key] for key in order)
+    replicates = _replicates(values, resamples, seed)
+    entries = [
+        RankingEntry(
+            key=key,
+            label=(labels or {}).get(key, key),
+            kind="baseline" if key in baselines else "model",
+            metrics={name: float(values[i, :, j].mean()) if len(sets) else None for j, name in enumerate(metrics)},
+            intervals={name: interval(replicates[:, i, j]) for j, name in enumerate(metrics)},
+            lists=dict(ranked[key].lists),
+        )
+        for i, key in enumerate(order)
+    ]
+    return RankingTable(
+        users=len(sets),
+        unranked=sets.unranked,
+        items=sets.items,
+        negatives=sets.negatives,
+        relevant=len(sets.item) / len(sets) if len(sets) else None,
+        resamples=resamples,
+        seed=seed,
+        entries=entries,
+        differences=_with_the_best(entries, metrics, replicates) if len(sets) else [],
+    )
+
+
+def compare_rankings(
+    ranked: Mapping[str, Ranked],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 13,
+) -> list[Paired]:
+    """Test pairs of models (None: each with each) in every ranking metric, on the same resamples of users.
+
+    Raises `InputError` where two models were not ranked on the same candidates in the same metrics.
+    """
+    wanted = list(combinations(ranked, 2)) if pairs is None else list(pairs)
+    if not wanted or not len(_same_sets(ranked)):
+        return []
+    place = {key: i for i, key in enumerate(ranked)}
+    values = _stacked(ranked.values())
+    means, replicates = values.mean(axis=1).tolist(), _replicates(values, resamples, seed)
+    metrics = next(iter(ranked.values())).values
+    return adjusted(
+        [
+            paired(
+                name,
+                (first, second),
+                (means[a][j], means[b][j]),
+                (replicates[:, a, j], replicates[:, b, j]),
+            )
+            for j, name in enumerate(metrics)
+            for first, second in wanted
+            for a, b in [(place[first], place[second])]
+        ]
+    )
+
+
+def _stacked(ranked: Iterable[Ranked]) -> NDArray[np.float64]:
+    """All values, (models, users, metrics)."""
+    return np.stack([np.column_stack(list(one.values.values())) for one in ranked])
+
+
+def _same_sets(ranked: Mapping[str, Ranked]) -> CandidateSets:
+    """The candidates that all were ranked on."""
+    first_key, first = next(iter(ranked.items()))
+    for key, other in ranked.items():
+        a, b = first.sets, other.sets
+        same = a is b or (
+            (a.items, a.negatives, a.unranked) == (b.items, b.negatives, b.unranked)
+            and (a.negatives is None or a.seed == b.seed)
+            and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("anchor", "rated", "user", "item"))
+        )
+        if not same or list(first.values) != list(other.values):
+            raise InputError(f"has other users, candidates or metrics than {first_key}, expected the same", key)
+    return first.sets
+
+
+def _replicates(values: NDArray[np.float64], resamples: int, seed: int) -> Replicates:
+    """Means over users in every resample, (resamples, models, metrics), of values (models, users, metrics)."""
+    models, users, metrics = values.shape
+    flat = values.transpose(1, 0, 2).reshape(users, models * metrics)
+    blocks = [counts @ flat / users for counts in user_counts(users, resamples, max(1, BLOCK // max(1, users)), seed)]
+    return np.concatenate([np.empty((0, flat.shape[1])), *blocks]).reshape(-1, models, metrics)
+
+
+def _with_the_best(entries: list[RankingEntry], metrics: list[str], replicates: Replicates) -> list[Paired]:
+    """Each model against the baseline that is best in the metric, metric by metric."""
+    baselines = [i for i, entry in enumerate(entries) if entry.kind == "baseline"]
+    found = []
+    for j, name in enumerate(metrics if baselines else []):
+        values = [entry.metrics[name] for entry in entries]
+        best = max(baselines, key=[value or 0.0 for value in values].__getitem__)
+        found += [
+            paired(
+                name,
+                (entry.key, entries[best].key),
+                (values[i], values[best]),
+                (replicates[:, i, j], replicates[:, best, j]),
+            )
+            for i, entry in enumerate(entries)
+            if entry.kind == "model"
+        ]
+    return adjusted(found)

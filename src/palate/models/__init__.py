@@ -1,0 +1,1 @@
+"""Models: base weights, adapters, merging, and export to other formats."""

@@ -1,0 +1,340 @@
+"""Adapters on disk, and the proof that one was really loaded.
+
+PEFT loads an adapter whose keys do not match with a warning at most, and the base model then answers
+alone (TALLRec issues 58, 34, 66). `load_adapter` fails unless every tensor found its place, is not zero,
+and changes the model's logits.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palate import __version__
+from palate.config import Config, ModelConfig
+from palate.errors import InputError, WorkError
+from palate.models.load import base_name, quantization_of, quiet, weights_fingerprint
+from palate.models.method import detach
+from palate.prompt.chat import Chat
+from palate.prompt.spec import PromptSpec
+from palate.prompt.template import without_date
+from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
+from palate.store.artifacts import atomic_folder, read_json, write_json
+from palate.store.hub import locate
+
+log = logging.getLogger(__name__)
+
+ABOUT = "palate.json"
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+PICKLED = "adapter_model.bin"
+
+
+def save_adapter(
+    model: Any,
+    folder: Path,
+    about: Mapping[str, Any],
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, whole or not at all.
+
+    An earlier adapter is replaced as a whole: files of two trainings are never beside each other. `weights` are the
+    adapter's by parameter name, where the model itself has only a part of them.
+    """
+    from safetensors import SafetensorError
+
+    model.active_peft_config.revision = about.get("base", {}).get("revision")
+    with atomic_folder(folder, whole=True) as partial, quiet():
+        try:
+            model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
+        except SafetensorError as error:  # a full disk
+            raise WorkError(f"{folder}: cannot be written: {_first_line(error)}") from error
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
+        for name, value in {ABOUT: about, **(facts or {})}.items():
+            write_json(partial / name, dict(value))
+
+
+def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
+    """What inference must know of an adapter: base and number format, prompt, template, cutoff and decision token."""
+    return {
+        "palate": __version__,
+        "base": {
+            "name": model.name_or_path,
+            "revision": config.model.revision,
+            "weights": weights_fingerprint(model),
+            "weights_from": weights_from(config),
+            "quantization": quantization_of(model),
+            "dtype": config.model.dtype,
+        },
+        "prompt": config.prompt.model_dump(mode="json"),
+        "history_len": config.prepare.history_len,
+        "cutoff_len": config.tokens.cutoff_len,
+        "truncation": config.tokens.truncation,
+        "template_date": config.tokens.template_date.isoformat(),
+        "messages": chat.template.form._asdict(),
+        "tokenizer": tokenizer_identity(chat.tokenizer),
+        "decision": chat.decision.describe(chat.tokenizer),
+    }
+
+
+def weights_from(config: Config) -> str | None:
+    """What to say of base weights that are not those that were published: a GGUF file, quantized before."""
+    path = locate(config.model.base).path
+    if path is None or path.suffix != ".gguf":
+        return None
+    return f"{path.name}, a GGUF file, dequantized: not bit for bit the published weights"
+
+
+def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Path | None:
+    """The adapter that is named, else the run's own; None if the base model alone is asked for.
+
+    Raises `InputError` if there is none.
+    """
+    if base_only:
+        return None
+    adapter = adapter or config.run_path / "adapter"
+    if not adapter.is_dir():
+        raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
+    return adapter
+
+
+def as_trained(config: Config, *adapters: Path | None) -> Config:
+    """The config with the base model's revision that the adapters record; raises `InputError` as `recorded_base`."""
+    model = config.model
+    for adapter in adapters:
+        model = recorded_base(model, adapter)
+    return config.model_copy(update={"model": model})
+
+
+def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
+    """The base model at the revision that an adapter records; as it is where the adapter records none for it.
+
+    Raises `InputError` if another revision of the same repository is asked for.
+    """
+    place = (adapter / SETTINGS) if adapter is not None else None
+    if place is None or not place.is_file() or locate(model.base).path is not None:
+        return model
+    settings, name = read_json(place), base_name(model)
+    recorded = settings.get("revision") if settings.get("base_model_name_or_path") == name else None
+    if recorded is None or recorded == model.revision:
+        return model
+    if model.revision is not None:
+        raise InputError(
+            f"records revision {recorded!r} of {name}, asked is {model.revision!r}: expected the same, or none", place
+        )
+    return model.model_copy(update={"revision": recorded})
+
+
+def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
+    """Raise `InputError` if the adapter was trained with another prompt, chat template or decision token.
+
+    An adapter without `palate.json`, trained elsewhere, is let through with a line in the log.
+    """
+    if not (adapter / SETTINGS).is_file():
+        raise InputError(f"holds no {SETTINGS}, expected an adapter in PEFT's format", adapter)
+    _check_own_tokenizer(adapter, chat.tokenizer)
+    if not (adapter / ABOUT).is_file():
+        log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
+        return
+    about = read_json(adapter / ABOUT)
+    trained, asked = about.get("prompt", {}), prompt.model_dump(mode="json")
+    for key in [key for key in asked if trained.get(key) != asked[key]]:
+        raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {asked[key]!r}", adapter)
+    if about.get("decision") != chat.decision.describe(chat.tokenizer):
+        raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
+    what = differing(chat.tokenizer, about.get("tokenizer", {}))
+    if what is not None:
+        date = about.get("template_date")
+        dated = f" and tokens.template_date {date}" if date and what == "chat template" else ""
+        raise InputError(f"was trained with another {what}, expected the base model's own{dated}", adapter)
+    if "template_date" not in about and rendered_otherwise(chat.tokenizer):
+        log.warning(
+            "%s: was trained by an earlier version, with the template's date of that day or without the system text",
+            adapter,
+        )
+
+
+def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
+    """Raise `InputError` for a template or a vocabulary in the adapter's folder that differs from the base's."""
+    remedy = "expected the base model's own; put this one into a copy of the base's folder and name that as model.base"
+    settings = adapter / "tokenizer_config.json"
+    inside = read_json(settings).get("chat_template") if settings.is_file() else None
+    own = adapter / "chat_template.jinja"
+    template, place = (own.read_text(encoding="utf-8"), own) if own.is_file() else (inside, settings)
+    if template is not None and template not in (tokenizer.chat_template, without_date(tokenizer.chat_template)):
+        raise InputError(f"brings another chat template, {remedy}", place)
+    words = adapter / "tokenizer.json"
+    if words.is_file():
+        brought, found = _tokenizer_in(words), tokenizer.backend_tokenizer
+        # Loading may add tokens to those of a file, so that the base may have more of them.
+        added = brought.get_vocab(with_added_tokens=True).items() <= found.get_vocab(with_added_tokens=True).items()
+        if not added or brought.get_vocab(with_added_tokens=False) != found.get_vocab(with_added_tokens=False):
+            raise InputError(f"brings another vocabulary, {remedy}", words)
+
+
+def _tokenizer_in(file: Path) -> Any:
+    """The `tokenizers.Tokenizer` in a `tokenizer.json`."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # it raises no other class
+        raise InputError(f"is no tokenizer: {_first_line(error)}", file) from error
+
+
+def load_adapter(model: Any, adapter: Path) -> Any:
+    """Put an adapter on a base model, proved to be loaded; returns a `PeftModel` in eval mode.
+
+    Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
+    base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
+    all deltas are zero, or the logits of a probe are the same with and without it. The model is left
+    without the adapter then.
+    """
+    from peft import PeftConfig, PeftModel
+
+    for name in (SETTINGS, WEIGHTS):
+        if not (adapter / name).is_file():
+            if (adapter / PICKLED).is_file() and name == WEIGHTS:
+                raise InputError(
+                    f"is a pickle, expected {WEIGHTS}; convert it: load it with peft.PeftModel.from_pretrained and "
+                    "write it with save_pretrained(folder, safe_serialization=True)",
+                    adapter / PICKLED,
+                )
+            raise InputError(f"holds no {name}, expected an adapter in PEFT's format", adapter)
+    tensors = _read(adapter / WEIGHTS)
+    with quiet():
+        try:
+            settings = PeftConfig.from_pretrained(str(adapter))
+        except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
+            raise InputError(f"is not a PEFT config: {_first_line(error)}", adapter / SETTINGS) from error
+        trained_on = str(settings.base_model_name_or_path)
+        try:
+            # In the model's own number format, as training computed with it: PEFT's default is float32, and every layer
+            # would cast its inputs to and fro.
+            peft = PeftModel(model, settings, autocast_adapter_dtype=False)
+        except ValueError as error:
+            raise InputError(
+                f"was trained on {trained_on} and does not fit {model.name_or_path}: {_first_line(error)}", adapter
+            ) from error
+    try:
+        copies = _copies_of_base(peft, tensors)
+        learned = {key: value for key, value in tensors.items() if key not in copies}
+        _check_places(peft, learned, adapter, trained_on, model.name_or_path)
+        _check_base(model, adapter, trained_on)
+        _check_copies(copies, tensors, adapter)
+        _fill(peft, learned)
+        _check_effect(peft, learned, adapter)
+    except BaseException:
+        detach(peft, merged=False)
+        raise
+    return peft.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """All tensors of a safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"is broken or cut off: {_first_line(error)}", path) from error
+
+
+def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's own tensors that an adapter's file holds too, by the key in the file.
+
+    PEFT saves embeddings and vocabulary head along where it adapts one of them, or is asked to.
+    """
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    own = {name.replace(".base_layer.", "."): value for name, value in peft.state_dict().items()}
+    plain = {key: key.replace(".base_layer.", ".") for key in tensors.keys() - places.keys()}
+    return {key: own[name] for key, name in plain.items() if name in own}
+
+
+def _check_copies(copies: Mapping[str, Any], tensors: Mapping[str, Any], adapter: Path) -> None:
+    """What an adapter's file holds of its base is the base's: PEFT would put other values into the base itself."""
+    for key, base in sorted(copies.items()):
+        value = tensors[key]
+        # Either side may have been rounded since.
+        if base.shape != value.shape or not (base.equal(value.to(base)) or base.to(value).equal(value)):
+            raise InputError(
+                f"{key} differs from the base's own, expected the same values, or the layer among {SETTINGS}'s "
+                "modules_to_save",
+                adapter / WEIGHTS,
+            )
+
+
+def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_on: str, base: str) -> None:
+    """Every tensor of the file has its place in the model and the other way round."""
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    both = places.keys() & tensors.keys()
+    for key in sorted(both):
+        if places[key].shape != tensors[key].shape:
+            raise InputError(
+                f"was trained on {trained_on} and does not fit {base}: {key} has shape "
+                f"{tuple(tensors[key].shape)}, the model's is {tuple(places[key].shape)}",
+                adapter,
+            )
+    lacking, surplus = sorted(places.keys() - both), sorted(tensors.keys() - both)
+    if lacking or surplus:
+        raise InputError(
+            f"does not load: {len(surplus)} of its {len(tensors)} tensors have no place in {base}"
+            + (f" (first: {surplus[0]})" if surplus else "")
+            + f", {len(lacking)} are missing"
+            + (f" (first: {lacking[0]})" if lacking else ""),
+            adapter / WEIGHTS,
+        )
+
+
+def _check_base(model: Any, adapter: Path, trained_on: str) -> None:
+    """The base is the one that the adapter was trained on: by its weights, by its name where they are not recorded."""
+    base = model.name_or_path
+    about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else {}
+    recorded, found = about.get("base", {}).get("weights"), weights_fingerprint(model)
+    # Earlier versions hashed a part of the weights, to 16 digits.
+    comparable = recorded and len(recorded) == len(found)
+    same = recorded == found if comparable else Path(base).name == Path(trained_on).name
+    if not same:
+        other = f"the base model {base} has other weights" if base == trained_on else f"the base model is {base}"
+        raise InputError(f"was trained on {trained_on}, {other}: expected the same", adapter)
+
+
+def _fill(peft: Any, tensors: Mapping[str, Any]) -> None:
+    from peft import set_peft_model_state_dict
+
+    with quiet():
+        set_peft_model_state_dict(peft, dict(tensors))
+
+
+def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
+    """The deltas are not zero, and the logits of a probe differ with and without them."""
+    import torch
+
+    for key, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise InputError(f"{key} holds NaN or infinite weights, expected finite numbers", adapter / WEIGHTS)
+    deltas = [value for key, value in tensors.items() if "lora_B" in key or "lora_embedding_B" in key]
+    if deltas and not any(value.any() for value in deltas):
+        raise InputError("all its lora_B matrices are zero: it was never trained, or not saved as trained", adapter)
+    vocabulary = peft.get_input_embeddings().weight
+    probe = torch.linspace(0, vocabulary.shape[0] - 1, 16, device=vocabulary.device).long()[None]
+    peft.eval()
+    with torch.inference_mode():
+        adapted = peft(input_ids=probe, use_cache=False).logits.float()
+        with peft.disable_adapter():
+            base = peft(input_ids=probe, use_cache=False).logits.float()
+    change = (adapted - base).abs().max().item()
+    if not change > 0:  # not a number counts as no effect
+        raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
+    log.info("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,325 @@
+"""Base models: a name becomes weights in the right number format, with the tokenizer that belongs to them.
+
+A GGUF file is converted once into a folder of safetensors under the cache, where it loads in a fraction of a
+second; a folder, a hub id and a converted file are then the same thing.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import io
+import logging
+import os
+import shutil
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from palate.config import Config, ModelConfig
+from palate.errors import InputError, WorkError
+from palate.prompt.template import DATE
+from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
+from palate.store.artifacts import sha256_of
+from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate, weights_digest
+
+log = logging.getLogger(__name__)
+
+NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
+DIGEST = "_palate_weights_digest"  # the attribute of a loaded model
+
+
+def load_base_model(
+    config: ModelConfig, *, for_training: bool = False, on: Any = None, template_date: datetime.date = DATE
+) -> tuple[Any, Any]:
+    """A causal language model, as `load_model` gives it, and the tokenizer that belongs to it.
+
+    `template_date` is what the chat template takes for today. Raises `InputError` too for a tokenizer without a chat
+    template.
+    """
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    place = location if location.path is None else Location(Path(source))
+    tokenizer = dated(tokenizer_at(place, revision), template_date)
+    if not tokenizer.chat_template:
+        where = location.path or config.base
+        raise InputError("the tokenizer has no chat template, expected an instruct or chat model", where)
+    tokenizer.name_or_path = base_name(config)
+    return load_model(config, for_training=for_training, on=on), tokenizer
+
+
+def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> Any:
+    """Load a causal language model; it is in eval mode unless `for_training`.
+
+    It is put `on` a torch device, that of `device` if none is given.
+
+    `dtype: auto` is decided by `best_dtype`. With `quantization: nf4` the linear layers are held in 4 bits
+    with double quantization (QLoRA, arXiv 2305.14314) and compute in that dtype. The model's
+    `name_or_path` is the hub id where there is one, so that an adapter names its base portably.
+
+    Raises `InputError` for a name that resolves to nothing and a folder without readable weights; `WorkError` if
+    the weights do not fit into memory.
+    """
+    _bound_kernel_caches()
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    model = _load(source, revision, config, location.path or config.base, on or device())
+    model.config._name_or_path = model.name_or_path = base_name(config)
+    setattr(model, DIGEST, _files_digest(location, getattr(model.config, "_commit_hash", None)))
+    model.train(for_training)
+    return model
+
+
+def _bound_kernel_caches() -> None:
+    """Keep oneDNN from holding a kernel with its buffers for each of a thousand shapes.
+
+    Packed prompts have a shape of their own in every pass. On a processor that computes in bfloat16, the
+    demo's training grew to 9.6 GB by that. oneDNN and PyTorch read the limits once, at the first product.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "128")
+
+
+def tokenizer_of(config: Config) -> Any:
+    """The tokenizer that a config names; `model.revision` applies to it where it is of the model's own repository."""
+    name, base = config.tokenizer_name, config.model.base
+    own = name == base or locate(name, tokenizer=True).hub_id == base
+    return load_tokenizer(name, config.model.revision if own else None, config.tokens.template_date)
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raise `InputError` for a tokenizer with more ids than the model has embeddings: an index error, or worse."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"has {len(tokenizer)} tokens, {model.name_or_path} embeds {rows}: expected the model's own tokenizer",
+            tokenizer.name_or_path,
+        )
+
+
+def base_name(config: ModelConfig) -> str:
+    """The name that others know the base by: its hub id, else its path."""
+    location = locate(config.base)
+    return location.hub_id or str(location.path)
+
+
+def device() -> Any:
+    """Where models run: the first CUDA device, Apple's GPU, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def best_dtype(wanted: Literal["auto", "float32", "bfloat16"], on: Any = None) -> Any:
+    """The torch dtype to compute in.
+
+    `auto` is bfloat16 on GPUs that support it and on CPUs with bfloat16 instructions (AMX or AVX512-BF16,
+    where it is several times as fast as float32); elsewhere bfloat16 is emulated and slower.
+    """
+    import torch
+
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    on = on or device()
+    if on.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif on.type == "cpu":
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def weights_fingerprint(model: Any) -> str:
+    """A hash that tells base models apart, the same in float32, bfloat16 and 4 bits: 32 hexadecimal digits.
+
+    Every weight enters it. It covers the files that `load_model` read, with the model's type; for a model that was
+    built in memory, its tensors. The same weights stored in another dtype, or as GGUF, are another base.
+    """
+    files: str | None = getattr(model, DIGEST, None)
+    return sha256_of([model.config.get_text_config().model_type, files or _tensors_digest(model)])[:32]
+
+
+def quantization_of(model: Any) -> str:
+    """How a loaded model's weights are held: `none`, `nf4` or `fp4`, else its checkpoint's method (`gptq`).
+
+    A checkpoint can be stored quantized, whatever `model.quantization` asks for.
+    """
+    if not getattr(model, "is_quantized", False):
+        return "none"
+    stored = model.config.quantization_config
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    if stored.get("load_in_4bit"):
+        return str(stored.get("bnb_4bit_quant_type", "fp4"))
+    method = stored.get("quant_method", "unknown")
+    return str(getattr(method, "value", method))
+
+
+def _tensors_digest(model: Any) -> str:
+    """SHA-256 over all tensors of a model, by name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _files_digest(location: Location, commit: str | None) -> str | None:
+    """A hash over the weight files of a base model, None where they are not found on the disk."""
+    from huggingface_hub import try_to_load_from_cache
+
+    place = location.path
+    if place is None:
+        settings = try_to_load_from_cache(str(location.hub_id), "config.json", revision=commit)
+        if not isinstance(settings, str):
+            return None
+        place = Path(settings).parent
+    if place.is_file():
+        files = [place]
+    else:
+        kinds = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
+        files = next((found for kind in kinds if (found := sorted(place.glob(kind)))), [])
+    return sha256_of([weights_digest(file) for file in files]) if files else None
+
+
+@contextlib.contextmanager
+def quiet(*, stderr: bool = False) -> Iterator[None]:
+    """Keep the libraries' warnings and progress bars from the terminal; errors still rise.
+
+    With `stderr`, what is written there is dropped too: some progress bars have no other switch.
+    """
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as transformers_logging
+
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    had_bars, hub_had_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    sink = contextlib.redirect_stderr(io.StringIO()) if stderr else contextlib.nullcontext()
+    with warnings.catch_warnings(), sink:
+        warnings.simplefilter("ignore")
+        for name in NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        disable_progress_bars()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if had_bars:
+                transformers_logging.enable_progress_bar()
+            if hub_had_bars:
+                enable_progress_bars()
+
+
+def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
+    """What `from_pretrained` is given, and the revision that applies to it."""
+    if location.path is None:
+        return str(location.hub_id), revision
+    if location.path.suffix == ".gguf":
+        return str(converted(location.path)), None
+    if not (location.path / "config.json").is_file():
+        raise InputError("holds no config.json, expected a model folder", location.path)
+    return str(location.path), None
+
+
+def files_at_hand(config: ModelConfig) -> None:
+    """Convert a GGUF file if that is still to be done, so that processes that load it at once find it done."""
+    _source(locate(config.base), config.revision)
+
+
+def stored_dtype(config: ModelConfig) -> Any:
+    """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
+    import torch
+    from transformers import AutoConfig
+
+    location = locate(config.base)
+    source, revision = _source(location, config.revision)
+    local_only = location.path is None and hub_is_out_of_reach()
+    try:
+        settings = AutoConfig.from_pretrained(source, revision=revision, local_files_only=local_only)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no model config can be read: {str(error).strip().splitlines()[0]}", config.base) from error
+    return settings.get_text_config().dtype or torch.float32
+
+
+def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path, on: Any) -> Any:
+    """The model on its device."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = best_dtype(config.dtype, on)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
+    unreachable = options["local_files_only"] = not isinstance(place, Path) and hub_is_out_of_reach()
+    if config.quantization == "nf4":
+        options["device_map"] = {"": on}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
+            return model if config.quantization == "nf4" else model.to(on)
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if unreachable:
+            raise WorkError(f"{place}: {UNREACHABLE}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"no model can be loaded: {reason}", place) from error
+
+
+def converted(gguf: Path) -> Path:
+    """The folder of safetensors for a GGUF file, made on first use; safe against a second process."""
+    folder = converted_folder(gguf)
+    if (folder / "config.json").is_file():
+        return folder
+    log.info("converting %s to %s, once", gguf.name, folder)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        _convert(gguf, partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():  # else another process was first
+                raise
+    except OSError as error:
+        raise WorkError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF file and write it with its tokenizer as transformers would."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet(stderr=True):
+            tokenizer = tokenizer_at(Location(gguf))
+            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"no model can be loaded: {reason}", gguf) from error
+    # The weights are plain float32 by now, but the model still calls itself quantized and refuses training.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    with quiet(stderr=True):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

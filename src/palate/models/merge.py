@@ -1,0 +1,72 @@
+"""Merging: an adapter becomes part of its base model's weights, and the result a plain Hugging Face folder."""
+
+from pathlib import Path
+from typing import Any
+
+from palate.errors import WorkError
+from palate.models.load import quiet
+from palate.models.method import detach
+
+
+def merge(adapted: Any) -> Any:
+    """Put what a `PeftModel` has learned into its base's weights, W + (alpha / r)·B·A; returns the base, plain again.
+
+    The sum is made in the number format that the weights have, so they should be float32. Tied embeddings stay tied.
+    """
+    with quiet():
+        return detach(adapted, merged=True)
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
+    """Write weights (safetensors), configs, tokenizer and chat template, as `from_pretrained` and vLLM read them.
+
+    The model's weights are rounded to the torch dtype of this name, in place. Raises `OSError` if they cannot be
+    written.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    model.to(getattr(torch, dtype))
+    try:
+        with quiet(stderr=True):
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        # safetensors writes for its owner's eyes only; a server is often another user.
+        for weights in folder.glob("*.safetensors"):
+            weights.chmod((folder / "config.json").stat().st_mode)
+    except SafetensorError as error:
+        raise OSError(_first_line(error)) from error
+    except Exception as error:
+        if "(os error " not in str(error):
+            raise
+        raise OSError(_first_line(error)) from error  # tokenizers has no class for it
+
+
+def read_model(folder: Path, gguf: str | None = None) -> Any:
+    """Load a written model from the disk into float32 on the CPU, from safetensors or from its file `gguf`.
+
+    Raises `WorkError` if the file lacks a weight of the model, or has one too many.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    place = folder / gguf if gguf else folder
+    options = {"gguf_file": gguf} if gguf else {}
+    try:
+        with quiet(stderr=True):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise WorkError(f"{place.name}: was written and cannot be read back: {_first_line(error)}") from error
+    for state in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[state]:
+            first = sorted(map(str, report[state]))[0]
+            kind = state.removesuffix("_keys")
+            raise WorkError(f"{place.name}: was written with {len(report[state])} {kind} weights (first: {first})")
+    return model.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,149 @@
+"""The proof of an export: what is on the disk answers as base model and adapter do.
+
+A merge can go wrong in silence: a scaling that is left out, deltas that are lost in rounding, embeddings that were
+tied and are not. So the written model is loaded again, and its logits are compared where the decision is made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.errors import WorkError
+from palate.prompt.chat import Decision
+
+Floats = NDArray[np.float32]
+
+EXACT_LOGIT = 1e-3
+"""How far a logit may be off where nothing was rounded; float32 leaves 1e-4 or less."""
+ROUNDED_P = 0.05
+"""How far P(yes) may be off where weights were rounded to 16 or 8 bits."""
+ROUNDED_SHARE = 0.5
+"""How large the rounding may be beside what the adapter does, both as root mean squares over logits. A small
+adapter can drown in it; P(yes), which it hardly moves, would not tell."""
+
+
+@dataclass(frozen=True)
+class ProbeAnswers:
+    """A model's logits at the decision token of n prompts, (n, vocabulary), and P(yes) among the answers, (n,)."""
+
+    logits: Floats
+    p: Floats
+
+
+@dataclass(frozen=True)
+class AnswerDifference:
+    """How far two models' answers to the same prompts are apart.
+
+    `logit` and `p` are the largest differences, `rms` is the root mean square over all logits, `swapped` the
+    number of the `pairs` of prompts that P(yes) puts in the opposite order.
+    """
+
+    logit: float
+    rms: float
+    p: float
+    swapped: int
+    pairs: int
+
+    def __str__(self) -> str:
+        order = "same order" if not self.swapped else f"{self.swapped} of {self.pairs} pairs in another order"
+        return f"logits differ by {self.logit:.2g} at most, P(yes) by {self.p:.2g}, {order}"
+
+
+@dataclass(frozen=True)
+class ExportProof:
+    """What was compared: the written model with base and adapter.
+
+    `adapter` is what these differ by from the base alone: what there was to lose. `in_4_bits` is how far the written
+    model is from the base in 4 bits with the adapter, if that is how it was trained. `exact`: nothing was rounded.
+    """
+
+    prompts: int
+    export: AnswerDifference
+    adapter: AnswerDifference
+    in_4_bits: AnswerDifference | None
+    exact: bool
+
+    def check(self, what: str) -> None:
+        """Raise `WorkError` if the written model is not the same, as far as its number format allows."""
+        found = f"{what}: does not answer as base and adapter do on {self.prompts} prompts: {self.export}"
+        if self.exact and not self.export.logit <= EXACT_LOGIT:
+            raise WorkError(f"{found}; expected logits within {EXACT_LOGIT:g}")
+        if not self.exact and not self.export.p <= ROUNDED_P:
+            raise WorkError(f"{found}; expected P(yes) within {ROUNDED_P:g}, a wider number format is closer")
+        if not self.exact and not self.export.rms <= ROUNDED_SHARE * self.adapter.rms:
+            raise WorkError(
+                f"{found}; rounding moves the logits by {self.export.rms:.2g}, the adapter by {self.adapter.rms:.2g} "
+                "(root mean squares), expected half of that at most: a wider number format keeps what was learned"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """For `export.json`: the figures, and what they were held against."""
+        limits: dict[str, float] = {"logit": EXACT_LOGIT} if self.exact else {"p": ROUNDED_P}
+        if not self.exact:
+            limits["rms"] = ROUNDED_SHARE * self.adapter.rms
+        return {**asdict(self), "tolerance": limits}
+
+    def __str__(self) -> str:
+        effect = f"the adapter's own effect {self.adapter.logit:.2g} and {self.adapter.p:.2g}"
+        lines = f"{self.prompts} prompts: {self.export}; {effect}"
+        return (
+            lines
+            if self.in_4_bits is None
+            else f"{lines}\n         against the base in 4 bits with it: {self.in_4_bits}"
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the written model is held against: the answers of base and adapter, both in float32."""
+
+    base: ProbeAnswers
+    adapted: ProbeAnswers
+    in_4_bits: ProbeAnswers | None = None
+
+    def proof(self, written: ProbeAnswers, *, exact: bool) -> ExportProof:
+        """Compare a written model's answers; raises `WorkError` as `difference`."""
+        return ExportProof(
+            len(self.adapted.p),
+            difference(self.adapted, written),
+            difference(self.base, self.adapted),
+            difference(self.in_4_bits, written) if self.in_4_bits else None,
+            exact,
+        )
+
+
+def answers(model: Any, decision: Decision, prompts: Sequence[Sequence[int]]) -> ProbeAnswers:
+    """Ask a causal language model, with or without an adapter, prompts that end before the decision token.
+
+    One prompt at a time, no padding: nothing but the weights can make a difference.
+    """
+    import torch
+
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.tensor([list(prompt)], device=model.device)
+            rows.append(model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1].float().cpu())
+    logits = torch.stack(rows)
+    p = logits[:, [decision.yes_id, decision.no_id]].softmax(-1)[:, 0]
+    return ProbeAnswers(logits.numpy(), p.numpy())
+
+
+def difference(one: ProbeAnswers, other: ProbeAnswers) -> AnswerDifference:
+    """Compare two models' answers; raises `WorkError` if their vocabularies have different sizes."""
+    if one.logits.shape != other.logits.shape:
+        raise WorkError(f"{other.logits.shape[1]} logits a token were written of {one.logits.shape[1]}")
+    apart = np.abs(one.logits - other.logits)
+    i, j = np.triu_indices(len(one.p), 1)
+    swapped = (one.p[i] - one.p[j]) * (other.p[i] - other.p[j]) < 0
+    return AnswerDifference(
+        logit=float(apart.max()),
+        rms=float(np.sqrt(np.square(apart, dtype=np.float64).mean())),
+        p=float(np.abs(one.p - other.p).max()),
+        swapped=int(swapped.sum()),
+        pairs=len(i),
+    )

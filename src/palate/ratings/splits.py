@@ -1,0 +1,260 @@
+"""Read tables that bring their splits: train, valid and test as a file each, or one file with a column that says so.
+
+A row is a user, an item and a label of 0 or 1, or a rating; a title, a time and a table of items may be there too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import polars as pl
+
+from palate.errors import InputError
+from palate.ratings.item_table import read_items
+from palate.ratings.layout import POLARS_FAULTS, Layout, check_encoding, column_of, is_parquet, layout_of, records
+from palate.ratings.load import Ratings, check_scale, find_items
+from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
+from palate.ratings.source import Source, SourceFile, open_source
+from palate.ratings.split_names import SPLIT_NAMES, split_files
+from palate.ratings.text import folded, is_shown
+
+LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+SCALE_OF_LABELS = (0.0, 1.0)
+_ROLES = {"user_id": "user", "item_id": "item", "label": "label", "rating": "rating", "timestamp": "timestamp",
+          "title": "title", "split": "split"}  # fmt: skip
+_WHITE = " \t\r\n"
+
+
+def load_given(
+    source: str,
+    *,
+    items: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    scale: tuple[float, float] | None = None,
+) -> Ratings:
+    """Read a folder of tables by split, or one table with a column for it; `columns` maps roles to column names.
+
+    The frame has one column more than other ratings, `split` (String: train, val, test), train first. Labels become
+    ratings of 0 and 1 with that scale, as do ratings that are nothing else. Without times the order is that of the
+    rows, train before valid before test. Raises `InputError` with file and line for the first thing that is wrong.
+    """
+    check_scale(scale)
+    path = Path(source)
+    if not path.exists():
+        raise InputError("no such file or folder, expected tables with splits", path)
+    columns = columns or {}
+    with open_source(path if path.is_dir() else path.parent) as tables:
+        names = split_files(tables.names) if path.is_dir() else {"": path.name}
+        missing = [split for split in ("train", "test") if split not in names]
+        if path.is_dir() and missing:
+            there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
+            raise InputError(f"holds no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
+        order = [names[split] for split in SPLIT_NAMES if split in names] or [path.name]
+        read = [_read(tables.open(name), columns, needs_split=not path.is_dir()) for name in order]
+        if path.is_dir():
+            splits = [split for split in SPLIT_NAMES if split in names]
+            read = [part.of_split(split) for part, split in zip(read, splits, strict=True)]
+        frame, scale = _joined(read, scale)
+        known, inputs = _items(read, frame, tables, items, columns)
+        inputs = {part.file.name: part.file.sha256 for part in read} | inputs
+    for split in ("train", "test"):
+        if not (frame["split"] == split).any():
+            raise InputError(f"has no rows of the split {split}, expected some", path)
+    if known["item_id"].dtype != frame["item_id"].dtype:
+        known = known.with_columns(pl.col("item_id").cast(pl.String))
+        frame = frame.with_columns(pl.col("item_id").cast(pl.String))
+    order = ["user_id", "item_id", "rating", "timestamp", "split"]
+    return Ratings(frame.select(order), known, path.resolve().stem, inputs, scale)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file: its rows as text where the file is text, under the names of `_ROLES` that it has."""
+
+    frame: pl.DataFrame
+    file: SourceFile
+    layout: Layout | None
+    names: Mapping[str, str]
+    """What the file calls its columns."""
+
+    def of_split(self, split: str) -> "_Part":
+        """The same rows, all of one split."""
+        return _Part(self.frame.with_columns(pl.lit(split).alias("split")), self.file, self.layout, self.names)
+
+    def fail(self, message: str, row: int) -> NoReturn:
+        """Raise the `InputError` for a row, or for an earlier one that has not as many fields as the header."""
+        table = RatingTable(self.frame, self.file, self.layout)
+        if self.layout is not None:
+            _check_widths(self.file, self.layout, row + 1)
+        table.fail(message, row)
+
+    def refuse(self, wrong: pl.Series, expected: str, name: str) -> None:
+        """Raise the `InputError` for the first row that is wrong, if one is."""
+        if wrong.any():
+            row = int(wrong.arg_true()[0])
+            value = self.frame[name][row]
+            said = "is missing" if value is None or value == "" else f"{value!r} is wrong"
+            self.fail(f"{self.names.get(name, name)} {said}, expected {expected}", row)
+
+
+def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) -> _Part:
+    """The columns of a file that mean something; raises `InputError` for what is no table, or lacks one."""
+    if is_parquet(file):
+        try:
+            lazy, layout = pl.scan_parquet(file.path, glob=False), None
+            header = lazy.collect_schema().names()
+        except POLARS_FAULTS as error:
+            raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
+    else:
+        layout = layout_of(file)
+        header = list(layout.names)
+    needed = {"user_id", "item_id"} | ({"split"} if needs_split else set())
+    names: dict[str, str] = {}
+    for name, role in _ROLES.items():
+        found = column_of(role, header, columns, file.place, needed=name in needed)
+        if found is not None:
+            names[name] = found
+    if "label" not in names and "rating" not in names:
+        expected = "expected one such as label or rating, or its name as ratings.columns.label"
+        raise InputError(f"has no label and no rating column, {expected}; found {', '.join(header)}", file.place, 1)
+    if "label" in names:
+        names.pop("rating", None)
+    if layout is None:
+        try:
+            frame = lazy.select(pl.col(column).alias(name) for name, column in names.items()).collect()
+        except POLARS_FAULTS as error:
+            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
+        if nested:
+            raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",
+                             file.place)  # fmt: skip
+        return _Part(_clean(frame.with_columns(pl.all().cast(pl.String)), white=""), file, None, names)
+    try:
+        frame = scan(file, layout, {name: layout.names.index(column) for name, column in names.items()}, {})
+    except POLARS_FAULTS as error:
+        _check_widths(file, layout, None)
+        check_encoding(file)
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
+    return _Part(_clean(frame), file, layout, names)
+
+
+def _clean(frame: pl.DataFrame, white: str = _WHITE) -> pl.DataFrame:
+    """Fields without white space around them, titles on one line."""
+    frame = frame.with_columns(pl.all().str.strip_chars(white)) if white else frame
+    return frame.with_columns(folded(pl.col("title"))) if "title" in frame.columns else frame
+
+
+def _check_widths(file: SourceFile, layout: Layout, rows: int | None) -> None:
+    """Raise the `InputError` of the first of so many rows (None: all) that has not a field for each column."""
+    for number, (line, fields) in enumerate(records(file, layout)):
+        if rows is not None and number >= rows:
+            return
+        if len(fields) != len(layout.names):
+            told = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
+            raise InputError(
+                f"row has {told}, expected {len(layout.names)} ({', '.join(layout.names)})", file.place, line
+            )
+
+
+def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float]]:
+    """All rows with checked values, train first, and the scale of their ratings."""
+    kinds = {"label" in part.names for part in parts}
+    if len(kinds) > 1:
+        odd = next(part for part in parts if ("label" in part.names) != ("label" in parts[0].names))
+        raise InputError(
+            f"has other columns than {parts[0].file.name}, expected labels or ratings in all", odd.file.place
+        )
+    timed = [("timestamp" in part.names) for part in parts]
+    if any(timed) and not all(timed):
+        raise InputError(
+            "has no timestamps, expected them in all of the tables or in none", parts[timed.index(False)].file.place
+        )
+    values, scale = _values(parts, scale)
+    frames = []
+    for part, rating in zip(parts, values, strict=True):
+        frame = part.frame
+        if frame.is_empty():
+            raise InputError("has no rows, expected at least one", part.file.place)
+        for name in ("user_id", "item_id"):
+            part.refuse(frame[name].fill_null("") == "", "an id", name)
+        split = (
+            frame["split"]
+            .str.to_lowercase()
+            .replace_strict(
+                {called: split for split, names in SPLIT_NAMES.items() for called in names},
+                default=None,
+                return_dtype=pl.String,
+            )
+        )
+        part.refuse(split.is_null(), "train, valid or test", "split")
+        columns = [frame["user_id"], frame["item_id"], rating.alias("rating"), split]
+        if all(timed):
+            time = as_integers(frame["timestamp"])
+            part.refuse(time.is_null() | (time < 0).fill_null(True), "whole seconds since 1970", "timestamp")
+            columns.append(time)
+        frames.append(pl.DataFrame(columns))
+    frame = pl.concat(frames).with_columns(as_ids(pl.concat(frames)[name]) for name in ("user_id", "item_id"))
+    rank = pl.col("split").replace_strict(list(SPLIT_NAMES), range(len(SPLIT_NAMES)), return_dtype=pl.UInt8)
+    frame = frame.sort(rank, maintain_order=True)
+    if not all(timed):
+        frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
+    return frame, scale
+
+
+def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[list[pl.Series], tuple[float, float]]:
+    """The ratings of each file, and their scale; labels are ratings of 0 and 1."""
+    if "label" in parts[0].names:
+        labels = [part.frame["label"].str.to_lowercase().replace_strict(LABELS, default=None, return_dtype=pl.Float64)
+                  for part in parts]  # fmt: skip
+        for part, label in zip(parts, labels, strict=True):
+            part.refuse(label.is_null(), "0 or 1, or true or false", "label")
+        return labels, SCALE_OF_LABELS
+    ratings = [part.frame["rating"].cast(pl.Float64, strict=False) for part in parts]
+    if scale is None and all(rating.is_in([0.0, 1.0]).all() for rating in ratings):
+        return ratings, SCALE_OF_LABELS
+    low, high = scale or (0.5, 5.0)
+    expected = f"a number from {low:g} to {high:g} (another scale is set as ratings.scale, such as [1, 10])"
+    for part, rating in zip(parts, ratings, strict=True):
+        part.refuse(~rating.is_between(low, high).fill_null(False), expected, "rating")
+    return ratings, (low, high)
+
+
+def _items(
+    parts: Sequence[_Part], frame: pl.DataFrame, tables: Source, items: str | None, columns: Mapping[str, str]
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The item table, and the file that it was read from, if it is one of its own."""
+    atomic = [name for name in tables.names if name.lower().endswith(".item")]
+    if items is not None or not all("title" in part.names for part in parts):
+        if items is not None:
+            path = Path(items)
+            if not path.is_file():
+                raise InputError("no such file, expected the item table", path)
+            file = Source(path.parent, (path.name,)).open(path.name)
+        elif (beside := find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)) is not None:
+            file = tables.open(beside)
+        else:
+            wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
+            raise InputError(f"has no titles: {wanted}", parts[0].file.place)
+        known = read_items(file, columns)
+        titled = known.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
+        for part in parts:
+            where = f"an item that has a title in {file.name}"
+            part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
+        return known, {file.name: file.sha256}
+    pairs = pl.concat(
+        part.frame.select("item_id", "title").with_row_index("row").with_columns(part=pl.lit(number))
+        for number, part in enumerate(parts)
+    )
+    for number, part in enumerate(parts):
+        shown = pairs.filter(pl.col("part") == number).select(is_shown(pl.col("title")))["title"]
+        part.refuse(~shown, "a title", "title")
+    pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
+    again = pairs.filter(~pl.col("item_id").is_first_distinct())
+    if again.height:
+        row, item, title, number = again.row(0)
+        first = pairs.filter(pl.col("item_id") == item)["title"][0]
+        parts[number].fail(f"item {item} is titled {title!r} here and {first!r} before, expected one title", row)
+    known = pairs.select("item_id", "title")
+    return (known.with_columns(pl.col("item_id").cast(pl.Int64)) if frame["item_id"].dtype == pl.Int64 else known), {}

@@ -1,0 +1,1 @@
+"""Report: measurements as tables, sentences, plots and pages."""

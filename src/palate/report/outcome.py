@@ -1,0 +1,55 @@
+"""Outcome: all that an evaluation measured, as `metrics.json` holds it and the report shows it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from palate.measure.ablations import Ablations
+from palate.measure.calibration import Calibration
+from palate.measure.evaluation import Evaluation
+from palate.measure.leaks import Audit
+from palate.measure.paired import Comparison
+from palate.measure.ranking_table import RankingTable
+from palate.measure.seeds import OverSeeds
+from palate.measure.slices import Slices
+from palate.measure.stacking import Stack
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation comes to."""
+
+    model: str
+    """What the base model is called."""
+    evaluation: Evaluation
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    ablations: Ablations | None = None
+    stack: Stack | None = None
+    beside: tuple[str, Stack] | None = None
+    """The baseline that the model is stacked with, and that stack."""
+    rankings: Sequence[RankingTable] = ()
+    """Of quick baselines for many users; then of the model and all baselines, where it was asked to rank."""
+    slices: Slices | None = None
+    comparison: Comparison | None = None
+    seeds: OverSeeds | None = None
+    """Several adapters as trainings of one model."""
+    leaks: Audit | None = None
+    """None for examples of others, which tell neither users nor times."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types, as `metrics.json` holds it."""
+        stack: dict[str, Any] | None = None
+        if self.stack is not None:
+            stack = {"weights": self.stack.weights, "rows": self.stack.rows}
+            if self.beside is not None:
+                stack["beside"] = {"baseline": self.beside[0], "weights": self.beside[1].weights}
+        return self.evaluation.to_dict() | {
+            "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
+            "ablations": None if self.ablations is None else self.ablations.to_dict(),
+            "stack": stack,
+            "rankings": [table.to_dict() for table in self.rankings],
+            "slices": None if self.slices is None else self.slices.to_dict(),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "seeds": None if self.seeds is None else self.seeds.to_dict(),
+            "leaks": None if self.leaks is None else self.leaks.to_dict(),
+        }

@@ -1,0 +1,200 @@
+"""Side by side: runs as they were measured, and on the rows that they share.
+
+A metric of one run beside that of another says little where they were measured on other rows. So runs are compared
+twice: as each was measured, and all on the rows that all of them scored, with the difference of every two on the same
+resamples of users.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from palate.errors import InputError
+from palate.measure.bootstrap import Interval, bootstrap, interval
+from palate.measure.evaluation import Entry, Evaluation
+from palate.measure.figures import difference_text, number
+from palate.measure.metrics import Metrics, measure
+from palate.measure.paired import METRICS, Comparison, compare, same_rows
+from palate.measure.seeds import MARK
+
+FEW = 4
+"""With so many runs or fewer every two are compared, else each with the first."""
+UNTOLD = ("name", "run_dir", "data_dir")
+"""Keys of a config that say where things lie, and nothing about them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, evaluation or file of scores; a part that is None or empty is not known."""
+
+    name: str
+    place: Path
+    model: str
+    """The key of its main model: the first adapter's, calibrated if it is, else the base model's."""
+    scores: pl.DataFrame | None
+    """`row`, `user_id`, `item_id`, `label` and P(like) `p` of the main model."""
+    evaluation: Evaluation | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved config, `section.key` by value."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What the rows are of: `data`, `split`, `evaluated`, and hashes of the tables."""
+
+    @property
+    def told_model(self) -> str:
+        """The main model in words."""
+        return self.model.replace(MARK, " ").replace("-calibrated", ", calibrated")
+
+    @property
+    def main(self) -> Entry | None:
+        """The main model's row."""
+        if self.evaluation is None:
+            return None
+        return next((e for e in self.evaluation.entries if e.key == self.model), None)
+
+    @property
+    def best_baseline(self) -> Entry | None:
+        """The baseline of highest AUC."""
+        entries = [] if self.evaluation is None else self.evaluation.entries
+        defined = [e for e in entries if e.kind == "baseline" and e.metrics.auc is not None]
+        return max(defined, key=lambda e: e.metrics.auc or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """All runs on the rows that all of them scored."""
+
+    n: int
+    users: int
+    metrics: dict[str, Metrics]
+    """By the runs' names."""
+    intervals: dict[str, dict[str, Interval | None]]
+    comparison: Comparison
+    """Every two runs; each with the first where there are more than `FEW`."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What runs have in common, and what not."""
+
+    runs: list[Run]
+    differences: dict[str, list[Any]]
+    """Keys of the configs that are not the same in all, with their values in the order of the runs."""
+    other_data: dict[str, list[Any]]
+    """The same of what the rows are of: empty where all were measured on the same data and split."""
+    shared: Shared | None
+    """None where the rows are not of the same data, or none is in all."""
+    remarks: list[str]
+    """What a reader has to know before anything is compared."""
+    verdict: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON's own types."""
+        runs = []
+        for run in self.runs:
+            found, best = run.main, run.best_baseline
+            told = {name: getattr(run, name) for name in ("name", "model", "config", "training", "data")}
+            told |= {"place": str(run.place), "metrics": None if found is None else asdict(found.metrics)}
+            told["intervals"] = None if found is None else {k: i and asdict(i) for k, i in found.intervals.items()}
+            told["best_baseline"] = best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}
+            runs.append(told)
+        return {
+            "runs": runs,
+            "differences": self.differences,
+            "other_data": self.other_data,
+            "shared": None if self.shared is None else asdict(self.shared),
+            "remarks": self.remarks,
+            "verdict": self.verdict,
+        }
+
+
+def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) -> SideBySide:
+    """Compare runs of different names. Raises `InputError` for fewer than two."""
+    if len(runs) < 2:
+        raise InputError(f"{len(runs)} to compare, expected two or more", "palate compare")
+    other, remarks = _differing([run.data for run in runs], unknown=False), []
+    if other:
+        told = "; ".join(f"{key}: {', '.join(map(_told, values))}" for key, values in other.items())
+        remarks.append(f"The runs were not measured on the same data ({told}): their figures do not compare.")
+    strangers = [run.name for run in runs if not run.data]
+    if strangers:
+        remarks.append(
+            f"Which data {', '.join(strangers)} is of is not known: rows are taken for the same where number, user, "
+            "item and label agree."
+        )
+    lacking = [run.name for run in runs if run.scores is None]
+    shared = None
+    if lacking:
+        remarks.append(f"There are no scores of {', '.join(lacking)}: nothing can be compared row by row.")
+    elif not other:
+        try:
+            shared = _shared(runs, resamples, seed)
+        except InputError as error:
+            remarks.append(f"The rows are not the same ({error.message}): nothing is compared row by row.")
+    if shared is not None:
+        of = {run.name: len(run.scores) for run in runs if run.scores is not None and len(run.scores) > shared.n}
+        if of:
+            told = ", ".join(f"{name} scored {n:,}" for name, n in of.items())
+            remarks.append(f"Compared on the {shared.n:,} rows that all of them scored; {told}.")
+    configs = [run.config for run in runs if run.config]
+    differences = _differing([run.config for run in runs]) if len(configs) == len(runs) else {}
+    return SideBySide(list(runs), differences, other, shared, remarks, _verdict(shared))
+
+
+def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
+    """The runs on the rows that all of them hold; `InputError` as `same_rows`."""
+    same = same_rows({run.name: run.scores for run in runs if run.scores is not None})
+    names = list(same.scores)
+    pairs = list(combinations(names, 2)) if len(names) <= FEW else [(names[0], name) for name in names[1:]]
+    replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
+    metrics = {name: measure(same.y, p, same.users) for name, p in same.scores.items()}
+    return Shared(
+        n=len(same.y),
+        users=metrics[names[0]].users,
+        metrics=metrics,
+        intervals={name: {m: interval(replicates[name].get(m)) for m in METRICS} for name in names},
+        comparison=compare(same.y, same.users, same.scores, pairs, resamples=resamples, seed=seed),
+    )
+
+
+def _differing(told: Sequence[Mapping[str, Any]], *, unknown: bool = True) -> dict[str, list[Any]]:
+    """What is not the same in all: key by values, None where a key is not told, which counts if `unknown`."""
+    keys = dict.fromkeys(key for each in told for key in each if key not in UNTOLD)
+    values = {key: [each.get(key) for each in told] for key in keys}
+    counted = {key: [v for v in found if unknown or v is not None] for key, found in values.items()}
+    return {key: values[key] for key, found in counted.items() if any(value != found[0] for value in found[1:])}
+
+
+def _told(value: Any) -> str:
+    """A value in a sentence; of a hash its beginning."""
+    text = "unknown" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _verdict(shared: Shared | None) -> list[str]:
+    """Which run is ahead, in sentences that claim no more than the intervals do."""
+    if shared is None:
+        return ["Nothing was compared row by row."]
+    pairs = [pair for pair in shared.comparison.of("auc") if pair.value is not None]
+    if not pairs:
+        return [f"The {shared.n:,} rows that all runs scored have one label only: no order can be told from another."]
+    said = []
+    for pair in sorted(pairs, key=lambda pair: -abs(pair.value or 0.0)):
+        first, second = (pair.first, pair.second) if (pair.value or 0.0) >= 0 else (pair.second, pair.first)
+        aucs = " against ".join(number(shared.metrics[name].auc or 0.0) for name in (first, second))
+        between = pair.interval
+        if between is not None and first != pair.first:
+            between = Interval(-between.high, -between.low)
+        numbers = f"AUC {aucs}, difference {difference_text(abs(pair.value or 0.0), between, prose=True)}"
+        if pair.better is not None:
+            said.append(f"{first} sorts better than {second}: {numbers}.")
+        elif pair.value == 0:
+            said.append(f"{first} and {second} sort alike: AUC {aucs}.")
+        else:
+            why = "with no interval to say whether that is chance" if between is None else "but the interval holds zero"
+            said.append(f"{first} is ahead of {second}, {why}: {numbers}.")
+    return said

@@ -1,0 +1,56 @@
+"""Page: templates filled in, with the filters and drawings that all of them share."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from palate.measure.figures import bounds, difference_text, least, number
+from palate.report import forest, plots
+from palate.report.table import cell, ece_text
+
+
+def render(template: str, **told: Any) -> str:
+    """A template of `pages/` as text. Whatever comes from outside is escaped: a title is never markup."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "cell": cell,
+        "ece": ece_text,
+        "number": number,
+        "bounds": bounds,
+        "plain": plain,
+        "metric_name": metric_name,
+        "least": least,
+        "difference": difference_text,
+    }
+    environment.globals |= {"plots": plots, "forest": forest}
+    return environment.get_template(template).render(**told)
+
+
+def metric_name(metric: str) -> str:
+    """What a page calls a metric."""
+    known = {"log_loss": "log loss", "brier": "Brier", "accuracy": "accuracy", "pair_auc": "AUC over pairs"}
+    return known.get(metric, metric.upper())
+
+
+def plain(value: Any) -> str:
+    """A number as people write it, anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested statistics as (name, text), the names one behind the other."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name} · ")
+        else:
+            yield f"{prefix}{name}".replace("_", " "), plain(value)

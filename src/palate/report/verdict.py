@@ -1,0 +1,118 @@
+"""Verdict: what an evaluation comes to, in sentences that claim no more than was measured."""
+
+from collections.abc import Iterator
+
+from palate.measure.evaluation import Difference, Entry, Evaluation
+from palate.measure.figures import difference_text, number, percent
+
+FEW_USERS = 100
+"""Below this many users, percentile intervals over users are known to be too narrow."""
+LOW_MASS = 0.9
+"""Below this share of the probability on the two answers, a model says other things often enough to mention it."""
+
+
+def verdict(evaluation: Evaluation) -> list[str]:
+    """The sentences: models against baselines, after against before, within users, calibration, warnings."""
+    if not evaluation.n:
+        return [f"No {evaluation.split} row was scored: there is nothing to say."]
+    if evaluation.entries[0].metrics.auc is None:
+        return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
+    models = sorted(
+        (entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == "zero-shot"
+    )
+    if not models:
+        best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
+        return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
+    pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
+    # files of earlier versions hold no AUC over pairs
+    apart = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
+    within = [_within_users(evaluation, d) for d in apart if d.first == models[0].key][:1]
+    warnings = [text for model in models for text in _warnings(evaluation, model)]
+    if evaluation.unit == "rows":
+        warnings.append(
+            "Nobody knows whose rows these are: intervals resample rows, and are too narrow where a user has several."
+        )
+    elif evaluation.users < FEW_USERS:
+        counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
+        warnings.append(f"The {evaluation.split} rows come from {counted}: read every number here as a rough one.")
+    return [*pooled, *within, *warnings]
+
+
+def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
+    """The differences of one metric, the fine-tuned model's first."""
+    yield from sorted(
+        (d for d in evaluation.differences if d.metric == metric),
+        key=lambda d: (d.first == "zero-shot", d.second == "zero-shot"),
+    )
+
+
+def _name(entry: Entry) -> str:
+    """What a sentence calls an entry."""
+    names = {
+        "zero-shot": "the zero-shot model",
+        "fine-tuned": "the fine-tuned model",
+        "constant": "the constant",
+        "user-item": "the user and item means together",
+    }
+    if entry.key in names:
+        return names[entry.key]
+    plain = entry.kind == "baseline" and ("mean" in entry.label or "share" in entry.label)
+    return f"the {entry.label}" if plain else entry.label
+
+
+def _compared(evaluation: Evaluation, d: Difference) -> str:
+    """One pooled difference as a sentence."""
+    first, second = evaluation.entry(d.first), evaluation.entry(d.second)
+    baselines = (e.metrics.auc or 0 for e in evaluation.entries if e.kind == "baseline")
+    best = ", the best baseline" if second.kind == "baseline" and second.metrics.auc == max(baselines) else ""
+    numbers = f"AUC {number(first.metrics.auc or 0)} against {number(second.metrics.auc or 0)}"
+    who = _name(first)[0].upper() + _name(first)[1:]
+    if d.interval is None:
+        side = "is ahead of" if d.value > 0 else "does not beat"
+        return f"{who} {side} {_name(second)}{best}: {numbers}, with no interval to say whether that is chance."
+    difference = f"difference {difference_text(d.value, d.interval, prose=True)}"
+    if d.interval.low > 0:
+        return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
+    if d.interval.high < 0:
+        return f"{who} does not beat {_name(second)}{best}: {numbers}, {difference}."
+    if d.interval.low == d.interval.high == 0:
+        return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
+    side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
+    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
+
+
+def _within_users(evaluation: Evaluation, d: Difference) -> str:
+    """The per-user AUC, which a model cannot win by knowing who is generous."""
+    first, second = evaluation.entry(d.first), evaluation.entry(d.second)
+    best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
+    reached, other = (getattr(entry.metrics, d.metric) or 0 for entry in (first, second))
+    over = ", over all their pairs of a liked and a disliked row," if d.metric == "pair_auc" else ""
+    sentence = (
+        f"Within the {first.metrics.gauc_users:,} users with both classes, where knowing who is generous does not "
+        f"help, {_name(first)} reaches{over} an AUC of {number(reached)}; {_name(second)}, {best}, {number(other)}"
+    )
+    if d.interval is None:
+        return sentence + "."
+    return f"{sentence} (difference {difference_text(d.value, d.interval, prose=True)})."
+
+
+def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
+    """What a reader of this model's probabilities must know."""
+    who = _name(model)[0].upper() + _name(model)[1:]
+    answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
+    if len(answers) == 1:
+        yield (
+            f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}: at 0.5 it decides nothing, "
+            "and only its order can be of use."
+        )
+    constant = evaluation.entry("constant").metrics.log_loss
+    if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
+        yield (
+            f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
+            f"log loss {number(model.metrics.log_loss)} against {number(constant)}."
+        )
+    if model.mass is not None and model.mass.mean < LOW_MASS:
+        yield (
+            f"{who} puts {percent(model.mass.mean)} of its probability on the "
+            f"two answers; the rest goes to other words, which P(like) leaves out."
+        )

@@ -1,0 +1,66 @@
+"""Queries: which item is asked for after which history, as two columns of row numbers.
+
+A sample is the pair of its own position and its own item. A ranking asks one anchor for many items. Whatever
+predicts, predicts any of these.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.errors import InputError
+from palate.samples import Samples
+
+RowNumbers = NDArray[np.int64]
+Labels = NDArray[np.bool_]
+"""Whether the user liked what was asked for, (n,)."""
+Scores = NDArray[np.float64]
+"""P(like) of each query, (n,)."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """n questions, "would the user of this history like this item?".
+
+    `anchor` (n,) int64 is a row of `samples.timeline`: the history are its user's rows before it, of which a prompt
+    shows the last `history_len`. What stands in the row itself is never looked at, but for the user and the time.
+    `item` (n,) int64 is a row of `samples.items`.
+    """
+
+    anchor: RowNumbers
+    item: RowNumbers
+
+    def __post_init__(self) -> None:
+        if self.anchor.shape != self.item.shape or self.anchor.ndim != 1:
+            raise ValueError(f"anchors {self.anchor.shape} and items {self.item.shape}, expected (n,) of each")
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+    @classmethod
+    def of_samples(cls, samples: Samples, split: str) -> Self:
+        """What the samples of a split ask, in the order of `samples.of(split)`."""
+        anchor = samples.position[samples.of(split)]
+        return cls(anchor, item_rows(samples, anchor))
+
+    def take(self, rows: RowNumbers | slice) -> Self:
+        """Some of the questions."""
+        return type(self)(self.anchor[rows], self.item[rows])
+
+
+def item_rows(samples: Samples, rows: RowNumbers | None = None) -> RowNumbers:
+    """The row in `samples.items` of what was rated in rows of the timeline (None: in all), int64 of their shape.
+
+    Raises `InputError` for an item that the item table lacks.
+    """
+    rated = samples.timeline["item_id"]
+    rated = rated if rows is None else rated.gather(rows)
+    numbered = samples.items.select("item_id").with_row_index("row")
+    found = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"]
+    if found.null_count():
+        missing = rated.gather(found.is_null().arg_true().head(1)).item()
+        raise InputError(f"item {missing!r} was rated but is not in the item table, expected it there", "items")
+    return found.cast(pl.Int64).to_numpy()

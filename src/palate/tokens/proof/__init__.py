@@ -1,0 +1,1 @@
+"""Proof that a prompt may be cut: no token of the tokenizer spans a cut."""

@@ -1,0 +1,99 @@
+"""What a run is trained and evaluated on: datasets become prompts, of which some may be drawn."""
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from palate.config import Config
+from palate.errors import InputError
+from palate.prompt.chat import Chat
+from palate.tokens.dataset import TokenDataset
+from palate.tokens.packed import Longs
+from palate.tokens.shared import Sequences, SharedHistory, SharedRows, group
+from palate.train.draw import draw
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger(__name__)
+
+
+class TrainingPrompts(NamedTuple):
+    """What to train on, out of how many samples, and what to evaluate on."""
+
+    train: SharedHistory
+    available: int
+    evaluated: SharedHistory | None
+
+
+def prompts_of(
+    config: Config, chat: Chat, train: "TokenDataset | Dataset", evaluated: "TokenDataset | Dataset | None"
+) -> TrainingPrompts:
+    """Draw what the config asks for and put it into prompts; the log says how the classes stand.
+
+    Raises `InputError` if there is nothing to train on, and for options that these data cannot serve.
+    """
+    if len(train) == 0:
+        raise InputError("there are no training samples", config.data_path)
+    options = config.train
+    source = _sequences(config, chat, train)
+    before = source.labels.mean()
+    if options.max_samples is not None and options.max_samples < len(source):
+        rows = draw(source.labels, units(source, options.draw_by, options.targets_per_prompt), options.max_samples,
+                    config.train_seed)  # fmt: skip
+        source = source.select(rows)
+        log.info(
+            "training on %s of %s samples, %.1f %% of them a Yes (of all: %.1f %%), drawn by %s with seed %d",
+            f"{len(source):,}", f"{len(train):,}", 100 * source.labels.mean(), 100 * before, options.draw_by,
+            config.train_seed,
+        )  # fmt: skip
+    else:
+        log.info("training on all %s samples, %.1f %% of them a Yes", f"{len(source):,}", 100 * before)
+    shared = SharedHistory(source, options.targets_per_prompt)
+    if options.targets_per_prompt > 1:
+        together, apart = int(shared.tokens(shared.pieces()).sum()), int(shared.needed.sum())
+        log.info(
+            "%s prompts of up to %d targets, %.0f tokens and %.0f more a target: %s an epoch for %s, %.1f × fewer",
+            f"{len(shared):,}", options.targets_per_prompt, shared.prefix.mean(),
+            (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
+            apart / together,
+        )  # fmt: skip
+    there = evaluated is not None and len(evaluated) > 0
+    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)) if there else None)
+
+
+def units(source: Sequences, by: str, targets: int) -> Longs:
+    """The number of the unit that each sample is drawn in, (n,) int64; see `TrainConfig.draw_by`."""
+    n = len(source)
+    if by == "sample" or (by == "prompt" and targets == 1):
+        return np.arange(n)
+    if not isinstance(source, TokenDataset):
+        raise InputError(f"these examples do not say who the user is, expected sample, not {by!r}", "train.draw_by")
+    position = source.tables.position(source.split)[source.numbers]
+    users = source.tables.users
+    if by == "user":
+        return np.unique(np.searchsorted(users, position, side="right"), return_inverse=True)[1].astype(np.int64)
+    order = np.argsort(position, kind="stable")
+    first = group(position[order], users, targets)
+    unit = np.empty(n, np.int64)
+    unit[order] = np.repeat(np.arange(first.size - 1), np.diff(first))
+    return unit
+
+
+def _sequences(config: Config, chat: Chat, data: "TokenDataset | Dataset | Any") -> "TokenDataset | SharedRows":
+    """A dataset as sequences: token datasets as they are, Alpaca examples tokenized."""
+    if isinstance(data, TokenDataset):
+        return data
+    from palate.tokens.cache import content_hash, preprocess_datasets_parallel
+
+    if config.train.train_on != "response" or config.tokens.truncation != "left":
+        raise InputError(
+            "Alpaca files of other origin are cut on the left and trained on the response, expected "
+            "tokens.truncation=left and train.train_on=response",
+            config.data_path,
+        )
+    tokens = preprocess_datasets_parallel({"data": data}, chat.tokenizer, config.tokens.cutoff_len)["data"]
+    columns = tokens.with_format("numpy")
+    rows = list(zip(columns["input_ids"][:], columns["labels"][:], strict=True))
+    return SharedRows(rows, len(chat.decision.lead), chat.decision.yes_id, content_hash(tokens))

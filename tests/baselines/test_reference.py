@@ -1,0 +1,64 @@
+"""What the baselines reach on MovieLens's ml-latest-small, against what is known of such models."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from palate.baselines.registry import baseline_scores
+from palate.config import PrepareConfig
+from palate.measure.metrics import Metrics, measure
+from palate.ratings.load import load_ratings
+from palate.samples import build_samples
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
+EXACT = {  # ../shared/reference/baselines.md: AUC, GAUC, accuracy, log loss
+    "constant": (0.500, 0.500, 0.534, 0.692),
+    "user-mean": (0.703, 0.500, 0.655, 0.626),
+    "item-mean": (0.677, 0.667, 0.631, 0.643),
+    "user-item": (0.767, 0.667, 0.695, 0.574),
+    "history-mean": (0.764, 0.489, 0.689, 0.575),
+}
+"""Means, of which there is one way to work them out."""
+LEARNED = {  # AUC, GAUC, log loss
+    "factors": (0.773, 0.671, 0.567),
+    "online": (0.792, 0.616, 0.548),
+    "item-knn": (0.800, 0.656, 0.538),
+    "logistic": (0.824, 0.687, 0.515),
+    "logistic-knn": (0.831, 0.703, 0.505),
+    "lightgbm-prompt": (0.798, 0.579, 0.540),
+    "lightgbm-item": (0.822, 0.657, 0.514),
+    "lightgbm": (0.837, 0.708, 0.495),
+}
+"""Models that are alike but not the same; the reference's own interval of the AUC is about ±0.025."""
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Metrics]:
+    if not REAL.is_dir():
+        pytest.skip(f"{REAL} is absent")
+    samples = build_samples(load_ratings(str(REAL)), PrepareConfig())
+    scores = baseline_scores(samples, rating_threshold=4.0)
+    test = samples.of("test")
+    users = samples.timeline["user_id"].gather(samples.position[test]).cast(pl.Int64).to_numpy()
+    return {key: measure(samples.label[test], scores[key].to_numpy(), users) for key in scores.columns[1:]}
+
+
+@pytest.mark.parametrize("name", list(EXACT))
+def test_the_means_are_reproduced(name: str, measured: dict[str, Metrics]) -> None:
+    got = measured[name]
+    assert (got.n, got.users, got.gauc_users) == (8965, 610, 365)
+    assert (got.auc, got.gauc, got.accuracy, got.log_loss) == pytest.approx(EXACT[name], abs=0.005)
+
+
+@pytest.mark.parametrize("name", list(LEARNED))
+def test_the_learned_baselines_are_as_good_as_they_are_known_to_be(name: str, measured: dict[str, Metrics]) -> None:
+    got, (auc, gauc, log_loss) = measured[name], LEARNED[name]
+    assert got.auc == pytest.approx(auc, abs=0.01)
+    assert got.log_loss == pytest.approx(log_loss, abs=0.01)
+    assert got.gauc is not None
+    assert got.gauc > gauc - 0.03
+
+
+def test_the_strongest_lies_in_the_reference_s_interval(measured: dict[str, Metrics]) -> None:
+    assert 0.813 <= max(m.auc for m in measured.values() if m.auc is not None) <= 0.860

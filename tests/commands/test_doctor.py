@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.small import all_small
+
+from palate.commands.doctor import examine
+from palate.config import Config
+from palate.prompt.spec import PromptSpec
+
+
+def found(folder: Path, kind: str, **prompt: str) -> Any:
+    """What is said of the prompts of a tokenizer."""
+    all_small()[kind].save_pretrained(folder / kind)
+    name = str(folder / kind)
+    config = Config(tokens={"tokenizer": name}, prompt=PromptSpec(**prompt))
+    return examine(config)["prompts"][name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("byte_level_bpe", "regex split, byte-level"), ("wordpiece", "split at white space and punctuation")],
+)
+def test_prompts_that_are_composed_are_told_with_their_proof(tmp_path: Path, kind: str, how: str) -> None:
+    assert found(tmp_path, kind)["summary"] == f"composed: cuts proved by {how}"
+
+
+def test_a_prompt_that_tells_contexts_is_composed(tmp_path: Path) -> None:
+    line = "{title}: {item_mean:.1f} by {item_count:,}"
+    assert found(tmp_path, "byte_level_bpe", history_line=line, candidate_line=line)["composed"] is True
+
+
+def test_a_prompt_that_cannot_be_cut_is_told_with_the_field(tmp_path: Path) -> None:
+    whole = found(tmp_path, "unigram", history_line="{title}")
+
+    assert whole["composed"] is False
+    assert whole["summary"] == ("tokenized whole: no token boundary is certain to the right of {title} in history_line")
+
+
+def test_a_tokenizer_of_which_nothing_is_proved_is_told_with_the_token_to_blame(tmp_path: Path) -> None:
+    assert "the added token '</s>' takes in what stands beside it" in found(tmp_path, "phi3_like")["summary"]
+
+
+def test_titles_that_are_tokenized_whole_are_named(tmp_path: Path) -> None:
+    bare = found(tmp_path, "byte_level_bpe", history_line="{title}", candidate_line="{year:d} {title}")
+
+    assert bare["composed"]
+    assert " Film " in bare["whole"]
+    assert "tokenized whole with titles such as ' Film '" in bare["summary"]

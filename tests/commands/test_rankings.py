@@ -1,0 +1,149 @@
+"""Whole catalogues ranked in `palate evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from tests.acceptance.ratings import write_ratings
+from tests.tiny import random_adapter, tiny_folder, toy_config
+
+from palate.baselines import retrievers
+from palate.baselines.item_knn import ItemKNN
+from palate.baselines.retriever import Past
+from palate.baselines.statistics import BaselineData
+from palate.cli import main
+from palate.commands import rankings
+from palate.commands.prepare import prepare, prepared
+from palate.commands.scores import Model
+from palate.config import Config, load_config
+from palate.measure.candidates import candidate_sets
+from palate.samples.queries import Queries
+from palate.score.scorer import Scorer
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config with an adapter that was never trained."""
+    folder = tmp_path_factory.mktemp("ranked")
+    base = tiny_folder(folder / "model")
+    config = {
+        **toy_config(base).model_dump(include={"name", "prompt", "model", "tokens"}),
+        "run_dir": str(folder / "run"),
+        "ratings": {"source": str(write_ratings(folder / "ratings", users=12, each=20))},
+        "prepare": {"history_len": 3, "val_ratio": 0.3, "test_ratio": 0.2},
+        "evaluate": {"bootstrap": 20, "zero_shot": False, "baselines": "quick"},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    random_adapter(load_config(folder / "config.yaml"), folder / "run" / "adapter", 0.1)
+    prepare(load_config(folder / "config.yaml"))
+    return folder
+
+
+@pytest.fixture
+def config(home: Path) -> Config:
+    return load_config(home / "config.yaml")
+
+
+def scored(home: Path) -> rankings.RankedModel:
+    return rankings.RankedModel(Model("fine-tuned", home / "run" / "adapter"), "a model", {"model": "one"})
+
+
+def evaluate(home: Path, out: Path, *words: str) -> list[dict[str, Any]]:
+    assert main(["evaluate", "--config", str(home / "config.yaml"), "--out", str(out), *words]) == 0
+    rankings: list[dict[str, Any]] = json.loads((out / "metrics.json").read_text())["rankings"]
+    return rankings
+
+
+def test_quick_baselines_always_rank_and_the_model_only_if_asked(home: Path, tmp_path: Path) -> None:
+    (quick,) = evaluate(home, tmp_path / "quick")
+    assert [entry["key"] for entry in quick["entries"]] == ["popularity", "first-stage", "constant", "item-mean"]
+    assert quick["negatives"] is None
+    assert "did not rank" in (tmp_path / "quick" / "report.html").read_text()
+    first, second = evaluate(home, tmp_path / "asked", "--set", "evaluate.rank_users=3")
+    assert first == quick
+    assert [entry["key"] for entry in second["entries"]][-1] == "fine-tuned"
+    assert second["users"] + second["unranked"] == 3
+    assert all(
+        list(entry["lists"]) == ["coverage@10", "popularity@10", "novelty@10", "diversity@10"]
+        for entry in second["entries"]
+    )
+    assert "Novelty@10" in (tmp_path / "asked" / "report.html").read_text()
+    assert "did not rank" not in (tmp_path / "asked" / "report.html").read_text()
+
+
+def test_the_first_stage_ranks_as_recommend_retrieves(config: Config) -> None:
+    samples = prepared(config).samples
+    known = BaselineData.of(samples, config.prepare.rating_threshold)
+    retriever = ItemKNN.fit(retrievers.RetrieverData.of(samples, config.prepare.rating_threshold))
+    predict = rankings.first_stage(known)
+    for anchor in samples.position[samples.of("test")][::5].tolist():
+        past = Past(known.item[known.first[anchor] : anchor], known.rating[known.first[anchor] : anchor])
+        unseen = np.setdiff1d(np.arange(samples.items.height), past.item)
+        score = predict(Queries(np.full(unseen.size, anchor), unseen))
+        expected = retriever.top(past, 10, past.item)
+        assert unseen[np.argsort(-score)][: expected.size].tolist() == expected.tolist()
+
+
+def test_sampled_candidates_are_marked(home: Path, tmp_path: Path) -> None:
+    (table,) = evaluate(home, tmp_path, "--set", "evaluate.candidates=5")
+    assert table["negatives"] == 5
+    assert table["candidates"].startswith("sampled: 5 ")
+    assert "5 sampled candidates" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_cannot_rank_where_only_scores_are_brought(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--scores", str(tmp_path / "any.npz"), "--set", "evaluate.rank_users=3", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", "--config", str(home / "config.yaml"), *words]) == 2
+    assert "error: evaluate.rank_users: asks a model again, expected 0 beside --scores" in capsys.readouterr().err
+
+
+def test_the_model_is_asked_what_the_sample_asks(home: Path, config: Config, tmp_path: Path) -> None:
+    """For the item of a user's first test sample the logit is that of the sample's own prompt."""
+    from palate.commands.prepare import scored_tokens
+    from palate.commands.train import load_scorer
+
+    data = prepared(config)
+    sets = candidate_sets(data.samples)
+    logits = rankings.model_logits(config, data, scored(home), sets, tmp_path)
+    asked = next(asked for *_, asked, _ in sets.chunks())
+    scorer = load_scorer(config, home / "run" / "adapter")
+    tokens = scored_tokens(config, data, scorer.chat, ("test",))["test"]
+    test = data.samples.position[data.samples.of("test")]
+    own = data.samples.items["item_id"].gather(asked.item) == data.samples.timeline["item_id"].gather(asked.anchor)
+    pairs = np.flatnonzero(own.to_numpy())
+    assert len(pairs) >= 5
+    rows = np.searchsorted(test, asked.anchor[pairs])
+    expected = scorer.score_ids(tokens.prompts(rows)).logit
+    np.testing.assert_allclose(logits[pairs], expected, atol=1e-4)
+
+
+def test_an_interrupted_ranking_goes_on_and_a_finished_one_is_kept(
+    home: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepared(config)
+    sets = candidate_sets(data.samples, users=pl.Series(data.samples.timeline["user_id"].unique().sort()[:4]))
+    whole = rankings.model_logits(config, data, scored(home), sets, tmp_path / "whole")
+    rank_ids, calls = Scorer.rank_ids, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return rank_ids(*args)
+
+    monkeypatch.setattr(Scorer, "rank_ids", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rankings.model_logits(config, data, scored(home), sets, tmp_path / "broken")
+    assert not list((tmp_path / "broken" / "scores").glob("*.npz"))
+    again = rankings.model_logits(config, data, scored(home), sets, tmp_path / "broken")
+    np.testing.assert_array_equal(again, whole)
+    assert len(calls) == len(sets) + 1
+    np.testing.assert_array_equal(rankings.model_logits(config, data, scored(home), sets, tmp_path / "broken"), whole)
+    assert len(calls) == len(sets) + 1
+    assert [path.name for path in (tmp_path / "broken" / "scores").iterdir()] == ["ranking-fine-tuned.npz"]

@@ -1,0 +1,28 @@
+"""What the lines of a prompt may name, row by row: the slow and obvious way to what is rendered in columns."""
+
+from typing import Any
+
+from palate.prompt.spec import PromptSpec
+from palate.samples.build import Samples
+from palate.samples.items import shown_items
+from palate.samples.lines import renderer
+
+CONTEXT = PromptSpec(candidate_line="{item_mean} {item_count}")
+"""A prompt that asks for the contexts and for nothing else."""
+
+
+def prompt_rows(samples: Samples, prompt: PromptSpec) -> list[dict[str, Any]]:
+    """Each row of the timeline: its item's columns, its rating, and its context if the prompt names it."""
+    items = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
+    contexts = contexts_of(samples) if prompt.names_context else [{}] * samples.timeline.height
+    rated = samples.timeline.select("item_id", "rating").rows()
+    return [
+        {**items[item], "rating": rating} | context for (item, rating), context in zip(rated, contexts, strict=True)
+    ]
+
+
+def contexts_of(samples: Samples) -> list[dict[str, Any]]:
+    """The context of each row of the timeline."""
+    context = renderer(samples, CONTEXT).samples.context
+    assert context is not None
+    return context.values[context.code].to_dicts()

@@ -1,0 +1,186 @@
+"""Tables that bring their splits, as CoLLM's frames are when they are written as CSV or Parquet."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from palate.errors import InputError
+from palate.ratings.split_names import split_files
+from palate.ratings.splits import load_given
+
+HEAD = "uid,iid,label,timestamp,title,his,not_cold\n"
+ROWS = {
+    "train": '1,10,1,100,"Heat (1995)",[0],1\n1,11,0,101,Alien (1979),"[0, 10]",1\n2,10,0,102,"Heat (1995)",[0],1\n',
+    "valid": '1,12,1,200,"Lost, The",[0],1\n',
+    "test": '2,12,1,300,"Lost, The","[0,\n 1]",1\n3,10,0,301,"Heat (1995)",[0],0\n',
+}
+
+
+def tables(folder: Path, suffix: str = ".csv", **changed: str) -> Path:
+    """A folder of three tables; `changed` are other texts by split."""
+    folder.mkdir(exist_ok=True)
+    for split, rows in ROWS.items():
+        path = folder / f"{split}_ood2{suffix}"
+        path.with_suffix(".csv").write_text(changed.get(split, HEAD + rows))
+        if suffix == ".parquet":
+            pl.read_csv(path.with_suffix(".csv")).write_parquet(path)
+            path.with_suffix(".csv").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_folder_of_splits_is_read(tmp_path: Path, suffix: str) -> None:
+    ratings = load_given(str(tables(tmp_path / "ml", suffix)))
+
+    assert ratings.frame.rows() == [
+        (1, 10, 1.0, 100, "train"),
+        (1, 11, 0.0, 101, "train"),
+        (2, 10, 0.0, 102, "train"),
+        (1, 12, 1.0, 200, "val"),
+        (2, 12, 1.0, 300, "test"),
+        (3, 10, 0.0, 301, "test"),
+    ]
+    assert ratings.items.rows() == [(10, "Heat (1995)"), (11, "Alien (1979)"), (12, "Lost, The")]
+    assert (ratings.scale, ratings.name) == ((0.0, 1.0), "ml")
+    assert sorted(ratings.inputs) == [f"{split}_ood2{suffix}" for split in ("test", "train", "valid")]
+
+
+def test_one_file_says_its_splits_in_a_column(tmp_path: Path) -> None:
+    text = "user,item,click,title,split\nu1,a,False,A,test\nu1,b,True,B,Train\nu2,a,0,A,validation\nu2,b,1,B,train\n"
+    (tmp_path / "all.csv").write_text(text)
+
+    ratings = load_given(str(tmp_path / "all.csv"))
+
+    assert ratings.frame.rows() == [
+        ("u1", "b", 1.0, 0, "train"),
+        ("u2", "b", 1.0, 1, "train"),
+        ("u2", "a", 0.0, 2, "val"),
+        ("u1", "a", 0.0, 3, "test"),
+    ]
+
+
+def test_bool_labels_of_parquet_are_labels(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": [1, 2], "item": [1, 1], "label": [True, False], "title": ["A", "A"],
+                          "split": ["train", "test"]})  # fmt: skip
+    frame.write_parquet(tmp_path / "all.parquet")
+
+    assert load_given(str(tmp_path / "all.parquet")).frame["rating"].to_list() == [1.0, 0.0]
+
+
+def test_ratings_keep_their_scale_and_zeros_and_ones_are_labels(tmp_path: Path) -> None:
+    head = "user_id,movie_id,rating,timestamp,title,split\n"
+    (tmp_path / "stars.csv").write_text(head + "1,1,4.5,1,A,train\n1,2,1.0,2,B,test\n")
+    (tmp_path / "likes.csv").write_text(head + "1,1,1,1,A,train\n1,2,0,2,B,test\n")
+
+    assert load_given(str(tmp_path / "stars.csv")).scale == (0.5, 5.0)
+    assert load_given(str(tmp_path / "likes.csv")).scale == (0.0, 1.0)
+
+
+def test_titles_may_lie_beside_and_columns_may_have_other_names(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,genre\n1,A,x\n2,B,y\n")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.tsv").write_text(f"who\twhat\tgood\n1\t{1 + (split == 'test')}\t1\n")
+    columns = {"user": "who", "item": "what", "label": "good"}
+
+    ratings = load_given(str(tmp_path), columns=columns)
+
+    assert ratings.items["genre"].to_list() == ["x", "y"]
+    assert "items.csv" in ratings.inputs
+
+
+def with_line(split: str, number: int, row: str) -> dict[str, str]:
+    lines = (HEAD + ROWS[split]).splitlines()
+    lines[number - 1 : number] = row.split("\n")
+    return {split: "\n".join(lines) + "\n"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (with_line("train", 3, "1,11,2,101,A,x,1"), "train_ood2.csv:3: label '2' is wrong, expected 0 or 1"),
+        (with_line("train", 3, "1,11,,101,A,x,1"), "train_ood2.csv:3: label is missing"),
+        (with_line("train", 3, "1,,1,101,A,x,1"), "train_ood2.csv:3: iid is missing, expected an id"),
+        (with_line("valid", 2, "1,11,1,yesterday,A,x,1"), "valid_ood2.csv:2: timestamp 'yesterday' is wrong"),
+        (with_line("valid", 2, "1,11,1,-5,A,x,1"), "valid_ood2.csv:2: timestamp '-5' is wrong, expected whole seconds"),
+        (with_line("train", 4, "1,11,1"), "train_ood2.csv:4: row has 3 fields, expected 7"),
+        (with_line("train", 4, "1,11,1,5,A,x,1,9"), "train_ood2.csv:4: row has 8 fields, expected 7"),
+        (with_line("train", 4, "\n\n1,11,3,5,A,x,1"), "train_ood2.csv:6: label '3' is wrong"),
+        (with_line("test", 4, "3,10,0,301,,x,0"), "test_ood2.csv:4: title is missing"),
+        (
+            with_line("test", 4, "3,10,0,301,Heat,x,0"),
+            "test_ood2.csv:4: item 10 is titled 'Heat' here and 'Heat (1995)'",
+        ),
+        ({"test": "uid,iid,timestamp,title\n1,2,3,A\n"}, "test_ood2.csv:1: has no label and no rating column"),
+        ({"test": "uid,label,timestamp,title\n1,2,3,A\n"}, "test_ood2.csv:1: has no item column"),
+        ({"test": "uid,iid,label,title\n1,2,1,A\n"}, "test_ood2.csv: has no timestamps"),
+        ({"test": "uid,iid,rating,timestamp,title\n1,2,1,3,A\n"}, "test_ood2.csv: has other columns than"),
+        ({"test": HEAD}, "test_ood2.csv: has no rows"),
+        ({"test": ""}, "test_ood2.csv: is empty"),
+        ({"train": "uid,iid,label,timestamp\n1,2,1,3\n"}, "train_ood2.csv: has no titles"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, changed: dict[str, str], told: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_given(str(tables(tmp_path / "ml", **changed)))
+
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("user,item,label,title\n1,2,1,A\n", "all.csv:1: has no split column"),
+        ("user,item,label,title,split\n1,2,1,A,train\n1,2,1,A,exam\n", "all.csv:3: split 'exam' is wrong"),
+        ("user,item,label,title,split\n1,2,1,A,train\n", "all.csv: has no rows of the split test"),
+        (
+            "user,item,rating,title,split\n1,2,7,A,train\n1,3,1,B,test",
+            "all.csv:2: rating '7' is wrong, expected a number",
+        ),
+    ],
+)
+def test_a_file_of_all_splits_that_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "all.csv").write_text(text)
+
+    with pytest.raises(InputError) as raised:
+        load_given(str(tmp_path / "all.csv"))
+
+    assert told in str(raised.value)
+
+
+def test_folders_that_lack_a_split_or_have_it_twice_are_told(tmp_path: Path) -> None:
+    folder = tables(tmp_path / "ml")
+    (folder / "train.csv").write_text(HEAD)
+    with pytest.raises(InputError, match="both of the split train"):
+        load_given(str(folder))
+    for path in folder.glob("train*"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds no table of train"):
+        load_given(str(folder))
+
+
+def test_file_names_tell_the_split() -> None:
+    names = ["train_ood2.csv", "valid-1.parquet", "test.tsv", "items.csv", "training.md", "trainer.csv"]
+
+    assert split_files(names) == {"train": "train_ood2.csv", "val": "valid-1.parquet", "test": "test.tsv"}
+
+
+def test_nested_columns_that_mean_nothing_are_left_alone(tmp_path: Path) -> None:
+    rows: dict[str, Any] = {"uid": [1], "iid": [2], "label": [1], "title": ["A"], "his": [[0, 1]]}
+    for split in ("train", "test"):
+        pl.DataFrame(rows).write_parquet(tmp_path / f"{split}.parquet")
+
+    assert load_given(str(tmp_path)).frame.height == 2
+
+
+def test_a_damaged_parquet_table_and_one_of_bytes_are_refused(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user_id": [7, 7], "item_id": [1, 2], "label": [1, 0], "title": ["A", "B"]})
+    rows.write_parquet(tmp_path / "test.parquet")
+    content = (tmp_path / "test.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(content[:40] + b"\xff" * 30 + content[70:])
+    with pytest.raises(InputError, match=r"train\.parquet: cannot be read: "):
+        load_given(str(tmp_path))
+    rows.with_columns(title=pl.lit(b"\xff")).write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet: column 'title' holds Binary, expected one value"):
+        load_given(str(tmp_path))

@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import pytest
+from tests.disk import files_of_at_most
+
+from palate.errors import InputError, WorkError
+from palate.store.artifacts import (
+    MANIFEST,
+    atomic_file,
+    atomic_folder,
+    read_json,
+    sha256_file,
+    write_json,
+    write_manifest,
+)
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "x"
+    with pytest.raises(RuntimeError, match="half-way"), atomic_file(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+        raise RuntimeError("half-way")
+
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"new")
+        raise RuntimeError
+
+    assert path.read_bytes() == b"old"
+
+
+def test_a_write_that_the_system_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(1000),
+        pytest.raises(WorkError, match="x: cannot be written: File too large"),
+        atomic_file(tmp_path / "x") as file,
+    ):
+        file.write(b"x" * 100_000)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_keeps_what_was_not_written_again_and_its_manifest_comes_last(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with atomic_folder(folder) as partial:
+        (partial / "a").write_text("1")
+        write_manifest(partial, "s", inputs={}, options={}, stats={})
+    (folder / "mine").write_text("kept")
+    with pytest.raises(RuntimeError), atomic_folder(folder) as partial:
+        (partial / "a").write_text("2")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "1"
+
+    with atomic_folder(folder) as partial:
+        (partial / "a").write_text("2")
+
+    assert (folder / "a").read_text() == "2"
+    assert (folder / "mine").read_text() == "kept"
+    assert not (folder / MANIFEST).exists()  # it described the old files
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    manifest = write_manifest(tmp_path, "prepare", inputs={"i": "0"}, options={"o": 1}, stats={"n": 2})
+
+    assert manifest["outputs"] == {"a": sha256_file(tmp_path / "a")}
+    assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
+
+
+def test_json_that_is_not_json_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": 1,\n "b": }\n')
+    with pytest.raises(InputError, match=r"x\.json:2: is not JSON"):
+        read_json(path)
+    with pytest.raises(InputError, match=r"absent\.json: not found"):
+        read_json(tmp_path / "absent.json")
+    for text in (b"[1]", b"null", b'"a"'):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=r"x\.json: holds another JSON value, expected an object"):
+            read_json(path)
+    for text in (b"\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=r"x\.json: is not JSON"):
+            read_json(path)
+
+
+def test_json_keeps_every_letter(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"title": "Amélie ≈ 映画"})
+
+    assert read_json(tmp_path / "x.json") == {"title": "Amélie ≈ 映画"}
+    assert "Amélie ≈ 映画" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_a_whole_folder_takes_the_place_of_all_that_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("a", "b"):
+        with atomic_folder(folder, whole=True) as partial:
+            (partial / "sub").mkdir()
+            (partial / "sub" / name).write_text(name)
+    with pytest.raises(RuntimeError), atomic_folder(folder, whole=True) as partial:
+        (partial / "c").write_text("c")
+        raise RuntimeError
+
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == [
+        "data",
+        "data/sub",
+        "data/sub/b",
+    ]
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    rename = Path.rename
+
+    def refusing(self: Path, target: Path) -> Path:
+        if ".partial-" in self.name:
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(WorkError, match="busy"), atomic_folder(folder, whole=True) as partial:
+        (partial / "a").write_text("new")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert (folder / "a").read_text() == "old"

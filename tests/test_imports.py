@@ -1,0 +1,45 @@
+"""The order of the packages, read from their imports: each imports only those before it; no module is in a circle."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import palate
+
+ROOT = Path(palate.__file__).parent
+ORDER = [
+    *("errors", "store", "console", "progress", "ratings", "prompt", "config", "samples", "tokens", "models", "train"),
+    *("score", "baselines", "measure", "report", "alpaca", "recommend", "plan", "commands", "cli", "__main__"),
+]
+
+
+def modules() -> dict[str, Path]:
+    names = {path: ".".join(("palate", *path.relative_to(ROOT).with_suffix("").parts)) for path in ROOT.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules of the package that a module imports, at the top or within a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "palate":
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in known else str(node.module)
+
+
+def test_a_package_imports_only_those_before_it() -> None:
+    known = modules()
+    place = {f"palate.{name}": at for at, name in enumerate(ORDER)}
+    upward = []
+    for name, path in known.items():
+        for other in imports(path, known):
+            one, two = (".".join(each.split(".")[:2]) for each in (name, other))
+            if one != two and two != "palate" and place[two] > place.get(one, -1):
+                upward.append(f"{name} -> {other}")
+    assert upward == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    known = modules()
+    list(TopologicalSorter({name: set(imports(path, known)) - {name} for name, path in known.items()}).static_order())
