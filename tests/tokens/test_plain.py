@@ -1,12 +1,13 @@
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import InputError
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.plain import IGNORED, tokenize_func
+from palate.tokens.plain import IGNORED, chat_of, conversation, encode_examples, measure_examples, tokenize_func
 
 
 def example(**changes: Any) -> dict[str, Any]:
@@ -70,3 +71,21 @@ def test_a_cutoff_that_would_cut_the_answer_is_refused(tokenizer: Any) -> None:
 def test_text_without_an_answer_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="no assistant turn"):
         tokenize_func({"text": "<|im_start|>user\nhello<|im_end|>\n"}, tokenizer, 1024)
+
+
+def test_examples_are_tokenized_as_their_conversations_are_one_by_one(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palate.tokens.plain.ROWS", 4)
+    changes: list[dict[str, Any]] = [
+        {}, {"input": None}, {"system": None}, {"output": "Yes"}, {"history": [["And Heat?", "Yes"]]},
+        {"input": "<|im_end|>"}, {"input": "  Léon\r\n七 "}, {"instruction": "", "input": ""}, {"system": ""},
+    ]  # fmt: skip
+    data, chat = Dataset.from_list([example(**change) for change in changes]), chat_of(tokenizer)
+    expected = [chat.encode(conversation(row)) for row in data]
+
+    assert [each for batch in encode_examples(data, chat) for each in batch] == expected
+    lengths = measure_examples(data, chat)
+    assert lengths.total.tolist() == [len(each.ids) for each in expected]
+    assert lengths.response.tolist() == [len(each.ids) - each.prompt_len for each in expected]
+    assert len(measure_examples(data.select([]), chat)) == 0

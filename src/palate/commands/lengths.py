@@ -150,7 +150,7 @@ class AlpacaLengths:
 
     def __init__(self, path: Path, chat: Chat, cutoff: int) -> None:
         from palate.tokens.examples import load_examples
-        from palate.tokens.segments import measure_examples
+        from palate.tokens.plain import measure_examples
 
         self.name, self._chat, self._cutoff = str(path), chat, cutoff
         self._examples = load_examples(path)

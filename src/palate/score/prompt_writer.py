@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.samples.lines import Renderer
-from palate.score.alike import decision_prompts
 from palate.score.cut import cut
 from palate.tokens.dataset import Options
 
@@ -38,4 +37,4 @@ class PromptWriter:
 
     def _encode(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
         questions = self.render.questions(position, target, items)
-        return decision_prompts(self.chat, [to_generation_messages(row) for row in questions.iter_rows(named=True)])
+        return self.chat.decision_prompts([to_generation_messages(row) for row in questions.iter_rows(named=True)])

@@ -9,7 +9,6 @@ from palate.config import ModelConfig, TokensConfig
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
-from palate.score.alike import common_prefix, decision_prompts
 from palate.score.backend import AnswerScores, Backend, Ids, OnBatch, scores_of
 from palate.score.conversations import Candidate, Item, conversations
 from palate.score.cut import cut
@@ -149,7 +148,7 @@ class Scorer:
 
         def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
             some = [candidates[n] for n in rows]
-            return decision_prompts(self.chat, conversations(self.prompt, history, some, shown))
+            return self.chat.decision_prompts(conversations(self.prompt, history, some, shown))
 
         prompts = shorter(range(len(candidates)), items)
         return cut(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
@@ -161,11 +160,20 @@ class Scorer:
         cannot share a prefix.
         """
         # Each is left a token of its own, behind which it is answered.
-        shared = min(common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
+        shared = min(_common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
         if shared < 1 or len(prompts) == 1:
             return self.score_ids(prompts, batch_size, on_batch)
         rests = [prompt[shared:] for prompt in prompts]
         return scores_of(self.backend.answers_behind(prompts[0][:shared], rests, batch_size, on_batch))
+
+
+def _common_prefix(sequences: Sequence[Any]) -> int:
+    """How long the beginning is that all sequences, texts or lists of ids, have in common."""
+    if not sequences:
+        return 0
+    # In the order of the alphabet the first and the last have in common what all have.
+    first, last = min(sequences), max(sequences)
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _about(adapter: Path | None) -> dict[str, Any]:

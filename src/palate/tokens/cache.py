@@ -13,8 +13,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.store.cache import Cache
 from palate.tokens.arrow import Chunk, write_dataset
-from palate.tokens.plain import STAGE, chat_of
-from palate.tokens.segments import encode_examples
+from palate.tokens.plain import IGNORED, STAGE, chat_of, encode_examples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,8 +28,8 @@ def preprocess_datasets_parallel(
     """Tokenize Alpaca datasets, or take them from the cache.
 
     Returns for each name a dataset of `input_ids` (int32), `attention_mask` (int8) and `labels` (int32), in
-    the order of the input; a row is what `tokenize_func` gives. `num_proc` is there for callers that pass it: what
-    is composed takes one core, what is tokenized whole takes all.
+    the order of the input; a row is what `tokenize_func` gives. `num_proc` is for callers that pass it: texts are
+    tokenized on all cores.
 
     Raises `InputError` if a response alone exceeds `cutoff_len`.
     """
@@ -82,14 +81,14 @@ def _build(dataset: "Dataset", chat: Chat, cutoff_len: int, name: str, folder: P
 
 def _chunks(dataset: "Dataset", chat: Chat, cutoff_len: int, name: str) -> Iterator[Chunk]:
     """Ids and labels, cut on the left, keeping the whole response."""
-    from palate.tokens import kernel
-
     for batch in encode_examples(dataset, chat, name):
-        too_long = batch.response[batch.response > cutoff_len]
-        if too_long.size:
-            raise InputError(f"the response is {too_long[0]} tokens, cutoff_len is {cutoff_len}: expected it to fit")
-        kept = np.minimum(batch.total, cutoff_len)
-        ids, offsets = batch.compose(kept)
-        labels = np.empty_like(ids)
-        kernel.label(ids, offsets[:-1], kept, batch.response, -1, labels)
-        yield ids, labels, offsets
+        total, prompt = np.array([(len(each.ids), each.prompt_len) for each in batch]).T
+        response = total - prompt
+        if response.max() > cutoff_len:
+            too_long = response[response > cutoff_len][0]
+            raise InputError(f"the response is {too_long} tokens, cutoff_len is {cutoff_len}: expected it to fit")
+        kept = np.minimum(total, cutoff_len)
+        ids = np.concatenate([each.ids[-n:] for each, n in zip(batch, kept.tolist(), strict=True)], dtype=np.int32)
+        offsets = np.concatenate([[0], np.cumsum(kept)])
+        trained = np.arange(ids.size) >= np.repeat(offsets[1:] - response, kept)
+        yield ids, np.where(trained, ids, np.int32(IGNORED)), offsets

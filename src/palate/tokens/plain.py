@@ -1,17 +1,26 @@
 """The plain path from examples to tokens: render, tokenize, mask, truncate; the reference for faster ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from palate.errors import InputError
+from palate.progress import track
 from palate.prompt.chat import PROBE, Chat, Encoded
 from palate.prompt.messages import to_chat_messages
+from palate.tokens.lengths import Lengths
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 STAGE = 2
 """Raised whenever the same input would give other tokens."""
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
+ROWS = 1024
+"""Examples that are tokenized at once, on all cores."""
 
 
 @lru_cache(maxsize=8)
@@ -61,3 +70,17 @@ def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
         "attention_mask": [1] * (len(ids) - start),
         "labels": labels[start:],
     }
+
+
+def encode_examples(dataset: "Dataset", chat: Chat, name: str = "") -> Iterator[list[Encoded]]:
+    """Tokenize an Alpaca dataset in batches, in its order and without truncation; shows progress under `name`."""
+    batches = dataset.with_format("arrow").iter(batch_size=ROWS)
+    for table in track(batches, len(dataset), f"tokenizing {name}".strip()):
+        yield chat.encode_batch([conversation(row) for row in table.to_pylist()])
+
+
+def measure_examples(dataset: "Dataset", chat: Chat, name: str = "") -> Lengths:
+    """The lengths of an Alpaca dataset's examples before any truncation."""
+    ends = [(len(each.ids), each.prompt_len) for batch in encode_examples(dataset, chat, name) for each in batch]
+    total, prompt = np.array(ends, np.int32).reshape(-1, 2).T
+    return Lengths(total, total - prompt)
