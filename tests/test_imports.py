@@ -15,8 +15,9 @@ ORDER = [
 
 
 def modules() -> dict[str, Path]:
+    """All but `palate` itself, which imports the others only when a name of theirs is used."""
     names = {path: ".".join(("palate", *path.relative_to(ROOT).with_suffix("").parts)) for path in ROOT.rglob("*.py")}
-    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+    return {name.removesuffix(".__init__"): path for path, name in names.items() if path != ROOT / "__init__.py"}
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
