@@ -1,5 +1,6 @@
 """Titles arrive whole and on one line, however their file writes quotes, line breaks and control characters."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def test_quotes_are_escaped_or_doubled(table, quoted):
 def test_titles_of_a_rating_table_are_whole_too(tmp_path, quoted):
     (tmp_path / "a.csv").write_text(f"user,item,title,rating,timestamp\nann,1,{quoted},4,1\nann,2,B\x1b[31m,4,2\n")
     assert titles(tmp_path / "a.csv") == ['Say "Hi", Ann', "B"]
+
+
+@pytest.mark.parametrize("fields", ['{n}" disc', 'x" {n}', '"a ""{n}"" b"', '{n}"" disc', '"{n}, with "" one"'])
+def test_a_quote_within_a_field_joins_no_rows(table, fields):
+    rows = [f"{user},{item},4.0,{user}" for user in (1, 2, 3) for item in (10, 20)]
+    noted = [f"{row},{fields.format(n=n)}" for n, row in enumerate(rows)]
+    ratings = load_ratings(str(table("\n".join(["userId,movieId,rating,timestamp,note", *noted]))))
+    assert ratings.frame.height == len(rows)
+    movies = "\n".join(["movieId,title", *(f"{n},{fields.format(n=n)}" for n in (10, 20, 30, 40))])
+    ratings = load_ratings(str(table("\n".join(["userId,movieId,rating,timestamp", *rows]), movies)))
+    ((_, expected),) = csv.reader([f"1,{fields.format(n=30)}"])
+    assert ratings.items.height == 4
+    assert ratings.items["title"][2] == expected
 
 
 def test_quotes_in_a_tab_separated_title_are_part_of_it(tmp_path):

@@ -11,10 +11,10 @@ from palate.ratings.layout import (
     POLARS_FAULTS,
     Layout,
     column_of,
-    double_quotes,
     is_parquet,
     layout_of,
     records,
+    rewritten_rows,
 )
 from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
 from palate.ratings.source import SourceFile
@@ -89,7 +89,7 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
         ) from None
     problem, ragged = None, True
     try:
-        table = _split(text, layout)
+        table = _split(rewritten_rows(file, layout) if layout.rewritten else text, layout)
         ragged = bool(table[table.columns[-1]].null_count())
     except POLARS_FAULTS as error:
         problem = str(error).splitlines()[0]
@@ -104,18 +104,21 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     return table.filter(pl.any_horizontal(pl.all().str.strip_chars("\r").fill_null("") != ""))
 
 
-def _split(text: str, layout: Layout) -> pl.DataFrame:
-    """The rows as String columns; raises a Polars error where one has too many fields."""
-    if len(layout.separator) > 1:
+def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
+    """The rows as String columns, from a text with its header or rewritten rows.
+
+    Raises a Polars error where one has too many fields.
+    """
+    if isinstance(text, str) and len(layout.separator) > 1:
         lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
         if (lines["line"].str.count_matches(layout.separator, literal=True) >= len(layout.names)).any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator}")
         split = pl.col("line").str.splitn(layout.separator, len(layout.names)).struct.rename_fields(layout.names)
         return lines.filter(pl.col("line") != "").select(split).unnest("line")
     table = pl.read_csv(
-        (double_quotes(text) if layout.escaped else text).encode(),
+        text.encode() if isinstance(text, str) else text,
         has_header=False,
-        skip_lines=layout.skip_lines,
+        skip_lines=layout.skip_lines if isinstance(text, str) else 0,
         separator=layout.separator,
         quote_char='"' if layout.quoted else None,
         schema={f"_{i}": pl.String() for i in range(len(layout.names))},

@@ -2,6 +2,8 @@
 
 import codecs
 import csv
+import dataclasses
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ class Layout:
     encoding: str = "utf-8-sig"
     escaped: bool = False
     """Whether a quote within quotes is written `\\"`, as Spark does, rather than `""`."""
+    rewritten: bool = False
+    """Whether a field holds a quote: Polars opens quotes within a field too, and then joins rows."""
 
 
 def is_parquet(file: SourceFile) -> bool:
@@ -88,7 +92,7 @@ def layout_of(file: SourceFile) -> Layout:
         raise InputError("is empty, expected a header and rows", file.place)
     _, end, fields = header
     names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
-    quoted, escaped = _quoting(file, separator, len(names)) if quoted else (False, False)
+    quoted, escaped, rewritten = _quoting(file, separator, len(names)) if quoted else (False, False, False)
     if escaped or not quoted:
         rows = _walk(file, Layout(separator, quoted, (), end, escaped=escaped))
     # Polars takes a table's width from its first line, so blank ones below the header are skipped with it.
@@ -96,7 +100,8 @@ def layout_of(file: SourceFile) -> Layout:
     if first is None:
         with file.path.open("rb") as lines:
             end = sum(1 for _ in lines)
-    return Layout(separator, quoted, names, end if first is None else first[0] - 1, escaped=escaped)
+    end = end if first is None else first[0] - 1
+    return Layout(separator, quoted, names, end, escaped=escaped, rewritten=rewritten)
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
@@ -109,31 +114,45 @@ def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]
             yield line, fields
 
 
-def double_quotes(text: str) -> str:
+def rewritten_rows(file: SourceFile, layout: Layout) -> bytes:
+    """The rows below the header as every reader of CSV takes them: fields with quotes in quotes, which stand twice."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=layout.separator, lineterminator="\r\n")
+    # Latin-1 takes every byte and gives it back, so that what is not UTF-8 is found by who reads the rows.
+    writer.writerows(fields for _, _, fields in _walk(file, dataclasses.replace(layout, encoding="latin-1")))
+    return text.getvalue().encode("latin-1")
+
+
+def _double_quotes(text: str) -> str:
     """Quotes written `\\"` as `""`, which every reader of CSV takes."""
     return re.sub(r'(?<!\\)((?:\\\\)*)\\"', r'\1""', text)
 
 
-def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool]:
-    """Whether fields are quoted, and quotes escaped with a backslash: the first way in which every row has its fields.
+def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, bool]:
+    """Whether fields are quoted, quotes escaped with a backslash, and rows to be rewritten for Polars.
 
-    Raises `InputError` with the line where quotes can be read in no way.
+    It is the first way in which every row has its fields. Raises `InputError` with the line where quotes can be read
+    in no way.
     """
     with file.path.open("rb") as content:
         if not any(b'"' in block for block in iter(lambda: content.read(1 << 20), b"")):
-            return True, False
+            return True, False, False
     ways = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
     problem = None
-    for way in ways:
+    for quoted, escaped in ways:
         try:
-            rows = _walk(file, Layout(separator, way[0], (), 0, escaped=way[1]))
-            if all(len(fields) == width for _, _, fields in rows):
-                return way
+            held = False
+            for _, _, fields in _walk(file, Layout(separator, quoted, (), 0, escaped=escaped)):
+                if len(fields) != width:
+                    break
+                held = held or any('"' in field for field in fields)
+            else:
+                return quoted, escaped, quoted and (held or escaped)
         except InputError as error:
-            problem = error if way == ways[0] else problem
+            problem = error if (quoted, escaped) == ways[0] else problem
     if problem is not None:
         raise problem
-    return ways[0]  # whoever reads the rows names the one that has too many fields, or too few
+    return True, False, True  # whoever reads the rows names the one that has too many fields, or too few
 
 
 def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
@@ -146,7 +165,7 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
                 if row := row.rstrip("\r\n"):
                     yield line, line, row.split(layout.separator)
             return
-        lines = map(double_quotes, text) if layout.escaped else text
+        lines = map(_double_quotes, text) if layout.escaped else text
         reader = csv.reader(lines, delimiter=layout.separator, strict=True)
         first = layout.skip_lines + 1
         try:

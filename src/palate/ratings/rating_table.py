@@ -19,10 +19,10 @@ from palate.ratings.layout import (
     Layout,
     check_encoding,
     column_of,
-    double_quotes,
     is_parquet,
     layout_of,
     records,
+    rewritten_rows,
 )
 from palate.ratings.source import SourceFile
 from palate.ratings.text import is_shown
@@ -113,11 +113,11 @@ def scan(
     names = list(schema)
     for name, place in places.items():
         schema[names[step * place]] = types.get(name, pl.String())
-    text = double_quotes(file.path.read_bytes().decode("latin-1")).encode("latin-1") if layout.escaped else None
+    text = rewritten_rows(file, layout) if layout.rewritten else None
     scan = pl.scan_csv(
         file.path if text is None else text,
         has_header=False,
-        skip_lines=layout.skip_lines,
+        skip_lines=layout.skip_lines if text is None else 0,
         separator=layout.separator[0],
         quote_char='"' if layout.quoted else None,
         schema=schema,
