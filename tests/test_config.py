@@ -34,6 +34,8 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("- a\n- b\n", 1, "is list, expected a mapping"),
         ("a: [1,\n", 2, "is not YAML"),
         ("name: x\nseed: 2001-99-99\n", 2, "is not YAML: '2001-99-99': month must be in 1..12"),
+        ("name: x\nseed: -1\n", 2, "'seed' is -1: expected greater than or equal to 0"),
+        ("train:\n  seed: 4294967296\n", 2, "expected less than 4294967296"),
         ("name: x\nseed: 0x_\n", 2, "is not YAML: '0x_'"),
         ("seed: 1\ntrain:\n  epochs: 3\nseed: 2\n", 4, "the key 'seed' stands already on line 1, expected it once"),
         ("train:\n  lora:\n    r: 8\n    'r': 16\n", 4, "the key 'r' stands already on line 3"),

@@ -148,7 +148,7 @@ class TrainConfig(Section):
     """Stop after this many evaluations without a better AUC on `eval.json`, and keep the best."""
     save_steps: int = Field(200, ge=1)
     save_total_limit: int = Field(2, ge=1)
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0, lt=2**32)
     """Of first weights, samples drawn, their order, dropout; None: the config's `seed`, which the data always has."""
     seeds: int = Field(1, ge=1)
     """Train this often, with `seed` and those that follow it, and tell how far the results lie apart."""
@@ -258,7 +258,7 @@ class Config(Section):
     """The prepared data; None: `data` in the run's folder."""
     run_dir: str | None = None
     """Where the run's results lie; None: `runs/NAME`."""
-    seed: int = 13
+    seed: int = Field(13, ge=0, lt=2**32)
     ratings: RatingsConfig = RatingsConfig()
     prepare: PrepareConfig = PrepareConfig()
     prompt: PromptSpec = PromptSpec()
