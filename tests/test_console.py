@@ -22,6 +22,17 @@ def test_a_text_cannot_steer_the_terminal() -> None:
     assert "Red" in shown
 
 
+def test_a_text_is_shown_as_it_stands() -> None:
+    text = "data[/red]x [bold] :smile:"
+    console = Console(file=io.StringIO(), width=60)
+    table = Table("title")
+    table.add_row(text)
+    console.print(table)
+    console.print(f"prepared in {text}", highlight=False, soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count(text) == 2
+
+
 def test_an_error_shows_line_breaks_and_control_characters_escaped() -> None:
     error = InputError("is 'a\nb\x1b[31m'", "x\r.csv", 3)
     assert str(error) == r"x\r.csv:3: is 'a\nb\x1b[31m'"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
@@ -15,7 +16,10 @@ _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]
 
 
 class Console(RichConsole):
-    """Rich's, with control characters of what is shown replaced: none of them acts on a terminal."""
+    """Rich's, showing text as it stands: no markup such as `[/b]` or `:smile:`, and no control character acts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False} | options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments as Rich makes them; its own control codes stay."""

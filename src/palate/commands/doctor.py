@@ -51,7 +51,7 @@ def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
     for section, rows in findings.items():
-        table.add_row(f"[bold]{section}", "")
+        table.add_row(Text(section, style="bold"), "")
         for name, finding in rows.items():
             table.add_row(f"  {name}", Text(finding["summary"] if isinstance(finding, dict) else str(finding)))
     console.out.print(table)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from palate import __version__, console
 from palate.commands import calibrate, evaluate, scores, seeds
 from palate.commands import lengths as lengths_stage
@@ -143,7 +145,7 @@ def _calibrate(config: Config, chat: Chat, model: scores.Model, parts: Mapping[s
 
 
 def _headline(number: int, name: str) -> None:
-    console.err.print(f"[bold cyan]{number}/{STAGES}[/] [bold]{name}[/]", highlight=False)
+    console.err.print(Text.assemble((f"{number}/{STAGES}", "bold cyan"), " ", (name, "bold")), highlight=False)
 
 
 def _prepare(config: Config) -> Prepared:
@@ -223,4 +225,4 @@ def _say_where(config: Config, seconds: float) -> None:
         more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"
         lines.append(("", f"palate run {folder} {more}"))
     for name, value in lines:
-        console.out.print(f"[cyan]{name:8}[/]{value}", highlight=False, soft_wrap=True)
+        console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), highlight=False, soft_wrap=True)
