@@ -442,3 +442,29 @@ def test_empty_rows_of_a_spreadsheet_are_blank_lines_and_counted(table, blank):
     assert "ratings.csv:5: user 1 rated item 10 at 100 already on line 3" in error_of(
         table(ratings + "1,10,4,100\n", items)
     )
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"title": "rating"}, "'rating' is taken as rating and as title"),
+        ({"user": "movieId"}, "'movieId' is taken as user_id and as item_id"),
+        ({"timestamp": "userId"}, "'userId' is taken as user_id and as timestamp"),
+    ],
+)
+def test_a_column_of_two_meanings_is_refused(table, tmp_path, kind, columns, told):
+    path = table(HEAD + GOOD) / "ratings.csv"
+    if kind == "parquet":
+        pl.read_csv(path).write_parquet(path.with_suffix(".parquet"))
+        path = path.with_suffix(".parquet")
+    with pytest.raises(InputError, match=told):
+        load_ratings(str(path), columns=columns)
+    pl.read_csv(table(HEAD + GOOD) / "ratings.csv").with_columns(split=pl.lit("train")).write_csv(tmp_path / "a.csv")
+    with pytest.raises(InputError, match=told):
+        load_given(str(tmp_path / "a.csv"), columns=columns)
+
+
+def test_an_id_may_be_the_title(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,rating,timestamp\n1,Heat,4,1\n1,Ran,3,2\n")
+    assert load_ratings(str(tmp_path / "a.csv"), columns={"title": "item"}).items["title"].to_list() == ["Heat", "Ran"]

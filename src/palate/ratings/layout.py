@@ -262,6 +262,18 @@ def column_of(
     return found
 
 
+def check_roles(used: Mapping[str, str | None], place: str) -> None:
+    """Raise `InputError` where two roles have one column; an id may be its item's title."""
+    roles: dict[str, str] = {}
+    for role, column in used.items():
+        if column is None:
+            continue
+        first = roles.setdefault(column, role)
+        if first != role and {first, role} != {"item_id", "title"}:
+            problem = f"the column {column!r} is taken as {first} and as {role}, expected a column for each"
+            raise InputError(f"{problem} (ratings.columns)", place, 1)
+
+
 def _check_header(names: Sequence[str], place: str, role: str) -> None:
     """Raise `InputError` where the names of columns look like a row: a number among them, and none that is known."""
     known = {name for called in ROLES.values() for name in called}

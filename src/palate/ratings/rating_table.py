@@ -18,6 +18,7 @@ from palate.ratings.layout import (
     POLARS_FAULTS,
     Layout,
     check_encoding,
+    check_roles,
     column_of,
     is_parquet,
     layout_of,
@@ -83,6 +84,7 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
     layout = layout_of(file)
     used = {n: column_of(r, layout.names, columns, file.place) for n, r in zip(COLUMNS, _ROLES, strict=True)}
     title = column_of("title", layout.names, columns, file.place, needed=False)
+    check_roles(used | {"title": title}, file.place)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
     try:
         frame = scan(file, layout, places, _TYPES, ids=_IDS)
@@ -251,12 +253,14 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
     except POLARS_FAULTS as error:
         raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
     names = schema.names()
+    roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
+    used = {n: column_of(r, names, columns, file.place, needed=r != "title") for n, r in roles.items()}
+    check_roles(used, file.place)
     casts = []
-    for name, role in zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True):
-        column = column_of(role, names, columns, file.place, needed=role != "title")
-        if column is None:
-            continue
-        casts.append(pl.col(column).cast(parquet_type(role, column, schema[column], file.place)).alias(name))
+    for name, column in used.items():
+        if column is not None:
+            wanted = parquet_type(roles[name], column, schema[column], file.place)
+            casts.append(pl.col(column).cast(wanted).alias(name))
     try:
         frame = scan.select(casts).collect(engine="streaming")
     except POLARS_FAULTS as error:

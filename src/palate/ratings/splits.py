@@ -12,7 +12,16 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.item_table import read_items
-from palate.ratings.layout import POLARS_FAULTS, Layout, check_encoding, column_of, is_parquet, layout_of, records
+from palate.ratings.layout import (
+    POLARS_FAULTS,
+    Layout,
+    check_encoding,
+    check_roles,
+    column_of,
+    is_parquet,
+    layout_of,
+    records,
+)
 from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
@@ -120,6 +129,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         raise InputError(f"has no label and no rating column, {expected}; found {', '.join(header)}", file.place, 1)
     if "label" in names:
         names.pop("rating", None)
+    check_roles(names, file.place)
     if layout is None:
         try:
             frame = lazy.select(pl.col(column).alias(name) for name, column in names.items()).collect()
