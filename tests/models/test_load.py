@@ -52,6 +52,16 @@ def test_the_fingerprint_tells_weights_apart_and_not_their_format(tmp_path: Path
     assert weights_fingerprint(load_base_model(ModelConfig(base=other))[0]) not in prints
 
 
+def test_the_fingerprint_covers_what_the_config_says_of_computing(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "tiny")
+    before = weights_fingerprint(load_base_model(ModelConfig(base=str(base)))[0])
+    config = json.loads((base / "config.json").read_text())
+    rope = config.get("rope_parameters", config)
+    rope["rope_theta"] = rope["rope_theta"] / 200
+    (base / "config.json").write_text(json.dumps(config))
+    assert weights_fingerprint(load_base_model(ModelConfig(base=str(base)))[0]) != before
+
+
 def test_the_fingerprint_covers_every_tensor(tmp_path: Path) -> None:
     config = ModelConfig(base=str(tiny_folder(tmp_path / "tiny")))
     model, _ = load_base_model(config)

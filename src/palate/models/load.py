@@ -26,6 +26,15 @@ from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out
 
 log = logging.getLogger(__name__)
 
+COMPUTES = (
+    *("hidden_act", "rms_norm_eps", "layer_norm_eps", "norm_topk_prob", "num_experts_per_tok"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "layer_types", "sliding_window"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "query_pre_attn_scalar"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling"),
+    *("attention_multiplier", "embedding_multiplier", "residual_multiplier"),
+)
+"""Keys of a model's config that change what the same weights compute; others name files, tokens or versions."""
+
 NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
 DIGEST = "_palate_weights_digest"  # the attribute of a loaded model
 
@@ -137,11 +146,14 @@ def best_dtype(wanted: Literal["auto", "float32", "bfloat16"], on: Any = None) -
 def weights_fingerprint(model: Any) -> str:
     """A hash that tells base models apart, the same in float32, bfloat16 and 4 bits: 32 hexadecimal digits.
 
-    Every weight enters it. It covers the files that `load_model` read, with the model's type; for a model that was
-    built in memory, its tensors. The same weights stored in another dtype, or as GGUF, are another base.
+    Every weight enters it, and what the config says of how they compute. It covers the files that `load_model` read;
+    for a model that was built in memory, its tensors. The same weights stored in another dtype, or as GGUF, are another
+    base.
     """
     files: str | None = getattr(model, DIGEST, None)
-    return sha256_of([model.config.get_text_config().model_type, files or _tensors_digest(model)])[:32]
+    config = model.config.get_text_config()
+    computes = {name: value for name in COMPUTES if (value := getattr(config, name, None)) is not None}
+    return sha256_of([config.model_type, computes, files or _tensors_digest(model)])[:32]
 
 
 def quantization_of(model: Any) -> str:
