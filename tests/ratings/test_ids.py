@@ -95,3 +95,24 @@ def test_ids_too_large_for_64_bits_are_text_in_parquet_as_in_text(tmp_path):
         ratings = load_ratings(str(tmp_path / f"a.{suffix}"))
         assert ratings.frame["user_id"].to_list() == [str(large), str(large + 1)]
         assert ratings.frame["item_id"].to_list() == [10, 10]
+
+
+@pytest.mark.parametrize("white", [" ", "\t", "\xa0", "\u3000", "\x0b", "\ufeff"])
+@pytest.mark.parametrize("form", ["{w}{id}", "{id}{w}", '"{id}{w}\n"'])
+def test_white_space_around_an_id_is_no_part_of_it_in_any_table(tmp_path, white, form):
+    padded = [form.format(w=white, id=item) for item in ("B07", "12")]
+    for ratings, items in ((padded, padded), (padded, ["B07", "12"]), (["B07", "12"], padded)):
+        folder = _folder(tmp_path, [("1", item) for item in ratings], items)
+        read = load_ratings(str(folder))
+        assert read.frame["item_id"].to_list() == read.items["item_id"].to_list() == ["B07", "12"]
+    rows = "".join(f"1,{item},1,T{n},{split}\n" for split in ("train", "test") for n, item in enumerate(padded))
+    (tmp_path / "given.csv").write_text("user,item,label,title,split\n" + rows)
+    assert load_given(str(tmp_path / "given.csv")).items["item_id"].to_list() == ["B07", "12"]
+
+
+def test_ids_of_parquet_that_differ_in_white_space_are_told_with_both_spellings(tmp_path):
+    _folder(tmp_path, [("1", "B07")], ["B07"])
+    pl.DataFrame({"movieId": ["B07 "], "title": ["Heat"]}).write_parquet(tmp_path / "movies.parquet")
+    (tmp_path / "movies.csv").unlink()
+    with pytest.raises(InputError, match="expected one spelling in both tables: it holds item 'B07 '"):
+        load_ratings(str(tmp_path))

@@ -18,7 +18,7 @@ from palate.ratings.layout import (
 )
 from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
 from palate.ratings.source import SourceFile
-from palate.ratings.text import folded
+from palate.ratings.text import WHITE, folded
 
 
 def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
@@ -43,7 +43,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
             table = table.with_columns(pl.col(column).cast(wanted))
         ids = printable(table[item])
     else:
-        ids = as_ids(table[item].str.strip_chars().replace("", None))
+        ids = as_ids(table[item].str.strip_chars(WHITE).replace("", None))
     table = table.select(
         ids.alias("item_id"),
         pl.col(title).fill_null("").alias("title"),

@@ -26,7 +26,7 @@ from palate.ratings.layout import (
     rewritten_rows,
 )
 from palate.ratings.source import SourceFile
-from palate.ratings.text import is_shown
+from palate.ratings.text import WHITE, is_shown
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
@@ -34,7 +34,6 @@ _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
 _WIDE = (pl.UInt64, pl.Int128)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_BLANK = " \t\r"
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Odd and random, of 64 bits."""
 
@@ -157,7 +156,7 @@ def _read_carefully(
         _diagnose(file, layout, places, scale)
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(_BLANK).replace("", None))
+    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(WHITE).replace("", None))
     frame = stripped.with_columns(
         as_ids(stripped["user_id"]),
         as_ids(stripped["item_id"]),
@@ -207,7 +206,7 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
             found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
             problem = f"row has {found}, expected {count} ({', '.join(names)})"
         else:
-            values = [field.strip(_BLANK) for field in fields]
+            values = [field.strip(WHITE) for field in fields]
             for place in (user, item):
                 if not values[place]:
                     problem = problem or f"{names[place]} is empty, expected an id"
@@ -378,9 +377,12 @@ def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
 
 
 def _spelled_otherwise(item: str | int, known: pl.Series) -> str | None:
-    """An id that is the same number in other digits: `7` for `007` or `7.0`."""
+    """An id that is the same number in other digits, `7` for `007` or `7.0`, or the same but for white space."""
     number = pl.Series([str(item)]).cast(pl.Float64, strict=False)[0]
     texts = known.cast(pl.String)
+    alike = texts.filter(texts.str.strip_chars(WHITE) == str(item).strip(WHITE))
+    if alike.len():
+        return repr(alike[0])
     return None if number is None else next(iter(texts.filter(texts.cast(pl.Float64, strict=False) == number)), None)
 
 

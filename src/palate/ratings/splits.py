@@ -26,13 +26,12 @@ from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
-from palate.ratings.text import folded, is_shown
+from palate.ratings.text import WHITE, folded, is_shown
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
 _ROLES = {"user_id": "user", "item_id": "item", "label": "label", "rating": "rating", "timestamp": "timestamp",
           "title": "title", "split": "split"}  # fmt: skip
-_WHITE = " \t\r\n"
 
 
 def load_given(
@@ -150,7 +149,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
     return _Part(_clean(frame), file, layout, names)
 
 
-def _clean(frame: pl.DataFrame, white: str = _WHITE) -> pl.DataFrame:
+def _clean(frame: pl.DataFrame, white: str = WHITE) -> pl.DataFrame:
     """Fields without white space around them, titles on one line."""
     frame = frame.with_columns(pl.all().str.strip_chars(white)) if white else frame
     return frame.with_columns(folded(pl.col("title"))) if "title" in frame.columns else frame

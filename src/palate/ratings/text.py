@@ -6,6 +6,11 @@ import polars as pl
 
 # C0, C1, line and paragraph separators, marks that turn the direction of writing, a byte order mark within text.
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]"
+WHITE = (
+    " \t\r\n\x0b\x0c\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+"""What is no part of a field where it begins or ends: white space of all kinds, and a byte order mark."""
+
 _REPLACEMENTS = (
     (r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]", ""),  # OSC and CSI sequences of ECMA-48
     (r" *[\t-\r\x1c-\x1e\x85\u2028\u2029][\t-\r\x1c-\x1e\x85\u2028\u2029 ]*", " "),
