@@ -468,3 +468,31 @@ def test_a_column_of_two_meanings_is_refused(table, tmp_path, kind, columns, tol
 def test_an_id_may_be_the_title(tmp_path):
     (tmp_path / "a.csv").write_text("user,item,rating,timestamp\n1,Heat,4,1\n1,Ran,3,2\n")
     assert load_ratings(str(tmp_path / "a.csv"), columns={"title": "item"}).items["title"].to_list() == ["Heat", "Ran"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "told"),
+    [(b"PAR1\0", "a Parquet file"), (b"PK\x03\x04\0", "a zip"), (b"\x1f\x8b\x08\0", "compressed with gzip")],
+)
+def test_a_file_with_the_ending_of_text_is_called_what_it_is(table, begin, told):
+    assert f"ratings.csv: is {told}" in error_of(table(begin + b"\0" * 50))
+
+
+def test_a_name_in_a_zip_may_be_long(zipped):
+    name = "r" * 260
+    content = {
+        f"{name}.inter": b"user_id\titem_id\trating\ttimestamp\n1\t2\t4\t5\n",
+        f"{name}.item": b"item_id\ttitle\n2\tA\n",
+    }
+    assert load_ratings(str(zipped("x.zip", content))).frame.height == 1
+
+
+def test_a_row_of_given_splits_that_holds_a_note_alone_is_no_blank_line(tmp_path):
+    rows = ["user,item,label,title,split,note", "1,2,1,A,train,", ",,,,,", ",,,,,only this", "1,2,7,A,test,"]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"a\.csv:4: label is missing"):
+        load_given(str(path))
+    path.write_text("\n".join([*rows[:3], rows[4]]))
+    with pytest.raises(InputError, match=r"a\.csv:4: label '7'"):
+        load_given(str(path))

@@ -48,6 +48,16 @@ _CARRIAGE_RETURN = (
     "`tr '\\r' '\\n' < FILE > NEW` makes them of a file whose lines end in CR"
 )
 _SEPARATORS = {",": "commas", "\t": "tabs"}
+_MARKS = {
+    b"PAR1": "a Parquet file, expected text: the name of such a file ends in .parquet",
+    b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet is saved as CSV",
+    b"\x1f\x8b": "compressed with gzip, expected text: unpack it first",
+    b"BZh": "compressed with bzip2, expected text: unpack it first",
+    b"\xfd7zXZ": "compressed with xz, expected text: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, expected text: unpack it first",
+}
+"""What the first bytes say of a file that is no text."""
+
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises for a file that it cannot read; a panic is a BaseException."""
 
@@ -203,6 +213,9 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
     """Raise `InputError` for text in units of two bytes, a spreadsheet's note, and a header with another separator."""
     with file.path.open("rb") as content:
         begin = content.read(1 << 12)
+    kind = next((kind for mark, kind in _MARKS.items() if begin.startswith(mark)), None)
+    if kind is not None:
+        raise InputError(f"is {kind}", file.place)
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
         remedy = "`iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it"
         raise InputError(f"is UTF-16 or binary, expected text in UTF-8: {remedy}", file.place)

@@ -52,7 +52,7 @@ class Source:
             except OSError as error:
                 raise InputError(f"cannot be read: {error.strerror}", path) from None
         place = f"{self.root}/{name}"
-        path = self.scratch / f"{self.names.index(name)}-{base}"
+        path = self.scratch / str(self.names.index(name))  # the name itself may be too long for a file
         digest = hashlib.sha256()
         try:
             _refuse_bomb(self.archive.getinfo(name), place)

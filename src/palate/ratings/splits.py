@@ -140,12 +140,15 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
                              file.place)  # fmt: skip
         return _Part(_clean(frame.with_columns(pl.all().cast(pl.String)), white=""), file, None, names)
     try:
-        frame = scan(file, layout, {name: layout.names.index(column) for name, column in names.items()}, {})
+        places = {name: layout.names.index(column) for name, column in names.items()}
+        others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
+        frame = scan(file, layout, places | others, {})
     except POLARS_FAULTS as error:
         _check_widths(file, layout, None)
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
+    frame = frame.drop(others)
     return _Part(_clean(frame), file, layout, names)
 
 
