@@ -1,6 +1,8 @@
 """Scoring a file: complete, in order, and taken up again after an interruption."""
 
+import contextlib
 import os
+import random
 import signal
 import threading
 import time
@@ -16,7 +18,7 @@ from tests.tiny import EMPTY_THINK, tiny_model, toy_config, toy_tokens
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.score.files import read_scores, score_file
+from palate.score.files import COLUMNS, PARQUET_MADE_FROM, Scored, read_scores, score_file, write_scores
 from palate.score.scorer import Scorer
 
 CONFIG = toy_config(Path("unused"))
@@ -141,3 +143,35 @@ def test_a_scored_prompt_is_what_training_showed_before_the_decision(scorer: Sco
     for prompt, item in zip(tokens.prompts(), tokens, strict=True):
         assert item["input_ids"][len(prompt)] in (decision.yes_id, decision.no_id)
         assert prompt == item["input_ids"][: len(prompt)].tolist()
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_a_damaged_file_of_scores_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    columns: dict[str, Any] = {name: np.ones(3, np.float32) for name in COLUMNS}
+    for key in ("[1]", '"x"', "[" * 100_000):
+        if kind == "npz":
+            np.savez(path, key=np.array(key), **columns)
+        else:
+            pl.DataFrame(columns).write_parquet(path, metadata={PARQUET_MADE_FROM: key})
+        with pytest.raises(InputError, match="is not readable"):
+            read_scores(path)
+    write_scores(path, Scored(columns, {"a": 1}))
+    content = path.read_bytes()
+    contents = [b"", b"\x93NUMPY", content[:-40]]
+    for seed in range(300 if kind == "npz" else 0):
+        draw, damaged = random.Random(seed), bytearray(content)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] ^= draw.randint(1, 255)
+        contents.append(bytes(damaged))
+    for damaged in contents:
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_scores(path)
+
+
+def test_an_array_alone_is_no_file_of_scores(tmp_path: Path) -> None:
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(InputError, match="is not readable"):
+        read_scores(tmp_path / "x.npz")

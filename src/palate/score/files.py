@@ -3,7 +3,9 @@
 import json
 import logging
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, TypeError, LookupError,
+           OverflowError, RuntimeError)  # fmt: skip
+"""What `numpy`, `zipfile` and `json` raise for a file that is none of ours, or damaged."""
 PARQUET_KEY = "palate.key"
 PARQUET_MADE_FROM = "palate.made_from"
 
@@ -115,16 +120,18 @@ def read_scores(path: Path) -> Scored:
         found = _arrays(path)
         key = json.loads(str(found.pop("key")))
         lacking = [name for name in COLUMNS if name not in found]
-        lengths = {found[name].shape for name in found.keys() & set(COLUMNS)}
+        shapes = {found[name].shape for name in found.keys() & set(COLUMNS)}
+        if not isinstance(key, dict) or any(len(shape) != 1 for shape in shapes):
+            raise ValueError("no key, or columns of several dimensions")
     except FileNotFoundError:
         raise InputError("not found, expected scores that `palate score` wrote", path) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
     if lacking == ["logit"]:
         raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
     if lacking:
         raise InputError("is not readable, expected scores that `palate score` wrote", path)
-    if len(lengths) != 1:
+    if len(shapes) != 1:
         raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
     return Scored({name: found[name] for name in COLUMNS}, key)
 
@@ -136,10 +143,12 @@ def _read_parquet(path: Path) -> Scored:
     try:
         frame = pl.read_parquet(path, glob=False)
         key = json.loads(pl.read_parquet_metadata(path)[PARQUET_MADE_FROM])
+        if not isinstance(key, dict):
+            raise ValueError("no key")
         return Scored({name: frame[name].to_numpy() for name in COLUMNS}, key)
     except FileNotFoundError:
         raise InputError("not found, expected scores that Palate wrote", path) from None
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+    except (*_DAMAGE, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError("is not readable, expected scores that Palate wrote", path) from error
 
 
@@ -147,17 +156,11 @@ def _kept(out: Path, digest: str) -> Columns | None:
     """The finished scores in `out` if they have this key."""
     if not out.is_file():
         return None
-    if out.suffix == ".npz":
-        try:
-            scored = read_scores(out)
-        except InputError:
-            return None
-        return scored.columns if sha256_of(scored.key) == digest else None
-    import polars as pl
-
-    if pl.read_parquet_metadata(out).get(PARQUET_KEY) != digest:
+    try:
+        scored = _read_parquet(out) if out.suffix != ".npz" else read_scores(out)
+    except InputError:
         return None
-    return {column.name: column.to_numpy() for column in pl.read_parquet(out, glob=False)}
+    return scored.columns if sha256_of(scored.key) == digest else None
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
