@@ -1,18 +1,22 @@
 """A damaged file is refused in one line, or all its rows are read; no reader ends in another exception."""
 
 import io
+import random
 import struct
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palate.errors import InputError
 from palate.ratings.load import Ratings, load_ratings
+from palate.ratings.splits import load_given
 
 RATINGS = b"userId,movieId,rating,timestamp\n1,10,4.0,100\n1,20,3.5,200\n2,10,0.5,50\n"
 MOVIES = b'movieId,title\n10,Toy Story\n20,"Postino, Il"\n'
@@ -26,10 +30,10 @@ def mutated(content: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
     return content
 
 
-def read(source: str) -> Ratings | str:
+def read(source: str, load: Callable[[str], Ratings] = load_ratings) -> Ratings | str:
     """The ratings, or the line of their refusal."""
     try:
-        return load_ratings(source)
+        return load(source)
     except InputError as error:
         return str(error)
 
@@ -105,3 +109,28 @@ def test_a_lying_size_does_not_unpack_more_than_it_says(tmp_path):
     (tmp_path / "x.zip").write_bytes(content[:at] + struct.pack("<I", 10) + content[at + 4 :])
     with pytest.raises(InputError, match=r"x\.zip/ratings\.csv: "):
         load_ratings(str(tmp_path / "x.zip"))
+
+
+@pytest.mark.parametrize("name", ["ratings", "movies", "train"])
+def test_a_damaged_parquet_table_is_refused_or_read_and_nothing_else_is_printed(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tables = {"ratings": RATINGS, "movies": MOVIES, "train": RATINGS.replace(b"timestamp", b"label")}
+    frame = pl.read_csv(tables[name])
+    frame.write_parquet(tmp_path / f"{name}.parquet")
+    if name == "movies":
+        (tmp_path / "ratings.csv").write_bytes(RATINGS)
+    content = (tmp_path / f"{name}.parquet").read_bytes()
+    refused = 0
+    for seed in range(300):
+        draw, damaged = random.Random(seed), bytearray(content)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] ^= draw.randint(1, 255)
+        (tmp_path / f"{name}.parquet").write_bytes(damaged)
+        found = read(str(tmp_path), load_given if name == "train" else load_ratings)
+        if isinstance(found, str):
+            assert "\n" not in found
+            assert "panic" not in found.lower()
+            refused += 1
+    assert refused > 100
+    assert capfd.readouterr().err == ""

@@ -179,7 +179,7 @@ def test_a_damaged_parquet_table_and_one_of_bytes_are_refused(tmp_path: Path) ->
     rows.write_parquet(tmp_path / "test.parquet")
     content = (tmp_path / "test.parquet").read_bytes()
     (tmp_path / "train.parquet").write_bytes(content[:40] + b"\xff" * 30 + content[70:])
-    with pytest.raises(InputError, match=r"train\.parquet: cannot be read: "):
+    with pytest.raises(InputError, match=r"train\.parquet: cannot be read, expected a whole Parquet file: "):
         load_given(str(tmp_path))
     rows.with_columns(title=pl.lit(b"\xff")).write_parquet(tmp_path / "train.parquet")
     with pytest.raises(InputError, match=r"train\.parquet: column 'title' holds Binary, expected one value"):

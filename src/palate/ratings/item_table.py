@@ -13,6 +13,7 @@ from palate.ratings.layout import (
     column_of,
     is_parquet,
     layout_of,
+    parquet_columns,
     records,
     rewritten_rows,
 )
@@ -28,10 +29,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     RecBole keeps the year apart it is put back into the title. Raises `InputError` with the line.
     """
     if is_parquet(file):
-        try:
-            table, layout = pl.read_parquet(file.path, glob=False), None
-        except POLARS_FAULTS as error:
-            raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
+        table, layout = parquet_columns(file), None
     else:
         layout = layout_of(file)
         table = _read_text(file, layout)

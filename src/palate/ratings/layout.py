@@ -13,6 +13,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.source import SourceFile
+from palate.store.parquet import DamagedError, column_names, read_parquet
 
 ROLES = {
     "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid"),
@@ -80,6 +81,22 @@ class Layout:
 def is_parquet(file: SourceFile) -> bool:
     """Whether the file's name says that it is Parquet."""
     return file.name.lower().endswith((".parquet", ".pq"))
+
+
+def parquet_names(file: SourceFile) -> list[str]:
+    """The columns of a Parquet table; `InputError` if it is none."""
+    try:
+        return column_names(file.path)
+    except DamagedError as error:
+        raise InputError(f"is not a Parquet file: {error}", file.place) from None
+
+
+def parquet_columns(file: SourceFile, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """A Parquet table, or some of its columns; `InputError` if it is none, or damaged."""
+    try:
+        return read_parquet(file.path, columns)
+    except DamagedError as error:
+        raise InputError(f"cannot be read, expected a whole Parquet file: {error}", file.place) from None
 
 
 def layout_of(file: SourceFile) -> Layout:
@@ -185,7 +202,7 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
                     yield first, last, fields
                 first = last + 1
         except csv.Error as error:
-            raise InputError(f"is not CSV: {_reason(error)}", file.place, first) from None
+            raise InputError(f"is not CSV: {csv_problem(error)}", file.place, first) from None
 
 
 def check_encoding(file: SourceFile) -> None:
@@ -199,13 +216,15 @@ def check_encoding(file: SourceFile) -> None:
                 raise InputError(problem, file.place, number) from None
 
 
-def _reason(error: csv.Error) -> str:
+def csv_problem(error: csv.Error) -> str:
     """What csv found, and what was expected."""
     found = str(error)
     if found.startswith("new-line character"):
         return _CARRIAGE_RETURN
     if found.endswith("expected after '\"'"):
         return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
+    if found.startswith("field larger"):
+        return f"a field has more than {csv.field_size_limit():,} characters, expected less; a quote may not be closed"
     return "a quote is never closed" if found.startswith("unexpected end") else found
 
 

@@ -22,6 +22,8 @@ from palate.ratings.layout import (
     column_of,
     is_parquet,
     layout_of,
+    parquet_columns,
+    parquet_names,
     records,
     rewritten_rows,
 )
@@ -246,24 +248,17 @@ def _timestamp_problem(name: str, value: str) -> str | None:
 
 
 def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
-    try:
-        scan = pl.scan_parquet(file.path, glob=False)
-        schema = scan.collect_schema()
-    except POLARS_FAULTS as error:
-        raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
-    names = schema.names()
+    names = parquet_names(file)
     roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
     used = {n: column_of(r, names, columns, file.place, needed=r != "title") for n, r in roles.items()}
     check_roles(used, file.place)
-    casts = []
-    for name, column in used.items():
-        if column is not None:
-            wanted = parquet_type(roles[name], column, schema[column], file.place)
-            casts.append(pl.col(column).cast(wanted).alias(name))
-    try:
-        frame = scan.select(casts).collect(engine="streaming")
-    except POLARS_FAULTS as error:
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    present = {name: column for name, column in used.items() if column is not None}
+    found = parquet_columns(file, list(dict.fromkeys(present.values())))
+    casts = [
+        pl.col(column).cast(parquet_type(roles[name], column, found.schema[column], file.place)).alias(name)
+        for name, column in present.items()
+    ]
+    frame = found.select(casts)
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
     table = RatingTable(frame, file, None)
     for name in COLUMNS:

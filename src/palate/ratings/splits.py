@@ -20,6 +20,8 @@ from palate.ratings.layout import (
     column_of,
     is_parquet,
     layout_of,
+    parquet_columns,
+    parquet_names,
     records,
 )
 from palate.ratings.load import Ratings, check_scale, find_items
@@ -109,11 +111,7 @@ class _Part:
 def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) -> _Part:
     """The columns of a file that mean something; raises `InputError` for what is no table, or lacks one."""
     if is_parquet(file):
-        try:
-            lazy, layout = pl.scan_parquet(file.path, glob=False), None
-            header = lazy.collect_schema().names()
-        except POLARS_FAULTS as error:
-            raise InputError(f"is not a Parquet file: {str(error).splitlines()[0]}", file.place) from None
+        header, layout = parquet_names(file), None
     else:
         layout = layout_of(file)
         header = list(layout.names)
@@ -130,10 +128,8 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         names.pop("rating", None)
     check_roles(names, file.place)
     if layout is None:
-        try:
-            frame = lazy.select(pl.col(column).alias(name) for name, column in names.items()).collect()
-        except POLARS_FAULTS as error:
-            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        table = parquet_columns(file, list(dict.fromkeys(names.values())))
+        frame = table.select(pl.col(column).alias(name) for name, column in names.items())
         nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
         if nested:
             raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",

@@ -19,6 +19,7 @@ from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
 from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import take_up
 from palate.tokens.dataset import TokenDataset
 
@@ -138,17 +139,15 @@ def read_scores(path: Path) -> Scored:
 
 def _read_parquet(path: Path) -> Scored:
     """Read Parquet scores; raises `InputError` for a file that is none."""
-    import polars as pl
-
     try:
-        frame = pl.read_parquet(path, glob=False)
-        key = json.loads(pl.read_parquet_metadata(path)[PARQUET_MADE_FROM])
-        if not isinstance(key, dict):
-            raise ValueError("no key")
+        frame = read_parquet(path)
+        key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
+        if not isinstance(key, dict) or not set(COLUMNS) <= set(frame.columns):
+            raise ValueError("no key, or a column is missing")
         return Scored({name: frame[name].to_numpy() for name in COLUMNS}, key)
     except FileNotFoundError:
         raise InputError("not found, expected scores that Palate wrote", path) from None
-    except (*_DAMAGE, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except _DAMAGE as error:
         raise InputError("is not readable, expected scores that Palate wrote", path) from error
 
 
