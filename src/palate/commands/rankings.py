@@ -108,9 +108,10 @@ def popularity(known: "BaselineData") -> "Predict":
 
 def first_stage(known: "BaselineData") -> "Predict":
     """Ranks items as the first stage of `palate recommend` does, by item-kNN over what the user liked before."""
-    from palate.baselines import retrievers
+    from palate.baselines.item_knn import ItemKNN
+    from palate.baselines.retriever import Past, RetrieverData
 
-    retriever = retrievers.ItemKNN.fit(retrievers.RetrieverData.of(known.samples, known.rating_threshold))
+    retriever = ItemKNN.fit(RetrieverData.of(known.samples, known.rating_threshold))
     items = known.samples.items.height
 
     def predict(asked: "Queries") -> NDArray[np.float64]:
@@ -118,7 +119,7 @@ def first_stage(known: "BaselineData") -> "Predict":
         anchors, of = np.unique(asked.anchor, return_inverse=True)
         for n, anchor in enumerate(anchors.tolist()):
             past = slice(known.first[anchor], anchor)
-            order = retriever.top(retrievers.Past(known.item[past], known.rating[past]), items, np.empty(0, np.int64))
+            order = retriever.top(Past(known.item[past], known.rating[past]), items, np.empty(0, np.int64))
             place = np.empty(items, np.int64)
             place[order] = np.arange(items)
             own = of == n
