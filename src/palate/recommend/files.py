@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.ratings.layout import column_of
+from palate.ratings.layout import column_of, csv_problem
 from palate.ratings.text import fold
 from palate.recommend.lookup import Lookup, shortened
 from palate.store.json_text import Decoder
@@ -21,6 +22,7 @@ from palate.store.json_text import Decoder
 NAMES = "title or item_id, and rating"
 OBJECT = '{"title": "Heat (1995)", "rating": 4}'
 SEPARATORS = (",", ";", "\t")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float() takes 0_4, too
 
 
 def read_history(
@@ -99,7 +101,7 @@ def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[in
             row = dict(zip(names, fields, strict=True))
             yield line, {role: row[name] for role, name in roles.items()}
     except csv.Error as error:
-        raise InputError(f"is not CSV: {error}", path, reader.line_num) from None
+        raise InputError(f"is not CSV: {csv_problem(error)}", path, reader.line_num) from None
 
 
 def _separator(text: str, path: Path, columns: Mapping[str, str]) -> str:
@@ -158,7 +160,8 @@ def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
 def _rating(value: Any, scale: tuple[float, float], path: Path, line: int) -> float:
     low, high = scale
     try:
-        rating = math.nan if isinstance(value, bool) else float(value)
+        spelled = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else not isinstance(value, bool)
+        rating = float(value) if spelled else math.nan
     except (TypeError, ValueError, OverflowError):
         rating = math.nan
     if not low <= rating <= high:
