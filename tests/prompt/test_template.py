@@ -2,7 +2,7 @@
 
 import logging
 import re
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from tests.templates.kinds import KINDS, tokenizer_of
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.prompt.template import Template, with_date, without_date
+from palate.prompt.template import DATE, Template, with_date, without_date
 
 SYSTEM, USER, ANSWER = "Mind the <table>.", 'The user liked "Heat & Dust" (1983)', "Yes"
 
@@ -130,8 +130,9 @@ def test_a_date_is_all_that_changes_in_a_template(kind: str) -> None:
     assert with_date(fixed, DAY) == fixed
     one, other = tokenizer_of(kind), tokenizer_of(kind)
     other.chat_template = fixed
-    assert Chat(one).text(conversation(system=True)) == Chat(other).text(conversation(system=True))
     assert Template(one).identity() == Template(other).identity()
+    other.chat_template = with_date(template, DATE)
+    assert Chat(one).text(conversation(system=True)) == Chat(other).text(conversation(system=True))
 
 
 def test_a_date_string_that_a_template_asks_for_is_the_same_day() -> None:
@@ -167,3 +168,17 @@ def test_templates_are_told_apart_by_what_they_render() -> None:
 
 def test_the_zoo_knows_no_other_clock() -> None:
     assert not any(re.search(r"\bnow\(\)", str(template)) for template in KINDS.values())
+
+
+def test_a_tokenizer_that_was_loaded_elsewhere_renders_the_same_on_two_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Later":
+            return cls(2031, 5, 6)
+
+    messages = conversation(system=True)
+    today = Chat(tokenizer_of("dated")).text(messages)
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Later)
+    assert "2031" in tokenizer_of("dated").apply_chat_template(messages, tokenize=False)
+    assert Chat(tokenizer_of("dated")).text(messages) == today
+    assert "2031" not in today

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from palate.errors import InputError
 from palate.prompt.messages import Message
-from palate.prompt.template import Template
+from palate.prompt.template import DATE, Template, with_date
 
 PROBE: list[Message] = [
     {"role": "system", "content": "S"},
@@ -79,6 +79,8 @@ class Chat:
             raise InputError(
                 f"has the chat templates {names}, expected one called default", self.tokenizer.name_or_path
             )
+        if (dated := with_date(templates, DATE)) != templates:  # two days give the same prompt, however it was loaded
+            self.tokenizer.chat_template = dated
         if not self.tokenizer.is_fast:
             raise InputError("has no tokenizer.json, expected a fast tokenizer", self.tokenizer.name_or_path)
 
