@@ -31,6 +31,7 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("prepare:\n  val_ratio: 0.5\n  test_ratio: 0.5\n", 1, "or nothing is left to train on"),
         ("prompt:\n  candidate_line: '{rating}'\n", 1, "must not name {rating}"),
         ("train: 3\n", 1, "'train' is 3"),
+        ("train:\n  learning_rate: .inf\n", 2, "'train.learning_rate' is inf: expected a finite number"),
         ("- a\n- b\n", 1, "is list, expected a mapping"),
         ("a: [1,\n", 2, "is not YAML"),
         ("name: x\nseed: 2001-99-99\n", 2, "is not YAML: '2001-99-99': month must be in 1..12"),
