@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.measure import bootstrap as module
+from palate.measure import paired
 from palate.measure.bootstrap import Interval, bootstrap, detectable, interval
 from palate.measure.metrics import measure, recalibration
 
@@ -40,6 +41,12 @@ def test_replicates_equal_measuring_copied_rows(seed: int, n_users: int) -> None
     expected = [naive(y, p, users, row) for row in counts]
     for name in METRICS:
         np.testing.assert_allclose(got[name], [e[name] for e in expected], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_ece_has_no_interval_and_no_paired_test() -> None:
+    y, p, users = rows(4)
+    assert "ece" not in bootstrap(y, users, {"model": p}, resamples=5, seed=9)["model"]
+    assert "ece" not in paired.METRICS
 
 
 def test_a_resample_draws_as_many_users_as_there_are() -> None:
