@@ -403,6 +403,40 @@ def test_a_title_with_double_colons_is_refused_where_they_separate_fields(tmp_pa
     assert "movies.dat:2: row has 4 fields, expected 3 (item_id, title, genres)" in error_of(tmp_path)
 
 
+def test_a_colon_at_the_end_of_a_title_is_the_titles(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::10::4::100\n1::20::4::101\n")
+    (tmp_path / "movies.dat").write_text("10::Alien:::Horror\n20::Heat (1995)::Crime\n")
+    items = load_ratings(str(tmp_path)).items
+    assert items.select("title", "genres").rows() == [("Alien:", "Horror"), ("Heat (1995)", "Crime")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            (HEAD + "1,10,4,100\n").encode("utf-32"),
+            "ratings.csv: is UTF-32 or binary, expected text in UTF-8: `iconv -f UTF-32",
+        ),
+        ((HEAD + "1,10,4,100\n").encode("utf-32-le"), "ratings.csv: is UTF-32"),
+        ((HEAD + "1,10,4,100\n").encode("utf-16-be"), "ratings.csv: is UTF-16"),
+        ((HEAD + "1,1\x000,4,100\n").encode(), "ratings.csv:2: byte 0x00 is no text"),
+    ],
+)
+def test_text_in_wide_units_and_bytes_that_are_no_text_are_told_apart(table, content, told):
+    assert told in error_of(table(content))
+
+
+def test_two_columns_of_a_name_in_an_item_table_are_refused_with_the_line(table):
+    assert "movies.csv:1: has two columns 'x', expected" in error_of(table(movies="movieId,title,x,x\n10,A,1,2\n"))
+
+
+def test_the_files_that_macos_writes_beside_a_table_are_no_tables(table):
+    folder = table()
+    for name in ("._ratings.csv", "._x.inter", "._movies.csv"):
+        (folder / name).write_bytes(b"\0\x05\x16\x07")
+    assert load_ratings(str(folder)).frame.height
+
+
 @pytest.mark.parametrize("scale", [(5, 1), (1, 1), (1, float("nan")), (1, float("inf")), (float("-inf"), 5)])
 def test_a_scale_that_is_no_range_is_refused_by_every_reader(table, scale):
     folder = table(train="user_id,item_id,rating,title\n1,10,4,A\n", **{"a.csv": "user,item,rating,split,title\n"})

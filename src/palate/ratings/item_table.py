@@ -1,5 +1,7 @@
 """Read a table of items: one row an item, with a title and whatever else the file knows of it."""
 
+import dataclasses
+import re
 from collections.abc import Mapping
 
 import polars as pl
@@ -16,6 +18,7 @@ from palate.ratings.layout import (
     parquet_columns,
     records,
     rewritten_rows,
+    separator_of,
 )
 from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
 from palate.ratings.source import SourceFile
@@ -32,6 +35,9 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
         table, layout = parquet_columns(file), None
     else:
         layout = layout_of(file)
+        again = next((name for name in layout.names if layout.names.count(name) > 1), None)
+        if again is not None:
+            raise InputError(f"has two columns {again!r}, expected each name once", file.place, 1)
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
     rest = [c for c in table.columns if c not in (item, title)]
@@ -108,6 +114,9 @@ def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
     Raises a Polars error where one has too many fields.
     """
     if isinstance(text, str) and len(layout.separator) > 1:
+        if ":::" in text:  # Polars knows no look-ahead
+            text = re.sub(separator_of(layout), "\0", text)
+            layout = dataclasses.replace(layout, separator="\0")
         lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
         if (lines["line"].str.count_matches(layout.separator, literal=True) >= len(layout.names)).any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator}")

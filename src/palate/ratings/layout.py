@@ -190,7 +190,7 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
         if not layout.quoted:
             for line, row in enumerate(text, layout.skip_lines + 1):
                 if row := row.rstrip("\r\n"):
-                    yield line, line, row.split(layout.separator)
+                    yield line, line, re.split(separator_of(layout), row)
             return
         lines = map(_double_quotes, text) if layout.escaped else text
         reader = csv.reader(lines, delimiter=layout.separator, strict=True)
@@ -203,6 +203,11 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
                 first = last + 1
         except csv.Error as error:
             raise InputError(f"is not CSV: {csv_problem(error)}", file.place, first) from None
+
+
+def separator_of(layout: Layout) -> str:
+    """The separator of a table without quotes, as a pattern; the first colon of `:::` ends a title."""
+    return re.escape(layout.separator) + ("(?!:)" if layout.separator == "::" else "")
 
 
 def check_encoding(file: SourceFile) -> None:
@@ -236,8 +241,12 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
     if kind is not None:
         raise InputError(f"is {kind}", file.place)
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
-        remedy = "`iconv -f UTF-16 -t UTF-8 FILE > NEW` converts it"
-        raise InputError(f"is UTF-16 or binary, expected text in UTF-8: {remedy}", file.place)
+        wide = begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or begin.count(0) > len(begin) * 0.6
+        remedy = f"`iconv -f UTF-{32 if wide else 16} -t UTF-8 FILE > NEW` converts it"
+        if not wide and begin.count(0) < len(begin) // 4:  # some bytes of a text, not half of each of its units
+            line = begin[: begin.index(0)].count(b"\n") + 1
+            raise InputError("byte 0x00 is no text, expected text in UTF-8", file.place, line)
+        raise InputError(f"is UTF-{32 if wide else 16} or binary, expected text in UTF-8: {remedy}", file.place)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
     header = begin.decode("utf-8-sig", errors="replace").split("\n")[0].rstrip("\r")

@@ -17,6 +17,8 @@ from palate.errors import InputError
 from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 20
+_APPLE = "._"
+"""How the names of the files begin that macOS writes beside others on foreign disks and in zips."""
 _LARGE, _MOST_TIMES = 100_000_000, 100
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
            LookupError, OverflowError, struct.error)  # fmt: skip
@@ -77,7 +79,8 @@ def open_source(path: Path) -> Iterator[Source]:
     """
     if path.is_dir():
         try:
-            yield Source(path, tuple(sorted(p.name for p in path.iterdir() if p.is_file())))
+            found = (p.name for p in path.iterdir() if p.is_file() and not p.name.startswith(_APPLE))
+            yield Source(path, tuple(sorted(found)))
         except PermissionError as error:
             raise InputError(f"cannot be read: {error.strerror}", path) from None
         return
@@ -92,7 +95,7 @@ def open_source(path: Path) -> Iterator[Source]:
         unsafe = next((n for n in names if _leads_out(n)), None)
         if unsafe is not None:
             raise InputError(f"holds {unsafe!r}, expected only names below the zip's own folder", path)
-        files = (n for n in names if not n.endswith("/") and not n.startswith("__MACOSX/"))
+        files = (n for n in names if not n.endswith("/") and not posixpath.basename(n).startswith(_APPLE))
         yield Source(path, tuple(sorted(files)), archive, Path(scratch))
 
 
