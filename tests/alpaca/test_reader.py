@@ -70,6 +70,11 @@ def test_the_line_is_that_of_the_key_in_the_record(tmp_path: Path) -> None:
         ('[{"instruction": "a",\n"output": "No", "input": ["b"]}]', "x.json:2: record 1: input is an array"),
         ('{"instruction": "a",\n"output": "No"}', "x.json:1: is not JSON"),
         ("user,item,label\n1,2,1\n", "x.json:1: is not JSON"),
+        ('[{"instruction": "a", "output": "No"},\n]', "x.json:1: is not JSON: a comma before the end"),
+        *[
+            (f'[{{"instruction": "a", "output": "No",\n"history": {turns}}}]', "x.json:2: record 1: history is no list")
+            for turns in ('"text"', "[null]", '[["a"]]', '[["a", 3]]', '[{"role": "user"}]', '{"a": 1}')
+        ],
         (
             '[\n{"instruction": "a", "output": "Yes", "output": "No"}]',
             "x.json:2: is not JSON: the key 'output' stands twice",

@@ -103,7 +103,9 @@ def _records(text: str) -> Iterator[tuple[int, int, Any]]:
         yield at, stop, value
         at = _after_white(text, stop)
         if text[at : at + 1] == ",":
-            at = _after_white(text, at + 1)
+            comma, at = at, _after_white(text, at + 1)
+            if text[at : at + 1] == "]":
+                raise json.JSONDecodeError("a comma before the end of the array", text, comma)
         elif text[at : at + 1] != "]":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
     if _after_white(text, at + 1) < len(text):
@@ -139,8 +141,19 @@ def _diagnose(path: Path) -> None:
                 if not isinstance(held, str) and (held is not None or key in NEEDED):
                     at = line_of(path, number, key)
                     raise InputError(f"record {number + 1}: {key} is {_kind(held)}, expected text", path, at)
+            turns = value.get("history")
+            if turns is not None and not (isinstance(turns, list) and all(map(_is_turn, turns))):
+                at = line_of(path, number, "history")
+                expected = "expected a list of [user, assistant] or of objects with role and content"
+                raise InputError(f"record {number + 1}: history is no list of turns, {expected}", path, at)
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
+
+
+def _is_turn(turn: object) -> bool:
+    """Whether it is a pair of question and answer, or a message with its role."""
+    texts = [turn.get("role"), turn.get("content")] if isinstance(turn, dict) else turn
+    return isinstance(texts, list) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
 
 
 def _kind(value: object) -> str:
