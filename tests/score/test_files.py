@@ -170,6 +170,20 @@ def test_a_damaged_file_of_scores_is_refused_in_one_line(tmp_path: Path, kind: s
             read_scores(path)
 
 
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("logit", np.nan), ("p", "0.5"), ("row", 1.5), ("label", 2), ("mass", np.inf)]
+)
+def test_a_column_that_holds_no_scores_is_named(tmp_path: Path, kind: str, name: str, value: float | str) -> None:
+    kinds = {"row": np.int64, "label": np.bool_, "user_id": np.int64, "item_id": np.int64}
+    columns: dict[str, Any] = {key: np.ones(3, kinds.get(key, np.float32)) for key in COLUMNS}
+    write_scores(tmp_path / f"x.{kind}", Scored(columns, {"a": 1}))
+    assert read_scores(tmp_path / f"x.{kind}").key == {"a": 1}
+    write_scores(tmp_path / f"x.{kind}", Scored(columns | {name: np.array([value] * 3)}, {"a": 1}))
+    with pytest.raises(InputError, match=f"has values in column '{name}'"):
+        read_scores(tmp_path / f"x.{kind}")
+
+
 def test_an_array_alone_is_no_file_of_scores(tmp_path: Path) -> None:
     with (tmp_path / "x.npz").open("wb") as file:
         np.save(file, np.ones(3))

@@ -134,7 +134,17 @@ def read_scores(path: Path) -> Scored:
         raise InputError("is not readable, expected scores that `palate score` wrote", path)
     if len(shapes) != 1:
         raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
-    return Scored({name: found[name] for name in COLUMNS}, key)
+    return _checked(Scored({name: found[name] for name in COLUMNS}, key), path)
+
+
+def _checked(scored: Scored, path: Path) -> Scored:
+    """The scores, if each is a number of its kind; raises `InputError` otherwise."""
+    kinds = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
+    for name, kind in kinds.items():
+        column = scored.columns[name]
+        if column.dtype.kind not in kind or not np.isfinite(column).all():
+            raise InputError(f"has values in column {name!r} that are no scores, expected it to be scored again", path)
+    return scored
 
 
 def _read_parquet(path: Path) -> Scored:
@@ -144,7 +154,7 @@ def _read_parquet(path: Path) -> Scored:
         key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
         if not isinstance(key, dict) or not set(COLUMNS) <= set(frame.columns):
             raise ValueError("no key, or a column is missing")
-        return Scored({name: frame[name].to_numpy() for name in COLUMNS}, key)
+        return _checked(Scored({name: frame[name].to_numpy() for name in COLUMNS}, key), path)
     except FileNotFoundError:
         raise InputError("not found, expected scores that Palate wrote", path) from None
     except _DAMAGE as error:
