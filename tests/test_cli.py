@@ -25,6 +25,20 @@ def test_an_output_that_nobody_reads_is_no_error(words: list[str], end: str) -> 
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "file", "file/out"])
+def test_an_output_that_can_be_no_folder_is_wrong_input(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "ratings").mkdir()
+    rows = "".join(f"{user},{item},{(user + item) % 5 + 1},{item}\n" for user in range(8) for item in range(40))
+    (tmp_path / "ratings/ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
+    titles = "".join(f"{item},Film {item}\n" for item in range(40))
+    (tmp_path / "ratings/movies.csv").write_text(f"movieId,title\n{titles}")
+    assert main(["prepare", "--ratings", str(tmp_path / "ratings"), "--out", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
 def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--ratings", str(tmp_path / "a\nb\x1b[31m"), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err

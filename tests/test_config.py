@@ -37,6 +37,9 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("name: x\nseed: 2001-99-99\n", 2, "is not YAML: '2001-99-99': month must be in 1..12"),
         ("name: x\nseed: -1\n", 2, "'seed' is -1: expected greater than or equal to 0"),
         ("train:\n  seed: 4294967296\n", 2, "expected less than 4294967296"),
+        ("name: x\nseed: " + "9" * 5000, 2, "9…: "),
+        ('prompt:\n  system: "a\\ud800"\n', 2, "holds '\\ud800', which is no text"),
+        ('name: x\nrun_dir: "a\\0b"\n', 2, "holds '\\x00', which is no text"),
         ("name: x\nseed: 0x_\n", 2, "is not YAML: '0x_'"),
         ("seed: 1\ntrain:\n  epochs: 3\nseed: 2\n", 4, "the key 'seed' stands already on line 1, expected it once"),
         ("train:\n  lora:\n    r: 8\n    'r': 16\n", 4, "the key 'r' stands already on line 3"),
@@ -54,6 +57,7 @@ def test_a_mistake_in_a_config_is_told_with_its_line(tmp_path: Path, text: str, 
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 300
 
 
 def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
@@ -86,6 +90,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("train.lerning_rate=2", "--set train.lerning_rate: "),
         ("train.epochs=x", "--set train.epochs: "),
         ("x", "--set: "),
+        ("prompt.system=a\udcff", "--set prompt.system: holds '\\udcff', which is no text"),
     ],
 )
 def test_a_mistake_in_an_override_names_the_option(text: str, place: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from palate import __version__
 from palate.config import Config, Override, load_config, parse_override
-from palate.errors import InputError, InterruptedWorkError, PalateError, visible
+from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES
 from palate.train import processes
 
@@ -77,7 +77,8 @@ def _command(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _end(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 1)
+        place = error.filename or "input/output"
+        return _end(f"error: {place}: {error.strerror or error}", unwritable(place, error).exit_code)
     except Exception as error:
         if processes.lost_another(error):
             # A launcher of ours says which one that was, and how it ended.

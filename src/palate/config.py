@@ -376,10 +376,20 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and (problem := _no_text(node.value)):
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
-            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r}: {error}", node.start_mark) from None
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{_short(node.value)}: {error}", node.start_mark
+            ) from None
+
+
+def _no_text(value: str) -> str | None:
+    """Why a value can stand in no file and in no file's name."""
+    found = next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None)
+    return None if found is None else f"holds {found!r}, which is no text"
 
 
 def read_yaml(text: str, path: Path | str) -> Any:
@@ -428,7 +438,13 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
     if error["type"] == "value_error":
         return f"'{key}': {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"'{key}' is {error['input']!r}: {message.replace('input should be', 'expected')}"
+    return f"'{key}' is {_short(error['input'])}: {message.replace('input should be', 'expected')}"
+
+
+def _short(value: object) -> str:
+    """A value as Python writes it, cut where it would fill the screen."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def parse_override(text: str) -> Override:
@@ -437,6 +453,8 @@ def parse_override(text: str) -> Override:
     key = key.strip()
     if not equals or not key:
         raise InputError(f"{text!r}, expected key=value such as train.learning_rate=1e-4", "--set")
+    if problem := _no_text(value):
+        raise InputError(problem, f"--set {key}")
     try:
         parsed = _number_or(read_yaml(value, "--set"))
     except InputError:

@@ -1,5 +1,6 @@
 """The two ways in which Palate stops: the input is wrong (exit 2), or the work failed (exit 1)."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -17,6 +18,14 @@ class PalateError(Exception):
 
 class WorkError(PalateError):
     """Something failed while working: a download broke off, a disk is full, a loss is not finite."""
+
+
+def unwritable(path: str | Path, error: OSError) -> WorkError:
+    """Why a file cannot be written; a path that can never be one is wrong input, a full disk is not."""
+    wrong = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+    failed = WorkError(f"{path}: cannot be written: {error.strerror or error}")
+    failed.exit_code = 2 if error.errno in wrong else 1
+    return failed
 
 
 class InterruptedWorkError(WorkError):

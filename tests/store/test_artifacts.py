@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.disk import files_of_at_most
@@ -45,6 +47,18 @@ def test_a_write_that_the_system_refuses_is_one_line_and_leaves_nothing(tmp_path
         file.write(b"x" * 100_000)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "file/x", "folder"])
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+def test_a_path_that_can_be_no_output_is_wrong_input(tmp_path: Path, write: Callable[[Path], Any], name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / ("file" if write is atomic_folder and name == "folder" else name)
+    with pytest.raises(WorkError, match="cannot be written") as raised, write(path):
+        pass
+    assert raised.value.exit_code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_folder_keeps_what_was_not_written_again_and_its_manifest_comes_last(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from palate import __version__
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, unwritable
 
 MANIFEST = "manifest.json"
 
@@ -21,18 +21,19 @@ MANIFEST = "manifest.json"
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under `path` only if the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager
@@ -43,11 +44,10 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     first and the last rename the folder is not to be believed. With `whole` nothing of the old folder stays: it
     is moved away by one rename, and the new one put in its place by another.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         yield partial
         names = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
         names.sort(key=lambda name: name.name == MANIFEST)
@@ -65,7 +65,7 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
         else:
             partial.rename(path)
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
