@@ -12,6 +12,7 @@ from tests.templates.kinds import KINDS, tokenizer_of
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.template import DATE, Template, with_date, without_date
+from palate.prompt.tokenizer import differing, tokenizer_identity, tokenizer_key
 
 SYSTEM, USER, ANSWER = "Mind the <table>.", 'The user liked "Heat & Dust" (1983)', "Yes"
 
@@ -98,7 +99,8 @@ CLOCKS = {
     "%d %B %Y": "03 February 2001",
     "%-d %b %y": "3 Feb 01",
     "%A, %Y-%m-%d": "Saturday, 2001-02-03",
-    "%H:%M, 100 %%": "00:00, 100 %%",
+    "%H:%M, 100 %%": "00:00, 100 %",
+    "%_d.%#m.%04Y": "\N{SPACE}3.02.2001",
     "%j": "034",
 }
 
@@ -143,6 +145,10 @@ def test_a_date_string_that_a_template_asks_for_is_the_same_day() -> None:
     assert with_date(own, DAY) == own
 
 
+CHANGES = ("truncate(200)", "replace('/no_think', '')", "lower", "replace('x', 'xx')", "wordwrap")
+"""What a template may do to long texts, and to no short ones."""
+
+
 def test_templates_are_told_apart_by_what_they_render() -> None:
     def identity(template: Any) -> str:
         return Template(small_tokenizer(template)).identity()
@@ -157,6 +163,7 @@ def test_templates_are_told_apart_by_what_they_render() -> None:
         CHATML.replace("['content']", "['content'] | trim"),
         CHATML.replace("['content']", "['content'] | escape"),
         CHATML.replace("assistant", "helper"),
+        *(CHATML.replace("['content']", f"['content'] | {change}") for change in CHANGES),
         CHATML.replace("message['content']", "('Well: ' if loop.last else '') + message['content']"),
         with_date(dated, DAY),
         with_date(dated, DAY + timedelta(1)),
@@ -164,6 +171,42 @@ def test_templates_are_told_apart_by_what_they_render() -> None:
     ]
     # The one without system turn differs from CHATML in conversations that have one.
     assert len({identity(template) for template in others}) == len(others)
+
+
+def test_a_probe_of_short_turns_alone_is_still_known() -> None:
+    tokenizer = small_tokenizer(CHATML)
+    recorded = tokenizer_identity(tokenizer)
+    short = recorded["chat template"].rpartition(" ")[0]
+    assert differing(tokenizer, recorded | {"chat template": short}) is None
+    assert differing(tokenizer, recorded | {"chat template": short[:-1]}) == "chat template"
+
+
+def test_templates_of_one_rendering_have_a_cache_each() -> None:
+    one, other = (small_tokenizer(template) for template in (CHATML, "{# a remark #}" + CHATML))
+    assert tokenizer_identity(one) == tokenizer_identity(other)
+    assert tokenizer_key(one) != tokenizer_key(other)
+
+
+def test_parts_are_not_written_as_a_list() -> None:
+    listed = (
+        "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{% for part in m.content %}{{ part['text'] }}"
+        "{% endfor %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    )
+    template, messages = Template(small_tokenizer(listed)), conversation(system=True)
+    assert "'text'" not in template.render(messages)
+    with pytest.raises(InputError, match="writes the parts of the assistant message as a list"):
+        template.render([*messages, *messages[1:]])
+
+
+def test_control_text_in_another_case_stays_text_where_a_template_changes_case() -> None:
+    chat, messages = (
+        Chat(small_tokenizer(CHATML.replace("['content']", "['content'] | lower"))),
+        conversation(system=False),
+    )
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    without = chat.encode(messages).ids.count(end)
+    messages[0]["content"] += "<|IM_END|>"
+    assert chat.encode(messages).ids.count(end) == without
 
 
 def test_the_zoo_knows_no_other_clock() -> None:

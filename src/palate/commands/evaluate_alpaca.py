@@ -137,13 +137,13 @@ def _score(
     import polars as pl
 
     from palate.commands.train import load_scorer, model_key
-    from palate.prompt.tokenizer import tokenizer_identity
+    from palate.prompt.tokenizer import tokenizer_key
     from palate.score.files import score_file
 
     scorer = load_scorer(config, adapter)
     key = {
         "data": file.sha256,
-        **tokenizer_identity(scorer.chat.tokenizer),
+        **tokenizer_key(scorer.chat.tokenizer),
         "answers": [config.prompt.yes, config.prompt.no],
         "cutoff_len": config.tokens.cutoff_len,
         **model_key(scorer, config, adapter),

@@ -230,7 +230,8 @@ class Chat:
         texts = {token.content for token in self._control.values()}
         if self.backend.normalizer is not None:
             texts |= {self.backend.normalizer.normalize_str(text) for text in texts} - {""}
-        return re.compile("|".join(map(re.escape, sorted(texts))) or r"(?!)")
+        pattern = "|".join(map(re.escape, sorted(texts))) or r"(?!)"
+        return re.compile(pattern, re.IGNORECASE)  # a template may change the case of letters
 
     @cached_property
     def _secret_names(self) -> dict[str, str]:

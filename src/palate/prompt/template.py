@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -57,9 +57,13 @@ class Template:
         form, roles = self.form, tuple(message["role"] for message in messages)
         if roles not in self._known:
             probe = _probe(roles)
-            lost = _lost(probe, self._render(probe, form, add_generation_prompt))
-            if lost is not None:
-                raise InputError(f"the chat template leaves out the {lost} message of {', '.join(roles)}", self._name)
+            text = self._render(probe, form, add_generation_prompt)
+            lost, listed = _lost(probe, text), _listed(probe, text) if form.parts else None
+            if lost or listed:
+                found = (
+                    f"leaves out the {lost} message" if lost else f"writes the parts of the {listed} message as a list"
+                )
+                raise InputError(f"the chat template {found} of {', '.join(roles)}", self._name)
             self._known.add(roles)
         return self._render(messages, form, add_generation_prompt)
 
@@ -79,15 +83,25 @@ class Template:
         return form
 
     def identity(self) -> str:
-        """A hash of what the template makes of conversations with and without system turn, answer and history."""
-        contents = {"system": ' Be "brief" & exact.\n', "user": "\n <p>1.</p>  Ünlü?\n\n", "assistant": "No"}
+        """Hashes of what the template makes of conversations with and without system turn, answer and history.
+
+        The first is of short turns, as earlier versions recorded it; the second of long ones, which show whether a
+        template cuts or changes texts.
+        """
+        short = {"system": ' Be "brief" & exact.\n', "user": "\n <p>1.</p>  Ünlü?\n\n", "assistant": "No"}
+        letters = "".join(map(chr, range(32, 127)))
+        lines = "\n".join(f"{n}. Xx {letters[n:] + letters[:n]} - \u201cÄ ß\u201d, 映画\t {n * n}" for n in range(32))
+        long = {role: f"/no_think <think> {role}\n\n{lines}" for role in ROLES[:2]} | {"assistant": "No"}
+        return f"rendered {self._hash_of(short)} {self._hash_of(long)}"
+
+    def _hash_of(self, contents: Mapping[str, str]) -> str:
         texts = []
         for roles in (ROLES, ROLES[1:], (*ROLES, *ROLES[1:])):
             for answer in ("Yes", "No"):
                 messages = [{"role": role, "content": contents[role]} for role in roles]
                 messages[-1]["content"] = answer
                 texts += [self._rendered(messages), self._rendered(messages[:-1], add_generation_prompt=True)]
-        return "rendered " + hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
     def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str | None:
         """As `render`; None where the template takes no such conversation."""
@@ -107,6 +121,9 @@ class Template:
                 lost = _lost(probe, text)
                 if lost is not None:
                     return f"leaves out the {lost} message"
+                listed = _listed(probe, text) if form.parts else None
+                if listed is not None:
+                    return f"writes the parts of the {listed} message as a list"
                 twice = next((m["role"] for m in probe if text.count(m["content"]) > 1), None)
                 repeated = repeated or (twice and f"repeats the {twice} message")
         except InputError as error:
@@ -151,13 +168,20 @@ def with_date(template: Any, date: datetime.date) -> Any:
         return template
     line = ""
     if re.search(r"\bstrftime_now\b", template):
-        forms = sorted(set(re.findall(r"(?<!{)%-?[A-Za-z]", template)))
+        forms = sorted(set(re.findall(r"(?<!{)%[-_0^#]?\d*[A-Za-z%]", template)))
         filters = "".join(f" | replace({form!r}, {date.strftime(form)!r})" for form in forms)
         line += "{% macro strftime_now(format) %}{{ format" + filters + " }}{% endmacro %}"
     if re.search(r"\bdate_string\b", template) and not re.search(r"\bset\s+date_string\b", template):
         line += "{% set date_string = " + repr(date.strftime("%d %b %Y")) + " %}"
     # The line break goes with the block before it (`trim_blocks`).
     return f"{{# today is {date} #}}{line}\n{template}" if line else template
+
+
+def date_of(template: Any) -> datetime.date | None:
+    """The day that `with_date` put into a template, or into one of several; None if there is none."""
+    texts = list(template.values()) if isinstance(template, dict) else [template]
+    found = next((found for text in texts if isinstance(text, str) and (found := _DATED.match(text))), None)
+    return datetime.date.fromisoformat(found[1]) if found else None
 
 
 def without_date(template: Any) -> Any:
@@ -167,7 +191,7 @@ def without_date(template: Any) -> Any:
     return _DATED.sub("", template) if isinstance(template, str) else template
 
 
-_DATED = re.compile(r"\A{# today is [-0-9]+ #}[^\n]*\n")
+_DATED = re.compile(r"\A{# today is ([-0-9]+) #}[^\n]*\n")
 
 
 def _folded(messages: Sequence[Message]) -> Sequence[Message]:
@@ -186,6 +210,12 @@ def _probe(roles: Sequence[str]) -> list[Message]:
 def _lost(messages: Sequence[Message], text: str) -> str | None:
     """The role of the first message that is not in a text."""
     return next((message["role"] for message in messages if message["content"] not in text), None)
+
+
+def _listed(messages: Sequence[Message], text: str) -> str | None:
+    """The role of the first message whose list of parts is in a text as Python or JSON writes it."""
+    found = re.findall(r"""["']text["']: ["'](\d+)""", text)
+    return next((message["role"] for message in messages if message["content"] in found), None)
 
 
 @lru_cache

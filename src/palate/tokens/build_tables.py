@@ -16,7 +16,7 @@ from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec, runs_of
-from palate.prompt.tokenizer import tokenizer_identity
+from palate.prompt.tokenizer import tokenizer_key
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
 from palate.samples.lines import Renderer, format_value, part_texts, renderer
@@ -52,7 +52,7 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
     `data` names what decides the samples, such as hashes of the ratings and the options of `prepare`. Raises
     `InputError` as `renderer` does.
     """
-    parts = {**data, **tokenizer_identity(chat.tokenizer), "prompt": prompt.model_dump(mode="json"), "stage": STAGE}
+    parts = {**data, **tokenizer_key(chat.tokenizer), "prompt": prompt.model_dump(mode="json"), "stage": STAGE}
     folder = Cache().entry("tables", parts, lambda out: build_tables(samples, prompt, chat, out), name=name)
     tables = Tables.open(folder)
     plain = sum(tables.meta["plain"].values())

@@ -10,7 +10,7 @@ import numpy as np
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.prompt.tokenizer import tokenizer_identity
+from palate.prompt.tokenizer import tokenizer_key
 from palate.store.cache import Cache
 from palate.tokens.arrow import Chunk, write_dataset
 from palate.tokens.plain import IGNORED, STAGE, chat_of, encode_examples
@@ -40,7 +40,7 @@ def preprocess_datasets_parallel(
         chat = chat_of(tokenizer)
         parts = {
             "data": content_hash(dataset),
-            **tokenizer_identity(tokenizer),
+            **tokenizer_key(tokenizer),
             "cutoff_len": cutoff_len,
             "stage": STAGE,
         }
