@@ -20,6 +20,7 @@ from palate.errors import InputError
 from palate.models.adapter import check_same_prompt, load_adapter
 from palate.models.load import load_base_model
 from palate.prompt.chat import Chat
+from palate.prompt.template import without_date
 from palate.score.scorer import Scorer
 from palate.train.card import write_card
 from palate.train.finetune import train
@@ -290,6 +291,56 @@ def test_an_adapter_that_brings_another_template_or_vocabulary_is_refused(adapte
     (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(InputError, match=r"chat_template.jinja: brings another chat template"):
         check_same_prompt(adapter, chat, config.prompt)
+
+
+@pytest.mark.parametrize("change", [{"normalizer": {"type": "Lowercase"}}, {"pre_tokenizer": {"type": "Whitespace"}}])
+def test_an_adapter_whose_tokenizer_splits_otherwise_is_refused(adapter: Path, base: Path, change: Any) -> None:
+    tokenizer = load_base_model(toy_config(base).model)[1]
+    tokenizer.save_pretrained(adapter)
+    words = json.loads((adapter / "tokenizer.json").read_text())
+    (adapter / "tokenizer.json").write_text(json.dumps(words | change))
+    with pytest.raises(InputError, match=r"tokenizer.json: brings another tokenizer"):
+        Scorer(base, adapter)
+
+
+def test_an_adapter_whose_template_is_another_text_of_the_same_rendering_is_loaded(adapter: Path, base: Path) -> None:
+    tokenizer = load_base_model(toy_config(base).model)[1]
+    tokenizer.save_pretrained(adapter)
+    template = without_date(tokenizer.chat_template)
+    (adapter / "chat_template.jinja").write_text("{# a remark #}" + template)
+    Scorer(base, adapter)
+    (adapter / "chat_template.jinja").unlink()
+    settings = json.loads((adapter / "tokenizer_config.json").read_text())
+    named = [{"name": "default", "template": template}, {"name": "tool_use", "template": "x"}]
+    (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
+    Scorer(base, adapter)
+    (adapter / "chat_template.jinja").write_bytes(b"\xe9")
+    with pytest.raises(InputError, match=r"chat_template.jinja: is not UTF-8 text"):
+        Scorer(base, adapter)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"prompt": []}, {"base": "x"}, {"base": {"weights": 5}}, {"tokenizer": None}, {"tokenizer": {"a": 5}},
+     {"template_date": "x"}, {"history_len": "x"}, {"decision": 3}],
+)  # fmt: skip
+def test_values_of_another_kind_in_what_is_known_of_an_adapter_are_named(adapter: Path, base: Path, value: Any) -> None:
+    about = json.loads((adapter / "palate.json").read_text())
+    (adapter / "palate.json").write_text(json.dumps(about | value))
+    with pytest.raises(InputError, match=rf"palate.json: {next(iter(value))}\S* is .*, expected") as caught:
+        Scorer(base, adapter)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [{"r": "a"}, {"lora_alpha": "x"}, {"target_modules": "("}, {"peft_type": "PROMPT_TUNING"}]
+)
+def test_a_peft_config_of_other_values_is_refused_in_one_line(adapter: Path, base: Path, value: Any) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | value))
+    with pytest.raises(InputError) as caught:
+        Scorer(base, adapter)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '"text"', "{"])

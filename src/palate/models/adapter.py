@@ -5,11 +5,15 @@ alone (TALLRec issues 58, 34, 66). `load_adapter` fails unless every tensor foun
 and changes the model's logits.
 """
 
+import copy
+import datetime
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from palate import __version__
 from palate.config import Config, ModelConfig
@@ -18,7 +22,7 @@ from palate.models.load import base_name, quantization_of, quiet, weights_finger
 from palate.models.method import detach
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
-from palate.prompt.template import without_date
+from palate.prompt.template import DATE, Template, date_of, with_date, without_date
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
 from palate.store.artifacts import atomic_folder, read_json, write_json
 from palate.store.hub import locate
@@ -54,6 +58,42 @@ def save_adapter(
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
+
+
+class _Base(BaseModel):
+    """What `palate.json` says of the base model."""
+
+    weights: str | None = None
+    quantization: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class _About(BaseModel):
+    """What is read of a `palate.json`, by its types."""
+
+    base: _Base = _Base()
+    prompt: dict[str, Any] = {}
+    tokenizer: dict[str, str] = {}
+    decision: dict[str, Any] = {}
+    history_len: int | None = None
+    cutoff_len: int | None = None
+    truncation: str | None = None
+    template_date: datetime.date | None = None
+
+
+def read_about(adapter: Path) -> dict[str, Any]:
+    """The `palate.json` of an adapter; empty if there is none. Raises `InputError` for values of other kinds."""
+    file = adapter / ABOUT
+    if not file.is_file():
+        return {}
+    about = read_json(file)
+    try:
+        _About.model_validate(about)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, wanted = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
+        raise InputError(f"{key} is {str(first['input'])[:80]!r}, expected {wanted}", file) from None
+    return dict(about)
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
@@ -138,7 +178,7 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     if not (adapter / ABOUT).is_file():
         log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
         return
-    about = read_json(adapter / ABOUT)
+    about = read_about(adapter)
     trained, asked = about.get("prompt", {}), prompt.model_dump(mode="json")
     for key in [key for key in asked if trained.get(key) != asked[key]]:
         raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {asked[key]!r}", adapter)
@@ -162,8 +202,11 @@ def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
     settings = adapter / "tokenizer_config.json"
     inside = read_json(settings).get("chat_template") if settings.is_file() else None
     own = adapter / "chat_template.jinja"
-    template, place = (own.read_text(encoding="utf-8"), own) if own.is_file() else (inside, settings)
-    if template is not None and template not in (tokenizer.chat_template, without_date(tokenizer.chat_template)):
+    try:
+        template, place = (own.read_text(encoding="utf-8"), own) if own.is_file() else (inside, settings)
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text, expected a chat template", own) from None
+    if template is not None and not _same_template(template, tokenizer):
         raise InputError(f"brings another chat template, {remedy}", place)
     words = adapter / "tokenizer.json"
     if words.is_file():
@@ -172,6 +215,31 @@ def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
         added = brought.get_vocab(with_added_tokens=True).items() <= found.get_vocab(with_added_tokens=True).items()
         if not added or brought.get_vocab(with_added_tokens=False) != found.get_vocab(with_added_tokens=False):
             raise InputError(f"brings another vocabulary, {remedy}", words)
+        brought.no_truncation()
+        brought.no_padding()
+        ids = [each.encode(_PROBE, add_special_tokens=False).ids for each in (brought, found)]
+        merges = [json.loads(each.to_str())["model"].get("merges") for each in (brought, found)]
+        if ids[0] != ids[1] or merges[0] != merges[1]:
+            raise InputError(f"brings another tokenizer, {remedy}", words)
+
+
+_PROBE = "Yes No\n1. Ünlü, THE  (1995) 1234 don't\t\u2014 中文 "
+
+
+def _same_template(template: Any, tokenizer: Any) -> bool:
+    """Whether a chat template, or the default of several, renders as the tokenizer's own does."""
+    if isinstance(template, list):
+        template = {each["name"]: each["template"] for each in template if isinstance(each, dict) and len(each) == 2}
+    own = without_date(tokenizer.chat_template)
+    one, other = (each.get("default") if isinstance(each, dict) else each for each in (template, own))
+    if one == other or not isinstance(one, str):
+        return bool(one == other)
+    changed = copy.copy(tokenizer)
+    changed.chat_template = with_date(one, date_of(tokenizer.chat_template) or DATE)
+    try:
+        return Template(changed).identity() == Template(tokenizer).identity()
+    except InputError:  # it renders nothing
+        return False
 
 
 def _tokenizer_in(file: Path) -> Any:
@@ -192,6 +260,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     all deltas are zero, or the logits of a probe are the same with and without it. The model is left
     without the adapter then.
     """
+    import torch
     from peft import PeftConfig, PeftModel
 
     for name in (SETTINGS, WEIGHTS):
@@ -207,14 +276,16 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     with quiet():
         try:
             settings = PeftConfig.from_pretrained(str(adapter))
-        except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
+        except Exception as error:  # of whatever kind its values lead to
             raise InputError(f"is not a PEFT config: {_first_line(error)}", adapter / SETTINGS) from error
         trained_on = str(settings.base_model_name_or_path)
         try:
             # In the model's own number format, as training computed with it: PEFT's default is float32, and every layer
             # would cast its inputs to and fro.
             peft = PeftModel(model, settings, autocast_adapter_dtype=False)
-        except ValueError as error:
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
             raise InputError(
                 f"was trained on {trained_on} and does not fit {model.name_or_path}: {_first_line(error)}", adapter
             ) from error
@@ -296,7 +367,7 @@ def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_
 def _check_base(model: Any, adapter: Path, trained_on: str) -> None:
     """The base is the one that the adapter was trained on: by its weights, by its name where they are not recorded."""
     base = model.name_or_path
-    about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else {}
+    about = read_about(adapter)
     recorded, found = about.get("base", {}).get("weights"), weights_fingerprint(model)
     # Earlier versions hashed a part of the weights, to 16 digits.
     comparable = recorded and len(recorded) == len(found)

@@ -13,7 +13,6 @@ from palate.score.backend import AnswerScores, Backend, Ids, OnBatch, scores_of
 from palate.score.conversations import Candidate, Item, conversations
 from palate.score.cut import cut
 from palate.score.local import LocalBackend
-from palate.store.artifacts import read_json
 
 __all__ = ["AnswerScores", "Scorer"]
 
@@ -53,11 +52,11 @@ class Scorer:
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
-        from palate.models.adapter import recorded_base
+        from palate.models.adapter import read_about, recorded_base
         from palate.models.load import load_base_model
 
         folder = None if adapter is None else Path(adapter)
-        about = _about(folder)
+        about = {} if folder is None else read_about(folder)
         self.prompt = prompt or PromptSpec.model_validate(about.get("prompt", {}))
         """What conversations say, and which answers are asked for."""
         self.history_len: int | None = history_len or about.get("history_len")
@@ -174,11 +173,3 @@ def _common_prefix(sequences: Sequence[Any]) -> int:
     # In the order of the alphabet the first and the last have in common what all have.
     first, last = min(sequences), max(sequences)
     return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
-def _about(adapter: Path | None) -> dict[str, Any]:
-    """What stands beside an adapter about its training; nothing if it is from elsewhere."""
-    from palate.models.adapter import ABOUT
-
-    file = None if adapter is None else adapter / ABOUT
-    return dict(read_json(file)) if file is not None and file.is_file() else {}
