@@ -172,7 +172,8 @@ def test_a_damaged_file_of_scores_is_refused_in_one_line(tmp_path: Path, kind: s
 
 @pytest.mark.parametrize("kind", ["npz", "parquet"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("logit", np.nan), ("p", "0.5"), ("row", 1.5), ("label", 2), ("mass", np.inf)]
+    ("name", "value"),
+    [("logit", np.nan), ("p", "0.5"), ("row", 1.5), ("label", 2), ("mass", np.inf), ("p", 7.0), ("row", -1)],
 )
 def test_a_column_that_holds_no_scores_is_named(tmp_path: Path, kind: str, name: str, value: float | str) -> None:
     kinds = {"row": np.int64, "label": np.bool_, "user_id": np.int64, "item_id": np.int64}

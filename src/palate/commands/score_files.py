@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate.commands.prepare import scored_tokens
+import numpy as np
+
+from palate.commands.prepare import sample_ids, scored_tokens
 from palate.commands.scores import MEASURED, VALIDATION, ZERO_SHOT, Model, adapted
 from palate.commands.server_model import check_served_key
 from palate.commands.train import adapter_identity
@@ -12,7 +14,6 @@ from palate.config import Config
 from palate.errors import InputError
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
-from palate.store.artifacts import read_json
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
@@ -32,7 +33,7 @@ def brought(
     found: dict[Model, dict[str, Scored]] = {}
     for path in files:
         scored = read_scores(path)
-        of = identities.get(scored.key.get("tokens", ""))
+        of = identities.get(str(scored.key.get("tokens", "")))
         if of is None:
             raise InputError("was scored on other samples, tokens or prompts than this config's", path)
         model = _model_of(scored, models, path)
@@ -45,11 +46,26 @@ def brought(
             if what in parts:
                 told = model.key if what == MEASURED else f"{model.key} validation"
                 raise InputError(f"is the second file of {told} scores, expected one", path)
+            _check_rows(scored, data, of, path)
             parts[what] = scored
     lacking = next((model for model, parts in found.items() if MEASURED not in parts), None)
     if lacking is not None:
         raise InputError(f"there are validation scores of {lacking.key} only, expected {split} scores too", "--scores")
     return {model: found[model] for model in models if model in found}
+
+
+def _check_rows(scored: Scored, data: Prepared, split: str, path: Path) -> None:
+    """Raise `InputError` where a row's user, item or label is not that of the data."""
+    rows = scored.columns["row"]
+    ids = sample_ids(data, split)
+    known = ids | {"label": data.samples.label[data.samples.of(split)]}
+    if rows.size and rows.max() >= len(known["label"]):
+        raise InputError(f"has row {rows.max()} of {len(known['label']):,} rows, expected scores of this data", path)
+    for name, values in known.items():
+        wrong = np.flatnonzero(scored.columns[name].astype(str) != values[rows].astype(str))
+        if wrong.size:
+            row = rows[wrong[0]]
+            raise InputError(f"has another {name} in row {row} than the data, expected scores of this data", path)
 
 
 def _model_of(scored: Scored, models: Sequence[Model], path: Path) -> Model:
@@ -64,11 +80,11 @@ def _model_of(scored: Scored, models: Sequence[Model], path: Path) -> Model:
 
 def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:
     """The fingerprint of the base model: what the adapter was trained on, else that of the model itself."""
-    from palate.models.adapter import ABOUT
+    from palate.models.adapter import read_about
     from palate.models.load import load_base_model, weights_fingerprint
 
     trained = [each.adapter for each in (model, *models) if each.adapter is not None]
-    known: dict[str, Any] = next((read_json(adapter / ABOUT) for adapter in trained if (adapter / ABOUT).is_file()), {})
+    known: dict[str, Any] = next((about for adapter in trained if (about := read_about(adapter))), {})
     return str(known.get("base", {}).get("weights") or weights_fingerprint(load_base_model(config.model)[0]))
 
 

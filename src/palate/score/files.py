@@ -140,9 +140,11 @@ def read_scores(path: Path) -> Scored:
 def _checked(scored: Scored, path: Path) -> Scored:
     """The scores, if each is a number of its kind; raises `InputError` otherwise."""
     kinds = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
+    bounds = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # a mass is a sum in single precision
     for name, kind in kinds.items():
         column = scored.columns[name]
-        if column.dtype.kind not in kind or not np.isfinite(column).all():
+        low, high = bounds.get(name, (-np.inf, np.inf))
+        if column.dtype.kind not in kind or not (np.isfinite(column) & (column >= low) & (column <= high)).all():
             raise InputError(f"has values in column {name!r} that are no scores, expected it to be scored again", path)
     return scored
 
