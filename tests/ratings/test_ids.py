@@ -49,6 +49,25 @@ def test_two_spellings_of_an_item_are_named_with_both_tables(tmp_path, rated, ti
     )
 
 
+def test_two_spellings_of_a_user_are_named_with_the_line(tmp_path):
+    folder = _folder(tmp_path, [("7", "1"), ("8", "1"), ("7.0", "2")], ["1", "2"])
+    with pytest.raises(InputError, match=r"ratings.csv:4: user_id 7.0 is spelled 7 in other rows, expected one"):
+        load_ratings(str(folder))
+    head = "user,item,label,title\n"
+    (tmp_path / "train.csv").write_text(head + "1,5,1,A\n2,5,0,A\n")
+    (tmp_path / "test.csv").write_text(head + "2.0,5,1,A\n")
+    with pytest.raises(InputError, match=r"test.csv:2: user '2.0' is wrong, expected 2, as other rows have it"):
+        load_given(str(tmp_path))
+
+
+def test_floats_are_no_ids_of_given_splits(tmp_path):
+    frame = pl.DataFrame({"user": [1, 2], "item": [7.0, 12.0], "label": [1, 0], "title": ["A", "B"]})
+    for split in ("train", "test"):
+        frame.write_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(InputError, match=r"train.parquet: column 'item' holds Float64, expected integers or text"):
+        load_given(str(tmp_path))
+
+
 @pytest.mark.parametrize("kind", [pl.String, pl.Int64])
 def test_parquet_ids_keep_their_type_beside_csv(tmp_path, kind):
     frame = pl.DataFrame({"userId": ["1", "2"], "movieId": ["7", "12"], "rating": [4.0, 3.0], "timestamp": [1, 2]})

@@ -102,8 +102,8 @@ def with_line(split: str, number: int, row: str) -> dict[str, str]:
         (with_line("train", 3, "1,11,2,101,A,x,1"), "train_ood2.csv:3: label '2' is wrong, expected 0 or 1"),
         (with_line("train", 3, "1,11,,101,A,x,1"), "train_ood2.csv:3: label is missing"),
         (with_line("train", 3, "1,,1,101,A,x,1"), "train_ood2.csv:3: iid is missing, expected an id"),
-        (with_line("valid", 2, "1,11,1,yesterday,A,x,1"), "valid_ood2.csv:2: timestamp 'yesterday' is wrong"),
-        (with_line("valid", 2, "1,11,1,-5,A,x,1"), "valid_ood2.csv:2: timestamp '-5' is wrong, expected whole seconds"),
+        (with_line("valid", 2, "1,11,1,yesterday,A,x,1"), "valid_ood2.csv:2: timestamp 'yesterday' is not an integer"),
+        (with_line("valid", 2, "1,11,1,-5,A,x,1"), "valid_ood2.csv:2: timestamp -5 is negative, expected seconds"),
         (with_line("train", 4, "1,11,1"), "train_ood2.csv:4: row has 3 fields, expected 7"),
         (with_line("train", 4, "1,11,1,5,A,x,1,9"), "train_ood2.csv:4: row has 8 fields, expected 7"),
         (with_line("train", 4, "\n\n1,11,3,5,A,x,1"), "train_ood2.csv:6: label '3' is wrong"),
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, changed: dict[str, 
         ("user,item,label,title,split\n1,2,1,A,train\n", "all.csv: has no rows of the split test"),
         (
             "user,item,rating,title,split\n1,2,7,A,train\n1,3,1,B,test",
-            "all.csv:2: rating '7' is wrong, expected a number",
+            "all.csv:2: rating 7 lies outside of the scale",
         ),
     ],
 )
@@ -164,6 +164,16 @@ def test_file_names_tell_the_split() -> None:
     names = ["train_ood2.csv", "valid-1.parquet", "test.tsv", "items.csv", "training.md", "trainer.csv"]
 
     assert split_files(names) == {"train": "train_ood2.csv", "val": "valid-1.parquet", "test": "test.tsv"}
+
+
+def test_what_is_no_rating_and_no_time_tells_the_way_out(tmp_path: Path) -> None:
+    head = "user,item,rating,timestamp,title,split\n"
+    (tmp_path / "all.csv").write_text(head + "1,2,-1,5,A,train\n1,3,2,6,B,test\n")
+    with pytest.raises(InputError, match=r"rating -1 .* nothing was rated, remove such rows"):
+        load_given(str(tmp_path / "all.csv"))
+    (tmp_path / "all.csv").write_text(head + "1,2,2,2020-01-05,A,train\n1,3,2,6,B,test\n")
+    with pytest.raises(InputError, match=r"'2020-01-05' is not an integer.*dt\.epoch"):
+        load_given(str(tmp_path / "all.csv"))
 
 
 def test_nested_columns_that_mean_nothing_are_left_alone(tmp_path: Path) -> None:

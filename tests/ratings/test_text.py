@@ -94,3 +94,13 @@ def test_a_column_is_folded_as_a_text_is(text):
 @given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1), min_size=1))
 def test_text_without_control_characters_stays_as_it_stands(tmp_path_factory, texts):
     assert [fold(text) for text in texts] == texts
+
+
+def test_titles_that_open_a_quote_and_close_none_join_no_rows(tmp_path):
+    (tmp_path / "movies.tsv").write_text('movieId\ttitle\n1\t"Heat\n2\tBox"\n3\tZ\n')
+    (tmp_path / "ratings.tsv").write_text(
+        'userId\tmovieId\trating\ttimestamp\ttitle\n1\t1\t5\t1\t"a\n1\t3\t3\t2\tc"\n1\t2\t3\t3\tz\n'
+    )
+    ratings = load_ratings(str(tmp_path / "ratings.tsv"), items=str(tmp_path / "movies.tsv"))
+    assert ratings.frame.height == 3
+    assert ratings.items["title"].to_list() == ['"Heat', 'Box"', "Z"]

@@ -170,7 +170,9 @@ def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, 
         try:
             held = False
             for _, _, fields in _walk(file, Layout(separator, quoted, (), 0, escaped=escaped)):
-                if len(fields) != width:
+                # Two titles that begin with a quote and close none, in lines that have all their tabs.
+                joined = separator == "\t" and any("\n" in field and "\t" in field for field in fields)
+                if len(fields) != width or joined:
                     break
                 held = held or any('"' in field for field in fields)
             else:
@@ -258,7 +260,8 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
     if other is not None:
         found, wanted = _SEPARATORS.get(other, repr(other)), _SEPARATORS[separator]
         remedy = f"`import polars; polars.read_csv(FILE, separator={other!r}).write_csv(NEW)` converts it"
-        remedy = "the name of such a file ends in .tsv" if other == "\t" else remedy
+        ending = {"\t": ".tsv", ",": ".csv"}.get(other)
+        remedy = f"the name of such a file ends in {ending}" if ending else remedy
         raise InputError(f"fields are separated by {found}, expected {wanted}: {remedy}", file.place, 1)
 
 

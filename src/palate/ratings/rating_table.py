@@ -76,6 +76,10 @@ def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[floa
     table = _read_parquet(file, columns) if is_parquet(file) else _read_text(file, columns, scale)
     if table.frame.is_empty():
         raise InputError("has no ratings, expected at least one row", file.place)
+    for name in _IDS:
+        if (pair := spelled_twice(table.frame[name])) is not None:
+            row = _first(table.frame[name] == pair[0])
+            table.fail(f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling", row)
     _check_values(table, scale)
     _check_duplicates(table)
     return table
@@ -184,6 +188,16 @@ def as_ids(texts: pl.Series) -> pl.Series:
     return numbers if same else texts
 
 
+def spelled_twice(ids: pl.Series) -> tuple[str, str] | None:
+    """A whole number among ids that is written `7.0` and `7`, as pandas does in a column with and without gaps."""
+    if ids.dtype != pl.String:
+        return None
+    known = ids.unique()
+    floats = known.filter(known.str.contains(r"^[+-]?\d+\.0+$"))
+    whole = floats.str.replace(r"\.0+$", "")
+    return next(((one, two) for one, two in zip(floats, whole, strict=True) if two in known), None)
+
+
 def _is_respelled(text: pl.Expr) -> pl.Expr:
     """Whether an integer is not spelled as it is printed: `+7`, `007`, `-0`."""
     zeros = text.str.starts_with("0") & (text.str.len_bytes() > 1)
@@ -214,13 +228,14 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
                     problem = problem or f"{names[place]} is empty, expected an id"
                 elif "\ufffd" in values[place]:
                     problem = problem or f"{names[place]} {values[place]!r} is not UTF-8 text: {IN_UTF8}"
-            problem = problem or _rating_problem(names[rating], values[rating], scale)
-            problem = problem or _timestamp_problem(names[timestamp], values[timestamp])
+            problem = problem or rating_problem(names[rating], values[rating], scale)
+            problem = problem or timestamp_problem(names[timestamp], values[timestamp])
         if problem:
             raise InputError(problem, file.place, line)
 
 
-def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
+def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
+    """What is wrong with a rating, and the way out; None if nothing is."""
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}"
@@ -234,7 +249,8 @@ def _rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | 
     return None
 
 
-def _timestamp_problem(name: str, value: str) -> str | None:
+def timestamp_problem(name: str, value: str) -> str | None:
+    """What is wrong with a time, and the way out; None if nothing is."""
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not number.is_integer():
         dated = re.match(r"\d{4}-\d\d-\d\d", value)
@@ -307,7 +323,7 @@ def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
     early = timestamp < 0
     if wrong.any() or early.any():
         row = _first(wrong | early)
-        problem = _rating_problem("rating", str(rating[row]), scale)
+        problem = rating_problem("rating", str(rating[row]), scale)
         table.fail(problem or f"timestamp {timestamp[row]} is negative, expected seconds since 1970", row)
 
 

@@ -3,7 +3,7 @@
 A row is a user, an item and a label of 0 or 1, or a rating; a title, a time and a table of items may be there too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -25,7 +25,16 @@ from palate.ratings.layout import (
     records,
 )
 from palate.ratings.load import Ratings, check_scale, find_items
-from palate.ratings.rating_table import RatingTable, as_ids, as_integers, scan
+from palate.ratings.rating_table import (
+    RatingTable,
+    as_ids,
+    as_integers,
+    parquet_type,
+    rating_problem,
+    scan,
+    spelled_twice,
+    timestamp_problem,
+)
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.ratings.text import WHITE, folded, is_shown
@@ -99,13 +108,21 @@ class _Part:
             _check_widths(self.file, self.layout, row + 1)
         table.fail(message, row)
 
-    def refuse(self, wrong: pl.Series, expected: str, name: str) -> None:
-        """Raise the `InputError` for the first row that is wrong, if one is."""
+    def refuse(
+        self,
+        wrong: pl.Series,
+        expected: str,
+        name: str,
+        problem: Callable[[str, str], str | None] = lambda name, value: None,
+    ) -> None:
+        """Raise the `InputError` for the first row that is wrong, if one is; `problem` words what it knows of."""
         if wrong.any():
             row = int(wrong.arg_true()[0])
             value = self.frame[name][row]
             said = "is missing" if value is None or value == "" else f"{value!r} is wrong"
-            self.fail(f"{self.names.get(name, name)} {said}, expected {expected}", row)
+            column = self.names.get(name, name)
+            found = problem(column, value) if value else None
+            self.fail(found or f"{column} {said}, expected {expected}", row)
 
 
 def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) -> _Part:
@@ -129,6 +146,8 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
     check_roles(names, file.place)
     if layout is None:
         table = parquet_columns(file, list(dict.fromkeys(names.values())))
+        for name in ("user_id", "item_id"):
+            parquet_type(_ROLES[name], names[name], table.schema[names[name]], file.place)
         frame = table.select(pl.col(column).alias(name) for name, column in names.items())
         nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
         if nested:
@@ -200,9 +219,14 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
         columns = [frame["user_id"], frame["item_id"], rating.alias("rating"), split]
         if all(timed):
             time = as_integers(frame["timestamp"])
-            part.refuse(time.is_null() | (time < 0).fill_null(True), "whole seconds since 1970", "timestamp")
+            wrong = time.is_null() | (time < 0).fill_null(True)
+            part.refuse(wrong, "whole seconds since 1970", "timestamp", timestamp_problem)
             columns.append(time)
         frames.append(pl.DataFrame(columns))
+    for name in ("user_id", "item_id"):
+        if (pair := spelled_twice(pl.concat(frames)[name])) is not None:
+            for part in parts:
+                part.refuse(part.frame[name] == pair[0], f"{pair[1]}, as other rows have it", name)
     frame = pl.concat(frames).with_columns(as_ids(pl.concat(frames)[name]) for name in ("user_id", "item_id"))
     rank = pl.col("split").replace_strict(list(SPLIT_NAMES), range(len(SPLIT_NAMES)), return_dtype=pl.UInt8)
     frame = frame.sort(rank, maintain_order=True)
@@ -225,7 +249,8 @@ def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
     low, high = scale or (0.5, 5.0)
     expected = f"a number from {low:g} to {high:g} (another scale is set as ratings.scale, such as [1, 10])"
     for part, rating in zip(parts, ratings, strict=True):
-        part.refuse(~rating.is_between(low, high).fill_null(False), expected, "rating")
+        wrong = ~rating.is_between(low, high).fill_null(False)
+        part.refuse(wrong, expected, "rating", lambda name, value: rating_problem(name, value, (low, high)))
     return ratings, (low, high)
 
 
