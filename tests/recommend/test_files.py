@@ -35,6 +35,8 @@ def history(folder: Path, text: str) -> list[tuple[int, float]]:
         "\ufeffrating,item_id\r\n4,1\r\n\r\n4.5,2571\r\n",
         'rating,title,note\n4,toy story (1995),""\n4.5,"MATRIX, THE (1999)","two\nlines"\n',
         '{"title": "Toy Story (1995)", "rating": 4}\n{"item_id": 2571, "rating": 4.5}\n',
+        "movieId,rating,timestamp\n2571,4.5,2024-02-01\n1,4,2024-01-31T10:00:00Z\n",
+        '{"item": 2571, "rating": 4.5, "time": 200}\n{"item": 1, "rating": 4, "time": 99.5}\n',
         '{"item_id": "1", "title": "anything", "rating": "4"}\n\n{"title": "matrix, the (1999)", "rating": 4.5}',
         'item_id,title,rating\n1,,4\n,"Matrix, The (1999)",4.5\n',
         'Name,Rating\nToy Story (1995),4\n"Matrix, The (1999)",4.5\n',
@@ -54,6 +56,9 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
     [
         ("", "history.csv: holds no ratings"),
         ("title,rating\n", "history.csv: holds no ratings"),
+        ("user,item,rating\n1,1,4\n2,6,4\n", "history.csv:3: user '2' stands below user '1', expected one person's"),
+        ("item,title,rating\n1,Heat (1995),4\n", r"history.csv:2: item 1 is 'Toy Story \(1995\)', not 'Heat \(1995\)'"),
+        ("item,rating,time\n1,4,yesterday\n", "history.csv:2: timestamp 'yesterday', expected seconds"),
         ("title,points\nHeat (1995),4\n", "history.csv:1: has the columns title, points, expected title or item_id"),
         ("film,rating\nHeat (1995),4\n", "history.csv:1: has the columns film, rating.*ratings.columns.title"),
         ("movie,rating\nHeat (1995),4\n", r"history.csv:2: there is no item 'Heat \(1995\)', expected an item_id"),

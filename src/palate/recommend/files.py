@@ -1,6 +1,7 @@
 """Files that a user writes by hand: a history of ratings, and a list of candidates."""
 
 import csv
+import datetime
 import io
 import json
 import math
@@ -28,12 +29,12 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # floa
 def read_history(
     path: Path, lookup: Lookup, scale: tuple[float, float], columns: Mapping[str, str] | None = None
 ) -> pl.DataFrame:
-    """Read ratings, oldest first: `item` (Int64, rows of the item table) and `rating` (Float64).
+    """Read one person's ratings, oldest first: `item` (Int64, rows of the item table) and `rating` (Float64).
 
     The file is CSV with a header, or JSON lines; both name an item by id or title, and its rating, under the names
     that tables of ratings may use, or those in `columns` (by role). A title without its year is found by a column
-    `year`. Raises `InputError` with the line for an item that is unknown or stands there twice, and a rating outside
-    the `scale`.
+    `year`. Rows are sorted by their timestamps where each has one. Raises `InputError` with the line for an item that
+    is unknown or stands there twice, a second user, and a rating outside the `scale`.
     """
     text, columns = _text(path), columns or {}
     start = text.lstrip()[:1]
@@ -41,17 +42,27 @@ def read_history(
         raise InputError(f"is a JSON array, expected an object a line, such as {OBJECT}: `jq -c '.[]' FILE`", path)
     rows = _json_lines(text, path, columns) if start == "{" else _csv(text, path, columns)
     line_of: dict[int, int] = {}
-    ratings = []
+    ratings: list[float] = []
+    times: list[float] = []
+    person: str | None = None
     for line, row in rows:
+        user = str(row.get("user"))
+        if user != (person := person or user):
+            raise InputError(f"user {user!r} stands below user {person!r}, expected one person's", path, line)
         item = _item(row, lookup, path, line)
         if item in line_of:
             title = lookup.items["title"][item]
             raise InputError(f"{title!r} stands already on line {line_of[item]}, expected it once", path, line)
         line_of[item] = line
         ratings.append(_rating(row["rating"], scale, path, line))
+        if "timestamp" in row:
+            times.append(_time(row["timestamp"], path, line))
     if not line_of:
         raise InputError("holds no ratings, expected one at least", path)
-    return pl.DataFrame({"item": list(line_of), "rating": ratings}, schema={"item": pl.Int64, "rating": pl.Float64})
+    history = pl.DataFrame({"item": list(line_of), "rating": ratings}, schema={"item": pl.Int64, "rating": pl.Float64})
+    if len(times) != history.height:
+        return history
+    return history.with_columns(time=pl.Series(times, dtype=pl.Float64)).sort("time", maintain_order=True).drop("time")
 
 
 def read_candidates(path: Path, lookup: Lookup) -> NDArray[np.int64]:
@@ -131,9 +142,10 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
 
 
 def _roles(names: Sequence[str], columns: Mapping[str, str], path: Path, line: int) -> dict[str, str]:
-    """The columns by what they mean: `item`, `title`, `rating`, and `year`."""
+    """The columns by what they mean: those of a table of ratings, and `year`."""
+    wanted = ("item", "title", "rating", "user", "timestamp")
     try:
-        found = {role: column_of(role, names, columns, "", needed=False) for role in ("item", "title", "rating")}
+        found = {role: column_of(role, names, columns, "", needed=False) for role in wanted}
     except InputError as error:
         raise InputError(error.message, path, line) from None
     found["year"] = next((name for name in names if name.lower() == "year"), None)
@@ -148,13 +160,30 @@ def _is_enough(roles: Mapping[str, str]) -> bool:
 def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
     """The row of the item that a row names: by its id where there is one."""
     named = row.get("item")
-    if named is not None and str(named).strip():
-        return lookup.by_id(str(named), path, line)
     title = fold(str(row.get("title") or "")).strip()
+    if named is not None and str(named).strip():
+        item = lookup.by_id(str(named), path, line)
+        if title in lookup.titles and item not in lookup.titles[title]:
+            own = lookup.items["title"][item]
+            raise InputError(f"item {str(named).strip()} is {own!r}, not {title!r}: expected one of both", path, line)
+        return item
     if not title:
         raise InputError("names no item, expected a title or an item_id", path, line)
     dated = f"{title} ({str(row.get('year') or '').strip()})"
     return lookup.by_title(dated if lookup.has_title(dated) else title, path, line)
+
+
+def _time(value: Any, path: Path, line: int) -> float:
+    """Seconds since 1970, of a number or of a date as ISO 8601 writes it."""
+    text = str(value).strip()
+    if not isinstance(value, bool) and _NUMBER.fullmatch(text):
+        return float(text)
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        problem = f"timestamp {shortened(repr(value))}, expected seconds since 1970 or a date such as 2024-07-26"
+        raise InputError(problem, path, line) from None
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _rating(value: Any, scale: tuple[float, float], path: Path, line: int) -> float:

@@ -35,7 +35,7 @@ class Lookup:
         Raises `InputError` with the nearest title if there is none, and if several items have it.
         """
         title = title.strip()
-        rows = self._titles.get(title) or self._folded.get(title.casefold(), [])
+        rows = self.titles.get(title) or self._folded.get(title.casefold(), [])
         if len(rows) > 1:
             ids = ", ".join(str(self.items["item_id"][row]) for row in rows[:3])
             raise InputError(f"{title!r} is the title of {len(rows)} items, expected an item_id: {ids}", file, line)
@@ -47,7 +47,7 @@ class Lookup:
 
     def has_title(self, title: str) -> bool:
         """Whether an item has this title, in any case."""
-        return title in self._titles or title.casefold() in self._folded
+        return title in self.titles or title.casefold() in self._folded
 
     def by_either(self, text: str, file: Path, line: int) -> int:
         """The row of an id, else of a title."""
@@ -68,7 +68,8 @@ class Lookup:
         return {str(item): row for row, item in enumerate(self.items["item_id"].to_list())}
 
     @cached_property
-    def _titles(self) -> dict[str, list[int]]:
+    def titles(self) -> dict[str, list[int]]:
+        """The rows of each title as it stands."""
         return _grouped(self.items["title"].to_list())
 
     @cached_property
