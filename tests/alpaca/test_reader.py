@@ -28,6 +28,16 @@ def test_users_and_items_are_kept_where_the_file_names_them(tmp_path: Path) -> N
     assert file.frame.select("user_id", "item_id").rows() == [("7", "a"), ("8", "b")]
 
 
+def test_ids_of_two_files_are_spelled_alike_and_missing_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = read_alpaca(write(tmp_path / "x.json", [{**GOOD, "uid": 7}, {**GOOD, "uid": 7.5}]))
+    assert file.frame["user_id"].to_list() == ["7", "7.5"]
+    file = read_alpaca(write(tmp_path / "y.json", [{**GOOD, "uid": 7}, GOOD]))
+    assert "user_id" not in file.frame.columns
+    assert "uid is left out" in caplog.text
+
+
 def test_earlier_turns_are_kept_and_empty_ones_are_not(tmp_path: Path) -> None:
     some = [{**GOOD, "history": [["a", "b"]]}, {**GOOD, "history": []}]
     none = [{**GOOD, "history": []}]
@@ -73,7 +83,15 @@ def test_the_line_is_that_of_the_key_in_the_record(tmp_path: Path) -> None:
         ('[{"instruction": "a", "output": "No"},\n]', "x.json:1: is not JSON: a comma before the end"),
         *[
             (f'[{{"instruction": "a", "output": "No",\n"history": {turns}}}]', "x.json:2: record 1: history is no list")
-            for turns in ('"text"', "[null]", '[["a"]]', '[["a", 3]]', '[{"role": "user"}]', '{"a": 1}')
+            for turns in (
+                '"text"',
+                "[null]",
+                '[["a"]]',
+                '[["a", 3]]',
+                '[{"role": "user"}]',
+                '{"a": 1}',
+                '[{"role": "human", "content": "a"}]',
+            )
         ],
         (
             '[\n{"instruction": "a", "output": "Yes", "output": "No"}]',

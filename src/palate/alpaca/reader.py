@@ -1,6 +1,7 @@
 """Read an Alpaca file of others: a JSON array or an object a line, checked, with the place of whatever is wrong."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from palate.errors import InputError
 from palate.ratings.layout import column_of
 from palate.store.artifacts import sha256_file
 from palate.store.json_text import Decoder
+
+log = logging.getLogger(__name__)
 
 NEEDED = ("instruction", "output")
 TEXTS = ("instruction", "input", "output", "system")
@@ -69,7 +72,10 @@ def read_alpaca(path: Path) -> AlpacaFile:
     for role in ("user", "item"):
         column = column_of(role, names, {}, str(path), needed=False)
         if column is not None and not table[column].null_count() and not table.schema[column].is_nested():
-            columns.append(pl.col(column).cast(pl.String).alias(f"{role}_id"))
+            number = pl.col(column).cast(pl.String).str.replace(r"^([+-]?\d+)\.0$", "$1")  # as another file has it
+            columns.append(number.alias(f"{role}_id"))
+        elif column is not None:
+            log.warning("%s: %s is left out, as a record has none, or no text or number", path, column)
     return AlpacaFile(path, table.select(columns), sha256_file(path))
 
 
@@ -144,16 +150,17 @@ def _diagnose(path: Path) -> None:
             turns = value.get("history")
             if turns is not None and not (isinstance(turns, list) and all(map(_is_turn, turns))):
                 at = line_of(path, number, "history")
-                expected = "expected a list of [user, assistant] or of objects with role and content"
+                expected = "expected a list of [user, assistant] or of objects with role (user, assistant) and content"
                 raise InputError(f"record {number + 1}: history is no list of turns, {expected}", path, at)
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
 
 
 def _is_turn(turn: object) -> bool:
-    """Whether it is a pair of question and answer, or a message with its role."""
-    texts = [turn.get("role"), turn.get("content")] if isinstance(turn, dict) else turn
-    return isinstance(texts, list) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
+    """Whether it is a pair of question and answer, or one of their messages with its role."""
+    if isinstance(turn, dict):
+        return turn.get("role") in ("user", "assistant") and isinstance(turn.get("content"), str)
+    return isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
 
 
 def _kind(value: object) -> str:
