@@ -40,6 +40,11 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("name: x\nseed: " + "9" * 5000, 2, "9…: "),
         ('prompt:\n  system: "a\\ud800"\n', 2, "holds '\\ud800', which is no text"),
         ('name: x\nrun_dir: "a\\0b"\n', 2, "holds '\\x00', which is no text"),
+        *[
+            (f"name: x\nseed: !!{kind} {text}\n", 2, "")
+            for kind, text in [("int", '""'), ("float", '""'), ("bool", "x"), ("timestamp", "x")]
+        ],
+        ("name: ..\n", 1, "'name' is '..'"),
         ("name: x\nseed: 0x_\n", 2, "is not YAML: '0x_'"),
         ("seed: 1\ntrain:\n  epochs: 3\nseed: 2\n", 4, "the key 'seed' stands already on line 1, expected it once"),
         ("train:\n  lora:\n    r: 8\n    'r': 16\n", 4, "the key 'r' stands already on line 3"),

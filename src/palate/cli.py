@@ -567,7 +567,7 @@ def _config(args: argparse.Namespace) -> Config:
         beside = args.adapter.parent / "config.yaml"  # the run's that the adapter came out of
         path = beside if beside.is_file() else None
     if path is None and args.ratings is not None:  # a run of its own for each data set that is tried
-        name = re.sub(r"[^\w.-]", "-", Path(args.ratings).stem) or "palate"
+        name = re.sub(r"[^\w.-]", "-", Path(args.ratings).stem).lstrip(".") or "palate"
         overrides.insert(0, Override("name", name, "--ratings"))
     if args.command is _run and path is None:
         raise InputError("no config, expected `palate run CONFIG`; configs/demo.yaml is one", "palate run")

@@ -253,7 +253,7 @@ class EvaluateConfig(Section):
 class Config(Section):
     """A recipe: everything that a run needs to know."""
 
-    name: str = Field("palate", pattern=r"^[\w.-]+$")
+    name: str = Field("palate", pattern=r"^[\w-][\w.-]*$")
     data_dir: str | None = None
     """The prepared data; None: `data` in the run's folder."""
     run_dir: str | None = None
@@ -380,7 +380,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
             raise yaml.constructor.ConstructorError(
                 None, None, f"{_short(node.value)}: {error}", node.start_mark
             ) from None
