@@ -1,13 +1,13 @@
 """Parts of a long piece of work: each is written whole, and believed by those who work under the same key."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palate.store.artifacts import sha256_of, write_json
+from palate.store.artifacts import write_json
+from palate.store.keys import reason, recorded
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +19,12 @@ def take_up(folder: Path, key: Mapping[str, Any], what: str) -> bool:
 
     Parts under any other key are removed, and the log says what changed.
     """
-    digest = sha256_of(dict(key))
-    try:
-        before = json.loads((folder / KEY).read_text())
-    except (OSError, ValueError):
-        before = None
-    if before is not None and before.get("sha256") == digest:
-        return True
-    if before is not None:
-        changed = sorted(k for k in key if before.get("key", {}).get(k) != json.loads(json.dumps(key[k])))
-        log.info("%s starts over: %s changed since %s was written", what, ", ".join(changed), folder)
+    before = recorded(folder / KEY)
+    if before:
+        why = reason(before.get("key", {}), key)
+        if not why:
+            return True
+        log.info("%s starts over: %s since %s was written", what, why, folder)
     shutil.rmtree(folder, ignore_errors=True)
-    write_json(folder / KEY, {"sha256": digest, "key": dict(key)})
+    write_json(folder / KEY, {"key": dict(key)})
     return False
