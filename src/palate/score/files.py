@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import struct
 import zipfile
 import zlib
@@ -19,8 +18,9 @@ from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
 from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
-from palate.store.resume import take_up
+from palate.store.resume import LongWork
 from palate.tokens.dataset import TokenDataset
 
 if TYPE_CHECKING:
@@ -73,30 +73,24 @@ def score_file(
         beyond = next(row for row in wanted if row >= len(tokens))
         raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
     key = {**key, "rows": "all" if rows is None else sha256_of(wanted), "columns": list(COLUMNS)}
-    digest = sha256_of(key)
-    kept = _kept(out, digest)
-    if kept is not None:
-        log.info("scores in %s are kept: same model, adapter, data and prompt", out)
-        return kept
-    parts = out.with_name(f"{out.name}.parts")
-    done = _believed(parts, key)
-    left = [row for row in wanted if row not in done]
-    size = batch_size * BATCHES_A_PART
-    with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
-        for start in range(0, len(left), size):
-            window = np.array(left[start : start + size], np.int64)
-            scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
-            part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
-            part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
-            with atomic_file(parts / f"{window[0]:010d}.npz") as file:
-                np.savez(file, **part)
-    files = [_arrays(path) for path in sorted(parts.glob("*.npz"))] or [_none(about)]
-    scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
-    order = np.argsort(scores["row"], kind="stable")
-    scores = {name: column[order] for name, column in scores.items()}
-    write_scores(out, Scored(scores, key))
-    shutil.rmtree(parts)
-    return scores
+    work = LongWork(f"scoring {out.stem}", out, key, len(wanted), "rows")
+
+    def score(done: int) -> Columns:
+        size = batch_size * BATCHES_A_PART
+        with Meter(work.what, len(wanted), done=done, console=console) as meter:
+            for start in range(done, len(wanted), size):
+                window = np.array(wanted[start : start + size], np.int64)
+                scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
+                part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
+                part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
+                with work.part(start, start + len(window)) as file:
+                    np.savez(file, **part)
+        files = [_arrays(path) for path in work.parts()] or [_none(about)]
+        scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
+        write_scores(out, Scored(scores, key))
+        return scores
+
+    return work.result(lambda: _kept(out, key), score)
 
 
 def write_scores(out: Path, scored: Scored) -> None:
@@ -151,15 +145,18 @@ def _read_parquet(path: Path) -> Scored:
         raise InputError("is not readable, expected scores that Palate wrote", path) from error
 
 
-def _kept(out: Path, digest: str) -> Columns | None:
-    """The finished scores in `out` if they have this key."""
+def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
+    """The finished scores in `out` if they have this key; the log says why not."""
     if not out.is_file():
         return None
     try:
-        scored = _read_parquet(out) if out.suffix != ".npz" else read_scores(out)
+        scored = read_scores(out) if out.suffix == ".npz" else _read_parquet(out)
     except InputError:
         return None
-    return scored.columns if sha256_of(scored.key) == digest else None
+    why = reason(scored.key, key)
+    if why:
+        log.info("the scores in %s are made again: %s", out, why)
+    return None if why else scored.columns
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -172,14 +169,3 @@ def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(AnswerScores._fields, np.float32)
     empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
     return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
-
-
-def _believed(parts: Path, key: Mapping[str, Any]) -> set[int]:
-    """The rows that an interrupted run with the same key has scored; parts of any other are removed."""
-    done: set[int] = set()
-    if take_up(parts, key, "scoring"):
-        for path in parts.glob("*.npz"):
-            done.update(_arrays(path)["row"].tolist())
-    if done:
-        log.info("scoring goes on: %d rows were scored before", len(done))
-    return done
