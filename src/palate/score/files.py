@@ -109,40 +109,30 @@ def write_scores(out: Path, scored: Scored) -> None:
 
 def read_scores(path: Path) -> Scored:
     """Read a file of scores, `.npz` or Parquet; raises `InputError` for a file that is none."""
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
+    expected = "expected scores that `palate score` wrote"
     try:
-        found = _arrays(path)
-        key = json.loads(str(found.pop("key")))
-        lacking = [name for name in COLUMNS if name not in found]
-        shapes = {found[name].shape for name in found.keys() & set(COLUMNS)}
+        if path.suffix == ".parquet":
+            frame = read_parquet(path)
+            columns = {name: frame[name].to_numpy() for name in COLUMNS if name in frame.columns}
+            key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
+        else:
+            columns = _arrays(path)
+            key = json.loads(str(columns.pop("key")))
+        found = {name: columns[name] for name in COLUMNS if name in columns}
+        shapes = {column.shape for column in found.values()}
         if not isinstance(key, dict) or any(len(shape) != 1 for shape in shapes):
             raise ValueError("no key, or columns of several dimensions")
     except FileNotFoundError:
-        raise InputError("not found, expected scores that `palate score` wrote", path) from None
+        raise InputError(f"not found, {expected}", path) from None
     except _DAMAGE as error:
-        raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
-    if lacking == ["logit"]:
+        raise InputError(f"is not readable, {expected}", path) from error
+    if [*found] == [name for name in COLUMNS if name != "logit"]:
         raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
-    if lacking:
-        raise InputError("is not readable, expected scores that `palate score` wrote", path)
+    if len(found) < len(COLUMNS):
+        raise InputError(f"is not readable, {expected}", path)
     if len(shapes) != 1:
-        raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
-    return Scored({name: found[name] for name in COLUMNS}, key)
-
-
-def _read_parquet(path: Path) -> Scored:
-    """Read Parquet scores; raises `InputError` for a file that is none."""
-    try:
-        frame = read_parquet(path)
-        key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
-        if not isinstance(key, dict) or not set(COLUMNS) <= set(frame.columns):
-            raise ValueError("no key, or a column is missing")
-        return Scored({name: frame[name].to_numpy() for name in COLUMNS}, key)
-    except FileNotFoundError:
-        raise InputError("not found, expected scores that Palate wrote", path) from None
-    except _DAMAGE as error:
-        raise InputError("is not readable, expected scores that Palate wrote", path) from error
+        raise InputError(f"has columns of different lengths, {expected}", path)
+    return Scored(found, key)
 
 
 def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
@@ -150,7 +140,7 @@ def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
     if not out.is_file():
         return None
     try:
-        scored = read_scores(out) if out.suffix == ".npz" else _read_parquet(out)
+        scored = read_scores(out)
     except InputError:
         return None
     why = reason(scored.key, key)
