@@ -161,7 +161,7 @@ def test_a_damaged_folder_is_refused(
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     said = refused(capsys, "train", "--config", home / "config.yaml", "--data", folder)
-    assert said.startswith(f"error: {path}: is {'missing' if damage == 'missing' else 'not what the manifest says'}")
+    assert said.startswith(f"error: {path}: {'is missing' if damage == 'missing' else 'was changed'}")
 
 
 @pytest.mark.parametrize(

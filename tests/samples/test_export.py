@@ -192,7 +192,7 @@ def test_a_folder_that_is_missing_incomplete_or_changed_is_told_apart(ratings, t
         load_prepared(out)
     (out / "elsewhere.json").rename(out / "train.json")
     pl.read_parquet(out / "items.parquet")[::-1].write_parquet(out / "items.parquet")
-    with pytest.raises(InputError, match=r"items.parquet: is not what the manifest says"):
+    with pytest.raises(InputError, match=r"items.parquet: was changed"):
         load_prepared(out)
 
 

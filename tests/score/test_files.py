@@ -59,7 +59,7 @@ def interrupt(scorer: Scorer, folder: Path) -> None:
     """Begin to score 256 samples, and be interrupted once two parts are written."""
 
     def signal_after_two_parts() -> None:
-        while len(list(folder.glob("scores.parquet.parts/*.npz"))) < 2:
+        while len(list(folder.glob("scores.parquet.parts/0*"))) < 2:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -73,11 +73,11 @@ def interrupt(scorer: Scorer, folder: Path) -> None:
 def test_an_interrupted_run_goes_on(scorer: Scorer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(scorer, tmp_path)
     assert not (tmp_path / "scores.parquet").exists()
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("scores.parquet.parts/0*.npz")}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("scores.parquet.parts/0*")}
     assert 2 <= len(before) < 8
     with caplog.at_level("INFO", "palate"):
         scores = run(scorer, tmp_path, 256)
-    assert f"{32 * len(before)} rows were scored before" in caplog.text
+    assert f"scoring scores goes on: {32 * len(before)} of 256 rows were finished before" in caplog.text
     assert_frame_equal(scores, run(scorer, tmp_path, 256, out=tmp_path / "undisturbed.parquet"), abs_tol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_parts_of_another_model_are_not_believed(
     other = Scorer(tiny_model(seed=1), chat=scorer.chat, cutoff_len=200)
     with caplog.at_level("INFO", "palate"):
         scores = run(other, tmp_path, 256, key={"model": "other"})
-    assert "scoring starts over: model changed" in caplog.text
+    assert "scoring scores starts over: model changed" in caplog.text
     assert_frame_equal(scores, run(other, tmp_path, 256, key={}, out=tmp_path / "fresh.parquet"), abs_tol=1e-5)
 
 

@@ -168,7 +168,7 @@ def flipped(path: Path) -> None:
         (lambda e: (e / "items.json").unlink(), "items.json is missing"),
         (lambda e: (e / ENTRY).unlink(), "entry.json is missing"),
         (lambda e: (e / ENTRY).write_text((e / ENTRY).read_text()[:-9]), "entry.json is not readable"),
-        (lambda e: (e / ENTRY).write_text('{"parts": {}, "files": {"x": 12}}'), "entry.json is not readable"),
+        (lambda e: (e / ENTRY).write_text('{"parts": {}, "files": {"x": 12}}'), "belongs to another entry"),
         (lambda e: (e / ENTRY).write_text((e / ENTRY).read_text().replace("t1", "t2")), "belongs to another entry"),
     ],
     ids=["truncated", "flipped bit", "file gone", "no entry.json", "half of it", "an older form", "of other parts"],
@@ -224,7 +224,7 @@ def test_a_hit_counts_as_a_use(tmp_path: Path) -> None:
     assert Cache(tmp_path).entry("tables", PARTS, not_again) == entry
 
 
-def test_what_a_killed_process_leaves_is_no_hit_and_is_removed_after_a_day(
+def test_what_a_killed_process_leaves_is_no_hit_and_goes_when_the_entry_is_made(
     tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
     with hanging(tmp_path) as (process, partial):
@@ -233,14 +233,10 @@ def test_what_a_killed_process_leaves_is_no_hit_and_is_removed_after_a_day(
     assert (partial / "half").is_file()
 
     entry = Cache(tmp_path).entry("tables", {"a": 1}, write)
-    assert content(entry) == WRITTEN
-    assert partial.exists()  # too young to be judged without being asked
 
-    for path in (partial / "half", partial):
-        os.utime(path, (time.time() - DAY - 60,) * 2)
-    Cache(tmp_path).entry("tables", {"a": 2}, write)
-    assert not partial.exists()
+    assert content(entry) == WRITTEN
     assert f"removed what a process left that was killed: {partial}" in said.text
+    assert [p.name for p in entry.parent.iterdir()] == [entry.name]
 
 
 def test_what_a_living_process_writes_is_not_removed_however_old_it_looks(tmp_path: Path) -> None:
@@ -248,12 +244,32 @@ def test_what_a_living_process_writes_is_not_removed_however_old_it_looks(tmp_pa
         for path in (partial / "half", partial):
             os.utime(path, (time.time() - 9 * DAY,) * 2)
         cache = Cache(tmp_path)
-        entry = cache.entry("tables", {"a": 1}, write)
+        entry = cache.entry("tables", {"a": 2}, write)
         (item,) = [item for item in cache.items() if item.path != entry]
 
         assert item.state == "being made"
         assert not cache.remove(item)
         assert (partial / "half").is_file()
+
+
+def test_a_second_builder_waits_and_takes_the_entry_of_the_first(
+    tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert go.wait(60)
+        write(folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Cache(tmp_path).entry, "tables", PARTS, slow)
+        assert begun.wait(60)
+        second = pool.submit(Cache(tmp_path).entry, "tables", PARTS, not_again)
+        while "waiting for another process" not in said.text:
+            time.sleep(0.001)
+        go.set()
+        assert second.result(60) == first.result(60)
 
 
 def test_the_end_of_its_process_makes_a_build_unfinished(tmp_path: Path) -> None:
@@ -337,7 +353,17 @@ def test_builds_go_on_while_everything_that_may_go_is_pruned(tmp_path: Path) -> 
     assert {item.state for item in cache.items(hashes=True)} <= {"whole"}
 
 
-def test_the_first_of_two_builders_wins_and_the_second_takes_its_entry(tmp_path: Path) -> None:
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks: two may then build the same entry at once."""
+
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+
+def test_the_first_of_two_builders_wins_and_the_second_takes_its_entry(tmp_path: Path, no_locks: None) -> None:
     cache = Cache(tmp_path)
 
     def first(folder: Path) -> None:
@@ -353,7 +379,7 @@ def test_the_first_of_two_builders_wins_and_the_second_takes_its_entry(tmp_path:
     assert [p.name for p in entry.parent.iterdir()] == [entry.name]
 
 
-def test_a_whole_entry_that_replaced_a_damaged_one_meanwhile_is_not_moved(tmp_path: Path) -> None:
+def test_a_whole_entry_that_replaced_a_damaged_one_meanwhile_is_not_moved(tmp_path: Path, no_locks: None) -> None:
     cache = Cache(tmp_path)
     damaged = cache.entry("tables", PARTS, write)
     (damaged / "items.json").unlink()
@@ -368,7 +394,7 @@ def test_a_whole_entry_that_replaced_a_damaged_one_meanwhile_is_not_moved(tmp_pa
     assert entry.stat().st_ino == placed[0]
 
 
-def test_an_entry_that_was_put_first_but_is_damaged_gives_way_to_the_second(tmp_path: Path) -> None:
+def test_an_entry_that_was_put_first_but_is_damaged_gives_way_to_the_second(tmp_path: Path, no_locks: None) -> None:
     cache = Cache(tmp_path)
 
     def second(folder: Path) -> None:
@@ -378,13 +404,7 @@ def test_an_entry_that_was_put_first_but_is_damaged_gives_way_to_the_second(tmp_
     assert content(cache.entry("tables", PARTS, second)) == WRITTEN
 
 
-def test_a_file_system_without_locks_keeps_entries_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(descriptor: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+def test_a_file_system_without_locks_keeps_entries_all_the_same(tmp_path: Path, no_locks: None) -> None:
     cache = Cache(tmp_path)
     entry = cache.entry("tables", PARTS, write)
     flipped(entry / "ids" / "0.bin")

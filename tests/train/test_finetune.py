@@ -200,7 +200,7 @@ def test_checkpoints_of_another_run_are_not_used(base: Path, tmp_path: Path, cap
         result = fit(toy_config(base, train={"learning_rate": 0.02}), tmp_path, 20)
     assert result.resumed_at == 0
     assert "starts over" in caplog.text
-    assert "data, learning_rate changed" in caplog.text
+    assert "data and learning_rate changed" in caplog.text
 
 
 def test_a_half_written_checkpoint_is_not_used(base: Path, tmp_path: Path) -> None:

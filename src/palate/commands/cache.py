@@ -57,19 +57,15 @@ def show_caches(*, kind: str | None = None, verify: bool = False, as_json: bool 
     """Print what is kept, of one kind or all; `verify` reads every byte to tell what is damaged."""
     cache = Cache()
     items = [item for item in _items(cache, kind, verify) if kind in (None, item.kind)]
-    size = sum(item.size for item in items)
+    size, useless = _size(items), [item for item in items if item.state in USELESS]
     if as_json:
-        found = {"folder": str(cache.folder), "size": size, "items": [_described(item) for item in items]}
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return
-    if not items:
-        console.out.print(f"nothing is kept in {cache.folder}", markup=False, highlight=False)
-        return
-    console.out.print(table(items, console.out.width, time.time()))
-    useless = [item for item in items if item.state in USELESS]
-    remark = f"; {decimal(sum(i.size for i in useless))} of it useless, palate cache --prune removes that"
-    text = f"{decimal(size)} in {cache.folder}{remark if useless else ''}"
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print_json({"folder": str(cache.folder), "size": size, "items": [_described(item) for item in items]})
+    elif not items:
+        _print(f"nothing is kept in {cache.folder}")
+    else:
+        console.out.print(table(items, console.out.width, time.time()))
+        remark = f"; {decimal(_size(useless))} of it useless, palate cache --prune removes that" if useless else ""
+        _print(f"{decimal(size)} in {cache.folder}{remark}")
 
 
 def prune(choice: CacheChoice, *, verify: bool = False, dry_run: bool = False, as_json: bool = False) -> None:
@@ -84,17 +80,16 @@ def prune(choice: CacheChoice, *, verify: bool = False, dry_run: bool = False, a
         (removed if gone else kept).append(item)
         if not as_json:
             verb = ("would remove" if dry_run else "removed") if gone else "kept"
-            line = f"{verb} {_title(item)}, {decimal(item.size)}, {_condition(item, now) if gone else 'it is in use'}"
-            console.out.print(line, markup=False, highlight=False, soft_wrap=True)
-    freed = sum(item.size for item in removed)
+            condition = _condition(item, now) if gone else "it is in use"
+            _print(f"{verb} {_title(item)}, {decimal(item.size)}, {condition}")
+    freed = _size(removed)
     if as_json:
-        done: dict[str, Any] = {"folder": str(cache.folder), "dry_run": dry_run, "freed": freed}
-        done |= {"removed": [_described(i) for i in removed], "kept": [_described(i) for i in kept]}
-        print(json.dumps(done, ensure_ascii=False, indent=2))
-        return
-    end = f"{decimal(freed)} {'would be ' if dry_run else ''}freed in {cache.folder}"
-    text = end if removed else f"nothing to remove in {cache.folder}"
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+        done = {"folder": str(cache.folder), "dry_run": dry_run, "freed": freed}
+        _print_json(done | {"removed": [_described(i) for i in removed], "kept": [_described(i) for i in kept]})
+    elif removed:
+        _print(f"{decimal(freed)} {'would be ' if dry_run else ''}freed in {cache.folder}")
+    else:
+        _print(f"nothing to remove in {cache.folder}")
 
 
 def table(items: Sequence[CacheItem], width: int, now: float) -> Table:
@@ -136,10 +131,22 @@ def _items(cache: Cache, kind: str | None, verify: bool) -> list[CacheItem]:
     return items
 
 
+def _print(text: str) -> None:
+    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found, ensure_ascii=False, indent=2))
+
+
+def _size(items: Sequence[CacheItem]) -> int:
+    return sum(item.size for item in items)
+
+
 def _title(item: CacheItem) -> str:
     """What a line calls an item."""
-    named = f"{item.kind} of {item.name}" if item.key and item.name else f"{item.kind}"
-    return f"{named} ({item.key[:8] if item.key else item.name})"
+    named = f"{item.kind} of {item.name}" if item.key and item.name else item.kind
+    return f"{named} ({item.key[:8] or item.name})"
 
 
 def _condition(item: CacheItem, now: float) -> str:
@@ -160,17 +167,8 @@ def _ago(then: float | None, now: float) -> str:
 
 def _described(item: CacheItem) -> dict[str, Any]:
     """An item for `--json`: sizes in bytes, times in ISO 8601."""
-    times = {
-        name: None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
-        for name, at in (("made", item.made), ("used", item.used))
-    }
-    return {
-        "kind": item.kind,
-        "name": item.name,
-        "key": item.key or None,
-        "path": str(item.path),
-        "size": item.size,
-        **times,
-        "state": item.state,
-        "damage": item.damage or None,
-    }
+    found: dict[str, Any] = {"kind": item.kind, "name": item.name, "key": item.key or None, "path": str(item.path)}
+    found["size"] = item.size
+    for name, at in (("made", item.made), ("used", item.used)):
+        found[name] = None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    return found | {"state": item.state, "damage": item.damage or None}

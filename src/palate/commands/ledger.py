@@ -1,6 +1,5 @@
 """Ledger: what each finished stage was made from, so that it is not done twice."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from palate import __version__
 from palate.config import Config
 from palate.store.artifacts import sha256_file, write_json
 from palate.store.hub import locate
+from palate.store.keys import damage_in, reason, recorded
 
 
 class Ledger:
@@ -17,25 +17,16 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "stages.json"
-        try:
-            self.entries: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.entries = {}
+        self.entries = recorded(self.path)
 
     def reason(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> str | None:
         """Why a stage has to run; None if it need not."""
         entry = self.entries.get(stage)
         if entry is None:
             return "not done yet"
-        then, now = entry["made_from"], json.loads(json.dumps(dict(made_from)))
-        changed = [key for key in now if then.get(key) != now[key]]
-        if changed:
-            return f"{' and '.join(changed)} changed"
-        for path in outputs:
-            known = entry["outputs"].get(self._name(path))
-            if known is None or not path.is_file() or sha256_file(path) != known:
-                return f"{path} is missing or was changed"
-        return None
+        known = {name: entry["outputs"].get(name, "") for name in map(self._name, outputs)}
+        damage = damage_in(self.folder, known)
+        return reason(entry["made_from"], made_from) or (str(damage) if damage else None)
 
     def note(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> None:
         """Remember a finished stage."""

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from palate import console
+from palate import __version__, console
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
+from palate.store import keys
 from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
@@ -251,11 +252,16 @@ def prepare_options(config: Config) -> dict[str, Any]:
 def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Where the manifest's options differ from the config's, in words; empty if nowhere."""
     then, now = _flat(manifest["options"]), _flat(options)
-    return ", ".join(
-        f"{key} = {then.get(key)!r} (the config says {now.get(key)!r})"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key)
-    )
+    names = sorted(keys.changed(then, now))
+    return ", ".join(f"{name} = {then.get(name)!r} (the config says {now.get(name)!r})" for name in names)
+
+
+def why_again(config: Config, manifest: Mapping[str, Any]) -> str:
+    """Why `palate run` prepares its data again: other options, ratings or version; empty if it need not."""
+    if options := changed_options(manifest, prepare_options(config)):
+        return options
+    then = {"palate": manifest["palate"], "the ratings": manifest["inputs"]}
+    return keys.reason(then, {"palate": __version__, "the ratings": ratings_of(config).inputs})
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

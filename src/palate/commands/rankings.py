@@ -1,6 +1,5 @@
 """Ranked: whole catalogues put in order, by the baselines always, and by the model for as many users as asked for."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from palate.commands.prepare import token_options
 from palate.commands.scores import Model
 from palate.commands.train import load_scorer
 from palate.config import Config
-from palate.console import log
 from palate.samples import Prepared
 from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.resume import LongWork
 
 if TYPE_CHECKING:
     import polars as pl
@@ -141,43 +140,37 @@ def model_logits(
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_then
     from palate.score.prompt_writer import PromptWriter
-    from palate.store.resume import take_up
 
     pairs = [asked for _, _, asked, _ in sets.chunks()]
     anchor = np.concatenate([asked.anchor for asked in pairs])
     item = np.concatenate([asked.item for asked in pairs])
     out = folder / "scores" / f"ranking-{scored.model.key}.npz"
     key = {**scored.key, "ranked": sha256_of([anchor.tolist(), item.tolist()])}
-    if (kept := _kept(out, key)) is not None:
-        log.info("the ranking in %s is kept: same model, adapter, data, prompt and candidates", out)
-        return kept
-    parts = out.with_name(f"{out.name}.parts")
-    take_up(parts, key, f"ranking with {scored.model.key}")
-    questions = asked_then(data.samples, anchor, item)
-    scorer = load_scorer(config, scored.model.adapter)
-    prompts = PromptWriter(renderer(questions.samples, config.prompt), scorer.chat, token_options(config))
-    # Users follow one another, each with the anchor of their own.
-    ends = [*np.flatnonzero(np.diff(anchor)).tolist(), anchor.size - 1]
-    found = []
-    with Meter(f"ranking with {scored.model.key}", anchor.size, "candidates", console=console.err) as meter:
-        for begin, last in zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True):
-            file = parts / f"{begin:010d}.npy"
-            if not file.is_file():
+    work = LongWork(f"ranking with {scored.model.key}", out, key, anchor.size, "candidates")
+
+    def ask(done: int) -> NDArray[np.float32]:
+        questions = asked_then(data.samples, anchor, item)
+        scorer = load_scorer(config, scored.model.adapter)
+        prompts = PromptWriter(renderer(questions.samples, config.prompt), scorer.chat, token_options(config))
+        # Users follow one another, each with the anchor of their own.
+        ends = [*(np.flatnonzero(np.diff(anchor)) + 1).tolist(), anchor.size]
+        with Meter(work.what, anchor.size, work.unit, done=done, console=console.err) as meter:
+            for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+                if begin < done:
+                    continue
                 logit = []
-                for start in range(begin, last + 1, CHUNK):
-                    part = slice(start, min(start + CHUNK, last + 1))
+                for start in range(begin, end, CHUNK):
+                    part = slice(start, min(start + CHUNK, end))
                     ids = prompts.ids(anchor[part], questions.target[part], data.samples.history_len)
                     logit.append(scorer.rank_ids(ids, config.evaluate.batch_size, meter.advance).logit)
-                with atomic_file(file) as written:
+                with work.part(begin, end) as written:
                     np.save(written, np.concatenate(logit))
-            else:
-                meter.advance(last + 1 - begin)
-            found.append(np.load(file))
-    logits = np.concatenate(found)
-    with atomic_file(out) as written:
-        np.savez(written, key=np.array(sha256_of(key)), logit=logits)
-    shutil.rmtree(parts)
-    return logits
+        logits = np.concatenate([np.load(path) for path in work.parts()])
+        with atomic_file(out) as written:
+            np.savez(written, key=np.array(sha256_of(key)), logit=logits)
+        return logits
+
+    return work.result(lambda: _kept(out, key), ask)
 
 
 def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "CandidateSets":

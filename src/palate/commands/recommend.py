@@ -172,12 +172,12 @@ def _for_all(
     """Rank for all users into a file, and print what it holds."""
     import polars as pl
 
-    from palate.recommend.batch import is_kept, recommend_all
+    from palate.recommend.batch import kept_recommendations, recommend_all
     from palate.recommend.recommender import Asker
 
     out = request.out
     assert out is not None
-    is_kept(out, {})  # a file that is not ours is told before a model is loaded
+    kept_recommendations(out, {})  # a file that is not ours is told before a model is loaded
     recommender = _recommender(config, request, data, adapter, listed, None)
     scorer = recommender.scorer
     key = {
@@ -192,18 +192,14 @@ def _for_all(
         "retrieve": request.retrieve,
         "top_k": request.top_k,
     }
-    if is_kept(out, key):
-        log.info("recommendations in %s are kept: same model, adapter, data, prompt and candidates", out)
-        found = pl.read_parquet(out, glob=False)
-    else:
-        runs = data.samples.timeline["user_id"].rle().struct.unnest()
-        ends = runs["len"].cast(pl.Int64).cum_sum().to_list()
-        users = runs["value"]
-        askers = [
-            Asker(f"user {user}", begin, end)
-            for user, begin, end in zip(users.to_list(), [0, *ends[:-1]], ends, strict=True)
-        ]
-        found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err)
+    runs = data.samples.timeline["user_id"].rle().struct.unnest()
+    ends = runs["len"].cast(pl.Int64).cum_sum().to_list()
+    users = runs["value"]
+    askers = [
+        Asker(f"user {user}", begin, end)
+        for user, begin, end in zip(users.to_list(), [0, *ends[:-1]], ends, strict=True)
+    ]
+    found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err)
     count = found["user_id"].n_unique()
     if as_json:
         print(json.dumps({"file": str(out), "users": count, "rows": found.height}, indent=2))

@@ -4,6 +4,7 @@ A stage that is finished is skipped as long as what it was made from is the same
 folder remembers that. Whatever is interrupted goes on where it stopped when the same command is given again.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -152,23 +153,13 @@ def _prepare(config: Config) -> Prepared:
     """The prepared data, written anew only if ratings, options or version differ from what lies there."""
     if config.ratings.source is None:
         return data_stage.prepared(config)  # a folder prepared before; its ratings are not named
-    try:
+    with contextlib.suppress(InputError):
         kept = load_prepared(config.data_path)
-    except InputError:
-        kept = None
-    if kept is None:
-        reason = None
-    elif changed := data_stage.changed_options(kept.manifest, data_stage.prepare_options(config)):
-        reason = changed
-    elif kept.manifest["palate"] != __version__:
-        reason = f"written by palate {kept.manifest['palate']}"
-    elif dict(data_stage.ratings_of(config).inputs) != kept.manifest["inputs"]:
-        reason = "the ratings changed"
-    else:
-        log.info("skipped: %s was made from the same ratings and options", config.data_path)
-        return kept
-    if reason:
-        log.info("again: %s", reason)
+        why = data_stage.why_again(config, kept.manifest)
+        if not why:
+            log.info("skipped: %s was made from the same ratings and options", config.data_path)
+            return kept
+        log.info("again: %s", why)
     data_stage.prepare(config)
     return load_prepared(config.data_path)
 

@@ -26,6 +26,7 @@ from palate import __version__
 from palate.errors import InputError
 from palate.prompt.tokenizer import is_text_hash
 from palate.store.artifacts import read_json, sha256_file, sha256_of, write_json
+from palate.store.keys import changed
 
 FILE = "calibration.json"
 FORMAT = 1
@@ -56,7 +57,7 @@ class CalibrationSource:
 
     def differs(self, other: "CalibrationSource") -> str | None:
         """What of it is another in `other`; None if nothing."""
-        return next((name for name, value in asdict(self).items() if value != getattr(other, name)), None)
+        return next(iter(changed(asdict(self), asdict(other))), None)
 
 
 @dataclass(frozen=True)

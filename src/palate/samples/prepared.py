@@ -10,7 +10,8 @@ import polars as pl
 from palate.errors import InputError
 from palate.samples.build import ROLES, Samples, histories_of
 from palate.samples.split import SPLITS
-from palate.store.artifacts import MANIFEST, read_json, sha256_file
+from palate.store.artifacts import MANIFEST, read_json
+from palate.store.keys import damage_in
 
 TABLES = ("ratings.parquet", "items.parquet")
 
@@ -37,12 +38,10 @@ def load_prepared(folder: Path) -> Prepared:
     stage = manifest.get("stage")
     if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
         raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
-    for name, digest in manifest["outputs"].items():
-        file = folder / name
-        if not file.is_file():
-            raise InputError("is missing, though the manifest names it; run `palate prepare` again", file)
-        if name in TABLES and sha256_file(file) != digest:
-            raise InputError("is not what the manifest says; run `palate prepare` again", file)
+    outputs = manifest["outputs"]
+    damage = damage_in(folder, outputs, hashes=False) or damage_in(folder, {name: outputs[name] for name in TABLES})
+    if damage:
+        raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
     options = manifest["options"]["prepare"]
     timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
     role = timeline["split"].to_physical().to_numpy()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import struct
 import zipfile
 import zlib
@@ -19,8 +18,9 @@ from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
 from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
-from palate.store.resume import take_up
+from palate.store.resume import LongWork
 from palate.tokens.dataset import TokenDataset
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 BATCHES_A_PART = 16
 """Batches that are sorted by length together, and lost together if the work is interrupted."""
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
+_KINDS = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
+_BOUNDS = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # a mass is a sum in single precision
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, TypeError, LookupError,
            OverflowError, RuntimeError)  # fmt: skip
 """What `numpy`, `zipfile` and `json` raise for a file that is none of ours, or damaged."""
@@ -73,30 +75,24 @@ def score_file(
         beyond = next(row for row in wanted if row >= len(tokens))
         raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
     key = {**key, "rows": "all" if rows is None else sha256_of(wanted), "columns": list(COLUMNS)}
-    digest = sha256_of(key)
-    kept = _kept(out, digest)
-    if kept is not None:
-        log.info("scores in %s are kept: same model, adapter, data and prompt", out)
-        return kept
-    parts = out.with_name(f"{out.name}.parts")
-    done = _believed(parts, key)
-    left = [row for row in wanted if row not in done]
-    size = batch_size * BATCHES_A_PART
-    with Meter(f"scoring {out.stem}", len(wanted), done=len(done), console=console) as meter:
-        for start in range(0, len(left), size):
-            window = np.array(left[start : start + size], np.int64)
-            scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
-            part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
-            part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
-            with atomic_file(parts / f"{window[0]:010d}.npz") as file:
-                np.savez(file, **part)
-    files = [_arrays(path) for path in sorted(parts.glob("*.npz"))] or [_none(about)]
-    scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
-    order = np.argsort(scores["row"], kind="stable")
-    scores = {name: column[order] for name, column in scores.items()}
-    write_scores(out, Scored(scores, key))
-    shutil.rmtree(parts)
-    return scores
+    work = LongWork(f"scoring {out.stem}", out, key, len(wanted), "rows")
+
+    def score(done: int) -> Columns:
+        size = batch_size * BATCHES_A_PART
+        with Meter(work.what, len(wanted), done=done, console=console) as meter:
+            for start in range(done, len(wanted), size):
+                window = np.array(wanted[start : start + size], np.int64)
+                scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
+                part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
+                part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
+                with work.part(start, start + len(window)) as file:
+                    np.savez(file, **part)
+        files = [_arrays(path) for path in work.parts()] or [_none(about)]
+        scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
+        write_scores(out, Scored(scores, key))
+        return scores
+
+    return work.result(lambda: _kept(out, key), score)
 
 
 def write_scores(out: Path, scored: Scored) -> None:
@@ -115,63 +111,48 @@ def write_scores(out: Path, scored: Scored) -> None:
 
 def read_scores(path: Path) -> Scored:
     """Read a file of scores, `.npz` or Parquet; raises `InputError` for a file that is none."""
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
+    expected = "expected scores that `palate score` wrote"
     try:
-        found = _arrays(path)
-        key = json.loads(str(found.pop("key")))
-        lacking = [name for name in COLUMNS if name not in found]
-        shapes = {found[name].shape for name in found.keys() & set(COLUMNS)}
+        if path.suffix == ".parquet":
+            frame = read_parquet(path)
+            columns = {name: frame[name].to_numpy() for name in COLUMNS if name in frame.columns}
+            key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
+        else:
+            columns = _arrays(path)
+            key = json.loads(str(columns.pop("key")))
+        found = {name: columns[name] for name in COLUMNS if name in columns}
+        shapes = {column.shape for column in found.values()}
         if not isinstance(key, dict) or any(len(shape) != 1 for shape in shapes):
             raise ValueError("no key, or columns of several dimensions")
     except FileNotFoundError:
-        raise InputError("not found, expected scores that `palate score` wrote", path) from None
+        raise InputError(f"not found, {expected}", path) from None
     except _DAMAGE as error:
-        raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
-    if lacking == ["logit"]:
+        raise InputError(f"is not readable, {expected}", path) from error
+    if [*found] == [name for name in COLUMNS if name != "logit"]:
         raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
-    if lacking:
-        raise InputError("is not readable, expected scores that `palate score` wrote", path)
+    if len(found) < len(COLUMNS):
+        raise InputError(f"is not readable, {expected}", path)
     if len(shapes) != 1:
-        raise InputError("has columns of different lengths, expected scores that `palate score` wrote", path)
-    return _checked(Scored({name: found[name] for name in COLUMNS}, key), path)
-
-
-def _checked(scored: Scored, path: Path) -> Scored:
-    """The scores, if each is a number of its kind; raises `InputError` otherwise."""
-    kinds = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
-    bounds = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # a mass is a sum in single precision
-    for name, kind in kinds.items():
-        column = scored.columns[name]
-        low, high = bounds.get(name, (-np.inf, np.inf))
+        raise InputError(f"has columns of different lengths, {expected}", path)
+    for name, kind in _KINDS.items():
+        column, (low, high) = found[name], _BOUNDS.get(name, (-np.inf, np.inf))
         if column.dtype.kind not in kind or not (np.isfinite(column) & (column >= low) & (column <= high)).all():
             raise InputError(f"has values in column {name!r} that are no scores, expected it to be scored again", path)
-    return scored
+    return Scored(found, key)
 
 
-def _read_parquet(path: Path) -> Scored:
-    """Read Parquet scores; raises `InputError` for a file that is none."""
-    try:
-        frame = read_parquet(path)
-        key = json.loads(metadata_of(path)[PARQUET_MADE_FROM])
-        if not isinstance(key, dict) or not set(COLUMNS) <= set(frame.columns):
-            raise ValueError("no key, or a column is missing")
-        return _checked(Scored({name: frame[name].to_numpy() for name in COLUMNS}, key), path)
-    except FileNotFoundError:
-        raise InputError("not found, expected scores that Palate wrote", path) from None
-    except _DAMAGE as error:
-        raise InputError("is not readable, expected scores that Palate wrote", path) from error
-
-
-def _kept(out: Path, digest: str) -> Columns | None:
-    """The finished scores in `out` if they have this key."""
+def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
+    """The finished scores in `out` if they have this key; the log says why not."""
     if not out.is_file():
         return None
     try:
-        scored = _read_parquet(out) if out.suffix != ".npz" else read_scores(out)
+        scored = read_scores(out)
     except InputError:
         return None
-    return scored.columns if sha256_of(scored.key) == digest else None
+    why = reason(scored.key, key)
+    if why:
+        log.info("the scores in %s are made again: %s", out, why)
+    return None if why else scored.columns
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -184,14 +165,3 @@ def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(AnswerScores._fields, np.float32)
     empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
     return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
-
-
-def _believed(parts: Path, key: Mapping[str, Any]) -> set[int]:
-    """The rows that an interrupted run with the same key has scored; parts of any other are removed."""
-    done: set[int] = set()
-    if take_up(parts, key, "scoring"):
-        for path in parts.glob("*.npz"):
-            done.update(_arrays(path)["row"].tolist())
-    if done:
-        log.info("scoring goes on: %d rows were scored before", len(done))
-    return done

@@ -1,4 +1,4 @@
-"""What is kept so that nothing is made twice: entries under the hash of everything that decides their content.
+"""The cache: entries under the hash of everything that decides their content.
 
 An entry is a folder `KIND/KEY`: the files that a builder wrote, and `entry.json` with what they were made from and
 the size and SHA-256 of each. It appears by one rename and is never changed; a hit is a match of all hashes.
@@ -6,7 +6,6 @@ the size and SHA-256 of each. It appears by one rename and is never changed; a h
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -17,16 +16,17 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from palate import __version__
 from palate.errors import PalateError, WorkError
 from palate.store.artifacts import sha256_file, sha256_of, sync
 from palate.store.hub import cache_dir
+from palate.store.keys import Key, as_recorded, changed, damage_in, recorded, worded
+from palate.store.lock import locked
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,11 @@ ENTRY = "entry.json"
 KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables")
 """Folders that are Palate's whatever they hold; any other must hold an entry, since the folder may be shared."""
 DAY = 86_400.0
-"""Seconds without a write after which a build that cannot be asked counts as given up."""
+"""Seconds without a write after which a build on another machine counts as given up."""
 
 _KEY = re.compile(r"[0-9a-f]{24}")
-_PARTIAL = re.compile(r"\.\w+\.partial-(?:(?P<host>.+)-)?[0-9a-f]{8}")
+_PARTIAL = re.compile(r"\.(?P<key>\w+)\.partial-(?P<host>.+)-[0-9a-f]{8}")
+_LOCK = re.compile(r"\.\w+\.lock")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 State = Literal["whole", "damaged", "unfinished", "being made", "unchecked"]
@@ -52,7 +53,7 @@ class Cache:
     def entry(
         self,
         kind: str,
-        parts: Mapping[str, Any],
+        parts: Key,
         build: Callable[[Path], None],
         *,
         name: str = "",
@@ -61,30 +62,23 @@ class Cache:
         """Give the folder made from `parts`, from an earlier time or by `build`, and log the reason.
 
         `parts` holds JSON values under the words that the log uses for them; `name` says what the entry is of.
-        `build` is given an empty folder to write into; if it raises, nothing stays. `note` maps a part to what is
-        said when that part alone differs from the most similar entry. Nobody may write into an entry.
+        `build` is given an empty folder to write into; if it raises, nothing stays. A process that another one is
+        ahead of waits and takes its entry. `note` maps a part to what is said when that part alone differs from the
+        most similar entry. Nobody may write into an entry.
 
         Raises `WorkError` if the cache cannot be written, and whatever `build` raises.
         """
-        parts = json.loads(json.dumps(dict(parts)))
-        place = self.folder / kind / key_of(parts)
+        parts = as_recorded(parts)
+        place = self.folder / kind / sha256_of(parts)[:24]
         what = f"{kind} of {name}" if name else kind
-        old = _identity(place)
-        damage = damage_of(place) if old else None
-        if old and damage is None:
-            # Pruning goes by this time. A cache that may only be read gives hits all the same.
-            with contextlib.suppress(OSError):
-                os.utime(place / ENTRY)
-            log.info("%s: cache hit, same %s (%s)", what, ", ".join(parts), place)
+        if _is_hit(place, what, parts):
             return place
-        reason = f"the entry is damaged: {damage}" if old else _reason(place.parent, parts, name, note or {})
-        log.info("%s: cache miss, %s", what, reason)
         try:
-            _clear(place.parent)
-            with _partial(place) as partial:
-                build(partial)
-                _seal(partial, kind, name, parts)
-                _put(partial, place, old)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with locked(place) as got:
+                if not _is_hit(place, what, parts):
+                    log.info("%s: cache miss, %s", what, _reason(place, parts, name, note or {}))
+                    _make(place, {"kind": kind, "name": name}, parts, build, got)
         except PalateError:
             raise
         except Exception as error:
@@ -103,19 +97,17 @@ class Cache:
         for folder in sorted(self.folder.glob("*/")):
             # One look at the names, and nothing but the names tells what is whose: what appears or vanishes
             # meanwhile must not pass for something else and be removed as such.
-            paths = sorted(folder.iterdir())
+            paths = sorted(path for path in folder.iterdir() if not _LOCK.fullmatch(path.name))
             entries = [p for p in paths if _KEY.fullmatch(p.name)]
             partials = [p for p in paths if _PARTIAL.fullmatch(p.name)]
             if folder.name not in KNOWN and not partials and not any((p / ENTRY).is_file() for p in entries):
                 continue
             found += sorted((_item(p, hashes) for p in entries if p.exists()), key=lambda item: -(item.used or 0))
             found += [_unfinished(p) for p in partials if p.exists()]
-            others = [p for p in paths if p not in {*entries, *partials} and not _is_in_work(p)]
+            others = tuple(p for p in paths if p not in {*entries, *partials} and not _is_in_work(p))
             if others:
-                names = ", ".join(p.name for p in others)
-                size = sum(map(_size, others))
-                item = CacheItem(folder.name, folder, "", names, size, None, None, "unchecked", others=tuple(others))
-                found.append(item)
+                names, size = ", ".join(p.name for p in others), sum(map(_size, others))
+                found.append(CacheItem(folder.name, folder, "", names, size, None, None, "unchecked", others=others))
         return found
 
     def remove(self, item: "CacheItem") -> bool:
@@ -123,22 +115,16 @@ class Cache:
 
         It vanishes by a rename, so that nobody ever finds half of it; what a process has mapped stays readable to it.
         """
+        place = item.path.with_name(item.key) if item.key else item.path / "others"
         try:
-            if item.state in ("unfinished", "being made"):
-                with _locked(item.path) as got:
-                    if got is False or not _is_given_up(item.path, asked=got):
-                        return False
-                    _discard(item.path)
-                return True
-            trash = _hidden(item.path if item.key else item.path / "other")
-            with _locked(trash.parent, wait=True):
-                if item.key and _used(item.path) != item.used:
+            with locked(place, wait=False) as got:
+                if item.state in ("unfinished", "being made"):
+                    stays = not _is_given_up(item.path, got)
+                else:
+                    stays = got is False or bool(item.key and _used(item.path) != item.used)
+                if stays:
                     return False
-                trash.mkdir()
-                for path in item.others or (item.path,):
-                    with contextlib.suppress(FileNotFoundError):
-                        path.rename(trash / path.name)
-            _discard(trash)
+                _discard(place, item.others or (item.path,))
         except FileNotFoundError:  # another process removes the same
             return False
         except OSError as error:
@@ -164,89 +150,70 @@ class CacheItem:
     others: tuple[Path, ...] = ()
 
 
-def key_of(parts: Mapping[str, Any]) -> str:
-    """The name of the entry made from `parts`."""
-    return sha256_of(parts)[:24]
-
-
 def damage_of(entry: Path, *, hashes: bool = True) -> str | None:
     """What is wrong with an entry, beginning with the file's name; None if it is whole.
 
     Without `hashes` only sizes are compared. A file that `entry.json` does not name is nobody's business.
     """
-    try:
-        known = json.loads((entry / ENTRY).read_text(encoding="utf-8"))
-        files = {name: (file["size"], file["sha256"]) for name, file in known["files"].items()}
-        if key_of(known["parts"]) != entry.name:
-            return f"{ENTRY} belongs to another entry"
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.exists(entry / ENTRY):
         return f"{ENTRY} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    known = recorded(entry / ENTRY)
+    files = known.get("files")
+    if not isinstance(files, dict):
         return f"{ENTRY} is not readable"
-    for name, (size, sha256) in files.items():
-        try:
-            found = (entry / name).stat().st_size
-            if found != size:
-                return f"{name} has {found:,} bytes, expected {size:,}"
-            # This reads every byte at every hit: 0.7 s a GB on a core with SHA instructions (measured: 1.5 GB/s),
-            # some 2 s without, or what the disk takes. That is little beside what is done with a GB of tokens, and
-            # the pages that it reads are those that are wanted next.
-            if hashes and sha256_file(entry / name) != sha256:
-                return f"{name} was changed"
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError:
-            return f"{name} is not readable"
-    return None
+    if sha256_of(known.get("parts"))[:24] != entry.name:
+        return f"{ENTRY} belongs to another entry"
+    damage = damage_in(entry, files, hashes=hashes)
+    return str(damage) if damage else None
 
 
-def _reason(folder: Path, parts: Mapping[str, Any], name: str, note: Mapping[str, str]) -> str:
-    """Why there is no entry: what differs from the most similar one of the same name."""
-    best: tuple[int, float] | None = None
-    changed: list[str] = []
-    for path in folder.glob(f"*/{ENTRY}"):
-        if not _KEY.fullmatch(path.parent.name):
-            continue
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            then = known["parts"]
-            differing = [key for key in {**parts, **then} if key not in then or then[key] != parts.get(key)]
-            if known.get("name", "") != name:
-                continue  # another split, or other data: that it differs says nothing
-            rank = (len(differing), -path.stat().st_mtime)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if differing and (best is None or rank < best):
-            best, changed = rank, differing
+def _is_hit(place: Path, what: str, parts: Key) -> bool:
+    """Whether a whole entry lies in its place; that counts as a use."""
+    if damage_of(place) is not None:
+        return False
+    # Pruning goes by this time. A cache that may only be read gives hits all the same.
+    with contextlib.suppress(OSError):
+        os.utime(place / ENTRY)
+    log.info("%s: cache hit, same %s (%s)", what, ", ".join(parts), place)
+    return True
+
+
+def _reason(place: Path, parts: Key, name: str, note: Mapping[str, str]) -> str:
+    """Why there is no entry: it is damaged, or what differs from the most similar one of the same name."""
+    if os.path.lexists(place):
+        return f"the entry is damaged: {damage_of(place)}"
+    best: tuple[int, float, list[str]] | None = None
+    for path in place.parent.glob(f"*/{ENTRY}"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = recorded(path)
+            names = changed(known["parts"], parts) if "parts" in known else []
+            # Of another name are another split, or other data: that these differ says nothing.
+            if names and known.get("name") == name and _KEY.fullmatch(path.parent.name):
+                rank = (len(names), -path.stat().st_mtime, names)
+                best = rank if best is None else min(best, rank)
     if best is None:
         return "nothing kept yet"
-    words = " and ".join(filter(None, [", ".join(changed[:-1]), changed[-1]]))
-    remark = note.get(changed[0], "") if len(changed) == 1 else ""
-    return f"{words} changed" + (f": {remark}" if remark else "")
+    remark = note.get(best[2][0], "") if len(best[2]) == 1 else ""
+    return worded(best[2]) + (f": {remark}" if remark else "")
 
 
-@contextmanager
-def _partial(place: Path) -> Iterator[Path]:
-    """An empty hidden folder beside `place`, locked as long as its builder lives, removed at the end if still there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        partial = _hidden(place)
-        partial.mkdir()
-        try:
-            # Whoever prunes may have come between the folder and its lock: then it is gone, or about to be.
-            with contextlib.ExitStack() as stack:
-                try:
-                    got = stack.enter_context(_locked(partial))
-                except FileNotFoundError:
-                    continue
-                if got is not False and partial.exists():
-                    yield partial
-                    return
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+def _make(place: Path, about: Key, parts: Key, build: Callable[[Path], None], got: bool | None) -> None:
+    """Build an entry under its lock in a hidden folder beside its place, and put it there."""
+    for left in place.parent.glob(f".{place.name}.partial-*"):
+        if _is_given_up(left, got):
+            log.info("removed what a process left that was killed: %s", left)
+            _discard(place, (left,))
+    partial = _hidden(place)
+    partial.mkdir()
+    try:
+        build(partial)
+        _seal(partial, about, parts)
+        _put(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _seal(partial: Path, kind: str, name: str, parts: Mapping[str, Any]) -> None:
+def _seal(partial: Path, about: Key, parts: Key) -> None:
     """Write `entry.json` and have everything on the disk."""
     paths = sorted(partial.rglob("*"))
     files = {
@@ -254,68 +221,41 @@ def _seal(partial: Path, kind: str, name: str, parts: Mapping[str, Any]) -> None
         for path in paths
         if path.is_file()
     }
-    entry = {
-        "palate": __version__,
-        "kind": kind,
-        "name": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parts": parts,
-        "files": files,
-    }
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = {"palate": __version__, **about, "created": created, "parts": parts, "files": files}
     (partial / ENTRY).write_text(json.dumps(entry, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     for path in [*paths, partial / ENTRY, partial]:
         sync(path)
 
 
-def _put(partial: Path, place: Path, old: tuple[int, ...] | None) -> None:
-    """Let an entry appear under its name, instead of the damaged one that `old` identifies.
+def _put(partial: Path, place: Path) -> None:
+    """Let an entry appear under its name, instead of a damaged one.
 
-    Another process may have been first; its entry stays if it is whole, since it may be read already.
+    Where there are no locks another process may have been first; its entry stays if it is whole, since it may be read
+    already.
     """
-    while True:
-        aside = None
-        # Between looking at the entry and moving it aside nobody else may put theirs.
-        with _locked(place.parent, wait=True):
-            if old is not None and _identity(place) == old:
-                aside = _hidden(place)
-                place.rename(aside)
-            found = _identity(place)
-            if found is None:
-                try:
-                    partial.rename(place)
-                except OSError:  # where there are no locks, another may have come between
-                    found = _identity(place)
-                    if found is None:
-                        raise
-        if aside is not None:
-            _discard(aside)
-        if found is None:
+    while damage_of(place) is not None:
+        if os.path.lexists(place):
+            _discard(place, (place,))
+        try:
+            partial.rename(place)
+        except OSError:
+            if not os.path.lexists(place):
+                raise
+        else:
             sync(place.parent)
             return
-        if damage_of(place) is None:
-            return
-        old = found
 
 
-def _clear(folder: Path) -> None:
-    """Remove what killed processes left a day ago or earlier."""
-    for path in [p for p in folder.glob(".*.partial-*") if _PARTIAL.fullmatch(p.name)]:
-        with contextlib.suppress(OSError), _locked(path) as got:
-            if got is not False and _is_old(path):
-                log.info("removed what a process left that was killed: %s", path)
-                _discard(path)
-
-
-def _is_given_up(partial: Path, *, asked: bool | None) -> bool:
-    """Whether nobody writes into a partial folder any more; `asked` is whether its lock was to be had.
+def _is_given_up(partial: Path, got: bool | None) -> bool:
+    """Whether nobody writes into a partial folder any more; `got` is whether the lock of its entry was to be had.
 
     A lock that could be taken proves that only for processes of this machine, since some network file systems keep
     locks to each machine; for others, and where there are no locks, time tells.
     """
     match = _PARTIAL.fullmatch(partial.name)
-    if asked and match and match["host"] == platform.node():
-        return True
-    return asked is not False and _is_old(partial)
+    here = match is not None and match["host"] == platform.node()
+    return got is not False and (bool(got and here) or _is_old(partial))
 
 
 def _is_old(partial: Path) -> bool:
@@ -327,62 +267,28 @@ def _is_in_work(path: Path) -> bool:
     return path.name.startswith(".") and ".partial-" in path.name and not _is_old(path)
 
 
-@contextmanager
-def _locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool | None]:
-    """Hold the lock of a folder; gives False if another has it, None where the file system knows no locks.
-
-    The system releases the lock of a process that dies, however it dies.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        got: bool | None
-        try:
-            how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(descriptor, how | (0 if wait else fcntl.LOCK_NB))
-            got = True
-        except BlockingIOError:
-            got = False
-        except OSError:
-            got = None
-        try:
-            yield got
-        finally:
-            if got:  # a process forked meanwhile has the descriptor too, and would keep the lock
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
 def _item(entry: Path, hashes: bool) -> CacheItem:
     damage = damage_of(entry, hashes=hashes)
-    name, made = "", None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = json.loads((entry / ENTRY).read_text(encoding="utf-8"))
-        name, made = str(known["name"]), datetime.fromisoformat(known["created"]).timestamp()
+    known, made = recorded(entry / ENTRY), None
+    with contextlib.suppress(ValueError):
+        made = datetime.fromisoformat(str(known.get("created"))).timestamp()
+    name = str(known.get("name", ""))
     state: State = "whole" if damage is None else "damaged"
     return CacheItem(entry.parent.name, entry, entry.name, name, _size(entry), made, _used(entry), state, damage or "")
 
 
 def _unfinished(partial: Path) -> CacheItem:
-    state: State = "being made"
-    with contextlib.suppress(OSError), _locked(partial, shared=True) as got:
-        state = "unfinished" if _is_given_up(partial, asked=got) else "being made"
     key = partial.name.split(".")[1]
+    given_up = False
+    with contextlib.suppress(OSError), locked(partial.with_name(key), wait=False) as got:
+        given_up = _is_given_up(partial, got)
+    state: State = "unfinished" if given_up else "being made"
     return CacheItem(partial.parent.name, partial, key, "", _size(partial), None, _newest(partial), state)
 
 
 def _hidden(place: Path) -> Path:
     """A new name beside `place` that tells on which machine its writer lives."""
     return place.with_name(f".{place.name}.partial-{platform.node()}-{uuid.uuid4().hex[:8]}")
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Tells a folder from another of the same name, even one that was given the same inode."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _used(entry: Path) -> float | None:
@@ -409,13 +315,14 @@ def _newest(path: Path) -> float:
     return max((found.st_mtime for found in _files(path)), default=time.time())
 
 
-def _discard(path: Path) -> None:
-    """Remove a file or folder that nobody looks for; another process may be doing the same."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    while path.is_dir():
+def _discard(place: Path, paths: tuple[Path, ...]) -> None:
+    """Remove files or folders of one folder, which vanish by a rename into a hidden folder beside `place`."""
+    trash = _hidden(place)
+    trash.mkdir()
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+            path.rename(trash / path.name)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _failure_to_write(error: BaseException, folder: Path) -> OSError | None:

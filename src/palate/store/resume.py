@@ -1,34 +1,84 @@
-"""Parts of a long piece of work: each is written whole, and believed by those who work under the same key."""
+"""Long work that ends in one file: kept under its key, in parts while it goes on, and resumed after an interruption."""
 
-import json
+import contextlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TypeVar
 
-from palate.store.artifacts import sha256_of, write_json
+from palate.errors import WorkError
+from palate.store.artifacts import atomic_file, write_json
+from palate.store.keys import Key, reason, recorded
+from palate.store.lock import locked
 
 log = logging.getLogger(__name__)
 
 KEY = "key.json"
 
+T = TypeVar("T")
 
-def take_up(folder: Path, key: Mapping[str, Any], what: str) -> bool:
-    """Open the folder of parts of the work `what`; whether an interrupted run with the same key has left any there.
 
-    Parts under any other key are removed, and the log says what changed.
+@dataclass(frozen=True)
+class LongWork:
+    """What makes the file `out`, valid for `key`, of `total` units (rows, users) that are finished in their order.
+
+    While it goes on, `out.parts/` holds `key.json` and parts `BEGIN-END`: what was made of these units.
     """
-    digest = sha256_of(dict(key))
-    try:
-        before = json.loads((folder / KEY).read_text())
-    except (OSError, ValueError):
-        before = None
-    if before is not None and before.get("sha256") == digest:
-        return True
-    if before is not None:
-        changed = sorted(k for k in key if before.get("key", {}).get(k) != json.loads(json.dumps(key[k])))
-        log.info("%s starts over: %s changed since %s was written", what, ", ".join(changed), folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(folder / KEY, {"sha256": digest, "key": dict(key)})
-    return False
+
+    what: str
+    out: Path
+    key: Key
+    total: int
+    unit: str
+
+    def result(self, kept: Callable[[], T | None], make: Callable[[int], T]) -> T:
+        """What `kept` finds in `out` under this key, else what `make` makes; it is given the number of finished units.
+
+        A second process waits for the first and takes its file. Raises `WorkError` if `out` cannot be written.
+        """
+        found = kept()
+        if found is None:
+            with contextlib.ExitStack() as stack:
+                try:
+                    self.out.parent.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(self.out))
+                except OSError as error:
+                    raise WorkError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+                found = kept()
+                if found is None:
+                    found = make(self._finished())
+                    shutil.rmtree(self._folder)
+                    return found
+        log.info("%s is kept: same %s", self.out, ", ".join(self.key))
+        return found
+
+    def parts(self) -> list[Path]:
+        """The finished parts in their order."""
+        return sorted(self._folder.glob("*-??????????"))
+
+    def part(self, begin: int, end: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
+        """Open the part of the units from `begin` to before `end`; it appears when it is whole."""
+        return atomic_file(self._folder / f"{begin:010d}-{end:010d}")
+
+    @property
+    def _folder(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.parts")
+
+    def _finished(self) -> int:
+        """How many units are finished; parts under another key are removed, and the log says what changed."""
+        before = recorded(self._folder / KEY)
+        why = reason(before.get("key", {}), self.key)
+        if before and not why:
+            parts = self.parts()
+            done = int(parts[-1].name.rpartition("-")[2]) if parts else 0
+            if done:
+                log.info("%s goes on: %s of %s %s were finished before",
+                         self.what, f"{done:,}", f"{self.total:,}", self.unit)  # fmt: skip
+            return done
+        if before:
+            log.info("%s starts over: %s since %s was written", self.what, why, self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        write_json(self._folder / KEY, {"key": dict(self.key)})
+        return 0

@@ -77,24 +77,25 @@ class TokenDataset:
         chat: Chat | None = None,
         rows: Longs | None = None,
     ) -> None:
-        self._folders = (tables, plain, cut)
-        self.split, self.options = split, options
-        self._chat = chat
-        self._rows = rows
+        self.folders = tables, plain, cut
+        """Where what it is composed from lies: the tables, what is tokenized whole (if anything is), what is cut."""
+        self.split, self.options, self._chat = split, options, chat
+        self.rows = rows
+        """The numbers of its samples in the split, if it has not all of them."""
         self.tables = Tables.open(tables)
         self._plain = Plain.open(plain) if plain is not None else Plain.none()
         self._cut = Cut.open(cut)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the folders' names, not what lies in them; text cannot be asked of the copy."""
-        return TokenDataset, (*self._folders, self.split, self.options, None, self._rows)
+        return TokenDataset, (*self.folders, self.split, self.options, None, self.rows)
 
     def __repr__(self) -> str:
         """The split and its size."""
         return f"TokenDataset({self.split}: {len(self):,} samples, {self.options})"
 
     def __len__(self) -> int:
-        return int(self._whole.size if self._rows is None else self._rows.size)
+        return int(self._whole.size if self.rows is None else self.rows.size)
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Longs]: ...
@@ -126,17 +127,7 @@ class TokenDataset:
 
     def select(self, rows: ArrayLike) -> "TokenDataset":
         """The samples of these indices, in their order."""
-        return TokenDataset(*self._folders, self.split, self.options, self._chat, self._numbers(rows))
-
-    @property
-    def folders(self) -> tuple[Path, Path | None, Path]:
-        """Where what it is composed from lies: the tables, what is tokenized whole (if anything is), what is cut."""
-        return self._folders
-
-    @property
-    def rows(self) -> Longs | None:
-        """The numbers of its samples in the split, if it has not all of them."""
-        return self._rows
+        return TokenDataset(*self.folders, self.split, self.options, self._chat, self._numbers(rows))
 
     @property
     def numbers(self) -> Longs:
@@ -148,17 +139,17 @@ class TokenDataset:
 
         Of a dataset that lacks dropped samples only the others can be had.
         """
-        tables, plain, _ = self._folders
-        return _cut(Tables.open(tables), plain, self.split, options, self.chat, self.split, self._rows)
+        tables, plain, _ = self.folders
+        return _cut(Tables.open(tables), plain, self.split, options, self.chat, self.split, self.rows)
 
     def compared(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
         """What every truncation would do to these samples at each cutoff."""
-        return compared(self.tables, self.split, self._plain, cutoffs, self.chat, self._rows)
+        return compared(self.tables, self.split, self._plain, cutoffs, self.chat, self.rows)
 
     @property
     def lengths(self) -> Ints:
         """The lengths of all samples after truncation, (n,) int32; nothing is composed for it."""
-        return self._kept if self._rows is None else self._kept[self._rows]
+        return self._kept if self.rows is None else self._kept[self.rows]
 
     @property
     def whole_lengths(self) -> Lengths:
@@ -189,8 +180,8 @@ class TokenDataset:
     @property
     def identity(self) -> str:
         """A hash of everything that decides what is composed: equal hashes, equal sequences."""
-        tables, plain, cut = (folder.name if folder else "" for folder in self._folders)
-        rows = "all" if self._rows is None else hashlib.sha256(self._rows.astype("<i8").tobytes()).hexdigest()
+        tables, plain, cut = (folder.name if folder else "" for folder in self.folders)
+        rows = "all" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
         return sha256_of([tables, plain, cut, self.split, asdict(self.options), rows])
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
@@ -200,8 +191,8 @@ class TokenDataset:
         labels = np.empty_like(ids)
         from palate.tokens import loops
 
-        response = self._responses(sample)
-        loops.label(ids, offsets, np.diff(offsets), response, self._answer, labels)
+        only = self.lead if self.answer_only else -1  # the one trained token of the response; −1: all are
+        loops.label(ids, offsets, np.diff(offsets), self._responses(sample), only, labels)
         return Ragged(ids, labels, offsets)
 
     def ids(self, indices: ArrayLike | None = None) -> tuple[Ints, Longs]:
@@ -266,12 +257,12 @@ class TokenDataset:
     def _numbers(self, indices: ArrayLike | None) -> Longs:
         """Indices into this dataset as numbers of the split's samples."""
         if indices is None:
-            return np.arange(len(self)) if self._rows is None else self._rows
+            return np.arange(len(self)) if self.rows is None else self.rows
         at = np.asarray(indices, np.int64)
         if at.size and not (-len(self) <= at.min() and at.max() < len(self)):
             raise IndexError(f"index {at.max()} of {len(self)} samples")
         at = np.where(at < 0, at + len(self), at)
-        return at if self._rows is None else self._rows[at]
+        return at if self.rows is None else self.rows[at]
 
     @cached_property
     def _position(self) -> Longs:
@@ -299,11 +290,6 @@ class TokenDataset:
         kept = self._whole.copy()
         kept[self._cut.over] = self._cut.kept
         return kept
-
-    @property
-    def _answer(self) -> int:
-        """Which token of the response is the only trained one; −1: all are."""
-        return self.lead if self.answer_only else -1
 
     def virtual(self, position: Longs, target: Longs, items: Longs, whole: Ints, kept: Ints) -> tuple[Ints, Longs]:
         """Compose samples whose candidate is not their history's next: ids and offsets as `ids` gives them.
@@ -373,9 +359,9 @@ def token_datasets(
     found = {}
     for split in SPLITS if splits is None else splits:
         plain, of = None, f"{name}, {split}"
-        key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
         if tables.meta["plain"][split]:
-            plain = Cache().entry("plain", key, partial(write_plain, tables, split, chat), name=of)
+            build = partial(write_plain, tables, split, chat)
+            plain = Cache().entry("plain", _key(tables, split), build, name=of)
         found[split] = _cut(tables, plain, split, options, chat, of)
     return found
 
@@ -384,8 +370,7 @@ def _cut(
     tables: Tables, plain: Path | None, split: str, options: Options, chat: Chat, of: str, rows: Longs | None = None
 ) -> TokenDataset:
     """The samples of a split, or those numbered `rows`, that truncation leaves."""
-    key: dict[str, Any] = {"tables": tables.folder.name, "split": split, "stage": STAGE}
-    key |= {"cutoff": options.cutoff_len, "truncation": options.truncation}
+    key = _key(tables, split) | {"cutoff": options.cutoff_len, "truncation": options.truncation}
     if rows is not None:
         key["samples"] = hashlib.sha256(rows.tobytes()).hexdigest()
     whole = Plain.open(plain) if plain else Plain.none()
@@ -397,6 +382,11 @@ def _cut(
     cut = Cache().entry("lengths", key, build, name=of, note={"cutoff": reused, "truncation": reused})
     dataset = TokenDataset(tables.folder, plain, cut, split, options, chat, rows)
     return dataset if dataset.lengths.all() else dataset.select(np.flatnonzero(dataset.lengths))
+
+
+def _key(tables: Tables, split: str) -> dict[str, Any]:
+    """What decides a split's samples before truncation."""
+    return {"tables": tables.folder.name, "split": split, "stage": STAGE}
 
 
 def _places(among: Longs, sample: Longs) -> Longs:

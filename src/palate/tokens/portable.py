@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import differing, is_text_hash, rendered_otherwise, tokenizer_identity
-from palate.store.artifacts import MANIFEST, read_json, sha256_file, write_json, write_manifest
+from palate.store.artifacts import MANIFEST, read_json, write_json, write_manifest
+from palate.store.keys import damage_in
 from palate.tokens.dataset import Options, TokenDataset
 
 STAGE = "portable"
@@ -83,13 +84,9 @@ def open_portable(folder: Path) -> Portable:
     options = manifest.get("options", {})
     if options.get("format") != FORMAT:
         raise InputError(f"is of format {options.get('format')!r}, expected {FORMAT}; {AGAIN}", folder / MANIFEST)
-    outputs = manifest.get("outputs", {})
-    for name in (ABOUT, *outputs):
-        file = folder / name
-        if not file.is_file():
-            raise InputError(f"is missing, though the manifest names it; {AGAIN}", file)
-        if sha256_file(file) != outputs.get(name):
-            raise InputError(f"is not what the manifest says; {AGAIN}", file)
+    damage = damage_in(folder, {ABOUT: "", **manifest.get("outputs", {})})
+    if damage:
+        raise InputError(f"{damage.problem}; {AGAIN}", folder / damage.file)
     return Portable(folder, manifest, read_json(folder / ABOUT))
 
 

@@ -5,7 +5,6 @@ the mark says, and the folder's fingerprint says that model, data and options ar
 only when a newer one is marked, and loses its mark first: whenever a process is killed, one that is whole stays.
 """
 
-import json
 import logging
 import shutil
 import signal
@@ -18,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from palate.store.artifacts import sync, write_json
+from palate.store.keys import damage_in, reason, recorded
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,10 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
 
     Checkpoints of another run are set aside in a folder beside it, half-written ones removed; the log says why.
     """
-    believed = _read(folder / FINGERPRINT)
+    believed = recorded(folder / FINGERPRINT)
     checkpoints = _checkpoints(folder)
-    if checkpoints and believed != fingerprint:
-        keys = believed.keys() | fingerprint.keys()
-        changed = sorted(key for key in keys if believed.get(key) != fingerprint.get(key))
-        why = f"{', '.join(changed)} changed" if believed else "they do not say what they belong to"
+    why = reason(believed, fingerprint) if believed else "they do not say what they belong to"
+    if checkpoints and why:
         aside = next(p for n in count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
         folder.rename(aside)
         log.info("training starts over, %s; the checkpoints of before are kept in %s", why, aside)
@@ -63,9 +61,8 @@ def mark_whole(checkpoint: Path) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was marked and its files are still as large as then."""
-    sizes = _read(checkpoint / WHOLE)
-    paths = {checkpoint / name: size for name, size in sizes.items()}
-    return bool(paths) and all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+    sizes = recorded(checkpoint / WHOLE)
+    return bool(sizes) and damage_in(checkpoint, sizes) is None
 
 
 def discard(checkpoint: Path) -> None:
@@ -98,14 +95,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     """All that look like checkpoints, the earliest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class StopRequest:
