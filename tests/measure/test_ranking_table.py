@@ -90,7 +90,7 @@ def test_models_ranked_on_other_candidates_or_lists_are_refused() -> None:
 
 def test_nobody_to_rank_gives_a_table_without_figures() -> None:
     samples = film_samples()
-    sets = candidate_sets(replace(samples, label=np.zeros_like(samples.label)))
+    sets = candidate_sets(replace(samples, threshold=9.0))
     found = ranking_table({"a": rank(sets, constant), "b": rank(sets, noise)}, baselines=["a"], resamples=20)
     assert found.users == 0
     assert set(found.entry("a").metrics.values()) == {None}

@@ -197,7 +197,7 @@ def test_users_without_a_gauc_are_counted() -> None:
 def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(rows: list[int] | None) -> None:
     samples = film_samples()
     scores = {"fine-tuned": pl.DataFrame({"row": range(len(samples.of("test"))), "p": 0.5})}
-    found = evaluate(samples, scores, rating_threshold=0.5, baselines="quick", rows=rows, bootstrap=10)
+    found = evaluate(replace(samples, threshold=0.5), scores, baselines="quick", rows=rows, bootstrap=10)
     page = render_report(ReportInputs("degenerate", found))
     Tree(page)
     assert found.verdict[0] in page

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from palate.baselines.retriever import RetrieverData
 from palate.errors import InputError
 from palate.samples import Samples
 from palate.samples.context import UNIT
@@ -27,6 +28,7 @@ from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
 
 Floats = NDArray[np.float64]
+Counts = Floats | RowNumbers
 
 FOLDS = 10
 MOST = 500_000
@@ -37,6 +39,12 @@ NEIGHBOURS = 200
 """Items that are kept as similar to each one."""
 FEW_SHARED = 50.0
 """Users who rated both items, at which a similarity counts half."""
+
+
+def shrunk(total: Counts, count: Counts, prior: Floats | float = 0.0) -> Floats:
+    """Means of `count` values of sum `total`, drawn to `prior` by `SHRINKAGE` imaginary values."""
+    means: Floats = (total + SHRINKAGE * prior) / (count + SHRINKAGE)
+    return means
 
 
 class ItemStatistics(NamedTuple):
@@ -92,7 +100,6 @@ class BaselineData:
     """The timeline of `samples` as arrays of shape (rows,), and what follows from it, each worked out once."""
 
     samples: Samples
-    rating_threshold: float
     user: RowNumbers
     """0, 1, … in the order of the timeline."""
     first: RowNumbers
@@ -110,7 +117,7 @@ class BaselineData:
     """Features of a split's samples by (split, group), for the models that learn from the same ones."""
 
     @classmethod
-    def of(cls, samples: Samples, rating_threshold: float, seed: int = 13) -> Self:
+    def of(cls, samples: Samples, seed: int = 13) -> Self:
         """What is known of samples.
 
         Raises `InputError` where there is no training sample.
@@ -118,14 +125,11 @@ class BaselineData:
         timeline = samples.timeline
         if not samples.of("train").size:
             raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
-        runs = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
-        user = np.repeat(np.arange(runs.size), runs)
-        first = np.repeat(np.cumsum(runs) - runs, runs)
+        user = samples.user
         rating = timeline["rating"].to_numpy().astype(np.float64)
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
-        fold = np.random.default_rng(seed).permutation(runs.size) % FOLDS
-        liked = rating >= rating_threshold
-        return cls(samples, rating_threshold, user, first, item_rows(samples), rating, liked, allowed, fold[user], seed)
+        fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1) % FOLDS
+        return cls(samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed)
 
     def asked(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""
@@ -141,22 +145,23 @@ class BaselineData:
         return asked.take(rows), liked[rows]
 
     @cached_property
+    def training(self) -> RetrieverData:
+        """The ratings that are known to all."""
+        return RetrieverData.of(self.samples)
+
+    @cached_property
     def items(self) -> ItemStatistics:
         """Statistics of items out of folds."""
         count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
         rows = count.sum(axis=1, keepdims=True)
 
-        def shrunk(part: Floats, overall: float) -> Floats:
+        def means(part: Floats, overall: float) -> Floats:
             # Without a rating outside a fold, of one user alone, say, the mean of all stands in for every item.
             prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
-            means: Floats = (part + SHRINKAGE * prior) / (count + SHRINKAGE)
-            return means
+            return shrunk(part, count, prior)
 
-        return ItemStatistics(
-            shrunk(rated, float(self.rating[self.allowed].mean())),
-            shrunk(liked, float(self.liked[self.allowed].mean())),
-            count,
-        )
+        known = self.training
+        return ItemStatistics(means(rated, float(known.rating.mean())), means(liked, float(known.liked.mean())), count)
 
     @cached_property
     def residual(self) -> Floats:
@@ -173,10 +178,9 @@ class BaselineData:
         n, of_all, liked_of_all = self._by_time.between(np.zeros_like(moment), moment)
         start = item * self._moments
         count, rated, liked = self._by_item_and_time.between(start, start + moment)
-        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.rating_threshold)
+        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.samples.threshold)
         rate = np.where(n > 0, liked_of_all / np.maximum(n, 1), 0.5)
-        drawn = count + SHRINKAGE
-        return ItemStatistics((rated + SHRINKAGE * mean) / drawn, (liked + SHRINKAGE * rate) / drawn, count)
+        return ItemStatistics(shrunk(rated, count, mean), shrunk(liked, count, rate), count)
 
     @cached_property
     def residual_then(self) -> Floats:
@@ -283,7 +287,7 @@ class BaselineData:
         user, item = self.user[rows], self.item[rows]
         residual = self.rating[rows] - self.items.mean[fold, item]
         of_user = np.bincount(user, minlength=int(self.user[-1]) + 1)
-        bias = np.bincount(user, residual, of_user.size) / (of_user + SHRINKAGE)
+        bias = shrunk(np.bincount(user, residual, of_user.size), of_user)
         value = residual - bias[user]
         by_item = np.argsort(item, kind="stable")
         of_item = np.bincount(item, minlength=len(self.samples.items))

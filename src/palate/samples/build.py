@@ -1,6 +1,7 @@
 """From ratings to samples: each user's ratings in order of time, and an index of what is asked of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +26,7 @@ class Samples:
     `timeline` holds all ratings, users ascending, then by timestamp, ties in file order: `user_id`,
     `item_id`, `rating`, `timestamp` and `split` (`ROLES`). `position` (n,) int64 is the row of each
     sample's candidate in it, ascending; the sample's history are the `history_len` rows before. `split`
-    (n,) uint8 is 0 for train, 1 for val, 2 for test; `label` (n,) bool is True for a Yes. `items` has
+    (n,) uint8 is 0 for train, 1 for val, 2 for test; a rating of at least `threshold` is a Yes. `items` has
     `item_id`, `title` and what else is known of the items. `context` is there once a prompt that names it is rendered.
     `history` (n,) int64 is there where samples may have less than `history_len` rows of their user before them, which
     is so with given splits: how many rows each one's history has.
@@ -38,7 +39,7 @@ class Samples:
     items: pl.DataFrame
     position: NDArray[np.int64]
     split: NDArray[np.uint8]
-    label: NDArray[np.bool_]
+    threshold: float
     history_len: int
     context: Context | None = None
     history: NDArray[np.int64] | None = None
@@ -47,6 +48,26 @@ class Samples:
     def histories(self) -> NDArray[np.int64]:
         """The number of rows in each sample's history, (n,) int64."""
         return np.full(self.position.size, self.history_len) if self.history is None else self.history
+
+    @cached_property
+    def liked(self) -> NDArray[np.bool_]:
+        """Which ratings of the timeline are a Yes, (rows,) bool."""
+        return self.timeline["rating"].to_numpy() >= self.threshold
+
+    @cached_property
+    def label(self) -> NDArray[np.bool_]:
+        """Which samples are a Yes, (n,) bool."""
+        return self.liked[self.position]
+
+    @cached_property
+    def user(self) -> NDArray[np.int64]:
+        """The number of each row's user, 0, 1, … in the order of the timeline, (rows,) int64."""
+        return self.timeline["user_id"].rle_id().to_numpy().astype(np.int64)
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """The first row of each row's user, (rows,) int64."""
+        return np.searchsorted(self.user, self.user)
 
     def of(self, split: str) -> NDArray[np.int64]:
         """The samples of a split, as indices into `position`, in timeline order."""
@@ -99,7 +120,7 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         ratings.items,
         position,
         split,
-        (timeline["rating"].to_numpy() >= options.rating_threshold)[is_sample],
+        options.rating_threshold,
         need,
     )
 
@@ -168,7 +189,7 @@ def _given(ratings: Ratings, options: PrepareConfig) -> Samples:
         ratings.items,
         position,
         split,
-        timeline["rating"].to_numpy() >= options.rating_threshold,
+        options.rating_threshold,
         options.history_len,
         history=histories_of(timeline["user_id"], position, options.history_len),
     )

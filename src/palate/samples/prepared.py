@@ -52,7 +52,7 @@ def load_prepared(folder: Path) -> Prepared:
         pl.read_parquet(folder / "items.parquet", glob=False),
         position,
         (role[position] - 1).astype(np.uint8),
-        timeline["rating"].to_numpy()[position] >= options["rating_threshold"],
+        options["rating_threshold"],
         options["history_len"],
         history=histories_of(timeline["user_id"], position, options["history_len"])
         if options["split"] == "given"
