@@ -3,10 +3,9 @@
 What has arrived lies in `NAME.zip.part`, across runs too; only a verified file is renamed to `NAME.zip`.
 """
 
-import contextlib
+import fcntl
 import http.client
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -47,7 +46,8 @@ def download(
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(f".{target.name}.lock")):
+        with target.with_name(f".{target.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if target.exists():  # another process brought it while this one waited
                 return target
             _fetch(url, part, size, attempts, wait, timeout)
@@ -56,19 +56,6 @@ def download(
     except OSError as error:
         raise WorkError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (not on Windows, where a second run at once is on its own)."""
-    if sys.platform == "win32":
-        yield
-    else:
-        import fcntl
-
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _fetch(url: str, part: Path, size: int | None, attempts: int, wait: float, timeout: float) -> None:
