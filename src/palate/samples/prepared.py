@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.samples.build import ROLES, Samples, histories_of
-from palate.samples.split import SPLITS
+from palate.samples.build import ROLES, Samples, samples_of
 from palate.store.artifacts import MANIFEST, read_json, sha256_file
 
 TABLES = ("ratings.parquet", "items.parquet")
@@ -43,19 +42,7 @@ def load_prepared(folder: Path) -> Prepared:
             raise InputError("is missing, though the manifest names it; run `palate prepare` again", file)
         if name in TABLES and sha256_file(file) != digest:
             raise InputError("is not what the manifest says; run `palate prepare` again", file)
-    options = manifest["options"]["prepare"]
+    options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
     timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
-    role = timeline["split"].to_physical().to_numpy()
-    position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
-    samples = Samples(
-        timeline,
-        pl.read_parquet(folder / "items.parquet", glob=False),
-        position,
-        (role[position] - 1).astype(np.uint8),
-        options["rating_threshold"],
-        options["history_len"],
-        history=histories_of(timeline["user_id"], position, options["history_len"])
-        if options["split"] == "given"
-        else None,
-    )
-    return Prepared(folder, manifest, samples)
+    items = pl.read_parquet(folder / "items.parquet", glob=False)
+    return Prepared(folder, manifest, samples_of(timeline, items, options))
