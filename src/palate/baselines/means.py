@@ -18,7 +18,8 @@ import numpy as np
 from palate.baselines.features import last_rows
 from palate.baselines.platt import Predict, base_rate, platt
 from palate.baselines.retriever import Past, RetrieverData
-from palate.baselines.statistics import SHRINKAGE, BaselineData, Floats, shrunk
+from palate.baselines.statistics import BaselineData, Floats
+from palate.samples.context import WEIGHT, shrunk
 from palate.samples.queries import Queries, RowNumbers
 
 constant = base_rate
@@ -40,7 +41,7 @@ class Means:
 
     def user_item(self, past: Past) -> Floats:
         """User-item of every item for a user with this past, (items,) float64; it may leave the scale of ratings."""
-        bias = (past.rating - self.item_mean[past.item]).sum() / (past.rating.size + SHRINKAGE)
+        bias = (past.rating - self.item_mean[past.item]).sum() / (past.rating.size + WEIGHT)
         return np.asarray(self.item_mean + bias)
 
 

@@ -15,9 +15,8 @@ import numpy as np
 import polars as pl
 
 from palate.baselines.factors import factorization
-from palate.baselines.learned import boosted_trees, logistic_regression
+from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means
 from palate.baselines.means import constant, history_mean, item_mean, user_item, user_mean
-from palate.baselines.online import item_neighbours, online_means
 from palate.baselines.platt import Predict
 from palate.baselines.statistics import BaselineData
 from palate.progress import Meter

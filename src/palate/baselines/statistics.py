@@ -14,7 +14,7 @@ question. `Known.earlier` gives the statistics as of a question's own time inste
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -23,28 +23,19 @@ from numpy.typing import NDArray
 from palate.baselines.retriever import RetrieverData
 from palate.errors import InputError
 from palate.samples import Samples
-from palate.samples.context import UNIT
+from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
 
 Floats = NDArray[np.float64]
-Counts = Floats | RowNumbers
 
 FOLDS = 10
 MOST = 500_000
 """Samples of a split that anything is fitted on: what memory bears."""
-SHRINKAGE = 5.0
-"""Imaginary ratings that a mean is drawn to the mean of all by."""
 NEIGHBOURS = 200
 """Items that are kept as similar to each one."""
 FEW_SHARED = 50.0
 """Users who rated both items, at which a similarity counts half."""
-
-
-def shrunk(total: Counts, count: Counts, prior: Floats | float = 0.0) -> Floats:
-    """Means of `count` values of sum `total`, drawn to `prior` by `SHRINKAGE` imaginary values."""
-    means: Floats = (total + SHRINKAGE * prior) / (count + SHRINKAGE)
-    return means
 
 
 class ItemStatistics(NamedTuple):
@@ -115,6 +106,8 @@ class BaselineData:
     seed: int
     kept: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Features of a split's samples by (split, group), for the models that learn from the same ones."""
+    sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    """What `before` has added up."""
 
     @classmethod
     def of(cls, samples: Samples, seed: int = 13) -> Self:
@@ -187,30 +180,14 @@ class BaselineData:
         """Each rating less the mean of its item as of the rating's own time."""
         return self.rating - self.earlier(np.arange(len(self.rating)), self.item).mean
 
-    @cached_property
-    def residual_then_before(self) -> Floats:
-        """The sum of those before each row."""
-        return self._before(self.residual_then)
+    def before(self, name: Literal["rating", "square", "liked", "residual", "residual_then"]) -> Floats:
+        """The sum of the user's ratings, their squares, likes or residuals before each row, (rows,)."""
+        from palate.baselines.scans import sums_before
 
-    @cached_property
-    def rating_before(self) -> Floats:
-        """The sum of the user's ratings before each row."""
-        return self._before(self.rating)
-
-    @cached_property
-    def square_before(self) -> Floats:
-        """That of their squares."""
-        return self._before(self.rating**2)
-
-    @cached_property
-    def liked_before(self) -> Floats:
-        """The number of likes before each row."""
-        return self._before(self.liked.astype(np.float64))
-
-    @cached_property
-    def residual_before(self) -> Floats:
-        """The sum of the residuals before each row."""
-        return self._before(self.residual)
+        if name not in self.sums:
+            values = self.rating**2 if name == "square" else getattr(self, name).astype(np.float64)
+            self.sums[name] = sums_before(values, self.first)
+        return self.sums[name]
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -268,11 +245,6 @@ class BaselineData:
         amounts = np.column_stack([np.ones(len(rows), np.int64), np.rint(self.rating[rows] * UNIT), self.liked[rows]])
         sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(amounts.astype(np.int64), axis=0)])
         return InTime(key[order], sums)
-
-    def _before(self, values: Floats) -> Floats:
-        from palate.baselines.scans import sums_before
-
-        return sums_before(values, self.first)  # type: ignore[no-any-return]
 
     def _outside(self, values: NDArray[Any]) -> Floats:
         """Sums of the known rows' values for each item, over the users outside each fold: (folds, items)."""
