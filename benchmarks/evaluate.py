@@ -74,10 +74,10 @@ def main() -> None:
 
 def measured(ratings: str, resamples: int) -> dict[str, Any]:
     """The baselines with their metrics and times, and the steps with theirs."""
-    samples = build_samples(load_ratings(ratings), options := PrepareConfig())
+    samples = build_samples(load_ratings(ratings), PrepareConfig())
     steps, baselines, scores = [], [], {}
     with clock() as prepared:
-        known = BaselineData.of(samples, options.rating_threshold)
+        known = BaselineData.of(samples)
         known.residual, known.content, known.neighbours  # noqa: B018
     steps.append({"what": "item statistics and similarities", "seconds": prepared.seconds, "peak": prepared.peak})
     asked, liked = known.asked("test")

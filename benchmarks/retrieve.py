@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from palate.baselines.item_knn import ItemKNN
-from palate.baselines.popularity import Popularity
-from palate.baselines.retriever import Past, Retriever, RetrieverData
+from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever, RetrieverData
 from palate.config import PrepareConfig
 from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples
-from palate.samples.lines import item_rows
+from palate.samples.queries import item_rows
 from report import Result, clock, number, publish
 
 NUMBERS = (20, 50, 100, 200, 500)
@@ -28,17 +26,15 @@ NEIGHBOURS = (20, 50, 100, 200)
 def recalls(samples: Samples, retriever: Retriever, split: str) -> list[float]:
     """Recall at each of `NUMBERS`."""
     timeline = samples.timeline
-    item = item_rows(timeline["item_id"], samples.items["item_id"]).to_numpy().astype(np.int64)
+    item = item_rows(samples)
     rating, position = timeline["rating"].to_numpy(), samples.position[samples.of(split)]
     liked = samples.label[samples.of(split)]
-    user = np.repeat(np.arange(timeline["user_id"].n_unique()), timeline["user_id"].rle().struct.field("len"))
-    begins = np.flatnonzero(np.diff(user, prepend=-1))
     found = np.zeros(len(NUMBERS))
-    _, first, count = np.unique(user[position], return_index=True, return_counts=True)
+    _, first, count = np.unique(samples.user[position], return_index=True, return_counts=True)
     for at, n in zip(first.tolist(), count.tolist(), strict=True):
-        past = slice(begins[user[position[at]]], position[at])
+        past = slice(samples.first[position[at]], position[at])
         asked = item[position[at : at + n]][liked[at : at + n]]
-        best = retriever.top(Past(item[past], rating[past]), NUMBERS[-1], np.unique(item[past]))
+        best = retriever.top(Past(item[past], rating[past], samples.liked[past]), NUMBERS[-1], np.unique(item[past]))
         found += [np.isin(asked, best[:n]).sum() for n in NUMBERS]
     return (found / liked.sum()).tolist()
 
@@ -58,7 +54,7 @@ def measured(ratings: str, split: str) -> Result:
     """The table of one data set."""
     options = PrepareConfig()
     samples = build_samples(load_ratings(ratings), options)
-    known = RetrieverData.of(samples, options.rating_threshold)
+    known = RetrieverData.of(samples)
     title = f"{ratings}, {known.items:,} items: recall of what users liked of split {split}, among the first N"
     return Result(title, list(rows_of(samples, known, split)), COLUMNS)
 

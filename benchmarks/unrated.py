@@ -62,9 +62,7 @@ def measured(config: Config, adapter: Path, out: Path) -> dict[str, Any]:
     tokens = scored_tokens(config, data, scorer.chat, ("test",))["test"]
     columns = score_with(scorer, config, tokens, about, rows, adapter, out / "unrated.parquet").columns
     scores = {"fine-tuned": pl.DataFrame({name: columns[name] for name in ("row", "p")})}
-    return evaluate(
-        data.samples, scores, rating_threshold=config.prepare.rating_threshold, rows=rows, seed=config.seed
-    ).to_dict()
+    return evaluate(data.samples, scores, rows=rows, seed=config.seed).to_dict()
 
 
 if __name__ == "__main__":

@@ -47,9 +47,7 @@ def model_scores(samples: Samples, split: str = "test", seed: int = 0) -> dict[s
 def evaluation() -> Evaluation:
     """Two models beside the quick baselines."""
     samples = film_samples()
-    return evaluate(
-        samples, model_scores(samples), rating_threshold=4.0, baselines="quick", bootstrap=40, labels=LABELS
-    )
+    return evaluate(samples, model_scores(samples), baselines="quick", bootstrap=40, labels=LABELS)
 
 
 @cache
@@ -67,17 +65,16 @@ def whole() -> ReportInputs:
     assert calibration is not None
     logit = frames["fine-tuned"]["logit"].to_numpy()
     frames["fine-tuned-calibrated"] = frames["fine-tuned"].select("row", p=pl.Series(calibration.p(logit)))
-    known = BaselineData.of(samples, 4.0)
+    known = BaselineData.of(samples)
     fitted = fit_baselines(known, "quick")
     free = scores_of(known, fitted, "test")
     labels = LABELS | {"fine-tuned-calibrated": "fine-tuned, calibrated (platt)"}
     found = evaluate(
-        samples, frames, rating_threshold=4.0, baselines=free, bootstrap=40, labels=labels,
+        samples, frames, baselines=free, bootstrap=40, labels=labels,
         aside=["fine-tuned-calibrated"],
     )  # fmt: skip
-    same = beside_baselines(samples, frames, rating_threshold=4.0, baselines=free)
+    same = beside_baselines(samples, frames, baselines=free)
     pair = ("fine-tuned-calibrated", "user-item")
-    chosen = samples.timeline[samples.position[samples.of("test")]]
     ablated = {UNCHANGED: same.scores["fine-tuned"], "empty": 1 - same.scores["fine-tuned"] / 2}
     rankings = []
     for negatives in (None, 20):
@@ -99,8 +96,8 @@ def whole() -> ReportInputs:
         slices=slices,
         histories={example.row: ["1. Heat (1995)", "2. Babe (1995)"] for example in slices.wins},
         rankings=rankings,
-        ablations=compare_ablations(samples.timeline, chosen, ablated, model="SmolLM2, fine-tuned",
-                                    rating_threshold=4.0, resamples=40, seed=13),
+        ablations=compare_ablations(samples, samples.of("test"), ablated, model="SmolLM2, fine-tuned",
+                                    resamples=40, seed=13),
         seeds=over_seeds(same.y, same.users, {"1": same.scores["fine-tuned"], "2": same.scores["zero-shot"]},
                          name="fine-tuned", against=("user-item", same.scores["user-item"]), resamples=40),
         leaks=audit(samples, "user-time", PromptSpec()),

@@ -17,5 +17,4 @@ def samples_of(timeline: pl.DataFrame, rating_threshold: float = 4.0, history_le
     items = pl.DataFrame({"item_id": ids, "title": titles, "genres": [GENRES[i % 5] for i in number.tolist()]})
     position = timeline["split"].is_in(SPLITS).arg_true().to_numpy().astype(np.int64)
     split = timeline["split"].gather(position).replace_strict(SPLITS, range(3), return_dtype=pl.UInt8).to_numpy()
-    label = timeline["rating"].to_numpy()[position] >= rating_threshold
-    return Samples(timeline, items, position, split, label, history_len)
+    return Samples(timeline, items, position, split, rating_threshold, history_len)

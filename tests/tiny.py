@@ -146,7 +146,7 @@ def toy_tokens(n: int, config: Config, chat: Any, seed: int = 0) -> Any:
     rating[:, 3] = np.where(liked, 5.0, 1.0)
     items = pl.DataFrame({"item_id": range(len(names)), "title": names})
     timeline = pl.DataFrame({"item_id": item.ravel(), "rating": rating.ravel()})
-    samples = Samples(timeline, items, np.arange(3, 4 * n, 4), np.full(n, 2, np.uint8), liked, 3)
+    samples = Samples(timeline, items, np.arange(3, 4 * n, 4), np.full(n, 2, np.uint8), 4.5, 3)
     options = Options(config.tokens.cutoff_len, config.tokens.truncation, config.train.train_on)
     tokens = token_datasets(samples, config.prompt, chat, options, data={"toy": [n, seed]}, splits=["test"])["test"]
     return tokens, pl.DataFrame({"user_id": np.arange(n) // 4, "item_id": 1000 + np.arange(n)})

@@ -24,7 +24,7 @@ QUICK = [baseline.key for baseline in REGISTRY if baseline.quick]
 
 def quick(timeline: pl.DataFrame, rating_threshold: float = 4.0, history_len: int = 15) -> pl.DataFrame:
     samples = samples_of(timeline, rating_threshold, history_len)
-    return baseline_scores(samples, rating_threshold=rating_threshold, choice="quick")
+    return baseline_scores(samples, choice="quick")
 
 
 def naive_statistics(timeline: pl.DataFrame, history_len: int = 15) -> dict[str, list[float]]:
@@ -163,7 +163,7 @@ def samples() -> Samples:
 
 @pytest.fixture(scope="module")
 def fitted(samples: Samples) -> dict[str, Predict]:
-    return fit_baselines(BaselineData.of(samples, 4.0))
+    return fit_baselines(BaselineData.of(samples))
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +220,13 @@ def test_no_baseline_sees_what_came_after_the_anchor(
     item = np.where(later, rng.integers(60, size=len(row)), timeline["item_id"].to_numpy())
     other = replace(samples, timeline=timeline.with_columns(rating=rating, item_id=item))
     asked = Queries(np.full(60, anchor), np.arange(60))
-    again = fit_baselines(BaselineData.of(other, 4.0))
+    again = fit_baselines(BaselineData.of(other))
     for name in ALL:
         assert np.array_equal(fitted[name](asked), again[name](asked)), name
 
 
 def test_the_same_seed_gives_the_same_bits(samples: Samples, fitted: dict[str, Predict], catalogue: Queries) -> None:
-    again = fit_baselines(BaselineData.of(samples, 4.0))
+    again = fit_baselines(BaselineData.of(samples))
     for name in ALL:
         assert np.array_equal(fitted[name](catalogue), again[name](catalogue)), name
 
@@ -240,7 +240,7 @@ def test_what_is_random_is_the_mean_of_five_seeds(
     """Compared before the scaling on validation, which turns each score differently."""
     monkeypatch.setattr(module, "platt", lambda known, statistic: statistic)
     asked = Queries.of_samples(samples, "test")
-    known = BaselineData.of(samples, 4.0, seed=20)
+    known = BaselineData.of(samples, seed=20)
     found = fit(known)(asked)
     monkeypatch.setattr(module, "SEEDS", 1)
     alone = np.stack([fit(replace(known, seed=seed))(asked) for seed in range(20, 25)])
@@ -250,7 +250,7 @@ def test_what_is_random_is_the_mean_of_five_seeds(
 
 def test_an_item_that_nobody_rated_is_answered(samples: Samples) -> None:
     new = samples.items.head(1).with_columns(item_id=pl.lit(10**6).cast(samples.items["item_id"].dtype))
-    known = BaselineData.of(replace(samples, items=pl.concat([samples.items, new])), 4.0)
+    known = BaselineData.of(replace(samples, items=pl.concat([samples.items, new])))
     for name, predict in fit_baselines(known).items():
         p = predict(Queries(samples.position[-3:], np.full(3, len(samples.items))))
         assert ((p > 0) & (p < 1)).all(), name
@@ -258,21 +258,19 @@ def test_an_item_that_nobody_rated_is_answered(samples: Samples) -> None:
 
 def test_a_single_user_is_enough_for_every_baseline() -> None:
     timeline = random_timeline()
-    for name, p in (
-        baseline_scores(samples_of(timeline.filter(user_id=0)), rating_threshold=4.0).drop("row").to_dict().items()
-    ):
+    for name, p in baseline_scores(samples_of(timeline.filter(user_id=0))).drop("row").to_dict().items():
         assert p.is_finite().all(), name
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.5, 1.0), (5.5, 0.0)])
 def test_where_all_are_of_one_class_every_baseline_is_the_constant(threshold: float, expected: float) -> None:
-    scores = baseline_scores(samples_of(random_timeline(), threshold), rating_threshold=threshold)
+    scores = baseline_scores(samples_of(random_timeline(), threshold))
     assert scores.select(ALL).unique().rows() == [(expected,) * len(ALL)]
 
 
 def test_without_validation_the_learned_baselines_are_fitted_too() -> None:
     timeline = random_timeline().with_columns(split=pl.col("split").replace("val", "unused"))
-    scores = baseline_scores(samples_of(timeline), rating_threshold=4.0)
+    scores = baseline_scores(samples_of(timeline))
     for name in LEARNED:
         assert scores[name].n_unique() > 10
 
@@ -288,7 +286,7 @@ def test_a_baseline_whose_package_is_absent_is_left_out_and_the_log_says_so(
 
 def test_of_many_samples_some_are_fitted_on(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_data, "MOST", 300)
-    known = BaselineData.of(samples, 4.0)
+    known = BaselineData.of(samples)
     asked, liked = known.drawn("train")
     assert (len(asked), len(set(asked.anchor.tolist()))) == (300, 300)
     assert np.array_equal(liked, known.liked[asked.anchor])

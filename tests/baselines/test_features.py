@@ -18,7 +18,7 @@ from palate.samples import Samples
 from palate.samples.queries import Queries
 
 SAMPLES = samples_of(random_timeline())
-KNOWN = BaselineData.of(SAMPLES, 4.0)
+KNOWN = BaselineData.of(SAMPLES)
 
 
 def some(count: int = 40, seed: int = 1) -> Queries:
@@ -101,9 +101,9 @@ def test_the_neighbours_score_is_the_weighted_mean_of_what_the_user_rated(near: 
 
 
 def test_of_many_neighbours_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = BaselineData.of(SAMPLES, 4.0).neighbours
+    every = BaselineData.of(SAMPLES).neighbours
     monkeypatch.setattr(statistics, "NEIGHBOURS", 10)
-    few = BaselineData.of(SAMPLES, 4.0).neighbours
+    few = BaselineData.of(SAMPLES).neighbours
     for fold in range(2):
         for item in range(5):
             of_all = abs(every.similarity[every.start[fold, item] : every.start[fold, item + 1]])
@@ -141,7 +141,7 @@ def test_an_empty_history_has_features_too() -> None:
 
 
 def test_items_of_which_only_the_title_is_known_have_no_columns_of_content() -> None:
-    bare = BaselineData.of(replace(SAMPLES, items=SAMPLES.items.select("item_id", title=pl.lit("Film"))), 4.0)
+    bare = BaselineData.of(replace(SAMPLES, items=SAMPLES.items.select("item_id", title=pl.lit("Film"))))
     names, matrix = features_of(bare, some(), list(GROUPS))
     assert not {"Comedy", "year", "alike in genre", "genres' residual"} & set(names)
     assert matrix.shape == (40, len(names))
@@ -175,7 +175,7 @@ def with_another_future(samples: Samples, anchor: int, seed: int) -> Samples:
 def test_nothing_that_came_after_the_anchor_is_seen(anchor: int, seed: int) -> None:
     asked = Queries(np.full(60, anchor), np.arange(60))
     _, before = features_of(KNOWN, asked, list(GROUPS))
-    _, after = features_of(BaselineData.of(with_another_future(SAMPLES, anchor, seed), 4.0), asked, list(GROUPS))
+    _, after = features_of(BaselineData.of(with_another_future(SAMPLES, anchor, seed)), asked, list(GROUPS))
     assert np.array_equal(before, after, equal_nan=True)
 
 
@@ -188,7 +188,7 @@ def mixed_times(samples: Samples, moments: int = 120) -> Samples:
     return replace(samples, timeline=samples.timeline.with_columns(timestamp=time))
 
 
-MIXED = BaselineData.of(mixed_times(SAMPLES), 4.0)
+MIXED = BaselineData.of(mixed_times(SAMPLES))
 
 
 def naive_earlier(anchor: int, item: int) -> tuple[float, float, int]:
@@ -219,7 +219,7 @@ def with_other_ratings_later(anchor: int, seed: int) -> BaselineData:
     later = (time >= time[anchor]) & ((MIXED.user != MIXED.user[anchor]) | (np.arange(len(time)) >= anchor))
     other = np.random.default_rng(seed).integers(1, 11, len(time)) / 2
     rating = np.where(later, other, timeline["rating"].to_numpy())
-    return BaselineData.of(replace(MIXED.samples, timeline=timeline.with_columns(rating=rating)), 4.0)
+    return BaselineData.of(replace(MIXED.samples, timeline=timeline.with_columns(rating=rating)))
 
 
 @settings(max_examples=30, deadline=None)

@@ -38,7 +38,7 @@ def measured() -> dict[str, Metrics]:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is absent")
     samples = build_samples(load_ratings(str(REAL)), PrepareConfig())
-    scores = baseline_scores(samples, rating_threshold=4.0)
+    scores = baseline_scores(samples)
     test = samples.of("test")
     users = samples.timeline["user_id"].gather(samples.position[test]).cast(pl.Int64).to_numpy()
     return {key: measure(samples.label[test], scores[key].to_numpy(), users) for key in scores.columns[1:]}

@@ -1,6 +1,7 @@
 """First stages: what they may know, in what order they answer, and that they answer the same every time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.baselines.item_knn import ItemKNN
-from palate.baselines.popularity import Popularity
-from palate.baselines.retriever import Past, Retriever, RetrieverData
+from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever, RetrieverData
 from palate.config import PrepareConfig
 from palate.ratings.load import Ratings
 from palate.samples import Samples, build_samples
@@ -21,14 +20,15 @@ Fit = Callable[[RetrieverData], Retriever]
 BOTH = pytest.mark.parametrize("fit", [Popularity.fit, ItemKNN.fit])
 
 
-def known(rows: Sequence[tuple[int, int, float]], items: int, threshold: float = 4.0) -> RetrieverData:
+def known(rows: Sequence[tuple[int, int, float]], items: int) -> RetrieverData:
     """What is known from (user, item, rating)."""
     user, item, rating = (np.array(column) for column in zip(*rows, strict=True))
-    return RetrieverData(user, item, rating.astype(np.float64), int(user.max()) + 1, items, threshold)
+    return RetrieverData(user, item, rating.astype(np.float64), rating >= 4, int(user.max()) + 1, items)
 
 
 def past(*pairs: tuple[int, float]) -> Past:
-    return Past(np.array([i for i, _ in pairs], np.int64), np.array([r for _, r in pairs], np.float64))
+    rating = np.array([r for _, r in pairs], np.float64)
+    return Past(np.array([i for i, _ in pairs], np.int64), rating, rating >= 4)
 
 
 def test_the_popular_come_by_likes_then_by_ratings_then_as_the_item_table_has_them() -> None:
@@ -92,16 +92,16 @@ def samples() -> Samples:
 def test_what_validation_and_test_say_is_not_known(samples: Samples, fit: Fit) -> None:
     hidden = pl.col("split").is_in(["val", "test", "unused"])
     turned = pl.when(hidden).then(6 - pl.col("rating")).otherwise("rating").alias("rating")
-    other = Samples(**{**vars(samples), "timeline": samples.timeline.with_columns(turned)})
+    other = replace(samples, timeline=samples.timeline.with_columns(turned))
     assert not other.timeline.equals(samples.timeline)
     own: dict[str, Any] = {"past": past((0, 5.0), (7, 4.0)), "n": 20, "barred": NONE}
-    found = [fit(RetrieverData.of(each, 4.0)).top(**own).tolist() for each in (samples, other)]
+    found = [fit(RetrieverData.of(each)).top(**own).tolist() for each in (samples, other)]
     assert found[0] == found[1]
 
 
 def test_what_is_known_are_the_rows_of_warmup_and_training(samples: Samples) -> None:
     rows = samples.timeline.filter(pl.col("split").is_in(["warmup", "train"]))
-    found = RetrieverData.of(samples, 4.0)
+    found = RetrieverData.of(samples)
     assert found.item.tolist() == rows["item_id"].to_list()
     assert found.user.tolist() == rows["user_id"].to_list()
     assert found.liked.tolist() == (rows["rating"] >= 4).to_list()

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from tests.acceptance.ratings import write_ratings
 
-from palate.baselines.item_knn import ItemKNN
-from palate.baselines.popularity import Popularity
-from palate.baselines.retriever import RetrieverData
+from palate.baselines.retriever import ItemKNN, Popularity, RetrieverData
 from palate.config import PrepareConfig
 from palate.ratings.load import load_ratings
 from palate.samples import build_samples
@@ -20,7 +18,7 @@ from retrieve import NUMBERS, recalls, rows_of  # noqa: E402
 
 def test_whoever_is_given_everything_is_given_what_they_liked(tmp_path: Path) -> None:
     samples = build_samples(load_ratings(str(write_ratings(tmp_path / "ratings", items=200))), PrepareConfig())
-    known = RetrieverData.of(samples, 4.0)
+    known = RetrieverData.of(samples)
     for model in (Popularity.fit(known), ItemKNN.fit(known)):
         found = recalls(samples, model, "test")
         assert found == sorted(found)
@@ -30,7 +28,7 @@ def test_whoever_is_given_everything_is_given_what_they_liked(tmp_path: Path) ->
 
 def test_every_first_stage_has_a_row(tmp_path: Path) -> None:
     samples = build_samples(load_ratings(str(write_ratings(tmp_path / "ratings", items=200))), PrepareConfig())
-    rows = list(rows_of(samples, RetrieverData.of(samples, 4.0), "val"))
+    rows = list(rows_of(samples, RetrieverData.of(samples), "val"))
 
     assert [row["retriever"] for row in rows][:2] == ["popularity", "item-kNN, 20 neighbours"]
     assert all(0 <= row["recall"]["20"] <= row["recall"]["500"] <= 1 for row in rows)

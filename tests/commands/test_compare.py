@@ -41,7 +41,7 @@ def write_run(
         frames["fine-tuned-calibrated"] = frame.select("row", p=pl.Series(p))
         calibrations = {"fine-tuned": {"method": "platt", "parameters": {"slope": slope, "intercept": 0.0}}}
     found = evaluate(
-        samples, frames, rating_threshold=4.0, baselines="quick", rows=range(len(own)), bootstrap=20,
+        samples, frames, baselines="quick", rows=range(len(own)), bootstrap=20,
         aside=list(frames)[1:],
     )  # fmt: skip
     write_json(folder / "metrics.json", found.to_dict() | {"calibrations": calibrations, "leaks": {}})

@@ -149,7 +149,7 @@ def test_several_adapters_are_compared_with_the_baseline_that_is_best_on_validat
     found = evaluate(home, tmp_path, "--adapter", run / "adapter", "--adapter", run / "second")
     config = load_config(home / "config.yaml")
     samples = prepared(config).samples
-    scores = baseline_scores(samples, rating_threshold=4.0, choice="quick", split="val", seed=config.seed)
+    scores = baseline_scores(samples, choice="quick", split="val", seed=config.seed)
     liked = samples.label[samples.of("val")]
     loss = {key: -np.log(np.where(liked, p := scores[key].to_numpy(), 1 - p)).mean() for key in scores.columns[1:]}
     against = min(loss, key=loss.__getitem__)
@@ -173,7 +173,7 @@ def test_a_model_is_stacked_with_the_baseline_that_validation_finds_best(
 
     found = evaluate(home, tmp_path / "out", "--adapter", adapter, "--set", "score.stack=true")
     data = prepared(load_config(home / "config.yaml")).samples
-    quick = {split: baseline_scores(data, rating_threshold=4, choice="quick", split=split) for split in ("val", "test")}
+    quick = {split: baseline_scores(data, choice="quick", split=split) for split in ("val", "test")}
     liked = (data.timeline["rating"].to_numpy() >= 4)[data.position[data.of("val")]]
     losses = {column.name: -np.log(np.where(liked, column, 1 - column)).mean() for column in quick["val"].drop("row")}
     best = min(losses, key=lambda key: losses[key])

@@ -11,8 +11,7 @@ import yaml
 from tests.acceptance.ratings import write_ratings
 from tests.tiny import random_adapter, tiny_folder, toy_config
 
-from palate.baselines.item_knn import ItemKNN
-from palate.baselines.retriever import Past, RetrieverData
+from palate.baselines.retriever import ItemKNN, Past
 from palate.baselines.statistics import BaselineData
 from palate.cli import main
 from palate.commands import rankings
@@ -76,11 +75,12 @@ def test_quick_baselines_always_rank_and_the_model_only_if_asked(home: Path, tmp
 
 def test_the_first_stage_ranks_as_recommend_retrieves(config: Config) -> None:
     samples = prepared(config).samples
-    known = BaselineData.of(samples, config.prepare.rating_threshold)
-    retriever = ItemKNN.fit(RetrieverData.of(samples, config.prepare.rating_threshold))
-    predict = rankings.first_stage(known)
+    known = BaselineData.of(samples)
+    retriever = ItemKNN.fit(known.training)
+    predict = rankings.first_stage(known, retriever)
     for anchor in samples.position[samples.of("test")][::5].tolist():
-        past = Past(known.item[known.first[anchor] : anchor], known.rating[known.first[anchor] : anchor])
+        rows = slice(known.first[anchor], anchor)
+        past = Past(known.item[rows], known.rating[rows], known.liked[rows])
         unseen = np.setdiff1d(np.arange(samples.items.height), past.item)
         score = predict(Queries(np.full(unseen.size, anchor), unseen))
         expected = retriever.top(past, 10, past.item)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
+from tests.rated import samples_of
 from tests.small import CHATML, small_tokenizer
 
 from palate.config import PrepareConfig
@@ -111,14 +112,15 @@ def test_what_the_prompt_does_not_show_cannot_be_hidden() -> None:
 
 @pytest.fixture(scope="module")
 def compared(timeline: pl.DataFrame) -> Callable[..., Any]:
-    chosen = timeline.filter(pl.col("split") == "test")
-    y = (chosen["rating"] >= 4.0).to_numpy()
+    samples = samples_of(timeline)
+    index = samples.of("test")
+    y = samples.label[index]
 
     def compare(**strengths: float) -> Any:
         rng = np.random.default_rng(0)
         noise = rng.normal(size=len(y))
         scores = {name: 1 / (1 + np.exp(-(k * (2 * y - 1) + noise))) for name, k in strengths.items()}
-        found = compare_ablations(timeline, chosen, scores, model="tiny", rating_threshold=4.0, resamples=100, seed=1)
+        found = compare_ablations(samples, index, scores, model="tiny", resamples=100, seed=1)
         assert found.auc == pytest.approx(roc_auc_score(y, scores[UNCHANGED]))
         for one in found.ablated:
             assert one.auc == pytest.approx(roc_auc_score(y, scores[one.name]))
@@ -149,11 +151,10 @@ def test_the_reading_does_not_find_a_prior_where_there_is_none(compared: Callabl
 
 
 def test_one_class_has_no_ablations_to_tell_apart(timeline: pl.DataFrame) -> None:
-    chosen = timeline.filter(pl.col("split") == "test").filter(pl.col("rating") >= 4.0)
-    p = np.full(len(chosen), 0.5)
-    found = compare_ablations(
-        timeline, chosen, {UNCHANGED: p, "empty": p}, model="tiny", rating_threshold=4.0, resamples=20, seed=1
-    )
+    samples = samples_of(timeline)
+    index = np.flatnonzero(samples.label)
+    p = np.full(len(index), 0.5)
+    found = compare_ablations(samples, index, {UNCHANGED: p, "empty": p}, model="tiny", resamples=20, seed=1)
     assert found.reading == [
         "The rows have one label only: no ablation can be told from the unchanged prompts by them."
     ]

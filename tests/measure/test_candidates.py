@@ -124,7 +124,7 @@ def test_no_candidates_are_refused() -> None:
 
 def test_nobody_to_rank_gives_no_chunks() -> None:
     samples = film_samples()
-    nothing = replace(samples, label=np.zeros_like(samples.label))
+    nothing = replace(samples, threshold=9.0)
     sets = candidate_sets(nothing)
     assert len(sets) == 0
     assert sets.unranked > 0

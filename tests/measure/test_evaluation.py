@@ -14,7 +14,7 @@ from palate.measure.evaluation import Difference, Evaluation
 from palate.report.evaluate import evaluate
 from palate.report.verdict import verdict
 
-OPTIONS = {"rating_threshold": 4.0, "baselines": "quick"}
+OPTIONS = {"baselines": "quick"}
 
 
 def liked(timeline: pl.DataFrame) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_every_entry_is_measured_on_the_rows_that_were_scored(timeline: pl.DataF
     assert got.n == len(rows)
     assert got.base_rate == pytest.approx(y[rows].mean())
     assert got.entry("llm").metrics.auc == pytest.approx(roc_auc_score(y[rows], p[rows]))
-    history = baseline_scores(samples_of(timeline), rating_threshold=4.0, choice="quick")["history-mean"].to_numpy()
+    history = baseline_scores(samples_of(timeline), choice="quick")["history-mean"].to_numpy()
     assert got.entry("history-mean").metrics.auc == pytest.approx(roc_auc_score(y[rows], history[rows]))
 
 
@@ -145,7 +145,7 @@ def test_without_resamples_the_verdict_claims_nothing(timeline: pl.DataFrame) ->
 
 def test_one_class_has_a_verdict_and_no_differences(timeline: pl.DataFrame) -> None:
     p = leaning(liked(timeline), 0.0)
-    got = evaluate(samples_of(timeline), {"llm": frame(p)}, rating_threshold=0.5, baselines="quick", bootstrap=20)
+    got = evaluate(samples_of(timeline, 0.5), {"llm": frame(p)}, baselines="quick", bootstrap=20)
     assert got.verdict == [f"All {len(p):,} rows have the same label: no model can be told from another by them."]
     json.dumps(got.to_dict(), allow_nan=False)
 
@@ -194,6 +194,6 @@ def test_a_model_cannot_take_the_place_of_a_baseline(timeline: pl.DataFrame) -> 
 def test_the_verdict_says_when_a_model_gives_one_answer_only(timeline: pl.DataFrame) -> None:
     test = timeline.filter(pl.col("split") == "test")
     scores = pl.DataFrame({"row": range(len(test)), "p": 0.5 + 0.01 * test["rating"].to_numpy()})
-    found = evaluate(samples_of(timeline), {"fine-tuned": scores}, rating_threshold=4.0, baselines="quick", bootstrap=0)
+    found = evaluate(samples_of(timeline), {"fine-tuned": scores}, baselines="quick", bootstrap=0)
 
     assert any("The fine-tuned model gives every row the same answer, Yes" in sentence for sentence in found.verdict)

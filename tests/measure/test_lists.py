@@ -60,7 +60,7 @@ def test_diversity_is_the_mean_over_all_pairs_of_a_list() -> None:
 
 def test_popularity_covers_less_and_is_less_novel_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = film_samples()
-    sets, catalogue = candidate_sets(samples), Catalogue.of(BaselineData.of(samples, 4.0))
+    sets, catalogue = candidate_sets(samples), Catalogue.of(BaselineData.of(samples))
 
     def lists() -> list[dict[str, float | None]]:
         models = (lambda asked: catalogue.raters[asked.item].astype(float), lambda asked: np.zeros(len(asked)))

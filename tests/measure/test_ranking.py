@@ -10,7 +10,6 @@ from tests.films import film_samples
 from palate.measure import candidates
 from palate.measure.candidates import candidate_sets
 from palate.measure.ranking import expected, rank
-from palate.progress import Meter
 from palate.samples.queries import Queries
 
 KS = (1, 2, 3, 5, 20)
@@ -162,10 +161,3 @@ def test_chunks_do_not_change_the_values(monkeypatch: pytest.MonkeyPatch) -> Non
             parts = rank(sets, predict).values
         for name in whole:
             np.testing.assert_array_equal(whole[name], parts[name])
-
-
-def test_a_meter_counts_the_users_that_are_done() -> None:
-    sets = candidate_sets(film_samples())
-    with Meter("ranking", len(sets), "users") as meter:
-        rank(sets, lambda asked: np.zeros(len(asked)), meter=meter)
-    assert meter.count == len(sets)

@@ -8,7 +8,7 @@ from tests.films import film_samples
 from palate.errors import InputError
 from palate.measure.candidates import candidate_sets
 from palate.measure.ranking import Ranked, rank
-from palate.measure.ranking_table import RankingTable, compare_rankings, ranking_table
+from palate.measure.ranking_table import RankingTable, ranking_table
 from palate.samples.queries import Queries
 
 
@@ -73,7 +73,7 @@ def test_sampled_figures_say_so_wherever_they_stand(table: RankingTable) -> None
 
 
 def test_it_survives_json(table: RankingTable) -> None:
-    assert RankingTable.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False))) == table
+    assert json.loads(json.dumps(table.to_dict(), allow_nan=False)) == table.to_dict()
 
 
 def test_no_resamples_give_no_intervals() -> None:
@@ -90,25 +90,8 @@ def test_models_ranked_on_other_candidates_or_lists_are_refused() -> None:
 
 def test_nobody_to_rank_gives_a_table_without_figures() -> None:
     samples = film_samples()
-    sets = candidate_sets(replace(samples, label=np.zeros_like(samples.label)))
+    sets = candidate_sets(replace(samples, threshold=9.0))
     found = ranking_table({"a": rank(sets, constant), "b": rank(sets, noise)}, baselines=["a"], resamples=20)
     assert found.users == 0
     assert set(found.entry("a").metrics.values()) == {None}
-    assert RankingTable.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-
-
-def test_any_two_rankings_are_compared_as_the_table_compares_them(table: RankingTable) -> None:
-    found = compare_rankings(ranked(), [("llm", "constant")], resamples=300)
-    assert found == table.differences
-    turned = compare_rankings(ranked(), [("constant", "llm")], resamples=300)
-    assert [pair.value for pair in turned] == [-pair.value for pair in found]
-    assert [pair.p for pair in turned] == [pair.p for pair in found]
-    assert turned[0].better == "llm"
-
-
-def test_each_is_compared_with_each_where_no_pairs_are_named() -> None:
-    three = ranked() | {"again": ranked()["llm"]}
-    found = [(pair.first, pair.second) for pair in compare_rankings(three, resamples=20) if pair.metric == "mrr"]
-    assert found == [("llm", "constant"), ("llm", "again"), ("constant", "again")]
-    itself = next(pair for pair in compare_rankings(three, [("llm", "again")], resamples=20) if pair.metric == "mrr")
-    assert (itself.value, itself.p, itself.better) == (0, 1, None)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()

@@ -91,7 +91,6 @@ def test_histories_that_are_short_or_empty_have_the_mean_of_what_is_there() -> N
         SAMPLES,
         position=np.arange(rows),
         split=np.full(rows, 2, dtype=np.uint8),
-        label=SAMPLES.timeline["rating"].to_numpy() >= 4,
     )
     parts = [
         (label, part)

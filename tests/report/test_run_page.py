@@ -14,7 +14,6 @@ from tests.tree import Tree
 
 from palate.measure.evaluation import Evaluation
 from palate.measure.figures import least
-from palate.measure.ranking_table import RankingTable
 from palate.report.evaluate import evaluate
 from palate.report.run_page import ReportInputs, extreme_rows, render_report, write_report
 
@@ -97,13 +96,7 @@ def test_files_of_earlier_versions_still_make_a_page() -> None:
             del entry["metrics"][name]
             entry["intervals"].pop(name, None)
     stored["differences"] = [d for d in stored["differences"] if d["metric"] != "pair_auc"]
-    rankings = []
-    for table in inputs.rankings:
-        kept = json.loads(json.dumps(table.to_dict()))
-        for each in kept["entries"]:
-            del each["lists"]
-        rankings.append(RankingTable.from_dict(kept))
-    page = render_report(replace(inputs, evaluation=Evaluation.from_dict(stored), rankings=rankings))
+    page = render_report(replace(inputs, evaluation=Evaluation.from_dict(stored)))
     assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
     assert "from noise alone" not in page
 
@@ -197,7 +190,7 @@ def test_users_without_a_gauc_are_counted() -> None:
 def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(rows: list[int] | None) -> None:
     samples = film_samples()
     scores = {"fine-tuned": pl.DataFrame({"row": range(len(samples.of("test"))), "p": 0.5})}
-    found = evaluate(samples, scores, rating_threshold=0.5, baselines="quick", rows=rows, bootstrap=10)
+    found = evaluate(replace(samples, threshold=0.5), scores, baselines="quick", rows=rows, bootstrap=10)
     page = render_report(ReportInputs("degenerate", found))
     Tree(page)
     assert found.verdict[0] in page

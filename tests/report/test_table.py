@@ -19,7 +19,6 @@ def evaluation(timeline: pl.DataFrame) -> Evaluation:
     return evaluate(
         samples_of(timeline),
         {"fine-tuned": scores},
-        rating_threshold=4.0,
         baselines="quick",
         bootstrap=50,
         labels=labels,
@@ -61,7 +60,7 @@ def test_markdown_has_as_many_cells_in_every_row_and_the_best_in_bold(evaluation
 
 
 def test_an_undefined_metric_is_a_dash(timeline: pl.DataFrame) -> None:
-    one_class = evaluate(samples_of(timeline), {}, rating_threshold=0.5, baselines="quick", bootstrap=0)
+    one_class = evaluate(samples_of(timeline, 0.5), {}, baselines="quick", bootstrap=0)
     assert cell(None) == "–"
     assert "| – | – | 1.000 |" in markdown(one_class).replace("**", "")
     assert any("–" in line for line in printed(one_class))

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ def samples() -> Samples:
     )
     position, split = np.array([1, 2, 3, 5, 6]), np.array([0, 1, 2, 0, 2], np.uint8)
     items = pl.DataFrame({"item_id": [10, 20, 30, 40], "title": ["A", "B", "C", "D"]})
-    return Samples(timeline, items, position, split, timeline["rating"].to_numpy()[position] >= 4, history_len=1)
+    return Samples(timeline, items, position, split, 4.0, history_len=1)
 
 
 def test_a_sample_asks_at_its_own_position_for_its_own_item() -> None:
@@ -32,9 +33,8 @@ def test_a_sample_asks_at_its_own_position_for_its_own_item() -> None:
 
 
 def test_an_item_without_a_row_in_the_table_is_refused() -> None:
-    known = samples()
-    lacking = Samples(known.timeline, known.items.head(3), known.position, known.split, known.label, 1)
-    with pytest.raises(InputError, match="item 40 was rated but is not in the item table"):
+    lacking = replace(samples(), items=samples().items.head(3))
+    with pytest.raises(InputError, match="item 40 has ratings but does not stand in the item table"):
         Queries.of_samples(lacking, "test")
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.acceptance.ratings import write_ratings
 from tests.small import all_small, small_tokenizer
@@ -16,7 +15,8 @@ from palate.prompt.spec import PromptSpec
 from palate.prompt.tokenizer import load_tokenizer
 from palate.ratings.load import load_ratings
 from palate.samples import Samples, build_samples
-from palate.samples.lines import item_rows, renderer
+from palate.samples.lines import renderer
+from palate.samples.queries import Queries
 from palate.samples.questions import asked_then
 from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
@@ -38,9 +38,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 
 def asked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, split: str = "test") -> Any:
     """The prompts of a split's samples as questions about pairs of a history and an item."""
-    position = samples.position[samples.of(split)]
-    item = item_rows(samples.timeline["item_id"], samples.items["item_id"]).to_numpy().astype(np.int64)
-    questions = asked_then(samples, position, item[position])
+    queries = Queries.of_samples(samples, split)
+    position = queries.anchor
+    questions = asked_then(samples, position, queries.item)
     prompts = PromptWriter(renderer(questions.samples, prompt), chat, options)
     return prompts.ids(position, questions.target, samples.history_len)
 

@@ -79,7 +79,7 @@ def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -
         timestamp=pl.Series(np.arange(rated.size) % each // 2),
         split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)),
     )
-    return Samples(frame, items, position, split, frame["rating"].to_numpy()[position] >= 4, HISTORY)
+    return Samples(frame, items, position, split, 4.0, HISTORY)
 
 
 def composed(samples: Samples, prompt: PromptSpec, chat: Chat, folder: Path, **options: Any) -> dict[str, TokenDataset]:
@@ -209,7 +209,7 @@ def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, chang
     later = pl.col("timestamp").shuffle(seed=1)
     unused = pl.when(pl.col("split") == "warmup").then(pl.lit("unused", ROLES)).otherwise("split")
     other = {
-        "label": replace(samples, label=~samples.label),
+        "label": replace(samples, threshold=9.0),
         "split": replace(samples, split=samples.split[::-1].copy()),
         "rating": replace(samples, timeline=samples.timeline.with_columns(rating=10 - pl.col("rating"))),
         "title": replace(samples, items=samples.items.with_columns(title=pl.col("title") + "!")),

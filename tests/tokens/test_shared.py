@@ -30,7 +30,7 @@ def with_users(samples: Samples, each: int = 8) -> Samples:
         samples.items,
         samples.position,
         samples.split,
-        samples.label,
+        samples.threshold,
         samples.history_len,
     )
 

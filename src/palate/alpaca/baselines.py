@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from palate.baselines.statistics import SHRINKAGE
+from palate.samples.context import shrunk
 from palate.samples.queries import Labels, Scores
 
 EXAMPLE_BASELINES = {
@@ -64,8 +64,8 @@ def example_baselines(
 def _mean(asked: pl.Series, known: pl.Series, label: Labels) -> Scores:
     """The mean label of what is asked among what is known, shrunk to the mean of all."""
     mu = float(label.mean())
-    table = pl.DataFrame({"key": known, "label": label.astype(np.float64)}).group_by("key")
-    means = table.agg(mean=(pl.col("label").sum() + SHRINKAGE * mu) / (pl.len() + SHRINKAGE))
+    table = pl.DataFrame({"key": known, "label": label}).group_by("key").agg(pl.len(), pl.col("label").sum())
+    means = table.select("key", mean=shrunk(table["label"].to_numpy(), table["len"].to_numpy(), mu))
     joined = pl.DataFrame({"key": asked}).join(means, on="key", how="left", maintain_order="left")
     return joined["mean"].fill_null(mu).to_numpy()
 

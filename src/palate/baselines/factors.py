@@ -17,22 +17,20 @@ def factorization(known: BaselineData) -> Predict:
     """Fit the factors and predict with them."""
     from surprise import SVD, Trainset
 
-    rows = np.flatnonzero(known.allowed)
-    users, user = np.unique(known.user[rows], return_inverse=True)
-    items, item = np.unique(known.item[rows], return_inverse=True)
-    rating = known.rating[rows]
+    rating = known.training.rating
+    users, user = np.unique(known.training.user, return_inverse=True)
+    items, item = np.unique(known.training.item, return_inverse=True)
     by_user: dict[int, list[tuple[int, float]]] = {u: [] for u in range(len(users))}
     for u, i, r in zip(user.tolist(), item.tolist(), rating.tolist(), strict=True):  # the form that Trainset has
         by_user[u].append((i, r))
     scale = (float(rating.min()), float(rating.max()))
-    trainset = Trainset(by_user, {}, len(users), len(items), len(rows), scale, {}, {})
+    trainset = Trainset(by_user, {}, len(users), len(items), len(rating), scale, {}, {})
     fits = [SVD(**OPTIONS, random_state=known.seed + n).fit(trainset) for n in range(SEEDS)]
     # One more row of zeros, for whom the model does not know. The mean of S fits is one fit with S times the factors.
     bu, bi = (np.append(np.mean([getattr(fit, name) for fit in fits], axis=0), 0.0) for name in ("bu", "bi"))
     pu, qi = (np.hstack([getattr(fit, name) for fit in fits]) / np.sqrt(SEEDS) for name in ("pu", "qi"))
     pu, qi = (np.vstack([factors, np.zeros(factors.shape[1])]) for factors in (pu, qi))
-    user_row = np.full(int(known.user[-1]) + 1, len(users))
-    item_row = np.full(len(known.samples.items), len(items))
+    user_row, item_row = np.full(known.training.users, len(users)), np.full(known.training.items, len(items))
     user_row[users], item_row[items] = np.arange(len(users)), np.arange(len(items))
     mu = float(rating.mean())
 

@@ -16,6 +16,7 @@ What is known of items, and why none of it comes from the user who is asked: `pa
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Queries
 
 Columns = dict[str, Floats]
+Residual = Literal["residual", "residual_then"]
+"""Ratings less their items' means: out of folds, or as of the rating's own time."""
 
 CHUNK = 100_000
 """Questions whose features are made at once, some 150 MB; affects memory, not results."""
@@ -60,17 +63,16 @@ def last_rows(known: BaselineData, asked: Queries) -> tuple[NDArray[np.int64], N
     return np.where(there, rows, 0), there
 
 
-def recent_residual(known: BaselineData, asked: Queries) -> Floats:
-    """The mean of what the last ratings are above their items' means, out of folds; 0 without a history."""
+def recent_residual(known: BaselineData, asked: Queries, of: Residual = "residual") -> Floats:
+    """The mean of what the last ratings are above their items' means; 0 without a history."""
     rows, there = last_rows(known, asked)
-    mean: Floats = (known.residual[rows] * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    mean: Floats = (getattr(known, of)[rows] * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
     return mean
 
 
-def past_residual(known: BaselineData, asked: Queries) -> Floats:
+def past_residual(known: BaselineData, asked: Queries, of: Residual = "residual") -> Floats:
     """The same of the whole past, drawn to 0 by two imaginary ratings."""
-    count = asked.anchor - known.first[asked.anchor]
-    return known.residual_before[asked.anchor] / (count + 2)
+    return known.before(of)[asked.anchor] / (asked.anchor - known.first[asked.anchor] + 2)
 
 
 def item_mean(known: BaselineData, asked: Queries) -> Floats:
@@ -135,12 +137,12 @@ def _prompt(known: BaselineData, asked: Queries) -> Columns:
 def _past(known: BaselineData, asked: Queries) -> Columns:
     count = (asked.anchor - known.first[asked.anchor]).astype(np.float64)
     some = np.where(count > 0, count, np.nan)
-    mean = known.rating_before[asked.anchor] / some
-    square = known.square_before[asked.anchor] / some
+    mean = known.before("rating")[asked.anchor] / some
+    square = known.before("square")[asked.anchor] / some
     return {
         "past count": np.log1p(count),
         "past mean": mean,
-        "past liked": known.liked_before[asked.anchor] / some,
+        "past liked": known.before("liked")[asked.anchor] / some,
         "past std": np.sqrt(np.maximum(square - mean**2, 0)),
     }
 
@@ -164,9 +166,7 @@ def _past_item(known: BaselineData, asked: Queries) -> Columns:
 
 def _then(known: BaselineData, asked: Queries) -> Columns:
     then = known.earlier(asked.anchor, asked.item)
-    rows, there = last_rows(known, asked)
-    recent = (known.residual_then[rows] * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
-    past = known.residual_then_before[asked.anchor] / (asked.anchor - known.first[asked.anchor] + 2)
+    recent, past = (mean(known, asked, "residual_then") for mean in (recent_residual, past_residual))
     columns = {
         "item mean then": then.mean,
         "item liked then": then.liked,

@@ -1,4 +1,10 @@
-"""Models that learn from features: logistic regression (scikit-learn) and gradient-boosted trees (LightGBM).
+"""Models that learn: weights of a few statistics, logistic regression (scikit-learn), boosted trees (LightGBM).
+
+    online     w₁ · item mean + w₂ · mean residual of the past + w₃ · mean residual of the history that is shown
+    item-knn   the same, + w₄ · what the ratings of similar items in the past come to
+
+A residual is a rating less its item's mean; item means and similarities are out of folds of users. The others learn
+from groups of features.
 
 Fitted on the training samples; the trees are stopped early on validation, and both are Platt-scaled on it. Where
 validation has not both classes, the trees stop after `ROUNDS`. The trees draw rows and features, so their score is the
@@ -11,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.baselines.features import features_of
+from palate.baselines.features import features_of, item_mean, neighbour_score, past_residual, recent_residual
 from palate.baselines.platt import SEEDS, Predict, base_rate, both_classes, platt
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Labels, Queries
@@ -35,6 +41,34 @@ TREES = {
     "force_row_wise": True,
     "verbose": -1,
 }
+
+
+def online_means(known: BaselineData) -> Predict:
+    """The user's mean so far, and the item's mean."""
+    return _weighted(known, lambda asked: _means(known, asked))
+
+
+def item_neighbours(known: BaselineData) -> Predict:
+    """Item-kNN over the user's whole past."""
+
+    def statistics(asked: Queries) -> list[Floats]:
+        return [*_means(known, asked), neighbour_score(known, asked, near=False)[0]]
+
+    return _weighted(known, statistics)
+
+
+def _means(known: BaselineData, asked: Queries) -> list[Floats]:
+    return [item_mean(known, asked), past_residual(known, asked), recent_residual(known, asked)]
+
+
+def _weighted(known: BaselineData, statistics: Callable[[Queries], list[Floats]]) -> Predict:
+    from sklearn.linear_model import LogisticRegression
+
+    asked, liked = known.drawn("train")
+    if not both_classes(liked):
+        return base_rate(known)
+    weights: Floats = LogisticRegression().fit(np.column_stack(statistics(asked)), liked).coef_[0]
+    return platt(known, lambda asked: np.column_stack(statistics(asked)) @ weights)
 
 
 def logistic_regression(groups: Sequence[str]) -> Callable[[BaselineData], Predict]:

@@ -15,9 +15,8 @@ import numpy as np
 import polars as pl
 
 from palate.baselines.factors import factorization
-from palate.baselines.learned import boosted_trees, logistic_regression
+from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means
 from palate.baselines.means import constant, history_mean, item_mean, user_item, user_mean
-from palate.baselines.online import item_neighbours, online_means
 from palate.baselines.platt import Predict
 from palate.baselines.statistics import BaselineData
 from palate.progress import Meter
@@ -109,15 +108,13 @@ def in_chunks(predict: Predict) -> Predict:
     return predicted
 
 
-def baseline_scores(
-    samples: Samples, *, rating_threshold: float, choice: Choice = "all", split: str = "test", seed: int = 13
-) -> pl.DataFrame:
+def baseline_scores(samples: Samples, *, choice: Choice = "all", split: str = "test", seed: int = 13) -> pl.DataFrame:
     """P(like) of the chosen baselines for every sample of a split, in the order of the timeline.
 
     The result has `row` (UInt32, the index within the split) and a Float64 column for each baseline's key. Raises
     `InputError` where there is no training sample to learn from.
     """
-    known = BaselineData.of(samples, rating_threshold, seed)
+    known = BaselineData.of(samples, seed)
     return scores_of(known, fit_baselines(known, choice), split)
 
 

@@ -14,15 +14,16 @@ question. `Known.earlier` gives the statistics as of a question's own time inste
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from palate.baselines.retriever import RetrieverData
 from palate.errors import InputError
 from palate.samples import Samples
-from palate.samples.context import UNIT
+from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
 
@@ -31,8 +32,6 @@ Floats = NDArray[np.float64]
 FOLDS = 10
 MOST = 500_000
 """Samples of a split that anything is fitted on: what memory bears."""
-SHRINKAGE = 5.0
-"""Imaginary ratings that a mean is drawn to the mean of all by."""
 NEIGHBOURS = 200
 """Items that are kept as similar to each one."""
 FEW_SHARED = 50.0
@@ -92,7 +91,6 @@ class BaselineData:
     """The timeline of `samples` as arrays of shape (rows,), and what follows from it, each worked out once."""
 
     samples: Samples
-    rating_threshold: float
     user: RowNumbers
     """0, 1, … in the order of the timeline."""
     first: RowNumbers
@@ -108,9 +106,11 @@ class BaselineData:
     seed: int
     kept: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Features of a split's samples by (split, group), for the models that learn from the same ones."""
+    sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    """What `before` has added up."""
 
     @classmethod
-    def of(cls, samples: Samples, rating_threshold: float, seed: int = 13) -> Self:
+    def of(cls, samples: Samples, seed: int = 13) -> Self:
         """What is known of samples.
 
         Raises `InputError` where there is no training sample.
@@ -118,14 +118,11 @@ class BaselineData:
         timeline = samples.timeline
         if not samples.of("train").size:
             raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
-        runs = timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
-        user = np.repeat(np.arange(runs.size), runs)
-        first = np.repeat(np.cumsum(runs) - runs, runs)
+        user = samples.user
         rating = timeline["rating"].to_numpy().astype(np.float64)
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
-        fold = np.random.default_rng(seed).permutation(runs.size) % FOLDS
-        liked = rating >= rating_threshold
-        return cls(samples, rating_threshold, user, first, item_rows(samples), rating, liked, allowed, fold[user], seed)
+        fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1) % FOLDS
+        return cls(samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed)
 
     def asked(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""
@@ -141,22 +138,23 @@ class BaselineData:
         return asked.take(rows), liked[rows]
 
     @cached_property
+    def training(self) -> RetrieverData:
+        """The ratings that are known to all."""
+        return RetrieverData.of(self.samples)
+
+    @cached_property
     def items(self) -> ItemStatistics:
         """Statistics of items out of folds."""
         count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
         rows = count.sum(axis=1, keepdims=True)
 
-        def shrunk(part: Floats, overall: float) -> Floats:
+        def means(part: Floats, overall: float) -> Floats:
             # Without a rating outside a fold, of one user alone, say, the mean of all stands in for every item.
             prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
-            means: Floats = (part + SHRINKAGE * prior) / (count + SHRINKAGE)
-            return means
+            return shrunk(part, count, prior)
 
-        return ItemStatistics(
-            shrunk(rated, float(self.rating[self.allowed].mean())),
-            shrunk(liked, float(self.liked[self.allowed].mean())),
-            count,
-        )
+        known = self.training
+        return ItemStatistics(means(rated, float(known.rating.mean())), means(liked, float(known.liked.mean())), count)
 
     @cached_property
     def residual(self) -> Floats:
@@ -173,40 +171,23 @@ class BaselineData:
         n, of_all, liked_of_all = self._by_time.between(np.zeros_like(moment), moment)
         start = item * self._moments
         count, rated, liked = self._by_item_and_time.between(start, start + moment)
-        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.rating_threshold)
+        mean = np.where(n > 0, of_all / np.maximum(n, 1), self.samples.threshold)
         rate = np.where(n > 0, liked_of_all / np.maximum(n, 1), 0.5)
-        drawn = count + SHRINKAGE
-        return ItemStatistics((rated + SHRINKAGE * mean) / drawn, (liked + SHRINKAGE * rate) / drawn, count)
+        return ItemStatistics(shrunk(rated, count, mean), shrunk(liked, count, rate), count)
 
     @cached_property
     def residual_then(self) -> Floats:
         """Each rating less the mean of its item as of the rating's own time."""
         return self.rating - self.earlier(np.arange(len(self.rating)), self.item).mean
 
-    @cached_property
-    def residual_then_before(self) -> Floats:
-        """The sum of those before each row."""
-        return self._before(self.residual_then)
+    def before(self, name: Literal["rating", "square", "liked", "residual", "residual_then"]) -> Floats:
+        """The sum of the user's ratings, their squares, likes or residuals before each row, (rows,)."""
+        from palate.baselines.scans import sums_before
 
-    @cached_property
-    def rating_before(self) -> Floats:
-        """The sum of the user's ratings before each row."""
-        return self._before(self.rating)
-
-    @cached_property
-    def square_before(self) -> Floats:
-        """That of their squares."""
-        return self._before(self.rating**2)
-
-    @cached_property
-    def liked_before(self) -> Floats:
-        """The number of likes before each row."""
-        return self._before(self.liked.astype(np.float64))
-
-    @cached_property
-    def residual_before(self) -> Floats:
-        """The sum of the residuals before each row."""
-        return self._before(self.residual)
+        if name not in self.sums:
+            values = self.rating**2 if name == "square" else getattr(self, name).astype(np.float64)
+            self.sums[name] = sums_before(values, self.first)
+        return self.sums[name]
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -265,11 +246,6 @@ class BaselineData:
         sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(amounts.astype(np.int64), axis=0)])
         return InTime(key[order], sums)
 
-    def _before(self, values: Floats) -> Floats:
-        from palate.baselines.scans import sums_before
-
-        return sums_before(values, self.first)  # type: ignore[no-any-return]
-
     def _outside(self, values: NDArray[Any]) -> Floats:
         """Sums of the known rows' values for each item, over the users outside each fold: (folds, items)."""
         outside = [np.flatnonzero(self.allowed & (self.fold != fold)) for fold in range(FOLDS)]
@@ -283,7 +259,7 @@ class BaselineData:
         user, item = self.user[rows], self.item[rows]
         residual = self.rating[rows] - self.items.mean[fold, item]
         of_user = np.bincount(user, minlength=int(self.user[-1]) + 1)
-        bias = np.bincount(user, residual, of_user.size) / (of_user + SHRINKAGE)
+        bias = shrunk(np.bincount(user, residual, of_user.size), of_user)
         value = residual - bias[user]
         by_item = np.argsort(item, kind="stable")
         of_item = np.bincount(item, minlength=len(self.samples.items))

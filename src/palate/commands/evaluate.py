@@ -130,15 +130,14 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
     from palate.report.outcome import Outcome
 
     name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
-    known = BaselineData.of(data.samples, config.prepare.rating_threshold, config.seed)
+    known = BaselineData.of(data.samples, config.seed)
     fitted = fit_baselines(known, config.evaluate.baselines)
     rows = rows_of(config, data, collected, name, known, fitted)
-    threshold, split = config.prepare.rating_threshold, config.evaluate.split
+    split = config.evaluate.split
     baselines, measured = scores_of(known, fitted, split), measured_rows(config, data)
     found = compare(
         data.samples,
         rows.frames,
-        rating_threshold=threshold,
         baselines=baselines,
         rows=measured,
         bootstrap=config.evaluate.bootstrap,
@@ -151,9 +150,7 @@ def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit"
     if found.n:
         found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
     main = main_model(collected.models)
-    same = beside_baselines(
-        data.samples, rows.frames, rating_threshold=threshold, baselines=baselines, rows=measured, split=split
-    )
+    same = beside_baselines(data.samples, rows.frames, baselines=baselines, rows=measured, split=split)
     ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
     outcome = Outcome(
         model=model_name(config),
@@ -182,15 +179,14 @@ def _ablations(config: Config, data: Prepared, collected: Collected, model: Mode
     if not scored:
         return None
     samples = data.samples
-    chosen = samples.timeline[samples.position[samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]]]]
+    index = samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]]
     scores = {UNCHANGED: sigmoid(collected.logit(model))}
     scores |= {ablation: sigmoid(collected.logit(model, ablation)) for ablation in scored}
     return compare_ablations(
-        samples.timeline,
-        chosen,
+        samples,
+        index,
         scores,
         model=f"{name}, {model.key}",
-        rating_threshold=config.prepare.rating_threshold,
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )

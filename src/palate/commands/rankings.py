@@ -20,6 +20,7 @@ from palate.store.resume import LongWork
 if TYPE_CHECKING:
     import polars as pl
 
+    from palate.baselines.retriever import Retriever
     from palate.baselines.statistics import BaselineData
     from palate.measure.candidates import CandidateSets
     from palate.measure.ranking import Predict
@@ -60,6 +61,7 @@ def rankings(
     Nothing is ranked for training samples, whose items the baselines were fitted on.
     """
     from palate.baselines.registry import BASELINES
+    from palate.baselines.retriever import ItemKNN
     from palate.measure.lists import Catalogue
     from palate.measure.ranking import rank
     from palate.measure.ranking_table import ranking_table
@@ -68,7 +70,12 @@ def rankings(
     users = data.samples.timeline["user_id"].gather(data.samples.position[data.samples.of(split)]).unique().sort()
     if split == "train" or not len(users):
         return []
-    free: dict[str, Predict] = {POPULARITY: popularity(known), FIRST_STAGE: first_stage(known), **fitted}
+    retriever = ItemKNN.fit(known.training)
+    free: dict[str, Predict] = {
+        POPULARITY: lambda asked: retriever.popular.likes[asked.item].astype(np.float64),
+        FIRST_STAGE: first_stage(known, retriever),
+        **fitted,
+    }
     labels = BASELINES | {POPULARITY: "popularity", FIRST_STAGE: "item-kNN over the user's likes"}
     labels[scored.model.key] = scored.label
     labels["constant"] = "chance"
@@ -95,22 +102,10 @@ def rankings(
     return tables
 
 
-def popularity(known: "BaselineData") -> "Predict":
-    """Ranks items by their number of known likes, the same for everyone."""
-    likes = np.bincount(known.item[known.allowed & known.liked], minlength=known.samples.items.height)
+def first_stage(known: "BaselineData", retriever: "Retriever") -> "Predict":
+    """Ranks items as a first stage of `palate recommend` does, by what the user rated before."""
+    from palate.baselines.retriever import Past
 
-    def predict(asked: "Queries") -> NDArray[np.float64]:
-        return likes[asked.item].astype(np.float64)
-
-    return predict
-
-
-def first_stage(known: "BaselineData") -> "Predict":
-    """Ranks items as the first stage of `palate recommend` does, by item-kNN over what the user liked before."""
-    from palate.baselines.item_knn import ItemKNN
-    from palate.baselines.retriever import Past, RetrieverData
-
-    retriever = ItemKNN.fit(RetrieverData.of(known.samples, known.rating_threshold))
     items = known.samples.items.height
 
     def predict(asked: "Queries") -> NDArray[np.float64]:
@@ -118,11 +113,11 @@ def first_stage(known: "BaselineData") -> "Predict":
         anchors, of = np.unique(asked.anchor, return_inverse=True)
         for n, anchor in enumerate(anchors.tolist()):
             past = slice(known.first[anchor], anchor)
-            order = retriever.top(Past(known.item[past], known.rating[past]), items, np.empty(0, np.int64))
-            place = np.empty(items, np.int64)
-            place[order] = np.arange(items)
+            order = retriever.top(
+                Past(known.item[past], known.rating[past], known.liked[past]), items, np.empty(0, np.int64)
+            )
             own = of == n
-            score[own] = -place[asked.item[own]]
+            score[own] = -np.argsort(order)[asked.item[own]]
         return score
 
     return predict

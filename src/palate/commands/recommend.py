@@ -260,8 +260,8 @@ def _recommender(
     guest: "pl.DataFrame | None",
 ) -> "Recommender":
     """The model, and what it is to be asked."""
+    from palate.baselines.means import Means
     from palate.baselines.retriever import RetrieverData
-    from palate.recommend.means import Means
     from palate.recommend.recommender import Candidates, Recommender
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_now
@@ -269,7 +269,7 @@ def _recommender(
 
     questions = asked_now(data.samples, guest)
     render = renderer(questions.samples, config.prompt)
-    known = RetrieverData.of(data.samples, config.prepare.rating_threshold)
+    known = RetrieverData.of(data.samples)
     candidates = Candidates(listed=listed, include_seen=request.include_seen)
     if request.retrieve is not None:
         candidates = Candidates(_fitted(request, known), request.retrieve, include_seen=request.include_seen)
@@ -288,8 +288,7 @@ def _recommender(
 
 def _fitted(request: Request, known: "RetrieverData") -> "Retriever":
     """The retriever that is asked for."""
-    from palate.baselines.item_knn import ItemKNN
-    from palate.baselines.popularity import Popularity
+    from palate.baselines.retriever import ItemKNN, Popularity
 
     return Popularity.fit(known) if _retriever(request) == "popularity" else ItemKNN.fit(known)
 

@@ -116,7 +116,6 @@ def ablate(
         items=items,
         position=position,
         split=np.full(index.size, TEST, np.uint8),
-        label=samples.label[index],
         history_len=0 if ablation == "empty" else samples.history_len,
         history=None if samples.history is None else shown,
         context=context,
@@ -135,21 +134,21 @@ def _without_rating(template: str) -> str:
 
 
 def compare_ablations(
-    timeline: pl.DataFrame,
-    chosen: pl.DataFrame,
+    samples: Samples,
+    index: NDArray[np.int64],
     scores: Mapping[str, Floats],
     *,
     model: str,
-    rating_threshold: float,
     resamples: int,
     seed: int,
 ) -> Ablations:
     """Measure ablations of one model.
 
-    `timeline` has the columns of `ratings.parquet`; `chosen` are its rows that were asked for, n of them, in the
-    order of `scores`: P(like) (n,) of `UNCHANGED` and of each ablation.
+    `index` (n,) are the samples that were asked for, in the order of `scores`: P(like) (n,) of `UNCHANGED` and of each
+    ablation.
     """
-    y = (chosen["rating"] >= rating_threshold).to_numpy()
+    y, timeline = samples.label[index], samples.timeline
+    chosen = timeline[samples.position[index]]
     users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
     replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
     auc = {name: measure(y, p, users).auc for name, p in scores.items()}

@@ -105,7 +105,7 @@ def candidate_sets(
     if negatives is not None and negatives < 1:
         raise InputError(f"{negatives} sampled candidates, expected at least one", "negatives")
     rated = item_rows(samples)
-    code, start = _users(samples)
+    code = samples.user
     own = samples.of(split)
     position, liked = samples.position[own], samples.label[own]
     if users is not None:
@@ -114,7 +114,7 @@ def candidate_sets(
     asked, first = np.unique(code[position], return_index=True)
     anchor = position[first]
     items = samples.items.height
-    anchor_of = np.zeros(len(start), np.int64)
+    anchor_of = np.zeros(int(code.max(initial=-1)) + 1, np.int64)
     anchor_of[asked] = anchor
     before = np.flatnonzero(np.arange(len(code)) < anchor_of[code])
     pairs = np.unique(code[position[liked]] * items + rated[position[liked]])
@@ -122,7 +122,7 @@ def candidate_sets(
     ranked = np.unique(pairs // items)
     return CandidateSets(
         anchor=anchor_of[ranked],
-        start=start[ranked],
+        start=samples.first[anchor_of[ranked]],
         rated=rated,
         user=np.searchsorted(ranked, pairs // items),
         item=pairs % items,
@@ -131,12 +131,6 @@ def candidate_sets(
         unranked=len(asked) - len(ranked),
         seed=seed,
     )
-
-
-def _users(samples: Samples) -> tuple[RowNumbers, RowNumbers]:
-    """The number of the user of each timeline row, (rows,) int64, and each user's first row, (users,) int64."""
-    counts = samples.timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
-    return np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
 
 
 def _wanted(samples: Samples, position: RowNumbers, users: pl.Series) -> NDArray[np.bool_]:

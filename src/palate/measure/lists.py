@@ -38,10 +38,9 @@ class Catalogue:
     @classmethod
     def of(cls, known: BaselineData) -> Self:
         """The catalogue of some samples."""
-        pairs = np.unique(known.user[known.allowed] * len(known.samples.items) + known.item[known.allowed])
-        user, item = np.divmod(pairs, len(known.samples.items))
-        raters = np.bincount(item, minlength=len(known.samples.items))
-        return cls(raters, len(np.unique(user)), known.content.genres)
+        rated = known.training
+        user, item = np.divmod(np.unique(rated.user * rated.items + rated.item), rated.items)
+        return cls(np.bincount(item, minlength=rated.items), len(np.unique(user)), known.content.genres)
 
 
 def top_items(

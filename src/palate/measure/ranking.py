@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from palate.measure.candidates import CandidateSets
 from palate.measure.lists import Catalogue, list_metrics, top_items
-from palate.progress import Meter
 from palate.samples.queries import Labels, Queries, Scores
 
 KS = (5, 10, 20)
@@ -41,24 +40,20 @@ def rank(
     predict: Predict,
     *,
     ks: Sequence[int] = KS,
-    meter: Meter | None = None,
     catalogue: Catalogue | None = None,
 ) -> Ranked:
     """Score every candidate of every user and measure where the relevant ones come, and with a `catalogue` what the
     first ones are.
 
-    `predict` is asked for some whole users at a time, a user's candidates side by side. `meter` counts users, for a
-    `predict` that is slow and shows no progress of its own. Raises `ValueError` if `predict` gives anything but one
-    number for each pair.
+    `predict` is asked for some whole users at a time, a user's candidates side by side. Raises `ValueError` if it gives
+    anything but one number for each pair.
     """
     blocks, tops, rng = [], [], np.random.default_rng(sets.seed)
-    for users, user, asked, relevant in sets.chunks():
+    for _, user, asked, relevant in sets.chunks():
         score = predict(asked)
         blocks.append(expected(user, score, relevant, ks=ks))
         if catalogue is not None:
             tops.append(top_items(user, asked.item, score, rng))
-        if meter is not None:
-            meter.advance(users.stop - users.start)
     values = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in _names(ks)}
     lists = {} if catalogue is None or not tops else list_metrics(np.concatenate(tops), catalogue)
     return Ranked(sets, values, lists)
@@ -81,10 +76,10 @@ def expected(
         raise ValueError(f"scores {score.shape} of {user.shape} pairs, expected a number for each")
     if not len(user):
         return {name: np.empty(0) for name in _names(ks)}
-    of, above, size, hits = _ties(user, score, relevant)
-    total = np.bincount(of, weights=hits)
-    if len(total) <= user[-1] or not total.all():
+    total = np.bincount(user, relevant)
+    if not total.all():
         raise ValueError("a user has no relevant item, expected at least one of each")
+    of, above, size, hits = _ties(user, score, relevant)
     share, last = hits / size, above + size
     reachable = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(ks) + 2)))])
     first = np.flatnonzero(np.diff(of, prepend=-1))
@@ -123,20 +118,13 @@ def _ties(user: NDArray[np.int64], score: Scores, relevant: Labels) -> tuple[NDA
     start = np.flatnonzero(new)
     hits = np.diff(start, append=len(of))
     of, level = of[start], level[start]
-    below, not_above = (_places(table, of, counts[of], level, side) for side in (np.less, np.less_equal))
+    levels = np.split(level, np.flatnonzero(np.diff(of)) + 1)
+    rows = [table[one, : counts[one]] for one in np.unique(of)]
+    below, not_above = (
+        np.concatenate([np.searchsorted(row, level, side) for row, level in zip(rows, levels, strict=True)])
+        for side in ("left", "right")
+    )
     return of, counts[of] - not_above, not_above - below, hits
-
-
-def _places(
-    table: NDArray[np.float64], row: NDArray[np.int64], ends: NDArray[np.int64], value: Scores, side: np.ufunc
-) -> NDArray[np.int64]:
-    """How many of the first `ends` entries of each sorted `row` are less than `value`, or `side`; by halving."""
-    low, high = np.zeros_like(ends), ends.copy()
-    while (open_ := low < high).any():
-        middle = (low + high) // 2
-        right = open_ & side(table[row, middle.clip(max=table.shape[1] - 1)], value)
-        low, high = np.where(right, middle + 1, low), np.where(open_ & ~right, middle, high)
-    return low
 
 
 def _none_among(

@@ -1,9 +1,8 @@
 """Ranking table: several models' rankings of the same candidates, with intervals over users and paired differences."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.measure.bootstrap import BLOCK, Interval, Replicates, interval, user_counts
 from palate.measure.candidates import CandidateSets
-from palate.measure.paired import Paired, adjusted, interval_from, paired, paired_from
+from palate.measure.paired import Paired, adjusted, paired
 from palate.measure.ranking import Ranked
 
 
@@ -73,16 +72,6 @@ class RankingTable:
         """Everything as JSON's own types, and `candidates` in words."""
         return asdict(self) | {"candidates": self.candidates}
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        entries = [
-            RankingEntry(**e | {"intervals": {name: interval_from(i) for name, i in e["intervals"].items()}})
-            for e in value["entries"]
-        ]
-        told = {name: known for name, known in value.items() if name != "candidates"}
-        return cls(**told | {"entries": entries, "differences": [paired_from(d) for d in value["differences"]]})
-
 
 def ranking_table(
     ranked: Mapping[str, Ranked],
@@ -102,7 +91,7 @@ def ranking_table(
     sets = _same_sets(ranked)
     order = sorted(ranked, key=lambda key: key not in baselines)
     metrics = list(ranked[order[0]].values)
-    values = _stacked(ranked[key] for key in order)
+    values = np.stack([np.column_stack(list(ranked[key].values.values())) for key in order])
     replicates = _replicates(values, resamples, seed)
     entries = [
         RankingEntry(
@@ -128,55 +117,11 @@ def ranking_table(
     )
 
 
-def compare_rankings(
-    ranked: Mapping[str, Ranked],
-    pairs: Sequence[tuple[str, str]] | None = None,
-    *,
-    resamples: int = 1000,
-    seed: int = 13,
-) -> list[Paired]:
-    """Test pairs of models (None: each with each) in every ranking metric, on the same resamples of users.
-
-    Raises `InputError` where two models were not ranked on the same candidates in the same metrics.
-    """
-    wanted = list(combinations(ranked, 2)) if pairs is None else list(pairs)
-    if not wanted or not len(_same_sets(ranked)):
-        return []
-    place = {key: i for i, key in enumerate(ranked)}
-    values = _stacked(ranked.values())
-    means, replicates = values.mean(axis=1).tolist(), _replicates(values, resamples, seed)
-    metrics = next(iter(ranked.values())).values
-    return adjusted(
-        [
-            paired(
-                name,
-                (first, second),
-                (means[a][j], means[b][j]),
-                (replicates[:, a, j], replicates[:, b, j]),
-            )
-            for j, name in enumerate(metrics)
-            for first, second in wanted
-            for a, b in [(place[first], place[second])]
-        ]
-    )
-
-
-def _stacked(ranked: Iterable[Ranked]) -> NDArray[np.float64]:
-    """All values, (models, users, metrics)."""
-    return np.stack([np.column_stack(list(one.values.values())) for one in ranked])
-
-
 def _same_sets(ranked: Mapping[str, Ranked]) -> CandidateSets:
     """The candidates that all were ranked on."""
     first_key, first = next(iter(ranked.items()))
     for key, other in ranked.items():
-        a, b = first.sets, other.sets
-        same = a is b or (
-            (a.items, a.negatives, a.unranked) == (b.items, b.negatives, b.unranked)
-            and (a.negatives is None or a.seed == b.seed)
-            and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("anchor", "rated", "user", "item"))
-        )
-        if not same or list(first.values) != list(other.values):
+        if other.sets is not first.sets or list(other.values) != list(first.values):
             raise InputError(f"has other users, candidates or metrics than {first_key}, expected the same", key)
     return first.sets
 

@@ -3,25 +3,26 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.layout import (
     GENRE_FLAGS,
-    IN_UTF8,
     POLARS_FAULTS,
     Layout,
+    check_encoding,
+    check_widths,
     column_of,
     is_parquet,
     layout_of,
     parquet_columns,
-    records,
     rewritten_rows,
     separator_of,
 )
 from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
-from palate.ratings.source import SourceFile
+from palate.ratings.source import Source, SourceFile
 from palate.ratings.text import WHITE, folded
 
 
@@ -59,6 +60,14 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     return _put_year_into_title(table) if is_atomic else table
 
 
+def item_table(source: str) -> SourceFile:
+    """The item table that an option names; raises `InputError` if there is no such file."""
+    path = Path(source)
+    if not path.is_file():
+        raise InputError("no such file, expected the item table", path)
+    return Source(path.parent, (path.name,)).open(path.name)
+
+
 def items_of_titles(table: RatingTable) -> pl.DataFrame:
     """The items of a rating table that brings its own titles, in the order of their first rating."""
     pairs = table.frame.select("item_id", folded(pl.col("title").fill_null(""))).with_row_index("row")
@@ -86,11 +95,9 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     """A text table as String columns, blank lines left out."""
     try:
         text = file.path.read_bytes().decode(layout.encoding)
-    except UnicodeDecodeError as error:
-        line = file.path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"byte {error.object[error.start]:#04x} is not UTF-8 text: {IN_UTF8}", file.place, line
-        ) from None
+    except UnicodeDecodeError:
+        check_encoding(file)
+        raise
     problem, ragged = None, True
     try:
         table = _split(rewritten_rows(file, layout) if layout.rewritten else text, layout)
@@ -98,11 +105,7 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     except POLARS_FAULTS as error:
         problem = str(error).splitlines()[0]
     if ragged:
-        for line, fields in records(file, layout):
-            if len(fields) != len(layout.names):
-                found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
-                expected = f"expected {len(layout.names)} ({', '.join(layout.names[:6])})"
-                raise InputError(f"row has {found}, {expected}", file.place, line)
+        check_widths(file, layout, shown=6)
     if problem:
         raise InputError(f"cannot be read: {problem}", file.place)
     return table.filter(pl.any_horizontal(pl.all().str.strip_chars("\r").fill_null("") != ""))

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -139,6 +140,22 @@ def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]
     for line, _, fields in _walk(file, layout):
         if len(fields) != len(layout.names) or any(field.strip("\r") for field in fields):
             yield line, fields
+
+
+def check_widths(file: SourceFile, layout: Layout, rows: int | None = None, shown: int | None = None) -> None:
+    """Raise the `InputError` of the first of `rows` rows (None: all) that has not a field for each column.
+
+    It names the first `shown` columns (None: all).
+    """
+    for line, fields in islice(records(file, layout), rows):
+        if len(fields) != len(layout.names):
+            raise InputError(width_problem(fields, layout.names, shown), file.place, line)
+
+
+def width_problem(fields: Sequence[str], names: Sequence[str], shown: int | None = None) -> str:
+    """What is wrong with a row that has not a field for each column."""
+    found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
+    return f"row has {found}, expected {len(names)} ({', '.join(names[:shown])})"
 
 
 def rewritten_rows(file: SourceFile, layout: Layout) -> bytes:

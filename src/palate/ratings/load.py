@@ -11,7 +11,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES, locate
-from palate.ratings.item_table import items_of_titles, read_items
+from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
 from palate.ratings.source import Source, open_source
 from palate.ratings.split_names import split_files
@@ -87,10 +87,7 @@ def load_ratings(
         inputs = {table.file.name: table.file.sha256}
         item_name = None if items is not None else _find_items(tables, rating_name)
         if items is not None:
-            path = Path(items)
-            if not path.is_file():
-                raise InputError("no such file, expected the item table", path)
-            item_file = Source(path.parent, (path.name,)).open(path.name)
+            item_file = item_table(items)
         elif item_name is not None:
             item_file = tables.open(item_name)
         elif "title" in table.frame.columns:

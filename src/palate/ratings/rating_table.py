@@ -26,6 +26,7 @@ from palate.ratings.layout import (
     parquet_names,
     records,
     rewritten_rows,
+    width_problem,
 )
 from palate.ratings.source import SourceFile
 from palate.ratings.text import WHITE, is_shown
@@ -214,13 +215,12 @@ def as_integers(texts: pl.Series) -> pl.Series:
 
 def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]) -> None:
     """Raise the `InputError` of the first row that is wrong; return if there is none."""
-    names, count = layout.names, len(layout.names)
+    names = layout.names
     user, item, rating, timestamp = (places[name] for name in COLUMNS)
     for line, fields in records(file, layout):
         problem = None
-        if len(fields) != count:
-            found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
-            problem = f"row has {found}, expected {count} ({', '.join(names)})"
+        if len(fields) != len(names):
+            problem = width_problem(fields, names)
         else:
             values = [field.strip(WHITE) for field in fields]
             for place in (user, item):
@@ -372,10 +372,7 @@ def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
 
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` at the first rating whose item has no title in `items`."""
-    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], table.frame["item_id"]
-    if _are_known(rated, titled):
-        return
-    rated = rated.unique()
+    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], table.frame["item_id"].unique()
     missing = rated.filter(~rated.is_in(titled.implode()))
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
@@ -395,20 +392,6 @@ def _spelled_otherwise(item: str | int, known: pl.Series) -> str | None:
     if alike.len():
         return repr(alike[0])
     return None if number is None else next(iter(texts.filter(texts.cast(pl.Float64, strict=False) == number)), None)
-
-
-def _are_known(ids: pl.Series, known: pl.Series) -> bool:
-    """Whether small integers are all among others; False for ids of which a flag each would take too much room."""
-    if ids.dtype != pl.Int64:
-        return False
-    low, high = ids.min(), ids.max()
-    assert isinstance(low, int)
-    assert isinstance(high, int)
-    if low < 0 or high >= 8 * ids.len():
-        return False
-    flags = np.zeros(high + 1, np.bool_)
-    flags[known.filter(known.is_between(0, high)).to_numpy()] = True
-    return all(flags[chunk.to_numpy()].all() for chunk in ids.get_chunks())
 
 
 def _first(wrong: pl.Series) -> int:

@@ -11,18 +11,18 @@ from typing import NoReturn
 import polars as pl
 
 from palate.errors import InputError
-from palate.ratings.item_table import read_items
+from palate.ratings.item_table import item_table, read_items
 from palate.ratings.layout import (
     POLARS_FAULTS,
     Layout,
     check_encoding,
     check_roles,
+    check_widths,
     column_of,
     is_parquet,
     layout_of,
     parquet_columns,
     parquet_names,
-    records,
 )
 from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import (
@@ -64,16 +64,13 @@ def load_given(
         raise InputError("no such file or folder, expected tables with splits", path)
     columns = columns or {}
     with open_source(path if path.is_dir() else path.parent) as tables:
-        names = split_files(tables.names) if path.is_dir() else {"": path.name}
+        names = split_files(tables.names) if path.is_dir() else {}
         missing = [split for split in ("train", "test") if split not in names]
         if path.is_dir() and missing:
             there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
             raise InputError(f"holds no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
-        order = [names[split] for split in SPLIT_NAMES if split in names] or [path.name]
-        read = [_read(tables.open(name), columns, needs_split=not path.is_dir()) for name in order]
-        if path.is_dir():
-            splits = [split for split in SPLIT_NAMES if split in names]
-            read = [part.of_split(split) for part, split in zip(read, splits, strict=True)]
+        read = [_read(tables.open(names[split]), columns, split) for split in SPLIT_NAMES if split in names]
+        read = read or [_read(tables.open(path.name), columns, None)]
         frame, scale = _joined(read, scale)
         known, inputs = _items(read, frame, tables, items, columns)
         inputs = {part.file.name: part.file.sha256 for part in read} | inputs
@@ -97,15 +94,11 @@ class _Part:
     names: Mapping[str, str]
     """What the file calls its columns."""
 
-    def of_split(self, split: str) -> "_Part":
-        """The same rows, all of one split."""
-        return _Part(self.frame.with_columns(pl.lit(split).alias("split")), self.file, self.layout, self.names)
-
     def fail(self, message: str, row: int) -> NoReturn:
         """Raise the `InputError` for a row, or for an earlier one that has not as many fields as the header."""
         table = RatingTable(self.frame, self.file, self.layout)
         if self.layout is not None:
-            _check_widths(self.file, self.layout, row + 1)
+            check_widths(self.file, self.layout, row + 1)
         table.fail(message, row)
 
     def refuse(
@@ -125,14 +118,18 @@ class _Part:
             self.fail(found or f"{column} {said}, expected {expected}", row)
 
 
-def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) -> _Part:
-    """The columns of a file that mean something; raises `InputError` for what is no table, or lacks one."""
+def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _Part:
+    """The columns of a file that mean something, all rows being of `split` (None: the file has a column for it).
+
+    Fields have no white space around them, and titles are on one line. Raises `InputError` for what is no table, or
+    lacks a column.
+    """
     if is_parquet(file):
         header, layout = parquet_names(file), None
     else:
         layout = layout_of(file)
         header = list(layout.names)
-    needed = {"user_id", "item_id"} | ({"split"} if needs_split else set())
+    needed = {"user_id", "item_id"} | ({"split"} if split is None else set())
     names: dict[str, str] = {}
     for name, role in _ROLES.items():
         found = column_of(role, header, columns, file.place, needed=name in needed)
@@ -153,36 +150,23 @@ def _read(file: SourceFile, columns: Mapping[str, str], *, needs_split: bool) ->
         if nested:
             raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",
                              file.place)  # fmt: skip
-        return _Part(_clean(frame.with_columns(pl.all().cast(pl.String)), white=""), file, None, names)
-    try:
-        places = {name: layout.names.index(column) for name, column in names.items()}
-        others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
-        frame = scan(file, layout, places | others, {})
-    except POLARS_FAULTS as error:
-        _check_widths(file, layout, None)
-        check_encoding(file)
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
-    frame = frame.drop(others)
-    return _Part(_clean(frame), file, layout, names)
-
-
-def _clean(frame: pl.DataFrame, white: str = WHITE) -> pl.DataFrame:
-    """Fields without white space around them, titles on one line."""
-    frame = frame.with_columns(pl.all().str.strip_chars(white)) if white else frame
-    return frame.with_columns(folded(pl.col("title"))) if "title" in frame.columns else frame
-
-
-def _check_widths(file: SourceFile, layout: Layout, rows: int | None) -> None:
-    """Raise the `InputError` of the first of so many rows (None: all) that has not a field for each column."""
-    for number, (line, fields) in enumerate(records(file, layout)):
-        if rows is not None and number >= rows:
-            return
-        if len(fields) != len(layout.names):
-            told = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
-            raise InputError(
-                f"row has {told}, expected {len(layout.names)} ({', '.join(layout.names)})", file.place, line
-            )
+        frame = frame.with_columns(pl.all().cast(pl.String))
+    else:
+        try:
+            places = {name: layout.names.index(column) for name, column in names.items()}
+            others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
+            frame = scan(file, layout, places | others, {})
+        except POLARS_FAULTS as error:
+            check_widths(file, layout)
+            check_encoding(file)
+            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
+        frame = frame.drop(others).with_columns(pl.all().str.strip_chars(WHITE))
+    if "title" in names:
+        frame = frame.with_columns(folded(pl.col("title")))
+    if split is not None:
+        frame = frame.with_columns(split=pl.lit(split))
+    return _Part(frame, file, layout, names)
 
 
 def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float]]:
@@ -261,10 +245,7 @@ def _items(
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
     if items is not None or not all("title" in part.names for part in parts):
         if items is not None:
-            path = Path(items)
-            if not path.is_file():
-                raise InputError("no such file, expected the item table", path)
-            file = Source(path.parent, (path.name,)).open(path.name)
+            file = item_table(items)
         elif (beside := find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)) is not None:
             file = tables.open(beside)
         else:

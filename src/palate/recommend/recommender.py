@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from palate.baselines.means import Means
 from palate.baselines.retriever import Past, Retriever
-from palate.recommend.means import Means
 from palate.score.backend import AnswerScores, OnBatch
 from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
@@ -71,8 +71,8 @@ class Recommender:
 
     def past(self, asker: Asker) -> Past:
         """What an asker has rated."""
-        rating = self.prompts.render.samples.timeline["rating"].slice(asker.begin, asker.end - asker.begin)
-        return Past(self.item[asker.begin : asker.end], rating.to_numpy().astype(np.float64))
+        samples, rows = self.prompts.render.samples, slice(asker.begin, asker.end)
+        return Past(self.item[rows], samples.timeline["rating"][rows].to_numpy(), samples.liked[rows])
 
     def shown(self, asker: Asker) -> int:
         """How many ratings the asker's prompt shows."""

@@ -25,7 +25,6 @@ def evaluate(
     samples: Samples,
     scores: Mapping[str, pl.DataFrame],
     *,
-    rating_threshold: float,
     baselines: Choice | pl.DataFrame = "all",
     rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
     bootstrap: int = 1000,
@@ -45,9 +44,7 @@ def evaluate(
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    same = beside_baselines(
-        samples, scores, rating_threshold=rating_threshold, baselines=baselines, rows=rows, seed=seed, split=split
-    )
+    same = beside_baselines(samples, scores, baselines=baselines, rows=rows, seed=seed, split=split)
     names = {key: key for key in scores} | BASELINES | dict(labels or {})
     return compared(
         same.y,
@@ -55,7 +52,7 @@ def evaluate(
         same.scores,
         labels={key: names[key] for key in same.scores},
         masses={key: mass_of(frame.filter(pl.col("row").is_in(same.rows.tolist()))) for key, frame in scores.items()},
-        rating_threshold=rating_threshold,
+        rating_threshold=samples.threshold,
         bootstrap=bootstrap,
         seed=seed,
         split=split,
@@ -121,7 +118,6 @@ def beside_baselines(
     samples: Samples,
     scores: Mapping[str, pl.DataFrame],
     *,
-    rating_threshold: float,
     baselines: Choice | pl.DataFrame = "all",
     rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
     seed: int = 13,
@@ -135,14 +131,12 @@ def beside_baselines(
     wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
     chosen = wanted.join(test, on="row", how="left", maintain_order="left")
     if not isinstance(baselines, pl.DataFrame):
-        baselines = baseline_scores(
-            samples, rating_threshold=rating_threshold, choice=baselines, split=split, seed=seed
-        )
+        baselines = baseline_scores(samples, choice=baselines, split=split, seed=seed)
     free = wanted.join(baselines, on="row", how="left", maintain_order="left").drop("row")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
     return SameRows(
         rows=wanted["row"].cast(pl.Int64).to_numpy(),
-        y=(chosen["rating"] >= rating_threshold).to_numpy(),
+        y=samples.label[samples.of(split)][wanted["row"].to_numpy()],
         users=chosen["user_id"].rank("dense").to_numpy().astype(np.int64),
         scores={column.name: column.to_numpy() for column in free}
         | {key: frame["p"].to_numpy() for key, frame in frames.items()},

@@ -1,6 +1,7 @@
 """From ratings to samples: each user's ratings in order of time, and an index of what is asked of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +26,7 @@ class Samples:
     `timeline` holds all ratings, users ascending, then by timestamp, ties in file order: `user_id`,
     `item_id`, `rating`, `timestamp` and `split` (`ROLES`). `position` (n,) int64 is the row of each
     sample's candidate in it, ascending; the sample's history are the `history_len` rows before. `split`
-    (n,) uint8 is 0 for train, 1 for val, 2 for test; `label` (n,) bool is True for a Yes. `items` has
+    (n,) uint8 is 0 for train, 1 for val, 2 for test; a rating of at least `threshold` is a Yes. `items` has
     `item_id`, `title` and what else is known of the items. `context` is there once a prompt that names it is rendered.
     `history` (n,) int64 is there where samples may have less than `history_len` rows of their user before them, which
     is so with given splits: how many rows each one's history has.
@@ -38,7 +39,7 @@ class Samples:
     items: pl.DataFrame
     position: NDArray[np.int64]
     split: NDArray[np.uint8]
-    label: NDArray[np.bool_]
+    threshold: float
     history_len: int
     context: Context | None = None
     history: NDArray[np.int64] | None = None
@@ -47,6 +48,26 @@ class Samples:
     def histories(self) -> NDArray[np.int64]:
         """The number of rows in each sample's history, (n,) int64."""
         return np.full(self.position.size, self.history_len) if self.history is None else self.history
+
+    @cached_property
+    def liked(self) -> NDArray[np.bool_]:
+        """Which ratings of the timeline are a Yes, (rows,) bool."""
+        return self.timeline["rating"].to_numpy() >= self.threshold
+
+    @cached_property
+    def label(self) -> NDArray[np.bool_]:
+        """Which samples are a Yes, (n,) bool."""
+        return self.liked[self.position]
+
+    @cached_property
+    def user(self) -> NDArray[np.int64]:
+        """The number of each row's user, 0, 1, … in the order of the timeline, (rows,) int64."""
+        return self.timeline["user_id"].rle_id().to_numpy().astype(np.int64)
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """The first row of each row's user, (rows,) int64."""
+        return np.flatnonzero(np.diff(self.user, prepend=-1))[self.user]
 
     def of(self, split: str) -> NDArray[np.int64]:
         """The samples of a split, as indices into `position`, in timeline order."""
@@ -71,7 +92,8 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         )
     need = options.history_len
     if options.split == "given":
-        return _given(ratings, options)
+        timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
+        return samples_of(timeline.with_columns(pl.col("split").cast(ROLES)), ratings.items, options)
     timeline, counts = _in_order(ratings.frame)
     longest = int(counts.max(initial=0))
     if longest <= need:
@@ -82,26 +104,31 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
         )
     warmup = np.minimum(counts, need)
     is_sample = np.repeat(np.tile([False, True], counts.size), np.column_stack([warmup, counts - warmup]).ravel())
-    position = np.flatnonzero(is_sample)
     unused = np.uint8(len(SPLITS) + 1)
     role = np.repeat(np.where(counts > need, np.uint8(0), unused), counts)
     if options.split == "user-time":
         split = split_by_user(counts[counts > need] - need, options.val_ratio, options.test_ratio)
     else:
         times = timeline["timestamp"].to_numpy()
-        split, cutoffs = split_by_time(times[position], options.val_ratio, options.test_ratio)
+        split, cutoffs = split_by_time(times[is_sample], options.val_ratio, options.test_ratio)
         reached = [cutoff for cutoff in cutoffs if cutoff is not None]
         if reached:
             role[times >= min(reached)] = unused
     role[is_sample] = split + 1
-    return Samples(
-        timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role))),
-        ratings.items,
-        position,
-        split,
-        (timeline["rating"].to_numpy() >= options.rating_threshold)[is_sample],
-        need,
-    )
+    timeline = timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)))
+    return samples_of(timeline, ratings.items, options)
+
+
+def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConfig) -> Samples:
+    """The samples of a timeline whose column `split` (`ROLES`) says which rows are some."""
+    role = timeline["split"].to_physical().to_numpy()
+    position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
+    split = (role[position] - 1).astype(np.uint8)
+    samples = Samples(timeline, items, position, split, options.rating_threshold, options.history_len)
+    if options.split != "given":
+        return samples
+    before = position - samples.first[position]
+    return replace(samples, history=np.minimum(before, options.history_len))
 
 
 def checked_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
@@ -156,29 +183,6 @@ def _threshold_between(rating: pl.Series) -> float | None:
     if yes.is_empty():
         return None
     return float(counts[rating.name][1 + int((yes / rating.len() - 0.5).abs().arg_min() or 0)])
-
-
-def _given(ratings: Ratings, options: PrepareConfig) -> Samples:
-    """Every rating as a sample of its own split, behind what its user has rated before, however little."""
-    timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
-    split = timeline["split"].replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.UInt8).to_numpy()
-    position = np.arange(timeline.height)
-    return Samples(
-        timeline.with_columns(pl.col("split").cast(ROLES)),
-        ratings.items,
-        position,
-        split,
-        timeline["rating"].to_numpy() >= options.rating_threshold,
-        options.history_len,
-        history=histories_of(timeline["user_id"], position, options.history_len),
-    )
-
-
-def histories_of(users: pl.Series, position: NDArray[np.int64], history_len: int) -> NDArray[np.int64]:
-    """How many rows, `history_len` at most, the users have before their rows at `position`, (n,) int64."""
-    counts = _lengths(users)
-    begin = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.minimum(position - begin[position], history_len)
 
 
 def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:

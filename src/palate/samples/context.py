@@ -13,14 +13,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-WEIGHT = 5
-"""Ratings that the mean of all items counts for in the mean of one."""
+WEIGHT = 5.0
+"""Imaginary values that a mean is drawn to its prior by; of items, to the mean of all."""
 STEPS = np.array([0, *(digit * 10**power for power in range(12) for digit in (1, 2, 5))])
 """Numbers of ratings that are told; others are told as the next lower one."""
 UNIT = 1 << 20
 """Ratings are summed up as multiples of 1/UNIT: integers' sums depend on nothing but what is in them."""
 
 Longs = NDArray[np.int64]
+Numbers = NDArray[np.int64] | NDArray[np.float64]
+
+
+def shrunk(total: Numbers, count: Numbers, prior: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
+    """Means of `count` values of sum `total`, drawn to `prior` by `WEIGHT` imaginary values."""
+    means: NDArray[np.float64] = (total + WEIGHT * prior) / (count + WEIGHT)
+    return means
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,6 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
                 f"prompt.{option}",
             )
     item = item_rows(samples.timeline["item_id"], items["item_id"])
-    if item.null_count():
-        missing = samples.timeline["item_id"].gather(item.is_null().arg_true().head(1)).item()
-        raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
     if prompt.names_context and samples.context is None:
         time, rating = (samples.timeline[name].to_numpy() for name in ("timestamp", "rating"))
         allowed = samples.timeline["split"].is_in(["warmup", "train"]).to_numpy()
@@ -176,7 +173,7 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
 
 
 def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
-    """The row of each rated item in the item table, UInt32; null where it has none."""
+    """The row of each rated item in the item table, UInt32; raises `InputError` for an item that has none."""
     if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
         ids, own = rated.to_numpy(), items.to_numpy()
         low, high = min(ids.min(), own.min(initial=0)), max(ids.max(), own.max(initial=0))
@@ -184,10 +181,14 @@ def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
             row = np.full(high + 1, len(own), np.uint32)
             row[own] = np.arange(len(own), dtype=np.uint32)
             found = row[ids]
-            rows = pl.Series(found)
-            return rows.replace(len(own), None) if found.max() == len(own) else rows
+            if found.max() < len(own):
+                return pl.Series(found)
     numbered = items.to_frame().with_row_index("row")
-    return rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
+    rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
+    if rows.null_count():
+        missing = rated.gather(rows.is_null().arg_true().head(1)).item()
+        raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
+    return rows
 
 
 def iter_examples(

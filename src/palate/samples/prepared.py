@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.samples.build import ROLES, Samples, histories_of
-from palate.samples.split import SPLITS
+from palate.samples.build import ROLES, Samples, samples_of
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
 
@@ -42,19 +41,7 @@ def load_prepared(folder: Path) -> Prepared:
     damage = damage_in(folder, outputs, hashes=False) or damage_in(folder, {name: outputs[name] for name in TABLES})
     if damage:
         raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
-    options = manifest["options"]["prepare"]
+    options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
     timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
-    role = timeline["split"].to_physical().to_numpy()
-    position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
-    samples = Samples(
-        timeline,
-        pl.read_parquet(folder / "items.parquet", glob=False),
-        position,
-        (role[position] - 1).astype(np.uint8),
-        timeline["rating"].to_numpy()[position] >= options["rating_threshold"],
-        options["history_len"],
-        history=histories_of(timeline["user_id"], position, options["history_len"])
-        if options["split"] == "given"
-        else None,
-    )
-    return Prepared(folder, manifest, samples)
+    items = pl.read_parquet(folder / "items.parquet", glob=False)
+    return Prepared(folder, manifest, samples_of(timeline, items, options))

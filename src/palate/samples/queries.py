@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from palate.errors import InputError
-from palate.samples import Samples
+from palate.samples import Samples, lines
 
 RowNumbers = NDArray[np.int64]
 Labels = NDArray[np.bool_]
@@ -57,10 +55,5 @@ def item_rows(samples: Samples, rows: RowNumbers | None = None) -> RowNumbers:
     Raises `InputError` for an item that the item table lacks.
     """
     rated = samples.timeline["item_id"]
-    rated = rated if rows is None else rated.gather(rows)
-    numbered = samples.items.select("item_id").with_row_index("row")
-    found = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"]
-    if found.null_count():
-        missing = rated.gather(found.is_null().arg_true().head(1)).item()
-        raise InputError(f"item {missing!r} was rated but is not in the item table, expected it there", "items")
-    return found.cast(pl.Int64).to_numpy()
+    found = lines.item_rows(rated if rows is None else rated.gather(rows), samples.items["item_id"])
+    return found.to_numpy().astype(np.int64)

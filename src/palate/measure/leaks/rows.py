@@ -39,12 +39,6 @@ class TimelineRows:
         return int(self.user.max(initial=-1)) + 1
 
     @cached_property
-    def begin(self) -> Longs:
-        """(rows,) int64: where the block of its user begins that each row lies in."""
-        begin = np.where(self.new, np.arange(self.new.size), 0)
-        return np.maximum.accumulate(begin, out=begin)
-
-    @cached_property
     def tied(self) -> Flags:
         """(rows,): rows of the same user and the same time as the row before."""
         tied = np.zeros(self.time.size, bool)
@@ -54,7 +48,7 @@ class TimelineRows:
     def first_of(self, role: int) -> Longs:
         """Each user's first row of a role, in timeline order."""
         rows = np.flatnonzero(self.role == role)
-        return rows[np.unique(self.begin[rows], return_index=True)[1]]
+        return rows[np.unique(self.samples.first[rows], return_index=True)[1]]
 
     def finding(
         self,
@@ -84,8 +78,7 @@ def rows_of(samples: Samples) -> TimelineRows:
     """The columns of the samples' timeline."""
     timeline = samples.timeline
     user = _numbers(timeline["user_id"])
-    new = np.ones(user.size, bool)
-    np.not_equal(user[1:], user[:-1], out=new[1:])
+    new = samples.first == np.arange(user.size)
     role = timeline["split"].to_physical().to_numpy()
     return TimelineRows(
         samples, user, _numbers(timeline["item_id"]), timeline["timestamp"].to_numpy(), role.astype(np.uint8), new
