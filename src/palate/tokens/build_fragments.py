@@ -61,7 +61,7 @@ def _build(layout: PromptLayout, cuts: Cuts, proof: Proof, chat: Chat, history_l
         ("context", "context", False),
         ("candidate_context", "context", True),
     ):
-        kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.candidate] == which]
+        kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.option == "candidate_line"] == which]
         unproved[name] = sorted(set().union(*(cuts.unproved[n] for n in kinds)))
     return programs.fragments(response, len(chat.decision.lead), unproved)
 

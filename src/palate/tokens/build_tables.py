@@ -15,16 +15,15 @@ from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import PromptSpec, runs_of
+from palate.prompt.spec import PromptSpec
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples.build import Samples
-from palate.samples.items import shown_items
-from palate.samples.lines import Renderer, format_value, part_texts, renderer
+from palate.samples.lines import Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.store.cache import Cache
 from palate.tokens.build_fragments import build_fragments
 from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, Fragments, Ints, Longs
-from palate.tokens.layout import layout
+from palate.tokens.layout import PromptLayout
 from palate.tokens.proof.boundaries import Boundaries
 from palate.tokens.proof.cuts import UnprovedError
 from palate.tokens.tables import (
@@ -36,7 +35,6 @@ from palate.tokens.tables import (
     sample_lengths,
     unproved_samples,
 )
-from palate.tokens.wording import Line, write_wording
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +91,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     used = np.flatnonzero(np.bincount(rows, minlength=samples.items.height))
     of_row = np.zeros(samples.items.height, np.int64)
     of_row[used] = np.arange(used.size)
-    scale = timeline["rating"].unique().sort()
+    scale = render.scale
     word = np.empty(rows.size, np.int64)
     ratings = (read_only(series.to_numpy().astype(np.float64, copy=False)) for series in (timeline["rating"], scale))
     kernel.pack(read_only(rows), of_row, *ratings, RATING[0], word)
@@ -104,12 +102,9 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         word |= render.samples.context.code.astype(np.int64) << CONTEXT[0]
     np.save(out / "word.npy", word)
     np.save(out / "users.npy", users_of(samples))
-    items = shown_items(samples.items)[used]
-    said = {
-        name: _line(getattr(prompt, option), option, items, scale, contexts)
-        for name, option in (("history", "history_line"), ("candidate", "candidate_line"))
-    }
-    write_wording(out, said)
+    items = samples.items[used]
+    wording = render.wording.of_items(used.tolist())
+    wording.save(out)
     for values, (_, most), what in (
         (items, ITEM, "items"),
         (scale, RATING, "distinct ratings"),
@@ -120,8 +115,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
 
     fragments, reason = None, None
     try:
-        plan = layout(prompt, items, scale.to_list(), contexts)
-        fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
+        fragments = build_fragments(PromptLayout(prompt, wording), chat, history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
         reason = str(error)
     bad = unproved_samples(word, samples.position, samples.histories, fragments)
@@ -164,22 +158,6 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         **counts,
     }
     (out / "tables.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
-
-
-def _line(template: str, option: str, items: pl.DataFrame, scale: pl.Series, contexts: pl.DataFrame) -> Line:
-    """The pieces of a line, as `write_wording` takes them."""
-    line: list[tuple[Any, list[str] | str]] = []
-    for of, parts in runs_of(template):
-        for part in parts:
-            if part.field is None:
-                line.append(("literal", part.literal))
-            elif of == "n":
-                line.append((of, part.format_spec))
-            elif of == "rating":
-                line.append((of, [format_value(rating, part.format_spec, option) for rating in scale.to_list()]))
-            else:
-                line.append((of, part_texts([part], items if of == "item" else contexts, option).to_list()))
-    return line
 
 
 class _Lengths:

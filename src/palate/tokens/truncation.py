@@ -11,7 +11,7 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
-from palate.tokens.tables import CHUNK, Plain, Tables, mapped, sample_lengths
+from palate.tokens.tables import CHUNK, Plain, Tables, codes_of, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -209,8 +209,9 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     if item is None or rating is None or context is None:
         return None
     word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
-    lines = [tables.wording.history_line(word, n) for n in range(1, m + 1)]
-    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(word), prompt.yes, m)
+    codes = {"item": item, "rating": rating, "context": context}
+    lines = [tables.wording.history_line(codes, n) for n in range(1, m + 1)]
+    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(codes), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
     at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
@@ -237,7 +238,7 @@ def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
     """One line that names a sample and says what would become of it."""
-    candidate = tables.wording.candidate_line(int(tables.word[tables.position(split)[sample]]))
+    candidate = tables.wording.candidate_line(codes_of(int(tables.word[tables.position(split)[sample]])))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from palate.tokens.layout import Kind, PromptLayout, Turn
+from palate.prompt.wording import Piece
+from palate.tokens.layout import PromptLayout, Turn
 
 
 class Proof(Protocol):
@@ -179,7 +180,7 @@ def _common(texts: list[str]) -> str:
     return low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))]
 
 
-def _bad(kind: Kind, safe: Callable[[str], bool]) -> set[int]:
+def _bad(kind: Piece, safe: Callable[[str], bool]) -> set[int]:
     """The codes of the texts that are not safe."""
     return {code for code, text in enumerate(kind.texts) if not safe(text)}
 
