@@ -21,6 +21,8 @@ PLACES = {"item": ITEM, "rating": RATING, "context": CONTEXT}
 NOTHING = (0, 0)
 LEFT, RIGHT, MIDDLE = range(3)
 """Which end of a sequence is cut where it is too long."""
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
 OVERREAD = 16
 """Ids that may be read beyond a fragment's end, and written beyond a sample's: the kernel copies whole blocks."""
 

@@ -10,6 +10,7 @@ from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import PROBE, Chat, Encoded
 from palate.prompt.messages import to_chat_messages
+from palate.tokens.fragments import IGNORED as IGNORED
 from palate.tokens.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 STAGE = 2
 """Raised whenever the same input would give other tokens."""
-IGNORED = -100
-"""The label that PyTorch's cross entropy leaves out."""
 ROWS = 1024
 """Examples that are tokenized at once, on all cores."""
 

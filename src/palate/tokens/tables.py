@@ -150,13 +150,13 @@ def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, ite
     The history are the `items` ratings before row `position`, the candidate is that of row `target`. Returns
     (n, 2) int32.
     """
-    from palate.tokens import loops
+    from palate.tokens import kernel
 
     out = np.empty((position.size, 2), np.int32)
     program = np.full(position.size, items, np.int64) if isinstance(items, int) else items
     word, position, target = read_only(word), read_only(position), read_only(target)
     steps, first, length = (read_only(a) for a in (fragments.steps, fragments.first, fragments.length))
-    loops.measure(word, position, target, program, steps, first, length, out)
+    kernel.measure(word, position, target, program, steps, first, length, out)
     return out
 
 
