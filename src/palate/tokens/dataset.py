@@ -21,10 +21,11 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.store.artifacts import sha256_of
 from palate.store.cache import Cache
-from palate.tokens.fragments import IGNORED, LEFT, MIDDLE, OVERREAD, RIGHT, Ints, Longs
+from palate.tokens.cut import Strategy, ends
+from palate.tokens.fragments import IGNORED, OVERREAD, Ints, Longs
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
-from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
+from palate.tokens.truncation import Cut, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -333,14 +334,14 @@ class TokenDataset:
         from palate.tokens import kernel
 
         f = self.tables.fragments or NO_FRAGMENTS
-        side = {"right": RIGHT, "middle": MIDDLE}.get(truncation, LEFT)
         offsets = np.zeros(position.size + 1, np.int64)
         np.cumsum(kept, out=offsets[1:])
         out = np.empty(int(offsets[-1]) + OVERREAD, np.int32)
         labels = np.empty(0 if response is None else int(offsets[-1]), np.int32)
         kernel.compose(
             self.tables.word, position, target, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
-            self._plain.start, self._plain.tokens, whole, kept, side, kept if response is None else response,
+            self._plain.start, self._plain.tokens, whole, kept, ends(truncation, self.options.cutoff_len)[0],
+            kept if response is None else response,
             self.lead if self.answer_only else -1, out, labels, offsets,
         )  # fmt: skip
         return Ragged(out[: offsets[-1]], labels, offsets)

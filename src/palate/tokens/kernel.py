@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from palate.store.hub import cache_dir
-from palate.tokens.fragments import IGNORED, LEFT, OVERREAD, RIGHT
+from palate.tokens.fragments import IGNORED, OVERREAD
 
 log = logging.getLogger(__name__)
 
@@ -146,12 +146,13 @@ def _whole(word, position, target, program, steps, first, start, length, tokens,
 
 @compiled
 def compose(word, position, target, program, plain, steps, first, start, length, tokens, plain_start, plain_tokens,
-            whole, kept, side, response, answer, out, labels, at):  # fmt: skip
+            whole, kept, head, response, answer, out, labels, at):  # fmt: skip
     """Write samples one after the other to `out`, sample i from `at[i]` on, `kept[i]` of its `whole[i]` ids.
 
     Its history are the ratings before row `position[i]`, its candidate is that of row `target[i]`. `plain[i]` is −1, or
-    which sequence of `plain_tokens` sample i is. `out` has BLOCK more ids than are wanted. `labels`, unless empty, are
-    the last `response[i]` ids of each sample, IGNORED elsewhere; with `answer` ≥ 0 only that one of them.
+    which sequence of `plain_tokens` sample i is. A sample that is cut keeps `head` ids of its beginning, and the others
+    of its end. `out` has BLOCK more ids than are wanted. `labels`, unless empty, are the last `response[i]` ids of each
+    sample, IGNORED elsewhere; with `answer` ≥ 0 only that one of them.
     """
     scratch = np.empty(0, np.int32)
     for i in range(position.size):
@@ -166,9 +167,9 @@ def compose(word, position, target, program, plain, steps, first, start, length,
                 _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, scratch, 0)
             else:
                 scratch[:n] = plain_tokens[plain_start[p] : plain_start[p] + n]
-            head = 0 if side == LEFT else kept[i] if side == RIGHT else kept[i] // 2
-            out[begin : begin + head] = scratch[:head]
-            out[begin + head : end] = scratch[n - (kept[i] - head) : n]
+            middle = begin + min(head, kept[i])
+            out[begin:middle] = scratch[: middle - begin]
+            out[middle:end] = scratch[n - (end - middle) : n]
         if labels.size:
             trained = end - response[i]
             labels[begin:end] = IGNORED

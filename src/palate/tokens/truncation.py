@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
+from palate.tokens.cut import STRATEGIES, Strategy, drop_items, ends
 from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
 from palate.tokens.tables import CHUNK, Plain, Tables, codes_of, mapped, sample_lengths
 
-Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 UNKNOWN = -1
 
 
@@ -83,19 +82,16 @@ def plan_cut(
             raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
         fits = np.ones(over.size, bool)
     elif strategy == "history":
-        known = np.isin(over, plain.sample, assume_unique=True)
-        _drop_items(tables, split, over, np.flatnonzero(~known), cutoff, items, kept)
-        again = _tokenize_again(tables, split, over, np.flatnonzero(known), cutoff, chat, response, items, kept)
+        items, kept, again = _drop_items(tables, split, plain, over, response, cutoff, chat)
         fits = kept > 0
     else:
-        tail = {"left": cutoff, "right": 0, "middle": cutoff - cutoff // 2, "error": 0}[strategy]
-        fits = response <= tail
+        fits = response <= (0 if strategy == "error" else ends(strategy, cutoff)[1])
     if not fits.all():
         place = int(np.flatnonzero(~fits)[0])
         worst = int(over[place])
         raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[place]), cutoff, strategy))
     if strategy in ("left", "middle"):
-        head = np.full(over.size, cutoff // 2 if strategy == "middle" else 0, np.int64)
+        head = np.full(over.size, ends(strategy, cutoff)[0], np.int64)
         cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
     else:
         cut_items = (told - items * (kept > 0)).astype(np.int32)
@@ -125,46 +121,31 @@ def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Int
     return response
 
 
-def _drop_items(tables: Tables, split: str, over: Longs, left: Longs, cutoff: int, items: Longs, kept: Ints) -> None:
-    """For the samples `over[left]`, which are composed: the most history items that fit, and the length with them."""
-    kept[left] = 0
-    position = tables.position(split)
-    for m in range(tables.history_len - 1, -1, -1):
-        if not left.size or tables.fragments is None:
-            return
-        length = sample_lengths(tables.word, tables.fragments, position[over[left]], np.minimum(items[left], m))
-        fits = length <= cutoff
-        items[left[fits]], kept[left[fits]] = np.minimum(items[left[fits]], m), length[fits]
-        left = left[~fits]
+def _drop_items(
+    tables: Tables, split: str, plain: Plain, over: Longs, response: Ints, cutoff: int, chat: Chat
+) -> tuple[Longs, Ints, dict[int, Ints]]:
+    """What `drop_items` leaves of the samples `over`, and the new ids of those that are tokenized whole, by number."""
+    position, known = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
+    again: dict[int, Ints] = {}
 
-
-def _tokenize_again(
-    tables: Tables,
-    split: str,
-    over: Longs,
-    left: Longs,
-    cutoff: int,
-    chat: Chat,
-    response: Ints,
-    items: Longs,
-    kept: Ints,
-) -> dict[int, Ints]:
-    """The same for samples that are tokenized whole; returns their new ids by number, ascending."""
-    kept[left] = 0
-    position = tables.position(split)
-    found: dict[int, Ints] = {}
-    for m in range(tables.history_len - 1, -1, -1):
-        for chunk in range(0, left.size, CHUNK):
-            places = left[chunk : chunk + CHUNK]
-            examples = tables.examples(position[over[places]], np.minimum(items[places], m))
-            for k, (ids, prompt_len) in zip(
-                places, chat.encode_batch([to_chat_messages(e) for e in examples]), strict=True
-            ):
+    def measure(rows: Longs, items: Longs) -> Ints:
+        length = np.full(rows.size, cutoff + 1, np.int32)
+        composed = np.flatnonzero(~known[rows])
+        if tables.fragments is not None:
+            length[composed] = sample_lengths(tables.word, tables.fragments, position[rows[composed]], items[composed])
+        whole = np.flatnonzero(known[rows])
+        for chunk in range(0, whole.size, CHUNK):
+            places = whole[chunk : chunk + CHUNK]
+            examples = tables.examples(position[rows[places]], items[places])
+            encoded = chat.encode_batch([to_chat_messages(example) for example in examples])
+            for n, (ids, prompt_len) in zip(places, encoded, strict=True):
                 # Labels are cut off the end by the length of the response that the whole sample has.
-                if len(ids) <= cutoff and len(ids) - prompt_len == response[k]:
-                    items[k], kept[k], found[int(over[k])] = min(items[k], m), len(ids), np.array(ids, np.int32)
-        left = left[kept[left] == 0]
-    return dict(sorted(found.items()))
+                if len(ids) <= cutoff and len(ids) - prompt_len == response[rows[n]]:
+                    length[n], again[int(over[rows[n]])] = len(ids), np.array(ids, np.int32)
+        return length
+
+    items, kept = drop_items(tables.items(split)[over], cutoff, measure)
+    return items, kept, dict(sorted(again.items()))
 
 
 def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
