@@ -146,8 +146,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     from palate.prompt.wording import Wording
     from palate.tokens.build_fragments import build_fragments
     from palate.tokens.layout import PromptLayout
-    from palate.tokens.proof.boundaries import Boundaries
-    from palate.tokens.proof.cuts import UnprovedError
+    from palate.tokens.proof import Boundaries, UnprovedError
 
     prompt = config.prompt
     fields = [p for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line) if p.field]

@@ -70,30 +70,6 @@ def pack(row, code, rating, scale, shift, out):
 
 
 @compiled
-def slide(word, position, history_len, item, rating, candidate, label, shifts, masks, constant, out):
-    """Lengths of whole samples as a window over the timeline: what a rating adds does not depend on its line.
-
-    `item`, `rating`, `candidate` and `label` hold what each code adds; `shifts` and `masks` where a word has the
-    codes of item, rating and label.
-    """
-    last, window = -1, 0
-    for i in range(position.size):
-        p = position[i]
-        begin = p - history_len
-        if last >= 0 and p == last + 1:
-            w = word[begin - 1]
-            window -= item[(w >> shifts[0]) & masks[0]] + rating[(w >> shifts[1]) & masks[1]]
-            begin = last
-        else:
-            window = 0
-        for k in range(begin, p):
-            window += item[(word[k] >> shifts[0]) & masks[0]] + rating[(word[k] >> shifts[1]) & masks[1]]
-        last, w = p, word[p]
-        ends = candidate[(w >> shifts[0]) & masks[0]] + label[(w >> shifts[2]) & masks[2]]
-        out[i] = constant + window + ends
-
-
-@compiled
 def measure(word, position, target, program, steps, first, length, out):
     """Lengths of samples: the `program[i]` ratings before row `position[i]`, and the candidate at row `target[i]`.
 
