@@ -91,7 +91,7 @@ def _risk(row: Mapping[str, Any], lengths: Lengths) -> Text:
 
 
 def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> RenderableType:
-    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.truncation.compared`."""
+    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.cut.compared`."""
     cutoff = rows[0]["cutoff_len"]
     title = Text(f"What tokens.truncation would do at {cutoff}", style="bold")
     if not any(row.get("samples_cut", 1) for row in rows):
@@ -143,12 +143,10 @@ def mask_table(mask: "MaskAudit | InputError | None") -> RenderableType:
     if len(mask.trained) > SEQUENCES:
         table.add_row("", f"and {len(mask.trained) - SEQUENCES:,} other sequences")
     what = "the response" if mask.train_on == "response" else "the token that decides"
-    if mask.composed == mask.samples:
-        scope = f"all {mask.samples:,} samples composed"
-    else:
-        scope = (
-            f"{mask.composed:,} of {mask.samples:,} samples composed, drawn with the seed; tokens counted from lengths"
-        )
+    scope = f"all {mask.samples:,} samples composed"
+    if mask.samples_composed < mask.samples:
+        scope = f"{mask.samples_composed:,} of {mask.samples:,} samples composed, drawn with the seed"
+        scope += "; tokens counted from lengths"
     table.add_row("checked", Text(f"exactly {what} is trained, to the sample's own answer: {scope}"))
     return Group(Text(f"Mask, train.train_on = {mask.train_on}", style="bold"), table)
 

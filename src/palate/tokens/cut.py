@@ -1,19 +1,25 @@
 """The cut: what a sequence longer than the cutoff loses. Training, scoring, ranking and `palate lengths` call it.
 
-Each sequence is cut by itself, so that what is left of it depends on no other.
+Each sequence is cut by itself, so that what is left of it depends on no other. The samples of a token dataset are cut
+by a plan, made from lengths before anything is composed (`plan_cut`); prompts by their ids (`cut_prompts`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
-from palate.tokens.fragments import Ints, Longs
+from palate.prompt.messages import to_chat_messages
+from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
+from palate.tokens.tables import CHUNK, Plain, Tables, codes_of, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+UNKNOWN = -1
 
 Shorter = Callable[[Sequence[int], int], list[list[int]]]
 """The prompts of some rows that show this number of the latest history items."""
@@ -95,3 +101,249 @@ def cut_prompts(
     if tail < answer + len(chat.decision.lead):
         raise InputError(f"{cutoff_len} would cut into the answer", "tokens.cutoff_len")
     return [cut_ids(ids, head, tail - answer) for ids in found]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What happens to the samples of a split that are longer than the cutoff.
+
+    `over` (k,) int64 are their numbers, ascending; `items` (k,) int64 the history items that each keeps,
+    `kept` (k,) int32 its tokens (0: the sample is dropped), `cut_items` (k,) int32 how many history items lost
+    text, `UNKNOWN` where a sample is tokenized whole. Samples that are tokenized whole and have lost items are
+    tokenized again: `again` (a,) int64 numbers, `start` (a + 1,), `tokens`.
+    """
+
+    over: Longs
+    items: Longs
+    kept: Ints
+    cut_items: Ints
+    again: Longs
+    start: Longs
+    tokens: Ints
+
+    @classmethod
+    def open(cls, folder: Path) -> "Cut":
+        """Map what `save` wrote."""
+        return cls(*(mapped(folder / f"{field.name}.npy") for field in fields(cls)))
+
+    def save(self, folder: Path) -> None:
+        """Write one file an array."""
+        for field in fields(self):
+            np.save(folder / f"{field.name}.npy", getattr(self, field.name))
+
+
+def plan_cut(
+    tables: Tables,
+    split: str,
+    plain: Plain,
+    cutoff: int,
+    strategy: Strategy,
+    chat: Chat,
+    among: Longs | None = None,
+) -> Cut:
+    """Decide what is cut from each sample of a split that is longer than `cutoff` tokens.
+
+    `left`, `right` and `middle` keep that many tokens of the end, the beginning, or half of each; `history`
+    drops the oldest history items until the rest fits, and renumbers it; `drop` leaves the sample out. `among`
+    are the numbers of the samples that count; None: all.
+
+    Raises `InputError`, naming the first such sample, if any would lose part of its response or under `error`
+    if any is too long, and if none would be left.
+    """
+    whole = lengths_of(tables, split, plain)
+    if among is None:
+        over, count = np.flatnonzero(whole > cutoff), whole.size
+    else:
+        number = np.unique(among)
+        over, count = number[whole[number] > cutoff], number.size
+    response = responses_of(tables, split, plain, over)
+    told = tables.items(split)[over]
+    items = told.copy()
+    kept = np.full(over.size, cutoff, np.int32)
+    again: dict[int, Ints] = {}
+    if strategy == "drop":
+        kept[:] = 0
+        if over.size and over.size == count:
+            shortest = f"the shortest has {whole[over].min()} tokens, cutoff_len is {cutoff}"
+            raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
+        fits = np.ones(over.size, bool)
+    elif strategy == "history":
+        items, kept, again = _drop_items(tables, split, plain, over, response, cutoff, chat)
+        fits = kept > 0
+    else:
+        fits = response <= (0 if strategy == "error" else ends(strategy, cutoff)[1])
+    if not fits.all():
+        place = int(np.flatnonzero(~fits)[0])
+        worst = int(over[place])
+        raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[place]), cutoff, strategy))
+    if strategy in ("left", "middle"):
+        head = np.full(over.size, ends(strategy, cutoff)[0], np.int64)
+        cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
+    else:
+        cut_items = (told - items * (kept > 0)).astype(np.int32)
+    start = np.cumsum([0, *(ids.size for ids in again.values())], dtype=np.int64)
+    tokens = np.concatenate([np.zeros(0, np.int32), *again.values()])
+    return Cut(over, items, kept, cut_items, np.array(list(again), np.int64), start, tokens)
+
+
+def lengths_of(tables: Tables, split: str, plain: Plain) -> Ints:
+    """The lengths of a split's samples before truncation, (n,) int32."""
+    whole = tables.lengths(split)
+    if plain.sample.size:
+        whole = whole.copy()
+        whole[plain.sample] = np.diff(plain.start)
+    return whole
+
+
+def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Ints:
+    """The lengths of the responses of some samples, given by their numbers in the split; (k,) int32."""
+    response = np.zeros(sample.size, np.int32)
+    if tables.fragments is not None:
+        response = tables.fragments.response[tables.labels(split, sample)]
+    if plain.sample.size:
+        place = np.minimum(np.searchsorted(plain.sample, sample), plain.sample.size - 1)
+        there = plain.sample[place] == sample
+        response[there] = plain.response[place[there]]
+    return response
+
+
+def _drop_items(
+    tables: Tables, split: str, plain: Plain, over: Longs, response: Ints, cutoff: int, chat: Chat
+) -> tuple[Longs, Ints, dict[int, Ints]]:
+    """What `drop_items` leaves of the samples `over`, and the new ids of those that are tokenized whole, by number."""
+    position, known = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
+    again: dict[int, Ints] = {}
+
+    def measure(rows: Longs, items: Longs) -> Ints:
+        length = np.full(rows.size, cutoff + 1, np.int32)
+        composed = np.flatnonzero(~known[rows])
+        if tables.fragments is not None:
+            length[composed] = sample_lengths(tables.word, tables.fragments, position[rows[composed]], items[composed])
+        whole = np.flatnonzero(known[rows])
+        for chunk in range(0, whole.size, CHUNK):
+            places = whole[chunk : chunk + CHUNK]
+            examples = tables.examples(position[rows[places]], items[places])
+            encoded = chat.encode_batch([to_chat_messages(example) for example in examples])
+            for n, (ids, prompt_len) in zip(places, encoded, strict=True):
+                # Labels are cut off the end by the length of the response that the whole sample has.
+                if len(ids) <= cutoff and len(ids) - prompt_len == response[rows[n]]:
+                    length[n], again[int(over[rows[n]])] = len(ids), np.array(ids, np.int32)
+        return length
+
+    items, kept = drop_items(tables.items(split)[over], cutoff, measure)
+    return items, kept, dict(sorted(again.items()))
+
+
+def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
+    """How many history items lose text when the tokens `begin` to `end` go."""
+    out = np.full(over.size, UNKNOWN, np.int32)
+    f, composed = tables.fragments, ~np.isin(over, plain.sample)
+    edges = _line_edges(tables, f, chat) if f is not None and composed.any() else None
+    if edges is None or f is None:
+        return out
+    from palate.tokens import kernel
+
+    position, items = tables.position(split), tables.items(split)[over]
+    for m in np.unique(items[composed]).tolist():
+        rows = np.flatnonzero(composed & (items == m))
+        found = np.empty(rows.size, np.int32)
+        kernel.touched(
+            tables.word, position[over[rows]], f.steps, f.first, f.length, m, *edges, begin[rows], end[rows], found
+        )
+        out[rows] = found
+    return out
+
+
+def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs] | None:
+    """Where a history line begins and ends, in ids from its first step's beginning and from its last one's end.
+
+    Two arrays by the step's row, from the end: (history_len,) int64. What stands beside a field is the same in
+    every sample, so that one shows it, whose history is one item over and over. None if no item will do.
+    """
+    m, prompt = tables.history_len, tables.prompt
+    unproved = {*f.unproved["history"], *f.unproved["candidate"]}
+    item = next(
+        (
+            code
+            for code in range(tables.codes("item"))
+            if code not in unproved and not any(map(chat.imitates_control, tables.wording.named("item", code)))
+        ),
+        None,
+    )
+    rating = next((code for code in range(tables.codes("rating")) if code not in f.unproved["rating"]), None)
+    told = {*f.unproved["context"], *f.unproved["candidate_context"]}
+    context = next((code for code in range(tables.codes("context")) if code not in told), None)
+    if item is None or rating is None or context is None:
+        return None
+    word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
+    codes = {"item": item, "rating": rating, "context": context}
+    lines = [tables.wording.history_line(codes, n) for n in range(1, m + 1)]
+    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(codes), prompt.yes, m)
+    text = chat.text(to_chat_messages(example))
+    at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
+    offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
+    steps = f.steps[f.first[m] : f.first[m + 1]]
+    ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])
+    begins = np.concatenate([[0], ends[:-1]])
+    lead, trail = np.zeros((2, m), np.int64)
+    for n, line in enumerate(lines):
+        own = np.flatnonzero(steps[:, 0] == n - m)
+        if own.size:
+            first, last = own[0], own[-1]
+            lead[n - m] = sum(end <= at for _, end in offsets) - begins[first]
+            trail[n - m] = sum(begin < at + len(line) for begin, _ in offsets) - ends[last]
+            # A fragment of an item has no constant text of other lines in it, but for the break beside its own.
+            if steps[first, 2] == ITEM[0]:
+                lead[n - m] = min(0, lead[n - m])
+            if steps[last, 2] == ITEM[0]:
+                trail[n - m] = max(0, trail[n - m])
+        at += len(line) + 1
+    return lead, trail
+
+
+def _too_long(
+    tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
+) -> str:
+    """One line that names a sample and says what would become of it."""
+    candidate = tables.wording.candidate_line(codes_of(int(tables.word[tables.position(split)[sample]])))
+    what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
+    if strategy == "error":
+        return f"{what}: expected every sample to fit, or another tokens.truncation"
+    if strategy == "history":
+        return f"{what}: it does not fit without any history either"
+    return f"{what}: truncation {strategy!r} would cut into its response of {response} tokens"
+
+
+def compared(
+    tables: Tables, split: str, plain: Plain, cutoffs: Sequence[int], chat: Chat, among: Longs | None = None
+) -> list[dict[str, Any]]:
+    """What every strategy does at each cutoff, for `palate lengths`; of the samples `among`, or of all."""
+    whole = lengths_of(tables, split, plain)
+    response = responses_of(tables, split, plain, np.arange(whole.size))
+    rows = []
+    for cutoff in cutoffs:
+        for strategy in STRATEGIES:
+            try:
+                cut = plan_cut(tables, split, plain, cutoff, strategy, chat, among)
+            except InputError as error:
+                rows.append({"cutoff_len": cutoff, "truncation": strategy, "refused": str(error)})
+                continue
+            rows.append({"cutoff_len": cutoff, "truncation": strategy, **audit_cut(cut, whole, response, among)})
+    return rows
+
+
+def audit_cut(cut: Cut, whole: Ints, response: Ints, among: Longs | None = None) -> dict[str, Any]:
+    """How much is cut: samples, history items, tokens; and how many samples are dropped."""
+    known = cut.cut_items != UNKNOWN
+    dropped = cut.over[cut.kept == 0]
+    number = slice(None) if among is None else np.unique(among)
+    tokens_cut = int((whole[cut.over] - cut.kept).sum(dtype=np.int64))
+    return {
+        "samples_cut": int(cut.over.size),
+        "samples_dropped": int(dropped.size),
+        "history_items_cut": int(cut.cut_items[known].sum(dtype=np.int64)),
+        "samples_with_unknown_items": int((~known).sum()),
+        "tokens_cut": tokens_cut,
+        "tokens": int(whole[number].sum(dtype=np.int64)) - tokens_cut,
+        "trained_tokens": int(response[number].sum(dtype=np.int64)) - int(response[dropped].sum(dtype=np.int64)),
+    }

@@ -1,7 +1,7 @@
 """TokenDataset: the samples of a split as token ids, composed when they are asked for.
 
 Nothing of a sample is stored. What lies on disk are the tables of `palate.tokens.tables`, and for a cutoff what
-is cut (`palate.tokens.truncation`); both are mapped into memory, so that a dataset travels to another process
+is cut (`palate.tokens.cut`); both are mapped into memory, so that a dataset travels to another process
 as the names of two folders.
 """
 
@@ -21,11 +21,10 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.store.artifacts import sha256_of
 from palate.store.cache import Cache
-from palate.tokens.cut import Strategy, ends
+from palate.tokens.cut import Cut, Strategy, audit_cut, compared, ends, lengths_of, plan_cut, responses_of
 from palate.tokens.fragments import IGNORED, OVERREAD, Ints, Longs
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
-from palate.tokens.truncation import Cut, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
