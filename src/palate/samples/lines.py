@@ -39,22 +39,17 @@ class Renderer:
 
         Columns: `history_titles`, `candidate_title`.
         """
-        return self._told(index, self._lines)
+        return self._by_length(index, self.lines_of)
 
-    def _told(self, index: NDArray[np.int64], tell: Callable[[NDArray[np.int64], int], pl.DataFrame]) -> pl.DataFrame:
+    def _by_length(self, index: NDArray[np.int64], tell: Callable[..., pl.DataFrame]) -> pl.DataFrame:
         """What `tell` says of samples, given those with histories of one length at a time; in the order of `index`."""
-        lengths = self.samples.histories[index]
+        position, lengths = self.samples.position[index], self.samples.histories[index]
         distinct = np.unique(lengths).tolist() or [self.samples.history_len]
         if len(distinct) == 1:
-            return tell(index, distinct[0])
+            return tell(position, position, distinct[0])
         parts = [np.flatnonzero(lengths == length) for length in distinct]
-        told = [tell(index[part], length) for part, length in zip(parts, distinct, strict=True)]
+        told = [tell(position[part], position[part], length) for part, length in zip(parts, distinct, strict=True)]
         return pl.concat(told)[np.argsort(np.concatenate(parts))]
-
-    def _lines(self, index: NDArray[np.int64], length: int) -> pl.DataFrame:
-        """`lines` of samples with `length` history items each."""
-        position = self.samples.position[index]
-        return self.lines_of(position, position, length)
 
     def lines_of(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
         """As `lines`, of any history and any candidate.
@@ -110,16 +105,11 @@ class Renderer:
 
     def examples(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """Alpaca examples of samples `index`: `instruction`, `input`, `output`, `system`."""
-        return self._told(index, self._examples)
-
-    def _examples(self, index: NDArray[np.int64], length: int) -> pl.DataFrame:
-        """`examples` of samples with `length` history items each."""
-        position, prompt = self.samples.position[index], self.prompt
-        output = pl.Series(self.samples.label[index]).replace_strict(
-            [True, False], [prompt.yes, prompt.no], return_dtype=pl.String
+        output = pl.Series("output", self.samples.label[index]).replace_strict(
+            [True, False], [self.prompt.yes, self.prompt.no], return_dtype=pl.String
         )
-        questions = self.questions(position, position, length)
-        return questions.select("instruction", "input", output.alias("output"), "system")
+        questions = self._by_length(index, self.questions)
+        return questions.select("instruction", "input", output, "system")
 
     def questions(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
         """Alpaca examples without an answer, of what `lines_of` gives: `instruction`, `input`, `system`."""
