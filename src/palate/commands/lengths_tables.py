@@ -211,29 +211,18 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.hist(lengths.total, bins=min(120, max(10, int(figures["max"] - figures["min"]))), color="#3b6ea8")
+
+        def mark(text: str, at: float, height: float, shift: int, **style: Any) -> None:
+            axes.annotate(
+                text, (at, height), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points",
+                **style,
+            )  # fmt: skip
+
         for name in ("p50", "p99"):
             axes.axvline(figures[name], color="#555555", linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f"{name} {figures[name]:.0f}",
-                (figures[name], 0.98),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="top",
-                color="#555555",
-            )
+            mark(f"{name} {figures[name]:.0f}", figures[name], 0.98, 3, va="top", color="#555555")
         axes.axvline(cutoff, color="#c0392b", linewidth=1.5)
-        axes.annotate(
-            f"cutoff {cutoff}",
-            (cutoff, 0.6),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            rotation=90,
-            va="center",
-            color="#c0392b",
-        )
+        mark(f"cutoff {cutoff}", cutoff, 0.6, -4, ha="right", rotation=90, va="center", color="#c0392b")
         over = lengths.truncation(cutoff)
         axes.set_title(f"{title}: {over['samples_cut']:,} of {len(lengths):,} samples over the cutoff", loc="left")
         axes.set_xlabel("tokens in a sample")

@@ -8,7 +8,6 @@ then the sequence of that history and its own candidate, and the K sequences beg
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,42 +22,6 @@ from palate.tokens.packed import Ints, Longs, Packed, pack, ranges
 from palate.tokens.tables import parts, unproved_samples
 
 
-class Sequences(Protocol):
-    """What prompts of one target are made from: a `TokenDataset`, or `Rows`; the names are `TokenDataset`'s."""
-
-    def __len__(self) -> int: ...
-
-    def ragged(self, indices: ArrayLike | None = None) -> Ragged:
-        """Some samples one after the other, or all."""
-
-    @property
-    def lengths(self) -> Ints:
-        """Tokens of each sample, (n,) int32."""
-
-    @property
-    def responses(self) -> Ints:
-        """Tokens of each response, (n,) int32."""
-
-    @property
-    def labels(self) -> NDArray[np.bool_]:
-        """Which samples are a Yes, (n,) bool."""
-
-    @property
-    def lead(self) -> int:
-        """Tokens of a response before the one that decides."""
-
-    @property
-    def answer_only(self) -> bool:
-        """Whether the token that decides is the only one that is trained."""
-
-    @property
-    def identity(self) -> str:
-        """A hash of what the samples say."""
-
-    def select(self, rows: ArrayLike) -> "Sequences":
-        """The samples of these indices, in their order."""
-
-
 class SharedHistory:
     """The samples of a dataset as prompts of up to `targets` samples each.
 
@@ -70,7 +33,7 @@ class SharedHistory:
     Raises `InputError` where samples that are too long would lose tokens in a way that leaves nothing to share.
     """
 
-    def __init__(self, source: Sequences, targets: int = 1) -> None:
+    def __init__(self, source: "Sequences", targets: int = 1) -> None:
         self.source, self.targets = source, targets
         self._plain: dict[int, Ints] = {}
         n = len(source)
@@ -313,3 +276,7 @@ class SharedRows:
         offsets = np.concatenate([[0], np.cumsum(size)])
         place = ranges(self._offsets[at], size)
         return Ragged(self._ids[place], self._labels[place], offsets)
+
+
+Sequences = TokenDataset | SharedRows
+"""What prompts of one target are made from."""
