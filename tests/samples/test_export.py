@@ -75,7 +75,7 @@ def test_eval_is_drawn_from_validation_in_its_order(ratings, tmp_path):
     drawn = json.loads((tmp_path / "out" / "eval.json").read_text(encoding="utf-8"))
     raw = pl.read_ndjson(tmp_path / "out" / "val_raw.jsonl")
     prompt = PromptSpec()
-    inputs = [prompt.input(h, c, 3) for h, c in raw.select("history_titles", "candidate_title").rows()]
+    inputs = [prompt.alpaca(h, c, "", 3)["input"] for h, c in raw.select("history_titles", "candidate_title").rows()]
     places = [inputs.index(example["input"]) for example in drawn]
     assert len(places) == 4
     assert places == sorted(set(places))
@@ -102,7 +102,8 @@ def test_any_title_comes_back_from_the_files_as_it_went_in(tmp_path_factory, tit
     prepare(ratings, OPTIONS, prompt, 13, out)
     train = json.loads((out / "train.json").read_text(encoding="utf-8"))
     assert [e["input"] for e in train] == [
-        prompt.input("\n".join(t + "|" for t in titles[i - 3 : i]), titles[i], 3) for i in range(3, 3 + len(train))
+        prompt.alpaca("\n".join(t + "|" for t in titles[i - 3 : i]), titles[i], "", 3)["input"]
+        for i in range(3, 3 + len(train))
     ]
     (line,) = (out / "test_raw.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     raw = json.loads(line)

@@ -122,12 +122,12 @@ def test_words_give_way_to_the_numbers_of_a_large_split() -> None:
 
 def test_the_mask_is_told_with_what_was_looked_at() -> None:
     trained = [Trained((7, 8), "No<|im_end|>\n", 30), Trained((6, 8), "Yes<|im_end|>\n", 20)]
-    text = shown(mask_table(MaskAudit("response", 50, 50, 1000, 100, trained)))
+    text = shown(mask_table(MaskAudit("response", 50, 50, 1000, 100, 0.9, trained)))
 
     assert "900 of 1,000 tokens, 90.00%" in text
     assert "No<|im_end|>⏎ in 30 samples" in text
     assert "all 50 samples" in text
-    assert "50 of 70 samples" in shown(mask_table(MaskAudit("answer", 70, 50, 1000, 100, trained)))
+    assert "50 of 70 samples" in shown(mask_table(MaskAudit("answer", 70, 50, 1000, 100, 0.9, trained)))
     assert "refused: train sample 3" in shown(mask_table(InputError("train sample 3 is too long")))
 
 

@@ -33,7 +33,7 @@ def test_what_is_trained_is_what_the_rows_train(name: str, train_on: Any) -> Non
     trained = [[label for label in row["labels"].tolist() if label != IGNORED] for row in tokens]
     total = sum(len(row["labels"]) for row in tokens)
 
-    assert (found.samples, found.composed, found.tokens) == (len(tokens), len(tokens), total)
+    assert (found.samples, found.samples_composed, found.tokens) == (len(tokens), len(tokens), total)
     assert found.masked_share == pytest.approx(1 - sum(map(len, trained)) / total)
     assert {t.ids: t.samples for t in found.trained} == {tuple(t): trained.count(t) for t in trained}
     assert [t.text for t in found.trained] == [tokens.chat.tokenizer.decode(t.ids) for t in found.trained]
@@ -46,7 +46,7 @@ def test_of_many_samples_some_are_composed_and_all_are_counted(monkeypatch: pyte
     monkeypatch.setattr(mask_audit, "BATCH", 7)
     whole, drawn = audit_mask(tokens), audit_mask(tokens, seed=3, limit=100)
 
-    assert (drawn.samples, drawn.composed, whole.composed) == (len(tokens), 30, len(tokens))
+    assert (drawn.samples, drawn.samples_composed, whole.samples_composed) == (len(tokens), 30, len(tokens))
     assert sum(t.samples for t in drawn.trained) == 30
     assert sum(t.samples for t in whole.trained) == len(tokens)
     assert drawn.masked_share == whole.masked_share
@@ -99,8 +99,8 @@ def answer_otherwise(ids: Any, labels: Any, begin: int, end: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (mask_all, "trains no token"),
-        (train_another_token, "trains a token that does not stand in it"),
+        (mask_all, "does not train exactly its response"),
+        (train_another_token, "does not train exactly its response"),
         (train_the_prompt, "does not train exactly its response"),
         (leave_out_the_end, "does not train exactly its response"),
         (leave_a_gap, "does not train exactly its response"),

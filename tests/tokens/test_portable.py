@@ -10,7 +10,7 @@ import pytest
 from tests.templates.kinds import KINDS, tokenizer_of
 from tests.titles import TITLES
 from tests.tokens.test_dataset import PROMPTS, TOKENIZERS, as_lists, composed, samples_of
-from tests.tokens.test_numpy_kernel import everything
+from tests.tokens.test_kernel import everything
 from tests.tokens.test_shared import with_users
 
 from palate.errors import InputError

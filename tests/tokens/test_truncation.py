@@ -18,9 +18,9 @@ from palate.prompt.chat import Chat, Encoded
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
+from palate.tokens.cut import STRATEGIES, Strategy
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.plain import IGNORED
-from palate.tokens.truncation import STRATEGIES, Strategy
 
 TOKENIZERS = {**all_small(), "trimming": small_tokenizer(TRIMMING)}
 LONG = 100_000

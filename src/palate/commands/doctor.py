@@ -143,10 +143,10 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     from palate.prompt.chat import Chat
     from palate.prompt.spec import split_template
     from palate.prompt.tokenizer import load_tokenizer
+    from palate.prompt.wording import Wording
     from palate.tokens.build_fragments import build_fragments
-    from palate.tokens.layout import layout
-    from palate.tokens.proof.boundaries import Boundaries
-    from palate.tokens.proof.cuts import UnprovedError
+    from palate.tokens.layout import PromptLayout
+    from palate.tokens.proof import Boundaries, UnprovedError
 
     prompt = config.prompt
     fields = [p for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line) if p.field]
@@ -158,7 +158,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
         chat = Chat(tokenizer, prompt.yes, prompt.no)
         proof = Boundaries(chat.untrimmed)
         contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
-        plan = layout(prompt, items, [0.5, 4.0, 10.0], contexts)
+        plan = PromptLayout(prompt, Wording.of(prompt, items, [0.5, 4.0, 10.0], contexts))
         fragments = build_fragments(plan, chat, config.prepare.history_len, proof)
     except UnprovedError as error:
         return {"composed": False, "reason": str(error), "summary": f"tokenized whole: {error}"}

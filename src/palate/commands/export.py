@@ -124,10 +124,10 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     from palate.models.merge import merge
     from palate.models.probe_prompts import conversations
     from palate.models.proof import Target, answers
-    from palate.score.cut import cut
+    from palate.tokens.cut import cut_prompts
 
     asked, source = conversations(config)
-    prompts = cut(chat.decision_prompts(asked), chat, config.tokens.cutoff_len)
+    prompts = cut_prompts(chat.decision_prompts(asked), chat, config.tokens.cutoff_len)
     log.info("the proof asks %d prompts: %s", len(prompts), source)
     in_4_bits = None
     if config.model.quantization == "nf4":

@@ -91,7 +91,7 @@ def _risk(row: Mapping[str, Any], lengths: Lengths) -> Text:
 
 
 def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> RenderableType:
-    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.truncation.compared`."""
+    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.cut.compared`."""
     cutoff = rows[0]["cutoff_len"]
     title = Text(f"What tokens.truncation would do at {cutoff}", style="bold")
     if not any(row.get("samples_cut", 1) for row in rows):
@@ -143,12 +143,10 @@ def mask_table(mask: "MaskAudit | InputError | None") -> RenderableType:
     if len(mask.trained) > SEQUENCES:
         table.add_row("", f"and {len(mask.trained) - SEQUENCES:,} other sequences")
     what = "the response" if mask.train_on == "response" else "the token that decides"
-    if mask.composed == mask.samples:
-        scope = f"all {mask.samples:,} samples composed"
-    else:
-        scope = (
-            f"{mask.composed:,} of {mask.samples:,} samples composed, drawn with the seed; tokens counted from lengths"
-        )
+    scope = f"all {mask.samples:,} samples composed"
+    if mask.samples_composed < mask.samples:
+        scope = f"{mask.samples_composed:,} of {mask.samples:,} samples composed, drawn with the seed"
+        scope += "; tokens counted from lengths"
     table.add_row("checked", Text(f"exactly {what} is trained, to the sample's own answer: {scope}"))
     return Group(Text(f"Mask, train.train_on = {mask.train_on}", style="bold"), table)
 
@@ -213,29 +211,18 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.hist(lengths.total, bins=min(120, max(10, int(figures["max"] - figures["min"]))), color="#3b6ea8")
+
+        def mark(text: str, at: float, height: float, shift: int, **style: Any) -> None:
+            axes.annotate(
+                text, (at, height), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points",
+                **style,
+            )  # fmt: skip
+
         for name in ("p50", "p99"):
             axes.axvline(figures[name], color="#555555", linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f"{name} {figures[name]:.0f}",
-                (figures[name], 0.98),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="top",
-                color="#555555",
-            )
+            mark(f"{name} {figures[name]:.0f}", figures[name], 0.98, 3, va="top", color="#555555")
         axes.axvline(cutoff, color="#c0392b", linewidth=1.5)
-        axes.annotate(
-            f"cutoff {cutoff}",
-            (cutoff, 0.6),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            rotation=90,
-            va="center",
-            color="#c0392b",
-        )
+        mark(f"cutoff {cutoff}", cutoff, 0.6, -4, ha="right", rotation=90, va="center", color="#c0392b")
         over = lengths.truncation(cutoff)
         axes.set_title(f"{title}: {over['samples_cut']:,} of {len(lengths):,} samples over the cutoff", loc="left")
         axes.set_xlabel("tokens in a sample")

@@ -50,13 +50,13 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.models.probe_prompts import invented
     from palate.prompt.messages import to_generation_messages
     from palate.score.connect import check_differ, connect
-    from palate.score.cut import cut
     from palate.score.scorer import Scorer
+    from palate.tokens.cut import cut_prompts
 
     chat, asked = chat_of(config), config.score
     url, name = str(asked.server), served_name(config, adapter)
     conversations = [to_generation_messages(invented(config, n)) for n in range(PROBES)]
-    probes = cut(chat.decision_prompts(conversations), chat, config.tokens.cutoff_len)
+    probes = cut_prompts(chat.decision_prompts(conversations), chat, config.tokens.cutoff_len)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     backend = connect(url, name, chat, probes, in_flight=asked.in_flight)

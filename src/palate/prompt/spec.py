@@ -6,7 +6,6 @@ it in a model's chat template is `palate.prompt.chat`.
 
 import string
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -46,28 +45,40 @@ class Number(float):
         return words[0] if value else words[1]
 
 
-Of = Literal["n", "rating", "context", "item"]
-"""What a part of a line is of: the line's number, the row's rating, how its item was rated before, or the item."""
+Of = Literal["literal", "n", "rating", "context", "item"]
+"""What a part of a line is of: constant text, the line's number, the row's rating, how its item was rated before, or
+the item."""
 
 
 def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
     """A template's literals and fields, each a part of its own, in runs that are of the same.
 
-    Literal text counts as the item's, but between two fields of the context as the context's.
+    Literal text between two fields of the item is the item's, and likewise of the context: such a run is one text.
     """
     parts: list[TemplatePart] = []
-    for part in split_template(template):
-        parts += [TemplatePart(part.literal, None, "")] if part.literal else []
-        parts += [part._replace(literal="")] if part.field is not None else []
-    kinds: list[Of] = ["context" if p.field in CONTEXT_FIELDS else _OWN.get(p.field, "item") for p in parts]
+    for literal, field, spec in split_template(template):
+        if literal and parts and parts[-1].field is None:  # an escaped brace parts a literal
+            parts[-1] = parts[-1]._replace(literal=parts[-1].literal + literal)
+        elif literal:
+            parts.append(TemplatePart(literal, None, ""))
+        if field is not None:
+            parts.append(TemplatePart("", field, spec))
+    kinds: list[Of] = [_kind(part.field) for part in parts]
     for n in range(1, len(parts) - 1):
-        if parts[n].field is None and kinds[n - 1] == kinds[n + 1] == "context":
-            kinds[n] = "context"
-    grouped = groupby(zip(kinds, parts, strict=True), lambda pair: pair[0])
-    return [(kind, [part for _, part in run]) for kind, run in grouped]
+        if kinds[n] == "literal" and kinds[n - 1] == kinds[n + 1] and kinds[n - 1] in ("item", "context"):
+            kinds[n] = kinds[n - 1]
+    runs: list[tuple[Of, list[TemplatePart]]] = []
+    for kind, part in zip(kinds, parts, strict=True):
+        if runs and runs[-1][0] == kind and kind in ("item", "context"):
+            runs[-1][1].append(part)
+        else:
+            runs.append((kind, [part]))
+    return runs
 
 
-_OWN: dict[str | None, Of] = {"n": "n", "rating": "rating"}
+def _kind(field: str | None) -> Of:
+    own: dict[str | None, Of] = {None: "literal", "n": "n", "rating": "rating"}
+    return "context" if field in CONTEXT_FIELDS else own.get(field, "item")
 
 
 class PromptSpec(BaseModel):
@@ -115,7 +126,8 @@ class PromptSpec(BaseModel):
     @property
     def names_context(self) -> bool:
         """Whether a line says how an item was rated before."""
-        return any(of == "context" for line in (self.history_line, self.candidate_line) for of, _ in runs_of(line))
+        named = {part.field for line in (self.history_line, self.candidate_line) for part in split_template(line)}
+        return not named.isdisjoint(CONTEXT_FIELDS)
 
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""
@@ -132,16 +144,17 @@ class PromptSpec(BaseModel):
         """The candidate as text."""
         return self.candidate_line.format(**item)
 
-    def input(self, history: str, candidate: str, history_len: int) -> str:
-        """The Alpaca `input`: header, history, candidate, question."""
+    def frame(self, history_len: int) -> tuple[str, str, str]:
+        """What stands before the history, between it and the candidate, and after, in the Alpaca `input`."""
         header = self.history_header.format(history_len=history_len)
-        return f"{header}\n{history}\n\n{self.candidate_header}\n{candidate}\n\n{self.question}"
+        return f"{header}\n", f"\n\n{self.candidate_header}\n", f"\n\n{self.question}"
 
     def alpaca(self, history: str, candidate: str, label: str, history_len: int) -> dict[str, Any]:
         """One example in Alpaca form, keys in the order of the files."""
+        opening, middle, closing = self.frame(history_len)
         return {
             "instruction": self.instruction,
-            "input": self.input(history, candidate, history_len),
+            "input": f"{opening}{history}{middle}{candidate}{closing}",
             "output": label,
             "system": self.system,
             "history": [],

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.samples.lines import Renderer
-from palate.score.cut import cut
+from palate.tokens.cut import cut_prompts
 from palate.tokens.dataset import Options
 
 Longs = NDArray[np.int64]
@@ -33,7 +33,7 @@ class PromptWriter:
         def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
             return self._encode(position[list(rows)], target[list(rows)], shown)
 
-        return cut(prompts, self.chat, self.options.cutoff_len, self.options.truncation, (items, shorter))
+        return cut_prompts(prompts, self.chat, self.options.cutoff_len, self.options.truncation, (items, shorter))
 
     def _encode(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
         questions = self.render.questions(position, target, items)

@@ -11,8 +11,8 @@ from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
 from palate.score.backend import AnswerScores, Backend, Ids, OnBatch, scores_of
 from palate.score.conversations import Candidate, Item, conversations
-from palate.score.cut import cut
 from palate.score.local import LocalBackend
+from palate.tokens.cut import cut_prompts
 
 __all__ = ["AnswerScores", "Scorer"]
 
@@ -105,7 +105,7 @@ class Scorer:
 
         Raises `InputError` for one that is too long with the truncation `history`: a conversation has no items to drop.
         """
-        return cut(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len, self.truncation)
+        return cut_prompts(self.chat.decision_prompts(conversations), self.chat, self.cutoff_len, self.truncation)
 
     def score(self, conversations: Sequence[Sequence[Message]], batch_size: int = 16) -> AnswerScores:
         """Score conversations that end with the user's turn, in their order."""
@@ -150,7 +150,7 @@ class Scorer:
             return self.chat.decision_prompts(conversations(self.prompt, history, some, shown))
 
         prompts = shorter(range(len(candidates)), items)
-        return cut(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
+        return cut_prompts(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
 
     def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> AnswerScores:
         """Score prompts that begin alike, given as token ids: what they share is computed once.

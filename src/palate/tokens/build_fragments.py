@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palate.prompt.chat import Chat
 from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, Fragments
 from palate.tokens.layout import Field, PromptLayout, Turn
-from palate.tokens.proof.cuts import Cuts, Proof, UnprovedError, choose_cuts
+from palate.tokens.proof import Boundaries, Cuts, UnprovedError, choose_cuts
 
 AROUND = 4
 """Characters of true text around a fragment when it is tokenized."""
@@ -22,7 +22,7 @@ JOINED = 4096
 Ids = tuple[int, ...]
 
 
-def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Proof) -> Fragments:
+def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Boundaries) -> Fragments:
     """Tokenize all fragments; raises `UnprovedError` where composition cannot be proved exact."""
     choices: list[tuple[int, PromptLayout, Cuts]] = []
     reasons: list[UnprovedError] = []
@@ -41,7 +41,7 @@ def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: P
     return _build(best, cuts, proof, chat, history_len)
 
 
-def _build(layout: PromptLayout, cuts: Cuts, proof: Proof, chat: Chat, history_len: int) -> Fragments:
+def _build(layout: PromptLayout, cuts: Cuts, proof: Boundaries, chat: Chat, history_len: int) -> Fragments:
     work = _Workbench(layout, cuts, proof, chat, history_len)
     work.check_template()
     tables = work.tables()
@@ -61,7 +61,7 @@ def _build(layout: PromptLayout, cuts: Cuts, proof: Proof, chat: Chat, history_l
         ("context", "context", False),
         ("candidate_context", "context", True),
     ):
-        kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.candidate] == which]
+        kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.option == "candidate_line"] == which]
         unproved[name] = sorted(set().union(*(cuts.unproved[n] for n in kinds)))
     return programs.fragments(response, len(chat.decision.lead), unproved)
 
@@ -72,7 +72,7 @@ class _Workbench:
 
     layout: PromptLayout
     cuts: Cuts
-    proof: Proof
+    proof: Boundaries
     chat: Chat
     history_len: int
     probes: list[str] = field(default_factory=list)

@@ -15,18 +15,16 @@ from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import PromptSpec, runs_of
+from palate.prompt.spec import PromptSpec
 from palate.prompt.tokenizer import tokenizer_key
 from palate.samples.build import Samples
-from palate.samples.items import shown_items
-from palate.samples.lines import Renderer, format_value, part_texts, renderer
+from palate.samples.lines import Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.store.cache import Cache
 from palate.tokens.build_fragments import build_fragments
 from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, Fragments, Ints, Longs
-from palate.tokens.layout import layout
-from palate.tokens.proof.boundaries import Boundaries
-from palate.tokens.proof.cuts import UnprovedError
+from palate.tokens.layout import PromptLayout
+from palate.tokens.proof import Boundaries, UnprovedError
 from palate.tokens.tables import (
     ARRAYS,
     CHUNK,
@@ -36,12 +34,13 @@ from palate.tokens.tables import (
     sample_lengths,
     unproved_samples,
 )
-from palate.tokens.wording import Line, write_wording
 
 log = logging.getLogger(__name__)
 
 STAGE = 5
 """Raised whenever the same input would give other tokens or other files."""
+PORTION = 1 << 20
+"""Samples whose lengths are worked out at a time."""
 CHECKED = 64
 """Samples that are tokenized whole when tables are built, to check what was proved."""
 
@@ -85,145 +84,124 @@ def content_of(samples: Samples) -> dict[str, str]:
 
 def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) -> None:
     """Write the tables of some samples into the empty folder `out`; raises `InputError` as `renderer` does."""
-    from palate.tokens import kernel
-
     render = renderer(samples, prompt)
-    timeline, history_len = samples.timeline, samples.history_len
     rows = render.item.to_numpy()
     used = np.flatnonzero(np.bincount(rows, minlength=samples.items.height))
-    of_row = np.zeros(samples.items.height, np.int64)
-    of_row[used] = np.arange(used.size)
-    scale = timeline["rating"].unique().sort()
-    word = np.empty(rows.size, np.int64)
-    ratings = (read_only(series.to_numpy().astype(np.float64, copy=False)) for series in (timeline["rating"], scale))
-    kernel.pack(read_only(rows), of_row, *ratings, RATING[0], word)
-    word[samples.position[samples.label]] |= 1 << LABEL[0]
     contexts = pl.DataFrame(height=1)  # one that says nothing
     if prompt.names_context and render.samples.context is not None:
         contexts = render.samples.context.values
-        word |= render.samples.context.code.astype(np.int64) << CONTEXT[0]
+    wording = render.wording.of_items(used.tolist())
+    sizes = {ITEM: used.size, RATING: len(render.scale), CONTEXT: len(contexts)}
+    word = _words(render, rows, used, contexts)
     np.save(out / "word.npy", word)
     np.save(out / "users.npy", users_of(samples))
-    items = shown_items(samples.items)[used]
-    said = {
-        name: _line(getattr(prompt, option), option, items, scale, contexts)
-        for name, option in (("history", "history_line"), ("candidate", "candidate_line"))
-    }
-    write_wording(out, said)
-    for values, (_, most), what in (
-        (items, ITEM, "items"),
-        (scale, RATING, "distinct ratings"),
-        (contexts, CONTEXT, "distinct pairs of {item_mean} and {item_count}"),
+    wording.save(out)
+    for (place, size), what in zip(
+        sizes.items(), ("items", "distinct ratings", "distinct pairs of {item_mean} and {item_count}"), strict=True
     ):
-        if len(values) > most + 1:
-            raise InputError(f"have {len(values):,} {what}, expected at most {most + 1:,}", "ratings")
+        if size > place[1] + 1:
+            raise InputError(f"have {size:,} {what}, expected at most {place[1] + 1:,}", "ratings")
 
     fragments, reason = None, None
     try:
-        plan = layout(prompt, items, scale.to_list(), contexts)
-        fragments = build_fragments(plan, chat, history_len, Boundaries(chat.untrimmed))
+        layout = PromptLayout(prompt, wording)
+        fragments = build_fragments(layout, chat, samples.history_len, Boundaries(chat.untrimmed))
     except UnprovedError as error:
         reason = str(error)
     bad = unproved_samples(word, samples.position, samples.histories, fragments)
     if fragments is not None and not _agrees(samples, render, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
         bad[:] = True
-    counts: dict[str, dict[str, int]] = {"samples": {}, "plain": {}}
-    whole = None if fragments is None else _Lengths(fragments, history_len, len(items), len(scale), len(contexts))
+    length = np.zeros(samples.position.size, np.int32)
+    if fragments is not None:
+        length = _lengths(samples, word, fragments, sizes)
+        length[bad] = 0
     for number, split in enumerate(SPLITS):
         mine = samples.split == number
-        position, plain = samples.position[mine], bad[mine]
-        length = np.zeros(position.size, np.int32)
+        np.save(out / f"{split}.position.npy", samples.position[mine].astype(np.int64, copy=False))
+        np.save(out / f"{split}.length.npy", length[mine])
         if samples.history is not None:
-            shown = samples.history[mine]
-            np.save(out / f"{split}.items.npy", shown)
-            if fragments is not None:
-                length = sample_lengths(word, fragments, position, shown)
-        elif whole is not None:
-            length = whole.of(word, position)
-        length[plain] = 0
-        np.save(out / f"{split}.position.npy", position.astype(np.int64, copy=False))
-        np.save(out / f"{split}.length.npy", length)
-        counts["samples"][split], counts["plain"][split] = int(position.size), int(plain.sum())
+            np.save(out / f"{split}.items.npy", samples.history[mine])
     names: list[str] = []
     if fragments is not None:
         for array in ARRAYS:
             np.save(out / f"{array}.npy", getattr(fragments, array))
-        codes = sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})[:10]
-        names = items["title"].gather(codes).to_list() + scale.gather(fragments.unproved["rating"]).to_list()[:5]
-        told = sorted({*fragments.unproved["context"], *fragments.unproved["candidate_context"]})[:5]
-        names += [" ".join(map(str, contexts.row(code))) for code in told]
+        names = _unproved_names(fragments, samples.items[used]["title"], render.scale, contexts)
     meta = {
         "reason": reason,
-        "history_len": history_len,
+        "history_len": samples.history_len,
         "prompt": prompt.model_dump(mode="json"),
         "lead": fragments.lead if fragments else len(chat.decision.lead),
         "unproved": fragments.unproved if fragments else {},
         "unproved_names": names,
-        "codes": {"item": len(items), "rating": len(scale), "context": len(contexts)},
-        **counts,
+        "codes": dict(zip(("item", "rating", "context"), sizes.values(), strict=True)),
+        "samples": {split: int((samples.split == number).sum()) for number, split in enumerate(SPLITS)},
+        "plain": {split: int(bad[samples.split == number].sum()) for number, split in enumerate(SPLITS)},
     }
     (out / "tables.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
 
-def _line(template: str, option: str, items: pl.DataFrame, scale: pl.Series, contexts: pl.DataFrame) -> Line:
-    """The pieces of a line, as `write_wording` takes them."""
-    line: list[tuple[Any, list[str] | str]] = []
-    for of, parts in runs_of(template):
-        for part in parts:
-            if part.field is None:
-                line.append(("literal", part.literal))
-            elif of == "n":
-                line.append((of, part.format_spec))
-            elif of == "rating":
-                line.append((of, [format_value(rating, part.format_spec, option) for rating in scale.to_list()]))
-            else:
-                line.append((of, part_texts([part], items if of == "item" else contexts, option).to_list()))
-    return line
+def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl.DataFrame) -> Longs:
+    """The word of each timeline row; items are numbered by their place in `used`."""
+    from palate.tokens import kernel
+
+    samples = render.samples
+    of_row = np.zeros(samples.items.height, np.int64)
+    of_row[used] = np.arange(used.size)
+    word = np.empty(rows.size, np.int64)
+    ratings = (
+        read_only(each.to_numpy().astype(np.float64, copy=False)) for each in (samples.timeline["rating"], render.scale)
+    )
+    kernel.pack(read_only(rows), of_row, *ratings, RATING[0], word)
+    word[samples.position[samples.label]] |= 1 << LABEL[0]
+    if contexts.width and samples.context is not None:
+        word |= samples.context.code.astype(np.int64) << CONTEXT[0]
+    return word
 
 
-class _Lengths:
-    """Lengths of whole samples, from what each code adds where that is the same in every line.
+def _unproved_names(fragments: Fragments, titles: pl.Series, scale: pl.Series, contexts: pl.DataFrame) -> list[Any]:
+    """Some of the titles, ratings and contexts that no fragment serves, for the log."""
+    codes = sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})[:10]
+    names = titles.gather(codes).to_list() + scale.gather(fragments.unproved["rating"]).to_list()[:5]
+    told = sorted({*fragments.unproved["context"], *fragments.unproved["candidate_context"]})[:5]
+    return names + [" ".join(map(str, contexts.row(code))) for code in told]
 
-    A history that tells contexts is measured line by line, and so is a sample without a history.
+
+def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping[tuple[int, int], int]) -> Ints:
+    """The lengths of all samples before truncation, (n,) int32.
+
+    Where a rating adds the same in every line, but for the line's number, a sample's length is a difference of running
+    sums over the timeline. Other histories are measured line by line.
     """
-
-    def __init__(self, fragments: Fragments, history_len: int, items: int, ratings: int, contexts: int) -> None:
-        self.fragments, self.history_len = fragments, history_len
-        sizes = {ITEM: items, RATING: ratings, CONTEXT: contexts, LABEL: 2, NOTHING: 1}
-        lines = [{place: np.zeros(size, np.int64) for place, size in sizes.items()} for _ in range(history_len + 1)]
-        steps = fragments.steps[fragments.first[history_len] : fragments.first[history_len + 1]]
-        for row, base, *place in steps.tolist():
-            size = sizes[tuple(place)]
-            lines[row][tuple(place)] += fragments.length[base : base + size]  # the candidate's line is the first
-        self.candidate, *history = lines
-        first = history[0] if history else self.candidate
-        # One line may be a few tokens longer than another, as its number is: by the same few for every rating.
-        longer = [line[RATING][0] - first[RATING][0] for line in history]
-        self.alike = bool(history) and all(
-            np.array_equal(line[ITEM], first[ITEM])
-            and np.array_equal(line[RATING] - more, first[RATING])
-            and not line[CONTEXT].any()
+    m, position = samples.history_len, samples.position
+    lines = [{at: np.zeros(n, np.int64) for at, n in {**sizes, LABEL: 2, NOTHING: 1}.items()} for _ in range(m + 1)]
+    for row, base, *at in fragments.steps[fragments.first[m] : fragments.first[m + 1]].tolist():
+        added = lines[row][at[0], at[1]]
+        added += fragments.length[base : base + added.size]
+    candidate, *history = lines  # the candidate's row is 0
+    longer = [line[RATING][0] - history[0][RATING][0] for line in history]
+    if (
+        samples.history is not None
+        or not history
+        or any(
+            (line[ITEM] != history[0][ITEM]).any()
+            or (line[RATING] - more != history[0][RATING]).any()
+            or line[CONTEXT].any()
             for line, more in zip(history, longer, strict=True)
         )
-        self.item, self.rating = first[ITEM], first[RATING]
-        self.constant = int(sum(line[NOTHING][0] for line in lines) + sum(longer))
-
-    def of(self, word: Longs, position: Longs) -> Ints:
-        """The lengths of samples at ascending timeline rows."""
-        if not self.alike:
-            return sample_lengths(word, self.fragments, position, self.history_len)
-        from palate.tokens import kernel
-
-        out = np.empty(position.size, np.int32)
-        shifts, masks = np.array([ITEM, RATING, LABEL], np.int64).T.copy()
-        kernel.slide(
-            read_only(word), read_only(position), self.history_len, self.item, self.rating, self.candidate[ITEM],
-            self.candidate[LABEL], shifts, masks, self.constant, out,
-        )  # fmt: skip
-        if self.candidate[CONTEXT].any():
-            out += self.candidate[CONTEXT].astype(np.int32)[code_of(word[position], CONTEXT)]
-        return out
+    ):
+        return sample_lengths(word, fragments, position, samples.histories)
+    constant = sum(longer) + sum(line[NOTHING][0] for line in lines)
+    length = np.empty(position.size, np.int32)
+    for start in range(0, position.size, PORTION):
+        at = position[start : start + PORTION]
+        begin = int(at[0]) - m
+        rated = word[begin : int(at[-1])]
+        sums = np.cumsum(history[0][ITEM][code_of(rated, ITEM)] + history[0][RATING][code_of(rated, RATING)])
+        sums = np.concatenate([[0], sums])
+        ends = sum(candidate[of][code_of(word[at], of)] for of in (ITEM, CONTEXT, LABEL))
+        length[start : start + PORTION] = constant + sums[at - begin] - sums[at - begin - m] + ends
+    return length
 
 
 def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:

@@ -1,7 +1,7 @@
 """TokenDataset: the samples of a split as token ids, composed when they are asked for.
 
 Nothing of a sample is stored. What lies on disk are the tables of `palate.tokens.tables`, and for a cutoff what
-is cut (`palate.tokens.truncation`); both are mapped into memory, so that a dataset travels to another process
+is cut (`palate.tokens.cut`); both are mapped into memory, so that a dataset travels to another process
 as the names of two folders.
 """
 
@@ -21,10 +21,10 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.store.artifacts import sha256_of
 from palate.store.cache import Cache
-from palate.tokens.fragments import LEFT, MIDDLE, OVERREAD, RIGHT, Ints, Longs
+from palate.tokens.cut import Cut, Strategy, audit_cut, compared, ends, lengths_of, plan_cut, responses_of
+from palate.tokens.fragments import IGNORED, OVERREAD, Ints, Longs
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
-from palate.tokens.truncation import Cut, Strategy, audit_cut, compared, lengths_of, plan_cut, responses_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -186,23 +186,17 @@ class TokenDataset:
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
         """Compose some samples, or all, one after the other."""
-        sample = self._numbers(indices)
-        ids, offsets = self._compose(sample)
-        labels = np.empty_like(ids)
-        from palate.tokens import loops
-
-        only = self.lead if self.answer_only else -1  # the one trained token of the response; −1: all are
-        loops.label(ids, offsets, np.diff(offsets), self._responses(sample), only, labels)
-        return Ragged(ids, labels, offsets)
+        return self._compose(self._numbers(indices), labelled=True)
 
     def ids(self, indices: ArrayLike | None = None) -> tuple[Ints, Longs]:
         """`input_ids` and `offsets` of `ragged` without the labels."""
-        return self._compose(self._numbers(indices))
+        ids, _, offsets = self._compose(self._numbers(indices))
+        return ids, offsets
 
     def prompts(self, indices: ArrayLike | None = None) -> list[list[int]]:
         """Inference prompts: each sample's ids before the decision token, cut as in training."""
         sample = self._numbers(indices)
-        ids, offsets = self._compose(sample)
+        ids, _, offsets = self._compose(sample)
         ends = offsets[1:] - self._responses(sample) + self.lead
         return [ids[a:b].tolist() for a, b in zip(offsets[:-1].tolist(), ends.tolist(), strict=True)]
 
@@ -298,10 +292,11 @@ class TokenDataset:
         `whole` ids are cut on the left to `kept`. All (n,). Every fragment of them must be proved.
         """
         none = np.full(position.size, -1, np.int64)
-        return self._joined(position, target, items, none, whole, kept, "left")
+        ids, _, offsets = self._joined(position, target, items, none, whole, kept, "left")
+        return ids, offsets
 
-    def _compose(self, sample: Longs) -> tuple[Ints, Longs]:
-        """The ids of samples given by their numbers in the split, and where each begins and the last ends."""
+    def _compose(self, sample: Longs, labelled: bool = False) -> Ragged:
+        """Samples given by their numbers in the split; without labels unless `labelled`."""
         cut = self._cut
         kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
         items = self._items[sample]
@@ -310,28 +305,36 @@ class TokenDataset:
             place = _places(cut.over, sample)
             items[place >= 0] = cut.items[place[place >= 0]]
             whole = kept
-        out, offsets = self._joined(position, position, items, plain, whole, kept, self.options.truncation)
+        response = self._responses(sample) if labelled else None
+        found = self._joined(position, position, items, plain, whole, kept, self.options.truncation, response)
         again = _places(cut.again, sample)
         for n in np.flatnonzero(again >= 0):
-            out[offsets[n] : offsets[n + 1]] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
-        return out, offsets
+            own = slice(found.offsets[n], found.offsets[n + 1])
+            found.input_ids[own] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
+            if labelled:
+                trained = found.labels[own] != IGNORED
+                found.labels[own][trained] = found.input_ids[own][trained]
+        return found
 
     def _joined(
-        self, position: Longs, target: Longs, items: Longs, plain: Longs, whole: Ints, kept: Ints, truncation: Strategy
-    ) -> tuple[Ints, Longs]:
-        """What the kernel writes, and where each sample begins and the last ends."""
-        from palate.tokens import loops
+        self, position: Longs, target: Longs, items: Longs, plain: Longs, whole: Ints, kept: Ints, truncation: Strategy,
+        response: Ints | None = None,
+    ) -> Ragged:  # fmt: skip
+        """What the kernel writes: ids, and labels if it is given the lengths of the responses."""
+        from palate.tokens import kernel
 
         f = self.tables.fragments or NO_FRAGMENTS
-        side = {"right": RIGHT, "middle": MIDDLE}.get(truncation, LEFT)
         offsets = np.zeros(position.size + 1, np.int64)
         np.cumsum(kept, out=offsets[1:])
         out = np.empty(int(offsets[-1]) + OVERREAD, np.int32)
-        loops.compose(
+        labels = np.empty(0 if response is None else int(offsets[-1]), np.int32)
+        kernel.compose(
             self.tables.word, position, target, items, plain, f.steps, f.first, f.start, f.length, f.tokens,
-            self._plain.start, self._plain.tokens, whole, kept, side, out, offsets,
+            self._plain.start, self._plain.tokens, whole, kept, ends(truncation, self.options.cutoff_len)[0],
+            kept if response is None else response,
+            self.lead if self.answer_only else -1, out, labels, offsets,
         )  # fmt: skip
-        return out[: offsets[-1]], offsets
+        return Ragged(out[: offsets[-1]], labels, offsets)
 
 
 def token_datasets(

@@ -19,8 +19,8 @@ ITEM, RATING, CONTEXT, LABEL = (0, (1 << 28) - 1), (28, (1 << 18) - 1), (46, (1 
 """Where a word holds the codes of the item, the rating and the context, and the label: shift and mask."""
 PLACES = {"item": ITEM, "rating": RATING, "context": CONTEXT}
 NOTHING = (0, 0)
-LEFT, RIGHT, MIDDLE = range(3)
-"""Which end of a sequence is cut where it is too long."""
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
 OVERREAD = 16
 """Ids that may be read beyond a fragment's end, and written beyond a sample's: the kernel copies whole blocks."""
 

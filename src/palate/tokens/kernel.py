@@ -1,52 +1,61 @@
-"""The compiled loop that turns programs and timelines into token ids, and the one that only measures them.
+"""The loops over samples: from programs and timelines to token ids and labels, or to lengths alone.
 
-Ids are copied in blocks of 16, a vector register at a time, whatever a fragment's length: what is written too
-much is overwritten by the next fragment. Compiled once a machine; numba keeps the result.
+They are compiled, once a machine, where numba is installed; elsewhere Python runs them as they stand, with the same
+result. Ids are copied in blocks of 16, a vector register at a time, whatever a fragment's length: what is written too
+much is overwritten by the next fragment.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="untyped-decorator"
 
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
 from palate.store.hub import cache_dir
-from palate.tokens.fragments import LEFT, OVERREAD, RIGHT
+from palate.tokens.fragments import IGNORED, OVERREAD
 
 log = logging.getLogger(__name__)
 
-if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
-
-if not numba.config.CACHE_DIR and not any((Path(__file__).parent / "__pycache__").glob("kernel.*.nbi")):
-    log.info("compiling the loops that compose tokens, once on this machine: some seconds")
-
 BLOCK = OVERREAD
-IGNORED = -100
+
+try:
+    import numba
+    from llvmlite import ir
+    from numba.extending import intrinsic
+except ImportError as error:  # numba is absent, or refuses the NumPy that is there
+    log.info("the loops that compose tokens are not compiled, with the same result: %s", error)
+
+    def compiled(loop):
+        """The loop as it stands."""
+        return loop
+
+    def _copy_block(to, at, source, start):
+        to[at : at + BLOCK] = source[start : start + BLOCK]
+else:
+    if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
+        numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
+    if not numba.config.CACHE_DIR and not any((Path(__file__).parent / "__pycache__").glob("kernel.*.nbi")):
+        log.info("compiling the loops that compose tokens, once on this machine: some seconds")
+    compiled = numba.njit(cache=True, nogil=True)
+
+    @intrinsic
+    def _copy_block(typing, to, at, source, start):
+        """`to[at : at + BLOCK] = source[start : start + BLOCK]` for int32 arrays, unaligned and unchecked."""
+
+        def generate(context, builder, signature, arguments):
+            block = ir.VectorType(ir.IntType(32), BLOCK).as_pointer()
+            places = []
+            for array, offset, kind in zip(arguments[::2], arguments[1::2], signature.args[::2], strict=True):
+                data = context.make_array(kind)(context, builder, array).data
+                places.append(builder.bitcast(builder.gep(data, [offset]), block))
+            builder.store(builder.load(places[1], align=4), places[0], align=4)
+            return context.get_dummy_value()
+
+        return numba.types.void(to, at, source, start), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy_block(typing: Any, to: Any, at: Any, source: Any, start: Any) -> Any:
-    """`to[at : at + BLOCK] = source[start : start + BLOCK]` for int32 arrays, unaligned and unchecked."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        block = ir.VectorType(ir.IntType(32), BLOCK).as_pointer()
-        places = []
-        for array, offset, kind in zip(arguments[::2], arguments[1::2], signature.args[::2], strict=True):
-            data = context.make_array(kind)(context, builder, array).data
-            places.append(builder.bitcast(builder.gep(data, [offset]), block))
-        builder.store(builder.load(places[1], align=4), places[0], align=4)
-        return context.get_dummy_value()
-
-    return numba.types.void(to, at, source, start), generate
-
-
-@numba.njit(cache=True, nogil=True)
+@compiled
 def pack(row, code, rating, scale, shift, out):
     """Words without labels: `code[row[i]]`, and from bit `shift` on where `rating[i]` stands in the sorted `scale`."""
     for i in range(row.size):
@@ -60,31 +69,7 @@ def pack(row, code, rating, scale, shift, out):
         out[i] = code[row[i]] | (low << shift)
 
 
-@numba.njit(cache=True, nogil=True)
-def slide(word, position, history_len, item, rating, candidate, label, shifts, masks, constant, out):
-    """Lengths of whole samples as a window over the timeline: what a rating adds does not depend on its line.
-
-    `item`, `rating`, `candidate` and `label` hold what each code adds; `shifts` and `masks` where a word has the
-    codes of item, rating and label.
-    """
-    last, window = -1, 0
-    for i in range(position.size):
-        p = position[i]
-        begin = p - history_len
-        if last >= 0 and p == last + 1:
-            w = word[begin - 1]
-            window -= item[(w >> shifts[0]) & masks[0]] + rating[(w >> shifts[1]) & masks[1]]
-            begin = last
-        else:
-            window = 0
-        for k in range(begin, p):
-            window += item[(word[k] >> shifts[0]) & masks[0]] + rating[(word[k] >> shifts[1]) & masks[1]]
-        last, w = p, word[p]
-        ends = candidate[(w >> shifts[0]) & masks[0]] + label[(w >> shifts[2]) & masks[2]]
-        out[i] = constant + window + ends
-
-
-@numba.njit(cache=True, nogil=True)
+@compiled
 def measure(word, position, target, program, steps, first, length, out):
     """Lengths of samples: the `program[i]` ratings before row `position[i]`, and the candidate at row `target[i]`.
 
@@ -102,7 +87,7 @@ def measure(word, position, target, program, steps, first, length, out):
         out[i, 0], out[i, 1] = max(shared, 0), total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def touched(word, position, steps, first, length, items, lead, trail, begin, end, out):
     """How many history lines of each sample have ids in `begin[i]` to `end[i]`, the part that is cut.
 
@@ -122,7 +107,7 @@ def touched(word, position, steps, first, length, items, lead, trail, begin, end
         out[i] = found + (line < 0 and opens < closes and opens < end[i] and closes > begin[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _whole(word, position, target, program, steps, first, start, length, tokens, out, at):
     """Write one whole sample to `out[at:]` and return where it ends."""
     for j in range(first[program], first[program + 1]):
@@ -135,57 +120,36 @@ def _whole(word, position, target, program, steps, first, start, length, tokens,
     return at
 
 
-@numba.njit(cache=True, nogil=True)
-def compose(
-    word,
-    position,
-    target,
-    program,
-    plain,
-    steps,
-    first,
-    start,
-    length,
-    tokens,
-    plain_start,
-    plain_tokens,
-    whole,
-    kept,
-    side,
-    out,
-    at,
-):
+@compiled
+def compose(word, position, target, program, plain, steps, first, start, length, tokens, plain_start, plain_tokens,
+            whole, kept, head, response, answer, out, labels, at):  # fmt: skip
     """Write samples one after the other to `out`, sample i from `at[i]` on, `kept[i]` of its `whole[i]` ids.
 
     Its history are the ratings before row `position[i]`, its candidate is that of row `target[i]`. `plain[i]` is −1, or
-    which sequence of `plain_tokens` sample i is. `out` has BLOCK more ids than are wanted.
+    which sequence of `plain_tokens` sample i is. A sample that is cut keeps `head` ids of its beginning, and the others
+    of its end. `out` has BLOCK more ids than are wanted. `labels`, unless empty, are the last `response[i]` ids of each
+    sample, IGNORED elsewhere; with `answer` ≥ 0 only that one of them.
     """
     scratch = np.empty(0, np.int32)
     for i in range(position.size):
-        n, p = whole[i], plain[i]
+        n, p, begin = whole[i], plain[i], at[i]
+        end = begin + kept[i]
         if n == kept[i] and p < 0:
-            _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, out, at[i])
-            continue
-        if scratch.size < n + BLOCK:
-            scratch = np.empty(2 * (n + BLOCK), np.int32)
-        if p < 0:
-            _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, scratch, 0)
+            _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, out, begin)
         else:
-            scratch[:n] = plain_tokens[plain_start[p] : plain_start[p] + n]
-        head = 0 if side == LEFT else kept[i] if side == RIGHT else kept[i] // 2
-        tail = kept[i] - head
-        out[at[i] : at[i] + head] = scratch[:head]
-        out[at[i] + head : at[i] + kept[i]] = scratch[n - tail : n]
-
-
-@numba.njit(cache=True, nogil=True)
-def label(ids, at, kept, response, answer, out):
-    """Labels: the last `response[i]` ids of sample i, IGNORED elsewhere; with `answer` ≥ 0 only that one of them."""
-    for i in range(kept.size):
-        end = at[i] + kept[i]
-        begin = end - response[i]
-        out[at[i] : end] = IGNORED
-        if answer < 0:
-            out[begin:end] = ids[begin:end]
-        else:
-            out[begin + answer] = ids[begin + answer]
+            if scratch.size < n + BLOCK:
+                scratch = np.empty(2 * (n + BLOCK), np.int32)
+            if p < 0:
+                _whole(word, position[i], target[i], program[i], steps, first, start, length, tokens, scratch, 0)
+            else:
+                scratch[:n] = plain_tokens[plain_start[p] : plain_start[p] + n]
+            middle = begin + min(head, kept[i])
+            out[begin:middle] = scratch[: middle - begin]
+            out[middle:end] = scratch[n - (end - middle) : n]
+        if labels.size:
+            trained = end - response[i]
+            labels[begin:end] = IGNORED
+            if answer < 0:
+                labels[trained:end] = out[trained:end]
+            else:
+                labels[trained + answer] = out[trained + answer]

@@ -75,6 +75,11 @@ class Packed:
         )  # fmt: skip
 
 
+def ranges(begin: Longs, size: Longs) -> Longs:
+    """The numbers from `begin[i]` to `begin[i] + size[i]`, one range after the other."""
+    return np.asarray(np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size))
+
+
 def pack(ids: Ints, length: Longs, shared: Longs, first: Longs, response: Longs, lead: int, answer_only: bool,
          liked: NDArray[np.bool_], samples: Longs) -> Packed:  # fmt: skip
     """Join whole sequences to prompts.

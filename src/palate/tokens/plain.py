@@ -10,6 +10,8 @@ from palate.errors import InputError
 from palate.progress import track
 from palate.prompt.chat import PROBE, Chat, Encoded
 from palate.prompt.messages import to_chat_messages
+from palate.tokens.cut import cut_ids, ends
+from palate.tokens.fragments import IGNORED as IGNORED
 from palate.tokens.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 STAGE = 2
 """Raised whenever the same input would give other tokens."""
-IGNORED = -100
-"""The label that PyTorch's cross entropy leaves out."""
 ROWS = 1024
 """Examples that are tokenized at once, on all cores."""
 
@@ -63,13 +63,9 @@ def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
     response = len(ids) - prompt_len
     if response > cutoff_len:
         raise InputError(f"the response is {response} tokens, cutoff_len is {cutoff_len}: expected it to fit")
-    start = max(0, len(ids) - cutoff_len)
-    labels = [IGNORED] * prompt_len + ids[prompt_len:]
-    return {
-        "input_ids": ids[start:],
-        "attention_mask": [1] * (len(ids) - start),
-        "labels": labels[start:],
-    }
+    kept = cut_ids(ids, *ends("left", cutoff_len))
+    labels = cut_ids([IGNORED] * prompt_len + ids[prompt_len:], *ends("left", cutoff_len))
+    return {"input_ids": kept, "attention_mask": [1] * len(kept), "labels": labels}
 
 
 def encode_examples(dataset: "Dataset", chat: Chat, name: str = "") -> Iterator[list[Encoded]]:

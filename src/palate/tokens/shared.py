@@ -8,7 +8,6 @@ then the sequence of that history and its own candidate, and the K sequences beg
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,45 +16,10 @@ from palate.config import SHARING
 from palate.errors import InputError
 from palate.prompt.messages import to_chat_messages
 from palate.store.artifacts import sha256_of
+from palate.tokens.cut import drop_items
 from palate.tokens.dataset import Ragged, TokenDataset
-from palate.tokens.packed import Ints, Longs, Packed, pack
+from palate.tokens.packed import Ints, Longs, Packed, pack, ranges
 from palate.tokens.tables import parts, unproved_samples
-
-
-class Sequences(Protocol):
-    """What prompts of one target are made from: a `TokenDataset`, or `Rows`; the names are `TokenDataset`'s."""
-
-    def __len__(self) -> int: ...
-
-    def ragged(self, indices: ArrayLike | None = None) -> Ragged:
-        """Some samples one after the other, or all."""
-
-    @property
-    def lengths(self) -> Ints:
-        """Tokens of each sample, (n,) int32."""
-
-    @property
-    def responses(self) -> Ints:
-        """Tokens of each response, (n,) int32."""
-
-    @property
-    def labels(self) -> NDArray[np.bool_]:
-        """Which samples are a Yes, (n,) bool."""
-
-    @property
-    def lead(self) -> int:
-        """Tokens of a response before the one that decides."""
-
-    @property
-    def answer_only(self) -> bool:
-        """Whether the token that decides is the only one that is trained."""
-
-    @property
-    def identity(self) -> str:
-        """A hash of what the samples say."""
-
-    def select(self, rows: ArrayLike) -> "Sequences":
-        """The samples of these indices, in their order."""
 
 
 class SharedHistory:
@@ -69,7 +33,7 @@ class SharedHistory:
     Raises `InputError` where samples that are too long would lose tokens in a way that leaves nothing to share.
     """
 
-    def __init__(self, source: Sequences, targets: int = 1) -> None:
+    def __init__(self, source: "Sequences", targets: int = 1) -> None:
         self.source, self.targets = source, targets
         self._plain: dict[int, Ints] = {}
         n = len(source)
@@ -92,9 +56,14 @@ class SharedHistory:
         self.first = group(self._target, source.tables.users, targets)
         self._anchor = np.repeat(self._target[self.first[:-1]], np.diff(self.first))
         self._items = source.tables.items(source.split)[source.numbers][self.order][self.first[:-1]]
-        self._cut = np.zeros(len(self), np.int64)
-        self.prefix, self.lengths = self._measure()
-        self._fit(source.options.cutoff_len)
+        tables = source.tables
+        plain = unproved_samples(
+            tables.word, self._anchor, np.repeat(self._items, self.sizes), tables.fragments, self._target
+        )
+        self._whole = np.logical_or.reduceat(plain, self.first[:-1])
+        self._cut, self.prefix = np.zeros((2, len(self)), np.int64)
+        self.lengths = np.zeros(self.order.size, np.int64)
+        self._fit(source.options.cutoff_len, self._measure(np.arange(len(self)), self._items))
 
     def __len__(self) -> int:
         """The number of prompts."""
@@ -176,9 +145,7 @@ class SharedHistory:
         A piece (begin, end) are the samples `begin` to `end` in the order of prompts, all of one prompt.
         """
         begin, end = np.asarray(pieces, np.int64).reshape(-1, 2).T
-        count = end - begin
-        first = np.concatenate([[0], np.cumsum(count)])
-        samples = np.repeat(begin - first[:-1], count) + np.arange(first[-1])
+        samples, first = ranges(begin, end - begin), np.concatenate([[0], np.cumsum(end - begin)])
         ids, offsets = self.sequences(samples)
         return pack(
             ids,
@@ -192,79 +159,63 @@ class SharedHistory:
             self.order[samples],
         )
 
-    def _measure(self) -> tuple[Longs, Longs]:
-        """What the samples of each prompt share, and their lengths; those that are not composed are tokenized."""
-        tables = self._tokens.tables
-        items = np.repeat(self._items, self.sizes)
-        shared, length = np.zeros((2, self.order.size), np.int64)
-        plain = unproved_samples(tables.word, self._anchor, items, tables.fragments, self._target)
-        of_prompt = np.logical_or.reduceat(plain, self.first[:-1])
-        plain = np.repeat(of_prompt, self.sizes)
-        if tables.fragments is not None:
-            shared, length = parts(tables.word, tables.fragments, self._anchor, self._target, items).T.astype(np.int64)
-        prefix = shared[self.first[:-1]]
-        for k in np.flatnonzero(of_prompt):
-            prefix[k] = self._tokenize(int(k), int(self._items[k]))
-            rows = np.arange(self.first[k], self.first[k + 1])
-            length[rows] = [self._plain[row].size for row in rows.tolist()]
-        return prefix, length
+    def _measure(self, prompts: Longs, items: Longs) -> Longs:
+        """Give prompts so many history items each: what their samples share, and lengths; returns the longest of each.
 
-    def _tokenize(self, prompt: int, items: int) -> int:
-        """Tokenize the sequences of a prompt as whole texts; returns how many tokens they share."""
+        What is not composed is tokenized.
+        """
+        tables, sizes = self._tokens.tables, self.sizes[prompts]
+        rows, first = ranges(self.first[prompts], sizes), np.cumsum(sizes) - sizes
+        if tables.fragments is not None:
+            shown = np.repeat(items, sizes)
+            found = parts(tables.word, tables.fragments, self._anchor[rows], self._target[rows], shown)
+            self.prefix[prompts], self.lengths[rows] = found[first, 0], found[:, 1]
+        for k in np.flatnonzero(self._whole[prompts]):
+            self._tokenize(int(prompts[k]), int(items[k]))
+        self._items[prompts] = items
+        return np.maximum.reduceat(self.lengths[rows], first)
+
+    def _tokenize(self, prompt: int, items: int) -> None:
+        """Tokenize the sequences of a prompt as whole texts, and see how many tokens they share."""
         rows = np.arange(self.first[prompt], self.first[prompt + 1])
         examples = self._tokens.tables.examples(self._anchor[rows], items, self._target[rows])
         encoded = self._tokens.chat.encode_batch([to_chat_messages(example) for example in examples])
         for row, (ids, _) in zip(rows.tolist(), encoded, strict=True):
-            self._plain[row] = np.array(ids, np.int32)
+            self._plain[row], self.lengths[row] = np.array(ids, np.int32), len(ids)
         least = min(prompt_len for _, prompt_len in encoded) - 1
         head = np.array([ids[:least] for ids, _ in encoded])
         same = (head == head[0]).all(axis=0)
-        return least if same.all() else int(same.argmin())
+        self.prefix[prompt] = least if same.all() else int(same.argmin())
 
-    def _fit(self, cutoff: int) -> None:
+    def _fit(self, cutoff: int, longest: Longs) -> None:
         """Cut prompts whose longest sequence is longer than `cutoff`, all sequences of a prompt alike."""
-        options, response = self._tokens.options, self.responses
-        longest = np.maximum.reduceat(self.lengths, self.first[:-1])
+        truncation = self._tokens.options.truncation
         over = np.flatnonzero(longest > cutoff)
         if not over.size:
             return
-        if options.truncation == "error":
+        if truncation == "error":
             raise InputError(
                 f"{over.size:,} prompts are longer than cutoff_len {cutoff}, the longest has {longest.max()} tokens: "
                 "expected every sample to fit, or another tokens.truncation",
                 self._tokens.split,
             )
-        if options.truncation == "left":
+        if truncation == "left":
             self._cut[over] = longest[over] - cutoff
             self.prefix = np.maximum(self.prefix - self._cut, 0)
             self.lengths = self.lengths - np.repeat(self._cut, self.sizes)
-            if (self.lengths < response).any():
+            if (self.lengths < self.responses).any():
                 raise InputError(
                     f"a prompt of {longest.max()} tokens would lose a part of a response with cutoff_len {cutoff}",
                     self._tokens.split,
                 )
             return
-        for k in over.tolist():
-            self._drop_items(k, cutoff)
-
-    def _drop_items(self, k: int, cutoff: int) -> None:
-        """Leave a prompt as many items of its history as fit with its longest candidate."""
-        tables, rows = self._tokens.tables, np.arange(self.first[k], self.first[k + 1])
-        for items in range(int(self._items[k]) - 1, -1, -1):
-            if int(rows[0]) in self._plain:
-                self.prefix[k] = self._tokenize(k, items)
-                self.lengths[rows] = [self._plain[row].size for row in rows.tolist()]
-            else:
-                assert tables.fragments is not None
-                found = parts(tables.word, tables.fragments, self._anchor[rows], self._target[rows], items)
-                self.prefix[k], self.lengths[rows] = found[0, 0], found[:, 1]
-            if self.lengths[rows].max() <= cutoff:
-                self._items[k] = items
-                return
-        raise InputError(
-            f"a prompt has {self.lengths[rows].max()} tokens without any history, cutoff_len is {cutoff}",
-            self._tokens.split,
-        )
+        _, kept = drop_items(self._items[over], cutoff, lambda rows, items: self._measure(over[rows], items))
+        if not kept.all():
+            rows = np.arange(*self.first[over[kept == 0][0] + np.arange(2)])
+            raise InputError(
+                f"a prompt has {self.lengths[rows].max()} tokens without any history, cutoff_len is {cutoff}",
+                self._tokens.split,
+            )
 
 
 def group(positions: Longs, users: Longs, targets: int) -> Longs:
@@ -323,5 +274,9 @@ class SharedRows:
         at = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
         size = self.lengths[at].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(size)])
-        place = np.repeat(self._offsets[at] - offsets[:-1], size) + np.arange(offsets[-1])
+        place = ranges(self._offsets[at], size)
         return Ragged(self._ids[place], self._labels[place], offsets)
+
+
+Sequences = TokenDataset | SharedRows
+"""What prompts of one target are made from."""

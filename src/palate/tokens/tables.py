@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.prompt.spec import Of, PromptSpec
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, RATING, Fragments, Ints, Longs
-from palate.tokens.wording import Wording
+from palate.prompt.wording import Codes, Wording
+from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, PLACES, RATING, Fragments, Ints, Longs
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -123,9 +123,9 @@ class Tables:
         sizes = np.broadcast_to(items, positions.shape).tolist()
         for row, m, target in zip(positions, sizes, positions if targets is None else targets, strict=True):
             past, asked = self.word[row - m : row].tolist(), int(self.word[target])
-            lines = [self.wording.history_line(word, n) for n, word in enumerate(past, start=1)]
+            lines = [self.wording.history_line(codes_of(word), n) for n, word in enumerate(past, start=1)]
             answer = self.prompt.label(bool(asked >> LABEL[0] & LABEL[1]))
-            told.append(self.prompt.alpaca("\n".join(lines), self.wording.candidate_line(asked), answer, m))
+            told.append(self.prompt.alpaca("\n".join(lines), self.wording.candidate_line(codes_of(asked)), answer, m))
         return told
 
     @classmethod
@@ -150,13 +150,13 @@ def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, ite
     The history are the `items` ratings before row `position`, the candidate is that of row `target`. Returns
     (n, 2) int32.
     """
-    from palate.tokens import loops
+    from palate.tokens import kernel
 
     out = np.empty((position.size, 2), np.int32)
     program = np.full(position.size, items, np.int64) if isinstance(items, int) else items
     word, position, target = read_only(word), read_only(position), read_only(target)
     steps, first, length = (read_only(a) for a in (fragments.steps, fragments.first, fragments.length))
-    loops.measure(word, position, target, program, steps, first, length, out)
+    kernel.measure(word, position, target, program, steps, first, length, out)
     return out
 
 
@@ -184,6 +184,11 @@ def code_of(word: Longs, place: tuple[int, int]) -> Longs:
     """What words hold at a place: shift and mask."""
     shift, mask = place
     return (word >> shift) & mask
+
+
+def codes_of(word: int) -> Codes:
+    """The codes that one word holds."""
+    return {of: (word >> shift) & mask for of, (shift, mask) in PLACES.items()}
 
 
 def mapped(path: Path) -> NDArray[Any]:

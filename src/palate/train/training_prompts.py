@@ -81,7 +81,7 @@ def units(source: Sequences, by: str, targets: int) -> Longs:
     return unit
 
 
-def _sequences(config: Config, chat: Chat, data: "TokenDataset | Dataset | Any") -> "TokenDataset | SharedRows":
+def _sequences(config: Config, chat: Chat, data: "TokenDataset | Dataset | Any") -> Sequences:
     """A dataset as sequences: token datasets as they are, Alpaca examples tokenized."""
     if isinstance(data, TokenDataset):
         return data

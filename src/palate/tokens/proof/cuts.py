@@ -6,26 +6,12 @@ is proved for every value; where there is none, a cut at the value's own edge is
 are named.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
-from palate.tokens.layout import Kind, PromptLayout, Turn
-
-
-class Proof(Protocol):
-    """What `palate.tokens.proof.boundaries.Boundaries` can do."""
-
-    reason: str | None
-
-    def safe(self, left: str, right: str) -> bool:
-        """Whether no token can span the cut between two texts, whatever stands further out."""
-        ...
-
-    def ahead(self, left: str, right: str) -> Hashable:
-        """What tokens left of a safe cut can tell of the text right of it."""
-        ...
+from palate.prompt.wording import Piece
+from palate.tokens.layout import PromptLayout, Turn
+from palate.tokens.proof.boundaries import Boundaries
 
 
 class UnprovedError(Exception):
@@ -69,7 +55,7 @@ class _Sides:
         return _common([gap for gap, _ in self.right])
 
 
-def choose_cuts(layout: PromptLayout, history_len: int, proof: Proof) -> Cuts:
+def choose_cuts(layout: PromptLayout, history_len: int, proof: Boundaries) -> Cuts:
     """Choose the cuts of all kinds; raises `UnprovedError` where there is no safe one."""
     if proof.reason is not None:
         raise UnprovedError(proof.reason)
@@ -80,11 +66,10 @@ def choose_cuts(layout: PromptLayout, history_len: int, proof: Proof) -> Cuts:
             cuts.left.append(0)
             cuts.right.append(0)
             continue
-        for chosen, side, search in ((cuts.left, "left", _left_cuts), (cuts.right, "right", _right_cuts)):
+        for chosen, side in ((cuts.left, "left"), (cuts.right, "right")):
             best: tuple[int, int, int] | None = None
             found: dict[int, set[int]] = {}
-            for size, at_value, unsafe in search(layout, sides, number, proof):
-                bad = unsafe()
+            for size, at_value, bad in _cuts(layout, sides, number, proof, right=side == "right"):
                 rank = (sum(map(len, bad.values())), at_value, size)
                 if best is None or rank < best:
                     best, found = rank, bad
@@ -102,70 +87,39 @@ def choose_cuts(layout: PromptLayout, history_len: int, proof: Proof) -> Cuts:
     return cuts
 
 
-Candidate = tuple[int, int, Callable[[], dict[int, set[int]]]]
-"""Constant characters taken, 1 if a value's own edge is touched, and what finds the values that are unsafe."""
+def _cuts(
+    layout: PromptLayout, sides: list[_Sides], number: int, proof: Boundaries, *, right: bool
+) -> Iterator[tuple[int, int, dict[int, set[int]]]]:
+    """The cuts to one side of a kind that the constant text allows.
 
+    Each is the constant characters taken, 1 if it touches a value's own edge, and by kind the values for which it is
+    not safe.
+    """
+    own, kinds = sides[number], layout.kinds
+    common, gaps = (own.after, own.right) if right else (own.before, own.left)
 
-def _right_cuts(layout: PromptLayout, sides: list[_Sides], number: int, proof: Proof) -> Iterator[Candidate]:
-    own = sides[number]
-    for size in range(1, len(own.after) + 1):
-        taken = own.after[:size]
-        touching = {other for gap, other in own.right if size == len(gap)}
-        rests = {(gap[size:], other) for gap, other in own.right if size < len(gap)}
-        if None in touching or not all(_shown(rest, other) and proof.safe(taken, rest) for rest, other in rests):
+    def safe(near: str, far: str) -> bool:
+        """Whether a cut is safe between what stands at the field and what stands beyond it."""
+        return proof.safe(near, far) if right else proof.safe(far, near)
+
+    def touched(taken: str, other: int) -> set[int]:
+        beyond = sides[other]
+        return _bad(kinds[other], lambda text: safe(taken, text + beyond.after if right else beyond.before + text))
+
+    for size in range(1, len(common) + 1):
+        taken = common[:size] if right else common[-size:]
+        touching = {other for gap, other in gaps if size == len(gap)}
+        rests = {(gap[size:] if right else gap[:-size], other) for gap, other in gaps if size < len(gap)}
+        if None in touching or not all(_shown(rest, other) and safe(taken, rest) for rest, other in rests):
             continue
+        yield size, int(bool(touching)), {other: touched(taken, other) for other in touching if other is not None}
+    if all(gap for gap, _ in gaps):
+        beyond = {gap[:8] if right else gap[-8:] for gap, _ in gaps}
 
-        def unsafe(taken: str = taken, touching: set[int | None] = touching) -> dict[int, set[int]]:
-            bad = {}
-            for other in touching - {None}:
-                assert other is not None
-                after = sides[other].after
-                bad[other] = _bad(layout.kinds[other], partial(_begins_safely, proof, taken, after))
-            return bad
+        def alone(text: str) -> bool:
+            return all(safe(own.before + text if right else text + own.after, gap) for gap in beyond)
 
-        yield size, int(bool(touching)), unsafe
-    if all(gap for gap, _ in own.right):
-        following = {gap[:8] for gap, _ in own.right}
-
-        def unsafe_end() -> dict[int, set[int]]:
-            return {number: _bad(layout.kinds[number], lambda v: all(proof.safe(own.before + v, g) for g in following))}
-
-        yield 0, 1, unsafe_end
-
-
-def _left_cuts(layout: PromptLayout, sides: list[_Sides], number: int, proof: Proof) -> Iterator[Candidate]:
-    own = sides[number]
-    for size in range(1, len(own.before) + 1):
-        taken = own.before[-size:]
-        touching = {other for gap, other in own.left if size == len(gap)}
-        rests = {(gap[:-size], other) for gap, other in own.left if size < len(gap)}
-        if None in touching or not all(_shown(rest, other) and proof.safe(rest, taken) for rest, other in rests):
-            continue
-
-        def unsafe(taken: str = taken, touching: set[int | None] = touching) -> dict[int, set[int]]:
-            bad = {}
-            for other in touching - {None}:
-                assert other is not None
-                before = sides[other].before
-                bad[other] = _bad(layout.kinds[other], partial(_ends_safely, proof, before, taken))
-            return bad
-
-        yield size, int(bool(touching)), unsafe
-    if all(gap for gap, _ in own.left):
-        before = {gap[-8:] for gap, _ in own.left}
-
-        def unsafe_start() -> dict[int, set[int]]:
-            return {number: _bad(layout.kinds[number], lambda v: all(proof.safe(g, v + own.after) for g in before))}
-
-        yield 0, 1, unsafe_start
-
-
-def _ends_safely(proof: Proof, before: str, after: str, value: str) -> bool:
-    return proof.safe(before + value, after)
-
-
-def _begins_safely(proof: Proof, before: str, after: str, value: str) -> bool:
-    return proof.safe(before, value + after)
+        yield 0, 1, {number: _bad(kinds[number], alone)}
 
 
 def _shown(rest: str, other: int | None) -> bool:
@@ -179,7 +133,7 @@ def _common(texts: list[str]) -> str:
     return low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))]
 
 
-def _bad(kind: Kind, safe: Callable[[str], bool]) -> set[int]:
+def _bad(kind: Piece, safe: Callable[[str], bool]) -> set[int]:
     """The codes of the texts that are not safe."""
     return {code for code, text in enumerate(kind.texts) if not safe(text)}
 

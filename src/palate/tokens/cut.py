@@ -1,6 +1,10 @@
-"""What is cut from samples that are too long: a choice, made from lengths before anything is composed."""
+"""The cut: what a sequence longer than the cutoff loses. Training, scoring, ranking and `palate lengths` call it.
 
-from collections.abc import Sequence
+Each sequence is cut by itself, so that what is left of it depends on no other. The samples of a token dataset are cut
+by a plan, made from lengths before anything is composed (`plan_cut`); prompts by their ids (`cut_prompts`).
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,11 +15,92 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
-from palate.tokens.tables import CHUNK, Plain, Tables, mapped, sample_lengths
+from palate.tokens.tables import CHUNK, Plain, Tables, codes_of, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 UNKNOWN = -1
+
+Shorter = Callable[[Sequence[int], int], list[list[int]]]
+"""The prompts of some rows that show this number of the latest history items."""
+
+
+def ends(strategy: str, cutoff: int) -> tuple[int, int]:
+    """How many tokens a sequence that is cut keeps of its beginning and of its end."""
+    head = {"right": cutoff, "middle": cutoff // 2}.get(strategy, 0)
+    return head, cutoff - head
+
+
+def cut_ids(ids: list[int], head: int, tail: int) -> list[int]:
+    """A sequence of ids, or of their labels, without what lies between its ends if it is longer than both."""
+    return ids if len(ids) <= head + tail else ids[:head] + ids[len(ids) - tail :]
+
+
+def drop_items(items: Longs, cutoff: int, measure: Callable[[Longs, Longs], Ints | Longs]) -> tuple[Longs, Ints]:
+    """Leave sequences that are too long the most history items with which they fit.
+
+    `items` (n,) are their history items now; `measure(rows, items)` gives the lengths of some of them with so many
+    items each. Returns the items and the lengths then, 0 where a sequence does not fit without a history either.
+    """
+    items, kept, left = items.copy(), np.zeros(items.size, np.int32), np.arange(items.size)
+    for most in range(int(items.max(initial=0)) - 1, -1, -1):
+        if not left.size:
+            break
+        tried = np.minimum(items[left], most)
+        length = measure(left, tried)
+        fits = length <= cutoff
+        items[left[fits]], kept[left[fits]] = tried[fits], length[fits]
+        left = left[~fits]
+    return items, kept
+
+
+def cut_prompts(
+    prompts: Sequence[list[int]],
+    chat: Chat,
+    cutoff_len: int,
+    truncation: str = "left",
+    shorter: tuple[int, Shorter] | None = None,
+) -> list[list[int]]:
+    """Prompts (ids up to the decision token) that are, with an answer, `cutoff_len` tokens at most.
+
+    `truncation` is that of a config. `history` needs `shorter`: how many items are shown, and what makes prompts with
+    fewer. What training drops is scored, cut on the left. Raises `InputError` where a prompt is too long and may not
+    be cut, or where the cut would reach the answer.
+    """
+    answer = 1 + len(chat.decision.tail)
+    most = cutoff_len - answer
+    long = [n for n, ids in enumerate(prompts) if len(ids) > most]
+    found = list(prompts)
+    if not long:
+        return found
+    if truncation in ("right", "error") or (truncation == "history" and shorter is None):
+        why = "; only a ranking has items to drop" if truncation == "history" else ""
+        raise InputError(
+            f"a prompt is {max(map(len, prompts)) + answer} tokens with its answer, tokens.cutoff_len is {cutoff_len}: "
+            f"expected all to fit with tokens.truncation={truncation}{why}",
+            "tokens.cutoff_len",
+        )
+    if truncation == "history" and shorter is not None:
+        shown, write = shorter
+
+        def measure(rows: Longs, items: Longs) -> Ints:
+            some = [long[row] for row in rows]
+            again = write(some, int(items[0]))
+            for n, ids in zip(some, again, strict=True):
+                found[n] = ids
+            return np.array([len(ids) for ids in again], np.int32)
+
+        _, kept = drop_items(np.full(len(long), shown), most, measure)
+        if not kept.all():
+            raise InputError(
+                f"{(kept == 0).sum():,} prompts are too long without any history, expected a higher one",
+                "tokens.cutoff_len",
+            )
+        return found
+    head, tail = ends(truncation, cutoff_len)
+    if tail < answer + len(chat.decision.lead):
+        raise InputError(f"{cutoff_len} would cut into the answer", "tokens.cutoff_len")
+    return [cut_ids(ids, head, tail - answer) for ids in found]
 
 
 @dataclass(frozen=True)
@@ -83,19 +168,16 @@ def plan_cut(
             raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
         fits = np.ones(over.size, bool)
     elif strategy == "history":
-        known = np.isin(over, plain.sample, assume_unique=True)
-        _drop_items(tables, split, over, np.flatnonzero(~known), cutoff, items, kept)
-        again = _tokenize_again(tables, split, over, np.flatnonzero(known), cutoff, chat, response, items, kept)
+        items, kept, again = _drop_items(tables, split, plain, over, response, cutoff, chat)
         fits = kept > 0
     else:
-        tail = {"left": cutoff, "right": 0, "middle": cutoff - cutoff // 2, "error": 0}[strategy]
-        fits = response <= tail
+        fits = response <= (0 if strategy == "error" else ends(strategy, cutoff)[1])
     if not fits.all():
         place = int(np.flatnonzero(~fits)[0])
         worst = int(over[place])
         raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[place]), cutoff, strategy))
     if strategy in ("left", "middle"):
-        head = np.full(over.size, cutoff // 2 if strategy == "middle" else 0, np.int64)
+        head = np.full(over.size, ends(strategy, cutoff)[0], np.int64)
         cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
     else:
         cut_items = (told - items * (kept > 0)).astype(np.int32)
@@ -125,46 +207,31 @@ def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Int
     return response
 
 
-def _drop_items(tables: Tables, split: str, over: Longs, left: Longs, cutoff: int, items: Longs, kept: Ints) -> None:
-    """For the samples `over[left]`, which are composed: the most history items that fit, and the length with them."""
-    kept[left] = 0
-    position = tables.position(split)
-    for m in range(tables.history_len - 1, -1, -1):
-        if not left.size or tables.fragments is None:
-            return
-        length = sample_lengths(tables.word, tables.fragments, position[over[left]], np.minimum(items[left], m))
-        fits = length <= cutoff
-        items[left[fits]], kept[left[fits]] = np.minimum(items[left[fits]], m), length[fits]
-        left = left[~fits]
+def _drop_items(
+    tables: Tables, split: str, plain: Plain, over: Longs, response: Ints, cutoff: int, chat: Chat
+) -> tuple[Longs, Ints, dict[int, Ints]]:
+    """What `drop_items` leaves of the samples `over`, and the new ids of those that are tokenized whole, by number."""
+    position, known = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
+    again: dict[int, Ints] = {}
 
-
-def _tokenize_again(
-    tables: Tables,
-    split: str,
-    over: Longs,
-    left: Longs,
-    cutoff: int,
-    chat: Chat,
-    response: Ints,
-    items: Longs,
-    kept: Ints,
-) -> dict[int, Ints]:
-    """The same for samples that are tokenized whole; returns their new ids by number, ascending."""
-    kept[left] = 0
-    position = tables.position(split)
-    found: dict[int, Ints] = {}
-    for m in range(tables.history_len - 1, -1, -1):
-        for chunk in range(0, left.size, CHUNK):
-            places = left[chunk : chunk + CHUNK]
-            examples = tables.examples(position[over[places]], np.minimum(items[places], m))
-            for k, (ids, prompt_len) in zip(
-                places, chat.encode_batch([to_chat_messages(e) for e in examples]), strict=True
-            ):
+    def measure(rows: Longs, items: Longs) -> Ints:
+        length = np.full(rows.size, cutoff + 1, np.int32)
+        composed = np.flatnonzero(~known[rows])
+        if tables.fragments is not None:
+            length[composed] = sample_lengths(tables.word, tables.fragments, position[rows[composed]], items[composed])
+        whole = np.flatnonzero(known[rows])
+        for chunk in range(0, whole.size, CHUNK):
+            places = whole[chunk : chunk + CHUNK]
+            examples = tables.examples(position[rows[places]], items[places])
+            encoded = chat.encode_batch([to_chat_messages(example) for example in examples])
+            for n, (ids, prompt_len) in zip(places, encoded, strict=True):
                 # Labels are cut off the end by the length of the response that the whole sample has.
-                if len(ids) <= cutoff and len(ids) - prompt_len == response[k]:
-                    items[k], kept[k], found[int(over[k])] = min(items[k], m), len(ids), np.array(ids, np.int32)
-        left = left[kept[left] == 0]
-    return dict(sorted(found.items()))
+                if len(ids) <= cutoff and len(ids) - prompt_len == response[rows[n]]:
+                    length[n], again[int(over[rows[n]])] = len(ids), np.array(ids, np.int32)
+        return length
+
+    items, kept = drop_items(tables.items(split)[over], cutoff, measure)
+    return items, kept, dict(sorted(again.items()))
 
 
 def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
@@ -209,8 +276,9 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     if item is None or rating is None or context is None:
         return None
     word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
-    lines = [tables.wording.history_line(word, n) for n in range(1, m + 1)]
-    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(word), prompt.yes, m)
+    codes = {"item": item, "rating": rating, "context": context}
+    lines = [tables.wording.history_line(codes, n) for n in range(1, m + 1)]
+    example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(codes), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
     at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
@@ -237,7 +305,7 @@ def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
     """One line that names a sample and says what would become of it."""
-    candidate = tables.wording.candidate_line(int(tables.word[tables.position(split)[sample]]))
+    candidate = tables.wording.candidate_line(codes_of(int(tables.word[tables.position(split)[sample]])))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"

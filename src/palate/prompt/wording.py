@@ -1,0 +1,138 @@
+"""Wording: what the two lines of a prompt say of every item, rating and context, piece by piece.
+
+A piece of a line is constant text, the line's number, or one text for each code of an item, a distinct rating or a
+distinct context. Everything that writes lines takes them from these pieces: one sample as text (`history_line`), whole
+columns (`palate.samples.lines`), and the fragments of token ids (`palate.tokens.layout`). They are stored as JSON, so
+that a machine without item table and Polars can read them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from palate.errors import InputError
+from palate.prompt.spec import Number, Of, PromptSpec, TemplatePart, runs_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FILE = "wording.json"
+
+Codes = Mapping[str, int]
+"""The codes of the item, the rating and the context that a line is about."""
+
+
+class Piece(NamedTuple):
+    """A piece of a line: its text by code; a literal has one text, the number has none."""
+
+    of: Of
+    texts: Sequence[str] = ()
+    spec: str = ""
+    """The format spec of the number; the part of the template that a piece of an item or a context stands for."""
+    option: str = ""
+    """The template that it is from, for messages."""
+
+    @property
+    def name(self) -> str:
+        """For messages, such as `{title} in history_line`."""
+        return f"{'rating' if self.of == 'rating' else self.spec} in {self.option}"
+
+    def text(self, codes: Codes, n: int) -> str:
+        """The piece in the line of these codes, which is the n-th."""
+        if self.of == "n":
+            return format_value(n, self.spec, "history_line")
+        return self.texts[0 if self.of == "literal" else codes[self.of]]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The pieces of the two lines of a prompt."""
+
+    history: Sequence[Piece]
+    candidate: Sequence[Piece]
+
+    @classmethod
+    def of(
+        cls, prompt: PromptSpec, items: "pl.DataFrame", ratings: Sequence[float], contexts: "pl.DataFrame"
+    ) -> "Wording":
+        """Put the rows of `items` and `contexts`, and each of the ratings, into words; the code is the position.
+
+        Raises `InputError` where a format spec does not fit a value.
+        """
+
+        def texts(of: Of, field: str, spec: str, option: str) -> list[str]:
+            values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
+            return [v if not spec and type(v) is str else format_value(v, spec, option) for v in values]
+
+        def piece(of: Of, parts: Sequence[TemplatePart], option: str) -> Piece:
+            if of == "n":
+                return Piece(of, (), parts[0].format_spec)
+            if of == "literal":
+                return Piece(of, [parts[0].literal])
+            columns = [texts(of, p.field, p.format_spec, option) if p.field else repeat(p.literal) for p in parts]
+            name = "".join(f"{{{p.field}}}" if p.field else p.literal for p in parts)
+            return Piece(of, list(map("".join, zip(*columns, strict=False))), name, option)
+
+        lines = [
+            [piece(of, parts, option) for of, parts in runs_of(getattr(prompt, option))]
+            for option in ("history_line", "candidate_line")
+        ]
+        return cls(*lines)
+
+    def history_line(self, codes: Codes, n: int) -> str:
+        """The n-th history line, from 1."""
+        return "".join(piece.text(codes, n) for piece in self.history)
+
+    def candidate_line(self, codes: Codes) -> str:
+        """The line of the candidate."""
+        return "".join(piece.text(codes, 0) for piece in self.candidate)
+
+    def named(self, of: Of, code: int) -> list[str]:
+        """Everything that the lines say of one item, rating or context."""
+        return [piece.texts[code] for piece in (*self.history, *self.candidate) if piece.of == of]
+
+    def of_items(self, rows: Sequence[int]) -> "Wording":
+        """The same for some of the items, whose codes are then their positions in `rows`."""
+
+        def chosen(piece: Piece) -> Piece:
+            return piece._replace(texts=[piece.texts[row] for row in rows]) if piece.of == "item" else piece
+
+        return Wording(*([chosen(piece) for piece in line] for line in (self.history, self.candidate)))
+
+    def save(self, folder: Path) -> None:
+        """Write the pieces; a text of both lines is written once."""
+        texts: list[Sequence[str]] = []
+        stored: dict[str, Any] = {"texts": texts}
+        for name, line in (("history", self.history), ("candidate", self.candidate)):
+            stored[name] = []
+            for piece in line:
+                if piece.of in ("literal", "n"):
+                    stored[name].append([piece.of, piece.texts[0] if piece.texts else piece.spec])
+                    continue
+                if piece.texts not in texts:
+                    texts.append(piece.texts)
+                stored[name].append([piece.of, texts.index(piece.texts)])
+        (folder / FILE).write_text(json.dumps(stored, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> "Wording":
+        """Read what `save` wrote."""
+        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
+
+        def piece(of: Of, found: Any) -> Piece:
+            if of == "n":
+                return Piece(of, (), found)
+            return Piece(of, [found] if of == "literal" else stored["texts"][found])
+
+        return cls(*([piece(*each) for each in stored[line]] for line in ("history", "candidate")))
+
+
+def format_value(value: object, spec: str, option: str) -> str:
+    """`format(value, spec)`, an error being the prompt's; numbers as `Number` has it."""
+    try:
+        return format(Number(value) if isinstance(value, float) else value, spec)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{value!r} cannot be written as {{:{spec}}}: {error}", f"prompt.{option}") from None
