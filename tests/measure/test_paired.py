@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from palate.errors import InputError
 from palate.measure.bootstrap import bootstrap
-from palate.measure.metrics import measure
-from palate.measure.paired import METRICS, Comparison, compare, holm, p_value, same_rows
+from palate.measure.metrics import measure, metrics_in
+from palate.measure.paired import Comparison, compare, holm, p_value, same_rows
+
+METRICS = [metric.key for metric in metrics_in("pairs")]
 
 
 def rows(n: int = 400, users: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

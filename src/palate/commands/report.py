@@ -73,18 +73,18 @@ def _fatal(found: "Audit | None") -> str:
 
 def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
     """The table of the model card."""
-    return [
-        {
-            "": entry.label,
-            "AUC": entry.metrics.auc if entry.metrics.auc is not None else "–",
-            "95 %": "–" if (i := entry.intervals.get("auc")) is None else f"[{i.low:.3f}, {i.high:.3f}]",
-            "accuracy": entry.metrics.accuracy if entry.metrics.accuracy is not None else "–",
-            "log loss": entry.metrics.log_loss if entry.metrics.log_loss is not None else "–",
-            "ECE": entry.metrics.ece if entry.metrics.ece is not None else "–",
-            "ECE, noise alone": entry.metrics.ece_floor if entry.metrics.ece_floor is not None else "–",
-        }
-        for entry in found.entries
-    ]
+    from palate.measure.metrics import metrics_in
+
+    rows = []
+    for entry in found.entries:
+        row: dict[str, Any] = {"": entry.label}
+        for metric in metrics_in("card"):
+            row[metric.label] = getattr(entry.metrics, metric.key)
+            if metric.key == "auc":
+                row["95 %"] = (i := entry.intervals.get("auc")) and f"[{i.low:.3f}, {i.high:.3f}]"
+        row["ECE, noise alone"] = entry.metrics.ece_floor
+        rows.append({name: "–" if value is None else value for name, value in row.items()})
+    return rows
 
 
 def _histories(config: Config, data: Prepared, slices: "Slices | None") -> dict[int, list[str]]:

@@ -46,7 +46,7 @@ class Entry:
 class Difference:
     """A metric of `first` minus that of `second`, on the same resamples of users."""
 
-    metric: Literal["auc", "gauc", "pair_auc"]
+    metric: str
     first: str
     second: str
     value: float

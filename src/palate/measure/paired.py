@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
-from palate.measure.metrics import LOWER_IS_BETTER, Users, measure
+from palate.measure.metrics import LOWER_IS_BETTER, Users, measure, metrics_in
 from palate.samples.queries import Labels, Scores
-
-METRICS = ("auc", "gauc", "pair_auc", "accuracy", "f1", "log_loss", "brier")
-"""What is compared: the metrics of which a resample has a value. Not ECE, most of whose differences are noise."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +138,12 @@ def compare(
     metrics = {key: asdict(measure(y, p, users)) for key, p in needed.items()}
     found = [
         paired(
-            name,
+            metric.key,
             (first, second),
-            (metrics[first][name], metrics[second][name]),
-            (replicates[first].get(name), replicates[second].get(name)),
+            (metrics[first][metric.key], metrics[second][metric.key]),
+            (replicates[first].get(metric.key), replicates[second].get(metric.key)),
         )
-        for name in METRICS
+        for metric in metrics_in("pairs")
         for first, second in wanted
     ]
     return Comparison(len(y), len(np.unique(users)), resamples, seed, adjusted(found))

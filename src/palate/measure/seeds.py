@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
-from palate.measure.metrics import Metrics, Users, measure
-from palate.measure.paired import METRICS, interval_from
+from palate.measure.metrics import Metrics, Users, measure, metrics_in
+from palate.measure.paired import interval_from
 from palate.samples.queries import Labels, Scores
 
 MARK = "@"
@@ -118,7 +118,7 @@ def over_seeds(
     student = _student(len(scores) - 1, resamples, seed)
     spread: dict[str, Spread | None] = {}
     differences: dict[str, Spread | None] = {}
-    for metric in METRICS:
+    for metric in (each.key for each in metrics_in("pairs")):
         values = [getattr(found, metric) for found in metrics.values()]
         means = _mean([own[metric] for own in of_seeds if metric in own])
         spread[metric] = None if None in values else _spread(np.array(values), means, student)

@@ -15,14 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.measure.bootstrap import Interval, bootstrap, interval
-from palate.measure.metrics import CLIP, Users, measure
+from palate.measure.metrics import Users, measure, metrics_in, nats
 from palate.measure.paired import Paired, interval_from, paired, paired_from
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
 from palate.samples.queries import Labels, RowNumbers, Scores, item_rows
 
-METRICS = ("auc", "gauc", "log_loss")
 FEW_USERS, FEW_ROWS = 30, 10
 """A slice is small below so many users, or so many rows of either class: its interval is too narrow to believe."""
 WARMTH = (1, 10, 50)
@@ -56,7 +55,7 @@ class Slice:
     small: bool
     """Whether there are too few users or rows of a class to take the figures at their word."""
     metrics: dict[str, dict[str, Measured]]
-    """By model, then by metric: auc, gauc and log_loss."""
+    """By model, then by metric."""
     differences: list[Paired]
     """The model minus the baseline, metric by metric."""
 
@@ -156,7 +155,7 @@ def measure_slices(
             inside = {key: p[part] for key, p in scores.items()}
             found.append(_measured(dimension, label, y[part], users[part], inside, (model, baseline), resamples, seed))
             meter.advance(1)
-    gain = _nats(y, scores[baseline]) - _nats(y, scores[model])
+    gain = nats(y, scores[baseline]) - nats(y, scores[model])
     told = chosen, y, position, scores[model], scores[baseline], gain
     wins, losses = (_examples(samples, *told, chosen=_best_of_users(by, users)) for by in (gain, -gain))
     return Slices(model, baseline, resamples, seed, found, wins, losses)
@@ -261,6 +260,7 @@ def _measured(
     seed: int,
 ) -> Slice:
     """One slice."""
+    keys = [metric.key for metric in metrics_in("slices")]
     replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
     values = {key: asdict(measure(y, p, users)) for key, p in scores.items()}
     first, second = pair
@@ -273,7 +273,7 @@ def _measured(
         base_rate=float(y.mean()) if len(y) else None,
         small=asked < FEW_USERS or min(int(y.sum()), int((~y).sum())) < FEW_ROWS,
         metrics={
-            key: {name: Measured(values[key][name], interval(replicates[key].get(name))) for name in METRICS}
+            key: {name: Measured(values[key][name], interval(replicates[key].get(name))) for name in keys}
             for key in scores
         },
         differences=[
@@ -283,16 +283,9 @@ def _measured(
                 (values[first][name], values[second][name]),
                 (replicates[first].get(name), replicates[second].get(name)),
             )
-            for name in METRICS
+            for name in keys
         ],
     )
-
-
-def _nats(y: Labels, p: Scores) -> NDArray[np.float64]:
-    """The log loss of each row, (n,)."""
-    clipped = p.clip(CLIP, 1 - CLIP)
-    losses: NDArray[np.float64] = -np.log(np.where(y, clipped, 1 - clipped))
-    return losses
 
 
 def _examples(

@@ -83,13 +83,13 @@ def _measured(found: SideBySide) -> "Table":
     table.add_column("AUC", justify="right")
     table.add_column("95 %", style="dim", no_wrap=True)
     for column in COLUMNS[1:]:
-        table.add_column(column.title, justify="right", no_wrap=True)
+        table.add_column(column.label, justify="right", no_wrap=True)
     for run in found.runs:
         entry = run.main
         metrics = shared.metrics[run.name] if shared else entry.metrics if entry else None
         intervals = shared.intervals[run.name] if shared else entry.intervals if entry else {}
         between = intervals.get("auc")
-        values = [cell(None if metrics is None else getattr(metrics, column.metric)) for column in COLUMNS]
+        values = [cell(None if metrics is None else getattr(metrics, column.key)) for column in COLUMNS]
         table.add_row(
             Text(f"{run.name}, {run.told_model}"), values[0], "" if between is None else bounds(between), *values[1:]
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from palate.measure.bootstrap import Replicates, interval
 from palate.measure.bootstrap import bootstrap as resample
 from palate.measure.curves import histogram, reliability, roc
 from palate.measure.evaluation import FINE_TUNED, ZERO_SHOT, Difference, Entry, Evaluation, Mass, mass_of
-from palate.measure.metrics import measure
+from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.report.verdict import verdict
 from palate.samples import Samples
@@ -182,13 +182,12 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
 def _differences(
     entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
 ) -> list[Difference]:
-    """The pairs that a reader asks for, AUC then GAUC; without those of which one side is undefined."""
+    """The pairs that a reader asks for, metric by metric; without those of which one side is undefined."""
     found = []
     by_key = {entry.key: entry for entry in entries}
     models = [entry for entry in entries if entry.kind == "model" and not entry.aside]
     tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
-    metrics: tuple[Literal["auc", "gauc", "pair_auc"], ...] = ("auc", "gauc", "pair_auc")
-    for metric in metrics:
+    for metric in (each.key for each in metrics_in("verdict")):
         baselines = [e for e in entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
         if not baselines:
             continue

@@ -14,6 +14,7 @@ from palate.measure.bootstrap import Interval
 from palate.measure.calibration import Calibration
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.leaks import Audit
+from palate.measure.metrics import metrics_in
 from palate.measure.paired import Comparison
 from palate.measure.ranking_table import RankingTable
 from palate.measure.seeds import MARK, OverSeeds
@@ -25,7 +26,6 @@ from palate.report.templates import flat, render
 from palate.samples.queries import Labels
 from palate.store.artifacts import atomic_file
 
-METRICS = ("auc", "gauc", "accuracy", "f1", "log_loss", "brier", "ece")
 EXAMPLES = 4
 """Shown of the rows that the model wins, and of those that it loses."""
 SENTENCES = 5
@@ -116,7 +116,7 @@ def render_report(inputs: ReportInputs) -> str:
         "groups": groups(found),
         "baselines": baselines,
         "best_baseline": best,
-        "best": {metric: found.best(metric) for metric in METRICS},
+        "best": {metric.key: found.best(metric.key) for metric in metrics_in("page")},
         "inks": inks,
         "short": short,
         "named": lambda entries: _named(entries, inks, short),

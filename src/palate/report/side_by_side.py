@@ -17,8 +17,8 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import difference_text, number
-from palate.measure.metrics import Metrics, measure
-from palate.measure.paired import METRICS, Comparison, compare, same_rows
+from palate.measure.metrics import Metrics, measure, metrics_in
+from palate.measure.paired import Comparison, compare, same_rows
 from palate.measure.seeds import MARK
 
 FEW = 4
@@ -156,7 +156,7 @@ def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
         n=len(same.y),
         users=metrics[names[0]].users,
         metrics=metrics,
-        intervals={name: {m: interval(replicates[name].get(m)) for m in METRICS} for name in names},
+        intervals={name: {m.key: interval(replicates[name].get(m.key)) for m in metrics_in("pairs")} for name in names},
         comparison=compare(same.y, same.users, same.scores, pairs, resamples=resamples, seed=seed),
     )
 

@@ -1,11 +1,11 @@
 """Table: an evaluation as rows of text, for the terminal and as Markdown."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
-from palate.measure.metrics import Metrics
+from palate.measure.metrics import Metrics, metrics_in
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,21 +13,7 @@ if TYPE_CHECKING:
     from palate.measure.ablations import Ablations
 
 
-class Column(NamedTuple):
-    """A metric's place in the tables."""
-
-    metric: str
-    title: str
-    meaning: str
-
-
-COLUMNS = (
-    Column("auc", "AUC", "chance that a liked row scores above a disliked one; 0.5 is chance"),
-    Column("gauc", "GAUC", "the same within each user, weighted by rows, over users with both classes"),
-    Column("accuracy", "accuracy", "share of rows decided rightly at 0.5"),
-    Column("log_loss", "log loss", "mean surprise in nats; lower is better"),
-    Column("ece", "ECE", "gap between what is predicted and what comes true; lower is better"),
-)
+COLUMNS = metrics_in("terminal")
 """What the tables show, in their order; the JSON holds more."""
 
 UNDEFINED = "–"
@@ -63,12 +49,12 @@ def rich_table(evaluation: Evaluation) -> "Table":
     table.add_column("AUC", justify="right")
     table.add_column("95 %", justify="left", style="dim", no_wrap=True)
     for column in COLUMNS[1:]:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
+        table.add_column(column.label, justify="right", no_wrap=True)
+    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
     for group in groups(evaluation):
         table.add_row(Text(group.title, "italic"))
         for n, entry in enumerate(group.entries, start=1):
-            cells = [Text(cell(getattr(entry.metrics, c.metric)), _style(entry, best[c.metric])) for c in COLUMNS]
+            cells = [Text(cell(getattr(entry.metrics, c.key)), _style(entry, best[c.key])) for c in COLUMNS]
             label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
             table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=n == len(group.entries))
     return table
@@ -92,12 +78,12 @@ def ablation_table(ablations: "Ablations") -> "Table":
 
 def markdown(evaluation: Evaluation) -> str:
     """The comparison as a Markdown table with its caption below; the best of each column is bold."""
-    heads = ["", "AUC [95 %]", *(column.title for column in COLUMNS[1:])]
+    heads = ["", "AUC [95 %]", *(column.label for column in COLUMNS[1:])]
     lines = [heads, ["---", *("---:" for _ in heads[1:])]]
-    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
+    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
     for entry in evaluation.entries:
-        texts = [cell(getattr(entry.metrics, c.metric)) for c in COLUMNS]
-        texts = [f"**{t}**" if entry.key in best[c.metric] else t for t, c in zip(texts, COLUMNS, strict=True)]
+        texts = [cell(getattr(entry.metrics, c.key)) for c in COLUMNS]
+        texts = [f"**{t}**" if entry.key in best[c.key] else t for t, c in zip(texts, COLUMNS, strict=True)]
         label = entry.label.replace("|", r"\|")
         first = f"{texts[0]} {_auc_bounds(entry)}".strip()
         lines.append([f"**{label}**" if entry.kind == "model" and not entry.aside else label, first, *texts[1:]])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.measure.figures import bounds, difference_text, least, number
+from palate.measure.metrics import METRIC_LABELS, metrics_in
 from palate.report import forest, plots
 from palate.report.table import cell, ece_text
 
@@ -26,18 +27,11 @@ def render(template: str, **told: Any) -> str:
         "number": number,
         "bounds": bounds,
         "plain": plain,
-        "metric_name": metric_name,
         "least": least,
         "difference": difference_text,
     }
-    environment.globals |= {"plots": plots, "forest": forest}
+    environment.globals |= {"plots": plots, "forest": forest, "metrics_in": metrics_in, "metric_labels": METRIC_LABELS}
     return environment.get_template(template).render(**told)
-
-
-def metric_name(metric: str) -> str:
-    """What a page calls a metric."""
-    known = {"log_loss": "log loss", "brier": "Brier", "accuracy": "accuracy", "pair_auc": "AUC over pairs"}
-    return known.get(metric, metric.upper())
 
 
 def plain(value: Any) -> str:
