@@ -11,6 +11,7 @@ import numpy as np
 from palate import console
 from palate.config import read_yaml
 from palate.errors import InputError
+from palate.measure.keys import CALIBRATED, FINE_TUNED, ZERO_SHOT, main_key
 from palate.store.artifacts import MANIFEST, atomic_file, read_json
 
 if TYPE_CHECKING:
@@ -84,11 +85,10 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     try:
         evaluation = Evaluation.from_dict(told)
         models = [entry.key for entry in evaluation.models]
-        keys = [key for key in models if not key.startswith(("mean-", "stacked", "statistics"))]
-        main = next((key for key in keys if key.startswith("fine-tuned")), keys[0])
+        main = main_key(models)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError("is not readable, expected the metrics.json of palate evaluate", metrics) from error
-    calibrated = f"{main}-calibrated"
+    calibrated = main + CALIBRATED
     config = _config(folder / "config.yaml")
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
     calibration = told.get("calibrations", {}).get(main) if calibrated in models else None
@@ -108,7 +108,7 @@ def _read_scores_alone(path: Path) -> "Run":
     from palate.report.side_by_side import Run
     from palate.score.files import read_scores
 
-    key = "fine-tuned" if read_scores(path).key.get("adapter") else "zero-shot"
+    key = FINE_TUNED if read_scores(path).key.get("adapter") else ZERO_SHOT
     return Run(name=path.stem, place=path, model=key, scores=_scores(path, None))
 
 

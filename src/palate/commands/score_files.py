@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate.commands.prepare import scored_tokens
-from palate.commands.scores import MEASURED, VALIDATION, ZERO_SHOT, Model, adapted
+from palate.commands.scores import MEASURED, VALIDATION, Model, adapted
 from palate.commands.server_model import check_served_key
 from palate.commands.train import adapter_identity
 from palate.config import Config
 from palate.errors import InputError
+from palate.measure.keys import ZERO_SHOT
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 from palate.store.artifacts import read_json

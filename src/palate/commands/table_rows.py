@@ -14,7 +14,7 @@ from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
 from palate.measure.figures import bounds, difference_text, number
-from palate.measure.seeds import MARK
+from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MARK, MEAN, STACKED, in_words
 from palate.report.table import ece_text
 from palate.samples import Prepared
 from palate.score.files import Scored
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from palate.measure.seeds import OverSeeds
     from palate.measure.stacking import Stack
 
-CALIBRATED = "-calibrated"
-MEAN = "mean-of-adapters"
-STACKED = "stacked"
-ALONE = "statistics"
-BESIDE = "stacked-baseline"
 STATISTICS = ("past", "item", "past-item")
 """The groups of features that a logit is stacked with: few enough for a few hundred rows."""
 
@@ -94,7 +89,7 @@ def rows_of(
     rows = TableRows()
     for model in collected.models:
         columns = collected.scored[model][MEASURED].columns
-        said = model.key.replace(MARK, " ")
+        said = in_words(model.key)
         rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=sigmoid(collected.logit(model))))
         calibration = collected.calibrations.get(model.key)
         if calibration is not None and calibration.method != "none":
@@ -135,7 +130,7 @@ def _over_seeds(
         first["label"].to_numpy(),
         first["user_id"].rank("dense").to_numpy().astype(np.int64),
         {key: sigmoid(frame["logit"].to_numpy().astype(np.float64)) for key, frame in found.items()},
-        name="fine-tuned",
+        name=FINE_TUNED,
         against=None if best is None else (best, baselines[best](asked)),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
@@ -180,7 +175,7 @@ def _add_stacks(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
         )
         return
-    said = model.key.replace(MARK, " ")
+    said = in_words(model.key)
     rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
     rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
@@ -232,7 +227,7 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Table
         if calibration.method == "none":
             if fitted.asked == "auto":
                 said.append(
-                    f"The {key.replace(MARK, ' ')} model is not calibrated: on {fitted.rows:,} validation rows of "
+                    f"The {in_words(key)} model is not calibrated: on {fitted.rows:,} validation rows of "
                     f"{fitted.users:,} users nothing is clearly better than what it says."
                 )
             continue
@@ -240,7 +235,7 @@ def notes(config: Config, found: "Evaluation", collected: Collected, rows: Table
         if raw.log_loss is None or after.log_loss is None or raw.ece is None or after.ece is None:
             continue
         said.append(
-            f"Calibration of the {key.replace(MARK, ' ')} model ({calibration.method}, fitted on "
+            f"Calibration of the {in_words(key)} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
             f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; the order, and with it the AUC, stays."
         )

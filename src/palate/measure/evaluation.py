@@ -9,10 +9,8 @@ import polars as pl
 
 from palate.measure.bootstrap import Interval
 from palate.measure.curves import HistogramBin, ReliabilityBin
+from palate.measure.keys import CALIBRATED
 from palate.measure.metrics import LOWER_IS_BETTER, Metrics
-
-ZERO_SHOT = "zero-shot"
-FINE_TUNED = "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,15 @@ class Evaluation:
     def models(self) -> list[Entry]:
         """The entries that are no baselines."""
         return [entry for entry in self.entries if entry.kind == "model"]
+
+    def best_baseline(self, metric: str = "auc") -> Entry | None:
+        """The baseline of the highest AUC, or GAUC; None where it is undefined."""
+        defined = [e for e in self.entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
+        return max(defined, key=lambda e: float(getattr(e.metrics, metric)), default=None)
+
+    def believed(self, key: str) -> str:
+        """The row of a model's calibrated P(like), its own if it is not calibrated."""
+        return key + CALIBRATED if any(entry.key == key + CALIBRATED for entry in self.entries) else key
 
     def best(self, metric: str) -> frozenset[str]:
         """The keys of the entries that share the best value of a metric; none where nothing defines it."""

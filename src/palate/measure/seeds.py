@@ -24,9 +24,6 @@ from palate.measure.metrics import Metrics, Users, measure, metrics_in
 from palate.measure.paired import interval_from
 from palate.samples.queries import Labels, Scores
 
-MARK = "@"
-"""Stands between a model's name and its seed in a key, as in `fine-tuned@13`."""
-
 
 @dataclass(frozen=True)
 class Spread:

@@ -13,7 +13,8 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Replicates, interval
 from palate.measure.bootstrap import bootstrap as resample
 from palate.measure.curves import histogram, reliability, roc
-from palate.measure.evaluation import FINE_TUNED, ZERO_SHOT, Difference, Entry, Evaluation, Mass, mass_of
+from palate.measure.evaluation import Difference, Entry, Evaluation, Mass, mass_of
+from palate.measure.keys import FINE_TUNED, ZERO_SHOT
 from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.report.verdict import verdict
@@ -109,11 +110,12 @@ def compared(
         resamples=bootstrap,
         seed=seed,
         entries=entries,
-        differences=_differences(entries, replicates, pairs),
+        differences=[],
         verdict=[],
         split=split,
         unit="rows" if users is None else "users",
     )
+    measured = replace(measured, differences=_differences(measured, replicates, pairs))
     return replace(measured, verdict=verdict(measured))
 
 
@@ -180,30 +182,23 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
 
 
 def _differences(
-    entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
+    found: Evaluation, replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
 ) -> list[Difference]:
     """The pairs that a reader asks for, metric by metric; without those of which one side is undefined."""
-    found = []
-    by_key = {entry.key: entry for entry in entries}
-    models = [entry for entry in entries if entry.kind == "model" and not entry.aside]
-    tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
+    models = [entry.key for entry in found.models if not entry.aside]
+    differences = []
     for metric in (each.key for each in metrics_in("verdict")):
-        baselines = [e for e in entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
-        if not baselines:
+        best = found.best_baseline(metric)
+        if best is None:
             continue
-        best = max(baselines, key=lambda entry: getattr(entry.metrics, metric))
-        pairs = [(model, best) for model in models]
-        if len(tuned_and_not) == 2:
-            pairs.append((tuned_and_not[0], tuned_and_not[1]))
-        compared = {(one.key, other.key) for one, other in pairs}
-        pairs += [(by_key[one], by_key[other]) for one, other in asked if (one, other) not in compared]
-        for one, other in pairs:
-            if getattr(one.metrics, metric) is None or getattr(other.metrics, metric) is None:
+        pairs = [(model, best.key) for model in models]
+        if {FINE_TUNED, ZERO_SHOT} <= set(models):
+            pairs.append((FINE_TUNED, ZERO_SHOT))
+        for first, second in dict.fromkeys([*pairs, *asked]):
+            one, other = (getattr(found.entry(key).metrics, metric) for key in (first, second))
+            if one is None or other is None:
                 continue
-            value = getattr(one.metrics, metric) - getattr(other.metrics, metric)
-            if metric in replicates[one.key]:
-                between = interval(replicates[one.key][metric] - replicates[other.key][metric])
-            else:
-                between = None
-            found.append(Difference(metric, one.key, other.key, value, between))
-    return found
+            has = metric in replicates[first]
+            between = interval(replicates[first][metric] - replicates[second][metric]) if has else None
+            differences.append(Difference(metric, first, second, one - other, between))
+    return differences

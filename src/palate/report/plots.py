@@ -14,6 +14,7 @@ from markupsafe import Markup
 from palate.measure.bootstrap import Interval
 from palate.measure.curves import HistogramBin, ReliabilityBin
 from palate.measure.evaluation import Entry
+from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MEAN, STACKED, ZERO_SHOT
 from palate.measure.metrics import Metrics
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 480, 62, 14, 12, 46
@@ -118,16 +119,10 @@ def tick_text(value: float, step: float) -> str:
 
 def css_of(key: str, position: int) -> str:
     """The class of a model's ink: the rows that a run has keep theirs wherever they stand, calibrated or not."""
-    known = {
-        "zero-shot": "m0",
-        "stacked": "m2",
-        "mean-of-adapters": "m3",
-        "stacked-baseline": "m5",
-        "statistics": "m4",
-    }
-    if key.startswith("fine-tuned"):
+    known = {ZERO_SHOT: "m0", STACKED: "m2", MEAN: "m3", BESIDE: "m5", ALONE: "m4"}
+    if key.startswith(FINE_TUNED):
         return "m1"
-    return known.get(key.removesuffix("-calibrated"), f"m{2 + position % 3}")
+    return known.get(key.removesuffix(CALIBRATED), f"m{2 + position % 3}")
 
 
 def roc_plot(models: Sequence[Entry], baselines: Sequence[Entry]) -> Markup:

@@ -13,11 +13,12 @@ from palate.measure.ablations import table as ablation_lines
 from palate.measure.bootstrap import Interval
 from palate.measure.calibration import Calibration
 from palate.measure.evaluation import Entry, Evaluation
+from palate.measure.keys import ALONE, BESIDE, CALIBRATED, COMBINED, FINE_TUNED, MARK, MEAN, STACKED, in_words
 from palate.measure.leaks import Audit
 from palate.measure.metrics import metrics_in
 from palate.measure.paired import Comparison
 from palate.measure.ranking_table import RankingTable
-from palate.measure.seeds import MARK, OverSeeds
+from palate.measure.seeds import OverSeeds
 from palate.measure.slices import Slices
 from palate.report import forest, plots
 from palate.report.groups import groups
@@ -31,8 +32,7 @@ EXAMPLES = 4
 SENTENCES = 5
 """Of the verdict, shown before one asks for more."""
 CARDS = 4
-CALIBRATED = "-calibrated"
-ADAPTERS = f"fine-tuned{MARK}"
+ADAPTERS = f"{FINE_TUNED}{MARK}"
 """What the keys of several adapters begin with."""
 
 
@@ -96,7 +96,7 @@ def render_report(inputs: ReportInputs) -> str:
     """The page as text. Whatever comes from outside is escaped: a title is never markup."""
     found, slices = inputs.evaluation, inputs.slices
     baselines = [e for e in found.entries if e.kind == "baseline"]
-    best = max(baselines, key=lambda e: e.metrics.auc or 0.0) if found.best("auc") else None
+    best = found.best_baseline()
     inks = {e.key: plots.css_of(e.key, i) for i, e in enumerate(found.models)}
     training = [
         r
@@ -193,19 +193,8 @@ def _contents(inputs: ReportInputs, went_in: bool) -> list[tuple[str, str]]:
 def _short_names(found: Evaluation) -> Callable[[str], str]:
     """What a narrow place calls an entry: baselines as in tables, models by what was done to them."""
     baselines = {entry.key: entry.label for entry in found.entries if entry.kind == "baseline"}
-    known = {
-        "stacked": "stacked",
-        "stacked-baseline": "stacked with a baseline",
-        "statistics": "statistics alone",
-        "mean-of-adapters": "mean of adapters",
-    }
-
-    def short(key: str) -> str:
-        plain = key.removesuffix(CALIBRATED)
-        name = known.get(plain, plain.replace(MARK, " "))
-        return baselines.get(key, name if plain == key else f"{name}, calibrated")
-
-    return short
+    known = {BESIDE: "stacked with a baseline", ALONE: "statistics alone", MEAN: "mean of adapters"}
+    return lambda key: baselines.get(key) or known.get(key) or in_words(key)
 
 
 def _cards(
@@ -217,7 +206,7 @@ def _cards(
     if len(own) > room:  # several adapters: their mean stands for them
         own = [e for e in own if not e.key.startswith(ADAPTERS)]
     if len(own) > room:  # what is stacked with the best baseline says more
-        own = [e for e in own if e.key != "stacked"]
+        own = [e for e in own if e.key != STACKED]
     own = own[:room]
     shown = [(e.label if len(own) < CARDS - 1 else short(e.key), inks[e.key], e) for e in own]
     if best:
@@ -227,9 +216,7 @@ def _cards(
 
 def _drawn(found: Evaluation) -> set[str]:
     """The keys of models that have drawings of their own: of several adapters the first."""
-    own = [
-        e.key for e in found.models if not e.aside and e.key not in ("stacked", "stacked-baseline", "mean-of-adapters")
-    ]
+    own = [e.key for e in found.models if not e.aside and e.key not in COMBINED]
     adapters = [key for key in own if key.startswith(ADAPTERS)]
     return set(own) - set(adapters[1:])
 
@@ -246,8 +233,7 @@ def _named(entries: Sequence[Entry], inks: Mapping[str, str], short: Callable[[s
 
 def _meant(found: Evaluation, own: Sequence[Entry]) -> list[Entry]:
     """The rows whose probabilities are to be believed: each model calibrated, where it is."""
-    entries = {entry.key: entry for entry in found.entries}
-    return [entries.get(e.key + CALIBRATED, e) for e in own]
+    return [found.entry(found.believed(e.key)) for e in own]
 
 
 def _before_and_after(found: Evaluation) -> list[tuple[Entry, Entry]]:

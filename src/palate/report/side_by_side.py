@@ -17,9 +17,9 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import difference_text, number
+from palate.measure.keys import in_words
 from palate.measure.metrics import Metrics, measure, metrics_in
 from palate.measure.paired import Comparison, compare, same_rows
-from palate.measure.seeds import MARK
 
 FEW = 4
 """With so many runs or fewer every two are compared, else each with the first."""
@@ -47,7 +47,7 @@ class Run:
     @property
     def told_model(self) -> str:
         """The main model in words."""
-        return self.model.replace(MARK, " ").replace("-calibrated", ", calibrated")
+        return in_words(self.model)
 
     @property
     def main(self) -> Entry | None:
@@ -59,9 +59,7 @@ class Run:
     @property
     def best_baseline(self) -> Entry | None:
         """The baseline of highest AUC."""
-        entries = [] if self.evaluation is None else self.evaluation.entries
-        defined = [e for e in entries if e.kind == "baseline" and e.metrics.auc is not None]
-        return max(defined, key=lambda e: e.metrics.auc or 0.0, default=None)
+        return None if self.evaluation is None else self.evaluation.best_baseline()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from palate.measure.evaluation import Difference, Entry, Evaluation
 from palate.measure.figures import difference_text, number, percent
+from palate.measure.keys import CONSTANT, FINE_TUNED, ZERO_SHOT
 
 FEW_USERS = 100
 """Below this many users, percentile intervals over users are known to be too narrow."""
@@ -17,9 +18,7 @@ def verdict(evaluation: Evaluation) -> list[str]:
         return [f"No {evaluation.split} row was scored: there is nothing to say."]
     if evaluation.entries[0].metrics.auc is None:
         return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
-    models = sorted(
-        (entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == "zero-shot"
-    )
+    models = sorted((entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == ZERO_SHOT)
     if not models:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
@@ -42,16 +41,16 @@ def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
     """The differences of one metric, the fine-tuned model's first."""
     yield from sorted(
         (d for d in evaluation.differences if d.metric == metric),
-        key=lambda d: (d.first == "zero-shot", d.second == "zero-shot"),
+        key=lambda d: (d.first == ZERO_SHOT, d.second == ZERO_SHOT),
     )
 
 
 def _name(entry: Entry) -> str:
     """What a sentence calls an entry."""
     names = {
-        "zero-shot": "the zero-shot model",
-        "fine-tuned": "the fine-tuned model",
-        "constant": "the constant",
+        ZERO_SHOT: "the zero-shot model",
+        FINE_TUNED: "the fine-tuned model",
+        CONSTANT: "the constant",
         "user-item": "the user and item means together",
     }
     if entry.key in names:
@@ -105,7 +104,7 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
             f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}: at 0.5 it decides nothing, "
             "and only its order can be of use."
         )
-    constant = evaluation.entry("constant").metrics.log_loss
+    constant = evaluation.entry(CONSTANT).metrics.log_loss
     if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
         yield (
             f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
