@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from palate import console
+from palate.commands.report import METRICS
 from palate.config import read_yaml
 from palate.errors import InputError
 from palate.measure.keys import CALIBRATED, FINE_TUNED, ZERO_SHOT, main_key
-from palate.store.artifacts import MANIFEST, atomic_file, read_json
+from palate.store.artifacts import MANIFEST, read_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from palate.measure.evaluation import Evaluation
     from palate.report.side_by_side import Run
 
-METRICS = "metrics.json"
 WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
 TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
 """What is told of a training, as `training.json` calls it."""
@@ -44,17 +45,15 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
     runs = _with_own_names([read_run(place) for place in places])
     found = side_by_side(runs, seed=seed)
     if out is not None:
-        from palate.report.compare_page import render_comparison
+        from palate.report.page import render_comparison, write_page
 
-        page = render_comparison(found)
-        with atomic_file(out) as file:
-            file.write(page.encode())
+        write_page(out, render_comparison(found))
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return
-    from palate.report.compare_table import show
+    from palate.report.table import show_runs
 
-    show(found, console.out)
+    show_runs(found, console.out)
     if out is not None:
         console.out.print(f"page: {out}", highlight=False, soft_wrap=True)
 
@@ -83,7 +82,7 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
 
     told = read_json(metrics)
     try:
-        evaluation = Evaluation.from_dict(told)
+        evaluation = TypeAdapter(Evaluation).validate_python(told)
         models = [entry.key for entry in evaluation.models]
         main = main_key(models)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -1,7 +1,7 @@
 """The rows of the table: each model as it scored, calibrated, their mean, and stacked with statistics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MARK, MEAN, STACKED, in_words
+from palate.report.evaluate import Models
 from palate.report.table import ece_text
 from palate.samples import Prepared
 from palate.score.files import Scored
@@ -58,23 +59,13 @@ class Collected:
 
 
 @dataclass
-class TableRows:
-    """What `evaluate` is told: frames and labels by key, in the table's order; which are aside, which are compared."""
+class TableRows(Models):
+    """The models of the table, and how those were made that are made of several."""
 
-    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    aside: list[str] = field(default_factory=list)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
     stack: "Stack | None" = None
     beside: "tuple[str, Stack] | None" = None
     """The key of the baseline that the model is stacked with, and that stack."""
     seeds: "OverSeeds | None" = None
-
-    def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
-        """Put a row below the others."""
-        self.frames[key], self.labels[key] = frame, label
-        if aside:
-            self.aside.append(key)
 
 
 def rows_of(

@@ -12,7 +12,7 @@ intervals too narrow here; and it knows the AUC only.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, groupby
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -61,15 +61,6 @@ class Comparison:
     def of(self, metric: str) -> list[Paired]:
         """The pairs in one metric."""
         return [pair for pair in self.pairs if pair.metric == metric]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(**dict(value) | {"pairs": [paired_from(pair) for pair in value["pairs"]]})
 
 
 @dataclass(frozen=True, eq=False)

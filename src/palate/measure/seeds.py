@@ -12,8 +12,7 @@ and not to others is in both parts, so the interval is rather too wide than too 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
 from palate.measure.metrics import Metrics, Users, measure, metrics_in
-from palate.measure.paired import interval_from
 from palate.samples.queries import Labels, Scores
 
 
@@ -72,22 +70,6 @@ class OverSeeds:
     """The model minus `against`, by metric, on the same resamples; empty without one."""
     resamples: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(
-            **dict(value)
-            | {
-                "seeds": {seed: Metrics(**metrics) for seed, metrics in value["seeds"].items()},
-                "spread": {name: _spread_from(s) for name, s in value["spread"].items()},
-                "differences": {name: _spread_from(s) for name, s in value["differences"].items()},
-            }
-        )
 
 
 def over_seeds(
@@ -159,7 +141,3 @@ def _spread(values: NDArray[np.float64], means: Replicates | None, student: NDAr
         None if means is None or not len(means) else spread_interval(values, means, student),
         len(values),
     )
-
-
-def _spread_from(value: Mapping[str, Any] | None) -> Spread | None:
-    return None if value is None else Spread(**dict(value) | {"interval": interval_from(value["interval"])})

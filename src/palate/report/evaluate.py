@@ -1,7 +1,7 @@
 """Measure models and baselines on the same test rows, with intervals, paired differences and the verdict."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,145 +13,134 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Replicates, interval
 from palate.measure.bootstrap import bootstrap as resample
 from palate.measure.curves import histogram, reliability, roc
-from palate.measure.evaluation import Difference, Entry, Evaluation, Mass, mass_of
+from palate.measure.evaluation import Difference, Entry, Evaluation, Unit, mass_of
 from palate.measure.keys import FINE_TUNED, ZERO_SHOT
 from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.report.verdict import verdict
 from palate.samples import Samples
-from palate.samples.queries import Labels, Scores
+
+RowChoice = Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None
+
+
+@dataclass
+class Models:
+    """The models of a table, in its order: their scores and names by key, which are aside, and which are compared.
+
+    A frame has `row` (the index within the split), `p` (P(like), Float64) and, of a language model, `mass`. Keys
+    `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
+    """
+
+    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    aside: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
+        """Put a row below the others."""
+        self.frames[key], self.labels[key] = frame, label
+        if aside:
+            self.aside.append(key)
 
 
 def evaluate(
     samples: Samples,
-    scores: Mapping[str, pl.DataFrame],
+    scores: Models | Mapping[str, pl.DataFrame],
     *,
     rating_threshold: float,
     baselines: Choice | pl.DataFrame = "all",
-    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
+    rows: RowChoice = None,
     bootstrap: int = 1000,
     seed: int = 13,
-    labels: Mapping[str, str] | None = None,
     split: str = "test",
-    aside: Collection[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
 ) -> Evaluation:
     """Measure models beside the baselines on the same rows of a split.
 
-    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` maps a key (`zero-shot`,
-    `fine-tuned`, or another) to a frame with `row` (the index within the split), `p` (P(like), Float64) and, for a
-    language model, `mass`. `rows` are the split's rows to measure on (None: all), each to be found in every frame;
-    `bootstrap` is the number of resamples of users (0: no intervals); `labels` are the names that tables show for the
-    keys. Keys `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
+    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` are models, or their
+    frames by key. `rows` are the split's rows to measure on (None: all), each to be found in every frame; `bootstrap`
+    is the number of resamples of users (0: no intervals).
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    same = beside_baselines(
-        samples, scores, rating_threshold=rating_threshold, baselines=baselines, rows=rows, seed=seed, split=split
-    )
-    names = {key: key for key in scores} | BASELINES | dict(labels or {})
-    return compared(
-        same.y,
-        same.users,
-        same.scores,
-        labels={key: names[key] for key in same.scores},
-        masses={key: mass_of(frame.filter(pl.col("row").is_in(same.rows.tolist()))) for key, frame in scores.items()},
-        rating_threshold=rating_threshold,
-        bootstrap=bootstrap,
-        seed=seed,
-        split=split,
-        aside=aside,
-        pairs=pairs,
-    )
+    models = scores if isinstance(scores, Models) else Models(dict(scores))
+    if not isinstance(baselines, pl.DataFrame):
+        baselines = baseline_scores(
+            samples, rating_threshold=rating_threshold, choice=baselines, split=split, seed=seed
+        )
+    same = beside_baselines(samples, models.frames, baselines, rows=rows, split=split)
+    found = measure_rows(same, models, bootstrap=bootstrap, seed=seed, split=split)
+    return replace(found, rating_threshold=rating_threshold)
 
 
-def compared(
-    y: Labels,
-    users: NDArray[np.int64] | None,
-    p: Mapping[str, Scores],
-    *,
-    labels: Mapping[str, str],
-    masses: Mapping[str, Mass | None],
-    rating_threshold: float | None,
-    bootstrap: int,
-    seed: int,
-    split: str = "test",
-    aside: Collection[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
+def measure_rows(
+    same: SameRows, models: Models, *, bootstrap: int, seed: int, split: str = "test", unit: Unit = "users"
 ) -> Evaluation:
-    """Measure P(like) of baselines and models, by key in the order of the tables, on the same rows.
+    """Measure all of the scores, of which those of `models` are the models and the others baselines.
 
-    `y` (n,) bool, `users` (n,) or None where nobody knows whose rows they are: intervals are then over rows, which are
-    taken for independent. `labels` are the entries' names; those of `masses` are the models, the others baselines.
-    `split`, `aside` and `pairs` as in `evaluate`.
+    `unit` says whether the rows' users are known. Where they are not, each row is one: rows are taken for independent.
     """
-    rows = np.arange(len(y)) if users is None else users
-    replicates = resample(y, rows, p, resamples=bootstrap, seed=seed)
+    replicates = resample(same.y, same.users, same.scores, resamples=bootstrap, seed=seed)
+    names = BASELINES | models.labels
     entries = [
         Entry(
             key=key,
-            label=labels[key],
-            kind="model" if key in masses else "baseline",
-            metrics=measure(y, values, rows),
+            label=names.get(key, key),
+            kind="model" if key in models.frames else "baseline",
+            metrics=measure(same.y, p, same.users),
             intervals={name: interval(found) for name, found in replicates[key].items()},
-            mass=masses.get(key),
-            reliability=reliability(y, values),
-            roc=roc(y, values),
-            histogram=histogram(y, values),
-            aside=key in aside,
+            mass=mass_of(models.frames[key], same.rows) if key in models.frames else None,
+            reliability=reliability(same.y, p),
+            roc=roc(same.y, p),
+            histogram=histogram(same.y, p),
+            aside=key in models.aside,
         )
-        for key, values in p.items()
+        for key, p in same.scores.items()
     ]
-    measured = Evaluation(
-        n=len(y),
+    found = Evaluation(
+        n=len(same.y),
         users=entries[0].metrics.users,
         base_rate=entries[0].metrics.base_rate,
-        rating_threshold=rating_threshold,
+        rating_threshold=None,
         resamples=bootstrap,
         seed=seed,
         entries=entries,
         differences=[],
         verdict=[],
         split=split,
-        unit="rows" if users is None else "users",
+        unit=unit,
     )
-    measured = replace(measured, differences=_differences(measured, replicates, pairs))
-    return replace(measured, verdict=verdict(measured))
+    found = replace(found, differences=_differences(found, replicates, models.pairs))
+    return replace(found, verdict=verdict(found))
 
 
 def beside_baselines(
     samples: Samples,
     scores: Mapping[str, pl.DataFrame],
+    baselines: pl.DataFrame,
     *,
-    rating_threshold: float,
-    baselines: Choice | pl.DataFrame = "all",
-    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
-    seed: int = 13,
+    rows: RowChoice = None,
     split: str = "test",
 ) -> SameRows:
     """P(like) of baselines and models on the same rows of a split, baselines first; arguments and errors as `evaluate`.
 
     The rows are in the order of `rows`.
     """
-    test = samples.timeline[samples.position[samples.of(split)]].with_row_index("row")
-    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
-    chosen = wanted.join(test, on="row", how="left", maintain_order="left")
-    if not isinstance(baselines, pl.DataFrame):
-        baselines = baseline_scores(
-            samples, rating_threshold=rating_threshold, choice=baselines, split=split, seed=seed
-        )
+    own = samples.of(split)
+    chosen = np.array(_checked_rows(rows, len(own), split), dtype=np.int64)
+    wanted = pl.DataFrame({"row": chosen}, schema={"row": pl.UInt32})
     free = wanted.join(baselines, on="row", how="left", maintain_order="left").drop("row")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
+    own = own[chosen]
     return SameRows(
-        rows=wanted["row"].cast(pl.Int64).to_numpy(),
-        y=(chosen["rating"] >= rating_threshold).to_numpy(),
-        users=chosen["user_id"].rank("dense").to_numpy().astype(np.int64),
+        rows=chosen,
+        y=samples.label[own],
+        users=samples.timeline["user_id"].gather(samples.position[own]).rank("dense").to_numpy().astype(np.int64),
         scores={column.name: column.to_numpy() for column in free}
         | {key: frame["p"].to_numpy() for key, frame in frames.items()},
     )
 
 
-def _checked_rows(rows: Any, available: int, split: str) -> list[int]:
+def _checked_rows(rows: RowChoice, available: int, split: str) -> list[int]:
     """The wanted rows, or an `InputError` for one that is twice there or not in the split."""
     wanted = list(range(available)) if rows is None else [int(row) for row in rows]
     if len(set(wanted)) < len(wanted):

@@ -61,6 +61,13 @@ class Run:
         """The baseline of highest AUC."""
         return None if self.evaluation is None else self.evaluation.best_baseline()
 
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scores, of the evaluation the main model and the best baseline, as JSON's own types."""
+        main, best = None if self.main is None else asdict(self.main), self.best_baseline
+        told = {name: getattr(self, name) for name in ("name", "model", "config", "training", "data")}
+        told |= {"place": str(self.place), "metrics": main and main["metrics"], "intervals": main and main["intervals"]}
+        return told | {"best_baseline": best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}}
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -90,18 +97,16 @@ class SideBySide:
     """What a reader has to know before anything is compared."""
     verdict: list[str]
 
+    def measured(self, run: Run) -> tuple[Metrics | None, Interval | None]:
+        """A run's metrics, and the interval of its AUC: on the shared rows where there are any, else on its own."""
+        if self.shared is not None:
+            return self.shared.metrics[run.name], self.shared.intervals[run.name].get("auc")
+        return (None, None) if run.main is None else (run.main.metrics, run.main.intervals.get("auc"))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
-        runs = []
-        for run in self.runs:
-            found, best = run.main, run.best_baseline
-            told = {name: getattr(run, name) for name in ("name", "model", "config", "training", "data")}
-            told |= {"place": str(run.place), "metrics": None if found is None else asdict(found.metrics)}
-            told["intervals"] = None if found is None else {k: i and asdict(i) for k, i in found.intervals.items()}
-            told["best_baseline"] = best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}
-            runs.append(told)
         return {
-            "runs": runs,
+            "runs": [run.to_dict() for run in self.runs],
             "differences": self.differences,
             "other_data": self.other_data,
             "shared": None if self.shared is None else asdict(self.shared),

@@ -1,13 +1,16 @@
 """Verdict: what an evaluation comes to, in sentences that claim no more than was measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from palate.measure.evaluation import Difference, Entry, Evaluation
 from palate.measure.figures import difference_text, number, percent
 from palate.measure.keys import CONSTANT, FINE_TUNED, ZERO_SHOT
+from palate.measure.slices import Slice, Slices
 
 FEW_USERS = 100
 """Below this many users, percentile intervals over users are known to be too narrow."""
+NAMED = 3
+"""Slices that a sentence names for either side."""
 LOW_MASS = 0.9
 """Below this share of the probability on the two answers, a model says other things often enough to mention it."""
 
@@ -115,3 +118,28 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
             f"{who} puts {percent(model.mass.mean)} of its probability on the "
             f"two answers; the rest goes to other words, which P(like) leaves out."
         )
+
+
+def slice_reading(slices: Slices, baseline: str) -> list[str]:
+    """Where the model is ahead and where behind, in sentences; `baseline` is what they call it."""
+    counted = [part for part in slices.slices if not part.small and part.difference("auc").interval is not None]
+    small = sum(part.small and part.n > 0 for part in slices.slices)
+    if not counted:
+        return ["No slice has users and rows enough to say where the model is better and where it is worse."]
+    ahead, behind = (slices.ahead(key) for key in (slices.model, slices.baseline))
+    rest = len(counted) - len(ahead) - len(behind)
+    said = [
+        f"Against {baseline}, the model sorts better on {len(ahead)} of {len(counted)} slices and worse on "
+        f"{len(behind)}; on {rest} the interval of the AUC's difference holds zero."
+        + (f" {small} more are too small to count, and grey." if small else "")
+    ]
+    if ahead:
+        said.append(f"It is ahead furthest on {_named(ahead)}.")
+    if behind:
+        said.append(f"It is behind furthest on {_named(behind)}.")
+    return said
+
+
+def _named(parts: Sequence[Slice]) -> str:
+    gaps = [(part, number(part.difference("auc").value or 0.0, signed=True)) for part in parts[:NAMED]]
+    return "; ".join(f"{part.dimension}: {part.label} ({gap})" for part, gap in gaps)
