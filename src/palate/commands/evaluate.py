@@ -79,7 +79,7 @@ def evaluate(
         files = {model: score_files(config, data, model, folder, ablated=model is main) for model in models}
         scored = {model: score_model(config, data, model, files[model], known[model]) for model in models}
     calibrations = calibrations_of(config, chat, scored, known, folder)
-    outcome = conclude(config, data, Collected(scored, calibrations), leaks, folder)
+    outcome = conclude(Collected(config, data, scored, calibrations), leaks, folder)
     show_evidence(config, outcome, folder, as_json=as_json)
 
 
@@ -96,34 +96,30 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
     return [adapter for adapter in found if adapter is not None]
 
 
-def conclude(config: Config, data: Prepared, collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
+def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     """Measure what was scored, beside the baselines on the same rows, and write the evidence."""
-    from palate.baselines.registry import fit_baselines, scores_of
-    from palate.baselines.statistics import BaselineData
+    from palate.baselines.registry import scores_of
     from palate.report.evaluate import beside_baselines, measure_rows
     from palate.report.outcome import Outcome
 
-    name = short_name(config)
-    known = BaselineData.of(data.samples, config.prepare.rating_threshold, config.seed)
-    fitted = fit_baselines(known, config.evaluate.baselines)
-    rows = rows_of(config, data, collected, name, known, fitted)
-    split, main = config.evaluate.split, main_model(collected.models)
-    baselines = scores_of(known, fitted, split)
+    config, data, known = collected.config, collected.data, collected.known
+    rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
+    baselines = scores_of(known, collected.baselines, split)
     same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
     found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
-    told = notes(config, found, collected, rows) if found.n else []
+    told = notes(found, collected, rows) if found.n else []
     found = replace(found, rating_threshold=config.prepare.rating_threshold, verdict=[*found.verdict, *told])
     ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
     outcome = Outcome(
         model=model_name(config),
         evaluation=found,
         calibrations=collected.calibrations,
-        ablations=_ablations(config, data, collected, main, name),
+        ablations=_ablations(collected, main),
         stack=rows.stack,
         beside=rows.beside,
-        rankings=rankings.rankings(config, data, known, fitted, ranking, folder),
-        slices=_slices(config, data, same, found, main.key),
-        comparison=_paired_tests(config, same, found, main.key, rows.beside and rows.beside[0]),
+        rankings=rankings.rankings(config, data, known, collected.baselines, ranking, folder),
+        slices=_slices(data, same, found, main.key),
+        comparison=_paired_tests(same, found, main.key, rows.beside and rows.beside[0]),
         seeds=rows.seeds,
         leaks=leaks,
     )
@@ -131,55 +127,49 @@ def conclude(config: Config, data: Prepared, collected: Collected, leaks: "Audit
     return outcome
 
 
-def _ablations(config: Config, data: Prepared, collected: Collected, model: Model, name: str) -> "Ablations | None":
+def _ablations(collected: Collected, model: Model) -> "Ablations | None":
     """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
     from palate.measure.ablations import ABLATIONS, UNCHANGED, compare_ablations
-    from palate.measure.calibration import sigmoid
 
-    parts = collected.scored[model]
+    parts, config, samples = collected.scored[model], collected.config, collected.data.samples
     scored = [ablation for ablation in ABLATIONS if ablation in parts]
     if not scored:
         return None
-    samples = data.samples
     chosen = samples.timeline[samples.position[samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]]]]
-    scores = {UNCHANGED: sigmoid(collected.logit(model))}
-    scores |= {ablation: sigmoid(collected.logit(model, ablation)) for ablation in scored}
     return compare_ablations(
         samples.timeline,
         chosen,
-        scores,
-        model=f"{name}, {model.key}",
+        {UNCHANGED: collected.p(model), **{ablation: collected.p(model, ablation) for ablation in scored}},
+        model=f"{short_name(config)}, {model.key}",
         rating_threshold=config.prepare.rating_threshold,
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
 
 
-def _paired_tests(
-    config: Config, same: "SameRows", found: "Evaluation", main: str, beside: str | None
-) -> "Comparison | None":
+def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str | None) -> "Comparison | None":
     """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
 
     `beside` is the baseline that the model is stacked with.
     """
     from palate.measure.paired import compare
 
-    best = found.best_baseline()
+    best, believed = found.best_baseline(), found.believed(main)
     if best is None:
         return None
     pairs = [(found.believed(entry.key), best.key) for entry in found.models if not entry.aside]
     if ZERO_SHOT in same.scores and main != ZERO_SHOT:
-        pairs.append((found.believed(main), found.believed(ZERO_SHOT)))
-    if found.believed(main) != main:
-        pairs.append((found.believed(main), main))
+        pairs.append((believed, found.believed(ZERO_SHOT)))
+    if believed != main:
+        pairs.append((believed, main))
     if {STACKED, ALONE} <= same.scores.keys():
-        pairs += [(STACKED, ALONE), (STACKED, found.believed(main))]
+        pairs += [(STACKED, ALONE), (STACKED, believed)]
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
-    return compare(same.y, same.users, same.scores, pairs, resamples=config.evaluate.bootstrap, seed=config.seed)
+    return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed)
 
 
-def _slices(config: Config, data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":
+def _slices(data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":
     """The main model, as it is believed, against the best baseline, part by part of the rows."""
     from palate.measure.slices import measure_slices
 
@@ -192,9 +182,9 @@ def _slices(config: Config, data: Prepared, same: "SameRows", found: "Evaluation
         model=model,
         baseline=best.key,
         rows=same.rows,
-        split=config.evaluate.split,
-        resamples=config.evaluate.bootstrap,
-        seed=config.seed,
+        split=found.split,
+        resamples=found.resamples,
+        seed=found.seed,
     )
 
 

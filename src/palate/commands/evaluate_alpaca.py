@@ -41,6 +41,8 @@ def evaluate_examples(
     Baselines learn from the training and validation examples of the same folder, where there are any. Raises
     `InputError` if there are no test examples, or no adapter unless `base_only` asks for none.
     """
+    from palate.alpaca.answers import Answers
+    from palate.alpaca.baselines import text_statistics
     from palate.commands import evaluate, report, scores, train
     from palate.commands.prepare import check_model
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
@@ -55,7 +57,8 @@ def evaluate_examples(
     if "test" not in source.files:
         raise InputError("holds no test examples, expected test.json, or the name of a file", source.path)
     files = read_files(source)
-    known = {split: _statistics(config, file) for split, file in files.items()}
+    answers = Answers(config.prompt.yes, config.prompt.no)
+    known = {split: text_statistics(file.frame, answers) for split, file in files.items()}
     folder = Path(out) if out else config.run_path / "evaluation"
     train.begin(config, folder)
     rows = train.chosen_rows(config, len(files["test"]))
@@ -179,22 +182,6 @@ def _measure(
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
         unit="users" if named else "rows",
-    )
-
-
-def _statistics(config: Config, file: "AlpacaFile") -> "TextStatistics":
-    """What a file says of its examples beside their text."""
-    from palate.alpaca.answers import Answers, labels_of
-    from palate.alpaca.baselines import TextStatistics
-    from palate.alpaca.preferences import preferences_of
-
-    preferences, columns = preferences_of(file.frame["input"]), file.frame.columns
-    target = None if preferences is None else preferences.target
-    return TextStatistics(
-        labels_of(file.frame, Answers(config.prompt.yes, config.prompt.no)),
-        None if preferences is None else preferences.share,
-        file.frame["user_id"] if "user_id" in columns else None,
-        file.frame["item_id"] if "item_id" in columns else target,
     )
 
 

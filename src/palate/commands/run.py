@@ -120,7 +120,7 @@ def run(config: Config) -> None:
             (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
 
     _headline(7, "evaluate and report")
-    outcome = evaluate.conclude(config, data, Collected(scored, calibrations), leaks, folder)
+    outcome = evaluate.conclude(Collected(config, data, scored, calibrations), leaks, folder)
     kept = [path for paths in files.values() for path in paths.values()]
     kept += [calibrate.home(config, model) / FILE for model in models]
     _write_manifest(config, data, chat, kept, weights)

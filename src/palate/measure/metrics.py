@@ -110,7 +110,8 @@ class Metric:
     """Whether lower is better."""
     interval: bool = True
     """Whether the bootstrap gives it an interval."""
-    shown: tuple[Place, ...] = ()
+    shown: str = ""
+    """Each `Place` that shows it."""
 
 
 def _auc(rows: Rows) -> float | None:
@@ -138,6 +139,18 @@ def _mean(of_row: Callable[[Rows], Scores | Labels]) -> tuple[Value, Sums]:
     return lambda rows: float(of_row(rows).mean()), lambda rows: (rows.per_user(of_row(rows)), rows.counts)
 
 
+def _nats(rows: Rows) -> Scores:
+    return nats(rows.y, rows.p)
+
+
+def _squares(rows: Rows) -> Scores:
+    return (rows.p - rows.y) ** 2
+
+
+def _ece_of(rows: Rows) -> float:
+    return _ece(rows.y, rows.p, bin_of(rows.p, ECE_BINS))
+
+
 def _f1(rows: Rows) -> float | None:
     above, below = _f1_sums(rows)
     return float(above.sum() / below.sum()) if below.any() else None
@@ -154,46 +167,16 @@ def _brier(rows: Rows) -> float:
 
 
 METRICS = (
-    Metric("auc", "AUC", _auc, shown=("terminal", "card", "page", "verdict", "pairs", "forest", "slices")),
-    Metric(
-        "gauc",
-        "GAUC",
-        *_mean_auc(lambda rows: rows.counts),
-        shown=("terminal", "page", "verdict", "pairs", "slices"),
-    ),
-    Metric("pair_auc", "AUC over pairs", *_mean_auc(lambda rows: rows.pairs), shown=("folded", "verdict", "pairs")),
-    Metric(
-        "accuracy",
-        "accuracy",
-        *_mean(lambda rows: rows.predicted == rows.y),
-        shown=("terminal", "card", "page", "pairs"),
-    ),
-    Metric("f1", "F1", _f1, _f1_sums, shown=("page", "pairs")),
-    Metric(
-        "log_loss",
-        "log loss",
-        *_mean(lambda rows: nats(rows.y, rows.p)),
-        lower=True,
-        shown=("terminal", "card", "page", "pairs", "forest", "slices"),
-    ),
-    Metric(
-        "brier",
-        "Brier",
-        _brier,
-        _mean(lambda rows: (rows.p - rows.y) ** 2)[1],
-        lower=True,
-        shown=("page", "pairs"),
-    ),
-    Metric(
-        "ece",
-        "ECE",
-        lambda rows: _ece(rows.y, rows.p, bin_of(rows.p, ECE_BINS)),
-        lower=True,
-        interval=False,
-        shown=("terminal", "card", "page", "folded"),
-    ),
-    Metric("slope", "slope", lambda rows: rows.line and rows.line[1], shown=("folded",)),
-    Metric("intercept", "intercept", lambda rows: rows.line and rows.line[0], shown=("folded",)),
+    Metric("auc", "AUC", _auc, shown="terminal card page verdict pairs forest slices"),
+    Metric("gauc", "GAUC", *_mean_auc(lambda rows: rows.counts), shown="terminal page verdict pairs slices"),
+    Metric("pair_auc", "AUC over pairs", *_mean_auc(lambda rows: rows.pairs), shown="folded verdict pairs"),
+    Metric("accuracy", "accuracy", *_mean(lambda rows: rows.predicted == rows.y), shown="terminal card page pairs"),
+    Metric("f1", "F1", _f1, _f1_sums, shown="page pairs"),
+    Metric("log_loss", "log loss", *_mean(_nats), lower=True, shown="terminal card page pairs forest slices"),
+    Metric("brier", "Brier", _brier, _mean(_squares)[1], lower=True, shown="page pairs"),
+    Metric("ece", "ECE", _ece_of, lower=True, interval=False, shown="terminal card page folded"),
+    Metric("slope", "slope", lambda rows: rows.line and rows.line[1], shown="folded"),
+    Metric("intercept", "intercept", lambda rows: rows.line and rows.line[0], shown="folded"),
 )
 METRIC_LABELS = {metric.key: metric.label for metric in METRICS}
 LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.lower)
@@ -201,7 +184,7 @@ LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.lower)
 
 def metrics_in(place: Place) -> list[Metric]:
     """The metrics that one place shows, in their order."""
-    return [metric for metric in METRICS if place in metric.shown]
+    return [metric for metric in METRICS if place in metric.shown.split()]
 
 
 def measure(y: Labels, p: Scores, users: Users) -> Metrics:

@@ -35,8 +35,8 @@ class Spread:
     high: float
     interval: Interval | None
     """Over users and seeds; None where a resample of users gives none."""
-    seeds: int | None = None
-    """How many they are; None in files of earlier versions, whose detectable size is that of users alone."""
+    seeds: int
+    """How many they are."""
 
     @property
     def detectable(self) -> float | None:
@@ -46,7 +46,7 @@ class Spread:
         t · sd / √S of the half is due to seeds (Student's t, S - 1 degrees of freedom), the rest to users (normal).
         Users alone make 2.8 standard errors, seeds alone t(0.975) + t(0.8).
         """
-        if self.interval is None or self.seeds is None:
+        if self.interval is None:
             return None
         from scipy.stats import norm, t
 
@@ -99,7 +99,7 @@ def over_seeds(
     differences: dict[str, Spread | None] = {}
     for metric in (each.key for each in metrics_in("pairs")):
         values = [getattr(found, metric) for found in metrics.values()]
-        means = _mean([own[metric] for own in of_seeds if metric in own])
+        means = np.mean([own[metric] for own in of_seeds], axis=0) if of_seeds[0] else None
         spread[metric] = None if None in values else _spread(np.array(values), means, student)
         if beside is not None:
             other = getattr(beside, metric)
@@ -124,20 +124,12 @@ def _student(freedom: int, resamples: int, seed: int) -> NDArray[np.float64]:
     return shuffled
 
 
-def _mean(replicates: list[Replicates]) -> Replicates | None:
-    """The mean over seeds in each resample; None without resamples."""
-    if not replicates:
-        return None
-    means: Replicates = np.mean(replicates, axis=0)
-    return means
-
-
 def _spread(values: NDArray[np.float64], means: Replicates | None, student: NDArray[np.float64]) -> Spread:
     return Spread(
         float(values.mean()),
         float(values.std(ddof=1)),
         float(values.min()),
         float(values.max()),
-        None if means is None or not len(means) else spread_interval(values, means, student),
+        None if means is None else spread_interval(values, means, student),
         len(values),
     )

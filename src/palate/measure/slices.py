@@ -139,9 +139,14 @@ def measure_slices(
             inside = {key: p[part] for key, p in scores.items()}
             found.append(_measured(dimension, label, y[part], users[part], inside, (model, baseline), resamples, seed))
             meter.advance(1)
+    asked = samples.timeline[position].select("user_id", "item_id")
+    titles = samples.items["title"].gather(item_rows(samples, position))
+    columns = {"row": chosen, "label": y, "model": scores[model], "baseline": scores[baseline]}
     gain = nats(y, scores[baseline]) - nats(y, scores[model])
-    told = chosen, y, position, scores[model], scores[baseline], gain
-    wins, losses = (_examples(samples, *told, chosen=_best_of_users(by, users)) for by in (gain, -gain))
+    told = asked.with_columns(title=titles, gain=pl.Series(gain), **{key: pl.Series(c) for key, c in columns.items()})
+    wins, losses = (
+        [SliceRow(**row) for row in told[_best_of_users(by, users)].iter_rows(named=True)] for by in (gain, -gain)
+    )
     return Slices(model, baseline, resamples, seed, found, wins, losses)
 
 
@@ -270,28 +275,6 @@ def _measured(
             for name in keys
         ],
     )
-
-
-def _examples(
-    samples: Samples,
-    rows: NDArray[np.int64],
-    y: Labels,
-    position: RowNumbers,
-    model: Scores,
-    baseline: Scores,
-    gain: NDArray[np.float64],
-    *,
-    chosen: NDArray[np.int64],
-) -> list[SliceRow]:
-    """What is told of the chosen ones of the rows; all but `chosen` (at most `EXAMPLES`,) have shape (n,)."""
-    at = position[chosen]
-    users, items = (samples.timeline[name].gather(at).to_list() for name in ("user_id", "item_id"))
-    titles = samples.items["title"].gather(item_rows(samples, at)).to_list()
-    columns = (column[chosen].tolist() for column in (rows, y, model, baseline, gain))
-    return [
-        SliceRow(row, user, item, title, label, p, other, gained)
-        for user, item, title, row, label, p, other, gained in zip(users, items, titles, *columns, strict=True)
-    ]
 
 
 def _best_of_users(gain: NDArray[np.float64], users: Users) -> NDArray[np.int64]:

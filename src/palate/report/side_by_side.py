@@ -116,9 +116,7 @@ class SideBySide:
 
 
 def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) -> SideBySide:
-    """Compare runs of different names. Raises `InputError` for fewer than two."""
-    if len(runs) < 2:
-        raise InputError(f"{len(runs)} to compare, expected two or more", "palate compare")
+    """Compare two runs or more, of different names."""
     other, remarks = _differing([run.data for run in runs], unknown=False), []
     if other:
         told = "; ".join(f"{key}: {', '.join(map(_told, values))}" for key, values in other.items())
