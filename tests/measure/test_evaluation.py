@@ -182,12 +182,6 @@ def test_wrong_scores_are_refused_with_their_row(timeline: pl.DataFrame, spoil, 
         evaluate(samples_of(timeline), {"llm": spoil(scores)}, **OPTIONS, bootstrap=0)
 
 
-@pytest.mark.parametrize(("rows", "message"), [([0, 0], "named twice"), ([-1], "row -1"), ([10**6], "row 1000000")])
-def test_wrong_rows_are_refused(timeline: pl.DataFrame, rows: list[int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        evaluate(samples_of(timeline), {}, **OPTIONS, rows=rows, bootstrap=0)
-
-
 def test_a_model_cannot_take_the_place_of_a_baseline(timeline: pl.DataFrame) -> None:
     with pytest.raises(InputError, match="a baseline has this name"):
         evaluate(samples_of(timeline), {"constant": frame(leaning(liked(timeline), 1.0))}, **OPTIONS, bootstrap=0)

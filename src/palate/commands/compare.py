@@ -131,18 +131,17 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = read_yaml(path.read_text(encoding="utf-8"), path)
-        return dict(_flat(value)) if isinstance(value, dict) else {}
+        return _flat(read_yaml(path.read_text(encoding="utf-8"), path))
     except (InputError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("is not readable, expected a resolved config", path) from error
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    return [
-        pair
-        for key, inner in value.items()
-        for pair in (_flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(f"{prefix}{key}", inner)])
-    ]
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings, by their names one behind the other; empty for anything else."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found
 
 
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +149,7 @@ def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     from palate.train.card import RUN
 
     homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
-    path = next((home / "adapter" / RUN for home in homes if (home / "adapter" / RUN).is_file()), None)
-    facts = read_json(path) if path is not None else {}
+    facts: Any = next((read_json(path) for home in homes if (path := home / "adapter" / RUN).is_file()), {})
     return {name: facts[name] for name in TRAINED if facts.get(name) is not None}
 
 
@@ -163,10 +161,10 @@ def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> 
         "rows of": evaluation.split,
         "liked from": evaluation.rating_threshold,
     }
-    homes = [config.get("data_dir"), f"{config['run_dir']}/data" if config.get("run_dir") else None, folder / "data"]
-    manifest = next((path for home in homes if home and (path := Path(home) / MANIFEST).is_file()), None)
-    if manifest is not None:
-        told["timeline"] = read_json(manifest).get("outputs", {}).get("ratings.parquet")
+    run = f"{config['run_dir']}/data" if config.get("run_dir") else None
+    for home in (config.get("data_dir"), run, folder / "data"):
+        if home and (path := Path(home) / MANIFEST).is_file():
+            return told | {"timeline": read_json(path).get("outputs", {}).get("ratings.parquet")}
     return told
 
 

@@ -14,7 +14,7 @@ from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
 from palate.commands.scores import MEASURED, Model, main_model, measured_rows, models_of, score_files, score_model
 from palate.commands.server_model import check_scored_with, served_name
-from palate.commands.table_rows import Collected, notes, rows_of
+from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
 from palate.commands.train import begin
 from palate.config import Config
 from palate.errors import InputError
@@ -107,6 +107,7 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     baselines = scores_of(known, collected.baselines, split)
     same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
     found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
+    rows.seeds = adapters_apart(collected, same)
     told = notes(found, collected, rows) if found.n else []
     found = replace(found, rating_threshold=config.prepare.rating_threshold, verdict=[*found.verdict, *told])
     ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.registry import BASELINES
-from palate.commands.scores import MEASURED, VALIDATION, Model, main_model, measured_rows
+from palate.commands.scores import MEASURED, VALIDATION, Model, main_model
 from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from palate.baselines.platt import Predict
     from palate.baselines.statistics import BaselineData
     from palate.measure.evaluation import Evaluation
+    from palate.measure.paired import SameRows
     from palate.measure.seeds import OverSeeds
     from palate.measure.stacking import Stack
 
@@ -61,6 +62,11 @@ class Collected:
         """The models, in the order of the table."""
         return list(self.scored)
 
+    @property
+    def adapters(self) -> list[Model]:
+        """The models but the base model."""
+        return [model for model in self.scored if model.adapter is not None]
+
     def logit(self, model: Model, what: str = MEASURED) -> Floats:
         """z_yes − z_no, float64."""
         return self.scored[model][what].columns["logit"].astype(np.float64)
@@ -85,12 +91,12 @@ class Collected:
 
         None without validation rows.
         """
-        from palate.measure.fit_calibration import log_losses
+        from palate.measure.metrics import nats
 
         asked, liked = self.known.drawn("val")
         if not len(asked):
             return None
-        return min(self.baselines, key=lambda key: float(log_losses(liked, self.baselines[key](asked)).mean()))
+        return min(self.baselines, key=lambda key: float(nats(liked, self.baselines[key](asked)).mean()))
 
 
 @dataclass
@@ -113,37 +119,29 @@ def rows_of(collected: Collected, name: str) -> TableRows:
         if calibration is not None and calibration.method != "none":
             label = f"{said}, calibrated ({calibration.method})"
             rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
-    adapters = [model for model in collected.models if model.adapter is not None]
+    adapters = collected.adapters
     if len(adapters) > 1:
-        rows.seeds = _over_seeds(collected, adapters)
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
     if collected.config.score.stack:
         _add_stacks(rows, collected, main_model(collected.models))
     return rows
 
 
-def _over_seeds(collected: Collected, adapters: Sequence[Model]) -> "OverSeeds | None":
-    """How far the adapters lie apart, as they scored, on the measured rows, and how far they are above the baseline
-    that is best on validation; None if one lacks a row."""
+def adapters_apart(collected: Collected, same: "SameRows") -> "OverSeeds | None":
+    """How far several adapters lie apart, as they scored, and how far above the baseline that is best on validation."""
     from palate.measure.seeds import over_seeds
 
-    evaluation, best = collected.config.evaluate, collected.best_on_validation
-    rows = measured_rows(collected.config, collected.data)
-    wanted = pl.DataFrame({"row": rows})
-    found = {}
-    for model in adapters:
-        columns = pl.DataFrame(collected.scored[model][MEASURED].columns)
-        found[model.key.rpartition(MARK)[2]] = wanted.join(columns, on="row", how="inner", maintain_order="left")
-    if any(frame.height < wanted.height for frame in found.values()):
+    adapters = collected.adapters
+    if len(adapters) < 2:
         return None
-    first = next(iter(found.values()))
+    best = collected.best_on_validation
     return over_seeds(
-        first["label"].to_numpy(),
-        first["user_id"].rank("dense").to_numpy().astype(np.int64),
-        {key: sigmoid(frame["logit"].to_numpy().astype(np.float64)) for key, frame in found.items()},
+        same.y,
+        same.users,
+        {model.key.rpartition(MARK)[2]: same.scores[model.key] for model in adapters},
         name=FINE_TUNED,
-        against=None if best is None else (best, collected.of_baseline(best, evaluation.split, rows)),
-        resamples=evaluation.bootstrap,
+        against=None if best is None else (best, same.scores[best]),
+        resamples=collected.config.evaluate.bootstrap,
         seed=collected.config.seed,
     )
 

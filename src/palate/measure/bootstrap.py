@@ -108,7 +108,12 @@ class _Model:
             terms = (residual, residual * z, weight, weight * z, weight * z * z)
             columns += [rows.per_user(values) for values in terms]
         self._per_user = np.column_stack(columns)
-        self._auc = _SortedScores(y, p, codes)
+        level = np.unique(p, return_inverse=True)[1]
+        order = np.argsort(level, kind="stable")
+        level, liked, codes = level[order], y[order], codes[order]
+        self._yes, self._no = codes[liked], codes[~liked]
+        self._below = np.searchsorted(level[~liked], level[liked], side="left")
+        self._not_above = np.searchsorted(level[~liked], level[liked], side="right")
 
     def replicates(self, counts: NDArray[np.float64]) -> dict[str, Replicates]:
         """Every metric under `counts` of shape (resamples, users).
@@ -116,7 +121,7 @@ class _Model:
         Intercept and slope take one Newton step from those of all rows.
         """
         sums = (counts @ self._per_user).T
-        found = {"auc": self._auc.weighted(counts)}
+        found = {"auc": self._auc(counts)}
         found |= {key: _ratio(sums[above], sums[below]) for key, (above, below) in self._ratios.items()}
         if self._line is not None:
             g0, g1, h00, h01, h11 = sums[-5:]
@@ -125,27 +130,14 @@ class _Model:
             found["slope"] = self._line[1] + _ratio(h00 * g1 - h01 * g0, determinant)
         return found
 
-
-class _SortedScores:
-    """Rows sorted by score once, so that the AUC of a resample is one pass over its weights."""
-
-    def __init__(self, y: Labels, p: Scores, codes: Users) -> None:
-        level = np.unique(p, return_inverse=True)[1]
-        order = np.argsort(level, kind="stable")
-        level, liked = level[order], y[order]
-        self._codes = codes[order]
-        self._yes, self._no = np.flatnonzero(liked), np.flatnonzero(~liked)
-        self._below = np.searchsorted(level[self._no], level[self._yes], side="left")
-        self._not_above = np.searchsorted(level[self._no], level[self._yes], side="right")
-
-    def weighted(self, counts: NDArray[np.float64]) -> Replicates:
-        """The AUC under `counts` (resamples, users): liked rows against disliked ones, ties counting half.
+    def _auc(self, counts: NDArray[np.float64]) -> Replicates:
+        """Liked rows against disliked ones, ties counting half: one pass over the weights of the sorted scores.
 
         All sums are of integers or halves below 2**53, so they are exact in float64.
         """
-        yes = counts[:, self._codes[self._yes]]
+        yes = counts[:, self._yes]
         no = np.zeros((len(counts), len(self._no) + 1))
-        np.cumsum(counts[:, self._codes[self._no]], axis=1, out=no[:, 1:])
+        np.cumsum(counts[:, self._no], axis=1, out=no[:, 1:])
         beaten = np.einsum("ij,ij->i", yes, no[:, self._below] + no[:, self._not_above]) / 2
         return _ratio(beaten, yes.sum(axis=1) * no[:, -1])
 

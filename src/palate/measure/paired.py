@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
-from palate.measure.metrics import LOWER_IS_BETTER, Users, measure, metrics_in
+from palate.measure.metrics import LOWER_IS_BETTER, Place, Users, measure, metrics_in
 from palate.samples.queries import Labels, Scores
 
 
@@ -127,17 +127,27 @@ def compare(
     needed = {key: scores[key] for pair in wanted for key in pair}
     replicates = bootstrap(y, users, needed, resamples=resamples, seed=seed)
     metrics = {key: asdict(measure(y, p, users)) for key, p in needed.items()}
-    found = [
-        paired(
-            metric.key,
-            (first, second),
-            (metrics[first][metric.key], metrics[second][metric.key]),
-            (replicates[first].get(metric.key), replicates[second].get(metric.key)),
-        )
-        for metric in metrics_in("pairs")
-        for first, second in wanted
-    ]
+    found = paired_metrics("pairs", wanted, metrics, replicates)
     return Comparison(len(y), len(np.unique(users)), resamples, seed, adjusted(found))
+
+
+def paired_metrics(
+    place: Place,
+    pairs: Sequence[tuple[str, str]],
+    values: Mapping[str, Mapping[str, Any]],
+    replicates: Mapping[str, Mapping[str, Replicates]],
+) -> list[Paired]:
+    """The differences of pairs of models in the metrics that a place shows, metric by metric."""
+    return [
+        paired(
+            metric,
+            (one, other),
+            (values[one][metric], values[other][metric]),
+            (replicates[one].get(metric), replicates[other].get(metric)),
+        )
+        for metric in (each.key for each in metrics_in(place))
+        for one, other in pairs
+    ]
 
 
 def paired(

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.metrics import Users, measure, metrics_in, nats
-from palate.measure.paired import Paired, paired
+from palate.measure.paired import Paired, SameRows, paired_metrics
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
-from palate.samples.queries import Labels, RowNumbers, Scores, item_rows
+from palate.samples.queries import RowNumbers, Scores, item_rows
 
 FEW_USERS, FEW_ROWS = 30, 10
 """A slice is small below so many users, or so many rows of either class: its interval is too narrow to believe."""
@@ -136,8 +136,8 @@ def measure_slices(
     found = []
     with Meter("slices", len(parts), "slices") as meter:
         for dimension, label, part in parts:
-            inside = {key: p[part] for key, p in scores.items()}
-            found.append(_measured(dimension, label, y[part], users[part], inside, (model, baseline), resamples, seed))
+            same = SameRows(part, y[part], users[part], {key: p[part] for key, p in scores.items()})
+            found.append(_measured(dimension, label, same, (model, baseline), resamples, seed))
             meter.advance(1)
     asked = samples.timeline[position].select("user_id", "item_id")
     titles = samples.items["title"].gather(item_rows(samples, position))
@@ -238,42 +238,24 @@ def _genres(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
     return [("genre", genre or NO_GENRES, np.array(at, dtype=np.int64)) for genre, at in groups.iter_rows()]
 
 
-def _measured(
-    dimension: str,
-    label: str,
-    y: Labels,
-    users: Users,
-    scores: Mapping[str, Scores],
-    pair: tuple[str, str],
-    resamples: int,
-    seed: int,
-) -> Slice:
+def _measured(dimension: str, label: str, same: SameRows, pair: tuple[str, str], resamples: int, seed: int) -> Slice:
     """One slice."""
+    replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
+    values = {key: asdict(measure(same.y, p, same.users)) for key, p in same.scores.items()}
+    n, asked, liked = len(same.y), len(np.unique(same.users)), int(same.y.sum())
     keys = [metric.key for metric in metrics_in("slices")]
-    replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
-    values = {key: asdict(measure(y, p, users)) for key, p in scores.items()}
-    first, second = pair
-    asked = len(np.unique(users))
     return Slice(
         dimension=dimension,
         label=label,
-        n=len(y),
+        n=n,
         users=asked,
-        base_rate=float(y.mean()) if len(y) else None,
-        small=asked < FEW_USERS or min(int(y.sum()), int((~y).sum())) < FEW_ROWS,
+        base_rate=float(same.y.mean()) if n else None,
+        small=asked < FEW_USERS or min(liked, n - liked) < FEW_ROWS,
         metrics={
-            key: {name: Measured(values[key][name], interval(replicates[key].get(name))) for name in keys}
-            for key in scores
+            model: {key: Measured(own[key], interval(replicates[model].get(key))) for key in keys}
+            for model, own in values.items()
         },
-        differences=[
-            paired(
-                name,
-                pair,
-                (values[first][name], values[second][name]),
-                (replicates[first].get(name), replicates[second].get(name)),
-            )
-            for name in keys
-        ],
+        differences=paired_metrics("slices", [pair], values, replicates),
     )
 
 

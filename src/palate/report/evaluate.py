@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,8 +18,6 @@ from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.report.verdict import verdict
 from palate.samples import Samples
-
-RowChoice = Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None
 
 
 @dataclass
@@ -49,7 +46,7 @@ def evaluate(
     *,
     rating_threshold: float,
     baselines: Choice | pl.DataFrame = "all",
-    rows: RowChoice = None,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
     bootstrap: int = 1000,
     seed: int = 13,
     split: str = "test",
@@ -118,7 +115,7 @@ def beside_baselines(
     scores: Mapping[str, pl.DataFrame],
     baselines: pl.DataFrame,
     *,
-    rows: RowChoice = None,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
     split: str = "test",
 ) -> SameRows:
     """P(like) of baselines and models on the same rows of a split, baselines first; arguments and errors as `evaluate`.
@@ -126,7 +123,7 @@ def beside_baselines(
     The rows are in the order of `rows`.
     """
     own = samples.of(split)
-    chosen = np.array(_checked_rows(rows, len(own), split), dtype=np.int64)
+    chosen = np.arange(len(own)) if rows is None else np.asarray(rows, dtype=np.int64)
     wanted = pl.DataFrame({"row": chosen}, schema={"row": pl.UInt32})
     free = wanted.join(baselines, on="row", how="left", maintain_order="left").drop("row")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
@@ -138,17 +135,6 @@ def beside_baselines(
         scores={column.name: column.to_numpy() for column in free}
         | {key: frame["p"].to_numpy() for key, frame in frames.items()},
     )
-
-
-def _checked_rows(rows: RowChoice, available: int, split: str) -> list[int]:
-    """The wanted rows, or an `InputError` for one that is twice there or not in the split."""
-    wanted = list(range(available)) if rows is None else [int(row) for row in rows]
-    if len(set(wanted)) < len(wanted):
-        raise InputError(f"a {split} row is named twice, expected each once", "rows")
-    outside = [row for row in wanted if not 0 <= row < available]
-    if outside:
-        raise InputError(f"row {outside[0]} is not in the {split} split, expected 0 to {available - 1}", "rows")
-    return wanted
 
 
 def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:

@@ -105,32 +105,26 @@ class SideBySide:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
-        return {
+        return vars(self) | {
             "runs": [run.to_dict() for run in self.runs],
-            "differences": self.differences,
-            "other_data": self.other_data,
             "shared": None if self.shared is None else asdict(self.shared),
-            "remarks": self.remarks,
-            "verdict": self.verdict,
         }
 
 
 def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) -> SideBySide:
     """Compare two runs or more, of different names."""
-    other, remarks = _differing([run.data for run in runs], unknown=False), []
+    other, remarks, shared = _differing([run.data for run in runs], unknown=False), [], None
+    lacking = ", ".join(run.name for run in runs if run.scores is None)
     if other:
         told = "; ".join(f"{key}: {', '.join(map(_told, values))}" for key, values in other.items())
         remarks.append(f"The runs were not measured on the same data ({told}): their figures do not compare.")
-    strangers = [run.name for run in runs if not run.data]
-    if strangers:
+    if strangers := ", ".join(run.name for run in runs if not run.data):
         remarks.append(
-            f"Which data {', '.join(strangers)} is of is not known: rows are taken for the same where number, user, "
+            f"Which data {strangers} is of is not known: rows are taken for the same where number, user, "
             "item and label agree."
         )
-    lacking = [run.name for run in runs if run.scores is None]
-    shared = None
     if lacking:
-        remarks.append(f"There are no scores of {', '.join(lacking)}: nothing can be compared row by row.")
+        remarks.append(f"There are no scores of {lacking}: nothing can be compared row by row.")
     elif not other:
         try:
             shared = _shared(runs, resamples, seed)
@@ -138,11 +132,9 @@ def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) 
             remarks.append(f"The rows are not the same ({error.message}): nothing is compared row by row.")
     if shared is not None:
         of = {run.name: len(run.scores) for run in runs if run.scores is not None and len(run.scores) > shared.n}
-        if of:
-            told = ", ".join(f"{name} scored {n:,}" for name, n in of.items())
+        if told := ", ".join(f"{name} scored {n:,}" for name, n in of.items()):
             remarks.append(f"Compared on the {shared.n:,} rows that all of them scored; {told}.")
-    configs = [run.config for run in runs if run.config]
-    differences = _differing([run.config for run in runs]) if len(configs) == len(runs) else {}
+    differences = _differing([run.config for run in runs]) if all(run.config for run in runs) else {}
     return SideBySide(list(runs), differences, other, shared, remarks, _verdict(shared))
 
 
