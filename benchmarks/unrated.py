@@ -8,6 +8,7 @@ the last of `reached.py`, which is trained if it is not there.
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def measured(config: Config, adapter: Path, out: Path) -> dict[str, Any]:
     tokens = scored_tokens(config, data, scorer.chat, ("test",))["test"]
     columns = score_with(scorer, config, tokens, about, rows, adapter, out / "unrated.parquet").columns
     scores = {"fine-tuned": pl.DataFrame({name: columns[name] for name in ("row", "p")})}
-    return evaluate(data.samples, scores, rows=rows, seed=config.seed).to_dict()
+    return asdict(evaluate(data.samples, scores, rows=rows, seed=config.seed))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from palate.measure.ranking_table import ranking_table
 from palate.measure.seeds import over_seeds
 from palate.measure.slices import measure_slices
 from palate.prompt.spec import PromptSpec
-from palate.report.evaluate import beside_baselines, evaluate
-from palate.report.run_page import ReportInputs
+from palate.report.evaluate import Models, beside_baselines, evaluate
+from palate.report.outcome import Outcome
+from palate.report.page import About
 from palate.samples import Samples
 
 LABELS = {"zero-shot": "SmolLM2, zero-shot", "fine-tuned": "SmolLM2, fine-tuned"}
@@ -47,12 +48,13 @@ def model_scores(samples: Samples, split: str = "test", seed: int = 0) -> dict[s
 def evaluation() -> Evaluation:
     """Two models beside the quick baselines."""
     samples = film_samples()
-    return evaluate(samples, model_scores(samples), baselines="quick", bootstrap=40, labels=LABELS)
+    models = Models(model_scores(samples), LABELS)
+    return evaluate(samples, models, baselines="quick", bootstrap=40)
 
 
 @cache
-def whole() -> ReportInputs:
-    """Every part of a report."""
+def whole() -> Outcome:
+    """Every part of an outcome."""
     samples = film_samples()
     frames, validation = model_scores(samples), model_scores(samples, "val")["fine-tuned"]["logit"].to_numpy()
     position = samples.position[samples.of("val")]
@@ -68,12 +70,11 @@ def whole() -> ReportInputs:
     known = BaselineData.of(samples)
     fitted = fit_baselines(known, "quick")
     free = scores_of(known, fitted, "test")
-    labels = LABELS | {"fine-tuned-calibrated": "fine-tuned, calibrated (platt)"}
-    found = evaluate(
-        samples, frames, baselines=free, bootstrap=40, labels=labels,
-        aside=["fine-tuned-calibrated"],
-    )  # fmt: skip
-    same = beside_baselines(samples, frames, baselines=free)
+    models = Models(
+        frames, LABELS | {"fine-tuned-calibrated": "fine-tuned, calibrated (platt)"}, ["fine-tuned-calibrated"]
+    )
+    found = evaluate(samples, models, baselines=free, bootstrap=40)
+    same = beside_baselines(samples, frames, free)
     pair = ("fine-tuned-calibrated", "user-item")
     ablated = {UNCHANGED: same.scores["fine-tuned"], "empty": 1 - same.scores["fine-tuned"] / 2}
     rankings = []
@@ -88,19 +89,28 @@ def whole() -> ReportInputs:
         )
     slices = measure_slices(samples, {key: same.scores[key] for key in pair}, model=pair[0], baseline=pair[1],
                             resamples=40)  # fmt: skip
-    return ReportInputs(
-        title="A run",
+    return Outcome(
+        "SmolLM2",
         evaluation=found,
         comparison=compare(same.y, same.users, same.scores, [pair, ("fine-tuned", "zero-shot")], resamples=40),
         calibrations={"fine-tuned": calibration},
         slices=slices,
-        histories={example.row: ["1. Heat (1995)", "2. Babe (1995)"] for example in slices.wins},
         rankings=rankings,
         ablations=compare_ablations(samples, samples.of("test"), ablated, model="SmolLM2, fine-tuned",
                                     resamples=40, seed=13),
         seeds=over_seeds(same.y, same.users, {"1": same.scores["fine-tuned"], "2": same.scores["zero-shot"]},
                          name="fine-tuned", against=("user-item", same.scores["user-item"]), resamples=40),
         leaks=audit(samples, "user-time", PromptSpec()),
+    )  # fmt: skip
+
+
+def about() -> About:
+    """Every part of a page that was not measured."""
+    slices = whole().slices
+    assert slices is not None
+    return About(
+        title="A run",
+        histories={example.row: ["1. Heat (1995)", "2. Babe (1995)"] for example in slices.wins},
         run={"Model": "SmolLM2", "Seed": 13},
         lengths={"lengths": {"400": 10, "430": 25, "600": 2}, "cutoff_len": 512, "stats": {"max": 600, "mean": 431.2}},
         training=[{"step": 5, "loss": 2.5}, {"step": 10, "loss": 1.2}, {"step": 10, "eval_loss": 1.3}],
@@ -108,7 +118,7 @@ def whole() -> ReportInputs:
         prompt="<|im_start|>system\nYou are …",
         config="name: demo\n",
         commands=["palate run configs/demo.yaml"],
-    )  # fmt: skip
+    )
 
 
 def with_labels(found: Evaluation, label: str) -> Evaluation:

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.tree import Tree
 from palate.cli import main
 from palate.commands.compare import read_run
 from palate.measure.figures import least
-from palate.report.evaluate import evaluate
+from palate.report.evaluate import Models, evaluate
 from palate.report.side_by_side import Run, side_by_side
 from palate.score.files import Scored, write_scores
 from palate.store.artifacts import write_json
@@ -40,11 +41,9 @@ def write_run(
         p = 1 / (1 + np.exp(-slope * logit))
         frames["fine-tuned-calibrated"] = frame.select("row", p=pl.Series(p))
         calibrations = {"fine-tuned": {"method": "platt", "parameters": {"slope": slope, "intercept": 0.0}}}
-    found = evaluate(
-        samples, frames, baselines="quick", rows=range(len(own)), bootstrap=20,
-        aside=list(frames)[1:],
-    )  # fmt: skip
-    write_json(folder / "metrics.json", found.to_dict() | {"calibrations": calibrations, "leaks": {}})
+    models = Models(frames, aside=list(frames)[1:])
+    found = evaluate(samples, models, baselines="quick", rows=range(len(own)), bootstrap=20)
+    write_json(folder / "metrics.json", asdict(found) | {"calibrations": calibrations, "leaks": {}})
     config = {
         "name": folder.name,
         "seed": seed,

@@ -1,4 +1,3 @@
-import json
 from dataclasses import asdict
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.metrics import measure
-from palate.measure.seeds import OverSeeds, Spread, _student, over_seeds, spread_interval
+from palate.measure.seeds import Spread, _student, over_seeds, spread_interval
 
 
 def rows(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -105,20 +104,6 @@ def test_the_detectable_size_is_that_of_users_or_of_seeds_where_the_other_is_non
     assert Spread(0.0, sd, 0.0, 0.0, Interval(-half, half), 3).detectable == pytest.approx(errors, rel=0.001)
 
 
-def test_spreads_of_earlier_versions_still_load() -> None:
-    y, users, scores = rows()
-    against = {"against": ("base", scores["13"]), "resamples": 20}
-    stored = over_seeds(y, users, scores, name="m", **against).to_dict()
-    for each in (*stored["spread"].values(), *stored["differences"].values()):
-        del each["seeds"]
-    for metrics in stored["seeds"].values():
-        for field in ("pair_auc", "slope", "intercept", "ece_floor"):
-            del metrics[field]
-    gap = OverSeeds.from_dict(json.loads(json.dumps(stored))).differences["auc"]
-    assert gap is not None
-    assert gap.detectable is None
-
-
 def test_without_resamples_or_with_one_class_there_is_no_interval() -> None:
     y, users, scores = rows()
     assert over_seeds(y, users, scores, name="m", resamples=0).spread["auc"].interval is None
@@ -132,9 +117,3 @@ def test_one_seed_is_refused() -> None:
     y, users, scores = rows()
     with pytest.raises(InputError, match="fine-tuned: 1 of seeds"):
         over_seeds(y, users, {"13": scores["13"]}, name="fine-tuned")
-
-
-def test_seeds_survive_json() -> None:
-    y, users, scores = rows()
-    found = over_seeds(y, users, scores, name="m", against=("b", scores["13"]), resamples=20)
-    assert OverSeeds.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found

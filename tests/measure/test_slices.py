@@ -1,4 +1,3 @@
-import json
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
@@ -194,10 +193,6 @@ def test_items_without_genres_or_years_are_not_sliced_by_them() -> None:
     assert "genre" not in dimensions
     assert "release year" not in dimensions
     assert "mean of the history" in dimensions
-
-
-def test_slices_survive_json(slices: Slices) -> None:
-    assert Slices.from_dict(json.loads(json.dumps(slices.to_dict(), allow_nan=False))) == slices
 
 
 def test_a_model_without_scores_is_refused() -> None:

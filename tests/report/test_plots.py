@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +9,13 @@ from palate.measure.bootstrap import Interval
 from palate.measure.curves import ReliabilityBin
 from palate.measure.evaluation import Entry
 from palate.measure.metrics import Metrics
+from palate.measure.paired import Paired
 from palate.report.plots import (
+    WIDEST,
     Axes,
     css_of,
+    difference_plot,
+    forest_scale,
     interval_plot,
     interval_scale,
     length_bins,
@@ -102,3 +107,43 @@ def test_the_loss_plot_draws_both_curves_from_one_log() -> None:
     )
     assert re.search('<polyline class="line m1" points="[^ ]+ [^ ]+"', svg)
     assert len(re.findall('<circle class="m0"', svg)) == 1
+
+
+def pair(value: float | None, low: float, high: float, metric: str = "auc") -> Paired:
+    return Paired(metric, "model", "baseline", value, Interval(low, high), 0.01)
+
+
+def test_a_scale_holds_every_interval_up_to_its_widest() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        middle, half = rng.normal(0, 0.05), abs(rng.normal(0, 0.03))
+        reach = forest_scale([Interval(middle - half, middle + half), None])
+        assert reach == WIDEST or max(abs(middle - half), abs(middle + half)) <= reach + 1e-12
+    assert forest_scale([]) > 0
+    assert forest_scale([Interval(-3, 0)]) == WIDEST
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "side"),
+    [
+        ("auc", 0.01, 0.03, "ahead"),
+        ("auc", -0.03, -0.01, "behind"),
+        ("auc", -0.01, 0.03, "even"),
+        ("log_loss", -0.03, -0.01, "ahead"),
+        ("log_loss", 0.01, 0.03, "behind"),
+    ],
+)
+def test_the_side_that_is_ahead_is_the_one_that_the_whole_interval_favours(
+    metric: str, low: float, high: float, side: str
+) -> None:
+    found = pair((low + high) / 2, low, high, metric)
+    assert f'class="line {side}"' in difference_plot(found, 0.1)
+
+
+def test_what_lies_beyond_the_scale_ends_in_an_arrow_and_draws_nothing_outside() -> None:
+    inside, outside = difference_plot(pair(0.02, 0.0, 0.04), 0.1), difference_plot(pair(0.5, -0.2, 0.9), 0.1)
+    assert inside.count("<path") == 0
+    assert inside.count("<circle") == 1
+    assert outside.count("<path") == 2
+    assert outside.count("<circle") == 0
+    assert difference_plot(pair(None, 0, 0), 0.1) == ""

@@ -75,9 +75,9 @@ def answers_of(files: Sequence[AlpacaFile], told: Answers) -> Answers:
 def labels_of(frame: pl.DataFrame, answers: Answers) -> NDArray[np.bool_]:
     """Which examples are a Yes, (n,) bool, of files that `answers_of` has read."""
     words = Answers(*(answer.strip(_AROUND) or answer for answer in answers))
-    distinct = frame["output"].unique()
-    is_yes = pl.Series([_is_yes(text, words) for text in distinct.to_list()], dtype=pl.Boolean)
-    return frame["output"].replace_strict(distinct, is_yes, return_dtype=pl.Boolean).to_numpy()
+    read = {text: _read(text, words) for text in frame["output"].unique()}
+    is_yes = {text: found is not None and found[0] for text, found in read.items()}
+    return frame["output"].replace_strict(is_yes, return_dtype=pl.Boolean).to_numpy()
 
 
 def written(labels: Iterable[bool], answers: Answers) -> pl.Series:
@@ -85,11 +85,6 @@ def written(labels: Iterable[bool], answers: Answers) -> pl.Series:
     return pl.Series("output", labels, dtype=pl.Boolean).replace_strict(
         [True, False], list(answers), return_dtype=pl.String
     )
-
-
-def _is_yes(text: str, words: Answers) -> bool:
-    read = _read(text, words)
-    return read is not None and read[0]
 
 
 def _read(text: str, words: Answers) -> tuple[bool, _Form] | None:

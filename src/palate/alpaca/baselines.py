@@ -1,12 +1,16 @@
 """Baselines for Alpaca examples, which say less of users and items than a timeline does.
 
     constant       the training base rate; one half where there are no training examples
-    history-share  the share of likes in the history, where the text is worded as TALLRec's
+    history-share  the share of likes in the history, where the text is worded as TALLRec's (Bao et al. 2023)
     user-mean      the user's mean label in the training examples, where the file names users
     item-mean      the target's mean label in them, shrunk: (likes + k μ) / (count + k), k = 5
 
 Each statistic becomes a probability by Platt scaling on validation; without validation it is taken as it stands, or,
-where it knows no label, scaled on training.
+where it knows no label, scaled on training. TALLRec's wording is
+
+    User Preference: "Alien (1979)", "Heat (1995)"
+    User Unpreference: "In & Out (1997)"
+    Whether the user will like the target movie "Scream (1996)"?
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from palate.alpaca.answers import Answers, labels_of
 from palate.samples.context import shrunk
 from palate.samples.queries import Labels, Scores
 
@@ -25,6 +30,10 @@ EXAMPLE_BASELINES = {
     "item-mean": "item mean",
 }
 CHANCE = "constant (one half)"
+_SHAPE = (
+    r"(?s)\A\s*User Preference:(.*?)\n\s*User Unpreference:(.*?)"
+    r"\n\s*Whether the user will like the target \w+ (.*)\?\s*\z"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,36 @@ class TextStatistics:
     share: Scores | None = None
     user: pl.Series | None = None
     target: pl.Series | None = None
+
+
+def text_statistics(frame: pl.DataFrame, answers: Answers) -> TextStatistics:
+    """What a file's examples say of themselves."""
+    found = preferences_of(frame["input"])
+    user, item = (frame.get_column(name, default=None) for name in ("user_id", "item_id"))
+    if found is None:
+        return TextStatistics(labels_of(frame, answers), None, user, item)
+    return TextStatistics(
+        labels_of(frame, answers), found["share"].to_numpy(), user, found["target"] if item is None else item
+    )
+
+
+def preferences_of(texts: pl.Series) -> pl.DataFrame | None:
+    """What the `input` texts say: numbers of items `liked` and `disliked`, the `share` of likes, the `target`'s title.
+
+    The share of an empty history is one half. None unless every text has TALLRec's shape.
+    """
+    groups = texts.str.extract_groups(_SHAPE).struct.unnest()
+    if groups.height == 0 or any(column.null_count() for column in groups):
+        return None
+    # Titles stand in quotes, `"A", "B"`, for books with ` written by C, Jr.` behind each.
+    liked, disliked = (
+        pl.when(pl.nth(n).str.strip_chars() == "").then(0).otherwise(pl.nth(n).str.count_matches(', "') + 1)
+        for n in (0, 1)
+    )
+    target = pl.nth(2).str.strip_chars()
+    counts = groups.select(liked=liked.cast(pl.Int64), disliked=disliked.cast(pl.Int64), target=target)
+    told = pl.col("liked") + pl.col("disliked")
+    return counts.with_columns(share=pl.when(told > 0).then(pl.col("liked") / told).otherwise(0.5))
 
 
 def example_baselines(

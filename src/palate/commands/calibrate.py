@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palate.commands.scores import Model, is_fitted_to, validation_key
+from palate.commands.scores import MEASURED, VALIDATION, Model, is_fitted_to, validation_key
 from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import (
@@ -76,16 +76,14 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
     return found
 
 
-def calibration_of(
+def calibrations_of(
     config: Config,
     chat: "Chat",
-    model: Model,
-    measured: Scored,
-    validation: Scored | None,
-    known: Calibration | None,
+    scored: Mapping[Model, Mapping[str, Scored]],
+    known: Mapping[Model, Calibration | None],
     folder: Path,
-) -> Calibration | None:
-    """The calibration of a model that is evaluated.
+) -> dict[str, Calibration]:
+    """The calibrations of models that were scored, by key.
 
     The `known` one is taken if it was fitted to these validation scores, or if there are none. Else one is fitted, and
     kept where the model's belongs if nothing lies there; otherwise in `folder`, where results are: what a run or
@@ -94,16 +92,25 @@ def calibration_of(
     Raises `InputError` if the known one has to be taken and is of another model.
     """
     if config.score.calibration == "none":
-        return None
-    place = home(config, model) / FILE
-    if validation is None:
-        if known is None:
-            return fit(config, chat, model, None)
-        known.check(source_of(config, chat, measured.key), place)
+        return {}
+    found = {
+        model.key: _calibration_of(config, chat, model, scored[model], known.get(model), folder) for model in scored
+    }
+    return {key: calibration for key, calibration in found.items() if calibration is not None}
+
+
+def _calibration_of(
+    config: Config, chat: "Chat", model: Model, parts: Mapping[str, Scored], known: Calibration | None, folder: Path
+) -> Calibration | None:
+    """The calibration of one model, as `calibrations_of` says."""
+    place, validation = home(config, model) / FILE, parts.get(VALIDATION)
+    if validation is None and known is not None:
+        known.check(source_of(config, chat, parts[MEASURED].key), place)
         return known
-    key = validation_key(validation.key, np.asarray(validation.columns["row"]))
-    if known is not None and is_fitted_to(known, config, key):
-        return known
+    if validation is not None and known is not None:
+        key = validation_key(validation.key, np.asarray(validation.columns["row"]))
+        if is_fitted_to(known, config, key):
+            return known
     found = fit(config, chat, model, validation)
     if found is not None:
         own = folder / (FILE if model.adapter is None else f"calibration-{model.key}.json")

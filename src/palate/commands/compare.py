@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from palate import console
+from palate.commands.report import METRICS
 from palate.config import read_yaml
 from palate.errors import InputError
-from palate.store.artifacts import MANIFEST, atomic_file, read_json
+from palate.measure.keys import CALIBRATED, FINE_TUNED, ZERO_SHOT, main_key
+from palate.store.artifacts import MANIFEST, read_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from palate.measure.evaluation import Evaluation
     from palate.report.side_by_side import Run
 
-METRICS = "metrics.json"
 WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
 TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
 """What is told of a training, as `training.json` calls it."""
@@ -43,17 +45,15 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
     runs = _with_own_names([read_run(place) for place in places])
     found = side_by_side(runs, seed=seed)
     if out is not None:
-        from palate.report.compare_page import render_comparison
+        from palate.report.page import render_comparison, write_page
 
-        page = render_comparison(found)
-        with atomic_file(out) as file:
-            file.write(page.encode())
+        write_page(out, render_comparison(found))
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return
-    from palate.report.compare_table import show
+    from palate.report.table import show_runs
 
-    show(found, console.out)
+    show_runs(found, console.out)
     if out is not None:
         console.out.print(f"page: {out}", highlight=False, soft_wrap=True)
 
@@ -82,13 +82,12 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
 
     told = read_json(metrics)
     try:
-        evaluation = Evaluation.from_dict(told)
+        evaluation = TypeAdapter(Evaluation).validate_python(told)
         models = [entry.key for entry in evaluation.models]
-        keys = [key for key in models if not key.startswith(("mean-", "stacked", "statistics"))]
-        main = next((key for key in keys if key.startswith("fine-tuned")), keys[0])
+        main = main_key(models)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError("is not readable, expected the metrics.json of palate evaluate", metrics) from error
-    calibrated = f"{main}-calibrated"
+    calibrated = main + CALIBRATED
     config = _config(folder / "config.yaml")
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
     calibration = told.get("calibrations", {}).get(main) if calibrated in models else None
@@ -108,7 +107,7 @@ def _read_scores_alone(path: Path) -> "Run":
     from palate.report.side_by_side import Run
     from palate.score.files import read_scores
 
-    key = "fine-tuned" if read_scores(path).key.get("adapter") else "zero-shot"
+    key = FINE_TUNED if read_scores(path).key.get("adapter") else ZERO_SHOT
     return Run(name=path.stem, place=path, model=key, scores=_scores(path, None))
 
 
@@ -132,18 +131,17 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = read_yaml(path.read_text(encoding="utf-8"), path)
-        return dict(_flat(value)) if isinstance(value, dict) else {}
+        return _flat(read_yaml(path.read_text(encoding="utf-8"), path))
     except (InputError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("is not readable, expected a resolved config", path) from error
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    return [
-        pair
-        for key, inner in value.items()
-        for pair in (_flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(f"{prefix}{key}", inner)])
-    ]
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings, by their names one behind the other; empty for anything else."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found
 
 
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,8 +149,7 @@ def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     from palate.train.card import RUN
 
     homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
-    path = next((home / "adapter" / RUN for home in homes if (home / "adapter" / RUN).is_file()), None)
-    facts = read_json(path) if path is not None else {}
+    facts: Any = next((read_json(path) for home in homes if (path := home / "adapter" / RUN).is_file()), {})
     return {name: facts[name] for name in TRAINED if facts.get(name) is not None}
 
 
@@ -164,10 +161,10 @@ def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> 
         "rows of": evaluation.split,
         "liked from": evaluation.rating_threshold,
     }
-    homes = [config.get("data_dir"), f"{config['run_dir']}/data" if config.get("run_dir") else None, folder / "data"]
-    manifest = next((path for home in homes if home and (path := Path(home) / MANIFEST).is_file()), None)
-    if manifest is not None:
-        told["timeline"] = read_json(manifest).get("outputs", {}).get("ratings.parquet")
+    run = f"{config['run_dir']}/data" if config.get("run_dir") else None
+    for home in (config.get("data_dir"), run, folder / "data"):
+        if home and (path := Path(home) / MANIFEST).is_file():
+            return told | {"timeline": read_json(path).get("outputs", {}).get("ratings.parquet")}
     return told
 
 

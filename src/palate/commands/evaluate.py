@@ -1,44 +1,34 @@
-"""Evaluate and report: the models' scores beside the baselines that cost nothing."""
+"""Evaluate: the models' scores calibrated, measured beside the baselines that cost nothing, and reported."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palate import console
-from palate.commands import calibrate, comparisons, rankings, seeds
+from palate.commands import rankings
 from palate.commands.audit import check_leaks
+from palate.commands.calibrate import calibrations_of, known_calibration
 from palate.commands.prepare import chat_of, prepared
-from palate.commands.report import REPORT, report
+from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
-from palate.commands.scores import (
-    MEASURED,
-    VALIDATION,
-    Model,
-    main_model,
-    measured_rows,
-    models_of,
-    score_files,
-    score_model,
-)
+from palate.commands.scores import MEASURED, Model, main_model, measured_rows, models_of, score_files, score_model
 from palate.commands.server_model import check_scored_with, served_name
-from palate.commands.table_rows import Collected, notes, rows_of
+from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
 from palate.commands.train import begin
 from palate.config import Config
 from palate.errors import InputError
+from palate.measure.keys import ALONE, BESIDE, STACKED, ZERO_SHOT
 from palate.samples import Prepared
-from palate.store.artifacts import write_json
 from palate.store.hub import locate
 
 if TYPE_CHECKING:
     from palate.measure.ablations import Ablations
+    from palate.measure.evaluation import Evaluation
     from palate.measure.leaks import Audit
+    from palate.measure.paired import Comparison, SameRows
+    from palate.measure.slices import Slices
     from palate.report.outcome import Outcome
-
-METRICS = "metrics.json"
-SENTENCES = 7
-"""Of the verdict, shown on the terminal; the report has all of them."""
 
 
 def evaluate(
@@ -75,36 +65,22 @@ def evaluate(
             raise InputError("asks a model again, expected no --scores beside it", "--ablations")
         if config.evaluate.rank_users:
             raise InputError("asks a model again, expected 0 beside --scores", "evaluate.rank_users")
-        parts = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
-        known = {model: calibrate.known_calibration(config, model) for model in parts}
+        scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
+        known = {model: known_calibration(config, model) for model in scored}
         begin(config, folder)
     else:
         models = models_of(config, chosen)
-        known = {model: calibrate.known_calibration(config, model) for model in models}
+        known = {model: known_calibration(config, model) for model in models}
         if config.score.server is not None:
             for model in models:
                 served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
         main = main_model(models)
-        parts = {
-            model: score_model(
-                config, data, model, score_files(config, data, model, folder, ablated=model is main), known[model]
-            )
-            for model in models
-        }
-    calibrations = {}
-    for model, files in parts.items():
-        measured, validation = files[MEASURED], files.get(VALIDATION)
-        found = calibrate.calibration_of(config, chat, model, measured, validation, known[model], folder)
-        if found is not None:
-            calibrations[model.key] = found
-    outcome = measure(config, data, Collected(parts, calibrations), leaks, folder)
-    report(config, data, outcome, folder)
-    if as_json:
-        print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
-    else:
-        show(outcome, config)
-        console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
+        files = {model: score_files(config, data, model, folder, ablated=model is main) for model in models}
+        scored = {model: score_model(config, data, model, files[model], known[model]) for model in models}
+    calibrations = calibrations_of(config, chat, scored, known, folder)
+    outcome = conclude(Collected(config, data, scored, calibrations), leaks, folder)
+    show_evidence(config, outcome, folder, as_json=as_json)
 
 
 def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed: bool) -> list[Path]:
@@ -116,125 +92,107 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
         raise InputError("is named twice, expected each adapter once", twice[0])
     if not adapters and not needed:
         return [config.run_path / "adapter"]
-    named: Sequence[Path | None] = adapters or (None,)
-    found = [chosen_adapter(config, adapter, base_only) for adapter in named]
+    found = [chosen_adapter(config, adapter, base_only) for adapter in (adapters or (None,))]
     return [adapter for adapter in found if adapter is not None]
 
 
-def measure(config: Config, data: Prepared, collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
-    """Metrics with intervals, the baselines on the same rows; written to `metrics.json`."""
-    from palate.baselines.registry import fit_baselines, scores_of
-    from palate.baselines.statistics import BaselineData
-    from palate.report.evaluate import beside_baselines
-    from palate.report.evaluate import evaluate as compare
+def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
+    """Measure what was scored, beside the baselines on the same rows, and write the evidence."""
+    from palate.baselines.registry import scores_of
+    from palate.report.evaluate import beside_baselines, measure_rows
     from palate.report.outcome import Outcome
 
-    name = model_name(config).replace("-Instruct", "")  # every model here is one; the tables are narrow
-    known = BaselineData.of(data.samples, config.seed)
-    fitted = fit_baselines(known, config.evaluate.baselines)
-    rows = rows_of(config, data, collected, name, known, fitted)
-    split = config.evaluate.split
-    baselines, measured = scores_of(known, fitted, split), measured_rows(config, data)
-    found = compare(
-        data.samples,
-        rows.frames,
-        baselines=baselines,
-        rows=measured,
-        bootstrap=config.evaluate.bootstrap,
-        seed=config.seed,
-        labels=rows.labels,
-        split=split,
-        aside=rows.aside,
-        pairs=rows.pairs,
-    )
-    if found.n:
-        found = replace(found, verdict=[*found.verdict, *notes(config, found, collected, rows)])
-    main = main_model(collected.models)
-    same = beside_baselines(data.samples, rows.frames, baselines=baselines, rows=measured, split=split)
+    config, data, known = collected.config, collected.data, collected.known
+    rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
+    baselines = scores_of(known, collected.baselines, split)
+    same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
+    found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
+    rows.seeds = adapters_apart(collected, same)
+    told = notes(found, collected, rows) if found.n else []
+    found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
     ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
     outcome = Outcome(
         model=model_name(config),
         evaluation=found,
         calibrations=collected.calibrations,
-        ablations=_ablations(config, data, collected, main, name),
+        ablations=_ablations(collected, main),
         stack=rows.stack,
         beside=rows.beside,
-        rankings=rankings.rankings(config, data, known, fitted, ranking, folder),
-        slices=comparisons.slices(config, data, same, found, main.key),
-        comparison=comparisons.paired_tests(config, same, found, main.key, rows.beside and rows.beside[0]),
+        rankings=rankings.rankings(config, data, known, collected.baselines, ranking, folder),
+        slices=_slices(data, same, found, main.key),
+        comparison=_paired_tests(same, found, main.key, rows.beside and rows.beside[0]),
         seeds=rows.seeds,
         leaks=leaks,
     )
-    write_json(folder / METRICS, outcome.to_dict())
+    publish(config, data, outcome, folder)
     return outcome
 
 
-def _ablations(config: Config, data: Prepared, collected: Collected, model: Model, name: str) -> "Ablations | None":
+def _ablations(collected: Collected, model: Model) -> "Ablations | None":
     """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
     from palate.measure.ablations import ABLATIONS, UNCHANGED, compare_ablations
-    from palate.measure.calibration import sigmoid
 
-    parts = collected.scored[model]
+    parts, config, samples = collected.scored[model], collected.config, collected.data.samples
     scored = [ablation for ablation in ABLATIONS if ablation in parts]
     if not scored:
         return None
-    samples = data.samples
-    index = samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]]
-    scores = {UNCHANGED: sigmoid(collected.logit(model))}
-    scores |= {ablation: sigmoid(collected.logit(model, ablation)) for ablation in scored}
     return compare_ablations(
         samples,
-        index,
-        scores,
-        model=f"{name}, {model.key}",
+        samples.of(config.evaluate.split)[parts[MEASURED].columns["row"]],
+        {UNCHANGED: collected.p(model), **{ablation: collected.p(model, ablation) for ablation in scored}},
+        model=f"{short_name(config)}, {model.key}",
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
 
 
-def show(outcome: "Outcome", config: Config) -> None:
-    """Print the table and what it comes to."""
-    from palate.report.table import ablation_table, rich_table
+def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str | None) -> "Comparison | None":
+    """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
 
-    console.out.print()
-    console.out.print(rich_table(outcome.evaluation))
-    if outcome.ablations is not None:
-        console.out.print()
-        console.out.print(ablation_table(outcome.ablations))
-    console.out.print()
-    for sentence in outcome.evaluation.verdict[:SENTENCES]:
-        console.out.print(f"• {sentence}", highlight=False)
-    if (apart := seeds.sentence(config)) is not None:
-        console.out.print(f"• {apart}", highlight=False)
-    console.out.print(f"• {_in_the_report(outcome)}", highlight=False)
-    console.out.print()
+    `beside` is the baseline that the model is stacked with.
+    """
+    from palate.measure.paired import compare
+
+    best, believed = found.best_baseline(), found.believed(main)
+    if best is None:
+        return None
+    pairs = [(found.believed(entry.key), best.key) for entry in found.models if not entry.aside]
+    if ZERO_SHOT in same.scores and main != ZERO_SHOT:
+        pairs.append((believed, found.believed(ZERO_SHOT)))
+    if believed != main:
+        pairs.append((believed, main))
+    if {STACKED, ALONE} <= same.scores.keys():
+        pairs += [(STACKED, ALONE), (STACKED, believed)]
+    if beside is not None and beside != best.key:
+        pairs.append((BESIDE, beside))
+    return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed)
 
 
-def _in_the_report(outcome: "Outcome") -> str:
-    """What the terminal leaves to the page."""
-    more = len(outcome.evaluation.verdict) - SENTENCES
-    parts = [f"{more} more of these"] if more > 0 else []
-    if outcome.ablations is not None:
-        parts.append("what the ablations come to")
-    if outcome.comparison is not None:
-        parts.append("paired tests")
-    if outcome.slices is not None:
-        parts.append(f"{len(outcome.slices.slices)} slices, and rows that the model wins and loses")
-    parts += [
-        f"{'the model' if any(e.kind == 'model' for e in table.entries) else 'quick baselines'} ranking items for "
-        f"{table.users:,} users"
-        for table in outcome.rankings
-    ]
-    if outcome.calibrations:
-        parts.append("reliability before and after calibration")
-    if outcome.seeds is not None:
-        parts.append("how far the adapters lie apart")
-    if outcome.leaks is not None:
-        parts.append("the leak audit")
-    return f"In the report: {'; '.join([*parts, 'curves and reliability'])}."
+def _slices(data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":
+    """The main model, as it is believed, against the best baseline, part by part of the rows."""
+    from palate.measure.slices import measure_slices
+
+    best, model = found.best_baseline(), found.believed(main)
+    if best is None:
+        return None
+    return measure_slices(
+        data.samples,
+        {key: same.scores[key] for key in (model, best.key)},
+        model=model,
+        baseline=best.key,
+        rows=same.rows,
+        split=found.split,
+        resamples=found.resamples,
+        seed=found.seed,
+    )
 
 
 def model_name(config: Config) -> str:
     """A short name of the base model for tables; of a GGUF file its own, which tells the quantization."""
     location = locate(config.model.base)
     return location.path.stem if location.path is not None else str(location.hub_id).rpartition("/")[2]
+
+
+def short_name(config: Config) -> str:
+    """The same without `-Instruct`: every model here is one, and the tables are narrow."""
+    return model_name(config).replace("-Instruct", "")

@@ -1,7 +1,7 @@
 """Evaluate Alpaca files of others: scored as they are, beside what else their texts tell."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from palate.commands.data_path import DataPath
 from palate.config import Config, dump_config
 from palate.console import log
 from palate.errors import InputError
-from palate.store.artifacts import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 
     from palate.alpaca.baselines import TextStatistics
     from palate.alpaca.reader import AlpacaFile
+    from palate.commands.scores import Model
     from palate.measure.evaluation import Evaluation
+    from palate.prompt.chat import Chat
+    from palate.report.page import About
     from palate.score.scorer import Scorer
 
 
@@ -39,11 +41,12 @@ def evaluate_examples(
     Baselines learn from the training and validation examples of the same folder, where there are any. Raises
     `InputError` if there are no test examples, or no adapter unless `base_only` asks for none.
     """
-    from palate.alpaca.answers import Answers, labels_of
+    from palate.alpaca.answers import Answers
+    from palate.alpaca.baselines import text_statistics
     from palate.commands import evaluate, report, scores, train
     from palate.commands.prepare import check_model
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-    from palate.report.run_page import ReportInputs, extreme_rows, write_report
+    from palate.report.outcome import Outcome
 
     console.start_logging()
     adapter = chosen_adapter(config, adapter, base_only)
@@ -54,57 +57,54 @@ def evaluate_examples(
     if "test" not in source.files:
         raise InputError("holds no test examples, expected test.json, or the name of a file", source.path)
     files = read_files(source)
-    test = files["test"]
-    labels = labels_of(test.frame, Answers(config.prompt.yes, config.prompt.no))
+    answers = Answers(config.prompt.yes, config.prompt.no)
+    known = {split: text_statistics(file.frame, answers) for split, file in files.items()}
     folder = Path(out) if out else config.run_path / "evaluation"
     train.begin(config, folder)
-    rows = train.chosen_rows(config, len(test))
+    rows = train.chosen_rows(config, len(files["test"]))
     tables = {
-        each.key: _score(config, test, labels, rows, each.adapter, folder / "scores" / f"{each.key}.parquet")
+        each.key: _score(config, files["test"], known["test"].label, rows, each, folder)
         for each in scores.models_of(config, [] if adapter is None else [adapter])
     }
-    found = _measure(config, files, rows, tables)
-    write_json(folder / evaluate.METRICS, found.to_dict())
-    last = tables[list(tables)[-1]]
-    learned = [split for split in ("train", "val") if split in files]
-    p_of = dict(zip(last["row"].to_list(), last["p"].to_list(), strict=True))
-    write_report(
-        folder / report.REPORT,
-        ReportInputs(
-            title=config.name,
-            evaluation=found,
-            run={
-                "model": evaluate.model_name(config),
-                "data": str(source.path),
-                "scored": f"{found.n:,} of {len(test):,} test examples",
-                "answers": f"{config.prompt.yes!r} and {config.prompt.no!r}",
-                "baselines learn from": ", ".join(files[s].path.name for s in learned) or "nothing",
-                "seed": config.seed,
-            },
-            examples=[
-                {
-                    "history_titles": test.frame["input"][row] or test.frame["instruction"][row],
-                    "candidate_title": f"example {row + 1}",
-                    "label": bool(labels[row]),
-                    "p": p_of[row],
-                }
-                for row in extreme_rows(last, labels)
-            ],
-            data_stats={split: {"examples": len(file), "SHA-256": file.sha256} for split, file in files.items()},
-            prompt=chat.tokenizer.decode(chat.decision_prompts([_conversation(test, 0)])[0]),
-            config=dump_config(config),
-            commands=[f"palate evaluate --config {folder / 'config.yaml'}" + (
-                " --base-only" if adapter is None else f" --adapter {adapter}"
-            )],
-        ),
-    )  # fmt: skip
-    if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
-    else:
-        from palate.report.outcome import Outcome
+    found = _measure(config, files["test"], known, rows, tables)
+    outcome = Outcome(evaluate.model_name(config), found)
+    about = _about(config, chat, files, known["test"].label, tables[list(tables)[-1]])
+    scored = f"{found.n:,} of {len(files['test']):,} test examples"
+    facts = {"model": outcome.model, "data": str(source.path), "scored": scored, **about.run}
+    with_adapter = " --base-only" if adapter is None else f" --adapter {adapter}"
+    commands = [f"palate evaluate --config {folder / 'config.yaml'}{with_adapter}"]
+    report.write_evidence(outcome, replace(about, run=facts, commands=commands), folder)
+    report.show_evidence(config, outcome, folder, as_json=as_json)
 
-        evaluate.show(Outcome(evaluate.model_name(config), found), config)
-        console.out.print(f"report: {folder / report.REPORT}", highlight=False, soft_wrap=True)
+
+def _about(
+    config: Config, chat: "Chat", files: "dict[str, AlpacaFile]", labels: "NDArray[np.bool_]", scores: "pl.DataFrame"
+) -> "About":
+    """What the page tells of the files, and the rows of which the model with these scores is surest."""
+    from palate.report.page import About, Example, extreme_rows
+
+    test, learned = files["test"], [split for split in ("train", "val") if split in files]
+    p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
+    return About(
+        title=config.name,
+        run={
+            "answers": f"{config.prompt.yes!r} and {config.prompt.no!r}",
+            "baselines learn from": ", ".join(files[s].path.name for s in learned) or "nothing",
+            "seed": config.seed,
+        },
+        examples=[
+            Example(
+                (test.frame["input"][row] or test.frame["instruction"][row]).splitlines(),
+                f"example {row + 1}",
+                bool(labels[row]),
+                p_of[row],
+            )
+            for row in extreme_rows(scores, labels)
+        ],
+        data_stats={split: {"examples": len(file), "SHA-256": file.sha256} for split, file in files.items()},
+        prompt=chat.tokenizer.decode(chat.decision_prompts([_conversation(test, 0)])[0]),
+        config=dump_config(config),
+    )
 
 
 class _Examples:
@@ -130,27 +130,28 @@ def _conversation(file: "AlpacaFile", row: int) -> list[dict[str, str]]:
 
 
 def _score(
-    config: Config, file: "AlpacaFile", labels: "NDArray[np.bool_]", rows: "NDArray[np.int64]", adapter: Path | None,
-    out: Path,
+    config: Config, file: "AlpacaFile", labels: "NDArray[np.bool_]", rows: "NDArray[np.int64]", model: "Model",
+    folder: Path,
 ) -> "pl.DataFrame":  # fmt: skip
-    """Score some examples into the file `out`; goes on where an earlier call stopped."""
+    """Score some examples into a file of `folder`; goes on where an earlier call stopped."""
     import polars as pl
 
     from palate.commands.train import load_scorer, model_key
     from palate.prompt.tokenizer import tokenizer_key
     from palate.score.files import score_file
 
-    scorer = load_scorer(config, adapter)
+    scorer = load_scorer(config, model.adapter)
     key = {
         "data": file.sha256,
         **tokenizer_key(scorer.chat.tokenizer),
         "answers": [config.prompt.yes, config.prompt.no],
         "cutoff_len": config.tokens.cutoff_len,
-        **model_key(scorer, config, adapter),
+        **model_key(scorer, config, model.adapter),
     }
     nobody = np.full(len(file), -1)
     about = {name: _codes(file, name) if name in file.frame.columns else nobody for name in ("user_id", "item_id")}
     examples: Any = _Examples(file, labels, scorer)
+    out = folder / "scores" / f"{model.key}.parquet"
     scores = score_file(
         scorer, examples, about, rows.tolist(), out=out, batch_size=config.evaluate.batch_size, key=key,
         console=console.err,
@@ -159,48 +160,28 @@ def _score(
 
 
 def _measure(
-    config: Config, files: "dict[str, AlpacaFile]", rows: "NDArray[np.int64]", tables: "dict[str, pl.DataFrame]"
-) -> "Evaluation":
+    config: Config, test: "AlpacaFile", known: "dict[str, TextStatistics]", rows: "NDArray[np.int64]",
+    tables: "dict[str, pl.DataFrame]",
+) -> "Evaluation":  # fmt: skip
     """The models beside what else can be known of the examples, over users where the file names them."""
     from palate.alpaca.baselines import example_baselines
-    from palate.commands.evaluate import model_name
-    from palate.measure.evaluation import mass_of
-    from palate.report.evaluate import compared
+    from palate.commands.evaluate import short_name
+    from palate.measure.paired import SameRows
+    from palate.report.evaluate import Models, measure_rows
 
-    told = {split: _told(config, file) for split, file in files.items()}
-    baselines, names = example_baselines(told["test"], told.get("train"), told.get("val"))
-    test = files["test"]
-    users = _codes(test, "user_id")[rows] if "user_id" in test.frame.columns else None
+    baselines, names = example_baselines(known["test"], known.get("train"), known.get("val"))
     if "history-share" not in baselines:
         log.info("no history baseline: the inputs are not worded as TALLRec's, and say nothing else of likes")
+    named = "user_id" in test.frame.columns
     p = {key: values[rows] for key, values in baselines.items()}
     p |= {key: table["p"].to_numpy().astype(np.float64) for key, table in tables.items()}
-    name = model_name(config).replace("-Instruct", "")
-    return compared(
-        told["test"].label[rows],
-        users,
-        p,
-        labels=names | {key: f"{name}, {key}" for key in tables},
-        masses={key: mass_of(table) for key, table in tables.items()},
-        rating_threshold=None,
+    users = _codes(test, "user_id")[rows] if named else np.arange(len(rows))
+    return measure_rows(
+        SameRows(rows, known["test"].label[rows], users, p),
+        Models(tables, names | {key: f"{short_name(config)}, {key}" for key in tables}),
         bootstrap=config.evaluate.bootstrap,
         seed=config.seed,
-    )
-
-
-def _told(config: Config, file: "AlpacaFile") -> "TextStatistics":
-    """What a file says of its examples beside their text."""
-    from palate.alpaca.answers import Answers, labels_of
-    from palate.alpaca.baselines import TextStatistics
-    from palate.alpaca.preferences import preferences_of
-
-    preferences, columns = preferences_of(file.frame["input"]), file.frame.columns
-    target = None if preferences is None else preferences.target
-    return TextStatistics(
-        labels_of(file.frame, Answers(config.prompt.yes, config.prompt.no)),
-        None if preferences is None else preferences.share,
-        file.frame["user_id"] if "user_id" in columns else None,
-        file.frame["item_id"] if "item_id" in columns else target,
+        unit="users" if named else "rows",
     )
 
 

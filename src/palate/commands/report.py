@@ -1,67 +1,130 @@
-"""The page of an evaluation: what it tells, gathered from the run's folder and the data."""
+"""What an evaluation leaves: `metrics.json`, the page, the model card's table, and the terminal's."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palate import console
 from palate.commands import seeds
 from palate.commands.prepare import chat_of
 from palate.config import Config, dump_config
 from palate.samples import Prepared
+from palate.store.artifacts import write_json
 
 if TYPE_CHECKING:
     from palate.measure.evaluation import Evaluation
     from palate.measure.leaks import Audit
     from palate.measure.slices import Slices
     from palate.report.outcome import Outcome
+    from palate.report.page import About
 
+METRICS = "metrics.json"
 REPORT = "report.html"
+SENTENCES = 7
+"""Of the verdict, shown on the terminal; the report has all of them."""
 
 
-def report(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> None:
-    """Write `report.html` to `folder`; a run's own evidence also goes into its adapter's model card."""
+def publish(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> None:
+    """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card."""
     from palate.models.adapter import ABOUT
-    from palate.report.run_page import ReportInputs, write_report
     from palate.train.card import RUN, write_card
 
-    run, found, split = config.run_path, outcome.evaluation, config.evaluate.split
-    trained = config.train.max_samples or data.manifest["stats"]["samples"]["train"]
-    write_report(
-        folder / REPORT,
-        ReportInputs(
-            title=config.name,
-            evaluation=found,
-            comparison=outcome.comparison,
-            calibrations=outcome.calibrations,
-            slices=outcome.slices,
-            histories=_histories(config, data, outcome.slices),
-            rankings=outcome.rankings,
-            ablations=outcome.ablations,
-            seeds=outcome.seeds,
-            leaks=outcome.leaks,
-            run={
-                "model": outcome.model + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
-                "data": data.manifest["stats"]["name"],
-                "split": config.prepare.split,
-                "trained on": f"{trained:,} samples",
-                "scored": f"{found.n:,} of {data.manifest['stats']['samples'][split]:,} {split} samples",
-                "seed": config.seed,
-            }
-            | ({} if config.score.server is None else {"scored by": config.score.server})
-            | ({} if (apart := seeds.sentence(config)) is None else {"seeds": apart})
-            | {"leak audit": _fatal(outcome.leaks)},
-            lengths=_json_if_there(run / "lengths.json"),
-            training=lines_if_there(run / "training_log.jsonl"),
-            data_stats=data.manifest["stats"],
-            prompt=_prompt(config, data),
-            config=dump_config(config),
-            commands=_commands(config),
-        ),
+    write_evidence(outcome, _about(config, data, outcome), folder)
+    adapter = config.run_path / "adapter"
+    if folder == config.run_path and all((adapter / name).is_file() for name in (ABOUT, RUN)):
+        write_card(adapter, config, metrics=card_rows(outcome.evaluation), data_manifest=data.manifest)
+
+
+def write_evidence(outcome: "Outcome", about: "About", folder: Path) -> None:
+    """Write `metrics.json` and `report.html`."""
+    from palate.report.page import render_report, write_page
+
+    write_json(folder / METRICS, outcome.to_dict())
+    write_page(folder / REPORT, render_report(outcome, about))
+
+
+def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
+    """Print the table and where the report lies, or the metrics as JSON."""
+    if as_json:
+        print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
+        return
+    show(config, outcome)
+    console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
+
+
+def show(config: Config, outcome: "Outcome") -> None:
+    """Print the table and what it comes to."""
+    from palate.report.table import ablation_table, evaluation_table
+
+    tables = [evaluation_table(outcome.evaluation)]
+    if outcome.ablations is not None:
+        tables.append(ablation_table(outcome.ablations))
+    for table in tables:
+        console.out.print()
+        console.out.print(table)
+    console.out.print()
+    apart = seeds.sentence(config)
+    for sentence in (*outcome.evaluation.verdict[:SENTENCES], *([apart] if apart else []), _in_the_report(outcome)):
+        console.out.print(f"• {sentence}", highlight=False)
+    console.out.print()
+
+
+def _in_the_report(outcome: "Outcome") -> str:
+    """What the terminal leaves to the page."""
+    more = len(outcome.evaluation.verdict) - SENTENCES
+    slices = outcome.slices and f"{len(outcome.slices.slices)} slices, and rows that the model wins and loses"
+    rankings = [
+        f"{'the model' if any(e.kind == 'model' for e in table.entries) else 'quick baselines'} ranking items for "
+        f"{table.users:,} users"
+        for table in outcome.rankings
+    ]
+    parts = [
+        more > 0 and f"{more} more of these",
+        outcome.ablations and "what the ablations come to",
+        outcome.comparison and "paired tests",
+        slices,
+        *rankings,
+        outcome.calibrations and "reliability before and after calibration",
+        outcome.seeds and "how far the adapters lie apart",
+        outcome.leaks and "the leak audit",
+        "curves and reliability",
+    ]
+    return f"In the report: {'; '.join(str(part) for part in parts if part)}."
+
+
+def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
+    """What the page tells beside the outcome, gathered from the run's folder and the data."""
+    from palate.report.page import About
+
+    run, split, stats = config.run_path, config.evaluate.split, data.manifest["stats"]
+    trained = config.train.max_samples or stats["samples"]["train"]
+    facts = {
+        "model": outcome.model + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
+        "data": stats["name"],
+        "split": config.prepare.split,
+        "trained on": f"{trained:,} samples",
+        "scored": f"{outcome.evaluation.n:,} of {stats['samples'][split]:,} {split} samples",
+        "seed": config.seed,
+        "scored by": config.score.server,
+        "seeds": seeds.sentence(config),
+        "leak audit": _fatal(outcome.leaks),
+    }
+    lengths = run / "lengths.json"
+    return About(
+        title=config.name,
+        histories=_histories(config, data, outcome.slices),
+        run={name: fact for name, fact in facts.items() if fact is not None},
+        lengths=json.loads(lengths.read_text(encoding="utf-8")) if lengths.is_file() else None,
+        training=lines_if_there(run / "training_log.jsonl"),
+        data_stats=stats,
+        prompt=_prompt(config, data),
+        config=dump_config(config),
+        commands=[
+            f"palate run {config.run_path}",
+            f"palate lengths {config.run_path} --show-examples 2",
+            f"palate evaluate {config.run_path}",
+        ],
     )
-    adapter = run / "adapter"
-    if folder == run and all((adapter / name).is_file() for name in (ABOUT, RUN)):
-        write_card(adapter, config, metrics=card_rows(found), data_manifest=data.manifest)
 
 
 def _fatal(found: "Audit | None") -> str:
@@ -73,18 +136,18 @@ def _fatal(found: "Audit | None") -> str:
 
 def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
     """The table of the model card."""
-    return [
-        {
-            "": entry.label,
-            "AUC": entry.metrics.auc if entry.metrics.auc is not None else "–",
-            "95 %": "–" if (i := entry.intervals.get("auc")) is None else f"[{i.low:.3f}, {i.high:.3f}]",
-            "accuracy": entry.metrics.accuracy if entry.metrics.accuracy is not None else "–",
-            "log loss": entry.metrics.log_loss if entry.metrics.log_loss is not None else "–",
-            "ECE": entry.metrics.ece if entry.metrics.ece is not None else "–",
-            "ECE, noise alone": entry.metrics.ece_floor if entry.metrics.ece_floor is not None else "–",
-        }
-        for entry in found.entries
-    ]
+    from palate.measure.metrics import metrics_in
+
+    rows = []
+    for entry in found.entries:
+        row: dict[str, Any] = {"": entry.label}
+        for metric in metrics_in("card"):
+            row[metric.label] = getattr(entry.metrics, metric.key)
+            if metric.key == "auc":
+                row["95 %"] = (i := entry.intervals.get("auc")) and f"[{i.low:.3f}, {i.high:.3f}]"
+        row["ECE, noise alone"] = entry.metrics.ece_floor
+        rows.append({name: "–" if value is None else value for name, value in row.items()})
+    return rows
 
 
 def _histories(config: Config, data: Prepared, slices: "Slices | None") -> dict[int, list[str]]:
@@ -111,21 +174,7 @@ def _prompt(config: Config, data: Prepared) -> str | None:
         sample["history_titles"], sample["candidate_title"], sample["label"], len(sample["history"])
     )
     chat = chat_of(config)
-    text = chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0])
-    assert isinstance(text, str)
-    return text
-
-
-def _commands(config: Config) -> Sequence[str]:
-    return [
-        f"palate run {config.run_path}",
-        f"palate lengths {config.run_path} --show-examples 2",
-        f"palate evaluate {config.run_path}",
-    ]
-
-
-def _json_if_there(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return str(chat.tokenizer.decode(chat.decision_prompts([to_generation_messages(example)])[0]))
 
 
 def lines_if_there(path: Path) -> list[Any] | None:

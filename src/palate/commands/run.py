@@ -19,17 +19,16 @@ from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
 from palate.commands.audit import check_leaks
 from palate.commands.ledger import Ledger, reading
-from palate.commands.report import REPORT, report
+from palate.commands.report import METRICS, REPORT, show
 from palate.commands.table_rows import Collected
 from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
-from palate.measure.calibration import FILE, Calibration, write_calibration
+from palate.measure.calibration import FILE
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples import Prepared, load_prepared
-from palate.score.files import Scored
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
 
 STAGES = 7
@@ -116,33 +115,18 @@ def run(config: Config) -> None:
 
     _headline(6, "calibrate")
     scored = {model: scores.read_model(config, data, paths) for model, paths in files.items()}
-    found = {model.key: _calibrate(config, chat, model, parts) for model, parts in scored.items()}
-    calibrations = {key: calibration for key, calibration in found.items() if calibration is not None}
+    calibrations = calibrate.calibrations_of(config, chat, scored, {}, folder)
+    for model in models:
+        if model.key not in calibrations:
+            (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
 
     _headline(7, "evaluate and report")
-    outcome = evaluate.measure(config, data, Collected(scored, calibrations), leaks, folder)
-    report(config, data, outcome, folder)
+    outcome = evaluate.conclude(Collected(config, data, scored, calibrations), leaks, folder)
     kept = [path for paths in files.values() for path in paths.values()]
     kept += [calibrate.home(config, model) / FILE for model in models]
     _write_manifest(config, data, chat, kept, weights)
-    evaluate.show(outcome, config)
+    show(config, outcome)
     _say_where(config, time.monotonic() - began)
-
-
-def _calibrate(config: Config, chat: Chat, model: scores.Model, parts: Mapping[str, Scored]) -> Calibration | None:
-    """Fit the model's calibration and put it where it belongs, in place of any earlier one.
-
-    It takes no time, so it is done again each time: the same scores give the same bytes.
-    """
-    path = calibrate.home(config, model) / FILE
-    found = None
-    if config.score.calibration != "none":
-        found = calibrate.fit(config, chat, model, parts.get(scores.VALIDATION))
-    if found is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_calibration(path, found)
-    return found
 
 
 def _headline(number: int, name: str) -> None:
@@ -183,7 +167,7 @@ def _say_lengths(summary: Mapping[str, Any]) -> None:
 def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path], weights: list[Path]) -> None:
     """Name what the run was made from and what it left, the decision token included."""
     folder = config.run_path
-    names = ["config.yaml", "lengths.json", "training_log.jsonl", evaluate.METRICS, REPORT]
+    names = ["config.yaml", "lengths.json", "training_log.jsonl", METRICS, REPORT]
     outputs = [folder / name for name in names] + kept + weights
     write_json(
         folder / MANIFEST,

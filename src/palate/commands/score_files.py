@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate.commands.prepare import sample_ids, scored_tokens
-from palate.commands.scores import MEASURED, VALIDATION, ZERO_SHOT, Model, adapted
+from palate.commands.scores import MEASURED, VALIDATION, Model, adapted
 from palate.commands.server_model import check_served_key
 from palate.commands.train import adapter_identity
 from palate.config import Config
 from palate.errors import InputError
+from palate.measure.keys import ZERO_SHOT
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 

@@ -13,7 +13,7 @@ from palate.commands.train import chosen_rows, key_of, load_scorer, score_with
 from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration
-from palate.measure.seeds import MARK
+from palate.measure.keys import FINE_TUNED, MARK, ZERO_SHOT
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 from palate.store.artifacts import sha256_of
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from palate.score.files import Columns
     from palate.tokens.dataset import TokenDataset
 
-ZERO_SHOT = "zero-shot"
-FINE_TUNED = "fine-tuned"
 MEASURED = "measured"
 VALIDATION = "validation"
 

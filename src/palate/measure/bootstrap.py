@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.measure.metrics import CLIP, DECISION, Users, logit, per_user_auc, recalibration
+from palate.measure.metrics import METRICS, Rows, Users, logit
 from palate.samples.queries import Labels, Scores
 
 Replicates = NDArray[np.float64]
@@ -37,10 +37,10 @@ def bootstrap(
     """Replicates of every metric of every model, on the same seeded resamples of users.
 
     `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). The result's inner
-    keys are the fields of `Metrics`: auc, gauc, pair_auc, accuracy, f1, log_loss, brier, slope, intercept. The last
-    two take one Newton step from the line of all rows (Moulton & Zeger 1991). ECE is left out: noise only adds to it,
-    so its replicates lie above the estimate and their interval often excludes it. Memory does not grow with
-    `resamples` times n: resamples are drawn and measured block by block.
+    keys are those of `METRICS` that have an interval. Slope and intercept take one Newton step from the line of all
+    rows (Moulton & Zeger 1991). ECE is left out: noise only adds to it, so its replicates lie above the estimate and
+    their interval often excludes it. Memory does not grow with `resamples` times n: resamples are drawn and measured
+    block by block.
     """
     codes = np.unique(users, return_inverse=True)[1].astype(np.int64)
     models = {name: _Model(y, p, codes) for name, p in scores.items()}
@@ -95,84 +95,49 @@ class _Model:
     """What one model's metrics need of its rows, added up per user or sorted by score, once for all resamples."""
 
     def __init__(self, y: Labels, p: Scores, codes: Users) -> None:
-        n_users = int(codes.max()) + 1 if len(codes) else 0
-
-        def per_user(values: NDArray[np.float64] | Labels) -> NDArray[np.float64]:
-            sums: NDArray[np.float64] = np.bincount(codes, weights=values, minlength=n_users).astype(np.float64)
-            return sums
-
-        predicted = p >= DECISION
-        clipped = p.clip(CLIP, 1 - CLIP)
-        aucs, rows, pairs = per_user_auc(y, p, codes)
-        defined = ~np.isnan(aucs)
-        columns = {
-            "rows": rows.astype(np.float64),
-            "ranked_rows": np.where(defined, rows, 0),
-            "ranked": np.where(defined, aucs * rows, 0),
-            "pairs": pairs,
-            "ordered": np.where(defined, aucs * pairs, 0),
-            "correct": per_user(predicted == y),
-            "hits": per_user(predicted & y),
-            "claimed": per_user(predicted) + per_user(y),
-            "nats": per_user(-np.log(np.where(y, clipped, 1 - clipped))),
-            "squares": per_user((p - y) ** 2),
-        }
-        self._line = recalibration(y, p)
+        rows = Rows(y, p, codes)
+        sums = {metric.key: metric.sums(rows) for metric in METRICS if metric.sums is not None}
+        shared = {id(column): column for pair in sums.values() for column in pair}
+        place = {key: n for n, key in enumerate(shared)}
+        self._ratios = {key: (place[id(above)], place[id(below)]) for key, (above, below) in sums.items()}
+        columns, self._line = list(shared.values()), rows.line
         if self._line is not None:
             z = logit(p)
             q = 0.5 * (1 + np.tanh((self._line[0] + self._line[1] * z) / 2))
             residual, weight = y - q, q * (1 - q)
-            terms = {"g0": residual, "g1": residual * z, "h00": weight, "h01": weight * z, "h11": weight * z * z}
-            columns |= {name: per_user(values) for name, values in terms.items()}
-        self._names = list(columns)
-        self._per_user = np.column_stack(list(columns.values()))
-        self._auc = _SortedScores(y, p, codes)
-
-    def replicates(self, counts: NDArray[np.float64]) -> dict[str, Replicates]:
-        """Every metric under `counts` of shape (resamples, users)."""
-        sums = counts @ self._per_user
-        of = {name: sums[:, i] for i, name in enumerate(self._names)}
-        return {
-            "auc": self._auc.weighted(counts),
-            "gauc": _ratio(of["ranked"], of["ranked_rows"]),
-            "pair_auc": _ratio(of["ordered"], of["pairs"]),
-            "accuracy": _ratio(of["correct"], of["rows"]),
-            "f1": _ratio(2 * of["hits"], of["claimed"]),
-            "log_loss": _ratio(of["nats"], of["rows"]),
-            "brier": _ratio(of["squares"], of["rows"]),
-            **self._recalibrated(of),
-        }
-
-    def _recalibrated(self, of: Mapping[str, NDArray[np.float64]]) -> dict[str, Replicates]:
-        """Intercept and slope of each resample: one Newton step from those of all rows."""
-        if self._line is None:
-            return {}
-        determinant = of["h00"] * of["h11"] - of["h01"] ** 2
-        intercept = _ratio(of["h11"] * of["g0"] - of["h01"] * of["g1"], determinant)
-        slope = _ratio(of["h00"] * of["g1"] - of["h01"] * of["g0"], determinant)
-        return {"intercept": self._line[0] + intercept, "slope": self._line[1] + slope}
-
-
-class _SortedScores:
-    """Rows sorted by score once, so that the AUC of a resample is one pass over its weights."""
-
-    def __init__(self, y: Labels, p: Scores, codes: Users) -> None:
+            terms = (residual, residual * z, weight, weight * z, weight * z * z)
+            columns += [rows.per_user(values) for values in terms]
+        self._per_user = np.column_stack(columns)
         level = np.unique(p, return_inverse=True)[1]
         order = np.argsort(level, kind="stable")
-        level, liked = level[order], y[order]
-        self._codes = codes[order]
-        self._yes, self._no = np.flatnonzero(liked), np.flatnonzero(~liked)
-        self._below = np.searchsorted(level[self._no], level[self._yes], side="left")
-        self._not_above = np.searchsorted(level[self._no], level[self._yes], side="right")
+        level, liked, codes = level[order], y[order], codes[order]
+        self._yes, self._no = codes[liked], codes[~liked]
+        self._below = np.searchsorted(level[~liked], level[liked], side="left")
+        self._not_above = np.searchsorted(level[~liked], level[liked], side="right")
 
-    def weighted(self, counts: NDArray[np.float64]) -> Replicates:
-        """The AUC under `counts` (resamples, users): liked rows against disliked ones, ties counting half.
+    def replicates(self, counts: NDArray[np.float64]) -> dict[str, Replicates]:
+        """Every metric under `counts` of shape (resamples, users).
+
+        Intercept and slope take one Newton step from those of all rows.
+        """
+        sums = (counts @ self._per_user).T
+        found = {"auc": self._auc(counts)}
+        found |= {key: _ratio(sums[above], sums[below]) for key, (above, below) in self._ratios.items()}
+        if self._line is not None:
+            g0, g1, h00, h01, h11 = sums[-5:]
+            determinant = h00 * h11 - h01**2
+            found["intercept"] = self._line[0] + _ratio(h11 * g0 - h01 * g1, determinant)
+            found["slope"] = self._line[1] + _ratio(h00 * g1 - h01 * g0, determinant)
+        return found
+
+    def _auc(self, counts: NDArray[np.float64]) -> Replicates:
+        """Liked rows against disliked ones, ties counting half: one pass over the weights of the sorted scores.
 
         All sums are of integers or halves below 2**53, so they are exact in float64.
         """
-        yes = counts[:, self._codes[self._yes]]
+        yes = counts[:, self._yes]
         no = np.zeros((len(counts), len(self._no) + 1))
-        np.cumsum(counts[:, self._codes[self._no]], axis=1, out=no[:, 1:])
+        np.cumsum(counts[:, self._no], axis=1, out=no[:, 1:])
         beaten = np.einsum("ij,ij->i", yes, no[:, self._below] + no[:, self._not_above]) / 2
         return _ratio(beaten, yes.sum(axis=1) * no[:, -1])
 

@@ -1,18 +1,18 @@
 """Evaluation: what was measured of models and baselines on the same rows, as dataclasses that JSON can hold."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from palate.measure.bootstrap import Interval
 from palate.measure.curves import HistogramBin, ReliabilityBin
+from palate.measure.keys import CALIBRATED
 from palate.measure.metrics import LOWER_IS_BETTER, Metrics
 
-ZERO_SHOT = "zero-shot"
-FINE_TUNED = "fine-tuned"
+Unit = Literal["users", "rows"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry:
 class Difference:
     """A metric of `first` minus that of `second`, on the same resamples of users."""
 
-    metric: Literal["auc", "gauc", "pair_auc"]
+    metric: str
     first: str
     second: str
     value: float
@@ -72,7 +72,7 @@ class Evaluation:
     """What this comes to, in sentences."""
     split: str = "test"
     """Whose rows were measured."""
-    unit: Literal["users", "rows"] = "users"
+    unit: Unit = "users"
     """What was resampled: users, or rows where nobody knows whose they are; `users` is then the number of rows."""
 
     def entry(self, key: str) -> Entry:
@@ -84,6 +84,15 @@ class Evaluation:
         """The entries that are no baselines."""
         return [entry for entry in self.entries if entry.kind == "model"]
 
+    def best_baseline(self, metric: str = "auc") -> Entry | None:
+        """The baseline of the highest AUC, or GAUC; None where it is undefined."""
+        defined = [e for e in self.entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
+        return max(defined, key=lambda e: float(getattr(e.metrics, metric)), default=None)
+
+    def believed(self, key: str) -> str:
+        """The row of a model's calibrated P(like), its own if it is not calibrated."""
+        return key + CALIBRATED if any(entry.key == key + CALIBRATED for entry in self.entries) else key
+
     def best(self, metric: str) -> frozenset[str]:
         """The keys of the entries that share the best value of a metric; none where nothing defines it."""
         values = {e.key: v for e in self.entries if (v := getattr(e.metrics, metric)) is not None}
@@ -92,41 +101,10 @@ class Evaluation:
         top = (min if metric in LOWER_IS_BETTER else max)(values.values())
         return frozenset(key for key, value in values.items() if value == top)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self) | {
-            "entries": [asdict(e) | {"roc": [list(point) for point in e.roc]} for e in self.entries],
-        }
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave, whatever else is beside it; `KeyError` or `TypeError` where something is missing."""
-        entries = [
-            Entry(
-                **{f.name: e[f.name] for f in fields(Entry) if f.name in e}
-                | {
-                    "metrics": Metrics(**e["metrics"]),
-                    "intervals": {name: _interval(i) for name, i in e["intervals"].items()},
-                    "mass": Mass(**e["mass"]) if e["mass"] else None,
-                    "reliability": [ReliabilityBin(**b) for b in e["reliability"]],
-                    "roc": [(x, y) for x, y in e["roc"]],
-                    "histogram": [HistogramBin(**b) for b in e["histogram"]],
-                }
-            )
-            for e in value["entries"]
-        ]
-        differences = [Difference(**d | {"interval": _interval(d["interval"])}) for d in value["differences"]]
-        told = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**told | {"entries": entries, "differences": differences})
-
-
-def mass_of(frame: pl.DataFrame) -> Mass | None:
-    """Mean and 5th percentile of the mass; None where the scores come without one."""
-    if "mass" not in frame.columns or frame["mass"].drop_nulls().is_empty():
+def mass_of(frame: pl.DataFrame, rows: NDArray[np.int64]) -> Mass | None:
+    """Mean and 5th percentile of the mass over some rows; None where the scores come without one."""
+    if "mass" not in frame.columns:
         return None
-    mass = frame["mass"].drop_nulls().to_numpy()
-    return Mass(float(mass.mean()), float(np.percentile(mass, 5)))
-
-
-def _interval(value: Mapping[str, float] | None) -> Interval | None:
-    return None if value is None else Interval(**value)
+    mass = frame.filter(pl.col("row").is_in(rows.tolist()))["mass"].drop_nulls().to_numpy()
+    return Mass(float(mass.mean()), float(np.percentile(mass, 5))) if len(mass) else None

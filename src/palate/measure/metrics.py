@@ -1,6 +1,13 @@
-"""Metrics of P(like) against what the users did: how well it sorts, decides, and means what it says."""
+"""Metrics of P(like) against what the users did: how well it sorts, decides, and means what it says.
 
+`METRICS` is the one list that the bootstrap, paired tests, slices, tables and pages read. A metric is added there, and
+as a field of `Metrics`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +25,9 @@ RECALIBRATION_STEPS = 100
 RECALIBRATION_REACH = 2.0
 """The longest step, in standard deviations of the logit: a longer one leaves the region where it converges."""
 DECISION = 0.5
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece"})
 
 Users = NDArray[np.int64]
+Place = Literal["terminal", "card", "page", "folded", "verdict", "pairs", "forest", "slices"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,126 @@ class Metrics:
     """Of the same; 0 if calibrated, above 0 if P(like) is too low."""
 
 
+class Rows:
+    """n labelled scores, and what several metrics need of them."""
+
+    def __init__(self, y: Labels, p: Scores, users: Users) -> None:
+        self.y, self.p = y, p
+        self.users = np.unique(users, return_inverse=True)[1].astype(np.int64)
+        self.aucs, counts, self.pairs = per_user_auc(y, p, users)
+        self.counts = counts.astype(np.float64)
+        self.ranked = ~np.isnan(self.aucs)
+
+    @property
+    def predicted(self) -> Labels:
+        """The decisions, (n,)."""
+        return self.p >= DECISION
+
+    @cached_property
+    def line(self) -> tuple[float, float] | None:
+        """The intercept and slope of `recalibration`."""
+        return recalibration(self.y, self.p)
+
+    def per_user(self, values: Scores | Labels) -> Scores:
+        """The sums (users,) of values (n,)."""
+        return np.bincount(self.users, weights=values, minlength=len(self.counts)).astype(np.float64)
+
+
+Value = Callable[[Rows], float | None]
+Sums = Callable[[Rows], tuple[Scores, Scores]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is called and computed, and where it is shown."""
+
+    key: str
+    """Its field in `Metrics`."""
+    label: str
+    value: Value
+    sums: Sums | None = None
+    """Of a ratio of sums over users: what each user adds above and below, (users,) both, for the bootstrap."""
+    lower: bool = False
+    """Whether lower is better."""
+    interval: bool = True
+    """Whether the bootstrap gives it an interval."""
+    shown: str = ""
+    """Each `Place` that shows it."""
+
+
+def _auc(rows: Rows) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(rows.y, rows.p)) if rows.y.any() and not rows.y.all() else None
+
+
+def _mean_auc(weights: Callable[[Rows], Scores]) -> tuple[Value, Sums]:
+    """The mean of the users' AUCs; users with one class have none."""
+
+    def value(rows: Rows) -> float | None:
+        of = rows.ranked
+        return float(np.average(rows.aucs[of], weights=weights(rows)[of])) if of.any() else None
+
+    def sums(rows: Rows) -> tuple[Scores, Scores]:
+        weight = np.where(rows.ranked, weights(rows), 0.0)
+        return np.where(rows.ranked, rows.aucs * weight, 0.0), weight
+
+    return value, sums
+
+
+def _mean(of_row: Callable[[Rows], Scores | Labels]) -> tuple[Value, Sums]:
+    """The mean over rows."""
+    return lambda rows: float(of_row(rows).mean()), lambda rows: (rows.per_user(of_row(rows)), rows.counts)
+
+
+def _nats(rows: Rows) -> Scores:
+    return nats(rows.y, rows.p)
+
+
+def _squares(rows: Rows) -> Scores:
+    return (rows.p - rows.y) ** 2
+
+
+def _ece_of(rows: Rows) -> float:
+    return _ece(rows.y, rows.p, bin_of(rows.p, ECE_BINS))
+
+
+def _f1(rows: Rows) -> float | None:
+    above, below = _f1_sums(rows)
+    return float(above.sum() / below.sum()) if below.any() else None
+
+
+def _f1_sums(rows: Rows) -> tuple[Scores, Scores]:
+    return 2 * rows.per_user(rows.predicted & rows.y), rows.per_user(rows.predicted) + rows.per_user(rows.y)
+
+
+def _brier(rows: Rows) -> float:
+    from sklearn.metrics import brier_score_loss
+
+    return float(brier_score_loss(rows.y, rows.p, pos_label=True))
+
+
+METRICS = (
+    Metric("auc", "AUC", _auc, shown="terminal card page verdict pairs forest slices"),
+    Metric("gauc", "GAUC", *_mean_auc(lambda rows: rows.counts), shown="terminal page verdict pairs slices"),
+    Metric("pair_auc", "AUC over pairs", *_mean_auc(lambda rows: rows.pairs), shown="folded verdict pairs"),
+    Metric("accuracy", "accuracy", *_mean(lambda rows: rows.predicted == rows.y), shown="terminal card page pairs"),
+    Metric("f1", "F1", _f1, _f1_sums, shown="page pairs"),
+    Metric("log_loss", "log loss", *_mean(_nats), lower=True, shown="terminal card page pairs forest slices"),
+    Metric("brier", "Brier", _brier, _mean(_squares)[1], lower=True, shown="page pairs"),
+    Metric("ece", "ECE", _ece_of, lower=True, interval=False, shown="terminal card page folded"),
+    Metric("slope", "slope", lambda rows: rows.line and rows.line[1], shown="folded"),
+    Metric("intercept", "intercept", lambda rows: rows.line and rows.line[0], shown="folded"),
+)
+METRIC_LABELS = {metric.key: metric.label for metric in METRICS}
+LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.lower)
+
+
+def metrics_in(place: Place) -> list[Metric]:
+    """The metrics that one place shows, in their order."""
+    return [metric for metric in METRICS if place in metric.shown.split()]
+
+
 def measure(y: Labels, p: Scores, users: Users) -> Metrics:
     """All metrics of `p` (float64, in [0, 1]) for labels `y` (bool) of `users` (any integers); each of shape (n,).
 
@@ -69,35 +196,23 @@ def measure(y: Labels, p: Scores, users: Users) -> Metrics:
         raise ValueError(f"{len(y)} labels, {len(p)} scores, {len(users)} users: expected as many of each")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("a score is not within [0, 1], expected probabilities")
-    if not len(y):
-        return Metrics(0, 0, None, None, None, None, 0, None, None, None, None, None)
-    from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
-    from sklearn.metrics import log_loss as log_loss_score
-
-    both = bool(y.any() and not y.all())
-    predicted = p >= DECISION
-    aucs, counts, pairs = per_user_auc(y, p, users)
-    intercept, slope = recalibration(y, p) or (None, None)
-    defined = ~np.isnan(aucs)
-    ranked = bool(defined.any())
+    rows, there = Rows(y, p, users), bool(len(y))
     return Metrics(
         n=len(y),
-        users=len(aucs),
-        base_rate=float(y.mean()),
-        auc=float(roc_auc_score(y, p)) if both else None,
-        gauc=float(np.average(aucs[defined], weights=counts[defined])) if ranked else None,
-        gauc_mean=float(aucs[defined].mean()) if ranked else None,
-        gauc_users=int(defined.sum()),
-        accuracy=float((predicted == y).mean()),
-        f1=float(f1_score(y, predicted)) if (y | predicted).any() else None,
-        log_loss=float(log_loss_score(y, p.clip(CLIP, 1 - CLIP), labels=[False, True])),
-        brier=float(brier_score_loss(y, p, pos_label=True)),
-        ece=_ece(y, p, bin_of(p, ECE_BINS)),
-        ece_floor=ece_floor(p),
-        pair_auc=float(np.average(aucs[defined], weights=pairs[defined])) if ranked else None,
-        slope=slope,
-        intercept=intercept,
+        users=len(rows.aucs),
+        base_rate=float(y.mean()) if there else None,
+        gauc_mean=float(rows.aucs[rows.ranked].mean()) if rows.ranked.any() else None,
+        gauc_users=int(rows.ranked.sum()),
+        ece_floor=ece_floor(p) if there else None,
+        **{metric.key: metric.value(rows) if there else None for metric in METRICS},
     )
+
+
+def nats(y: Labels, p: Scores) -> Scores:
+    """The log loss of each row, (n,)."""
+    clipped = p.clip(CLIP, 1 - CLIP)
+    losses: Scores = -np.log(np.where(y, clipped, 1 - clipped))
+    return losses
 
 
 def logit(p: Scores) -> Scores:

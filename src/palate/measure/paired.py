@@ -12,7 +12,7 @@ intervals too narrow here; and it knows the AUC only.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, groupby
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
-from palate.measure.metrics import LOWER_IS_BETTER, Users, measure
+from palate.measure.metrics import LOWER_IS_BETTER, Place, Users, measure, metrics_in
 from palate.samples.queries import Labels, Scores
-
-METRICS = ("auc", "gauc", "pair_auc", "accuracy", "f1", "log_loss", "brier")
-"""What is compared: the metrics of which a resample has a value. Not ECE, most of whose differences are noise."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,6 @@ class Comparison:
     def of(self, metric: str) -> list[Paired]:
         """The pairs in one metric."""
         return [pair for pair in self.pairs if pair.metric == metric]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(**dict(value) | {"pairs": [paired_from(pair) for pair in value["pairs"]]})
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +127,27 @@ def compare(
     needed = {key: scores[key] for pair in wanted for key in pair}
     replicates = bootstrap(y, users, needed, resamples=resamples, seed=seed)
     metrics = {key: asdict(measure(y, p, users)) for key, p in needed.items()}
-    found = [
-        paired(
-            name,
-            (first, second),
-            (metrics[first][name], metrics[second][name]),
-            (replicates[first].get(name), replicates[second].get(name)),
-        )
-        for name in METRICS
-        for first, second in wanted
-    ]
+    found = paired_metrics("pairs", wanted, metrics, replicates)
     return Comparison(len(y), len(np.unique(users)), resamples, seed, adjusted(found))
+
+
+def paired_metrics(
+    place: Place,
+    pairs: Sequence[tuple[str, str]],
+    values: Mapping[str, Mapping[str, Any]],
+    replicates: Mapping[str, Mapping[str, Replicates]],
+) -> list[Paired]:
+    """The differences of pairs of models in the metrics that a place shows, metric by metric."""
+    return [
+        paired(
+            metric,
+            (one, other),
+            (values[one][metric], values[other][metric]),
+            (replicates[one].get(metric), replicates[other].get(metric)),
+        )
+        for metric in (each.key for each in metrics_in(place))
+        for one, other in pairs
+    ]
 
 
 def paired(

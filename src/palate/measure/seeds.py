@@ -12,20 +12,15 @@ and not to others is in both parts, so the interval is rather too wide than too 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
-from palate.measure.metrics import Metrics, Users, measure
-from palate.measure.paired import METRICS, interval_from
+from palate.measure.metrics import Metrics, Users, measure, metrics_in
 from palate.samples.queries import Labels, Scores
-
-MARK = "@"
-"""Stands between a model's name and its seed in a key, as in `fine-tuned@13`."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ class Spread:
     high: float
     interval: Interval | None
     """Over users and seeds; None where a resample of users gives none."""
-    seeds: int | None = None
-    """How many they are; None in files of earlier versions, whose detectable size is that of users alone."""
+    seeds: int
+    """How many they are."""
 
     @property
     def detectable(self) -> float | None:
@@ -51,7 +46,7 @@ class Spread:
         t · sd / √S of the half is due to seeds (Student's t, S - 1 degrees of freedom), the rest to users (normal).
         Users alone make 2.8 standard errors, seeds alone t(0.975) + t(0.8).
         """
-        if self.interval is None or self.seeds is None:
+        if self.interval is None:
             return None
         from scipy.stats import norm, t
 
@@ -75,22 +70,6 @@ class OverSeeds:
     """The model minus `against`, by metric, on the same resamples; empty without one."""
     resamples: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(
-            **dict(value)
-            | {
-                "seeds": {seed: Metrics(**metrics) for seed, metrics in value["seeds"].items()},
-                "spread": {name: _spread_from(s) for name, s in value["spread"].items()},
-                "differences": {name: _spread_from(s) for name, s in value["differences"].items()},
-            }
-        )
 
 
 def over_seeds(
@@ -118,9 +97,9 @@ def over_seeds(
     student = _student(len(scores) - 1, resamples, seed)
     spread: dict[str, Spread | None] = {}
     differences: dict[str, Spread | None] = {}
-    for metric in METRICS:
+    for metric in (each.key for each in metrics_in("pairs")):
         values = [getattr(found, metric) for found in metrics.values()]
-        means = _mean([own[metric] for own in of_seeds if metric in own])
+        means = np.mean([own[metric] for own in of_seeds], axis=0) if of_seeds[0] else None
         spread[metric] = None if None in values else _spread(np.array(values), means, student)
         if beside is not None:
             other = getattr(beside, metric)
@@ -145,24 +124,12 @@ def _student(freedom: int, resamples: int, seed: int) -> NDArray[np.float64]:
     return shuffled
 
 
-def _mean(replicates: list[Replicates]) -> Replicates | None:
-    """The mean over seeds in each resample; None without resamples."""
-    if not replicates:
-        return None
-    means: Replicates = np.mean(replicates, axis=0)
-    return means
-
-
 def _spread(values: NDArray[np.float64], means: Replicates | None, student: NDArray[np.float64]) -> Spread:
     return Spread(
         float(values.mean()),
         float(values.std(ddof=1)),
         float(values.min()),
         float(values.max()),
-        None if means is None or not len(means) else spread_interval(values, means, student),
+        None if means is None else spread_interval(values, means, student),
         len(values),
     )
-
-
-def _spread_from(value: Mapping[str, Any] | None) -> Spread | None:
-    return None if value is None else Spread(**dict(value) | {"interval": interval_from(value["interval"])})

@@ -8,21 +8,20 @@ picked by the noise that it is then compared on.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.measure.bootstrap import Interval, bootstrap, interval
-from palate.measure.metrics import CLIP, Users, measure
-from palate.measure.paired import Paired, interval_from, paired, paired_from
+from palate.measure.metrics import Users, measure, metrics_in, nats
+from palate.measure.paired import Paired, SameRows, paired_metrics
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
-from palate.samples.queries import Labels, RowNumbers, Scores, item_rows
+from palate.samples.queries import RowNumbers, Scores, item_rows
 
-METRICS = ("auc", "gauc", "log_loss")
 FEW_USERS, FEW_ROWS = 30, 10
 """A slice is small below so many users, or so many rows of either class: its interval is too narrow to believe."""
 WARMTH = (1, 10, 50)
@@ -56,7 +55,7 @@ class Slice:
     small: bool
     """Whether there are too few users or rows of a class to take the figures at their word."""
     metrics: dict[str, dict[str, Measured]]
-    """By model, then by metric: auc, gauc and log_loss."""
+    """By model, then by metric."""
     differences: list[Paired]
     """The model minus the baseline, metric by metric."""
 
@@ -111,22 +110,6 @@ class Slices:
         found = [part for part in self.slices if not part.small and part.difference(metric).better == key]
         return sorted(found, key=lambda part: -abs(part.difference(metric).value or 0.0))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(
-            **dict(value)
-            | {
-                "slices": [_slice_from(part) for part in value["slices"]],
-                "wins": [SliceRow(**example) for example in value["wins"]],
-                "losses": [SliceRow(**example) for example in value["losses"]],
-            }
-        )
-
 
 def measure_slices(
     samples: Samples,
@@ -153,12 +136,17 @@ def measure_slices(
     found = []
     with Meter("slices", len(parts), "slices") as meter:
         for dimension, label, part in parts:
-            inside = {key: p[part] for key, p in scores.items()}
-            found.append(_measured(dimension, label, y[part], users[part], inside, (model, baseline), resamples, seed))
+            same = SameRows(part, y[part], users[part], {key: p[part] for key, p in scores.items()})
+            found.append(_measured(dimension, label, same, (model, baseline), resamples, seed))
             meter.advance(1)
-    gain = _nats(y, scores[baseline]) - _nats(y, scores[model])
-    told = chosen, y, position, scores[model], scores[baseline], gain
-    wins, losses = (_examples(samples, *told, chosen=_best_of_users(by, users)) for by in (gain, -gain))
+    asked = samples.timeline[position].select("user_id", "item_id")
+    titles = samples.items["title"].gather(item_rows(samples, position))
+    columns = {"row": chosen, "label": y, "model": scores[model], "baseline": scores[baseline]}
+    gain = nats(y, scores[baseline]) - nats(y, scores[model])
+    told = asked.with_columns(title=titles, gain=pl.Series(gain), **{key: pl.Series(c) for key, c in columns.items()})
+    wins, losses = (
+        [SliceRow(**row) for row in told[_best_of_users(by, users)].iter_rows(named=True)] for by in (gain, -gain)
+    )
     return Slices(model, baseline, resamples, seed, found, wins, losses)
 
 
@@ -250,71 +238,25 @@ def _genres(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
     return [("genre", genre or NO_GENRES, np.array(at, dtype=np.int64)) for genre, at in groups.iter_rows()]
 
 
-def _measured(
-    dimension: str,
-    label: str,
-    y: Labels,
-    users: Users,
-    scores: Mapping[str, Scores],
-    pair: tuple[str, str],
-    resamples: int,
-    seed: int,
-) -> Slice:
+def _measured(dimension: str, label: str, same: SameRows, pair: tuple[str, str], resamples: int, seed: int) -> Slice:
     """One slice."""
-    replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
-    values = {key: asdict(measure(y, p, users)) for key, p in scores.items()}
-    first, second = pair
-    asked = len(np.unique(users))
+    replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
+    values = {key: asdict(measure(same.y, p, same.users)) for key, p in same.scores.items()}
+    n, asked, liked = len(same.y), len(np.unique(same.users)), int(same.y.sum())
+    keys = [metric.key for metric in metrics_in("slices")]
     return Slice(
         dimension=dimension,
         label=label,
-        n=len(y),
+        n=n,
         users=asked,
-        base_rate=float(y.mean()) if len(y) else None,
-        small=asked < FEW_USERS or min(int(y.sum()), int((~y).sum())) < FEW_ROWS,
+        base_rate=float(same.y.mean()) if n else None,
+        small=asked < FEW_USERS or min(liked, n - liked) < FEW_ROWS,
         metrics={
-            key: {name: Measured(values[key][name], interval(replicates[key].get(name))) for name in METRICS}
-            for key in scores
+            model: {key: Measured(own[key], interval(replicates[model].get(key))) for key in keys}
+            for model, own in values.items()
         },
-        differences=[
-            paired(
-                name,
-                pair,
-                (values[first][name], values[second][name]),
-                (replicates[first].get(name), replicates[second].get(name)),
-            )
-            for name in METRICS
-        ],
+        differences=paired_metrics("slices", [pair], values, replicates),
     )
-
-
-def _nats(y: Labels, p: Scores) -> NDArray[np.float64]:
-    """The log loss of each row, (n,)."""
-    clipped = p.clip(CLIP, 1 - CLIP)
-    losses: NDArray[np.float64] = -np.log(np.where(y, clipped, 1 - clipped))
-    return losses
-
-
-def _examples(
-    samples: Samples,
-    rows: NDArray[np.int64],
-    y: Labels,
-    position: RowNumbers,
-    model: Scores,
-    baseline: Scores,
-    gain: NDArray[np.float64],
-    *,
-    chosen: NDArray[np.int64],
-) -> list[SliceRow]:
-    """What is told of the chosen ones of the rows; all but `chosen` (at most `EXAMPLES`,) have shape (n,)."""
-    at = position[chosen]
-    users, items = (samples.timeline[name].gather(at).to_list() for name in ("user_id", "item_id"))
-    titles = samples.items["title"].gather(item_rows(samples, at)).to_list()
-    columns = (column[chosen].tolist() for column in (rows, y, model, baseline, gain))
-    return [
-        SliceRow(row, user, item, title, label, p, other, gained)
-        for user, item, title, row, label, p, other, gained in zip(users, items, titles, *columns, strict=True)
-    ]
 
 
 def _best_of_users(gain: NDArray[np.float64], users: Users) -> NDArray[np.int64]:
@@ -323,11 +265,3 @@ def _best_of_users(gain: NDArray[np.float64], users: Users) -> NDArray[np.int64]
     first = np.sort(np.unique(users[order], return_index=True)[1])
     best = order[first][:EXAMPLES]
     return best[gain[best] > 0]
-
-
-def _slice_from(value: Mapping[str, Any]) -> Slice:
-    metrics = {
-        key: {name: Measured(m["value"], interval_from(m["interval"])) for name, m in own.items()}
-        for key, own in value["metrics"].items()
-    }
-    return Slice(**dict(value) | {"metrics": metrics, "differences": [paired_from(d) for d in value["differences"]]})

@@ -1,8 +1,7 @@
 """Measure models and baselines on the same test rows, with intervals, paired differences and the verdict."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -13,145 +12,126 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Replicates, interval
 from palate.measure.bootstrap import bootstrap as resample
 from palate.measure.curves import histogram, reliability, roc
-from palate.measure.evaluation import FINE_TUNED, ZERO_SHOT, Difference, Entry, Evaluation, Mass, mass_of
-from palate.measure.metrics import measure
+from palate.measure.evaluation import Difference, Entry, Evaluation, Unit, mass_of
+from palate.measure.keys import FINE_TUNED, ZERO_SHOT
+from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.report.verdict import verdict
 from palate.samples import Samples
-from palate.samples.queries import Labels, Scores
+
+
+@dataclass
+class Models:
+    """The models of a table, in its order: their scores and names by key, which are aside, and which are compared.
+
+    A frame has `row` (the index within the split), `p` (P(like), Float64) and, of a language model, `mass`. Keys
+    `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
+    """
+
+    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    aside: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
+        """Put a row below the others."""
+        self.frames[key], self.labels[key] = frame, label
+        if aside:
+            self.aside.append(key)
 
 
 def evaluate(
     samples: Samples,
-    scores: Mapping[str, pl.DataFrame],
+    scores: Models | Mapping[str, pl.DataFrame],
     *,
     baselines: Choice | pl.DataFrame = "all",
-    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
     bootstrap: int = 1000,
     seed: int = 13,
-    labels: Mapping[str, str] | None = None,
     split: str = "test",
-    aside: Collection[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
 ) -> Evaluation:
     """Measure models beside the baselines on the same rows of a split.
 
-    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` maps a key (`zero-shot`,
-    `fine-tuned`, or another) to a frame with `row` (the index within the split), `p` (P(like), Float64) and, for a
-    language model, `mass`. `rows` are the split's rows to measure on (None: all), each to be found in every frame;
-    `bootstrap` is the number of resamples of users (0: no intervals); `labels` are the names that tables show for the
-    keys. Keys `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
+    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` are models, or their
+    frames by key. `rows` are the split's rows to measure on (None: all), each to be found in every frame; `bootstrap`
+    is the number of resamples of users (0: no intervals).
 
     Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
     """
-    same = beside_baselines(samples, scores, baselines=baselines, rows=rows, seed=seed, split=split)
-    names = {key: key for key in scores} | BASELINES | dict(labels or {})
-    return compared(
-        same.y,
-        same.users,
-        same.scores,
-        labels={key: names[key] for key in same.scores},
-        masses={key: mass_of(frame.filter(pl.col("row").is_in(same.rows.tolist()))) for key, frame in scores.items()},
-        rating_threshold=samples.threshold,
-        bootstrap=bootstrap,
-        seed=seed,
-        split=split,
-        aside=aside,
-        pairs=pairs,
-    )
+    models = scores if isinstance(scores, Models) else Models(dict(scores))
+    if not isinstance(baselines, pl.DataFrame):
+        baselines = baseline_scores(samples, choice=baselines, split=split, seed=seed)
+    same = beside_baselines(samples, models.frames, baselines, rows=rows, split=split)
+    found = measure_rows(same, models, bootstrap=bootstrap, seed=seed, split=split)
+    return replace(found, rating_threshold=samples.threshold)
 
 
-def compared(
-    y: Labels,
-    users: NDArray[np.int64] | None,
-    p: Mapping[str, Scores],
-    *,
-    labels: Mapping[str, str],
-    masses: Mapping[str, Mass | None],
-    rating_threshold: float | None,
-    bootstrap: int,
-    seed: int,
-    split: str = "test",
-    aside: Collection[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
+def measure_rows(
+    same: SameRows, models: Models, *, bootstrap: int, seed: int, split: str = "test", unit: Unit = "users"
 ) -> Evaluation:
-    """Measure P(like) of baselines and models, by key in the order of the tables, on the same rows.
+    """Measure all of the scores, of which those of `models` are the models and the others baselines.
 
-    `y` (n,) bool, `users` (n,) or None where nobody knows whose rows they are: intervals are then over rows, which are
-    taken for independent. `labels` are the entries' names; those of `masses` are the models, the others baselines.
-    `split`, `aside` and `pairs` as in `evaluate`.
+    `unit` says whether the rows' users are known. Where they are not, each row is one: rows are taken for independent.
     """
-    rows = np.arange(len(y)) if users is None else users
-    replicates = resample(y, rows, p, resamples=bootstrap, seed=seed)
+    replicates = resample(same.y, same.users, same.scores, resamples=bootstrap, seed=seed)
+    names = BASELINES | models.labels
     entries = [
         Entry(
             key=key,
-            label=labels[key],
-            kind="model" if key in masses else "baseline",
-            metrics=measure(y, values, rows),
+            label=names.get(key, key),
+            kind="model" if key in models.frames else "baseline",
+            metrics=measure(same.y, p, same.users),
             intervals={name: interval(found) for name, found in replicates[key].items()},
-            mass=masses.get(key),
-            reliability=reliability(y, values),
-            roc=roc(y, values),
-            histogram=histogram(y, values),
-            aside=key in aside,
+            mass=mass_of(models.frames[key], same.rows) if key in models.frames else None,
+            reliability=reliability(same.y, p),
+            roc=roc(same.y, p),
+            histogram=histogram(same.y, p),
+            aside=key in models.aside,
         )
-        for key, values in p.items()
+        for key, p in same.scores.items()
     ]
-    measured = Evaluation(
-        n=len(y),
+    found = Evaluation(
+        n=len(same.y),
         users=entries[0].metrics.users,
         base_rate=entries[0].metrics.base_rate,
-        rating_threshold=rating_threshold,
+        rating_threshold=None,
         resamples=bootstrap,
         seed=seed,
         entries=entries,
-        differences=_differences(entries, replicates, pairs),
+        differences=[],
         verdict=[],
         split=split,
-        unit="rows" if users is None else "users",
+        unit=unit,
     )
-    return replace(measured, verdict=verdict(measured))
+    found = replace(found, differences=_differences(found, replicates, models.pairs))
+    return replace(found, verdict=verdict(found))
 
 
 def beside_baselines(
     samples: Samples,
     scores: Mapping[str, pl.DataFrame],
+    baselines: pl.DataFrame,
     *,
-    baselines: Choice | pl.DataFrame = "all",
-    rows: Sequence[int] | pl.Series | NDArray[np.integer[Any]] | None = None,
-    seed: int = 13,
+    rows: Sequence[int] | NDArray[np.int64] | None = None,
     split: str = "test",
 ) -> SameRows:
     """P(like) of baselines and models on the same rows of a split, baselines first; arguments and errors as `evaluate`.
 
     The rows are in the order of `rows`.
     """
-    test = samples.timeline[samples.position[samples.of(split)]].with_row_index("row")
-    wanted = pl.DataFrame({"row": _checked_rows(rows, len(test), split)}, schema={"row": test.schema["row"]})
-    chosen = wanted.join(test, on="row", how="left", maintain_order="left")
-    if not isinstance(baselines, pl.DataFrame):
-        baselines = baseline_scores(samples, choice=baselines, split=split, seed=seed)
+    own = samples.of(split)
+    chosen = np.arange(len(own)) if rows is None else np.asarray(rows, dtype=np.int64)
+    wanted = pl.DataFrame({"row": chosen}, schema={"row": pl.UInt32})
     free = wanted.join(baselines, on="row", how="left", maintain_order="left").drop("row")
     frames = {key: _checked_scores(key, frame, wanted) for key, frame in scores.items()}
+    own = own[chosen]
     return SameRows(
-        rows=wanted["row"].cast(pl.Int64).to_numpy(),
-        y=samples.label[samples.of(split)][wanted["row"].to_numpy()],
-        users=chosen["user_id"].rank("dense").to_numpy().astype(np.int64),
+        rows=chosen,
+        y=samples.label[own],
+        users=samples.timeline["user_id"].gather(samples.position[own]).rank("dense").to_numpy().astype(np.int64),
         scores={column.name: column.to_numpy() for column in free}
         | {key: frame["p"].to_numpy() for key, frame in frames.items()},
     )
-
-
-def _checked_rows(rows: Any, available: int, split: str) -> list[int]:
-    """The wanted rows, or an `InputError` for one that is twice there or not in the split."""
-    wanted = list(range(available)) if rows is None else [int(row) for row in rows]
-    if len(set(wanted)) < len(wanted):
-        raise InputError(f"a {split} row is named twice, expected each once", "rows")
-    outside = [row for row in wanted if not 0 <= row < available]
-    if outside:
-        raise InputError(f"row {outside[0]} is not in the {split} split, expected 0 to {available - 1}", "rows")
-    return wanted
 
 
 def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -174,31 +154,23 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
 
 
 def _differences(
-    entries: list[Entry], replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
+    found: Evaluation, replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
 ) -> list[Difference]:
-    """The pairs that a reader asks for, AUC then GAUC; without those of which one side is undefined."""
-    found = []
-    by_key = {entry.key: entry for entry in entries}
-    models = [entry for entry in entries if entry.kind == "model" and not entry.aside]
-    tuned_and_not = [entry for key in (FINE_TUNED, ZERO_SHOT) for entry in models if entry.key == key]
-    metrics: tuple[Literal["auc", "gauc", "pair_auc"], ...] = ("auc", "gauc", "pair_auc")
-    for metric in metrics:
-        baselines = [e for e in entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
-        if not baselines:
+    """The pairs that a reader asks for, metric by metric; without those of which one side is undefined."""
+    models = [entry.key for entry in found.models if not entry.aside]
+    differences = []
+    for metric in (each.key for each in metrics_in("verdict")):
+        best = found.best_baseline(metric)
+        if best is None:
             continue
-        best = max(baselines, key=lambda entry: getattr(entry.metrics, metric))
-        pairs = [(model, best) for model in models]
-        if len(tuned_and_not) == 2:
-            pairs.append((tuned_and_not[0], tuned_and_not[1]))
-        compared = {(one.key, other.key) for one, other in pairs}
-        pairs += [(by_key[one], by_key[other]) for one, other in asked if (one, other) not in compared]
-        for one, other in pairs:
-            if getattr(one.metrics, metric) is None or getattr(other.metrics, metric) is None:
+        pairs = [(model, best.key) for model in models]
+        if {FINE_TUNED, ZERO_SHOT} <= set(models):
+            pairs.append((FINE_TUNED, ZERO_SHOT))
+        for first, second in dict.fromkeys([*pairs, *asked]):
+            one, other = (getattr(found.entry(key).metrics, metric) for key in (first, second))
+            if one is None or other is None:
                 continue
-            value = getattr(one.metrics, metric) - getattr(other.metrics, metric)
-            if metric in replicates[one.key]:
-                between = interval(replicates[one.key][metric] - replicates[other.key][metric])
-            else:
-                between = None
-            found.append(Difference(metric, one.key, other.key, value, between))
-    return found
+            has = metric in replicates[first]
+            between = interval(replicates[first][metric] - replicates[second][metric]) if has else None
+            differences.append(Difference(metric, first, second, one - other, between))
+    return differences

@@ -37,19 +37,21 @@ class Outcome:
     """None for examples of others, which tell neither users nor times."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types, as `metrics.json` holds it."""
+        """Everything as JSON's own types, as `metrics.json` holds it; of examples of others the evaluation alone."""
+        if self.leaks is None:
+            return asdict(self.evaluation)
         stack: dict[str, Any] | None = None
         if self.stack is not None:
             stack = {"weights": self.stack.weights, "rows": self.stack.rows}
             if self.beside is not None:
                 stack["beside"] = {"baseline": self.beside[0], "weights": self.beside[1].weights}
-        return self.evaluation.to_dict() | {
+        return asdict(self.evaluation) | {
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
-            "ablations": None if self.ablations is None else self.ablations.to_dict(),
+            "ablations": self.ablations and self.ablations.to_dict(),
             "stack": stack,
             "rankings": [table.to_dict() for table in self.rankings],
-            "slices": None if self.slices is None else self.slices.to_dict(),
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
-            "seeds": None if self.seeds is None else self.seeds.to_dict(),
-            "leaks": None if self.leaks is None else self.leaks.to_dict(),
+            "slices": self.slices and asdict(self.slices),
+            "comparison": self.comparison and asdict(self.comparison),
+            "seeds": self.seeds and asdict(self.seeds),
+            "leaks": self.leaks.to_dict(),
         }

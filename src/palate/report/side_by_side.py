@@ -17,9 +17,9 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import difference_text, number
-from palate.measure.metrics import Metrics, measure
-from palate.measure.paired import METRICS, Comparison, compare, same_rows
-from palate.measure.seeds import MARK
+from palate.measure.keys import in_words
+from palate.measure.metrics import Metrics, measure, metrics_in
+from palate.measure.paired import Comparison, compare, same_rows
 
 FEW = 4
 """With so many runs or fewer every two are compared, else each with the first."""
@@ -47,7 +47,7 @@ class Run:
     @property
     def told_model(self) -> str:
         """The main model in words."""
-        return self.model.replace(MARK, " ").replace("-calibrated", ", calibrated")
+        return in_words(self.model)
 
     @property
     def main(self) -> Entry | None:
@@ -59,9 +59,14 @@ class Run:
     @property
     def best_baseline(self) -> Entry | None:
         """The baseline of highest AUC."""
-        entries = [] if self.evaluation is None else self.evaluation.entries
-        defined = [e for e in entries if e.kind == "baseline" and e.metrics.auc is not None]
-        return max(defined, key=lambda e: e.metrics.auc or 0.0, default=None)
+        return None if self.evaluation is None else self.evaluation.best_baseline()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scores, of the evaluation the main model and the best baseline, as JSON's own types."""
+        main, best = None if self.main is None else asdict(self.main), self.best_baseline
+        told = {name: getattr(self, name) for name in ("name", "model", "config", "training", "data")}
+        told |= {"place": str(self.place), "metrics": main and main["metrics"], "intervals": main and main["intervals"]}
+        return told | {"best_baseline": best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}}
 
 
 @dataclass(frozen=True)
@@ -92,44 +97,34 @@ class SideBySide:
     """What a reader has to know before anything is compared."""
     verdict: list[str]
 
+    def measured(self, run: Run) -> tuple[Metrics | None, Interval | None]:
+        """A run's metrics, and the interval of its AUC: on the shared rows where there are any, else on its own."""
+        if self.shared is not None:
+            return self.shared.metrics[run.name], self.shared.intervals[run.name].get("auc")
+        return (None, None) if run.main is None else (run.main.metrics, run.main.intervals.get("auc"))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
-        runs = []
-        for run in self.runs:
-            found, best = run.main, run.best_baseline
-            told = {name: getattr(run, name) for name in ("name", "model", "config", "training", "data")}
-            told |= {"place": str(run.place), "metrics": None if found is None else asdict(found.metrics)}
-            told["intervals"] = None if found is None else {k: i and asdict(i) for k, i in found.intervals.items()}
-            told["best_baseline"] = best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}
-            runs.append(told)
-        return {
-            "runs": runs,
-            "differences": self.differences,
-            "other_data": self.other_data,
+        return vars(self) | {
+            "runs": [run.to_dict() for run in self.runs],
             "shared": None if self.shared is None else asdict(self.shared),
-            "remarks": self.remarks,
-            "verdict": self.verdict,
         }
 
 
 def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) -> SideBySide:
-    """Compare runs of different names. Raises `InputError` for fewer than two."""
-    if len(runs) < 2:
-        raise InputError(f"{len(runs)} to compare, expected two or more", "palate compare")
-    other, remarks = _differing([run.data for run in runs], unknown=False), []
+    """Compare two runs or more, of different names."""
+    other, remarks, shared = _differing([run.data for run in runs], unknown=False), [], None
+    lacking = ", ".join(run.name for run in runs if run.scores is None)
     if other:
         told = "; ".join(f"{key}: {', '.join(map(_told, values))}" for key, values in other.items())
         remarks.append(f"The runs were not measured on the same data ({told}): their figures do not compare.")
-    strangers = [run.name for run in runs if not run.data]
-    if strangers:
+    if strangers := ", ".join(run.name for run in runs if not run.data):
         remarks.append(
-            f"Which data {', '.join(strangers)} is of is not known: rows are taken for the same where number, user, "
+            f"Which data {strangers} is of is not known: rows are taken for the same where number, user, "
             "item and label agree."
         )
-    lacking = [run.name for run in runs if run.scores is None]
-    shared = None
     if lacking:
-        remarks.append(f"There are no scores of {', '.join(lacking)}: nothing can be compared row by row.")
+        remarks.append(f"There are no scores of {lacking}: nothing can be compared row by row.")
     elif not other:
         try:
             shared = _shared(runs, resamples, seed)
@@ -137,11 +132,9 @@ def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) 
             remarks.append(f"The rows are not the same ({error.message}): nothing is compared row by row.")
     if shared is not None:
         of = {run.name: len(run.scores) for run in runs if run.scores is not None and len(run.scores) > shared.n}
-        if of:
-            told = ", ".join(f"{name} scored {n:,}" for name, n in of.items())
+        if told := ", ".join(f"{name} scored {n:,}" for name, n in of.items()):
             remarks.append(f"Compared on the {shared.n:,} rows that all of them scored; {told}.")
-    configs = [run.config for run in runs if run.config]
-    differences = _differing([run.config for run in runs]) if len(configs) == len(runs) else {}
+    differences = _differing([run.config for run in runs]) if all(run.config for run in runs) else {}
     return SideBySide(list(runs), differences, other, shared, remarks, _verdict(shared))
 
 
@@ -156,7 +149,7 @@ def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
         n=len(same.y),
         users=metrics[names[0]].users,
         metrics=metrics,
-        intervals={name: {m: interval(replicates[name].get(m)) for m in METRICS} for name in names},
+        intervals={name: {m.key: interval(replicates[name].get(m.key)) for m in metrics_in("pairs")} for name in names},
         comparison=compare(same.y, same.users, same.scores, pairs, resamples=resamples, seed=seed),
     )
 

@@ -1,41 +1,37 @@
-"""Table: an evaluation as rows of text, for the terminal and as Markdown."""
+"""Tables: an evaluation, its ablations, or runs side by side as rows of text for a terminal of 100 columns."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from palate.baselines.registry import REGISTRY
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
-from palate.measure.metrics import Metrics
+from palate.measure.metrics import Metrics, metrics_in
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from palate.measure.ablations import Ablations
+    from palate.report.side_by_side import SideBySide
 
-
-class Column(NamedTuple):
-    """A metric's place in the tables."""
-
-    metric: str
-    title: str
-    meaning: str
-
-
-COLUMNS = (
-    Column("auc", "AUC", "chance that a liked row scores above a disliked one; 0.5 is chance"),
-    Column("gauc", "GAUC", "the same within each user, weighted by rows, over users with both classes"),
-    Column("accuracy", "accuracy", "share of rows decided rightly at 0.5"),
-    Column("log_loss", "log loss", "mean surprise in nats; lower is better"),
-    Column("ece", "ECE", "gap between what is predicted and what comes true; lower is better"),
-)
+COLUMNS = metrics_in("terminal")
 """What the tables show, in their order; the JSON holds more."""
-
-UNDEFINED = "–"
+LONG = 40
+"""Characters of a config's value that a table shows."""
+_MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
 
 
 def cell(value: float | None) -> str:
     """A metric with three decimals, a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}"
+
+
+def plain(value: Any) -> str:
+    """A number as people write it, anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def ece_text(metrics: Metrics) -> str:
@@ -50,66 +46,22 @@ def floor_note(metrics: Iterable[Metrics]) -> str:
     return f"; ECE from noise alone up to {cell(max(floors))}" if floors else ""
 
 
-def rich_table(evaluation: Evaluation) -> "Table":
-    """The comparison for a terminal of 100 columns, grouped; the best of each column in bold green."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from palate.report.groups import groups
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(evaluation), caption_justify="left")
-    table.add_column("", overflow="fold", max_width=36)
-    table.add_column("AUC", justify="right")
-    table.add_column("95 %", justify="left", style="dim", no_wrap=True)
-    for column in COLUMNS[1:]:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
-    for group in groups(evaluation):
-        table.add_row(Text(group.title, "italic"))
-        for n, entry in enumerate(group.entries, start=1):
-            cells = [Text(cell(getattr(entry.metrics, c.metric)), _style(entry, best[c.metric])) for c in COLUMNS]
-            label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
-            table.add_row(label, cells[0], _auc_bounds(entry), *cells[1:], end_section=n == len(group.entries))
-    return table
-
-
-def ablation_table(ablations: "Ablations") -> "Table":
-    """What the model reaches with less in the prompt, for a terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from palate.measure.ablations import table
-
-    found = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"{ablations.n:,} rows; Δ is against the unchanged prompts",
-                  caption_justify="left")  # fmt: skip
-    for head in (ablations.model, "AUC [95 %]", "Δ AUC [95 %]", "mean |Δ P|"):
-        found.add_column(head, justify="left" if head == ablations.model else "right")
-    for line in table(ablations):
-        found.add_row(*line)
-    return found
-
-
-def markdown(evaluation: Evaluation) -> str:
-    """The comparison as a Markdown table with its caption below; the best of each column is bold."""
-    heads = ["", "AUC [95 %]", *(column.title for column in COLUMNS[1:])]
-    lines = [heads, ["---", *("---:" for _ in heads[1:])]]
-    best = {column.metric: evaluation.best(column.metric) for column in COLUMNS}
-    for entry in evaluation.entries:
-        texts = [cell(getattr(entry.metrics, c.metric)) for c in COLUMNS]
-        texts = [f"**{t}**" if entry.key in best[c.metric] else t for t, c in zip(texts, COLUMNS, strict=True)]
-        label = entry.label.replace("|", r"\|")
-        first = f"{texts[0]} {_auc_bounds(entry)}".strip()
-        lines.append([f"**{label}**" if entry.kind == "model" and not entry.aside else label, first, *texts[1:]])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{caption(evaluation)}\n"
+def groups(evaluation: Evaluation) -> list[tuple[str, list[Entry]]]:
+    """The rows as they are read, from what costs nothing to the language model: titles and entries."""
+    baselines = [entry for entry in evaluation.entries if entry.kind == "baseline"]
+    found = [
+        ("Means: what costs nothing", [entry for entry in baselines if entry.key in _MEANS]),
+        ("Classical models", [entry for entry in baselines if entry.key not in _MEANS]),
+        ("The language model", evaluation.models),
+    ]
+    return [(title, entries) for title, entries in found if entries]
 
 
 def caption(evaluation: Evaluation) -> str:
     """How the numbers came about, in one line."""
-    both = evaluation.entries[0].metrics.gauc_users
     rows = f"{evaluation.n:,} {evaluation.split} rows"
     if evaluation.unit == "users":
+        both = evaluation.entries[0].metrics.gauc_users
         rows += f" of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     rate += floor_note(entry.metrics for entry in evaluation.entries)
@@ -118,10 +70,107 @@ def caption(evaluation: Evaluation) -> str:
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
-def _auc_bounds(entry: Entry) -> str:
-    found = entry.intervals.get("auc")
-    return "" if found is None else bounds(found)
+def evaluation_table(evaluation: Evaluation) -> "Table":
+    """Models and baselines in groups; the best of each column in bold green."""
+    from rich.text import Text
+
+    table = _metric_table(caption(evaluation))
+    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
+    for title, entries in groups(evaluation):
+        table.add_row(Text(title, "italic"))
+        for n, entry in enumerate(entries, start=1):
+            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in COLUMNS)
+            first, *others = (Text(value, "bold green" if is_best else "") for value, is_best in values)
+            label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
+            between = entry.intervals.get("auc")
+            table.add_row(
+                label, first, "" if between is None else bounds(between), *others, end_section=n == len(entries)
+            )
+    return table
 
 
-def _style(entry: Entry, best: frozenset[str]) -> str:
-    return "bold green" if entry.key in best else ""
+def ablation_table(ablations: "Ablations") -> "Table":
+    """What the model reaches with less in the prompt."""
+    from palate.measure.ablations import table
+
+    found = _table(f"{ablations.n:,} rows; Δ is against the unchanged prompts")
+    for head in (ablations.model, "AUC [95 %]", "Δ AUC [95 %]", "mean |Δ P|"):
+        found.add_column(head, justify="left" if head == ablations.model else "right")
+    for cells in table(ablations):
+        found.add_row(*cells)
+    return found
+
+
+def show_runs(found: "SideBySide", console: "Console") -> None:
+    """Print what differs, how each run was trained and measured, and what that comes to."""
+    from rich.text import Text
+
+    differences = {key: [*map(_short, row)] for key, row in found.differences.items()}
+    console.print()
+    for title, rows in (("config", differences), ("training", training_rows(found))):
+        if rows:
+            console.print(_runs_table(title, [run.name for run in found.runs], rows))
+    shared = found.shared
+    note = (
+        "each on its own rows"
+        if shared is None
+        else (f"{shared.n:,} rows of {shared.users:,} users that all of them scored")
+    )
+    measured = [(run, *found.measured(run)) for run in found.runs]
+    table = _metric_table(note + floor_note(metrics for _, metrics, _ in measured if metrics is not None))
+    for run, metrics, between in measured:
+        values = [cell(None if metrics is None else getattr(metrics, column.key)) for column in COLUMNS]
+        interval = "" if between is None else bounds(between)
+        table.add_row(Text(f"{run.name}, {run.told_model}"), values[0], interval, *values[1:])
+    console.print(table)
+    console.print()
+    for sentence in (*found.remarks, *found.verdict):
+        console.print(f"• {sentence}", highlight=False, markup=False)
+
+
+def training_rows(found: "SideBySide") -> dict[str, list[str]]:
+    """What any run tells of its training, by name, in the order of the runs."""
+    keys = dict.fromkeys(key for run in found.runs for key in run.training)
+    return {key.replace("_", " "): [_trained(key, run.training.get(key)) for run in found.runs] for key in keys}
+
+
+def _trained(key: str, value: Any) -> str:
+    from palate.progress import clock
+
+    if value is None:
+        return "–"
+    return clock(value) if key == "seconds" else f"{value:.4f}" if isinstance(value, float) else plain(value)
+
+
+def _short(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
+
+
+def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> "Table":
+    from rich.text import Text
+
+    table = _table()
+    table.add_column(title)
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for key, values in rows.items():
+        table.add_row(key, *map(Text, values))
+    return table
+
+
+def _metric_table(note: str) -> "Table":
+    table = _table(note)
+    table.add_column("", overflow="fold", max_width=36)
+    table.add_column("AUC", justify="right")
+    table.add_column("95 %", style="dim", no_wrap=True)
+    for column in COLUMNS[1:]:
+        table.add_column(column.label, justify="right", no_wrap=True)
+    return table
+
+
+def _table(note: str | None = None) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, pad_edge=False, caption=note, caption_justify="left")

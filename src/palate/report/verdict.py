@@ -1,12 +1,16 @@
 """Verdict: what an evaluation comes to, in sentences that claim no more than was measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from palate.measure.evaluation import Difference, Entry, Evaluation
 from palate.measure.figures import difference_text, number, percent
+from palate.measure.keys import CONSTANT, FINE_TUNED, ZERO_SHOT
+from palate.measure.slices import Slice, Slices
 
 FEW_USERS = 100
 """Below this many users, percentile intervals over users are known to be too narrow."""
+NAMED = 3
+"""Slices that a sentence names for either side."""
 LOW_MASS = 0.9
 """Below this share of the probability on the two answers, a model says other things often enough to mention it."""
 
@@ -17,9 +21,7 @@ def verdict(evaluation: Evaluation) -> list[str]:
         return [f"No {evaluation.split} row was scored: there is nothing to say."]
     if evaluation.entries[0].metrics.auc is None:
         return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
-    models = sorted(
-        (entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == "zero-shot"
-    )
+    models = sorted((entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == ZERO_SHOT)
     if not models:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
@@ -42,16 +44,16 @@ def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
     """The differences of one metric, the fine-tuned model's first."""
     yield from sorted(
         (d for d in evaluation.differences if d.metric == metric),
-        key=lambda d: (d.first == "zero-shot", d.second == "zero-shot"),
+        key=lambda d: (d.first == ZERO_SHOT, d.second == ZERO_SHOT),
     )
 
 
 def _name(entry: Entry) -> str:
     """What a sentence calls an entry."""
     names = {
-        "zero-shot": "the zero-shot model",
-        "fine-tuned": "the fine-tuned model",
-        "constant": "the constant",
+        ZERO_SHOT: "the zero-shot model",
+        FINE_TUNED: "the fine-tuned model",
+        CONSTANT: "the constant",
         "user-item": "the user and item means together",
     }
     if entry.key in names:
@@ -105,7 +107,7 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
             f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}: at 0.5 it decides nothing, "
             "and only its order can be of use."
         )
-    constant = evaluation.entry("constant").metrics.log_loss
+    constant = evaluation.entry(CONSTANT).metrics.log_loss
     if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
         yield (
             f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
@@ -116,3 +118,28 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
             f"{who} puts {percent(model.mass.mean)} of its probability on the "
             f"two answers; the rest goes to other words, which P(like) leaves out."
         )
+
+
+def slice_reading(slices: Slices, baseline: str) -> list[str]:
+    """Where the model is ahead and where behind, in sentences; `baseline` is what they call it."""
+    counted = [part for part in slices.slices if not part.small and part.difference("auc").interval is not None]
+    small = sum(part.small and part.n > 0 for part in slices.slices)
+    if not counted:
+        return ["No slice has users and rows enough to say where the model is better and where it is worse."]
+    ahead, behind = (slices.ahead(key) for key in (slices.model, slices.baseline))
+    rest = len(counted) - len(ahead) - len(behind)
+    said = [
+        f"Against {baseline}, the model sorts better on {len(ahead)} of {len(counted)} slices and worse on "
+        f"{len(behind)}; on {rest} the interval of the AUC's difference holds zero."
+        + (f" {small} more are too small to count, and grey." if small else "")
+    ]
+    if ahead:
+        said.append(f"It is ahead furthest on {_named(ahead)}.")
+    if behind:
+        said.append(f"It is behind furthest on {_named(behind)}.")
+    return said
+
+
+def _named(parts: Sequence[Slice]) -> str:
+    gaps = [(part, number(part.difference("auc").value or 0.0, signed=True)) for part in parts[:NAMED]]
+    return "; ".join(f"{part.dimension}: {part.label} ({gap})" for part, gap in gaps)

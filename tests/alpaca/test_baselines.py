@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tallrec import example
 
-from palate.alpaca.preferences import preferences_of
+from palate.alpaca.baselines import preferences_of
 
 SAID = ["Alien (1979)", "Good, the Bad and the Ugly, The (1966)", "'71 (2014)", "M*A*S*H (1970)", "Léon: a, b", "?"]
 titles = st.lists(st.sampled_from(SAID), max_size=5)
@@ -17,9 +17,9 @@ def test_likes_and_dislikes_are_counted(histories: list[tuple[list[str], list[st
     found = preferences_of(pl.Series(texts))
 
     assert found is not None
-    assert found.liked.tolist() == [len(liked) for liked, _ in histories]
-    assert found.disliked.tolist() == [len(disliked) for _, disliked in histories]
-    assert found.target.to_list() == ['"T (1999)"'] * len(texts)
+    assert found["liked"].to_list() == [len(liked) for liked, _ in histories]
+    assert found["disliked"].to_list() == [len(disliked) for _, disliked in histories]
+    assert found["target"].to_list() == ['"T (1999)"'] * len(texts)
 
 
 def test_books_name_their_authors() -> None:
@@ -31,7 +31,7 @@ def test_books_name_their_authors() -> None:
     found = preferences_of(pl.Series([text]))
 
     assert found is not None
-    assert (found.liked[0], found.disliked[0]) == (2, 0)
+    assert (found["liked"][0], found["disliked"][0]) == (2, 0)
 
 
 def test_an_empty_history_says_one_half() -> None:
@@ -40,7 +40,7 @@ def test_an_empty_history_says_one_half() -> None:
     found = preferences_of(pl.Series(texts))
 
     assert found is not None
-    np.testing.assert_allclose(found.share, [1 / 3, 0.5, 1.0])
+    np.testing.assert_allclose(found["share"], [1 / 3, 0.5, 1.0])
 
 
 def test_other_texts_say_nothing() -> None:

@@ -1,29 +1,36 @@
 import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import TypeAdapter
 from tests.browser import Seen, browse, needs_browser
-from tests.evidence import evaluation, whole, with_labels
+from tests.evidence import about, evaluation, whole, with_labels
 from tests.films import film_samples
 from tests.tree import Tree
 
 from palate.measure.evaluation import Evaluation
 from palate.measure.figures import least
 from palate.report.evaluate import evaluate
-from palate.report.run_page import ReportInputs, extreme_rows, render_report, write_report
+from palate.report.outcome import Outcome
+from palate.report.page import About, Example, extreme_rows, render_report, write_page
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
 WIDTHS = (1400, 1280, 800, 390)
 SECTIONS = ["verdict", "comparison", "slices", "ranking", "curves", "ablations", "seeds", "leaks", "training", "data"]
 
 
+def page_of(outcome: Outcome | None = None, **told: Any) -> str:
+    return render_report(outcome or whole(), replace(about(), **told))
+
+
 def test_the_page_is_well_formed_and_holds_every_part_in_its_order() -> None:
-    page = render_report(whole())
+    page = page_of()
     tree = Tree(page)
     assert {*SECTIONS, "roc", "reliability", "lengths", "loss", "wins", "losses", "prompt", "repeat"} <= tree.ids
     assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
@@ -36,7 +43,7 @@ def test_the_page_is_well_formed_and_holds_every_part_in_its_order() -> None:
 def test_where_cards_are_few_the_stack_with_the_best_baseline_has_one() -> None:
     found = whole().evaluation
     stacks = [replace(found.entry("fine-tuned"), key=key, label=key) for key in ("stacked", "stacked-baseline")]
-    page = render_report(replace(whole(), evaluation=replace(found, entries=[*found.entries, *stacks])))
+    page = page_of(replace(whole(), evaluation=replace(found, entries=[*found.entries, *stacks])))
     (headline,) = re.findall(r'<div class="headline">.*?\n</div>', page, flags=re.S)
     names = re.findall(r"<span>(.*?)</span>", headline)
     assert names[:3] == ["zero-shot", "fine-tuned", "stacked with a baseline"]
@@ -45,14 +52,14 @@ def test_where_cards_are_few_the_stack_with_the_best_baseline_has_one() -> None:
 
 
 def test_every_link_of_the_contents_leads_to_a_part() -> None:
-    page = render_report(whole())
+    page = page_of()
     linked = re.findall(r'<a href="#([\w-]+)"', page)
     assert len(linked) == 11
     assert set(linked) <= Tree(page).ids
 
 
 def test_every_figure_has_its_numbers_in_a_table() -> None:
-    figures = re.findall(r"<figure.*?</figure>", render_report(whole()), flags=re.S)
+    figures = re.findall(r"<figure.*?</figure>", page_of(), flags=re.S)
     assert len(figures) > 14
     for figure in figures:
         assert "<svg " in figure
@@ -61,7 +68,7 @@ def test_every_figure_has_its_numbers_in_a_table() -> None:
 
 def test_pairs_within_users_and_calibration_of_every_row_are_in_a_folded_table() -> None:
     inputs = whole()
-    page = render_report(inputs)
+    page = page_of(inputs)
     (table,) = re.findall(
         r"<details><summary>Pairs within users, and calibration</summary>.*?</details>", page, flags=re.S
     )
@@ -74,7 +81,7 @@ def test_pairs_within_users_and_calibration_of_every_row_are_in_a_folded_table()
 def test_a_drawn_difference_that_holds_zero_has_the_size_that_the_rows_detect() -> None:
     inputs = whole()
     assert inputs.comparison is not None
-    (figure,) = re.findall(r'<figure id="pairs-auc">.*?</figure>', render_report(inputs), flags=re.S)
+    (figure,) = re.findall(r'<figure id="pairs-auc">.*?</figure>', page_of(inputs), flags=re.S)
     sizes = [least(pair.interval) for pair in inputs.comparison.of("auc") if pair.interval is not None]
     assert any(sizes)
     assert not all(sizes)
@@ -85,24 +92,30 @@ def test_the_floor_stands_beside_ece_before_and_after_calibration() -> None:
     found = whole().evaluation
     before, after = (found.entry(key).metrics for key in ("fine-tuned", "fine-tuned-calibrated"))
     told = [f"{m.ece:.3f} ({m.ece_floor:.3f} from noise alone)" for m in (before, after)]
-    assert f"ECE {told[0]} → {told[1]}" in render_report(whole())
+    assert f"ECE {told[0]} → {told[1]}" in page_of()
 
 
 def test_files_of_earlier_versions_still_make_a_page() -> None:
     inputs = whole()
-    stored = json.loads(json.dumps(inputs.evaluation.to_dict()))
+    stored = json.loads(json.dumps(asdict(inputs.evaluation)))
     for entry in stored["entries"]:
         for name in ("pair_auc", "slope", "intercept", "ece_floor"):
             del entry["metrics"][name]
             entry["intervals"].pop(name, None)
     stored["differences"] = [d for d in stored["differences"] if d["metric"] != "pair_auc"]
-    page = render_report(replace(inputs, evaluation=Evaluation.from_dict(stored)))
+    rankings = []
+    for table in inputs.rankings:
+        kept = json.loads(json.dumps(table.to_dict()))
+        for each in kept["entries"]:
+            del each["lists"]
+        rankings.append(TypeAdapter(type(table)).validate_python(kept))
+    page = page_of(replace(inputs, evaluation=TypeAdapter(Evaluation).validate_python(stored), rankings=rankings))
     assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
     assert "from noise alone" not in page
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
-    page = render_report(whole())
+    page = page_of()
     tree = Tree(page)
     assert tree.count("script") == 0
     assert "@import" not in page
@@ -118,14 +131,17 @@ def test_text_from_outside_is_never_markup() -> None:
     slices = [replace(part, dimension=EVIL, label=EVIL) for part in inputs.slices.slices]
     evil = replace(
         inputs,
-        title=EVIL,
         evaluation=replace(with_labels(inputs.evaluation, EVIL), verdict=[EVIL, EVIL]),
         slices=replace(inputs.slices, slices=slices, wins=examples, losses=examples),
-        histories={example.row: [EVIL] for example in examples},
         rankings=[
             replace(table, entries=[replace(entry, label=EVIL) for entry in table.entries]) for table in inputs.rankings
         ],
         leaks=replace(inputs.leaks, findings=tuple(replace(f, sentence=EVIL) for f in inputs.leaks.findings)),
+    )
+    page = page_of(
+        evil,
+        title=EVIL,
+        histories={example.row: [EVIL] for example in examples},
         run={EVIL: EVIL},
         data_stats={EVIL: EVIL},
         prompt=EVIL,
@@ -133,7 +149,6 @@ def test_text_from_outside_is_never_markup() -> None:
         commands=[EVIL],
         lengths={"lengths": {1: 1}, "cutoff_len": 8, "stats": {EVIL: EVIL}},
     )
-    page = render_report(evil)
     tree = Tree(page)
     assert page.count("&lt;img src=x") > 50
     assert tree.count("script") == 0
@@ -142,14 +157,14 @@ def test_text_from_outside_is_never_markup() -> None:
 
 
 def test_parts_without_input_are_left_out() -> None:
-    page = render_report(ReportInputs("bare", evaluation()))
+    page = render_report(Outcome("tiny", evaluation()), About("bare"))
     assert Tree(page).ids == {"verdict", "comparison", "curves", "roc", "reliability"}
     assert "None" not in page
 
 
 def test_what_was_not_ranked_and_what_was_sampled_is_said() -> None:
     inputs = whole()
-    page = render_report(inputs)
+    page = page_of(inputs)
     assert "20 sampled candidates" in page
     assert "NDCG@5 (20 sampled)" in page
     assert "The model did not rank" not in page
@@ -157,15 +172,12 @@ def test_what_was_not_ranked_and_what_was_sampled_is_said() -> None:
         replace(table, entries=[entry for entry in table.entries if entry.kind == "baseline"])
         for table in inputs.rankings[:1]
     ]
-    assert "The model did not rank" in render_report(replace(inputs, rankings=quick))
+    assert "The model did not rank" in page_of(replace(inputs, rankings=quick))
 
 
 def test_examples_of_others_are_shown_the_surest_first() -> None:
-    examples = [
-        {"history_titles": f"1. {EVIL}", "candidate_title": f"example {n}", "label": n % 2 == 0, "p": p}
-        for n, p in enumerate((0.6, 0.9, 0.99, 0.2))
-    ]
-    page = render_report(ReportInputs("others", evaluation(), examples=examples))
+    examples = [Example([f"1. {EVIL}"], f"example {n}", n % 2 == 0, p) for n, p in enumerate((0.6, 0.9, 0.99, 0.2))]
+    page = render_report(Outcome("tiny", evaluation()), About("others", examples=examples))
     tree = Tree(page)
     assert "examples" in tree.ids
     assert tree.count("script") == 0
@@ -183,15 +195,21 @@ def test_users_without_a_gauc_are_counted() -> None:
     found = whole().evaluation
     alone = found.users - found.entries[0].metrics.gauc_users
     assert alone > 0
-    assert f"it leaves out {alone} of {found.users} users" in render_report(whole())
+    assert f"it leaves out {alone} of {found.users} users" in page_of()
 
 
 @pytest.mark.parametrize("rows", [None, []])
 def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(rows: list[int] | None) -> None:
     samples = film_samples()
     scores = {"fine-tuned": pl.DataFrame({"row": range(len(samples.of("test"))), "p": 0.5})}
-    found = evaluate(replace(samples, threshold=0.5), scores, baselines="quick", rows=rows, bootstrap=10)
-    page = render_report(ReportInputs("degenerate", found))
+    found = evaluate(
+        replace(samples, label=samples.label | True),
+        scores,
+        baselines="quick",
+        rows=rows,
+        bootstrap=10,
+    )
+    page = render_report(Outcome("tiny", found), About("degenerate"))
     Tree(page)
     assert found.verdict[0] in page
     assert "nan" not in page
@@ -202,7 +220,7 @@ def test_the_loss_of_the_answer_is_told_where_it_is_known() -> None:
         {"step": 5, "loss": 0.1, "decision_loss": 0.69},
         {"step": 5, "eval_loss": 0.2, "eval_decision_loss": 0.66, "eval_auc": 0.5813},
     ]
-    page = render_report(replace(whole(), training=training))
+    page = page_of(training=training)
     assert "0.690" in page
     assert "0.660" in page
     assert "0.581" in page
@@ -213,13 +231,13 @@ def test_the_loss_of_the_answer_is_told_where_it_is_known() -> None:
     "training", [[{"step": 1, "loss": 0.0}], [{"step": 1, "loss": float("nan")}], [{"step": 3}], []]
 )
 def test_a_short_or_broken_training_log_draws_what_there_is(training: list[dict[str, float]]) -> None:
-    tree = Tree(render_report(replace(whole(), training=training)))
+    tree = Tree(page_of(training=training))
     assert ("loss" in tree.ids) == (training == [{"step": 1, "loss": 0.0}])
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_report(tmp_path / name / "report.html", whole())
+        write_page(tmp_path / name / "report.html", page_of())
     first, second = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
     assert first == second
     assert first.startswith(b"<!DOCTYPE html>")
@@ -228,7 +246,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Seen]:
     """The page by width and darkness; the pictures stay in pytest's folder."""
-    folder, page = tmp_path_factory.mktemp("report"), render_report(whole())
+    folder, page = tmp_path_factory.mktemp("report"), page_of()
     return {(width, dark): browse(page, folder, width=width, dark=dark) for width in WIDTHS for dark in (False, True)}
 
 
@@ -263,7 +281,7 @@ def test_the_browser_tells_of_requests_errors_and_what_is_too_wide(tmp_path: Pat
         '<main><img src="http://example.invalid/a.png"><script>console.error("heard")</script>'
         '<p style="width:2000px">wide</p>'
     )
-    seen = browse(render_report(whole()).replace("<main>", foreign), tmp_path)
+    seen = browse(page_of().replace("<main>", foreign), tmp_path)
     assert seen.probe["requests"] == ["http://example.invalid/a.png"]
     assert "heard" in seen.console
     assert any("wide" in element for element in seen.probe["wide"])
