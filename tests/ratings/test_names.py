@@ -55,10 +55,11 @@ def test_a_name_that_is_not_at_hand_is_downloaded_once(server, monkeypatch, tmp_
     body = archive()
     server.files["/ml-25m.zip"] = body
     monkeypatch.setenv("PALATE_MOVIELENS_URL", server.url)
+    monkeypatch.setenv("PALATE_DATA_DIR", str(tmp_path))
     known = dataclasses.replace(ARCHIVES["ml-25m"], size=len(body), sha256=hashlib.sha256(body).hexdigest())
     monkeypatch.setitem(archives.ARCHIVES, "ml-25m", known)
     for _ in range(2):
-        assert load_ratings("ml-25m", data_dir=tmp_path).frame.rows() == [(1, 10, 4.0, 100)]
+        assert load_ratings("ml-25m").frame.rows() == [(1, 10, 4.0, 100)]
     assert len(server.asked) == 1
     assert (tmp_path / "ml-25m.zip").read_bytes() == body
 
@@ -66,8 +67,9 @@ def test_a_name_that_is_not_at_hand_is_downloaded_once(server, monkeypatch, tmp_
 def test_a_download_that_is_not_the_published_file_is_not_kept(server, monkeypatch, tmp_path):
     server.files["/ml-latest-small.zip"] = archive() + b" " * (978_202 - len(archive()))
     monkeypatch.setenv("PALATE_MOVIELENS_URL", server.url)
+    monkeypatch.setenv("PALATE_DATA_DIR", str(tmp_path))
     with pytest.raises(WorkError, match="wrong checksum"):
-        load_ratings("ml-latest-small", data_dir=tmp_path)
+        load_ratings("ml-latest-small")
     assert not list(tmp_path.glob("ml-*"))
 
 

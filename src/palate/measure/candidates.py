@@ -47,11 +47,6 @@ class CandidateSets:
     def __len__(self) -> int:
         return len(self.anchor)
 
-    @property
-    def sampled(self) -> bool:
-        """Whether candidates are a sample, so that figures compare with nothing but figures of the same sample."""
-        return self.negatives is not None
-
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.int64], Queries, NDArray[np.bool_]]]:
         """All pairs, some whole users at a time: which users, and of each pair the user among them (n,), what is
         asked (n,), and whether it is relevant (n,); users in order, their candidates by item row.

@@ -33,10 +33,10 @@ ARCHIVES = {
 }
 
 
-def locate(source: str, data_dir: Path | None = None) -> Path:
+def locate(source: str) -> Path:
     """The folder, zip or file that `source` means; a named data set is downloaded where it is not at hand.
 
-    A name is looked for in `data_dir` (default `$PALATE_DATA_DIR`, then `data/`) as a folder and as a zip,
+    A name is looked for in `$PALATE_DATA_DIR` (default `data/`) as a folder and as a zip,
     `ml-100k` also in the installed package `recbole`. Raises `InputError` for what is neither a name nor
     a path, `WorkError` where a download fails.
     """
@@ -47,12 +47,11 @@ def locate(source: str, data_dir: Path | None = None) -> Path:
         near = difflib.get_close_matches(source.lower(), ARCHIVES, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise InputError(f"no such file, folder or data set; {hint}known names: {', '.join(ARCHIVES)}", source)
-    folder = data_dir or Path(os.environ.get("PALATE_DATA_DIR") or "data")
+    folder = Path(os.environ.get("PALATE_DATA_DIR") or "data")
     for path in (folder / source, folder / f"{source}.zip"):
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             return path
-    packaged = _packaged(source)
-    if packaged is not None:
+    if (packaged := _packaged(source)) is not None:
         return packaged
     archive = ARCHIVES[source]
     base = os.environ.get("PALATE_MOVIELENS_URL") or BASE_URL

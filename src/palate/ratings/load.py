@@ -13,7 +13,7 @@ from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
-from palate.ratings.source import Source, open_source
+from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import split_files
 
 _TABLES = ("csv", "tsv", "parquet")
@@ -62,7 +62,6 @@ def load_ratings(
     items: str | None = None,
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
-    data_dir: Path | None = None,
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file.
 
@@ -72,7 +71,7 @@ def load_ratings(
     """
     check_scale(scale)
     columns = columns or {}
-    path = locate(source, data_dir)
+    path = locate(source)
     single = path.is_file() and path.suffix.lower() != ".zip"
     if single and path.suffix.lower() not in _TABLE_SUFFIXES:
         remedy = _REMEDIES.get(path.suffix.lower(), "")
@@ -85,21 +84,19 @@ def load_ratings(
         scale = scale or _usual_scale(name, rating_name)
         table = read_ratings(tables.open(rating_name), columns, scale)
         inputs = {table.file.name: table.file.sha256}
-        item_name = None if items is not None else _find_items(tables, rating_name)
         if items is not None:
-            item_file = item_table(items)
-        elif item_name is not None:
-            item_file = tables.open(item_name)
+            item_file: SourceFile | None = item_table(items)
+        else:
+            item_name = _find_items(tables, rating_name)
+            item_file = None if item_name is None else tables.open(item_name)
+        if item_file is not None:
+            known = read_items(item_file, columns)
+            inputs[item_file.name] = item_file.sha256
         elif "title" in table.frame.columns:
-            item_file = None
+            known = items_of_titles(table)
         else:
             wanted = "expected movies.csv or items.csv beside it, ratings.items, or a title column"
             raise InputError(f"has no titles: {wanted}", table.file.place)
-        if item_file is None:
-            known = items_of_titles(table)
-        else:
-            known = read_items(item_file, columns)
-            inputs[item_file.name] = item_file.sha256
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if known["item_id"].dtype != table.frame["item_id"].dtype:
             known = known.with_columns(pl.col("item_id").cast(pl.String))
