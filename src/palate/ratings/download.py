@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from palate import __version__
 from palate.errors import WorkError
-from palate.store.artifacts import sha256_file
+from palate.store.artifacts import sha256_file, writing
 from palate.store.lock import locked
 
 _BLOCK = 1 << 18
@@ -44,7 +44,7 @@ def download(
     A second process that wants the same file waits for the first. Raises `WorkError`.
     """
     part = target.with_name(target.name + ".part")
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
             if target.exists():  # another process brought it while this one waited
@@ -52,8 +52,6 @@ def download(
             _fetch(url, part, size, attempts, wait, timeout)
             _verify(url, part, size, sha256)
             part.replace(target)
-    except OSError as error:
-        raise WorkError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
 
 

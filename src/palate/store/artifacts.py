@@ -19,21 +19,29 @@ MANIFEST = "manifest.json"
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `WorkError`: `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under `path` only if the block ends without an exception."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
 
 @contextmanager
@@ -45,29 +53,34 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     is moved away by one rename, and the new one put in its place by another.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        names = [p.relative_to(partial) for p in sorted(partial.rglob("*")) if p.is_file()]
-        names.sort(key=lambda name: name.name == MANIFEST)
-        for name in names:
-            # safetensors writes for its owner's eyes only; the folder has what umask allows.
-            (partial / name).chmod(partial.stat().st_mode & 0o666)
-            sync(partial / name)
-        if whole and path.exists():
-            _exchange(partial, path)
-        elif path.exists():
-            (path / MANIFEST).unlink(missing_ok=True)
-            for name in names:
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).replace(path / name)
-        else:
-            partial.rename(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
+    with writing(path):
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            names = [name for name in files_of(partial) if name != MANIFEST]
+            names += [MANIFEST] if (partial / MANIFEST).exists() else []
+            for name in names:
+                # safetensors writes for its owner's eyes only; the folder has what umask allows.
+                (partial / name).chmod(partial.stat().st_mode & 0o666)
+                sync(partial / name)
+            if whole and path.exists():
+                _exchange(partial, path)
+            elif path.exists():
+                (path / MANIFEST).unlink(missing_ok=True)
+                for name in names:
+                    (path / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).replace(path / name)
+            else:
+                partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """All files in a folder and the folders within it, by their relative names in order."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _exchange(new: Path, path: Path) -> None:
@@ -144,9 +157,9 @@ def write_manifest(
         "options": dict(options),
         "stats": dict(stats),
         "outputs": {
-            p.relative_to(folder).as_posix(): sha256_file(p)
-            for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
+            name: sha256_file(path)
+            for name, path in files_of(folder).items()
+            if path.name != MANIFEST and not path.name.startswith(".")
         },
     }
     write_json(folder / MANIFEST, manifest)

@@ -23,7 +23,7 @@ from typing import Literal
 
 from palate import __version__
 from palate.errors import PalateError, WorkError
-from palate.store.artifacts import sha256_file, sha256_of, sync
+from palate.store.artifacts import files_of, sha256_file, sha256_of, sync
 from palate.store.hub import cache_dir
 from palate.store.keys import Key, as_recorded, changed, damage_in, recorded, worded
 from palate.store.lock import locked
@@ -217,9 +217,7 @@ def _seal(partial: Path, about: Key, parts: Key) -> None:
     """Write `entry.json` and have everything on the disk."""
     paths = sorted(partial.rglob("*"))
     files = {
-        path.relative_to(partial).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in paths
-        if path.is_file()
+        name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in files_of(partial).items()
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"palate": __version__, **about, "created": created, "parts": parts, "files": files}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from palate.errors import WorkError
-from palate.store.artifacts import atomic_file, write_json
+from palate.store.artifacts import atomic_file, write_json, writing
 from palate.store.keys import Key, reason, recorded
 from palate.store.lock import locked
 
@@ -41,11 +40,9 @@ class LongWork:
         found = kept()
         if found is None:
             with contextlib.ExitStack() as stack:
-                try:
+                with writing(self.out):
                     self.out.parent.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(locked(self.out))
-                except OSError as error:
-                    raise WorkError(f"{self.out}: cannot be written: {error.strerror or error}") from error
                 found = kept()
                 if found is None:
                     found = make(self._finished())

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from palate.store.artifacts import sync, write_json
+from palate.store.artifacts import files_of, sync, write_json
 from palate.store.keys import damage_in, reason, recorded
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,10 @@ def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
 
 def mark_whole(checkpoint: Path) -> None:
     """Have every file of a checkpoint on the disk, then say so: the mark names them with their sizes."""
-    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != WHOLE]
-    for path in files:
+    files = {name: path for name, path in files_of(checkpoint).items() if path.name != WHOLE}
+    for path in files.values():
         sync(path)
-    write_json(checkpoint / WHOLE, {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files})
+    write_json(checkpoint / WHOLE, {name: path.stat().st_size for name, path in files.items()})
     sync(checkpoint)
     sync(checkpoint.parent)
 
