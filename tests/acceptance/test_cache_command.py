@@ -207,9 +207,9 @@ def test_what_is_being_made_stays_whatever_is_asked(cache: Cache, palate: Callab
         (["--prune", "--older-than=-1"], "--older-than: -1 is no number of days, expected 0 or more"),
         (["--prune", "--older-than", "nan"], "--older-than: nan is no number of days, expected 0 or more"),
         (["--prune", "--all", "--damaged"], "--all: takes everything, expected no"),
-        (["--older-than", "0"], "--older-than: says what to remove, expected --prune"),
-        (["--all"], "--all: says what to remove, expected --prune"),
-        (["--dry-run"], "--dry-run: says what to remove, expected --prune"),
+        (["--older-than", "0"], "--older-than: selects what to remove, expected --prune"),
+        (["--all"], "--all: selects what to remove, expected --prune"),
+        (["--dry-run"], "--dry-run: selects what to remove, expected --prune"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
