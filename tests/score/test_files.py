@@ -77,7 +77,7 @@ def test_an_interrupted_run_goes_on(scorer: Scorer, tmp_path: Path, caplog: pyte
     assert 2 <= len(before) < 8
     with caplog.at_level("INFO", "palate"):
         scores = run(scorer, tmp_path, 256)
-    assert f"{32 * len(before)} rows were scored before" in caplog.text
+    assert f"{32 * len(before)} rows have scores" in caplog.text
     assert_frame_equal(scores, run(scorer, tmp_path, 256, out=tmp_path / "undisturbed.parquet"), abs_tol=1e-5)
 
 

@@ -172,7 +172,7 @@ def _measure(
     test = files["test"]
     users = _codes(test, "user_id")[rows] if "user_id" in test.frame.columns else None
     if "history-share" not in baselines:
-        log.info("no history baseline: the inputs are not worded as TALLRec's, and say nothing else of likes")
+        log.info("no history baseline: the inputs have no TALLRec wording and no other list of likes")
     p = {key: values[rows] for key, values in baselines.items()}
     p |= {key: table["p"].to_numpy().astype(np.float64) for key, table in tables.items()}
     name = model_name(config).replace("-Instruct", "")

@@ -37,7 +37,7 @@ def is_kept(out: Path, key: Mapping[str, Any]) -> bool:
     except (OSError, pl.exceptions.PolarsError):
         found = None
     if found is None:
-        raise InputError("is there already and was not written by `palate recommend`, expected another name", out)
+        raise InputError("exists and was not written by `palate recommend`, expected another name", out)
     return bool(found == sha256_of(dict(key)))
 
 
@@ -59,7 +59,7 @@ def recommend_all(
     done = 0
     if take_up(parts, key, "recommending"):
         done = max((int(path.stem.split("-")[1]) for path in parts.glob("*.parquet")), default=0)
-        log.info("recommending goes on: %s of %s users were finished before", f"{done:,}", f"{len(askers):,}")
+        log.info("resuming: %s of %s users have recommendations", f"{done:,}", f"{len(askers):,}")
     tables: list[pl.DataFrame] = []
 
     def keep() -> None:

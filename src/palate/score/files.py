@@ -129,7 +129,7 @@ def read_scores(path: Path) -> Scored:
     except _DAMAGE as error:
         raise InputError("is not readable, expected scores that `palate score` wrote", path) from error
     if lacking == ["logit"]:
-        raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
+        raise InputError("has no logits (an earlier version wrote it), expected new scores of `palate score`", path)
     if lacking:
         raise InputError("is not readable, expected scores that `palate score` wrote", path)
     if len(shapes) != 1:
@@ -181,5 +181,5 @@ def _believed(parts: Path, key: Mapping[str, Any]) -> set[int]:
         for path in parts.glob("*.npz"):
             done.update(_arrays(path)["row"].tolist())
     if done:
-        log.info("scoring goes on: %d rows were scored before", len(done))
+        log.info("resuming: %d rows have scores", len(done))
     return done
