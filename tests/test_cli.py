@@ -44,3 +44,15 @@ def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys:
     told = capsys.readouterr().err
     assert r"a\nb\x1b[31m" in told
     assert told.count("\n") == 1
+
+
+def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
+    code = (
+        "import contextlib, sys; from palate.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+
+    assert "palate.cli" in loaded
+    assert not {"pydantic", "yaml", "numpy", "polars", "rich", "torch", "transformers"} & set(loaded)

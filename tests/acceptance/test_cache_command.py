@@ -131,7 +131,7 @@ def test_an_empty_cache_is_told_in_a_line_and_not_made(
 ) -> None:
     monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "none"))
 
-    assert palate() == f"nothing is kept in {tmp_path / 'none'}\n"
+    assert palate() == f"the cache is empty: {tmp_path / 'none'}\n"
     assert palate("--prune", "--kind", "tables") == f"nothing to remove in {tmp_path / 'none'}\n"
     assert not (tmp_path / "none").exists()
 
@@ -202,14 +202,14 @@ def test_what_is_being_made_stays_whatever_is_asked(cache: Cache, palate: Callab
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--kind", "tabels"], "--kind: {} keeps no 'tabels', expected tables"),
-        (["--prune", "--kind", "tabels"], "--kind: {} keeps no 'tabels', expected tables"),
+        (["--kind", "tabels"], "--kind: {} holds no 'tabels', expected tables"),
+        (["--prune", "--kind", "tabels"], "--kind: {} holds no 'tabels', expected tables"),
         (["--prune", "--older-than=-1"], "--older-than: -1 is no number of days, expected 0 or more"),
         (["--prune", "--older-than", "nan"], "--older-than: nan is no number of days, expected 0 or more"),
-        (["--prune", "--all", "--damaged"], "--all: takes everything, expected no"),
-        (["--older-than", "0"], "--older-than: says what to remove, expected --prune"),
-        (["--all"], "--all: says what to remove, expected --prune"),
-        (["--dry-run"], "--dry-run: says what to remove, expected --prune"),
+        (["--prune", "--all", "--damaged"], "--all: selects all entries, expected no"),
+        (["--older-than", "0"], "--older-than: selects what to remove, expected --prune"),
+        (["--all"], "--all: selects what to remove, expected --prune"),
+        (["--dry-run"], "--dry-run: selects what to remove, expected --prune"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

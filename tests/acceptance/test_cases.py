@@ -143,7 +143,7 @@ def test_histories_are_read_on_the_scale_of_the_data(name, lookup):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("json-array.json", "is a JSON array, expected an object a line"),
+        ("json-array.json", "is a JSON array, expected one object per line"),
         ("imdb.csv", "ratings.columns"),
         ("same-twice.csv", "stands already on line"),
     ],

@@ -97,5 +97,5 @@ def test_a_folder_that_is_no_export_is_refused(trained: Path, capsys: pytest.Cap
     assert main(["export", "--merge", str(trained / "tiny.yaml"), "--out", str(trained / "ratings")]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
-    assert told[0].startswith(f"error: {trained / 'ratings'}: is there and is no earlier export")
+    assert told[0].startswith(f"error: {trained / 'ratings'}: exists and is no earlier export")
     assert sorted(p.name for p in trained.iterdir()) == before

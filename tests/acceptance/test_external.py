@@ -180,7 +180,7 @@ def test_tables_that_changed_are_prepared_again(base: Path, tmp_path: Path, monk
         ("x.json", b'[{"instruction": "a"}]', ["x.json:1: record 1 has no 'output'"]),
         ("x.csv", b"user,item,label\n1,2,1\n", ["x.csv:1: has no split column"]),
         ("x.parquet", b"no", ["x.parquet: is not a Parquet file"]),
-        ("deep/notes.txt", b"", ["deep: holds none of the kinds of data"]),
+        ("deep/notes.txt", b"", ["deep: holds no data that Palate reads"]),
         ("deep/train_ood2.pkl", b"", ["deep/train_ood2.pkl: is a pickle"]),
         ("absent", None, ["absent: does not exist"]),
         ("some/train.json", b'[{"instruction": "a", "output": "No"}]', ["some: holds no test examples"]),

@@ -136,7 +136,7 @@ def test_what_only_looks_follows_a_config_that_was_changed_since_its_data_was_pr
         == 0
     )
 
-    assert "looking at the ratings themselves" in told.err
+    assert "reading the ratings instead" in told.err
     changed, straight = json.loads(told.out), json.loads(capsys.readouterr().out)
     for found in (changed, straight):
         found.pop("devices", None)  # one of them is measured

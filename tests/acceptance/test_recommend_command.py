@@ -231,7 +231,7 @@ def expect_to_go_on(run: Path, batch: Path, out: Path, capsys: pytest.CaptureFix
     assert not out.exists()
     capsys.readouterr()
     assert main(all_users(run, out)) == 0
-    assert re.search(r"recommending goes on: ([2-9]|1[0-3]) of 14 users", capsys.readouterr().err)
+    assert re.search(r"resuming: ([2-9]|1[0-3]) of 14 users", capsys.readouterr().err)
     assert pl.read_parquet(out).equals(pl.read_parquet(batch))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -280,11 +280,11 @@ def test_a_killed_batch_goes_on_to_the_same_file(
         (["--user", "77"], "--user: ratings has no user '77', expected one of 14 from 1 to 99"),
         (["--user", "3", "--top-k", "0"], "--top-k: 0, expected 1 or more"),
         (["--user", "3", "--retrieve", "5"], "--retrieve: 5, expected as many as --top-k at least: 10"),
-        (["--user", "3", "--retriever", "popularity"], "--retriever: says who finds candidates"),
+        (["--user", "3", "--retriever", "popularity"], "--retriever: selects a first stage"),
         (["--user", "3", "--retrieve", "20", "--candidates", "x"], "--candidates: names the candidates"),
         (["--user", "3", "--candidates", "absent.txt"], "absent.txt: cannot be read: No such file"),
         (["--history", "absent.csv"], "absent.csv: cannot be read: No such file"),
-        (["--user", "3", "--out", "x.parquet"], "--out: says where --all-users writes"),
+        (["--user", "3", "--out", "x.parquet"], "--out: is the output of --all-users"),
         (["--all-users"], "--all-users: writes a file, expected --out FILE.parquet"),
         (["--all-users", "--out", "x.csv"], "--all-users: writes a file, expected --out FILE.parquet"),
         (["--user", "3", "--adapter", "absent"], "absent: there is no adapter"),

@@ -99,7 +99,9 @@ def test_base_and_adapter_of_one_server_are_rows_of_one_table(recipe: Path) -> N
 
 def test_a_run_cannot_be_scored_by_a_server(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(recipe), *through("http://localhost:1")]) == 2
-    assert capsys.readouterr().err.startswith("error: score.server: scores what it serves")
+    assert capsys.readouterr().err.startswith(
+        "error: score.server: is another model than the one that `palate run` trains"
+    )
 
 
 def test_an_address_that_is_none_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,7 @@ def test_many_runs_are_each_compared_with_the_first(runs: list[Path]) -> None:
         (None, ["FIRST", "FIRST"], "is named twice, expected each once"),
         (None, ["FIRST", "nowhere"], "does not exist, expected a run's or an evaluation's folder"),
         ("folder", ["FIRST", "folder"], "has no metrics.json"),
-        ("text.txt", ["FIRST", "text.txt"], "is something else"),
+        ("text.txt", ["FIRST", "text.txt"], "is of an unknown kind"),
         ("broken.json", ["FIRST", "broken.json"], "broken.json"),
         ("other.json", ["FIRST", "other.json"], "is not readable, expected the metrics.json of palate evaluate"),
         ("broken.parquet", ["FIRST", "broken.parquet"], "is not readable, expected scores that"),

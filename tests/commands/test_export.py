@@ -171,9 +171,9 @@ def test_nothing_else_is_ever_replaced(config: Config, adapter: Path, base: Path
     before = files(tmp_path)
 
     for place, words in [
-        (tmp_path / "mine", "is there and is no earlier export"),
+        (tmp_path / "mine", "exists and is no earlier export"),
         (tmp_path / "file", "is a file, expected a folder"),
-        (adapter, "is there and is no earlier export"),
+        (adapter, "exists and is no earlier export"),
     ]:
         with pytest.raises(InputError, match=f"{place}: {words}"):
             export(config, merge=True, out=str(place))

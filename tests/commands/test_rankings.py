@@ -99,7 +99,7 @@ def test_a_model_cannot_rank_where_only_scores_are_brought(
 ) -> None:
     words = ["--scores", str(tmp_path / "any.npz"), "--set", "evaluate.rank_users=3", "--out", str(tmp_path / "out")]
     assert main(["evaluate", "--config", str(home / "config.yaml"), *words]) == 2
-    assert "error: evaluate.rank_users: asks a model again, expected 0 beside --scores" in capsys.readouterr().err
+    assert "error: evaluate.rank_users: scores with a model, expected 0 beside --scores" in capsys.readouterr().err
 
 
 def test_the_model_is_asked_what_the_sample_asks(home: Path, config: Config, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ('{"title": NaN, "rating": 4}', "history.csv:1: is not JSON: NaN is no number of JSON"),
         ('{"title": "Heat (1995)", "rating": 1' + 5000 * "0" + "}", "history.csv:1: is not JSON"),
         (9999 * '{"title": ' + "1", "history.csv:1: is not JSON"),
-        ('[{"title": "Heat (1995)", "rating": 4}]', "history.csv: is a JSON array, expected an object a line"),
+        ('[{"title": "Heat (1995)", "rating": 4}]', "history.csv: is a JSON array, expected one object per line"),
         ('{"title": "Heat (1995)", "rating": null}', "history.csv:1: rating None"),
     ],
 )

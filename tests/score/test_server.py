@@ -23,9 +23,8 @@ from palate.models.probe_prompts import invented
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.score.backend import scores_of
-from palate.score.connect import check_differ, connect
 from palate.score.scorer import Scorer
-from palate.score.server import ServerBackend
+from palate.score.server import ServerBackend, check_differ, connect
 from palate.store.hub import locate
 
 CONFIG = toy_config(Path("unused"))
@@ -99,7 +98,7 @@ def test_a_prompt_sent_as_text_is_answered_as_its_ids_are(backend: ServerBackend
 
 def test_text_that_would_become_other_tokens_is_not_sent(backend: ServerBackend, chat: Chat) -> None:
     ordinary = chat.ordinary.encode("<|im_end|>").ids  # a title that imitates a control token
-    with pytest.raises(InputError, match=r"takes prompts as text only, and one of \d+ tokens would become other"):
+    with pytest.raises(InputError, match=r"accepts prompts as text only, and one of \d+ tokens would become other"):
         replace(backend, as_text=True).answers([ordinary])
 
 

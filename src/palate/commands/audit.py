@@ -124,6 +124,6 @@ def _refuse(config: Config, found: "Audit", place: str) -> None:
     more = f"; so do {', '.join(finding.check for finding in others)}" if others else ""
     raise InputError(
         f"{first.check}: {first.sentence}{share}{more}; expected none, "
-        "or evaluate.allow_leaks: true (--allow-leaks) to go on with it in the report",
+        "or evaluate.allow_leaks: true (--allow-leaks) to continue and report it",
         place,
     )

@@ -37,7 +37,7 @@ class CacheChoice:
         if self.older_than is not None and not 0 <= self.older_than < math.inf:
             raise InputError(f"{self.older_than:g} is no number of days, expected 0 or more", "--older-than")
         if self.everything and (self.kind or self.damaged or self.older_than is not None):
-            raise InputError("takes everything, expected no --kind, --older-than or --damaged beside it", "--all")
+            raise InputError("selects all entries, expected no --kind, --older-than or --damaged beside it", "--all")
 
     def takes(self, item: CacheItem, now: float) -> bool:
         """Whether an item is to be removed."""
@@ -127,7 +127,7 @@ def _items(cache: Cache, kind: str | None, verify: bool) -> list[CacheItem]:
     kinds = sorted({item.kind for item in items})
     # An empty cache has nothing of any kind, and to prune it is no mistake.
     if kind is not None and kinds and kind not in kinds:
-        raise InputError(f"{cache.folder} keeps no {kind!r}, expected {', '.join(kinds)}", "--kind")
+        raise InputError(f"{cache.folder} holds no {kind!r}, expected {', '.join(kinds)}", "--kind")
     return items
 
 

@@ -51,7 +51,7 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
     from palate.measure.fit_calibration import MIN_ROWS, fit_calibration
 
     if validation is None:
-        log.info("%s is not calibrated: there are no %d validation scores to fit on", model.key, MIN_ROWS)
+        log.info("%s is not calibrated: a fit needs %d validation scores", model.key, MIN_ROWS)
         return None
     columns = validation.columns
     found = fit_calibration(
@@ -70,7 +70,7 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
         )
         return None
     if found.method == "none":
-        log.info("%s stays as it is: no calibration does better on validation users left out", model.key)
+        log.info("%s stays uncalibrated: no calibration does better on held-out validation users", model.key)
     else:
         log.info("%s: calibration %s, fitted on %d validation rows", model.key, found.method, found.fitted_on.rows)
     return found

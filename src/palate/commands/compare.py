@@ -72,7 +72,7 @@ def read_run(place: Path) -> "Run":
     if place.suffix in (".parquet", ".npz"):
         return _read_scores_alone(place)
     if place.suffix != ".json":
-        raise InputError(f"is something else, {WANTED}", place)
+        raise InputError(f"is of an unknown kind, {WANTED}", place)
     return _read_folder(place.parent, place)
 
 

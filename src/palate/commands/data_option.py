@@ -40,7 +40,7 @@ def adopted(config: Config, given: str | None = None) -> Config:
     source = source_of(path)
     if source is None:
         if given is not None and not (path / MANIFEST).is_file():
-            raise InputError(f"holds none of the kinds of data that are read, {EXPECTED}", path)
+            raise InputError(f"holds no data that Palate reads, {EXPECTED}", path)
         return _of_manifest(config)
     named = _named(config, source)
     if source.kind == "tables":

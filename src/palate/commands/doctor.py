@@ -94,7 +94,7 @@ def _features() -> dict[str, str]:
         **preparing,
         "train, score": f"yes, on {device}",
         "bfloat16": "yes: model.dtype auto means bfloat16" if fast else "no: model.dtype auto means float32",
-        "packed prompts": f"{ways}; training takes the first that a probe of the model approves (train.attention)",
+        "packed prompts": f"{ways}; training uses the first that passes a probe of the model (train.attention)",
         "QLoRA (nf4)": "yes" if _version("bitsandbytes") else "no: pip install bitsandbytes",
     }
 
@@ -139,7 +139,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     try:
         import polars as pl
     except ModuleNotFoundError:
-        return {"summary": "not known here, without polars"}
+        return {"summary": "unknown without polars"}
     from palate.prompt.chat import Chat
     from palate.prompt.spec import split_template
     from palate.prompt.tokenizer import load_tokenizer

@@ -62,9 +62,9 @@ def evaluate(
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
         if config.evaluate.ablations:
-            raise InputError("asks a model again, expected no --scores beside it", "--ablations")
+            raise InputError("scores with a model, expected no --scores beside it", "--ablations")
         if config.evaluate.rank_users:
-            raise InputError("asks a model again, expected 0 beside --scores", "evaluate.rank_users")
+            raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
         scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
         known = {model: known_calibration(config, model) for model in scored}
         begin(config, folder)

@@ -171,7 +171,7 @@ def _measure(
 
     baselines, names = example_baselines(known["test"], known.get("train"), known.get("val"))
     if "history-share" not in baselines:
-        log.info("no history baseline: the inputs are not worded as TALLRec's, and say nothing else of likes")
+        log.info("no history baseline: the inputs have no TALLRec wording and no other list of likes")
     named = "user_id" in test.frame.columns
     p = {key: values[rows] for key, values in baselines.items()}
     p |= {key: table["p"].to_numpy().astype(np.float64) for key, table in tables.items()}

@@ -99,7 +99,7 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, expected a folder to write", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
-        raise InputError("is there and is no earlier export, expected a folder that may be replaced", folder)
+        raise InputError("exists and is no earlier export, expected a folder that may be replaced", folder)
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)

@@ -52,7 +52,7 @@ def prices_of(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not equals or not (0 <= value < math.inf):
-            raise InputError(f"{text!r}, expected NAME=PRICE an hour, such as H100=2.50", "--price")
+            raise InputError(f"{text!r}, expected NAME=PRICE per hour, such as H100=2.50", "--price")
         prices[find_device(name, "--price")] = value
     return prices
 

@@ -109,7 +109,7 @@ def outdated(config: Config) -> bool:
         return False
     changed = changed_options(load_prepared(folder).manifest, prepare_options(config))
     if changed:
-        log.info("%s was prepared with %s: looking at the ratings themselves", folder, changed)
+        log.info("%s was prepared with %s: reading the ratings instead", folder, changed)
     return bool(changed)
 
 

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,19 @@ from palate.commands.train import load_scorer, model_key
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.measure.calibration import FILE, load_calibration, sigmoid
+from palate.measure.calibration import FILE, Calibration, load_calibration
 from palate.progress import clock
 from palate.store.artifacts import sha256_file, sha256_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from palate.baselines.retriever import Retriever, RetrieverData
-    from palate.recommend.recommender import Asker, Calibrate, Recommender
+    from palate.recommend.recommender import Asker, Recommender
     from palate.samples import Prepared
     from palate.score.scorer import Scorer
 
-RetrieverName = Literal["item-knn", "popularity"]
-RETRIEVERS: tuple[RetrieverName, ...] = ("item-knn", "popularity")
+Retrieving = Literal["item-knn", "popularity"]
+Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Request:
     top_k: int = 10
     retrieve: int | None = None
     """Candidates of the first stage; None: all items, or those of `candidates`."""
-    retriever: RetrieverName | None = None
+    retriever: Retrieving | None = None
     candidates: Path | None = None
     include_seen: bool = False
     out: Path | None = None
@@ -55,7 +54,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if (self.user is not None) + (self.history is not None) + self.all_users != 1:
-            raise InputError("says for whom, expected one of --user, --history and --all-users", "palate recommend")
+            raise InputError(
+                "names no recipient, expected one of --user, --history and --all-users", "palate recommend"
+            )
         if self.top_k < 1:
             raise InputError(f"{self.top_k}, expected 1 or more", "--top-k")
         if self.retrieve is not None and self.retrieve < self.top_k:
@@ -63,11 +64,16 @@ class Request:
         if self.retrieve is not None and self.candidates is not None:
             raise InputError("names the candidates, expected no --retrieve beside it", "--candidates")
         if self.retriever is not None and self.retrieve is None:
-            raise InputError("says who finds candidates, expected --retrieve N beside it", "--retriever")
+            raise InputError("selects a first stage, expected --retrieve N beside it", "--retriever")
         if self.all_users and (self.out is None or self.out.suffix != ".parquet"):
             raise InputError("writes a file, expected --out FILE.parquet beside it", "--all-users")
         if self.out is not None and not self.all_users:
-            raise InputError("says where --all-users writes, expected it beside it", "--out")
+            raise InputError("is the output of --all-users, expected both", "--out")
+
+    @property
+    def first_stage(self) -> Retrieving | None:
+        """What finds the candidates; None where all, or those of a file, are scored."""
+        return None if self.retrieve is None else self.retriever or "item-knn"
 
 
 def recommend(
@@ -75,64 +81,63 @@ def recommend(
 ) -> None:
     """Print recommendations for one user, or write those for all users.
 
-    Without `adapter` it is the run's own. Raises `InputError` if there is no adapter, unless `base_only` asks for none,
-    for a user that has no ratings, and for files that name what is not there.
+    Without `adapter` it is the run's own. Raises `InputError` if there is no adapter, unless `base_only` is set, for a
+    user without ratings, and for files that name unknown items.
     """
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+    from palate.recommend.batch import kept_recommendations
 
     console.start_logging()
-    adapter = chosen_adapter(config, adapter, base_only)  # what is wrong is told before anything is loaded
+    adapter = chosen_adapter(config, adapter, base_only)  # wrong input is reported before the model is loaded
     config = as_trained(config, adapter)
     data = prepared(config)
     guest, listed = _files(config, request, data)
     asker = None if request.all_users else _asker(request, data, guest)
+    if request.out is not None:
+        kept_recommendations(request.out, {})
     chat = check_scored_with(config)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
-    if request.all_users:
-        _for_all(config, request, data, adapter, listed, as_json)
-    elif asker is not None:
-        _for_one(config, request, data, adapter, listed, asker, guest, as_json)
-
-
-def calibration_of(config: Config, scorer: "Scorer", adapter: Path | None) -> "tuple[Calibrate, str | None]":
-    """P(like) of logits by the calibration that lies beside the adapter, and the hash of its file; else uncalibrated.
-
-    Raises `InputError` if the calibration is of another model, adapter or prompt.
-    """
+    scorer = load_scorer(config, adapter)
+    model = model_key(scorer, config, adapter)
     folder = adapter or config.run_path
-    known = None
+    calibration = None
     if config.score.calibration != "none":
-        source = source_of(config, scorer.chat, model_key(scorer, config, adapter))
-        known = load_calibration(folder, source=source)
-    if known is None:
+        calibration = load_calibration(folder, source=source_of(config, chat, model))
+    if calibration is None:
         log.info("P(like) is not calibrated: %s holds no calibration", folder)
-    p_of = sigmoid if known is None else known.p
-
-    def p(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(p_of(logit.astype(np.float64)), np.float32)
-
-    return p, None if known is None else sha256_file(folder / FILE)
+    recommender = _recommender(config, request, data, scorer, (guest, listed), calibration)
+    if asker is not None:
+        about = {"model": model_name(config), "adapter": None if adapter is None else str(adapter)}
+        _for_one(recommender, request, asker, about, as_json)
+        return
+    key = {
+        "data": {name: data.manifest["outputs"][name] for name in ("ratings.parquet", "items.parquet")},
+        "options": data.manifest["options"],
+        "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
+        **model,
+        "calibration": None if calibration is None else sha256_file(folder / FILE),
+        "candidates": "all" if listed is None else sha256_of(listed.tolist()),
+        "include_seen": request.include_seen,
+        "retriever": request.first_stage,
+        "retrieve": request.retrieve,
+        "top_k": request.top_k,
+    }
+    _for_all(recommender, request, data, key, as_json)
 
 
 def _for_one(
-    config: Config,
-    request: Request,
-    data: "Prepared",
-    adapter: Path | None,
-    listed: NDArray[np.int64] | None,
-    asker: "Asker",
-    guest: "pl.DataFrame | None",
-    as_json: bool,
+    recommender: "Recommender", request: Request, asker: "Asker", about: dict[str, str | None], as_json: bool
 ) -> None:
     """Rank for one asker, and print."""
     from palate.progress import Meter
     from palate.recommend.table import history_line, rich_table
 
-    recommender = _recommender(config, request, data, adapter, listed, guest)
-    _say_if_short(recommender, asker)
+    samples, shown = recommender.prompts.render.samples, recommender.shown(asker)
+    if shown < samples.history_len:
+        told = "%s has %d of the %d ratings that prompts showed in training"
+        log.warning(told, asker.name, shown, samples.history_len)
     item, left_out = recommender.asked(asker)
-    items = data.samples.items.height
     if not item.size:
         place = request.candidates or "palate recommend"
         raise InputError(f"{asker.name} has rated every candidate, expected others or --include-seen", place)
@@ -141,76 +146,52 @@ def _for_one(
         ranked = recommender.rank(asker, item, request.top_k, meter.advance)
     seconds = time.monotonic() - began
     if as_json:
-        scored = {"candidates": int(item.size), "items": items, "left_out_as_seen": left_out, "seconds": seconds}
-        about = {"model": model_name(config), "adapter": adapter and str(adapter), "retriever": _retriever(request)}
-        found = {"for": asker.name, "recommendations": ranked.to_dicts(), "scored": scored | about}
+        scored: dict[str, Any] = {"candidates": item.size, "items": samples.items.height, "left_out_as_seen": left_out}
+        scored |= {"seconds": seconds, **about, "retriever": request.first_stage}
+        found = {"for": asker.name, "recommendations": ranked.to_dicts(), "scored": scored}
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     past = recommender.past(asker)
-    titles = data.samples.items["title"].gather(past.item).to_list()
+    titles = samples.items["title"].gather(past.item).to_list()
+    model = f"{about['model']} {'without an adapter' if about['adapter'] is None else 'with ' + about['adapter']}"
+    how = "" if request.first_stage is None else f", found by {request.first_stage}"
+    seen = f"; {left_out:,} left out as rated before" if left_out else ""
+    count = f"{item.size:,} of {samples.items.height:,} items"
     console.out.print()
-    said = history_line(asker.name, titles, past.rating.tolist(), recommender.shown(asker), console.out.width)
-    console.out.print(said, markup=False, highlight=False)
+    said = history_line(asker.name, titles, past.rating.tolist(), shown, console.out.width)
+    console.out.print(said, highlight=False)
     console.out.print()
     console.out.print(rich_table(ranked, console.out.width))
-    how = f", found by {_retriever(request)}" if request.retrieve is not None else ""
-    seen = f"; {left_out:,} left out as rated before" if left_out else ""
-    model = f"{model_name(config)} {f'with {adapter}' if adapter is not None else 'without an adapter'}"
-    told = f"{model} scored {item.size:,} of {items:,} items{how}, in {clock(seconds)}{seen}"
     console.out.print()
-    console.out.print(told, markup=False, highlight=False, style="dim")
+    console.out.print(f"{model} scored {count}{how}, in {clock(seconds)}{seen}", highlight=False, style="dim")
 
 
 def _for_all(
-    config: Config,
-    request: Request,
-    data: "Prepared",
-    adapter: Path | None,
-    listed: NDArray[np.int64] | None,
-    as_json: bool,
+    recommender: "Recommender", request: Request, data: "Prepared", key: dict[str, Any], as_json: bool
 ) -> None:
     """Rank for all users into a file, and print what it holds."""
     import polars as pl
 
-    from palate.recommend.batch import kept_recommendations, recommend_all
+    from palate.recommend.batch import recommend_all
     from palate.recommend.recommender import Asker
 
     out = request.out
     assert out is not None
-    kept_recommendations(out, {})  # a file that is not ours is told before a model is loaded
-    recommender = _recommender(config, request, data, adapter, listed, None)
-    scorer = recommender.scorer
-    key = {
-        "data": {name: data.manifest["outputs"][name] for name in ("ratings.parquet", "items.parquet")},
-        "options": data.manifest["options"],
-        "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
-        **model_key(scorer, config, adapter),
-        "calibration": calibration_of(config, scorer, adapter)[1],
-        "candidates": "all" if listed is None else sha256_of(listed.tolist()),
-        "include_seen": request.include_seen,
-        "retriever": _retriever(request),
-        "retrieve": request.retrieve,
-        "top_k": request.top_k,
-    }
     runs = data.samples.timeline["user_id"].rle().struct.unnest()
     ends = runs["len"].cast(pl.Int64).cum_sum().to_list()
     users = runs["value"]
-    askers = [
-        Asker(f"user {user}", begin, end)
-        for user, begin, end in zip(users.to_list(), [0, *ends[:-1]], ends, strict=True)
-    ]
+    each = zip(users.to_list(), [0, *ends[:-1]], ends, strict=True)
+    askers = [Asker(f"user {user}", begin, end) for user, begin, end in each]
     found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err)
     count = found["user_id"].n_unique()
     if as_json:
         print(json.dumps({"file": str(out), "users": count, "rows": found.height}, indent=2))
         return
     told = f"{found.height:,} recommendations for {count:,} users in {out}"
-    console.out.print(told, markup=False, highlight=False, soft_wrap=True)
+    console.out.print(told, highlight=False, soft_wrap=True)
 
 
-def _files(
-    config: Config, request: Request, data: "Prepared"
-) -> "tuple[pl.DataFrame | None, NDArray[np.int64] | None]":
+def _files(config: Config, request: Request, data: "Prepared") -> "tuple[pl.DataFrame | None, Longs | None]":
     """The history and the candidates that files name."""
     from palate.recommend.files import read_candidates, read_history
     from palate.recommend.lookup import Lookup
@@ -255,25 +236,26 @@ def _recommender(
     config: Config,
     request: Request,
     data: "Prepared",
-    adapter: Path | None,
-    listed: NDArray[np.int64] | None,
-    guest: "pl.DataFrame | None",
+    scorer: "Scorer",
+    named: "tuple[pl.DataFrame | None, Longs | None]",
+    calibration: Calibration | None,
 ) -> "Recommender":
-    """The model, and what it is to be asked."""
+    """The model and its candidates; `named` are the history and the candidates of files."""
     from palate.baselines.means import Means
-    from palate.baselines.retriever import RetrieverData
+    from palate.baselines.retriever import ItemKNN, Popularity, RetrieverData
     from palate.recommend.recommender import Candidates, Recommender
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_now
     from palate.score.prompt_writer import PromptWriter
 
+    guest, listed = named
     questions = asked_now(data.samples, guest)
     render = renderer(questions.samples, config.prompt)
     known = RetrieverData.of(data.samples)
     candidates = Candidates(listed=listed, include_seen=request.include_seen)
     if request.retrieve is not None:
-        candidates = Candidates(_fitted(request, known), request.retrieve, include_seen=request.include_seen)
-    scorer = load_scorer(config, adapter)
+        kind = Popularity if request.first_stage == "popularity" else ItemKNN
+        candidates = Candidates(kind.fit(known), request.retrieve, include_seen=request.include_seen)
     return Recommender(
         scorer,
         PromptWriter(render, scorer.chat, token_options(config)),
@@ -281,25 +263,6 @@ def _recommender(
         int(questions.target[0]),
         Means.fit(known),
         candidates,
-        calibration_of(config, scorer, adapter)[0],
+        calibration,
         config.evaluate.batch_size,
     )
-
-
-def _fitted(request: Request, known: "RetrieverData") -> "Retriever":
-    """The retriever that is asked for."""
-    from palate.baselines.retriever import ItemKNN, Popularity
-
-    return Popularity.fit(known) if _retriever(request) == "popularity" else ItemKNN.fit(known)
-
-
-def _retriever(request: Request) -> RetrieverName | None:
-    """The retriever that is asked for, None if none is."""
-    return None if request.retrieve is None else request.retriever or RETRIEVERS[0]
-
-
-def _say_if_short(recommender: "Recommender", asker: "Asker") -> None:
-    """Tell of a history that is shorter than those that the model was trained on."""
-    wanted, shown = recommender.prompts.render.samples.history_len, recommender.shown(asker)
-    if shown < wanted:
-        log.warning("%s has %d of the %d ratings that prompts showed in training", asker.name, shown, wanted)

@@ -41,7 +41,7 @@ def run(config: Config) -> None:
     """
     if config.score.server is not None:
         raise InputError(
-            "scores what it serves, and `palate run` what it trains: expected `palate score` or `palate evaluate`",
+            "is another model than the one that `palate run` trains, expected `palate score` or `palate evaluate`",
             "score.server",
         )
     began = time.monotonic()
@@ -63,7 +63,7 @@ def run(config: Config) -> None:
         _headline(number, name)
         reason = ledger.reason(name, made_from, outputs)
         if reason is None:
-            log.info("skipped: done before, and what it was made from is the same")
+            log.info("skipped: finished before, and its inputs are unchanged")
             return
         if reason != "not done yet":
             log.info("again: %s", reason)

@@ -51,7 +51,7 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
         ledger = Ledger(folder)
         reason = processes.first(partial(ledger.reason, "train", made_from, outputs))
         if reason is None:
-            log.info("skipped: trained before, and what it was made from is the same")
+            log.info("skipped: trained before, and its inputs are unchanged")
         else:
             if reason != "not done yet":
                 log.info("again: %s", reason)

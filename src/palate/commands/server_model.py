@@ -25,7 +25,7 @@ def served_name(config: Config, adapter: Path | None) -> str:
 
     Raises `InputError`, with what it does serve, if the config does not say: a guess might score the wrong one.
     """
-    from palate.score.connect import names_at
+    from palate.score.server import names_at
 
     option = "served_base" if adapter is None else "served_model"
     name: str | None = getattr(config.score, option)
@@ -49,8 +49,8 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.models.adapter import check_same_prompt
     from palate.models.probe_prompts import invented
     from palate.prompt.messages import to_generation_messages
-    from palate.score.connect import check_differ, connect
     from palate.score.scorer import Scorer
+    from palate.score.server import check_differ, connect
     from palate.tokens.cut import cut_prompts
 
     chat, asked = chat_of(config), config.score

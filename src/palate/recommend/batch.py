@@ -33,7 +33,7 @@ def kept_recommendations(out: Path, key: Mapping[str, Any]) -> pl.DataFrame | No
     except (OSError, pl.exceptions.PolarsError):
         found = None
     if found is None:
-        raise InputError("is there already and was not written by `palate recommend`, expected another name", out)
+        raise InputError("exists and was not written by `palate recommend`, expected another name", out)
     return pl.read_parquet(out, glob=False) if found == sha256_of(dict(key)) else None
 
 

@@ -39,7 +39,7 @@ def read_history(
     text, columns = _text(path), columns or {}
     start = text.lstrip()[:1]
     if start == "[":
-        raise InputError(f"is a JSON array, expected an object a line, such as {OBJECT}: `jq -c '.[]' FILE`", path)
+        raise InputError(f"is a JSON array, expected one object per line, such as {OBJECT}: `jq -c '.[]' FILE`", path)
     rows = _json_lines(text, path, columns) if start == "{" else _csv(text, path, columns)
     line_of: dict[int, int] = {}
     ratings: list[float] = []
@@ -72,7 +72,7 @@ def read_candidates(path: Path, lookup: Lookup) -> NDArray[np.int64]:
     """
     lines = [(n, line) for n, line in enumerate(_text(path).split("\n"), start=1) if line.strip()]
     if not lines:
-        raise InputError("holds no items, expected an item_id or a title a line", path)
+        raise InputError("holds no items, expected one item_id or title per line", path)
     return np.array(list(dict.fromkeys(lookup.by_either(fold(line), path, n) for n, line in lines)), np.int64)
 
 
@@ -133,7 +133,7 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
             row = Decoder().decode(part)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"is not JSON: {error.msg}; expected an object a line, such as {OBJECT}", path, line
+                f"is not JSON: {error.msg}; expected one object per line, such as {OBJECT}", path, line
             ) from None
         roles = _roles(list(row), columns, path, line) if isinstance(row, dict) else {}
         if not _is_enough(roles):

@@ -1,6 +1,5 @@
 """Recommender: candidates for one who asks, scored by the model and put in order."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +8,13 @@ from numpy.typing import NDArray
 
 from palate.baselines.means import Means
 from palate.baselines.retriever import Past, Retriever
+from palate.measure.calibration import Calibration, sigmoid
 from palate.score.backend import AnswerScores, OnBatch
 from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
 
 Longs = NDArray[np.int64]
 
-Calibrate = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Makes P(like) of logits, (n,) float32 each."""
 CHUNK = 4096
 """Candidates whose prompts are in memory at a time."""
 
@@ -66,7 +64,7 @@ class Recommender:
     first: int
     means: Means
     candidates: Candidates
-    calibrate: Calibrate
+    calibration: Calibration | None
     batch_size: int
 
     def past(self, asker: Asker) -> Past:
@@ -91,6 +89,8 @@ class Recommender:
         """
         scores = self._score(asker, item, on_batch)
         best = np.argsort(-scores.logit, kind="stable")[:top_k]
+        logit = scores.logit[best].astype(np.float64)
+        p = sigmoid(logit) if self.calibration is None else self.calibration.p(logit)
         row = item[best]
         items = self.prompts.render.samples.items
         return pl.DataFrame(
@@ -98,7 +98,7 @@ class Recommender:
                 "rank": np.arange(1, best.size + 1, dtype=np.int32),
                 "item_id": items["item_id"].gather(row),
                 "title": items["title"].gather(row),
-                "p": self.calibrate(scores.logit[best]),
+                "p": p.astype(np.float32),
                 "logit": scores.logit[best],
                 "mass": scores.mass[best],
                 "item_mean": self.means.item_mean[row].astype(np.float32),

@@ -30,7 +30,7 @@ def conversations(
         lines = prompt.history(past, [float(item["rating"]) for item in past])
         texts = [prompt.candidate(item) for item in items]
     except (ValueError, TypeError) as error:
-        raise InputError(f"a value cannot be written as the prompt asks: {error}", "prompt") from None
+        raise InputError(f"a value does not fit the prompt's format: {error}", "prompt") from None
     return [to_generation_messages(prompt.alpaca(lines, text, "", len(past))) for text in texts]
 
 

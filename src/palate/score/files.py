@@ -129,7 +129,7 @@ def read_scores(path: Path) -> Scored:
     except _DAMAGE as error:
         raise InputError(f"is not readable, {expected}", path) from error
     if [*found] == [name for name in COLUMNS if name != "logit"]:
-        raise InputError("has no logits, as earlier versions wrote it: expected it to be scored again", path)
+        raise InputError("has no logits (an earlier version wrote it), expected new scores of `palate score`", path)
     if len(found) < len(COLUMNS):
         raise InputError(f"is not readable, {expected}", path)
     if len(shapes) != 1:

@@ -1,9 +1,11 @@
-"""Answers from an OpenAI-compatible server: vLLM, SGLang, llama.cpp, and what else returns log-probabilities."""
+"""Answers from an OpenAI-compatible server that returns log-probabilities: vLLM, SGLang, llama.cpp and others."""
 
+import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from queue import Empty, SimpleQueue
 
@@ -12,30 +14,32 @@ import numpy as np
 from palate.errors import InputError, WorkError
 from palate.prompt.chat import Chat
 from palate.score.backend import Floats, Ids, OnBatch
-from palate.score.client import Client, RefusedError
-from palate.score.completions import PATH, TOP, NextToken, Token, forced, read, request
+from palate.score.client import KEY_VARIABLE, Client, RefusedError
+from palate.score.completions import PATH, SLACK, TOP, NextToken, Token, forced, read, request
+
+log = logging.getLogger(__name__)
 
 BIASES = (50.0, 100.0)
-"""Added to an answer's logit where it is not among the likeliest tokens; servers take no more than 100."""
+"""Added to an answer's logit where it is not among the likeliest tokens; servers accept 100 at most."""
 Answers = tuple[float, float]
 """log P of yes and no."""
-HEED = 1.0
-"""Seconds after which a wait looks up: Ctrl-C that comes just before a wait would not end it."""
+WAKE = 1.0
+"""Seconds between wake-ups of a wait, in which Python handles a Ctrl-C that came just before the wait."""
 
 
 class PromptRefusedError(InputError):
-    """A prompt that the server will not have."""
+    """The server refuses a prompt."""
 
 
 @dataclass(frozen=True)
 class ServerBackend:
-    """Asks a server for the log-probabilities of the two answers, one request a prompt, several at a time.
+    """Asks a server for the log-probabilities of the two answers, with one request per prompt, several in flight.
 
-    Prompts are sent as token ids (or, where the server takes none, as text that gives the same ids), in the order in
-    which those with a common beginning follow each other, as the server's prefix cache likes it. An answer that is
-    not among the `TOP` likeliest tokens is asked for once more with a bias on its logit; see `completions.forced`.
+    Prompts are sent as token ids (as text with the same ids where the server accepts none), sorted so that prompts
+    with a common beginning follow each other, for the server's prefix cache. An answer outside the `TOP` likeliest
+    tokens costs a second request with a bias on its logit; see `completions.forced`.
 
-    Temperature is 0 and nothing is sampled from: one position's distribution is all that is read.
+    Temperature is 0 and nothing is sampled: the backend reads the distribution of one position.
     """
 
     url: str
@@ -50,26 +54,22 @@ class ServerBackend:
         return self.answers_behind((), prompts, len(prompts), lambda n: None)
 
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
-        """As `answers` for prompts that begin alike (`prefix` may be empty): the gain is the server's prefix cache's.
+        """As `answers` for prompts that begin with `prefix`, which may be empty; the server's cache shares it.
 
-        `on_batch` is told of each prompt; `batch_size` is not looked at, `in_flight` is.
+        `on_batch` is called for each prompt; `in_flight` takes the place of `batch_size`.
         """
         prompts = [[*prefix, *rest] for rest in rests]
         found = np.empty((len(prompts), 2), np.float32)
         order = sorted(range(len(prompts)), key=prompts.__getitem__)
-        with Client(self.url, self.key) as client, ThreadPoolExecutor(self.in_flight) as pool:
-            try:
-                if prefix and order:  # computed once, by the first; else by as many as are in flight
-                    found[order[0]] = self.answer(client, prompts[order[0]])
-                    on_batch(1)
-                tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
-                for task in _as_completed(tasks):
-                    found[tasks[task]] = task.result()
-                    on_batch(1)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                client.close()  # else leaving the pool would wait for answers that nobody wants any more
-                raise
+        # On an error the client closes first: requests in flight end, and those still queued fail at once.
+        with ThreadPoolExecutor(self.in_flight) as pool, closing(Client(self.url, self.key)) as client:
+            if prefix and order:  # the first request computes the prefix, which all in flight would compute otherwise
+                found[order[0]] = self.answer(client, prompts[order[0]])
+                on_batch(1)
+            tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
+            for task in _as_completed(tasks):
+                found[tasks[task]] = task.result()
+                on_batch(1)
         return found
 
     def answer(self, client: Client, prompt: list[int]) -> Answers:
@@ -79,7 +79,7 @@ class ServerBackend:
         return yes, no
 
     def _log_p(self, client: Client, prompt: list[int], plain: NextToken, answer: int) -> float:
-        """log P of one answer: as told, or found with a bias where it was not told."""
+        """log P of one answer, from the reply or else by a bias."""
         token = self._named(answer, plain)
         if token in plain.log_p:
             return plain.log_p[token]
@@ -90,7 +90,7 @@ class ServerBackend:
                 return found
         raise WorkError(
             f"{self.url}: {self.chat.tokenizer.decode([answer])!r} is not among the {len(plain.log_p)} tokens that the "
-            f"server tells of, nor chosen with a logit_bias of {BIASES[-1]:g}: its probability cannot be had"
+            f"server returns, nor chosen with a logit_bias of {BIASES[-1]:g}: its probability is unknown"
         )
 
     def next_token(self, client: Client, prompt: list[int], bias: dict[str, float] | None = None) -> NextToken:
@@ -103,7 +103,7 @@ class ServerBackend:
             raise self._refused(error, len(prompt)) from error
         if found is None:
             raise InputError(
-                f"answers without log-probabilities, asked for those of {TOP} tokens: does {self.model!r} return any?",
+                f"answers without log-probabilities, expected those of {TOP} tokens: does {self.model!r} return any?",
                 self.url,
             )
         if found.prompt_tokens is not None and found.prompt_tokens != len(prompt):
@@ -125,9 +125,22 @@ class ServerBackend:
     def _answers(self) -> tuple[int, int]:
         return self.chat.decision.yes_id, self.chat.decision.no_id
 
-    def _named(self, answer: int, told: NextToken) -> Token:
+    def _named(self, answer: int, reply: NextToken) -> Token:
         """An answer as the server names it."""
-        return answer if told.by_id else self._answer_texts[answer]
+        return answer if reply.by_id else self._answer_texts[answer]
+
+    @cached_property
+    def _answer_texts(self) -> dict[int, str]:
+        """The answers' texts, for a server that returns no ids; raises `InputError` if other tokens share one."""
+        for answer in self._answers:
+            same = self.texts.count(self.texts[answer])
+            if same > 1:
+                raise InputError(
+                    f"names tokens by their text, and {same} tokens read {self.texts[answer]!r}: "
+                    "expected a server that returns token ids (vLLM, llama.cpp)",
+                    self.url,
+                )
+        return {answer: self.texts[answer] for answer in self._answers}
 
     @cached_property
     def texts(self) -> list[str]:
@@ -136,39 +149,114 @@ class ServerBackend:
         found: list[str] = self.chat.backend.decode_batch(ids, skip_special_tokens=False)
         return found
 
-    @cached_property
-    def _answer_texts(self) -> dict[int, str]:
-        """The answers' texts; raises `InputError` if other tokens have the same, for a server that tells no ids."""
-        for answer in self._answers:
-            same = self.texts.count(self.texts[answer])
-            if same > 1:
-                raise InputError(
-                    f"names tokens by their text, and {same} tokens read {self.texts[answer]!r}: "
-                    "expected a server that tells their ids (vLLM, llama.cpp)",
-                    self.url,
-                )
-        return {answer: self.texts[answer] for answer in self._answers}
-
     def _text(self, prompt: list[int]) -> str:
-        """A prompt's text; raises `InputError` if it would not become the same tokens again."""
+        """A prompt's text; raises `InputError` if it encodes to other tokens."""
         backend = self.chat.backend
         text: str = backend.decode(prompt, skip_special_tokens=False)
         if backend.encode(text, add_special_tokens=False).ids != prompt:
             raise InputError(
-                f"takes prompts as text only, and one of {len(prompt)} tokens would become other tokens: "
-                "expected a server that takes token ids (vLLM, SGLang, llama.cpp)",
+                f"accepts prompts as text only, and one of {len(prompt)} tokens would become other tokens: "
+                "expected a server that accepts token ids (vLLM, SGLang, llama.cpp)",
                 self.url,
             )
         return text
 
 
 def _as_completed(tasks: Collection[Future[Answers]]) -> Iterator[Future[Answers]]:
-    """The tasks as they end. The standard library's waits without looking up."""
+    """The tasks as they end; the standard library's function waits without waking up."""
     finished: SimpleQueue[Future[Answers]] = SimpleQueue()
     for task in tasks:
         task.add_done_callback(finished.put)
     left = len(tasks)
     while left:
         with suppress(Empty):
-            yield finished.get(timeout=HEED)
+            yield finished.get(timeout=WAKE)
             left -= 1
+
+
+def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_flight: int = 8) -> ServerBackend:
+    """A backend that was checked on a few prompts; the API key is in `$PALATE_SERVER_KEY`.
+
+    The server must serve `model`, count the probes' tokens as we do, name tokens as our tokenizer does, return
+    log-probabilities, and add a `logit_bias` to logits. Raises `InputError` or `WorkError` with what it does instead.
+    """
+    names = names_at(url)
+    # llama.cpp answers to any name; SGLang's adapters are called `BASE:ADAPTER`.
+    if names is not None and model not in names and model.partition(":")[0] not in names:
+        raise InputError(f"does not serve {model!r}, expected one of: {', '.join(names) or 'nothing'}", url)
+    backend = ServerBackend(url, model, chat, in_flight, key=os.environ.get(KEY_VARIABLE) or None)
+    with closing(Client(url, backend.key)) as client:
+        try:
+            first = backend.next_token(client, list(probes[0]))
+        except PromptRefusedError as refusal:
+            backend = replace(backend, as_text=True)
+            try:
+                first = backend.next_token(client, list(probes[0]))
+            except InputError:
+                raise refusal from None
+            log.info("%s accepts no token ids: prompts are sent as text", url)
+        _check_bias(backend, client, list(probes[0]), first)
+        for probe in probes:
+            _check_tokenizer(backend, backend.next_token(client, list(probe)))
+            backend.answer(client, list(probe))
+    return backend
+
+
+def check_differ(adapted: ServerBackend, base: ServerBackend, probes: Sequence[Ids]) -> None:
+    """Raise `InputError` if two served models answer alike: the server may have failed to load an adapter."""
+    if np.abs(adapted.answers(probes) - base.answers(probes)).max() < 1e-3:
+        raise InputError(
+            f"{adapted.model!r} answers {len(probes)} prompts as {base.model!r} does: is the adapter loaded?",
+            adapted.url,
+        )
+
+
+def names_at(url: str) -> list[str] | None:
+    """The names of the models that a server serves, aliases too; None if it has no such list."""
+    with closing(Client(url, os.environ.get(KEY_VARIABLE) or None, tries=1)) as client:
+        try:
+            found = client.get("/v1/models")["data"]
+            return list(dict.fromkeys(name for each in found for name in (each["id"], *each.get("aliases", ()))))
+        except RefusedError:
+            return None
+        except (LookupError, TypeError) as error:
+            raise InputError(
+                "has a list of models that cannot be read, expected an OpenAI-compatible server", url
+            ) from error
+
+
+def _check_bias(backend: ServerBackend, client: Client, probe: list[int], plain: NextToken) -> None:
+    """Raise `WorkError` if a known probability differs from the one that a bias on the token's logit gives."""
+    listed = sorted(plain.log_p, key=plain.log_p.__getitem__)
+    token = next((each for each in listed if each != plain.chosen), listed[0])
+    answer = token if isinstance(token, int) else backend.texts.index(token) if token in backend.texts else None
+    if answer is None or len(plain.log_p) < 2:
+        return  # `forced` reports a bias that is useless when it needs one
+    pushed = backend.next_token(client, probe, {str(answer): BIASES[0]})
+    found = forced(plain, pushed, token, BIASES[0])
+    if found is not None and abs(found - plain.log_p[token]) > SLACK:
+        raise WorkError(
+            f"{backend.url}: its logit_bias is not added to logits: {found:.2f} was found for {plain.log_p[token]:.2f}"
+        )
+
+
+def _check_tokenizer(backend: ServerBackend, reply: NextToken) -> None:
+    """Raise `InputError` if the server names most tokens differently from our tokenizer."""
+    wrong: list[str] = []
+    if reply.by_id:
+        # Special tokens have no text, half a character has none of its own, and a leading space may be left out.
+        named = {n: text for n, text in reply.texts.items() if text.strip() and "\N{REPLACEMENT CHARACTER}" not in text}
+        count = len(named)
+        for n, text in named.items():
+            ours = backend.texts[n] if n < len(backend.texts) else ""
+            if ours.strip() != text.strip():
+                wrong.append(f"calls token {n} {text!r}, which is {ours!r} to")
+    else:
+        known: set[Token] = set(backend.texts)
+        count = len(reply.log_p)
+        wrong = [f"names a token {token!r}, which is none of" for token in reply.log_p if token not in known]
+    if len(wrong) * 2 > count:
+        raise InputError(
+            f"{wrong[0]} {backend.chat.tokenizer.name_or_path}: expected {backend.model!r} to have the same tokenizer",
+            backend.url,
+        )
