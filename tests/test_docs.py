@@ -1,4 +1,4 @@
-"""The examples of the README and of docs/: Python blocks run as they stand, command lines parse."""
+"""The README, docs/ and the notes of measurements: Python blocks run, command lines parse, links lead somewhere."""
 
 import re
 import shlex
@@ -14,7 +14,13 @@ import palate
 from palate import cli
 
 ROOT = Path(__file__).parents[1]
-TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/results/*.md")),
+]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {name: [body for kind, body in FENCED.findall(text) if kind == "python"] for name, text in TEXTS.items()}
 COMMANDS = {
@@ -58,7 +64,7 @@ def prepare_merged(folder: Path) -> None:
     (merged / "palate.json").write_text('{"decision": {"response_before": "", "yes": {"id": 1}, "no": {"id": 2}}}')
 
 
-PREPARED = {"baselines.md": prepare_data, "external.md": prepare_tables, "export.md": prepare_merged}
+PREPARED = {"docs/baselines.md": prepare_data, "docs/external.md": prepare_tables, "docs/export.md": prepare_merged}
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
@@ -94,7 +100,7 @@ def test_a_command_mentioned_in_a_sentence_has_its_options(
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    rows = re.findall(r"^\| `(\w+)[`(]", TEXTS["python.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)[`(]", TEXTS["docs/python.md"], re.MULTILINE)
     assert sorted(rows) == sorted(palate.PLACES)
     assert all(hasattr(palate, name) for name in palate.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
