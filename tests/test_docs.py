@@ -12,6 +12,7 @@ from tests.tiny import tiny_folder
 
 import palate
 from palate import cli
+from palate.baselines.registry import BASELINES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -105,3 +106,8 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert all(hasattr(palate, name) for name in palate.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         palate.Nothing  # noqa: B018
+
+
+def test_every_baseline_is_documented_under_its_name() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", TEXTS["docs/baselines.md"], re.MULTILINE)
+    assert dict(rows) == BASELINES
