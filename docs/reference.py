@@ -78,7 +78,7 @@ def configuration() -> str:
             key = f"{section}.{name}".strip(".")
             if _is_section(field.annotation):
                 continue
-            meaning = docs.get((model.__name__, name), "").replace("None:", "Unset:")
+            meaning = docs.get((model.__name__, name), "").replace("; None:", "; unset:").replace("None:", "Unset:")
             meaning += f" [More]({MORE[key]})" if key in MORE else ""
             rows.append((f"`{key}`", _default(field.default), meaning))
         summary = " ".join((model.__doc__ or "").split()) if section else "Keys of the whole run."

@@ -85,6 +85,22 @@ def test_python_blocks_run_one_after_the_other(name: str, folder: Path) -> None:
         pytest.skip("; ".join(absent))
 
 
+def test_the_tutorial_runs_from_start_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TEXTS["docs/tutorial.md"]
+    blocks = dict(FENCED.findall(text))
+    smaller = re.sub(r"(samples: )\d+", r"\g<1>48", blocks["yaml"])
+    (folder / "mine.yaml").write_text(f"{smaller}  bootstrap: 50\n")
+    (folder / "me.csv").write_text(blocks["csv"])
+    items = (folder / "data" / "ml-latest-small" / "movies.csv").read_text()
+    for number, title in enumerate(re.findall(r"^(.*),[\d.]+$", blocks["csv"], re.MULTILINE), 1):
+        items = re.sub(f'"Film {number}, The .*?"', title, items)
+    (folder / "movies.csv").write_text(items)
+    shutil.copy(folder / "data" / "ml-latest-small" / "ratings.csv", folder)
+    for line in re.findall(r"^    (palate .*)$", text, re.MULTILINE):
+        assert cli.main(shlex.split(line.replace("=5120", "=96"))[1:]) == 0, capsys.readouterr().err
+    assert (folder / "runs" / "mine" / "report.html").is_file()
+
+
 @pytest.mark.parametrize(("name", "line"), sorted(COMMANDS))
 def test_a_command_line_parses(name: str, line: str) -> None:
     cli._parser().parse_args(shlex.split(line, comments=True)[1:])
@@ -110,6 +126,22 @@ def test_every_public_name_is_there() -> None:
 def test_every_baseline_is_documented_under_its_name() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", TEXTS["docs/baselines.md"], re.MULTILINE)
     assert dict(rows) == BASELINES
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^()\s]+)\)", FENCED.sub("", TEXTS[name]))
+    for link in (link for link in links if "://" not in link):
+        path, _, anchor = link.partition("#")
+        there = (ROOT / name).parent / path if path else ROOT / name
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), link
 
 
 def test_the_generated_reference_is_current() -> None:
