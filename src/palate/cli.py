@@ -281,7 +281,7 @@ def _cache(config: Config, args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="palate", description="Turn a ratings log into an LLM recommender that can be trusted."
+        prog="palate", description="From a ratings log to an LLM recommender that can be trusted."
     )
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -294,11 +294,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
         return sub
 
-    data = "a prepared folder, Alpaca files, or tables with splits (data_dir)"
-    run = add("run", _run, "run prepare, lengths, train, evaluate and report in order; skip finished stages")
+    data = "a prepared folder, Alpaca files of others, or tables with splits (data_dir)"
+    run = add("run", _run, "prepare, lengths, train, evaluate and report, skipping what is done")
 
-    prepare = add("prepare", _prepare, "turn ratings into train.json, eval.json, test_raw.jsonl and a manifest")
-    prepare.add_argument("--history-len", type=int, metavar="N", help="rated items shown in a prompt (15)")
+    prepare = add("prepare", _prepare, "ratings → train.json, eval.json, test_raw.jsonl, manifest.json")
+    prepare.add_argument("--history-len", type=int, metavar="N", help="rated items in a prompt (15)")
     prepare.add_argument("--rating-threshold", type=float, metavar="R", help="a rating of at least this is a Yes (4.0)")
     prepare.add_argument("--val-ratio", type=float, metavar="F", help="share of validation samples (0.05)")
     prepare.add_argument("--test-ratio", type=float, metavar="F", help="share of test samples (0.1)")
@@ -315,15 +315,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--items", metavar="FILE", help="the item table, if it is not beside the ratings")
 
-    lengths = add("lengths", _lengths, "measure token lengths, truncation and the mask; show examples and a plot")
-    lengths.add_argument("--show-examples", type=int, default=0, metavar="N", help="show N examples token by token (0)")
+    lengths = add("lengths", _lengths, "token-length statistics, truncation analysis, examples, plot")
+    lengths.add_argument("--show-examples", type=int, default=0, metavar="N", help="show N examples down to tokens (0)")
     lengths.add_argument(
         "--cutoff-len",
         dest="cutoffs",
         type=int,
         action="append",
         metavar="N",
-        help="cutoff to analyse (the config's); repeat to compare several",
+        help="cutoff to analyse (the config's); once more: another beside it",
     )
     lengths.add_argument(
         "--split",
@@ -331,68 +331,64 @@ def _parser() -> argparse.ArgumentParser:
         dest="split_shown",
         choices=["train", "eval", "val", "test"],
         default="train",
-        help="samples to measure; eval is the part of val in eval.json (train)",
+        help="which samples to measure; eval is the part of val that eval.json holds (train)",
     )
-    lengths.add_argument("--json", action="store_true", help="print JSON")
+    lengths.add_argument("--json", action="store_true", help="print JSON instead of tables")
     lengths.add_argument("--plot", type=Path, metavar="FILE", help="write a histogram (PNG, SVG or PDF)")
 
-    tokenize = add("tokenize", _tokenize, "write the samples as token ids in Arrow files, for any trainer")
+    tokenize = add("tokenize", _tokenize, "the samples as token ids in Arrow files, for any trainer")
     tokenize.add_argument("--cutoff-len", type=int, metavar="N", help="longest sequence (1024)")
     tokenize.add_argument(
-        "--truncation",
-        metavar="HOW",
-        help="left, right, middle cut tokens; history the oldest items; drop; error (left)",
+        "--truncation", metavar="HOW", help="left, right, middle: tokens; history: oldest items; drop; error (left)"
     )
-    tokenize.add_argument(
-        "--train-on", metavar="WHAT", help="labels on the whole response, or the answer alone (response)"
-    )
+    tokenize.add_argument("--train-on", metavar="WHAT", help="labels of the whole response, or of the answer alone")
     tokenize.add_argument(
         "--split",
         dest="splits",
         action="append",
         choices=["train", "val", "test"],
-        help="write this split; repeatable (all)",
+        help="write this split; may be repeated (all)",
     )
     tokenize.add_argument(
         "--portable",
         action="store_true",
-        help="write the folder that train and score read as --data on a machine without ratings and Polars",
+        help="write the folder that train and score need on a machine without ratings and Polars, as their --data",
     )
-    tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    tokenize.add_argument("--json", action="store_true", help="print the manifest as JSON instead of a line")
 
-    plan = add("plan", _plan, "predict tokens, FLOPs, memory and time of a training")
+    plan = add("plan", _plan, "tokens, FLOPs, memory and time of training, before any of it is spent")
     plan.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
     plan.add_argument(
         "--price",
         action="append",
         default=[],
         metavar="NAME=PRICE",
-        help="price of a device per hour, such as H100=2.50; repeatable",
+        help="price of a device an hour, such as H100=2.50; may be repeated",
     )
-    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
-    train = add("train", _train, "fine-tune the base model with LoRA, QLoRA or all weights")
+    train = add("train", _train, "fine-tune the base model with LoRA or QLoRA")
     train.add_argument("--max-samples", type=int, metavar="N", help="train on N samples, drawn with the seed (all)")
     for each in (run, train):
-        each.add_argument("--seeds", type=int, metavar="N", help="train with N seeds and report their spread (1)")
-    train.add_argument("--launch", type=int, metavar="N", help="train in N processes of this machine, one per GPU (1)")
+        each.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell their spread (1)")
+    train.add_argument("--launch", type=int, metavar="N", help="in N processes of this machine, one for each GPU (1)")
     train.add_argument(
         "--accelerate-config",
         type=Path,
         metavar="FILE",
-        help="accelerate config that --launch distributes by, such as configs/accelerate/fsdp2.yaml (DDP)",
+        help="how --launch spreads the work, a file of accelerate's such as configs/accelerate/fsdp2.yaml (DDP)",
     )
     train.add_argument("--data", metavar="PATH", help=data)
 
-    score = add("score", _score, "write P(Yes) of every test sample to a file, for palate evaluate --scores")
+    score = add("score", _score, "P(Yes) of every test sample into a file, for palate evaluate --scores")
     score.add_argument(
-        "--data", metavar="PATH", help="a prepared folder, a portable token folder, or tables with splits"
+        "--data", metavar="PATH", help="the prepared or the portable token folder, or tables with splits"
     )
     score.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
     score.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     score.add_argument("--max-samples", type=int, metavar="N", help="score N test samples, drawn with the seed (all)")
 
-    evaluate = add("evaluate", _evaluate, "score a split; report metrics with intervals beside baselines")
+    evaluate = add("evaluate", _evaluate, "P(Yes) on the test split, metrics with intervals, baselines beside them")
     evaluate.add_argument("--data", metavar="PATH", help=data)
     evaluate.add_argument(
         "--adapter",
@@ -401,7 +397,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="DIR",
-        help="the adapter (the run's own); repeat to compare several and their mean",
+        help="the adapter (the run's own); once more: another beside it, and the mean of all",
     )
     evaluate.add_argument("--base-only", action="store_true", help="score the base model alone, without an adapter")
     evaluate.add_argument(
@@ -411,14 +407,14 @@ def _parser() -> argparse.ArgumentParser:
         "--ablations",
         nargs="+",
         choices=["titles", "shuffle", "empty", "ratings"],
-        help="also score with titles hidden, the history shuffled or emptied, or ratings hidden",
+        help="score again with titles hidden, the history shuffled or emptied, its ratings hidden",
     )
     for each in (score, evaluate):
         each.add_argument(
             "--split",
             dest="evaluated_split",
             choices=["train", "val", "test"],
-            help="samples to score (test); calibration always fits on val",
+            help="the samples to score (test); calibration is fitted on val",
         )
     evaluate.add_argument(
         "--scores",
@@ -426,57 +422,57 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="measure this score file of palate score without loading a model; repeatable",
+        help="measure these scores of palate score; may be repeated, no model is loaded",
     )
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    text = "compare runs: their configs, and their scores on shared rows"
+    text = "runs side by side: what differs, and their scores on the rows that they share"
     compare = add("compare", _compare, text, recipe=False)
     compare.add_argument(
         "runs",
         metavar="RUN",
         type=Path,
         nargs="+",
-        help="folder of a run or an evaluation, its metrics.json, or a score file; two or more",
+        help="a run's or an evaluation's folder, its metrics.json, or a file of scores; two or more",
     )
-    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
-    audit = add("audit", _audit, "audit the data for leaks: order, pairs, labels, ties, the prompt")
+    audit = add("audit", _audit, "what the test could know that it must not: order, pairs, labels, ties, the prompt")
     audit.add_argument("--data", metavar="DIR", help="the prepared folder (data_dir)")
-    audit.add_argument("--split", metavar="HOW", help="split of --ratings: user-time or global-time (user-time)")
-    audit.add_argument("--json", action="store_true", help="print JSON")
+    audit.add_argument("--split", metavar="HOW", help="of --ratings: user-time or global-time (user-time)")
+    audit.add_argument("--json", action="store_true", help="print JSON instead of the table")
     for each in (run, evaluate, audit):
         each.add_argument(
-            "--allow-leaks", action="store_true", default=None, help="continue despite fatal leaks, and report them"
+            "--allow-leaks", action="store_true", default=None, help="go on with what the audit refuses, and report it"
         )
 
-    recommend = add("recommend", _recommend, "recommend the items with the highest P(like), beside mean ratings")
-    recommend.add_argument("--user", metavar="ID", help="recommend to this user, after all their ratings")
+    recommend = add(
+        "recommend", _recommend, "what a user would most likely like, with P(like) and what means think of it"
+    )
+    recommend.add_argument("--user", metavar="ID", help="for this user, after all of their ratings")
     recommend.add_argument(
         "--history",
         type=Path,
         metavar="FILE",
-        help="recommend to the author of these ratings: CSV (title or item_id, rating) or JSON lines, oldest first",
+        help="for whoever rated this, oldest first: CSV with title or item_id, and rating; or the same as JSON lines",
     )
     recommend.add_argument(
-        "--all-users", action="store_true", help="recommend to every user, into --out FILE.parquet; resumable"
+        "--all-users", action="store_true", help="for every user, into the file --out FILE.parquet; can be interrupted"
     )
-    recommend.add_argument("--top-k", type=int, default=10, metavar="K", help="recommendations per user (10)")
+    recommend.add_argument("--top-k", type=int, default=10, metavar="K", help="recommendations a user (10)")
     recommend.add_argument("--retrieve", type=int, metavar="N", help="score N candidates of a first stage (all items)")
     recommend.add_argument(
         "--retriever",
         choices=["item-knn", "popularity"],
-        help="the first stage: items liked by similar users, or by most users (item-knn)",
+        help="the first stage: what users with the same likes liked, or what most users liked (item-knn)",
     )
-    recommend.add_argument(
-        "--candidates", type=Path, metavar="FILE", help="score these items: one item_id or title per line"
-    )
-    recommend.add_argument("--include-seen", action="store_true", help="also recommend rated items")
+    recommend.add_argument("--candidates", type=Path, metavar="FILE", help="score these: an item_id or a title a line")
+    recommend.add_argument("--include-seen", action="store_true", help="recommend what was rated before, too")
     recommend.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
-    recommend.add_argument("--base-only", action="store_true", help="score with the base model alone")
-    recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.add_argument("--base-only", action="store_true", help="ask the base model alone, without an adapter")
+    recommend.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    export = add("export", _export, "merge adapter and base into one plain model, for vLLM, transformers or llama.cpp")
+    export = add("export", _export, "adapter and base as one plain model, for vLLM, transformers or llama.cpp")
     export.add_argument("--merge", action="store_true", help="write a Hugging Face folder: safetensors, tokenizer")
     export.add_argument(
         "--gguf",
@@ -486,28 +482,28 @@ def _parser() -> argparse.ArgumentParser:
         help="write a GGUF file of this type (f16), with llama.cpp's converter",
     )
     export.add_argument("--adapter", type=Path, metavar="DIR", help="the adapter (the run's own)")
-    export.add_argument("--dtype", choices=["bfloat16", "float32"], help="dtype of the merged weights (the base's own)")
+    export.add_argument("--dtype", choices=["bfloat16", "float32"], help="of the merged weights (the base's own)")
     export.add_argument(
         "--converter", type=Path, metavar="FILE", help="convert_hf_to_gguf.py (in $LLAMA_CPP, or on the PATH)"
     )
 
-    doctor = add("doctor", _doctor, "inspect this machine: packages, features, the decision token of each tokenizer")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor = add("doctor", _doctor, "what this machine has, which features that turns on, where the decision lies")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    text = "inspect and prune the cache"
+    text = "what is kept so that nothing is made twice, and how to be rid of it"
     cache = add("cache", _cache, text, recipe=False)
-    cache.add_argument("--prune", action="store_true", help="remove damaged and unfinished entries, or selected ones")
-    cache.add_argument("--older-than", type=float, metavar="DAYS", help="entries last used DAYS ago or earlier")
-    cache.add_argument("--kind", metavar="KIND", help="entries of this kind, such as tables; also limits the list")
-    cache.add_argument("--damaged", action="store_true", help="damaged and unfinished entries")
-    cache.add_argument("--all", dest="everything", action="store_true", help="all entries, and converted models")
-    cache.add_argument("--dry-run", action="store_true", help="show what --prune would remove")
-    cache.add_argument("--verify", action="store_true", help="compare hashes, not only sizes; reads every byte")
-    cache.add_argument("--json", action="store_true", help="print JSON")
+    cache.add_argument("--prune", action="store_true", help="remove what is damaged or unfinished, or what these say:")
+    cache.add_argument("--older-than", type=float, metavar="DAYS", help="… what was last used DAYS ago or earlier")
+    cache.add_argument("--kind", metavar="KIND", help="… what is of this kind, such as tables; lists only that, too")
+    cache.add_argument("--damaged", action="store_true", help="… what is damaged or unfinished")
+    cache.add_argument("--all", dest="everything", action="store_true", help="… everything, converted models too")
+    cache.add_argument("--dry-run", action="store_true", help="say what --prune would remove, and remove nothing")
+    cache.add_argument("--verify", action="store_true", help="compare hashes, not only sizes: reads every byte")
+    cache.add_argument("--json", action="store_true", help="print JSON instead of lines and tables")
     return parser
 
 
-RECIPE = "the recipe: a YAML file, or the folder of a run"
+RECIPE = "the recipe: a YAML file, or the folder of a run that has one"
 
 
 def _common_options() -> argparse.ArgumentParser:
@@ -517,13 +513,11 @@ def _common_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in train.epochs=2"
     )
-    group.add_argument(
-        "--ratings", metavar="PATH|NAME", help="a folder, zip, CSV or Parquet file, or ml-100k, ml-32m, …"
-    )
-    group.add_argument("--tokenizer", metavar="NAME|PATH", help="tokenizer: qwen3, smollm2, a hub id or a folder")
-    group.add_argument("--model", metavar="NAME|PATH", help="smollm2-135m, a hub id, a folder or a GGUF file")
-    group.add_argument("--out", metavar="DIR", help="the folder or file to write")
-    group.add_argument("--seed", type=int, metavar="N", help="seed of every random draw (13)")
+    group.add_argument("--ratings", metavar="PATH|NAME", help="folder, zip, CSV, Parquet, or ml-100k, ml-32m, …")
+    group.add_argument("--tokenizer", metavar="NAME|PATH", help="qwen3, smollm2, a hub id, a folder")
+    group.add_argument("--model", metavar="NAME|PATH", help="smollm2-135m, a hub id, a folder, a GGUF file")
+    group.add_argument("--out", metavar="DIR", help="where this command writes")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of everything that is drawn (13)")
     return common
 
 
