@@ -1,6 +1,7 @@
-"""The examples of the README and of docs/: Python blocks run as they stand, command lines parse."""
+"""The README, docs/ and the notes of measurements: Python blocks run, command lines parse, links lead somewhere."""
 
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -12,9 +13,16 @@ from tests.tiny import tiny_folder
 
 import palate
 from palate import cli
+from palate.baselines.registry import BASELINES
 
 ROOT = Path(__file__).parents[1]
-TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/results/*.md")),
+]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {name: [body for kind, body in FENCED.findall(text) if kind == "python"] for name, text in TEXTS.items()}
 COMMANDS = {
@@ -58,7 +66,7 @@ def prepare_merged(folder: Path) -> None:
     (merged / "palate.json").write_text('{"decision": {"response_before": "", "yes": {"id": 1}, "no": {"id": 2}}}')
 
 
-PREPARED = {"baselines.md": prepare_data, "external.md": prepare_tables, "export.md": prepare_merged}
+PREPARED = {"docs/baselines.md": prepare_data, "docs/external.md": prepare_tables, "docs/export.md": prepare_merged}
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
@@ -77,6 +85,22 @@ def test_python_blocks_run_one_after_the_other(name: str, folder: Path) -> None:
         pytest.skip("; ".join(absent))
 
 
+def test_the_tutorial_runs_from_start_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TEXTS["docs/tutorial.md"]
+    blocks = dict(FENCED.findall(text))
+    smaller = re.sub(r"(samples: )\d+", r"\g<1>48", blocks["yaml"])
+    (folder / "mine.yaml").write_text(f"{smaller}  bootstrap: 50\n")
+    (folder / "me.csv").write_text(blocks["csv"])
+    items = (folder / "data" / "ml-latest-small" / "movies.csv").read_text()
+    for number, title in enumerate(re.findall(r"^(.*),[\d.]+$", blocks["csv"], re.MULTILINE), 1):
+        items = re.sub(f'"Film {number}, The .*?"', title, items)
+    (folder / "movies.csv").write_text(items)
+    shutil.copy(folder / "data" / "ml-latest-small" / "ratings.csv", folder)
+    for line in re.findall(r"^    (palate .*)$", text, re.MULTILINE):
+        assert cli.main(shlex.split(line.replace("=5120", "=96"))[1:]) == 0, capsys.readouterr().err
+    assert (folder / "runs" / "mine" / "report.html").is_file()
+
+
 @pytest.mark.parametrize(("name", "line"), sorted(COMMANDS))
 def test_a_command_line_parses(name: str, line: str) -> None:
     cli._parser().parse_args(shlex.split(line, comments=True)[1:])
@@ -93,9 +117,34 @@ def test_a_command_mentioned_in_a_sentence_has_its_options(
     assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
 
 
-def test_every_public_name_is_there_and_documented() -> None:
-    rows = re.findall(r"^\| `(\w+)[`(]", TEXTS["python.md"], re.MULTILINE)
-    assert sorted(rows) == sorted(palate.PLACES)
+def test_every_public_name_is_there() -> None:
     assert all(hasattr(palate, name) for name in palate.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         palate.Nothing  # noqa: B018
+
+
+def test_every_baseline_is_documented_under_its_name() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", TEXTS["docs/baselines.md"], re.MULTILINE)
+    assert dict(rows) == BASELINES
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^()\s]+)\)", FENCED.sub("", TEXTS[name]))
+    for link in (link for link in links if "://" not in link):
+        path, _, anchor = link.partition("#")
+        there = (ROOT / name).parent / path if path else ROOT / name
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), link
+
+
+def test_the_generated_reference_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "reference.py"))["pages"]()
+    for name, text in made.items():
+        assert TEXTS[f"docs/{name}"] == text, "run: python docs/reference.py"

@@ -38,25 +38,28 @@ class RatingsConfig(Section):
     source: str | None = None
     """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file."""
     items: str | None = None
-    """The item table, where it is not found beside the ratings."""
+    """The item table; None: found beside the ratings."""
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
-    """Names of the columns in tables of your own, where they are not the usual ones."""
+    """Your names of these columns, where they are not the usual ones; `item` and `title` apply to the item table,
+    too."""
     scale: tuple[float, float] | None = None
-    """Lowest and highest rating; None: what the format says (MovieLens: 0.5 to 5, or 1 to 5)."""
+    """Lowest and highest rating; None: the format's own (MovieLens: 0.5 to 5, or 1 to 5)."""
 
 
 class PrepareConfig(Section):
-    """Which ratings become samples, and in which split. Defaults: the guide's."""
+    """Which ratings become samples, and in which split. The defaults are the guide's."""
 
     history_len: int = Field(15, ge=1)
-    """Rated items that the prompt shows, and that a user must have before the first sample."""
+    """Rated items that a prompt shows, and that a user must have before the first sample."""
     rating_threshold: float = 4.0
     """A rating of at least this is a Yes."""
     val_ratio: float = Field(0.05, ge=0, lt=1)
+    """Share of validation samples: of each user's, or of all by time."""
     test_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of test samples, likewise."""
     split: Literal["user-time", "global-time", "given"] = "user-time"
     """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users. `given`: the
-    tables of `ratings.source` bring their splits, and every row of them is a sample."""
+    tables of `ratings.source` bring their splits, and each of their rows is a sample."""
     max_eval: int = Field(150, ge=0)
     """Validation examples in `eval.json`, drawn with the seed."""
 
@@ -73,14 +76,14 @@ class TokensConfig(Section):
     tokenizer: str | None = None
     """`qwen3`, `smollm2`, a hub id or a folder; None: the model's own."""
     cutoff_len: int = Field(1024, ge=8)
-    """Longest sequence."""
+    """Longest sequence in tokens."""
     truncation: Literal["left", "right", "middle", "history", "drop", "error"] = "left"
-    """What a longer one loses: tokens on the `left` (the guide's way), on the `right`, in the `middle`; its oldest
-    `history` items, the rest staying whole (recommended); itself (`drop`); or nothing, being an `error`."""
+    """What a longer sample loses: tokens on the `left` (the guide's way), on the `right` or in the `middle`; its oldest
+    `history` items, the rest staying whole (recommended); itself (`drop`). `error` stops the command."""
     template_date: datetime.date = DATE
-    """What a chat template that writes today's date takes for today."""
+    """Today's date for a chat template that writes it; a template from an export keeps its own."""
     num_proc: int | None = Field(None, ge=1)
-    """Taken for the guide's sake: tokens are composed by one process, and no other is started."""
+    """Accepted for the guide's commands, without effect: one process composes the tokens."""
 
 
 class ModelConfig(Section):
@@ -89,71 +92,93 @@ class ModelConfig(Section):
     base: str = "Qwen/Qwen3-0.6B"
     """`smollm2-135m`, a hub id, a folder or a GGUF file."""
     revision: str | None = None
-    """A hub commit, so that a run can be repeated."""
+    """A hub commit, also for a tokenizer of the same repository; None: the one that the adapter records, or the
+    newest."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the device computes in it at speed, else float32."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4`: QLoRA, the base in 4 bits with double quantization."""
     attn_implementation: str | None = None
-    """Passed to transformers; None: its choice."""
+    """Passed to transformers (`sdpa`, `eager`, `flash_attention_2`); None: its choice."""
 
 
 class LoraConfig(Section):
     """The adapter."""
 
     r: int = Field(16, ge=1)
+    """Rank."""
     alpha: int = Field(32, ge=1)
+    """Scale of the adapter: its output is multiplied by `alpha` / `r`."""
     dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout in front of the adapter."""
     target_modules: str | list[str] = "all-linear"
+    """The layers with an adapter."""
 
 
 class TrainConfig(Section):
-    """How the adapter is trained (transformers' Trainer; the words are its own)."""
+    """How the model is trained; the names are those of transformers' Trainer."""
 
     method: Literal["lora", "full"] = "lora"
-    """An adapter of low rank, or all weights of the layers, each of which then takes about twenty bytes of memory."""
+    """`lora`: an adapter of low rank. `full`: all weights of the layers, at about twenty bytes of memory each."""
     max_samples: int | None = Field(None, ge=1)
     """Train on this many samples, drawn with the seed and stratified by the answer; None: all."""
     draw_by: Literal["prompt", "sample", "user"] = "prompt"
-    """What `max_samples` draws: prompts with all their targets, samples here and there, or all samples of a user."""
+    """The unit that `max_samples` draws: prompts with all their targets, single samples, or all samples of a user."""
     targets_per_prompt: int = Field(1, ge=1)
-    """A user's next samples that are asked for behind one history, which is then computed once for all of them."""
+    """Consecutive samples of a user behind one history, which is computed once for all of them."""
     tokens_per_batch: int | None = Field(None, ge=8)
-    """Most tokens of a forward pass on a device; None: `batch_size` sequences, or a whole prompt."""
+    """Most tokens of a forward pass on a device; a longer prompt is split. None: `batch_size` sequences of the longest
+    length, or a whole prompt."""
     attention: Literal["auto", "segments", "flex", "mask", "padded"] = "auto"
-    """How the targets of a prompt are kept apart; `auto`: the first way that passes a probe before training."""
+    """How the targets of a prompt are kept apart; `auto`: the first implementation that passes a probe before
+    training."""
     train_on: Literal["response", "answer"] = "response"
     """Which tokens carry the loss: the whole response, or the one token that decides."""
     ranking_weight: float = Field(0.0, ge=0)
-    """Weight of a second loss beside the decision's: of liked targets of a prompt that score below disliked ones."""
+    """Weight of a second loss for liked targets that score below disliked ones of the same prompt; needs
+    `targets_per_prompt` above 1."""
     epochs: float = Field(1.0, gt=0)
+    """Passes over the samples."""
     max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps; None: after `epochs`."""
     batch_size: int = Field(8, ge=1)
-    """Samples in a forward pass, if they were as long as the longest: passes are packed without padding."""
+    """Samples in a forward pass, if all were as long as the longest; passes are packed without padding."""
     gradient_accumulation: int = Field(2, ge=1)
-    """An optimizer step has this times `batch_size` samples, on any number of devices."""
+    """An optimizer step has `batch_size` times this many samples, on any number of devices."""
     learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate."""
     scheduler: str = "cosine"
+    """Learning-rate schedule, as transformers names it."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps with a rising learning rate."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of the optimizer."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
     gradient_checkpointing: bool = False
+    """Save memory for a third more compute."""
     optimizer: str = "adamw_torch"
+    """Optimizer, as transformers names it."""
     logging_steps: int = Field(10, ge=1)
+    """Steps between two lines of `training_log.jsonl`; without influence on the result."""
     eval_steps: int | None = Field(None, ge=1)
-    """Loss and AUC on `eval.json` every so many steps; None: at the end only."""
+    """Steps between two evaluations of loss and AUC on `eval.json`; None: at the end only."""
     keep: Literal["last", "best"] = "last"
-    """Which weights become the adapter: the last, or those of the best AUC on `eval.json`."""
+    """Which weights become the adapter: the `last`, or those of the `best` AUC on `eval.json`."""
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better AUC on `eval.json`, and keep the best."""
     save_steps: int = Field(200, ge=1)
+    """Steps between two checkpoints; without influence on the result."""
     save_total_limit: int = Field(2, ge=1)
+    """Checkpoints to keep."""
     seed: int | None = Field(None, ge=0, lt=2**32)
-    """Of first weights, samples drawn, their order, dropout; None: the config's `seed`, which the data always has."""
+    """Seed of first weights, drawn samples, their order and dropout; None: the config's `seed`, which the data always
+    use."""
     seeds: int = Field(1, ge=1)
-    """Train this often, with `seed` and those that follow it, and tell how far the results lie apart."""
+    """Train with this many seeds, from `seed` on, in `seeds/SEED`, and report their spread in `seeds.json`. The first
+    seed's adapter is the run's, and alone is scored."""
     report_to: list[str] = []
-    """`trackio`, `mlflow`, `wandb`, `tensorboard`: as transformers knows them."""
+    """Trackers, as transformers names them: `trackio`, `mlflow`, `wandb`, `tensorboard`."""
     lora: LoraConfig = LoraConfig()
 
     def decisive(self) -> dict[str, Any]:
@@ -194,22 +219,22 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """What scores, and what becomes of its logits."""
+    """What computes scores, and how they are calibrated."""
 
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
-    """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
+    """How P(like) is calibrated; `auto`: the best method on users left out of the fit."""
     stack: bool = False
-    """Show what the logit comes to together with item, user and history statistics, what these reach alone, and what
-    it comes to together with the best baseline."""
+    """Add rows that combine the logit with item, user and history statistics, these statistics alone, and the logit
+    with the best baseline."""
     server: str | None = None
-    """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, in place of a model
-    that is loaded here. Its API key, if it wants one, is taken from `$PALATE_SERVER_KEY`."""
+    """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, instead of a local
+    model. `$PALATE_SERVER_KEY` holds its API key."""
     served_model: str | None = None
-    """What the server calls the base with the adapter: a LoRA module, or a merged model."""
+    """The server's name of the base with the adapter: a LoRA module, or a merged model."""
     served_base: str | None = None
-    """What the server calls the base model."""
+    """The server's name of the base model."""
     in_flight: int = Field(8, ge=1)
-    """Requests that the server has at once."""
+    """Concurrent requests to the server."""
 
     @field_validator("server")
     @classmethod
@@ -223,42 +248,46 @@ class ScoreConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What is scored, and how it is reported."""
+    """Which samples are scored, and what is reported."""
 
     split: Literal["train", "val", "test"] = "test"
-    """Which samples to measure on; calibration and stacking are fitted on `val` whatever it is."""
+    """The samples to measure; calibration and stacking always fit on `val`."""
     max_samples: int | None = Field(None, ge=1)
     """Score this many samples, drawn with the seed; None: all."""
     calibration_samples: int = Field(1000, ge=0)
-    """Validation samples to calibrate and stack on, drawn with the seed; all if there are fewer."""
+    """Validation samples for calibration and stacking, drawn with the seed; all if there are fewer, none if fewer than
+    20."""
     ablations: list[Literal["titles", "shuffle", "empty", "ratings"]] = []
-    """Score the same samples again with less in the prompt: titles hidden, history shuffled or emptied, ratings
-    hidden."""
+    """Also score with less in the prompt: titles hidden, the history shuffled or emptied, ratings hidden."""
     batch_size: int = Field(16, ge=1)
+    """Prompts in a forward pass."""
     zero_shot: bool = True
-    """Score the base model too, as the row to beat."""
+    """Also score the base model, as the row to beat."""
     baselines: Literal["all", "quick"] = "all"
-    """The means that cost nothing alone, or the learned ones too: 15 to 30 s of one core for 100,000 ratings."""
+    """`quick`: the means, which cost nothing. `all`: the learned models, too: 15 to 30 s of one core for 100,000
+    ratings."""
     bootstrap: int = Field(1000, ge=0)
-    """Resamplings of users for the intervals."""
+    """Resamples of users for the intervals."""
     rank_users: int = Field(0, ge=0)
-    """Let the model rank whole catalogues for this many users, drawn with the seed, beside every baseline; 0: only the
-    baselines that are quick to ask rank. Costs `rank_users` times as many prompts as there are items."""
+    """Users, drawn with the seed, for whom the model and every baseline rank the whole catalogue: as many prompts as
+    there are items for each. 0: only the quick baselines rank."""
     candidates: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
-    """What is ranked: all items that a user had not rated, or so many of them at random beside those to be found."""
+    """Ranked items: all that a user had not rated, or this many random ones beside the relevant ones."""
     allow_leaks: bool = False
-    """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
+    """Continue although the leak audit found a fatal leak; metrics and report show it."""
 
 
 class Config(Section):
     """A recipe: everything that a run needs to know."""
 
     name: str = Field("palate", pattern=r"^[\w-][\w.-]*$")
+    """Name of the run, and of its folder `runs/NAME`."""
     data_dir: str | None = None
-    """The prepared data; None: `data` in the run's folder."""
+    """Folder of the prepared data; None: `data` in the run's folder."""
     run_dir: str | None = None
-    """Where the run's results lie; None: `runs/NAME`."""
+    """Folder of the results; None: `runs/NAME`."""
     seed: int = Field(13, ge=0, lt=2**32)
+    """Seed of every random draw; `train.seed` overrides it for training."""
     ratings: RatingsConfig = RatingsConfig()
     prepare: PrepareConfig = PrepareConfig()
     prompt: PromptSpec = PromptSpec()

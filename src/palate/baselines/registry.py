@@ -2,7 +2,7 @@
 
 The quick ones are means that cost nothing: a model that does not beat them has learned nothing. The others take
 seconds to minutes. Each may know what `palate.baselines.statistics` says, is fitted on training samples, and stopped
-early and turned into a probability on validation; docs/baselines.md has their equations and what they reach.
+early and turned into a probability on validation; docs/baselines.md has their equations.
 """
 
 import logging

@@ -52,7 +52,7 @@ class Ragged(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the sequences, beside the tables."""
+    """Options of the sequences: cutoff, truncation and labels."""
 
     cutoff_len: int = 1024
     truncation: Strategy = "left"
