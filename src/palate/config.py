@@ -80,7 +80,7 @@ class TokensConfig(Section):
     template_date: datetime.date = DATE
     """What a chat template that writes today's date takes for today."""
     num_proc: int | None = Field(None, ge=1)
-    """Taken for the guide's sake: tokens are composed by one process, and no other is started."""
+    """Accepted because the guide sets it, and ignored: one process composes tokens."""
 
 
 class ModelConfig(Section):
@@ -141,7 +141,7 @@ class TrainConfig(Section):
     optimizer: str = "adamw_torch"
     logging_steps: int = Field(10, ge=1)
     eval_steps: int | None = Field(None, ge=1)
-    """Loss and AUC on `eval.json` every so many steps; None: at the end only."""
+    """Steps between evaluations of loss and AUC on `eval.json`; None: at the end only."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the adapter: the last, or those of the best AUC on `eval.json`."""
     early_stopping: int | None = Field(None, ge=1)
@@ -151,7 +151,7 @@ class TrainConfig(Section):
     seed: int | None = Field(None, ge=0, lt=2**32)
     """Of first weights, samples drawn, their order, dropout; None: the config's `seed`, which the data always has."""
     seeds: int = Field(1, ge=1)
-    """Train this often, with `seed` and those that follow it, and tell how far the results lie apart."""
+    """Train with this many seeds, from `seed` on, and report the spread of the results."""
     report_to: list[str] = []
     """`trackio`, `mlflow`, `wandb`, `tensorboard`: as transformers knows them."""
     lora: LoraConfig = LoraConfig()
@@ -194,13 +194,13 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """What scores, and what becomes of its logits."""
+    """How samples are scored and calibrated."""
 
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
-    """How P(like) is made to mean what it says; `auto`: whatever does best on users left out of the fit."""
+    """How P(like) is calibrated; `auto`: by the method that does best on held-out users."""
     stack: bool = False
-    """Show what the logit comes to together with item, user and history statistics, what these reach alone, and what
-    it comes to together with the best baseline."""
+    """Report the logit stacked with item, user and history statistics, these statistics alone, and the logit stacked
+    with the best baseline."""
     server: str | None = None
     """An OpenAI-compatible server that returns log-probabilities, such as http://localhost:8000, in place of a model
     that is loaded here. Its API key, if it wants one, is taken from `$PALATE_SERVER_KEY`."""
@@ -209,7 +209,7 @@ class ScoreConfig(Section):
     served_base: str | None = None
     """What the server calls the base model."""
     in_flight: int = Field(8, ge=1)
-    """Requests that the server has at once."""
+    """Concurrent requests."""
 
     @field_validator("server")
     @classmethod
@@ -238,16 +238,16 @@ class EvaluateConfig(Section):
     zero_shot: bool = True
     """Score the base model too, as the row to beat."""
     baselines: Literal["all", "quick"] = "all"
-    """The means that cost nothing alone, or the learned ones too: 15 to 30 s of one core for 100,000 ratings."""
+    """`quick`: those that need no training; `all`: the learned ones too, 15 to 30 s of one core per 100,000 ratings."""
     bootstrap: int = Field(1000, ge=0)
     """Resamplings of users for the intervals."""
     rank_users: int = Field(0, ge=0)
     """Let the model rank whole catalogues for this many users, drawn with the seed, beside every baseline; 0: only the
     baselines that are quick to ask rank. Costs `rank_users` times as many prompts as there are items."""
     candidates: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
-    """What is ranked: all items that a user had not rated, or so many of them at random beside those to be found."""
+    """Items to rank: all that a user had not rated, or this number of random ones beside the relevant items."""
     allow_leaks: bool = False
-    """Go on although the leak audit found what makes the numbers worthless; they are reported with it."""
+    """Continue after a fatal leak, and report it with the results."""
 
 
 class Config(Section):

@@ -248,8 +248,7 @@ def _recommender(
     from palate.baselines.item_knn import ItemKNN
     from palate.baselines.popularity import Popularity
     from palate.baselines.retriever import RetrieverData
-    from palate.recommend.means import Means
-    from palate.recommend.recommender import Candidates, Recommender
+    from palate.recommend.recommender import Candidates, Means, Recommender
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_now
     from palate.score.prompt_writer import PromptWriter

@@ -6,14 +6,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.baselines.retriever import Past, Retriever
+from palate.baselines.retriever import Longs, Past, Retriever, RetrieverData
 from palate.measure.calibration import Calibration, sigmoid
-from palate.recommend.means import Means
 from palate.score.backend import AnswerScores, OnBatch
 from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
 
-Longs = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+WEIGHT = 5.0
+"""Ratings that the mean of all counts for in the mean of one item, and no deviation in that of one user."""
 
 CHUNK = 4096
 """Candidates whose prompts are in memory at a time."""
@@ -48,6 +50,33 @@ class Candidates:
         among = np.arange(items) if self.listed is None else self.listed
         kept = among[~np.isin(among, seen)]
         return kept, among.size - kept.size
+
+
+@dataclass(frozen=True)
+class Means:
+    """Ratings as means predict them, on the scale of the ratings.
+
+        item_mean(j) = (Σ r_j + 5 μ) / (n_j + 5)                          over the ratings that may be known
+        user_item(j) = item_mean(j) + Σ (r_i − item_mean(i)) / (n + 5)    over the n items i of the user's past
+
+    `item_mean` (items,) float64, `item_count` (items,) int64 are by row of the item table.
+    """
+
+    item_mean: Floats
+    item_count: Longs
+
+    @classmethod
+    def fit(cls, known: RetrieverData) -> "Means":
+        """Add up."""
+        count = np.bincount(known.item, minlength=known.items)
+        total = np.bincount(known.item, known.rating, minlength=known.items)
+        overall = known.rating.mean() if known.rating.size else 0.0
+        return cls((total + WEIGHT * overall) / (count + WEIGHT), count)
+
+    def user_item(self, past: Past) -> Floats:
+        """Of every item for one user, (items,) float64; it may leave the scale."""
+        bias = (past.rating - self.item_mean[past.item]).sum() / (past.rating.size + WEIGHT)
+        return np.asarray(self.item_mean + bias)
 
 
 @dataclass(frozen=True)
