@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self, TypeVar
 
 from rich.console import Console
@@ -57,9 +56,7 @@ class Meter:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

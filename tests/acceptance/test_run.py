@@ -9,9 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
-from tests.acceptance.ratings import write_ratings
-from tests.tiny import tiny_folder
+from tests.recipes import recipe_to_run
 
 from palate.baselines.registry import REGISTRY
 from palate.cli import main
@@ -20,26 +18,13 @@ from palate.cli import main
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config beside its ratings and its model."""
-    folder = tmp_path_factory.mktemp("recipe")
-    config = {
-        "name": "tiny",
-        "run_dir": str(folder / "run"),
-        "ratings": {"source": str(write_ratings(folder / "ratings"))},
-        "prepare": {"max_eval": 5, "val_ratio": 0.15},
-        "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
-        "train": {
-            "max_samples": 48,
-            "batch_size": 4,
-            "gradient_accumulation": 1,
-            "save_steps": 4,
-            "lora": {"r": 4, "alpha": 8},
-        },
-        "evaluate": {"bootstrap": 50, "baselines": "quick"},
-        "score": {"calibration": "platt"},  # left to itself, a model that knows nothing may stay as it is
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return recipe_to_run(
+        tmp_path_factory.mktemp("recipe"),
+        prepare={"max_eval": 5, "val_ratio": 0.15},
+        train={"max_samples": 48, "save_steps": 4},
+        evaluate={"bootstrap": 50, "baselines": "quick"},
+        score={"calibration": "platt"},  # `auto` may leave a model that knows nothing uncalibrated
+    )
 
 
 @pytest.fixture(scope="module")

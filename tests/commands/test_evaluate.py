@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
-from tests.acceptance.ratings import write_ratings
-from tests.tiny import random_adapter, tiny_folder, toy_config
+from tests.recipes import recipe_to_evaluate
 
 from palate.cli import main
 from palate.commands.scores import validation_key
@@ -21,21 +19,7 @@ from palate.score.files import read_scores
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config with prepared data, and two adapters that were never trained."""
-    folder = tmp_path_factory.mktemp("home")
-    base = tiny_folder(folder / "model")
-    config = {
-        **toy_config(base).model_dump(include={"name", "prompt", "model", "tokens"}),
-        "run_dir": str(folder / "run"),
-        "ratings": {"source": str(write_ratings(folder / "ratings", users=12, each=20))},
-        "prepare": {"history_len": 3, "val_ratio": 0.3, "test_ratio": 0.2},
-        "evaluate": {"bootstrap": 20, "zero_shot": False, "baselines": "quick"},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    from palate.config import load_config
-
-    for name, scale in (("adapter", 0.1), ("second", 0.2)):
-        random_adapter(load_config(folder / "config.yaml"), folder / "run" / name, scale)
-    return folder
+    return recipe_to_evaluate(tmp_path_factory.mktemp("home"), adapter=0.1, second=0.2)
 
 
 def evaluate(home: Path, out: Path, *words: str | Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
-from tests.acceptance.ratings import write_ratings
-from tests.tiny import random_adapter, tiny_folder, toy_config
+from tests.recipes import recipe_to_evaluate
 
 from palate.baselines.retriever import ItemKNN, Past
 from palate.baselines.statistics import BaselineData
@@ -26,17 +24,7 @@ from palate.score.scorer import Scorer
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config with an adapter that was never trained."""
-    folder = tmp_path_factory.mktemp("ranked")
-    base = tiny_folder(folder / "model")
-    config = {
-        **toy_config(base).model_dump(include={"name", "prompt", "model", "tokens"}),
-        "run_dir": str(folder / "run"),
-        "ratings": {"source": str(write_ratings(folder / "ratings", users=12, each=20))},
-        "prepare": {"history_len": 3, "val_ratio": 0.3, "test_ratio": 0.2},
-        "evaluate": {"bootstrap": 20, "zero_shot": False, "baselines": "quick"},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    random_adapter(load_config(folder / "config.yaml"), folder / "run" / "adapter", 0.1)
+    folder = recipe_to_evaluate(tmp_path_factory.mktemp("ranked"), adapter=0.1)
     prepare(load_config(folder / "config.yaml"))
     return folder
 

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors.torch import load_file
-from tests.acceptance.ratings import write_ratings
-from tests.tiny import tiny_folder
+from tests.recipes import recipe_to_run
 
 from palate.cli import main
 from palate.commands.seeds import seeds_of, spread
@@ -20,26 +18,12 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    config = {
-        "name": "tiny",
-        "run_dir": str(folder / "run"),
-        "ratings": {"source": str(write_ratings(folder / "ratings"))},
-        "prepare": {"max_eval": 12, "val_ratio": 0.1},
-        "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
-        "train": {
-            "max_samples": 16,
-            "batch_size": 4,
-            "gradient_accumulation": 1,
-            "save_steps": 2,
-            "logging_steps": 1,
-            "lora": {"r": 4, "alpha": 8},
-        },
-        "evaluate": {"bootstrap": 20, "max_samples": 20},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return recipe_to_run(
+        tmp_path_factory.mktemp("recipe"),
+        prepare={"max_eval": 12, "val_ratio": 0.1},
+        train={"max_samples": 16, "save_steps": 2, "logging_steps": 1},
+        evaluate={"bootstrap": 20, "max_samples": 20},
+    )
 
 
 def test_seeds_are_trained_beside_each_other_and_their_spread_is_told(

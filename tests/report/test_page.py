@@ -203,7 +203,7 @@ def test_an_evaluation_of_one_class_or_of_no_rows_still_makes_a_page(rows: list[
     samples = film_samples()
     scores = {"fine-tuned": pl.DataFrame({"row": range(len(samples.of("test"))), "p": 0.5})}
     found = evaluate(
-        replace(samples, label=samples.label | True),
+        replace(samples, threshold=0.5),
         scores,
         baselines="quick",
         rows=rows,

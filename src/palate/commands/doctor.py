@@ -1,4 +1,4 @@
-"""What this machine has, which features that turns on, and what each tokenizer makes of the prompt."""
+"""Doctor: this machine, the features that it supports, and the decision token of each tokenizer."""
 
 import json
 import os
@@ -17,20 +17,10 @@ from palate.errors import InputError
 from palate.store.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
 
 TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
-"""Of each kind of first and last character one, to see which titles' edges can be cut at."""
+"""One title for each kind of first and last character, to test at which edges prompts can be cut."""
 PACKAGES = (
-    "polars",
-    "numpy",
-    "transformers",
-    "datasets",
-    "torch",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "scikit-learn",
-    "lightgbm",
-    "scikit-surprise",
-    "implicit",
+    *("polars", "numpy", "transformers", "datasets", "torch", "peft", "accelerate", "bitsandbytes"),
+    *("scikit-learn", "lightgbm", "scikit-surprise", "implicit"),
 )
 
 

@@ -7,13 +7,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.means import Means
-from palate.baselines.retriever import Past, Retriever
+from palate.baselines.retriever import Longs, Past, Retriever
 from palate.measure.calibration import Calibration, sigmoid
 from palate.score.backend import AnswerScores, OnBatch
 from palate.score.prompt_writer import PromptWriter
 from palate.score.scorer import Scorer
 
-Longs = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+WEIGHT = 5.0
+"""Ratings that the mean of all counts for in the mean of one item, and no deviation in that of one user."""
 
 CHUNK = 4096
 """Candidates whose prompts are in memory at a time."""
