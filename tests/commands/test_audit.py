@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 from tests.acceptance.ratings import write_ratings
 
 from palate.cli import main
@@ -62,7 +63,7 @@ def test_the_audit_of_a_clean_log_ends_well_and_writes_nothing(
     assert "pair-on-both-sides" in shown
     assert "nothing fatal" in shown
     assert main(["audit", "--ratings", str(clean), "--split", "global-time", "--json"]) == 0
-    found = Audit.from_dict(json.loads(capsys.readouterr().out))
+    found = TypeAdapter(Audit).validate_python(json.loads(capsys.readouterr().out))
     assert found.split == "global-time"
     assert found.finding("training-after-test").severity == "clean"
     assert sorted(tmp_path.rglob("*")) == before
@@ -73,7 +74,7 @@ def test_the_audit_of_a_log_that_leaks_prints_what_it_found_and_ends_with_2(
 ) -> None:
     assert main(["audit", "--ratings", str(leaking), "--json"]) == 2
     output = capsys.readouterr()
-    assert [f.check for f in Audit.from_dict(json.loads(output.out)).fatal] == ["pair-on-both-sides"]
+    assert [f.check for f in TypeAdapter(Audit).validate_python(json.loads(output.out)).fatal] == ["pair-on-both-sides"]
     assert output.err.count("\n") == 1
     assert main(["audit", "--ratings", str(leaking), "--allow-leaks"]) == 0
 
@@ -113,7 +114,7 @@ def test_a_leak_that_is_allowed_is_in_the_metrics_and_in_the_report(
 
     assert main([*command, "--set", "evaluate.allow_leaks=true"]) == 0
     assert "leak allowed: pair-on-both-sides" in capsys.readouterr().err
-    found = Audit.from_dict(json.loads((out / "metrics.json").read_text())["leaks"])
+    found = TypeAdapter(Audit).validate_python(json.loads((out / "metrics.json").read_text())["leaks"])
     assert [f.check for f in found.fatal] == ["pair-on-both-sides"]
     assert found.finding("future").severity == "stated"
     report = (out / "report.html").read_text()

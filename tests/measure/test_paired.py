@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from palate.errors import InputError
 from palate.measure.bootstrap import bootstrap
@@ -153,7 +154,7 @@ def test_one_class_has_no_difference_of_auc_and_no_resamples_no_interval() -> No
 def test_a_comparison_survives_json() -> None:
     y, users, known = rows()
     found = compare(y, users, {"a": probability(known), "b": probability(-known)}, resamples=20)
-    assert Comparison.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    assert TypeAdapter(Comparison).validate_python(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
 
 
 def frame(rows: list[int], p: float, **columns: list[object]) -> pl.DataFrame:

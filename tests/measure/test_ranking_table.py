@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from tests.films import film_samples
 
 from palate.errors import InputError
@@ -73,7 +74,7 @@ def test_sampled_figures_say_so_wherever_they_stand(table: RankingTable) -> None
 
 
 def test_it_survives_json(table: RankingTable) -> None:
-    assert RankingTable.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False))) == table
+    assert TypeAdapter(RankingTable).validate_python(json.loads(json.dumps(table.to_dict(), allow_nan=False))) == table
 
 
 def test_no_resamples_give_no_intervals() -> None:
@@ -94,7 +95,7 @@ def test_nobody_to_rank_gives_a_table_without_figures() -> None:
     found = ranking_table({"a": rank(sets, constant), "b": rank(sets, noise)}, baselines=["a"], resamples=20)
     assert found.users == 0
     assert set(found.entry("a").metrics.values()) == {None}
-    assert RankingTable.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert TypeAdapter(RankingTable).validate_python(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_any_two_rankings_are_compared_as_the_table_compares_them(table: RankingTable) -> None:

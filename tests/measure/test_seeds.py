@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval
@@ -114,7 +115,7 @@ def test_spreads_of_earlier_versions_still_load() -> None:
     for metrics in stored["seeds"].values():
         for field in ("pair_auc", "slope", "intercept", "ece_floor"):
             del metrics[field]
-    gap = OverSeeds.from_dict(json.loads(json.dumps(stored))).differences["auc"]
+    gap = TypeAdapter(OverSeeds).validate_python(json.loads(json.dumps(stored))).differences["auc"]
     assert gap is not None
     assert gap.detectable is None
 
@@ -137,4 +138,4 @@ def test_one_seed_is_refused() -> None:
 def test_seeds_survive_json() -> None:
     y, users, scores = rows()
     found = over_seeds(y, users, scores, name="m", against=("b", scores["13"]), resamples=20)
-    assert OverSeeds.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    assert TypeAdapter(OverSeeds).validate_python(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import TypeAdapter
 from sklearn.metrics import log_loss, roc_auc_score
 from tests.films import film_samples
 
@@ -198,7 +199,7 @@ def test_items_without_genres_or_years_are_not_sliced_by_them() -> None:
 
 
 def test_slices_survive_json(slices: Slices) -> None:
-    assert Slices.from_dict(json.loads(json.dumps(slices.to_dict(), allow_nan=False))) == slices
+    assert TypeAdapter(Slices).validate_python(json.loads(json.dumps(slices.to_dict(), allow_nan=False))) == slices
 
 
 def test_a_model_without_scores_is_refused() -> None:

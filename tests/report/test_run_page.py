@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import TypeAdapter
 from tests.browser import Seen, browse, needs_browser
 from tests.evidence import evaluation, whole, with_labels
 from tests.films import film_samples
@@ -102,7 +103,7 @@ def test_files_of_earlier_versions_still_make_a_page() -> None:
         kept = json.loads(json.dumps(table.to_dict()))
         for each in kept["entries"]:
             del each["lists"]
-        rankings.append(RankingTable.from_dict(kept))
+        rankings.append(TypeAdapter(RankingTable).validate_python(kept))
     page = render_report(replace(inputs, evaluation=Evaluation.from_dict(stored), rankings=rankings))
     assert [i for i in re.findall(r'<section[^>]* id="(\w+)"', page) if i in SECTIONS] == SECTIONS
     assert "from noise alone" not in page

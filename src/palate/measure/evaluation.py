@@ -1,11 +1,12 @@
 """Evaluation: what was measured of models and baselines on the same rows, as dataclasses that JSON can hold."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from palate.measure.bootstrap import Interval
 from palate.measure.curves import HistogramBin, ReliabilityBin
@@ -100,24 +101,8 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave, whatever else is beside it; `KeyError` or `TypeError` where something is missing."""
-        entries = [
-            Entry(
-                **{f.name: e[f.name] for f in fields(Entry) if f.name in e}
-                | {
-                    "metrics": Metrics(**e["metrics"]),
-                    "intervals": {name: _interval(i) for name, i in e["intervals"].items()},
-                    "mass": Mass(**e["mass"]) if e["mass"] else None,
-                    "reliability": [ReliabilityBin(**b) for b in e["reliability"]],
-                    "roc": [(x, y) for x, y in e["roc"]],
-                    "histogram": [HistogramBin(**b) for b in e["histogram"]],
-                }
-            )
-            for e in value["entries"]
-        ]
-        differences = [Difference(**d | {"interval": _interval(d["interval"])}) for d in value["differences"]]
-        told = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**told | {"entries": entries, "differences": differences})
+        """What `to_dict` gave, whatever else is beside it; pydantic's `ValidationError` where something is missing."""
+        return TypeAdapter(cls).validate_python(value)
 
 
 def mass_of(frame: pl.DataFrame) -> Mass | None:
@@ -126,7 +111,3 @@ def mass_of(frame: pl.DataFrame) -> Mass | None:
         return None
     mass = frame["mass"].drop_nulls().to_numpy()
     return Mass(float(mass.mean()), float(np.percentile(mass, 5)))
-
-
-def _interval(value: Mapping[str, float] | None) -> Interval | None:
-    return None if value is None else Interval(**value)

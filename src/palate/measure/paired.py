@@ -12,7 +12,7 @@ intervals too narrow here; and it knows the AUC only.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, groupby
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -68,11 +68,6 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(**dict(value) | {"pairs": [paired_from(pair) for pair in value["pairs"]]})
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +193,3 @@ def adjusted(pairs: Sequence[Paired]) -> list[Paired]:
         for group in groups
         for pair, p in zip(group, holm([pair.p for pair in group]), strict=True)
     ]
-
-
-def paired_from(value: Mapping[str, Any]) -> Paired:
-    """What `asdict` gave."""
-    return Paired(**dict(value) | {"interval": interval_from(value["interval"])})
-
-
-def interval_from(value: Mapping[str, float] | None) -> Interval | None:
-    """What `asdict` gave."""
-    return None if value is None else Interval(**value)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.measure.bootstrap import BLOCK, Interval, Replicates, interval, user_counts
 from palate.measure.candidates import CandidateSets
-from palate.measure.paired import Paired, adjusted, interval_from, paired, paired_from
+from palate.measure.paired import Paired, adjusted, paired
 from palate.measure.ranking import Ranked
 
 
@@ -72,16 +72,6 @@ class RankingTable:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types, and `candidates` in words."""
         return asdict(self) | {"candidates": self.candidates}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        entries = [
-            RankingEntry(**e | {"intervals": {name: interval_from(i) for name, i in e["intervals"].items()}})
-            for e in value["entries"]
-        ]
-        told = {name: known for name, known in value.items() if name != "candidates"}
-        return cls(**told | {"entries": entries, "differences": [paired_from(d) for d in value["differences"]]})
 
 
 def ranking_table(

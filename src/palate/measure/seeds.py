@@ -13,7 +13,7 @@ and not to others is in both parts, so the interval is rather too wide than too 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, Replicates, bootstrap, interval
 from palate.measure.metrics import Metrics, Users, measure
-from palate.measure.paired import METRICS, interval_from
+from palate.measure.paired import METRICS
 from palate.samples.queries import Labels, Scores
 
 MARK = "@"
@@ -79,18 +79,6 @@ class OverSeeds:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(
-            **dict(value)
-            | {
-                "seeds": {seed: Metrics(**metrics) for seed, metrics in value["seeds"].items()},
-                "spread": {name: _spread_from(s) for name, s in value["spread"].items()},
-                "differences": {name: _spread_from(s) for name, s in value["differences"].items()},
-            }
-        )
 
 
 def over_seeds(
@@ -162,7 +150,3 @@ def _spread(values: NDArray[np.float64], means: Replicates | None, student: NDAr
         None if means is None or not len(means) else spread_interval(values, means, student),
         len(values),
     )
-
-
-def _spread_from(value: Mapping[str, Any] | None) -> Spread | None:
-    return None if value is None else Spread(**dict(value) | {"interval": interval_from(value["interval"])})

@@ -8,7 +8,7 @@ picked by the noise that it is then compared on.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.metrics import CLIP, Users, measure
-from palate.measure.paired import Paired, interval_from, paired, paired_from
+from palate.measure.paired import Paired, paired
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
@@ -114,18 +114,6 @@ class Slices:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON's own types."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        return cls(
-            **dict(value)
-            | {
-                "slices": [_slice_from(part) for part in value["slices"]],
-                "wins": [SliceRow(**example) for example in value["wins"]],
-                "losses": [SliceRow(**example) for example in value["losses"]],
-            }
-        )
 
 
 def measure_slices(
@@ -323,11 +311,3 @@ def _best_of_users(gain: NDArray[np.float64], users: Users) -> NDArray[np.int64]
     first = np.sort(np.unique(users[order], return_index=True)[1])
     best = order[first][:EXAMPLES]
     return best[gain[best] > 0]
-
-
-def _slice_from(value: Mapping[str, Any]) -> Slice:
-    metrics = {
-        key: {name: Measured(m["value"], interval_from(m["interval"])) for name, m in own.items()}
-        for key, own in value["metrics"].items()
-    }
-    return Slice(**dict(value) | {"metrics": metrics, "differences": [paired_from(d) for d in value["differences"]]})

@@ -1,8 +1,7 @@
 """Findings: what each check of the audit found, how much of it, and where to look."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from palate.measure.figures import percent
 from palate.measure.leaks.clustered import Auc
@@ -83,19 +82,6 @@ class Audit:
                 value["example"]["times"] = list(finding.example.times)
             findings.append(value)
         return {"split": self.split, "findings": findings}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; `KeyError` or `TypeError` for anything else."""
-        findings = []
-        for each in value["findings"]:
-            each = {name: inner for name, inner in each.items() if name != "share"}
-            if (example := each["example"]) is not None:
-                each["example"] = FindingRow(**{**example, "times": tuple(example["times"])})
-            if each["auc"] is not None:
-                each["auc"] = Auc(**each["auc"])
-            findings.append(Finding(**each))
-        return cls(value["split"], tuple(findings))
 
 
 def share(count: int, of: int) -> str:
