@@ -10,6 +10,11 @@ def visible(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]", lambda found: repr(found[0])[1:-1], text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class PalateError(Exception):
     """An error that is told to the user in one line, without a traceback."""
 

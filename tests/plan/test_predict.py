@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.plan.test_simulate import described
+from tests.plan.test_formulas import described
 
 from palate.commands.plan import prices_of
 from palate.config import Config

@@ -39,9 +39,8 @@ def test_samples_that_share_nothing_cost_the_same_either_way(lengths: list[int],
 
     assert work.tokens() == work.tokens(shared=False) == sum(lengths)
     assert work.pairs() == work.pairs(shared=False)
-    assert sum(lengths) <= work.padded_tokens(batch, 0) <= max(lengths) * len(lengths)
-    assert work.padded_tokens(1, 0) == sum(lengths)
-    assert work.padded_pairs(1, 0) == work.pairs()
+    assert sum(lengths) <= work.padded(batch, 0)[0] <= max(lengths) * len(lengths)
+    assert work.padded(1, 0) == (sum(lengths), work.pairs())
 
 
 def test_groups_that_do_not_hold_the_samples_are_refused() -> None:

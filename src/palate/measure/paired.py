@@ -196,13 +196,3 @@ def adjusted(pairs: Sequence[Paired]) -> list[Paired]:
         for group in groups
         for pair, p in zip(group, holm([pair.p for pair in group]), strict=True)
     ]
-
-
-def paired_from(value: Mapping[str, Any]) -> Paired:
-    """What `asdict` gave."""
-    return Paired(**dict(value) | {"interval": interval_from(value["interval"])})
-
-
-def interval_from(value: Mapping[str, float] | None) -> Interval | None:
-    """What `asdict` gave."""
-    return None if value is None else Interval(**value)

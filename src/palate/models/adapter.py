@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from palate import __version__
 from palate.config import Config, ModelConfig
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, WorkError, first_line
 from palate.models.load import base_name, quantization_of, quiet, weights_fingerprint
 from palate.models.method import detach
 from palate.prompt.chat import Chat
@@ -54,7 +54,7 @@ def save_adapter(
         try:
             model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
         except SafetensorError as error:  # a full disk
-            raise WorkError(f"{folder}: cannot be written: {_first_line(error)}") from error
+            raise WorkError(f"{folder}: cannot be written: {first_line(error)}") from error
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
@@ -249,7 +249,7 @@ def _tokenizer_in(file: Path) -> Any:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # it raises no other class
-        raise InputError(f"is no tokenizer: {_first_line(error)}", file) from error
+        raise InputError(f"is no tokenizer: {first_line(error)}", file) from error
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
@@ -277,7 +277,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         try:
             settings = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # of whatever kind its values lead to
-            raise InputError(f"is not a PEFT config: {_first_line(error)}", adapter / SETTINGS) from error
+            raise InputError(f"is not a PEFT config: {first_line(error)}", adapter / SETTINGS) from error
         trained_on = str(settings.base_model_name_or_path)
         try:
             # In the model's own number format, as training computed with it: PEFT's default is float32, and every layer
@@ -287,7 +287,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             raise
         except Exception as error:
             raise InputError(
-                f"was trained on {trained_on} and does not fit {model.name_or_path}: {_first_line(error)}", adapter
+                f"was trained on {trained_on} and does not fit {model.name_or_path}: {first_line(error)}", adapter
             ) from error
     try:
         copies = _copies_of_base(peft, tensors)
@@ -311,7 +311,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise InputError(f"is broken or cut off: {_first_line(error)}", path) from error
+        raise InputError(f"is broken or cut off: {first_line(error)}", path) from error
 
 
 def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,7 +405,3 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
     if not change > 0:  # not a number counts as no effect
         raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
     log.info("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palate.config import Config, ModelConfig
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, WorkError, first_line
 from palate.prompt.template import DATE
 from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
 from palate.store.artifacts import sha256_of
@@ -250,19 +250,41 @@ def files_at_hand(config: ModelConfig) -> None:
     _source(locate(config.base), config.revision)
 
 
-def stored_dtype(config: ModelConfig) -> Any:
-    """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
-    import torch
+def load_config(config: ModelConfig) -> Any:
+    """The transformers config of a base model: of a folder, a GGUF file, or a repository of the hub.
+
+    Raises `InputError` for a name that resolves to nothing and a folder without a readable `config.json`; `WorkError`
+    for a model of the hub that is neither cached nor to be reached.
+    """
     from transformers import AutoConfig
 
     location = locate(config.base)
-    source, revision = _source(location, config.revision)
-    local_only = location.path is None and hub_is_out_of_reach()
+    options: dict[str, Any] = {}
+    if location.path is None:
+        source = str(location.hub_id)
+        options = {"revision": config.revision, "local_files_only": hub_is_out_of_reach()}
+    elif location.path.suffix == ".gguf":
+        source, options = str(location.path.parent), {"gguf_file": location.path.name}
+    else:
+        source = _source(location, None)[0]
     try:
-        settings = AutoConfig.from_pretrained(source, revision=revision, local_files_only=local_only)
-    except (OSError, ValueError) as error:
-        raise InputError(f"no model config can be read: {str(error).strip().splitlines()[0]}", config.base) from error
-    return settings.get_text_config().dtype or torch.float32
+        with quiet(stderr=True):
+            return AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        place = location.path or source
+        if options.get("local_files_only"):
+            raise WorkError(f"{place}: {UNREACHABLE}; a folder with its config.json serves as well") from error
+        raise InputError(f"no model config can be read: {first_line(error)}", place) from error
+
+
+def stored_dtype(config: ModelConfig) -> Any:
+    """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
+    import torch
+
+    path = locate(config.base).path
+    if path is not None and path.suffix == ".gguf":
+        return torch.float32  # as it is converted
+    return load_config(config).get_text_config().dtype or torch.float32
 
 
 def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path, on: Any) -> Any:
@@ -291,8 +313,7 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if unreachable:
             raise WorkError(f"{place}: {UNREACHABLE}") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"no model can be loaded: {reason}", place) from error
+        raise InputError(f"no model can be loaded: {first_line(error)}", place) from error
 
 
 def converted(gguf: Path) -> Path:
@@ -327,8 +348,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             tokenizer = tokenizer_at(Location(gguf))
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"no model can be loaded: {reason}", gguf) from error
+        raise InputError(f"no model can be loaded: {first_line(error)}", gguf) from error
     # The weights are plain float32 by now, but the model still calls itself quantized and refuses training.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

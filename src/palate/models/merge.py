@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from palate.errors import WorkError
+from palate.errors import WorkError, first_line
 from palate.models.load import quiet
 from palate.models.method import detach
 
@@ -35,11 +35,11 @@ def write_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
         for weights in folder.glob("*.safetensors"):
             weights.chmod((folder / "config.json").stat().st_mode)
     except SafetensorError as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(first_line(error)) from error
     except Exception as error:
         if "(os error " not in str(error):
             raise
-        raise OSError(_first_line(error)) from error  # tokenizers has no class for it
+        raise OSError(first_line(error)) from error  # tokenizers has no class for it
 
 
 def read_model(folder: Path, gguf: str | None = None) -> Any:
@@ -59,14 +59,10 @@ def read_model(folder: Path, gguf: str | None = None) -> Any:
                 str(folder), dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise WorkError(f"{place.name}: was written and cannot be read back: {_first_line(error)}") from error
+        raise WorkError(f"{place.name}: was written and cannot be read back: {first_line(error)}") from error
     for state in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[state]:
             first = sorted(map(str, report[state]))[0]
             kind = state.removesuffix("_keys")
             raise WorkError(f"{place.name}: was written with {len(report[state])} {kind} weights (first: {first})")
     return model.eval()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

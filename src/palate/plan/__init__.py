@@ -8,7 +8,6 @@ from palate.plan.devices import DEVICES, Device, find_device
 from palate.plan.memory import Memory
 from palate.plan.predict import Estimate, Plan, StepCounts, predict
 from palate.plan.shape import ModelShape, load_shape
-from palate.plan.simulate import Pass
 from palate.plan.workload import Workload
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "Estimate",
     "Memory",
     "ModelShape",
-    "Pass",
     "Plan",
     "StepCounts",
     "Workload",

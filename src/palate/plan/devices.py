@@ -9,7 +9,8 @@ from typing import Any
 
 from palate.config import Config
 from palate.errors import InputError
-from palate.plan.simulate import adapted, materialize, simulate
+from palate.plan.flops import flops
+from palate.plan.shape import adapted, shape_of
 
 THIS = "this machine"
 UTILIZATION = 0.35
@@ -98,12 +99,13 @@ def this_machine(model_config: Any, config: Config, tokens: int, seconds: float 
     dtype = best_dtype(config.model.dtype, on)
     name = str(dtype).removeprefix("torch.")
     peak = product_speed(dtype, on, seconds / 3)
-    reached = _layers_speed(model_config, config, name, on, tokens, peak, seconds)
+    utilization = _layers_speed(model_config, config, on, tokens, peak, seconds) / peak
+    speeds = {"float32": peak, name: peak}
     if on.type == "cuda":
         memory = float(torch.cuda.get_device_properties(on).total_memory)
-        return Device(THIS, {"float32": peak, name: peak}, memory, None, reached / peak)
+        return Device(THIS, speeds, memory, None, utilization)
     memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 0.0
-    return Device(THIS, {"float32": peak, name: peak}, memory, None, reached / peak, resident(), gpu=False)
+    return Device(THIS, speeds, memory, None, utilization, resident(), gpu=False)
 
 
 def resident() -> float:
@@ -124,20 +126,28 @@ def product_speed(dtype: Any, on: Any, seconds: float) -> float:
     return 2 * n**3 / _time(lambda: a @ a, on, seconds)
 
 
-def _layers_speed(
-    model_config: Any, config: Config, dtype: str, on: Any, tokens: int, peak: float, seconds: float
-) -> float:
+def _layers_speed(model_config: Any, config: Config, on: Any, tokens: int, peak: float, seconds: float) -> float:
     """FLOP/s of two layers, forward and backward."""
     import torch
+
+    from palate.models.load import best_dtype
+    from palate.models.method import held_in
 
     small = type(model_config)(**(model_config.to_dict() | {"vocab_size": 256}))
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(small, name, None)
-    probe = simulate(small, config, dtype, rows=1, length=64, labelled=1, depth=2, on_gpu=False)
-    afford = int(peak * seconds / 4 / (sum(probe.flops.values()) / probe.tokens))
+    text = small.get_text_config()
+    text.num_hidden_layers = 2
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:2]
+    dtype = str(best_dtype(config.model.dtype, on)).removeprefix("torch.")
+    shape = shape_of(small, config)
+    afford = int(peak * seconds / 4 / sum(flops(shape, config, 1, 0, 0)[1].values()))
     length = max(64, min(tokens, afford, 1024))
-    model = adapted(small, config, dtype, 2)
-    materialize(model, on)
+    model = adapted(small, config, held_in(config.train, dtype)).to_empty(device=on)
+    if config.train.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     some = torch.randn(2**16, device=on) / 50
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -150,8 +160,7 @@ def _layers_speed(
         logits.float().sum().backward()
 
     taken = _time(step, on, seconds)
-    done = simulate(small, config, dtype, rows=1, length=length, labelled=1, depth=2, on_gpu=False)
-    return sum(done.flops.values()) / taken
+    return sum(flops(shape, config, length, length**2, 1)[1].values()) / taken
 
 
 def _time(work: Any, on: Any, seconds: float) -> float:

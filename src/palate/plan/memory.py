@@ -1,79 +1,122 @@
-"""Memory: what is held when most is held, by part."""
+"""Memory: bytes by part at the moment when most is held, and the bytes that a pass moves."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from palate.config import Config
 from palate.models.method import held_in
 from palate.plan.shape import ModelShape
-from palate.plan.simulate import MEMORY, Pass
 
 BYTES = {"float32": 4, "bfloat16": 2}
 FRAMEWORK = 1.0e9
 """Bytes of CUDA's context, its libraries' workspaces and the allocator's gaps: an allowance, not measured."""
-PARTS = ("base weights", "adapter", "gradients", "optimizer", *MEMORY, "framework")
+PASS = ("activations", "logits", "working")
+"""The parts that a pass needs: kept for the backward pass, of the vocabulary's width, and short-lived."""
+PARTS = ("base weights", "adapter", "gradients", "optimizer", *PASS, "framework")
+ADAPTER = 4
+"""Bytes of a trained weight, of its gradient and of a state: PEFT trains in float32, over a base in 4 bits too."""
 
-# Bytes of state a weight, as multiples of the weight's own bytes ("own") or absolute ("fixed"): torch keeps states in
-# the weight's dtype, bitsandbytes in float32 or in 8 bits with a float32 scale for every 256 of them.
+# Bytes of state a weight; bitsandbytes holds states in 8 bits with a float32 scale for every 256 of them.
 _8BIT = 1 + 4 / 256
-OWN = {
-    **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"), 2.0),
-    **dict.fromkeys(("adagrad", "rmsprop"), 1.0),
+STATES = {
+    **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "paged_adamw_32bit"), 8.0),
+    **dict.fromkeys(("adagrad", "rmsprop", "lion_32bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4.0),
     "sgd": 0.0,
-}
-FIXED = {
     **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), 2 * _8BIT),
     **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), _8BIT),
-    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4.0),
-    "paged_adamw_32bit": 8.0,
 }
 SMALL = 4096
 """Weights below which bitsandbytes keeps a tensor's states in 32 bits."""
+
+
+class Batch(NamedTuple):
+    """What one pass goes through: `rows` sequences of `length` tokens, `labelled` tokens in all."""
+
+    rows: int
+    length: int
+    labelled: int
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes at the moment when most is held, on one device; by `PARTS`."""
 
-    parts: Mapping[str, float]
+    parts: dict[str, float]
     kept: float
     """What the forward pass leaves for the backward pass."""
     tokens: int
     """Tokens of the largest forward pass."""
-    labelled: int
-    """Labelled tokens of the same."""
+    fixed: float
+    """Bytes that do not depend on how much is passed at once."""
 
     @property
     def total(self) -> float:
         """Bytes of all parts."""
         return sum(self.parts.values())
 
-    @property
-    def fixed(self) -> float:
-        """Bytes that do not depend on how much is passed at once."""
-        return self.total - sum(self.parts[name] for name in MEMORY)
 
+def memory_of(
+    shape: ModelShape, config: Config, dtype: str, batch: Batch, *, framework: float = FRAMEWORK, on_gpu: bool = True
+) -> Memory:
+    """Weights, gradients and optimizer with the pass of `batch`.
 
-def memory_of(shape: ModelShape, config: Config, dtype: str, largest: Pass, framework: float = FRAMEWORK) -> Memory:
-    """Put weights, gradients, optimizer and the largest pass together."""
-    nf4 = config.model.quantization == "nf4"
-    # PEFT holds LoRA weights in float32 (`autocast_adapter_dtype`); for a base in 4 bits TRL makes them bfloat16.
-    each = 2 if nf4 else 4
-    working = largest.memory["working"]
-    if nf4:  # a layer's weights are expanded to compute with them, then dropped
-        working += BYTES[dtype] * max(shape.linear.values(), default=0)
+    `on_gpu` decides what dropout keeps: a byte an element, or on a CPU a number.
+    """
+    tokens, size, held = batch.rows * batch.length, BYTES[dtype], held_in(config.train, dtype)
+    layers = kept_in_layers(shape, config, dtype, batch, on_gpu=on_gpu)
+    checkpointing = config.train.gradient_checkpointing
+    # The first layer's input and the last norm's; with checkpointing every layer's.
+    kept = float(tokens) * shape.hidden * (4 + (BYTES[held] * shape.layers if checkpointing else 0))
+    wide = float(batch.labelled * shape.vocabulary)
+    logits, working = 16 * wide, 0.0  # projected, as float32, normalized, and their gradients; float32 each
+    copies = 2.0 * shape.adapter_weights if size == 2 else 0.0  # of trained weights, by autocast
+    if checkpointing:
+        # Of what the MLP's last layer reads: gradients, and with LoRA beside it casts of both to float32 and back.
+        gradient = 12 if size == 2 and shape.last.adapted else 6
+        # Autocast's copies live until the forward pass ends; going backward, one layer is computed again.
+        again = (layers + copies) / shape.layers + gradient * shape.last.inputs * tokens
+        if copies + 8 * wide > max(again + 4 * wide, logits):
+            working, logits = copies, 8 * wide
+        elif again + 4 * wide > logits:
+            working, logits = again, 4 * wide
+    else:
+        kept += layers + copies
+    # A layer's weights in 4 bits are expanded to compute with them, then dropped.
+    expanded = size * max(shape.frozen, default=0) if config.model.quantization == "nf4" else 0
     parts = {
-        "base weights": base_bytes(shape, held_in(config.train, dtype), config.model.quantization),
-        "adapter": each * shape.adapter_weights,
-        "gradients": each * shape.adapter_weights,
-        "optimizer": optimizer_bytes(config.train.optimizer, shape, each),
-        "activations": largest.memory["activations"],
-        "logits": largest.memory["logits"],
-        "working": working,
+        "base weights": base_bytes(shape, held, config.model.quantization),
+        "adapter": ADAPTER * shape.adapter_weights,
+        "gradients": ADAPTER * shape.adapter_weights,
+        "optimizer": optimizer_bytes(config.train.optimizer, shape),
+        "activations": kept,
+        "logits": logits,
+        "working": working + expanded,
         "framework": framework,
     }
-    return Memory(parts, largest.kept, largest.tokens, largest.labelled)
+    fixed = sum(bytes for part, bytes in parts.items() if part not in PASS) + copies + expanded
+    return Memory(parts, kept, tokens, fixed)
+
+
+def kept_in_layers(shape: ModelShape, config: Config, dtype: str, batch: Batch, *, on_gpu: bool) -> float:
+    """Bytes that autograd saves in all layers: inputs of trained weights, norms, attention and the gated product."""
+    tokens, size, full = batch.rows * batch.length, BYTES[dtype], config.train.method == "full"
+    dropout = 0 if full or not config.train.lora.dropout else 1 if on_gpu else size
+    # Of a norm the input in float32, and its output where its scale is trained.
+    each = sum(shape.norms) * (4 + (size if full else 0))
+    learning = [linear for linear in shape.linears if linear.adapted or linear.trained]
+    if size == 4 and not dropout:  # layers that read the same tensor save it once, and attention has saved its result
+        inputs = {(linear.block, linear.inputs): linear.inputs for linear in learning}
+        each += 4 * (sum(inputs.values()) - (shape.queries * shape.layers if learning else 0))
+    else:
+        each += (size + dropout) * sum(linear.inputs for linear in learning)
+    each += size * config.train.lora.r * sum(linear.adapted for linear in shape.linears)
+    attention = size * (2 * shape.queries + 2 * shape.keys) + 4 * shape.heads
+    each += shape.layers * (attention + size * shape.product)
+    kept = float(each * tokens)
+    if config.model.attn_implementation == "eager":  # the scores' softmax in float32, and in bfloat16
+        kept += shape.layers * shape.heads * batch.rows * batch.length**2 * (4 if size == 4 else 6)
+    return kept
 
 
 def base_bytes(shape: ModelShape, dtype: str, quantization: str) -> float:
@@ -85,22 +128,35 @@ def base_bytes(shape: ModelShape, dtype: str, quantization: str) -> float:
     """
     if quantization != "nf4":
         return shape.weights * BYTES[dtype]
-    small = sum(
-        -(-n // 2) + -(-n // 64) + 4 * (-(-n // (64 * 256))) + 4 * (16 + 256 + 1) for n in shape.linear.values()
-    )
-    return small + (shape.weights - sum(shape.linear.values())) * BYTES[dtype]
+    small = sum(-(-n // 2) + -(-n // 64) + 4 * (-(-n // (64 * 256))) + 4 * (16 + 256 + 1) for n in shape.frozen)
+    return small + (shape.weights - sum(shape.frozen)) * BYTES[dtype]
 
 
-def optimizer_bytes(name: str, shape: ModelShape, each: int) -> float:
-    """Bytes of the optimizer's states, for weights of `each` bytes; an unknown one is taken for AdamW."""
+def optimizer_bytes(name: str, shape: ModelShape) -> float:
+    """Bytes of the optimizer's states; an unknown one is taken for AdamW."""
     if name == "adafactor":  # one mean a row and one a column
-        return each * sum(sum(s) if len(s) > 1 else prod(s) for s in shape.adapter)
-    if name not in FIXED:
-        return OWN.get(name, OWN["adamw"]) * each * shape.adapter_weights
-    in_32bit = 8.0 if "adam" in name else 4.0
-    return sum(prod(s) * (FIXED[name] if prod(s) >= SMALL else in_32bit) for s in shape.adapter)
+        return ADAPTER * sum(sum(s) if len(s) > 1 else prod(s) for s in shape.adapter)
+    each = STATES.get(name, STATES["adamw"])
+    wide = 8.0 if "adam" in name else 4.0
+    small = wide if 0 < each < wide else each
+    return sum(prod(s) * (each if prod(s) >= SMALL else small) for s in shape.adapter)
 
 
 def is_known(name: str) -> bool:
     """Whether the optimizer's states are known."""
-    return name in OWN or name in FIXED or name == "adafactor"
+    return name in STATES or name == "adafactor"
+
+
+def weights_moved(shape: ModelShape, config: Config, dtype: str) -> float:
+    """Bytes of weights that a pass forward and backward reads; of those in 4 bits also what expanding them writes."""
+    times = 3 if config.train.gradient_checkpointing else 2
+    expanded = 2 * BYTES[dtype] * sum(shape.frozen) if config.model.quantization == "nf4" else 0
+    return times * (base_bytes(shape, dtype, config.model.quantization) + expanded)
+
+
+def activations_moved(shape: ModelShape, config: Config, dtype: str, batch: Batch) -> float:
+    """Bytes of activations that a pass writes and reads.
+
+    What is kept is written and read, read again, and a gradient of its size written; checkpointing repeats two of them.
+    """
+    return kept_in_layers(shape, config, dtype, batch, on_gpu=True) * (6 if config.train.gradient_checkpointing else 4)

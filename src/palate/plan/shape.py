@@ -1,15 +1,29 @@
-"""ModelShape: what a model is without its weights, from `config.json` alone."""
+"""ModelShape: a model without its weights, from `config.json` alone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from palate.config import Config
-from palate.errors import InputError, WorkError
-from palate.models.load import quiet
-from palate.plan.simulate import EXTRAPOLATED, adapted
-from palate.store.hub import UNREACHABLE, hub_is_out_of_reach, locate
+from palate.errors import InputError, first_line
+from palate.models.load import load_config, quiet
+from palate.models.method import attach
+
+ROUTED = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Keys of a config of a mixture of experts: what it computes depends on the tokens."""
+
+
+class Linear(NamedTuple):
+    """One linear layer, the vocabulary head apart."""
+
+    block: str
+    """The module that holds it: layers of one block and of equal `inputs` read the same tensor."""
+    inputs: int
+    outputs: int
+    adapted: bool
+    """Whether LoRA is beside it."""
+    trained: bool
+    """Whether its own weights are trained."""
 
 
 @dataclass(frozen=True)
@@ -21,79 +35,101 @@ class ModelShape:
     """The transformers config."""
     weights: int
     """Of the base model, tied ones once."""
-    linear: Mapping[str, int] = field(repr=False)
-    """Weights of each linear layer that quantization stores in 4 bits, by name: all but the vocabulary head."""
     adapter: tuple[tuple[int, ...], ...] = field(repr=False)
-    """The shapes of the LoRA weights."""
+    """The shapes of the trained weights."""
+    linears: tuple[Linear, ...] = field(repr=False)
+    norms: tuple[int, ...] = field(repr=False)
+    """Of each norm, how many numbers it reads for a token."""
     vocabulary: int
     layers: int
-    alike: bool
-    """Whether all layers are alike, so that two and three of them tell what all take."""
+    hidden: int
+    heads: int
+    queries: int
+    """Width of a layer's queries, all heads together."""
+    keys: int
+    """Width of its keys, and of its values."""
 
     @property
     def adapter_weights(self) -> int:
         """Weights that are trained."""
         return sum(map(prod, self.adapter))
 
+    @property
+    def frozen(self) -> list[int]:
+        """Weights of each linear layer that is not trained, which NF4 stores in 4 bits."""
+        return [each.inputs * each.outputs for each in self.linears if not each.trained]
+
+    @property
+    def last(self) -> Linear:
+        """The layer with the widest input, the last of an MLP."""
+        return max(self.linears, key=lambda each: each.inputs)
+
+    @property
+    def product(self) -> int:
+        """Width of a token's tensors that the MLP of a layer saves: gate, its activation and what it multiplies."""
+        out = sum(each.outputs for each in self.linears if each.block == self.last.block and each is not self.last)
+        return out + (self.last.inputs if out > self.last.inputs else 0)
+
 
 def load_shape(config: Config) -> ModelShape:
     """The shape of the config's base model with the config's adapter; no weights are read.
 
-    Raises `InputError` for a name that resolves to nothing, a folder without a readable `config.json`, and target
-    modules that the model lacks; `WorkError` for a model of the hub that is neither cached nor to be reached.
+    Raises `InputError` for a model that `load_config` cannot read, an architecture that no formula of ours counts, and
+    target modules that the model lacks; `WorkError` for a model of the hub that is neither cached nor to be reached.
     """
-    model_config = _model_config(config)
-    model = adapted(model_config, config, "float32")
-    base, trained, linear = 0, [], {}
+    return shape_of(load_config(config.model), config)
+
+
+def shape_of(model_config: Any, config: Config) -> ModelShape:
+    """The shape of the model that the transformers config describes; raises as `load_shape` does."""
+    text = model_config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads or any(getattr(text, name, None) for name in ROUTED):
+        reason = "has no attention heads" if not heads else "computes with other weights for other tokens"
+        raise InputError(f"{model_config.model_type} {reason}, so it cannot be planned", config.model.base)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    queries, keys = heads * width, (getattr(text, "num_key_value_heads", None) or heads) * width
+    model = adapted(model_config, config)
     head = model.get_output_embeddings()
-    for weight in model.parameters():
-        if weight.requires_grad:
-            trained.append(tuple(weight.shape))
-        else:
-            base += weight.numel()
+    linears, norms = [], []
     for name, module in model.named_modules():
-        if type(module).__name__ == "Linear" and module is not head and not module.weight.requires_grad:
-            inner = name.endswith(".base_layer")
-            if inner or not hasattr(module, "base_layer"):
-                linear[name] = module.weight.numel()
-    layers = int(model_config.get_text_config().num_hidden_layers)
-    alike = layers > max(EXTRAPOLATED) and _count(model_config, config, layers) == (base, sum(map(prod, trained)))
+        kind = type(module).__name__
+        if any(part in name for part in (".lora_", ".original_module", ".ln_tuning_layers")) or module is head:
+            continue
+        if kind in ("Linear", "Conv1D") and not hasattr(module, "base_layer"):
+            inputs, outputs = module.weight.shape[:: -1 if kind == "Linear" else 1]
+            block = name.removesuffix(".base_layer").removesuffix(".modules_to_save.default").rpartition(".")[0]
+            linears.append(Linear(block, inputs, outputs, name.endswith(".base_layer"), module.weight.requires_grad))
+        elif kind.endswith("Norm") and getattr(module, "weight", None) is not None:
+            norms.append(queries if "q_norm" in name else keys if "k_norm" in name else text.hidden_size)
     return ModelShape(
-        config.model.base, model_config, base, linear, tuple(trained), int(head.weight.shape[0]), layers, alike
+        name=config.model.base,
+        config=model_config,
+        weights=sum(w.numel() for w in model.parameters() if not w.requires_grad),
+        adapter=tuple(tuple(w.shape) for w in model.parameters() if w.requires_grad),
+        linears=tuple(linears),
+        norms=tuple(norms),
+        vocabulary=int(head.weight.shape[0]),
+        layers=int(text.num_hidden_layers),
+        hidden=int(text.hidden_size),
+        heads=int(heads),
+        queries=int(queries),
+        keys=int(keys),
     )
 
 
-def _count(model_config: Any, config: Config, layers: int) -> tuple[int, int] | None:
-    """Base and adapter weights as they would be if all layers were alike; None if their kinds differ."""
-    if len(set(getattr(model_config.get_text_config(), "layer_types", None) or [0])) > 1:
-        return None
-    few, more = (adapted(model_config, config, "float32", n) for n in EXTRAPOLATED)
-    counts = []
-    for trained in (False, True):
-        a, b = (sum(w.numel() for w in model.parameters() if w.requires_grad is trained) for model in (few, more))
-        counts.append(a + (layers - EXTRAPOLATED[0]) * (b - a))
-    return counts[0], counts[1]
+def adapted(model_config: Any, config: Config, dtype: str = "float32") -> Any:
+    """The model with its adapter on the meta device, its base in `dtype`.
 
+    Raises `InputError` for an architecture that is not a causal language model and target modules that it lacks.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
 
-def _model_config(config: Config) -> Any:
-    """The transformers config of the base model: of a folder, a GGUF file, or a repository of the hub."""
-    from transformers import AutoConfig
-
-    location = locate(config.model.base)
-    place = location.path or str(location.hub_id)
-    options: dict[str, Any] = {}
-    if location.path is None:
-        options = {"revision": config.model.revision, "local_files_only": hub_is_out_of_reach()}
-    elif location.path.suffix == ".gguf":
-        options = {"gguf_file": location.path.name}
-    elif not (location.path / "config.json").is_file():
-        raise InputError("holds no config.json, expected a model folder", location.path)
-    source = place if not options or location.path is None else location.path.parent
-    try:
-        with quiet(stderr=True):
-            return AutoConfig.from_pretrained(str(source), **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if options.get("local_files_only"):
-            raise WorkError(f"{place}: {UNREACHABLE}; a folder with its config.json serves as well") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"no model config can be read: {reason}", place) from error
+    attention = {"attn_implementation": "eager"} if config.model.attn_implementation == "eager" else {}
+    with quiet(), torch.device("meta"):
+        try:
+            base = AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, dtype), **attention)
+        except (ValueError, KeyError, ImportError, AttributeError) as error:
+            raise InputError(f"no model can be made of its config: {first_line(error)}", config.model.base) from error
+        return attach(base.train(), config.train)

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.plan.devices import MARGIN, OPERATION, UTILIZATION
-from palate.plan.memory import FRAMEWORK, PARTS, Memory, is_known
+from palate.plan.flops import FLOPS
+from palate.plan.memory import FRAMEWORK, PARTS, is_known
 from palate.plan.predict import Estimate, Plan
-from palate.plan.simulate import FLOPS
 from palate.progress import clock
 
 MEANING = {
@@ -35,21 +35,9 @@ def plan_tables(plan: Plan, source: str) -> RenderableType:
     """Everything, for 80 columns and more."""
     shape, lora = plan.shape, plan.config.train.lora
     what = "all layers" if plan.config.train.method == "full" else f"LoRA r = {lora.r}"
-    about = Text.assemble(
-        (f"{shape.name}", "bold"),
-        f"  {_si(shape.weights)} weights, {shape.layers} layers; {what}: {_si(shape.adapter_weights)} trained",
-    )
-    return Group(
-        about,
-        Text(),
-        *_tokens(plan, source),
-        Text(),
-        *_flops(plan),
-        Text(),
-        *_memory(plan),
-        Text(),
-        *_devices(plan),
-    )
+    about = f"  {_si(shape.weights)} weights, {shape.layers} layers; {what}: {_si(shape.adapter_weights)} trained"
+    parts = ([Text.assemble((shape.name, "bold"), about)], _tokens(plan, source), _flops(plan), _memory(plan))
+    return Group(*(line for part in parts for line in (*part, Text())), *_devices(plan))
 
 
 def as_json(plan: Plan, source: str) -> dict[str, Any]:
@@ -71,7 +59,7 @@ def as_json(plan: Plan, source: str) -> dict[str, Any]:
             "labelled": work.labelled,
             "forward": work.tokens(),
             "forward_without_sharing": work.tokens(shared=False),
-            "padded": work.padded_tokens(plan.config.train.batch_size, plan.config.seed),
+            "padded": work.padded(plan.config.train.batch_size, plan.config.seed)[0],
             "longest_sequence": work.longest_sequence,
             "attention_pairs": work.pairs(),
             "attention_pairs_without_sharing": work.pairs(shared=False),
@@ -93,13 +81,12 @@ def as_json(plan: Plan, source: str) -> dict[str, Any]:
             "without_sharing": compute.separate,
             "padded_with_full_head": compute.usual,
         },
-        "memory": {dtype: _memory_json(plan.memory(dtype)) for dtype in dtypes},
+        "memory": {
+            dtype: {name: round(size) for name, size in (memory.parts | {"total": memory.total}).items()}
+            for dtype, memory in ((dtype, plan.memory(dtype)) for dtype in dtypes)
+        },
         "devices": [_estimate_json(estimate) for estimate in plan.estimates],
     }
-
-
-def _memory_json(memory: Memory) -> dict[str, Any]:
-    return {**{part: round(memory.parts[part]) for part in PARTS}, "total": round(memory.total)}
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
@@ -140,7 +127,7 @@ def _tokens(plan: Plan, source: str) -> list[RenderableType]:
     row("forward tokens", forward, ratio=True)
     if work.size.size < work.samples:
         row("… without sharing", work.tokens(shared=False), ratio=True)
-    row("… padded, each sample whole", work.padded_tokens(train.batch_size, plan.config.seed), ratio=True)
+    row("… padded, each sample whole", work.padded(train.batch_size, plan.config.seed)[0], ratio=True)
     text = (
         f"{times.steps:,} steps of {times.step_samples} samples in {times.micro_batches:.3g} "
         f"{'pass' if times.micro_batches == 1 else 'passes'} of at most {times.pass_tokens:,} tokens, "
@@ -180,7 +167,7 @@ def _memory(plan: Plan) -> list[RenderableType]:
         meaning |= {"base weights": "as they were, float32", "adapter": "the layers as trained, float32"}
         meaning["gradients"] = "of the layers"
     else:
-        meaning["adapter"] += f" in {'bfloat16' if config.model.quantization == 'nf4' else 'float32'}"
+        meaning["adapter"] += " in float32"
     known = is_known(config.train.optimizer)
     meaning["optimizer"] = config.train.optimizer + ("" if known else ", unknown: taken for AdamW")
     meaning["activations"] += f", {memory.tokens:,} tokens"

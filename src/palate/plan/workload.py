@@ -98,20 +98,14 @@ class Workload:
         own = self.block * before + self.block * (self.block + 1) // 2
         return int((self.prefix * (self.prefix + 1) // 2).sum() + own.sum())
 
-    def padded_tokens(self, batch_size: int, seed: int) -> int:
-        """Tokens and padding of one epoch where `batch_size` whole samples are drawn and padded to the longest."""
-        order = np.random.default_rng(seed).permutation(self.lengths)
-        starts = np.arange(0, order.size, batch_size)
-        if not starts.size:
-            return 0
-        sizes = np.diff(np.append(starts, order.size))
-        return int((np.maximum.reduceat(order, starts) * sizes).sum())
+    def padded(self, batch_size: int, seed: int) -> tuple[int, int]:
+        """Tokens and causal pairs of one epoch where `batch_size` whole samples are drawn and padded to the longest.
 
-    def padded_pairs(self, batch_size: int, seed: int) -> int:
-        """Causal pairs of the same batches: padding attends as any token does."""
+        Padding attends as any token does.
+        """
         order = np.random.default_rng(seed).permutation(self.lengths)
         starts = np.arange(0, order.size, batch_size)
         if not starts.size:
-            return 0
-        longest = np.maximum.reduceat(order, starts)
-        return int((longest * (longest + 1) // 2 * np.diff(np.append(starts, order.size))).sum())
+            return 0, 0
+        longest, sizes = np.maximum.reduceat(order, starts), np.diff(np.append(starts, order.size))
+        return int((longest * sizes).sum()), int((longest * (longest + 1) // 2 * sizes).sum())

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.means import Means
-from palate.baselines.retriever import Longs, Past, Retriever
+from palate.baselines.retriever import Past, Retriever
 from palate.measure.calibration import Calibration, sigmoid
 from palate.score.backend import AnswerScores, OnBatch
 from palate.score.prompt_writer import PromptWriter
@@ -40,10 +40,10 @@ class Candidates:
 
     retriever: Retriever | None = None
     number: int = 0
-    listed: Longs | None = None
+    listed: NDArray[np.int64] | None = None
     include_seen: bool = False
 
-    def of(self, past: Past, items: int) -> tuple[Longs, int]:
+    def of(self, past: Past, items: int) -> tuple[NDArray[np.int64], int]:
         """Rows of the item table, in the order in which they count where scores are equal; how many are left out."""
         seen = np.unique(past.item[:0] if self.include_seen else past.item)
         if self.retriever is not None:
@@ -63,7 +63,7 @@ class Recommender:
 
     scorer: Scorer
     prompts: PromptWriter
-    item: Longs
+    item: NDArray[np.int64]
     first: int
     means: Means
     candidates: Candidates
@@ -79,11 +79,13 @@ class Recommender:
         """How many ratings the asker's prompt shows."""
         return min(self.prompts.render.samples.history_len, asker.end - asker.begin)
 
-    def asked(self, asker: Asker) -> tuple[Longs, int]:
+    def asked(self, asker: Asker) -> tuple[NDArray[np.int64], int]:
         """The candidates for an asker, and how many are left out."""
         return self.candidates.of(self.past(asker), self.prompts.render.samples.items.height)
 
-    def rank(self, asker: Asker, item: Longs, top_k: int, on_batch: OnBatch = lambda n: None) -> pl.DataFrame:
+    def rank(
+        self, asker: Asker, item: NDArray[np.int64], top_k: int, on_batch: OnBatch = lambda n: None
+    ) -> pl.DataFrame:
         """The `top_k` of some candidates (rows of the item table), the highest P(like) first.
 
         Columns: `rank` (Int32, from 1), `item_id`, `title`, `p`, `logit`, `mass` (Float32, see `Scores`; `p` is
@@ -110,7 +112,7 @@ class Recommender:
             }
         )
 
-    def _score(self, asker: Asker, item: Longs, on_batch: OnBatch) -> AnswerScores:
+    def _score(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
         """Score candidates, a chunk at a time."""
         found = [AnswerScores(*np.empty((3, 0), np.float32))]
         for start in range(0, item.size, CHUNK):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from palate.errors import PalateError, WorkError
+from palate.errors import PalateError, WorkError, first_line
 from palate.progress import Meter
 from palate.store.artifacts import read_json, write_json
 from palate.tokens.packed import Packed
@@ -311,7 +311,7 @@ def _unwritten(checkpoint: Path, error: Exception) -> PalateError:
     if isinstance(cause, OSError):
         reason = str(cause.strerror)
     else:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         reason = "the disk is full" if "space left" in first or "unexpected pos" in first else first
     free = shutil.disk_usage(checkpoint.parent).free / 1e6
     return WorkError(

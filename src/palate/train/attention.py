@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, WorkError, first_line
 from palate.models.logits import exact_logits
 from palate.tokens.packed import Packed, pack, tensors
 
@@ -114,8 +114,7 @@ def choose_attention(
                 probe(model, attention, own, longest, autocast)
             except Exception as error:  # kernels and compilers raise exceptions of all kinds
                 base.set_attn_implementation(own)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                refused.append(f"{way} ({implementation}): {reason}")
+                refused.append(f"{way} ({implementation}): {first_line(error)}")
                 if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
                     exhausted = error
                 continue

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, WorkError, first_line
 from palate.train.processes import LAUNCHER
 
 GRACE = 20.0
@@ -72,7 +72,7 @@ def accelerate_environment(config: Path, processes: int) -> dict[str, str]:
         args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config or ())
         environment = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # its loader checks little
-        raise InputError(f"accelerate does not take it: {str(error).splitlines()[0]}", config) from error
+        raise InputError(f"accelerate does not take it: {first_line(error)}", config) from error
     return {name: value for name, value in environment.items() if os.environ.get(name) != value}
 
 

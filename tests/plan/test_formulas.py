@@ -1,4 +1,4 @@
-"""What is simulated, against real models that compute with numbers."""
+"""The formulas of FLOPs and memory, against real models that compute with numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import pytest
 from tests.tiny import tiny_model
 
 from palate.config import Config
+from palate.models.method import held_in
 from palate.plan import load_shape
-from palate.plan.memory import base_bytes, optimizer_bytes
-from palate.plan.simulate import simulate
+from palate.plan.flops import flops, kernels
+from palate.plan.memory import Batch, base_bytes, memory_of, optimizer_bytes
 
 ROWS, LENGTH, LABELLED = 2, 96, 3
 
@@ -74,7 +75,7 @@ def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, options:
 
     config = described(tmp_path, kind, **options)
     shape = load_shape(config)
-    found = simulate(shape.config, config, "float32", rows=ROWS, length=LENGTH, labelled=LABELLED)
+    forwards, both = flops(shape, config, ROWS * LENGTH, ROWS * LENGTH**2, ROWS * LABELLED)
 
     model = real(config, "float32")
     # PyTorch counts no FLOPs of the CPU's fused attention, but those of the products that it is made of.
@@ -82,22 +83,24 @@ def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, options:
         loss = loss_of(model, "float32")
         forward = counter.get_total_flops()
         loss.backward()
-    assert sum(found.forward.values()) == pytest.approx(forward, rel=0.01)
+    assert sum(forwards.values()) == pytest.approx(forward, rel=0.001)
     # Fused attention computes the scores once more in its backward pass.
-    again = found.forward["attention"] / 2
-    assert sum(found.flops.values()) - again == pytest.approx(counter.get_total_flops(), rel=0.01)
+    again = forwards["attention"] / 2
+    assert sum(both.values()) - again == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(tmp_path: Path, kind: str, dtype: str) -> None:
+@pytest.mark.parametrize("train", [{"lora": {"r": 8, "dropout": 0.05}}, {"lora": {"dropout": 0.0}}, {"method": "full"}])
+def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(
+    tmp_path: Path, kind: str, dtype: str, train: dict[str, Any]
+) -> None:
     import torch
 
-    config = described(tmp_path, kind, lora={"r": 8, "dropout": 0.05})
-    size = {"rows": ROWS, "length": LENGTH, "labelled": LABELLED}
-    found = simulate(load_shape(config).config, config, dtype, **size, on_gpu=False)
+    config = described(tmp_path, kind, **train)
+    found = memory_of(load_shape(config), config, dtype, Batch(ROWS, LENGTH, ROWS * LABELLED), on_gpu=False)
 
-    model = real(config, dtype)
+    model = real(config, held_in(config.train, dtype))
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Any] = {}
 
@@ -110,32 +113,40 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(tmp_path: Pat
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = loss_of(model, dtype)
     assert loss.isfinite()
-    assert found.kept == pytest.approx(sum(storage.nbytes() for storage in saved.values()), rel=0.05)
+    assert found.kept == pytest.approx(sum(storage.nbytes() for storage in saved.values()), rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_two_and_three_layers_tell_what_many_take(tmp_path: Path, checkpointing: bool) -> None:
-    config = described(tmp_path, "qwen3", layers=7, gradient_checkpointing=checkpointing)
-    shape = load_shape(config)
-    assert shape.alike
-    size = {"rows": ROWS, "length": LENGTH, "labelled": LABELLED}
-    few = simulate(shape.config, config, "bfloat16", **size, layers=7)
-    whole = simulate(shape.config, config, "bfloat16", **size)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_kernels_are_what_pytorch_starts(tmp_path: Path, method: str) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    assert few.flops == whole.flops
-    assert few.kept == pytest.approx(whole.kept, rel=0.001)
-    assert few.peak == pytest.approx(whole.peak, rel=0.01)
-    assert few.operations == pytest.approx(whole.operations, rel=0.01)
+    class Counter(TorchDispatchMode):  # type: ignore[misc]
+        started = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            allocates = "empty" in func._overloadpacket.__name__ or "_unsafe_view" in func._overloadpacket.__name__
+            self.started += func.namespace == "aten" and not func.is_view and not allocates
+            return func(*args, **(kwargs or {}))
+
+    config = described(tmp_path, "qwen3", layers=6, method=method)
+    model = real(config, "float32")
+    with Counter() as counter:
+        loss_of(model, "float32").backward()
+
+    assert kernels(load_shape(config), config, "float32") == pytest.approx(counter.started, rel=0.1)
 
 
 def test_checkpointing_trades_activations_for_a_forward_pass(tmp_path: Path) -> None:
-    plain, checked = (
-        simulate(load_shape(c).config, c, "float32", rows=1, length=512, labelled=2, layers=None)
+    (plain, once), (checked, twice) = (
+        (
+            memory_of(load_shape(c), c, "float32", Batch(1, 512, 2), framework=0.0),
+            flops(load_shape(c), c, 512, 512**2, 2),
+        )
         for c in (described(tmp_path, "llama", 12), described(tmp_path, "llama", 12, gradient_checkpointing=True))
     )
 
-    assert checked.peak < plain.peak / 3
-    assert checked.flops["linear"] == pytest.approx(plain.flops["linear"] + plain.forward["linear"], rel=0.05)
+    assert checked.total - checked.fixed < (plain.total - plain.fixed) / 3
+    assert twice[1]["linear"] == once[1]["linear"] + once[0]["linear"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -191,8 +202,8 @@ def test_optimizers_hold_what_they_say(tmp_path: Path) -> None:
             for value in state.values()
             if isinstance(value, torch.Tensor) and value.ndim
         )
-        assert optimizer_bytes(name, shape, 4) == held
+        assert optimizer_bytes(name, shape) == held
     # bitsandbytes leaves small tensors in 32 bits, which all of these are.
-    assert optimizer_bytes("adamw_8bit", shape, 4) == optimizer_bytes("adamw_torch", shape, 4)
+    assert optimizer_bytes("adamw_8bit", shape) == optimizer_bytes("adamw_torch", shape)
     wide = load_shape(described(tmp_path, "llama", lora={"r": 128}))
-    assert optimizer_bytes("adamw_8bit", wide, 4) == pytest.approx(optimizer_bytes("adamw_torch", wide, 4) / 4, rel=0.1)
+    assert optimizer_bytes("adamw_8bit", wide) == pytest.approx(optimizer_bytes("adamw_torch", wide) / 4, rel=0.1)

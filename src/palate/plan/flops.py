@@ -1,0 +1,41 @@
+"""FLOPs and kernels of forward and backward passes, by formulas."""
+
+from palate.config import Config
+from palate.plan.shape import ModelShape
+
+FLOPS = ("linear", "attention", "head", "lora")
+"""The parts of the compute: frozen weights, attention scores and their sums, vocabulary projection, trained weights."""
+
+
+def flops(
+    shape: ModelShape, config: Config, tokens: float, pairs: float, labelled: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """FLOPs by `FLOPS`, forward, and forward and backward; what checkpointing computes again is among the latter.
+
+    Two for each weight and token, four for each (query, key) pair and unit of the queries' width. Going backward,
+    frozen weights cost once more, trained ones twice; fused attention computes its scores again.
+    """
+    trained = sum(each.inputs * each.outputs for each in shape.linears if each.trained)
+    rank = 0 if config.train.method == "full" else config.train.lora.r
+    trained += sum(rank * (each.inputs + each.outputs) for each in shape.linears if each.adapted)
+    forward = {
+        "linear": 2.0 * sum(shape.frozen) * tokens,
+        "attention": 4.0 * shape.layers * shape.queries * pairs,
+        "head": 2.0 * shape.hidden * shape.vocabulary * labelled,
+        "lora": 2.0 * trained * tokens,
+    }
+    fused = config.model.attn_implementation != "eager"
+    times = {"linear": 2.0, "attention": 3.5 if fused else 3.0, "head": 2.0, "lora": 3.0}
+    again = config.train.gradient_checkpointing
+    return forward, {part: forward[part] * (times[part] + (again and part != "head")) for part in FLOPS}
+
+
+def kernels(shape: ModelShape, config: Config, dtype: str) -> float:
+    """Kernels of a pass forward and backward: PyTorch's eager operations, counted, that are neither views nor empty."""
+    narrow, full = dtype == "bfloat16", config.train.method == "full"  # casts under autocast are kernels, too
+    norm = (24 if narrow else 21) if full else 22 if narrow else 18
+    lora = (22 if narrow else 14) - (0 if config.train.lora.dropout else 2)
+    count = 40 * shape.layers + norm * len(shape.norms)
+    for each in shape.linears:
+        count += (8 if narrow else 4) if each.trained else 2 + lora * each.adapted
+    return count * (1.36 if config.train.gradient_checkpointing else 1)
