@@ -65,6 +65,13 @@ def test_a_mistake_in_a_config_is_told_with_its_line(tmp_path: Path, text: str, 
     assert len(str(caught.value)) < len(str(path)) + 300
 
 
+def test_answers_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("prompt:\n  yes: Yes\n  no: No\n")
+    prompt = load_config(path).prompt
+    assert (prompt.yes, prompt.no) == ("Yes", "No")
+
+
 def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(InputError, match=r"x\.yaml: is nested too deeply"):

@@ -394,9 +394,12 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
+            if key.value in ("yes", "no"):  # of prompt: YAML takes them, and the answer Yes, for true and false
+                for word in (key, value):
+                    word.tag = "tag:yaml.org,2002:str" if word.tag.endswith(":bool") else word.tag
             name = (key.tag, key.value)
             if name in lines:
                 problem = f"the key {key.value!r} stands already on line {lines[name]}, expected it once"

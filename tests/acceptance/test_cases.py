@@ -19,6 +19,11 @@ CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not here")
 
 
+def test_each_case_is_in_a_test() -> None:
+    named = Path(__file__).read_text()
+    assert not [case.name for case in CASES.iterdir() if case.is_dir() and case.name not in named]
+
+
 def prepare(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], Path]:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "palate", "prepare", *words, "--out", str(out)]

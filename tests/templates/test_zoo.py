@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.templates.kinds import KINDS, tokenizer_of
 from tests.tiny import tiny_folder, toy_config, toy_dataset, toy_tokens
@@ -41,6 +42,8 @@ def test_the_ids_are_the_same_throughout(kind: str, tmp_path: Path) -> None:
     for shown in (history, history[:1]):
         together = scorer.rank_prompts(shown, ["aaaaaa", "bbbbbb", "xyz"])
         assert together == [scorer.rank_prompts(shown, [title])[0] for title in ("aaaaaa", "bbbbbb", "xyz")]
+        ranked = scorer.rank(shown, ["aaaaaa", "bbbbbb", "xyz"])
+        assert np.allclose(ranked.logit, scorer.score_ids(together).logit, atol=1e-4)
 
     folder = export(config, merge=True, adapter=result.adapter)
     assert Scorer(str(folder)).chat.decision == chat.decision

@@ -238,7 +238,8 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
     """What is wrong with a rating, and the way out; None if nothing is."""
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
-        return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}"
+        remedy = " with a decimal point" if re.fullmatch(r"[+-]?\d+,\d+", value) else ""
+        return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}{remedy}"
     if number == -1 < scale[0]:
         return f"{name} -1 lies outside of the scale: where it means that nothing was rated, remove such rows"
     if not scale[0] <= number <= scale[1]:
