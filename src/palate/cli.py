@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from palate import __version__
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
+from palate.ratings.split_names import TABLE_SUFFIXES
 from palate.train import processes
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
@@ -266,8 +267,12 @@ COMMON = (
 )
 SPLITS = ("train", "val", "test")
 RUN_DIR = _option("--out DIR", "run folder (runs/NAME)", key="run_dir")
+READ_DIR = _option("--out DIR", "run folder whose prepared data is read (runs/NAME)", key="run_dir")
 OUT = _option("--out DIR", "output (in the run folder)")
 DATA = _option("--data PATH", "prepared or portable folder, Alpaca files, or tables with splits", key="data_dir")
+SCORED_DATA = _option("--data PATH", "prepared or portable folder, or tables with splits", key="data_dir")
+MEASURED_DATA = _option("--data PATH", "prepared folder, Alpaca files, or tables with splits", key="data_dir")
+SCORES = _option("--out FILE", "file of scores, .npz (scores.npz in the run folder)")
 ADAPTER = _option("--adapter DIR", "adapter folder (the run's own)")
 BASE_ONLY = _option("--base-only", "use the base model without an adapter")
 TRAIN_SAMPLES = _option("--max-samples N", "train on N samples, drawn with the seed (all)", key="train.max_samples")
@@ -289,7 +294,7 @@ PREPARE = (
         key="prepare.split",
     ),
     _option(
-        "--data DIR",
+        "--data PATH",
         "tables with splits: a folder with train, valid and test, or a file with a column split",
         dest="tables",
     ),
@@ -328,7 +333,7 @@ PLAN = (
         "--price NAME=PRICE", "hourly price of a device: H100=2.50; repeat for several", dest="prices", repeat=True
     ),
     JSON,
-    RUN_DIR,
+    READ_DIR,
 )
 TRAIN = (
     TRAIN_SAMPLES,
@@ -339,7 +344,7 @@ TRAIN = (
     RUN_DIR,
 )
 EVALUATE = (
-    DATA,
+    MEASURED_DATA,
     _option("--adapter DIR", "adapter folder (the run's own); repeat to compare", dest="adapters", repeat=True),
     BASE_ONLY,
     TEST_SAMPLES,
@@ -361,7 +366,7 @@ AUDIT = (
     _option("--split HOW", "split of --ratings: user-time or global-time (user-time)", key="prepare.split"),
     ALLOW_LEAKS,
     JSON,
-    RUN_DIR,
+    READ_DIR,
 )
 RECOMMEND = (
     _option("--user ID", "recommend to this user, given all of their ratings"),
@@ -417,11 +422,11 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
     "tokenize": (_tokenize, TOKENIZE, "write the samples as token ids in Arrow files, for any trainer"),
     "plan": (_call("plan:show_plan"), PLAN, "predict tokens, FLOPs, memory, time and cost of a training"),
-    "train": (_train, TRAIN, "fine-tune the base model with LoRA or QLoRA"),
+    "train": (_train, TRAIN, "fine-tune the base model: LoRA, QLoRA or all weights"),
     "score": (
         _score,
-        (DATA, ADAPTER, BASE_ONLY, TEST_SAMPLES, SCORED, OUT),
-        "write P(Yes) of every test sample to a file, for palate evaluate --scores",
+        (SCORED_DATA, ADAPTER, BASE_ONLY, TEST_SAMPLES, SCORED, SCORES),
+        "write P(like) of every test sample to a file, for palate evaluate --scores",
     ),
     "evaluate": (_evaluate, EVALUATE, "score a split; report metrics with intervals, and baselines on the same rows"),
     "compare": (_compare, COMPARE, "compare runs: config differences, and paired score differences on shared rows"),
@@ -498,7 +503,7 @@ def _recipe(args: argparse.Namespace) -> Path | None:
     inside = path / "config.yaml"
     if path.is_dir() and inside.is_file():
         return inside
-    if path.is_dir() or path.suffix in (".csv", ".dat", ".data", ".inter", ".parquet", ".zip"):
+    if path.is_dir() or path.suffix.lower() in (*TABLE_SUFFIXES, ".zip"):
         raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
     return path
 

@@ -14,20 +14,18 @@ from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
 from palate.ratings.source import Source, SourceFile, open_source
-from palate.ratings.split_names import split_files
+from palate.ratings.split_names import TABLE_SUFFIXES, TABLES, split_files
 
-_TABLES = ("csv", "tsv", "parquet")
 _RATING_FILES = (
-    *(f"{stem}.{suffix}" for stem in ("ratings", "interactions") for suffix in _TABLES),
+    *(f"{stem}.{suffix}" for stem in ("ratings", "interactions") for suffix in TABLES),
     "ratings.dat",
     "u.data",
 )
 ITEM_FILES = (
-    *(f"{stem}.{suffix}" for stem in ("movies", "items", "books", "products", "titles") for suffix in _TABLES),
+    *(f"{stem}.{suffix}" for stem in ("movies", "items", "books", "products", "titles") for suffix in TABLES),
     "movies.dat",
     "u.item",
 )
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".dat", ".data", ".inter")
 _JSON = (
     """: a script makes one of it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
 )
@@ -73,7 +71,7 @@ def load_ratings(
     columns = columns or {}
     path = locate(source)
     single = path.is_file() and path.suffix.lower() != ".zip"
-    if single and path.suffix.lower() not in _TABLE_SUFFIXES:
+    if single and path.suffix.lower() not in TABLE_SUFFIXES:
         remedy = _REMEDIES.get(path.suffix.lower(), "")
         raise InputError(
             f"is not a kind of file that holds ratings, expected .csv, .tsv, .parquet or .zip{remedy}", path
@@ -126,7 +124,7 @@ def _find_ratings(tables: Source) -> str:
         raise InputError(f"holds {len(found)} tables of ratings, {', '.join(found[:4])}; {remedy}", tables.root)
     expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-    named = next((name for name in tables.names if name.lower().endswith(_TABLE_SUFFIXES)), None)
+    named = next((name for name in tables.names if name.lower().endswith(TABLE_SUFFIXES)), None)
     if named is not None and tables.archive is None:
         there += "; or name the file itself as --ratings, and that of the items as --items"
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 
 from palate.errors import InputError
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".inter")
+TABLES = ("csv", "tsv", "parquet", "pq")
+"""How the names of your own tables end."""
+SUFFIXES = (*(f".{name}" for name in TABLES), ".inter")
+"""How the names of tables with splits end."""
+TABLE_SUFFIXES = (*SUFFIXES, ".txt", ".dat", ".data")
+"""How the names of all tables end."""
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval"),

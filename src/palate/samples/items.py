@@ -4,6 +4,10 @@ import polars as pl
 
 NO_GENRES = "no genres listed"
 NO_YEAR = "unknown"
+SOURCES = ("title", "genres", "release_date", "year")
+"""The columns of an item table that `shown_items` reads."""
+DERIVED: dict[str, str | None] = {"genres": None, "year": NO_YEAR}
+"""The fields of a prompt that `shown_items` computes, and the text of an item without one; None: an error."""
 
 
 def shown_items(items: pl.DataFrame) -> pl.DataFrame:

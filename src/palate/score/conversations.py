@@ -38,18 +38,18 @@ def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:
     """Items with `genres` and `year` as prompts tell of them, where the prompt names these."""
     rows = [dict(item) for item in items]
     named = {part.field for line in (prompt.history_line, prompt.candidate_line) for part in split_template(line)}
-    if not rows or not named & {"genres", "year"}:
+    from palate.samples.items import DERIVED, SOURCES, shown_items
+
+    if not rows or not named & DERIVED.keys():
         return rows
     import polars as pl
 
-    from palate.samples.items import NO_YEAR, shown_items
-
-    names = [name for name in ("title", "genres", "release_date", "year") if all(name in row for row in rows)]
+    names = [name for name in SOURCES if all(name in row for row in rows)]
     if "title" not in names:
         return rows
     shown = shown_items(pl.DataFrame({name: [row[name] for row in rows] for name in names}, strict=False))
-    if "year" not in shown.columns:
-        shown = shown.with_columns(year=pl.lit(NO_YEAR))
+    missing = {name: text for name, text in DERIVED.items() if text is not None and name not in shown.columns}
+    shown = shown.with_columns(pl.lit(text).alias(name) for name, text in missing.items())
     return [row | told for row, told in zip(rows, shown.to_dicts(), strict=True)]
 
 

@@ -15,4 +15,9 @@ the key of now and its files are as recorded. `keys.reason` words what changed, 
 | rankings | hash of the key in the file | `commands.rankings` | made again | as its parts |
 | checkpoints | `fingerprint.json` | `train.checkpoints` | set aside | – |
 | calibration | its `source` and `fitted_on` | `measure.calibration`, `commands.scores` | refused, or fitted again | – |
+
+A rule for validity belongs in the function that makes the key: `commands.prepare` (with `samples.export`),
+`tokens.portable`, `tokens.build_tables` and `tokens.dataset`, `commands.train.model_key` for scores,
+`commands.recommend`, `commands.rankings`, `train.finetune`. `commands.run` makes the keys of its stages, and compares
+them first.
 """
