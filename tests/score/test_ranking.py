@@ -299,5 +299,5 @@ def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:
         scorer.rank(past, ["C"])
     with pytest.raises(InputError, match=r"candidates: 1: has no title, expected"):
         scorer.rank(past[:1], [{"name": "C"}])
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="does not fit the prompt's format"):
         scorer.rank([{"title": "A", "rating": "good"}], ["C"])
