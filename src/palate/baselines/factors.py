@@ -26,7 +26,7 @@ def factorization(data: BaselineData) -> Predict:
     scale = (float(rating.min()), float(rating.max()))
     trainset = Trainset(by_user, {}, len(users), len(items), len(rating), scale, {}, {})
     fits = [SVD(**OPTIONS, random_state=data.seed + n).fit(trainset) for n in range(SEEDS)]
-    # A last row of zeros stands for unknown users and items. The mean of S fits equals one fit with S times the factors.
+    # The last row of zeros is for unknown users and items. The mean of S fits is one fit with S times the factors.
     bu, bi = (np.append(np.mean([getattr(fit, name) for fit in fits], axis=0), 0.0) for name in ("bu", "bi"))
     pu, qi = (np.hstack([getattr(fit, name) for fit in fits]) / np.sqrt(SEEDS) for name in ("pu", "qi"))
     pu, qi = (np.vstack([factors, np.zeros(factors.shape[1])]) for factors in (pu, qi))
