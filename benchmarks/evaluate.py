@@ -80,7 +80,7 @@ def measured(ratings: str, resamples: int) -> dict[str, Any]:
         known = BaselineData.of(samples)
         known.residual, known.content, known.neighbours  # noqa: B018
     steps.append({"what": "item statistics and similarities", "seconds": prepared.seconds, "peak": prepared.peak})
-    asked, liked = known.asked("test")
+    asked, liked = known.of_split("test")
     users = known.user[asked.anchor]
     predictors = {}
     for baseline in chosen_baselines("all"):

@@ -62,7 +62,7 @@ def whole() -> Outcome:
         np.tile(validation, 9).astype(np.float32),
         np.tile(samples.label[samples.of("val")], 9),
         np.tile(samples.timeline["user_id"].to_numpy()[position], 9),
-        source=SOURCE, asked="platt", seed=13, key="",
+        source=SOURCE, choice="platt", seed=13, key="",
     )  # fmt: skip
     assert calibration is not None
     logit = frames["fine-tuned"]["logit"].to_numpy()

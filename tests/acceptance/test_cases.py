@@ -150,7 +150,7 @@ def test_histories_are_read_on_the_scale_of_the_data(name, lookup):
     [
         ("json-array.json", "is a JSON array, expected one object per line"),
         ("imdb.csv", "ratings.columns"),
-        ("same-twice.csv", "stands already on line"),
+        ("same-twice.csv", " of line "),
     ],
 )
 def test_other_histories_are_refused_in_a_short_line(name, message, lookup):

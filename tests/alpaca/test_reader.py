@@ -35,7 +35,7 @@ def test_ids_of_two_files_are_spelled_alike_and_missing_ones_are_told(
     assert file.frame["user_id"].to_list() == ["7", "7.5"]
     file = read_alpaca(write(tmp_path / "y.json", [{**GOOD, "uid": 7}, GOOD]))
     assert "user_id" not in file.frame.columns
-    assert "uid is left out" in caplog.text
+    assert "ignoring uid" in caplog.text
 
 
 def test_earlier_turns_are_kept_and_empty_ones_are_not(tmp_path: Path) -> None:
@@ -82,7 +82,10 @@ def test_the_line_is_that_of_the_key_in_the_record(tmp_path: Path) -> None:
         ("user,item,label\n1,2,1\n", "x.json:1: is not JSON"),
         ('[{"instruction": "a", "output": "No"},\n]', "x.json:1: is not JSON: a comma before the end"),
         *[
-            (f'[{{"instruction": "a", "output": "No",\n"history": {turns}}}]', "x.json:2: record 1: history is no list")
+            (
+                f'[{{"instruction": "a", "output": "No",\n"history": {turns}}}]',
+                "x.json:2: record 1: history is not a list",
+            )
             for turns in (
                 '"text"',
                 "[null]",

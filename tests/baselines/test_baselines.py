@@ -281,7 +281,7 @@ def test_a_baseline_whose_package_is_absent_is_left_out_and_the_log_says_so(
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     kept = [baseline.key for baseline in registry.chosen_baselines("all")]
     assert kept == [baseline.key for baseline in REGISTRY if baseline.needs is None]
-    assert "the baseline 'matrix factorization' is left out: surprise is not installed" in caplog.text
+    assert "skipping the baseline 'matrix factorization': surprise is not installed" in caplog.text
 
 
 def test_of_many_samples_some_are_fitted_on(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.nda
 
 
 def fitted(asked: str = "auto", n: int = 400, slope: float = 0.5, intercept: float = 1.0, seed: int = 0) -> Calibration:
-    found = fit_calibration(*drawn(n, slope, intercept, seed), source=SOURCE, asked=asked)
+    found = fit_calibration(*drawn(n, slope, intercept, seed), source=SOURCE, choice=asked)
     assert found is not None
     return found
 
@@ -93,7 +93,7 @@ def test_the_temperature_has_the_least_loss_of_all() -> None:
 @pytest.mark.parametrize("slope", [0.5, -0.5, 50.0])
 def test_no_method_changes_the_order(method: str, slope: float) -> None:
     z, liked, users = drawn(300, slope, 0.3)
-    found = fit_calibration(z, liked, users, source=SOURCE, asked=method)
+    found = fit_calibration(z, liked, users, source=SOURCE, choice=method)
     assert found is not None
     p = found.p(z)
     assert p.dtype == np.float64

@@ -171,7 +171,7 @@ def test_runs_meet_on_the_rows_that_all_of_them_scored() -> None:
     [
         (frame([0, 1], 0.5, label=[True, True]), "scores of b: row 1 is of another user, item or label"),
         (frame([0, 1], 0.5, user_id=["u0", "u9"]), "scores of b: row 1 is of another user"),
-        (frame([5, 6], 0.5), "no row is in all of them"),
+        (frame([5, 6], 0.5), "have no row in common"),
         (frame([0, 0], 0.5), "scores of b: row 0 has two scores"),
     ],
 )

@@ -115,5 +115,5 @@ def test_without_resamples_or_with_one_class_there_is_no_interval() -> None:
 
 def test_one_seed_is_refused() -> None:
     y, users, scores = rows()
-    with pytest.raises(InputError, match="fine-tuned: 1 of seeds"):
+    with pytest.raises(InputError, match="fine-tuned: has scores of 1 seed"):
         over_seeds(y, users, {"13": scores["13"]}, name="fine-tuned")

@@ -54,9 +54,12 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "history.csv: holds no ratings"),
-        ("title,rating\n", "history.csv: holds no ratings"),
-        ("user,item,rating\n1,1,4\n2,6,4\n", "history.csv:3: user '2' stands below user '1', expected one person's"),
+        ("", "history.csv: has no ratings"),
+        ("title,rating\n", "history.csv: has no ratings"),
+        (
+            "user,item,rating\n1,1,4\n2,6,4\n",
+            "history.csv:3: has user '2' after user '1', expected ratings of one user",
+        ),
         ("item,title,rating\n1,Heat (1995),4\n", r"history.csv:2: item 1 is 'Toy Story \(1995\)', not 'Heat \(1995\)'"),
         ("item,rating,time\n1,4,yesterday\n", "history.csv:2: timestamp 'yesterday', expected seconds"),
         ("title,points\nHeat (1995),4\n", "history.csv:1: has the columns title, points, expected title or item_id"),
@@ -81,7 +84,7 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ("title,rating\nQwertzuiop,4\n", "history.csv:2: there is no title 'Qwertzuiop', expected one of"),
         ("title,rating\ntwice,4\n", "history.csv:2: 'twice' is the title of 2 items, expected an item_id: 7, 8"),
         ("item_id,rating\n99,4\n", "history.csv:2: there is no item '99'"),
-        ("item_id,rating\n1,4\n6,3\n1,2\n", r"history.csv:4: 'Toy Story \(1995\)' stands already on line 2"),
+        ("item_id,rating\n1,4\n6,3\n1,2\n", r"history.csv:4: repeats 'Toy Story \(1995\)' of line 2"),
         ('{"title": "Heat (1995)", "rating": 4}\n{"title": "Heat', "history.csv:2: is not JSON"),
         (
             '{"title": "Heat (1995)", "rating": 4, "rating": 1}',
@@ -89,8 +92,8 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ),
         ('{"title": "Heat (1995)", "rating": ' + "9" * 4400 + "}", "history.csv:1: is not JSON: a number of thousands"),
         ('{"title": "Heat (1995)", "rating": ' + "[" * 100_000, "history.csv:1: is not JSON: nested too deeply"),
-        ('{"title": "Heat (1995)", "rating": 4}\n[4]', "history.csv:2: is no rating"),
-        ('{"title": "Heat (1995)"}', "history.csv:1: is no rating, expected an object with title or item_id"),
+        ('{"title": "Heat (1995)", "rating": 4}\n[4]', "history.csv:2: is not a rating"),
+        ('{"title": "Heat (1995)"}', "history.csv:1: is not a rating, expected an object with title or item_id"),
         ('{"title": "Heat (1995)", "rating": true}', "history.csv:1: rating True"),
         ('{"title": "Heat (1995)", "rating": NaN}', "history.csv:1: is not JSON: NaN is no number of JSON"),
         ('{"title": NaN, "rating": 4}', "history.csv:1: is not JSON: NaN is no number of JSON"),
@@ -149,5 +152,5 @@ def test_candidates_are_ids_or_titles_and_count_once(tmp_path: Path) -> None:
 def test_a_candidate_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"list:2: there is no title 'Hete', did you mean 'Heat \(1995\)'"):
         read_candidates(write(tmp_path, "1\nHete\n", "list"), LOOKUP)
-    with pytest.raises(InputError, match=r"list: holds no items"):
+    with pytest.raises(InputError, match=r"list: has no items"):
         read_candidates(write(tmp_path, "\n", "list"), LOOKUP)

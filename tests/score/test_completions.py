@@ -52,17 +52,17 @@ def test_a_reply_without_log_probabilities_is_none() -> None:
 
 @pytest.mark.parametrize("reply", [{}, {"choices": []}, [], mapped({}, value=None), mapped({"token_id:x": 0.0})])
 def test_a_reply_of_another_form_is_shown(reply: Any) -> None:
-    with pytest.raises(WorkError, match="answers in a form that is not known"):
+    with pytest.raises(WorkError, match="reply has an unknown format"):
         read(reply)
 
 
 @pytest.mark.parametrize("values", [(0.4, 0.6), (-0.1, -0.2), (float("nan"), -1.0)])
 def test_numbers_that_are_no_log_probabilities_stop_the_work(values: tuple[float, float]) -> None:
-    with pytest.raises(WorkError, match="log-probabilities are none"):
+    with pytest.raises(WorkError, match="values are not log-probabilities"):
         read(mapped({"token_id:5": values[0], "token_id:7": values[1]}, value=values[0]))
 
 
-def told(logits: Any, reported: Any, top: int) -> NextToken:
+def reply(logits: Any, reported: Any, top: int) -> NextToken:
     """A server's answer that chooses by `logits` and tells of `reported`."""
     log_p = (reported - np.logaddexp.reduce(reported)).tolist()
     best = np.argsort(-np.array(log_p), kind="stable")[:top].tolist()
@@ -84,21 +84,21 @@ def test_a_token_that_is_left_out_is_found_with_a_bias_whether_told_before_or_af
     expected = (logits - np.logaddexp.reduce(logits))[token]
     biased = logits.copy()
     biased[token] += 50
-    found = forced(told(logits, logits, top), told(biased, biased if after else logits, top), token, 50)
+    found = forced(reply(logits, logits, top), reply(biased, biased if after else logits, top), token, 50)
     assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_bias_that_does_not_suffice_is_no_answer() -> None:
     logits = np.array([0.0, -1.0, -80.0])
     biased = logits + np.array([0, 0, 50])
-    assert forced(told(logits, logits, 2), told(biased, biased, 2), 2, 50) is None
+    assert forced(reply(logits, logits, 2), reply(biased, biased, 2), 2, 50) is None
 
 
 @pytest.mark.parametrize("worth", [2.0, 0.9])
 def test_a_bias_that_means_something_else_is_noticed_on_a_known_token(worth: float) -> None:
     logits = np.array([0.0, -1.0, -2.0, -9.0])
     biased = logits + np.array([0, 0, 50 * worth, 0])
-    plain, pushed = told(logits, logits, 3), told(biased, biased, 3)
+    plain, pushed = reply(logits, logits, 3), reply(biased, biased, 3)
     try:
         found = forced(plain, pushed, 2, 50)
     except WorkError:
@@ -109,7 +109,7 @@ def test_a_bias_that_means_something_else_is_noticed_on_a_known_token(worth: flo
 
 def test_others_that_move_without_reason_stop_the_work() -> None:
     plain = NextToken({1: -0.5, 2: -1.5}, 1, {}, None)
-    with pytest.raises(WorkError, match="logit_bias is not added to logits"):
+    with pytest.raises(WorkError, match="server does not add logit_bias to logits"):
         forced(plain, NextToken({1: -3.0, 2: -4.0, 3: -6.0}, 3, {}, None), 3, 50)
-    with pytest.raises(WorkError, match="tells of no token twice"):
+    with pytest.raises(WorkError, match="two replies share no token"):
         forced(plain, NextToken({3: -6.0}, 3, {}, None), 3, 50)

@@ -54,7 +54,7 @@ def test_answers_outside_the_top_are_found_exactly(chat: Chat, form: str, after_
 def test_an_answer_that_no_bias_brings_up_stops_the_work(chat: Chat) -> None:
     with (
         serving(Stub(chat.tokenizer, top=3, scale=0.0)) as url,
-        pytest.raises(WorkError, match=r"is not among the .* nor chosen with a logit_bias of 100"),
+        pytest.raises(WorkError, match=r"does not return .* nor choose it with a logit_bias of 100"),
     ):
         connect(url, "adapter", chat, PROMPTS)
 
@@ -62,7 +62,7 @@ def test_an_answer_that_no_bias_brings_up_stops_the_work(chat: Chat) -> None:
 def test_a_bias_that_is_worth_something_else_is_noticed(chat: Chat) -> None:
     with (
         serving(Stub(chat.tokenizer, after_bias=True, scale=0.9)) as url,
-        pytest.raises(WorkError, match="logit_bias is not added to logits"),
+        pytest.raises(WorkError, match="it does not add logit_bias to logits"),
     ):
         connect(url, "adapter", chat, PROMPTS)
 

@@ -179,8 +179,8 @@ def growing() -> Any:
     [
         (sliding, "its layers see 20 tokens back"),
         (softcapped, "the model's attention has a softcap"),
-        (partly_recurrent, "behind a prefix its logits are"),
-        (growing, "its positions change beyond 32 tokens"),
+        (partly_recurrent, "with a shared prefix its logits differ"),
+        (growing, "its positional encoding changes beyond 32 tokens"),
     ],
 )
 def test_a_model_that_cannot_share_a_prefix_is_asked_whole_prompts(
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_share_a_prefix_is_asked_whole_prompts(
     scorer, prompts = scorer_of(model()), prompts_of(30, [3, 9, 14])
     with caplog.at_level("WARNING", "palate"):
         found = scorer.rank_ids(prompts)
-    assert f"each prompt is computed whole: {reason}" in caplog.text
+    assert f"computing each prompt whole: {reason}" in caplog.text
     assert_same(found, one_by_one(scorer, prompts))
 
 
@@ -205,7 +205,7 @@ def test_a_leak_between_blocks_is_noticed(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(prefix, "_attention", leaking)
     with caplog.at_level("WARNING", "palate"):
         found = scorer.rank_ids(prompts)
-    assert "behind a prefix its logits are" in caplog.text
+    assert "with a shared prefix its logits differ" in caplog.text
     assert_same(found, one_by_one(scorer, prompts))
 
 
@@ -217,7 +217,7 @@ def test_without_the_fused_kernel_it_is_the_same(scorer: Scorer, monkeypatch: py
     query, key, value = (torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
     for causal in (True, False):
         fused = prefix._attention(query, key, value, causal=causal, scale=0.3)
-        plain = prefix._by_hand(query, key, value, causal=causal, scale=0.3)
+        plain = prefix._matrix_attention(query, key, value, causal=causal, scale=0.3)
         for one, other in zip(fused, plain, strict=True):
             torch.testing.assert_close(one, other)
 
@@ -299,5 +299,5 @@ def test_what_an_item_lacks_is_named(scorer: Scorer) -> None:
         scorer.rank(past, ["C"])
     with pytest.raises(InputError, match=r"candidates: 1: has no title, expected"):
         scorer.rank(past[:1], [{"name": "C"}])
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="does not fit the prompt's format"):
         scorer.rank([{"title": "A", "rating": "good"}], ["C"])

@@ -114,7 +114,9 @@ def test_a_tokenizer_that_is_not_the_servers_is_noticed(url: str, prompts: list[
     table["model"]["vocab"] = dict(zip(vocab, reversed(vocab.values()), strict=True))
     mixed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(table)), eos_token="<|im_end|>")
     mixed.chat_template = other.chat_template
-    with pytest.raises(InputError, match=r"calls token \d+ .* which is .* to .*: expected 'tiny' to have the same"):
+    with pytest.raises(
+        InputError, match=r"decodes token \d+ to .* which is .* in .*: expected 'tiny' to have the same"
+    ):
         connect(url, "tiny", Chat(mixed), prompts[:2])
 
 
@@ -126,7 +128,7 @@ def test_a_prompt_longer_than_the_context_is_refused_in_the_servers_words(
 
 
 def test_an_adapter_that_changes_nothing_is_noticed(backend: ServerBackend, prompts: list[list[int]]) -> None:
-    with pytest.raises(InputError, match=r"'tiny' answers 2 prompts as 'tiny' does: is the adapter loaded"):
+    with pytest.raises(InputError, match=r"'tiny' and 'tiny' give equal answers to 2 prompts: is the adapter loaded"):
         check_differ(backend, backend, prompts[:2])
 
 

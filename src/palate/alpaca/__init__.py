@@ -1,1 +1,1 @@
-"""Alpaca files of other origin: read, their answers named, and baselines from their text."""
+"""Alpaca files that Palate did not write: the reader, the two answers, and baselines from the text."""

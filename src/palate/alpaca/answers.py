@@ -1,4 +1,4 @@
-"""The two answers of an Alpaca file: which of its outputs is which, and how the file writes them."""
+"""The two answers of an Alpaca file: which outputs mean Yes or No, and their spelling."""
 
 import logging
 import re
@@ -15,21 +15,20 @@ from palate.alpaca.reader import AlpacaFile
 log = logging.getLogger(__name__)
 
 _AROUND = " \t\r\n.,;:!?\"'`*"
-"""What may stand around an answer's word without making it another."""
-
+"""White space and punctuation around an answer's word, which do not change the answer."""
 
 _CASES = {"capital": str.capitalize, "lower": str.lower, "upper": str.upper}
 
 
 class Answers(NamedTuple):
-    """A Yes and a No, as the response says them."""
+    """The texts of the responses Yes and No."""
 
     yes: str
     no: str
 
 
 class _Form(NamedTuple):
-    """How a word is written: what stands before and after it, and its case."""
+    """The spelling of a word: the text before and after it, and its case."""
 
     before: str
     after: str
@@ -39,13 +38,13 @@ class _Form(NamedTuple):
         return self.before + _CASES.get(self.case, str)(word) + self.after
 
 
-def answers_of(files: Sequence[AlpacaFile], told: Answers) -> Answers:
-    """How the files write their answers: `told`'s words in the files' most frequent form.
+def answers_of(files: Sequence[AlpacaFile], configured: Answers) -> Answers:
+    """The answers as the files spell them: the `configured` words in the files' most frequent form.
 
-    Case, white space and punctuation around the word are form: "Yes.", "yes" and "Yes\\n" are all a Yes. An answer that
-    no example gives takes the form of the other. Raises `InputError` with the line of the first other answer.
+    Form is the case, white space and punctuation around the word: "Yes.", "yes" and "Yes\\n" all mean Yes. An answer
+    that no example gives takes the form of the other. Raises `InputError` with the line of the first other answer.
     """
-    words = Answers(*(answer.strip(_AROUND) or answer for answer in told))
+    words = Answers(*(answer.strip(_AROUND) or answer for answer in configured))
     forms: Counter[_Form] = Counter()
     for file in files:
         counts = file.frame["output"].value_counts(sort=False).rows()
@@ -55,8 +54,7 @@ def answers_of(files: Sequence[AlpacaFile], told: Answers) -> Answers:
             shown = file.frame["output"][record]
             shown = repr(shown if len(shown) <= 40 else shown[:40] + "…")
             file.fail(
-                f"the answer is {shown}, expected {words.yes} or {words.no} (other words are named as prompt.yes and "
-                "prompt.no)",
+                f"the answer is {shown}, expected {words.yes} or {words.no} (prompt.yes and prompt.no set other words)",
                 record,
             )
         for text, count in counts:
@@ -67,13 +65,13 @@ def answers_of(files: Sequence[AlpacaFile], told: Answers) -> Answers:
     found = Answers(form.of(words.yes), form.of(words.no))
     if len(forms) > 1:
         log.info(
-            "the answers are written in %d ways; all are taken as %r and %r, the most frequent", len(forms), *found
+            "the files spell the answers in %d ways; using %r and %r, the most frequent, for all", len(forms), *found
         )
     return found
 
 
 def labels_of(frame: pl.DataFrame, answers: Answers) -> NDArray[np.bool_]:
-    """Which examples are a Yes, (n,) bool, of files that `answers_of` has read."""
+    """Which examples have the answer Yes, (n,) bool; `answers_of` must have accepted their file."""
     words = Answers(*(answer.strip(_AROUND) or answer for answer in answers))
     read = {text: _read(text, words) for text in frame["output"].unique()}
     is_yes = {text: found is not None and found[0] for text, found in read.items()}
@@ -81,18 +79,18 @@ def labels_of(frame: pl.DataFrame, answers: Answers) -> NDArray[np.bool_]:
 
 
 def written(labels: Iterable[bool], answers: Answers) -> pl.Series:
-    """The responses that are trained: `answers` by label."""
+    """The target response of each example: `answers` by label."""
     return pl.Series("output", labels, dtype=pl.Boolean).replace_strict(
         [True, False], list(answers), return_dtype=pl.String
     )
 
 
 def _read(text: str, words: Answers) -> tuple[bool, _Form] | None:
-    """Whether a text is a Yes, and its form; None if it is neither answer."""
+    """Whether a text means Yes, and its form; None if it is neither answer."""
     core = text.strip(_AROUND) or text
     for is_yes, word in ((True, words.yes), (False, words.no)):
         if core.casefold() == word.casefold():
             before, _, after = re.split(f"({re.escape(core)})", text, maxsplit=1)
-            case = next((name for name, change in _CASES.items() if core == change(word)), "as told")
-            return is_yes, _Form(before, after, "as told" if core == word else case)
+            case = next((name for name, change in _CASES.items() if core == change(word)), "as configured")
+            return is_yes, _Form(before, after, "as configured" if core == word else case)
     return None

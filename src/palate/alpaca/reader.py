@@ -1,4 +1,4 @@
-"""Read an Alpaca file of others: a JSON array or an object a line, checked, with the place of whatever is wrong."""
+"""Read and check an Alpaca file that Palate did not write: a JSON array, or one object per line."""
 
 import json
 import logging
@@ -23,10 +23,10 @@ _WHITE = " \t\r\n"
 
 @dataclass(frozen=True)
 class AlpacaFile:
-    """The examples of a file, in its order.
+    """The examples of a file, in file order.
 
-    `frame` has `instruction`, `input`, `output` and `system` (String; empty where the file has none), `history` where
-    an example has earlier turns, and `user_id` and `item_id` where the file names them. `sha256` is that of the file.
+    `frame` has `instruction`, `input`, `output` and `system` (String; empty if the file has none), `history` if an
+    example has earlier turns, and `user_id` and `item_id` if the file names them. `sha256` is the file's checksum.
     """
 
     path: Path
@@ -37,14 +37,15 @@ class AlpacaFile:
         return self.frame.height
 
     def fail(self, message: str, record: int, key: str = "output") -> NoReturn:
-        """Raise the `InputError` for a record, counted from 0, at the line of its `key`."""
+        """Raise an `InputError` for a record (counted from 0) at the line of its `key`."""
         raise InputError(f"record {record + 1}: {message}", self.path, line_of(self.path, record, key))
 
 
 def read_alpaca(path: Path) -> AlpacaFile:
-    """Read and check a file; raises `InputError` with line and record for the first thing that is wrong.
+    """Read and check a file; raises `InputError` with line and record of the first fault.
 
-    Other keys than those of `AlpacaFile` are left out. A user is looked for under the names that rating tables use.
+    The reader ignores keys other than those of `AlpacaFile`. It finds the user and item under the column names that
+    rating tables may use.
     """
     try:
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -75,12 +76,12 @@ def read_alpaca(path: Path) -> AlpacaFile:
             number = pl.col(column).cast(pl.String).str.replace(r"^([+-]?\d+)\.0$", "$1")  # as another file has it
             columns.append(number.alias(f"{role}_id"))
         elif column is not None:
-            log.warning("%s: %s is left out, as a record has none, or no text or number", path, column)
+            log.warning("%s: ignoring %s: a record has no text or number there", path, column)
     return AlpacaFile(path, table.select(columns), sha256_file(path))
 
 
 def line_of(path: Path, record: int, key: str) -> int:
-    """The line of a record's `key`, or where the record begins if it has none."""
+    """The line of a record's `key`, or the record's first line if it has no such key."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     begin, end, _ = next(span for number, span in enumerate(_records(text)) if number == record)
     found = text.find(f'"{key}"', begin, end)
@@ -88,7 +89,7 @@ def line_of(path: Path, record: int, key: str) -> int:
 
 
 def _records(text: str) -> Iterator[tuple[int, int, Any]]:
-    """Where each record begins and ends, in characters, and what it is; raises `JSONDecodeError` at the first fault."""
+    """Begin and end of each record, in characters, and its value; raises `JSONDecodeError` at the first fault."""
     decoder, at = Decoder(), _after_white(text, 0)
     is_array = text[at : at + 1] == "["
     if not is_array:
@@ -125,7 +126,7 @@ def _after_white(text: str, at: int) -> int:
 
 
 def _diagnose(path: Path) -> None:
-    """Raise the `InputError` of the first record that is wrong; return if there is none."""
+    """Raise an `InputError` for the first invalid record."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -143,21 +144,21 @@ def _diagnose(path: Path) -> None:
                     raise InputError(
                         f"record {number + 1} has no {key!r}, only {have}: expected Alpaca examples", path, line
                     )
-                held = value.get(key, "")
-                if not isinstance(held, str) and (held is not None or key in NEEDED):
+                text_value = value.get(key, "")
+                if not isinstance(text_value, str) and (text_value is not None or key in NEEDED):
                     at = line_of(path, number, key)
-                    raise InputError(f"record {number + 1}: {key} is {_kind(held)}, expected text", path, at)
+                    raise InputError(f"record {number + 1}: {key} is {_kind(text_value)}, expected text", path, at)
             turns = value.get("history")
             if turns is not None and not (isinstance(turns, list) and all(map(_is_turn, turns))):
                 at = line_of(path, number, "history")
                 expected = "expected a list of [user, assistant] or of objects with role (user, assistant) and content"
-                raise InputError(f"record {number + 1}: history is no list of turns, {expected}", path, at)
+                raise InputError(f"record {number + 1}: history is not a list of turns, {expected}", path, at)
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
 
 
 def _is_turn(turn: object) -> bool:
-    """Whether it is a pair of question and answer, or one of their messages with its role."""
+    """Whether a value is a pair of user and assistant text, or one message with a role."""
     if isinstance(turn, dict):
         return turn.get("role") in ("user", "assistant") and isinstance(turn.get("content"), str)
     return isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)

@@ -1,1 +1,1 @@
-"""Baselines: classical models that answer the same questions as the language model."""
+"""Baselines: classical models that predict the same samples as the language model."""

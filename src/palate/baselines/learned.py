@@ -1,14 +1,14 @@
-"""Models that learn: weights of a few statistics, logistic regression (scikit-learn), boosted trees (LightGBM).
+"""Learned baselines: weighted statistics and logistic regression (scikit-learn), and boosted trees (LightGBM).
 
-    online     w₁ · item mean + w₂ · mean residual of the past + w₃ · mean residual of the history that is shown
-    item-knn   the same, + w₄ · what the ratings of similar items in the past come to
+    online     w₁ · item mean + w₂ · mean residual of the past + w₃ · mean residual of the shown history
+    item-knn   as online, + w₄ · the item-kNN score of the user's past ratings of similar items
 
-A residual is a rating less its item's mean; item means and similarities are out of folds of users. The others learn
-from groups of features.
+A residual is a rating less its item's mean. Item means and similarities are out of folds of users. The other models
+learn from groups of features.
 
-Fitted on the training samples; the trees are stopped early on validation, and both are Platt-scaled on it. Where
-validation has not both classes, the trees stop after `ROUNDS`. The trees draw rows and features, so their score is the
-mean of `SEEDS` fits.
+Each model is fitted on the training samples and Platt-scaled on validation. The trees stop early on validation, or
+after `ROUNDS` if validation lacks a class. The trees sample rows and features, so their score is the mean of `SEEDS`
+fits.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ from palate.samples.queries import Labels, Queries
 Matrix = NDArray[np.float32]
 
 STOP = 40
-"""Trees in a row that validation gains nothing from, after which no more are grown."""
+"""Early stopping: the number of trees in a row without a gain on validation."""
 ROUNDS = 100
-"""Trees where validation cannot say how many."""
+"""Number of trees without early stopping."""
 TREES = {
     "objective": "binary",
     "learning_rate": 0.1,
@@ -43,97 +43,97 @@ TREES = {
 }
 
 
-def online_means(known: BaselineData) -> Predict:
-    """The user's mean so far, and the item's mean."""
-    return _weighted(known, lambda asked: _means(known, asked))
+def online_means(data: BaselineData) -> Predict:
+    """Logistic weights of the item's mean and the user's mean residuals so far."""
+    return _weighted(data, lambda queries: _means(data, queries))
 
 
-def item_neighbours(known: BaselineData) -> Predict:
+def item_neighbours(data: BaselineData) -> Predict:
     """Item-kNN over the user's whole past."""
 
-    def statistics(asked: Queries) -> list[Floats]:
-        return [*_means(known, asked), neighbour_score(known, asked, near=False)[0]]
+    def statistics(queries: Queries) -> list[Floats]:
+        return [*_means(data, queries), neighbour_score(data, queries, near=False)[0]]
 
-    return _weighted(known, statistics)
-
-
-def _means(known: BaselineData, asked: Queries) -> list[Floats]:
-    return [item_mean(known, asked), past_residual(known, asked), recent_residual(known, asked)]
+    return _weighted(data, statistics)
 
 
-def _weighted(known: BaselineData, statistics: Callable[[Queries], list[Floats]]) -> Predict:
+def _means(data: BaselineData, queries: Queries) -> list[Floats]:
+    return [item_mean(data, queries), past_residual(data, queries), recent_residual(data, queries)]
+
+
+def _weighted(data: BaselineData, statistics: Callable[[Queries], list[Floats]]) -> Predict:
     from sklearn.linear_model import LogisticRegression
 
-    asked, liked = known.drawn("train")
+    queries, liked = data.drawn("train")
     if not both_classes(liked):
-        return base_rate(known)
-    weights: Floats = LogisticRegression().fit(np.column_stack(statistics(asked)), liked).coef_[0]
-    return platt(known, lambda asked: np.column_stack(statistics(asked)) @ weights)
+        return base_rate(data)
+    weights: Floats = LogisticRegression().fit(np.column_stack(statistics(queries)), liked).coef_[0]
+    return platt(data, lambda queries: np.column_stack(statistics(queries)) @ weights)
 
 
 def logistic_regression(groups: Sequence[str]) -> Callable[[BaselineData], Predict]:
     """Fits a logistic regression on groups of features."""
 
-    def fit(known: BaselineData) -> Predict:
-        x, liked = _fitted_on(known, "train", groups)
+    def fit(data: BaselineData) -> Predict:
+        x, liked = _features_and_labels(data, "train", groups)
         if not both_classes(liked):
-            return base_rate(known)
+            return base_rate(data)
         logit = _linear(x, liked)
-        return platt(known, lambda asked: logit(features_of(known, asked, groups)[1]))
+        return platt(data, lambda queries: logit(features_of(data, queries, groups)[1]))
 
     return fit
 
 
 def boosted_trees(groups: Sequence[str]) -> Callable[[BaselineData], Predict]:
-    """Fits LightGBM on groups of features, from the logit of their logistic regression on.
+    """Fits LightGBM on groups of features, with the logit of their logistic regression as initial score.
 
-    What is linear need not be put together from steps: that takes half the time.
+    The trees need not approximate the linear part by steps, which halves the time.
     """
 
-    def fit(known: BaselineData) -> Predict:
+    def fit(data: BaselineData) -> Predict:
         import lightgbm
 
-        x, liked = _fitted_on(known, "train", groups)
+        x, liked = _features_and_labels(data, "train", groups)
         if not both_classes(liked):
-            return base_rate(known)
+            return base_rate(data)
         logit = _linear(x, liked)
         training = lightgbm.Dataset(x, liked, init_score=logit(x))
-        other, answer = _fitted_on(known, "val", groups)
-        watched = None
-        if both_classes(answer):
-            watched = lightgbm.Dataset(other, answer, reference=training, init_score=logit(other))
-        models = [_trees(known.seed + n, training, watched) for n in range(SEEDS)]
+        val_x, val_liked = _features_and_labels(data, "val", groups)
+        validation = None
+        if both_classes(val_liked):
+            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=logit(val_x))
+        models = [_trees(data.seed + n, training, validation) for n in range(SEEDS)]
 
-        def score(asked: Queries) -> Floats:
-            if not len(asked):
+        def score(queries: Queries) -> Floats:
+            if not len(queries):
                 return np.empty(0)
-            x = features_of(known, asked, groups)[1]
-            grown = np.mean([model.predict(x, raw_score=True) for model in models], axis=0, dtype=np.float64)
-            return logit(x) + grown
+            x = features_of(data, queries, groups)[1]
+            trees = np.mean([model.predict(x, raw_score=True) for model in models], axis=0, dtype=np.float64)
+            return logit(x) + trees
 
-        return platt(known, score)
+        return platt(data, score)
 
     return fit
 
 
-def _trees(seed: int, training: Any, watched: Any | None) -> Any:
-    """Trees (`lightgbm.Booster`) grown with one seed on a `lightgbm.Dataset`, stopped early on another."""
+def _trees(seed: int, training: Any, validation: Any | None) -> Any:
+    """Fit a `lightgbm.Booster` on a `lightgbm.Dataset` with one seed; stop early on `validation` if there is one."""
     import lightgbm
 
     options = TREES | {"seed": seed}
-    if watched is None:
+    if validation is None:
         return lightgbm.train(options, training, ROUNDS)
     stop = lightgbm.early_stopping(STOP, verbose=False)
-    return lightgbm.train(options, training, 1000, valid_sets=[watched], callbacks=[stop])
+    return lightgbm.train(options, training, 1000, valid_sets=[validation], callbacks=[stop])
 
 
 def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
-    """The logit of a logistic regression on standardized features, for which one that is not defined is its mean."""
+    """The logit of a logistic regression on standardized features; an undefined feature takes its mean."""
     from sklearn.linear_model import LogisticRegression
 
-    there = ~np.isnan(x)
-    mean = np.where(there, x, 0).sum(axis=0, dtype=np.float64) / np.maximum(there.sum(axis=0), 1)
-    square = np.where(there, (x - mean) ** 2, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    defined = ~np.isnan(x)
+    mean = np.where(defined, x, 0).sum(axis=0, dtype=np.float64) / np.maximum(defined.sum(axis=0), 1)
+    square = np.where(defined, (x - mean) ** 2, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
     std = np.where(square > 0, np.sqrt(square), 1)
 
     def standard(x: Matrix) -> Floats:
@@ -144,17 +144,17 @@ def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
     weights, constant = model.coef_[0], float(model.intercept_[0])
 
     def logit(x: Matrix) -> Floats:
-        # Row by row, so that no question's last bits depend on how many others are asked.
+        # Row by row: a matrix product's last bits would depend on the number of queries.
         found: Floats = np.einsum("nc,c->n", standard(x), weights) + constant
         return found
 
     return logit
 
 
-def _fitted_on(known: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
-    """Features and labels of the samples of a split; a group's features are made once for all models."""
-    asked, liked = known.drawn(split)
+def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
+    """Features and labels of the samples of a split; all models share the features of a group."""
+    queries, liked = data.drawn(split)
     for group in groups:
-        if (split, group) not in known.kept:
-            known.kept[split, group] = features_of(known, asked, [group])[1]
-    return np.hstack([known.kept[split, group] for group in groups]), liked
+        if (split, group) not in data.features:
+            data.features[split, group] = features_of(data, queries, [group])[1]
+    return np.hstack([data.features[split, group] for group in groups]), liked

@@ -8,42 +8,42 @@ from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Queries, Scores
 
 Predict = Callable[[Queries], Scores]
-"""P(like) of n questions, float64 (n,)."""
+"""P(like) of n queries, float64 (n,)."""
 
 SEEDS = 5
-"""Fits that a baseline with randomness is the mean of, so that no lucky seed is what a model must beat."""
+"""Number of fits that a randomized baseline averages, so that no model is compared with one lucky seed."""
 
 
-def platt(known: BaselineData, statistic: Callable[[Queries], Floats]) -> Predict:
-    """P(like) by logistic regression on one statistic, which is float64 (n,).
+def platt(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Predict:
+    """P(like) by logistic regression on one statistic, float64 (n,), fitted on validation.
 
-    Where validation has one class alone, which fits no slope, on training. That is the poor second choice: its rows
-    may be part of their own statistics. Where that has one class too: the base rate.
+    If validation has a single class, the regression uses training instead, although training rows may be part of
+    their own statistics. If training has a single class too, the result is the base rate.
     """
     from sklearn.linear_model import LogisticRegression
 
-    fitted_on = next((part for split in ("val", "train") if both_classes((part := known.drawn(split))[1])), None)
+    fitted_on = next((part for split in ("val", "train") if both_classes((part := data.drawn(split))[1])), None)
     if fitted_on is None:
-        return base_rate(known)
-    asked, liked = fitted_on
-    # An L2 penalty of 1 on the slope, scikit-learn's default: nothing on thousands of rows, and finite on a few.
-    model = LogisticRegression().fit(statistic(asked)[:, None], liked)
+        return base_rate(data)
+    queries, liked = fitted_on
+    # scikit-learn's default L2 penalty of 1: negligible on thousands of rows, and it keeps the slope finite on a few.
+    model = LogisticRegression().fit(statistic(queries)[:, None], liked)
 
-    def predict(asked: Queries) -> Scores:
-        if not len(asked):
+    def predict(queries: Queries) -> Scores:
+        if not len(queries):
             return np.empty(0)
-        p: Scores = model.predict_proba(statistic(asked)[:, None])[:, 1]
+        p: Scores = model.predict_proba(statistic(queries)[:, None])[:, 1]
         return p
 
     return predict
 
 
-def base_rate(known: BaselineData) -> Predict:
-    """The training base rate, whatever is asked."""
-    rate = float(known.asked("train")[1].mean())
-    return lambda asked: np.full(len(asked), rate)
+def base_rate(data: BaselineData) -> Predict:
+    """The training base rate for every query."""
+    rate = float(data.of_split("train")[1].mean())
+    return lambda queries: np.full(len(queries), rate)
 
 
 def both_classes(liked: np.ndarray) -> bool:
-    """Whether there is a Yes and a No."""
+    """Whether the labels contain both classes."""
     return bool(liked.any() and not liked.all())

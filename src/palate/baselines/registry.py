@@ -1,8 +1,8 @@
-"""Baselines: what classical models make of the same questions; each is fitted once and predicts any `Queries`.
+"""The registry of baselines: each is fitted once and predicts any `Queries`.
 
-The quick ones are means that cost nothing: a model that does not beat them has learned nothing. The others take
-seconds to minutes. Each may know what `palate.baselines.statistics` says, is fitted on training samples, and stopped
-early and turned into a probability on validation; docs/baselines.md has their equations.
+The quick ones are means: a model that does not beat them has learned nothing. The others take seconds to minutes.
+`palate.baselines.statistics` defines the ratings that each may use. Baselines fit on training samples; early stopping
+and Platt scaling use validation. docs/baselines.md has their equations.
 """
 
 import logging
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 Choice = Literal["all", "quick"]
 
 CHUNK = 200_000
-"""Questions that are answered at once; affects memory, not results."""
+"""Queries per chunk of predictions; affects memory, not results."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline: its key in files, its name in tables, and how it is fitted."""
+    """A baseline: its key in files, its name in tables, and the function that fits it."""
 
     key: str
     label: str
     fit: Callable[[BaselineData], Predict]
     needs: str | None = None
-    """A package that is not always installed."""
+    """The optional package that it needs."""
     quick: bool = False
-    """Costs next to nothing."""
+    """Whether it takes less than a second."""
 
 
 PROMPT = ("prompt",)
@@ -67,42 +67,42 @@ REGISTRY = (
     Baseline("lightgbm", "LightGBM (all features)", boosted_trees(EVERYTHING), "lightgbm"),
 )
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
-"""The baselines' keys, in the order of the tables, and what the tables call them."""
+"""The baselines' keys and their names in tables, in table order."""
 
 
 def chosen_baselines(choice: Choice) -> list[Baseline]:
-    """The baselines of a choice whose packages are there; the log says which are left out."""
+    """The baselines of a choice whose packages are installed; logs the others."""
     chosen = []
     for baseline in REGISTRY:
         if choice == "quick" and not baseline.quick:
             continue
         if baseline.needs is not None and find_spec(baseline.needs) is None:
-            log.warning("the baseline %r is left out: %s is not installed", baseline.label, baseline.needs)
+            log.warning("skipping the baseline %r: %s is not installed", baseline.label, baseline.needs)
             continue
         chosen.append(baseline)
     return chosen
 
 
-def fit_baselines(known: BaselineData, choice: Choice = "all") -> dict[str, Predict]:
-    """Fit the chosen baselines, in the order of the tables: P(like) of any `Queries`, float64 (n,), by key."""
+def fit_baselines(data: BaselineData, choice: Choice = "all") -> dict[str, Predict]:
+    """Fit the chosen baselines, in table order; each result predicts P(like) of any `Queries`, float64 (n,)."""
     chosen = chosen_baselines(choice)
     found = {}
     with Meter("baselines", len(chosen), "fitted") as meter:
         for baseline in chosen:
             meter.advance(0, baseline.label)
-            found[baseline.key] = in_chunks(baseline.fit(known))
+            found[baseline.key] = in_chunks(baseline.fit(data))
             meter.advance(1)
     return found
 
 
 def in_chunks(predict: Predict) -> Predict:
-    """The same predictions, some questions at a time."""
+    """The same predictions, computed in chunks of queries."""
 
-    def predicted(asked: Queries) -> Scores:
-        p = np.empty(len(asked))
-        for begin in range(0, len(asked), CHUNK):
+    def predicted(queries: Queries) -> Scores:
+        p = np.empty(len(queries))
+        for begin in range(0, len(queries), CHUNK):
             window = slice(begin, begin + CHUNK)
-            p[window] = predict(asked.take(window))
+            p[window] = predict(queries.take(window))
         return p
 
     return predicted
@@ -112,13 +112,13 @@ def baseline_scores(samples: Samples, *, choice: Choice = "all", split: str = "t
     """P(like) of the chosen baselines for every sample of a split, in the order of the timeline.
 
     The result has `row` (UInt32, the index within the split) and a Float64 column for each baseline's key. Raises
-    `InputError` where there is no training sample to learn from.
+    `InputError` if there is no training sample.
     """
-    known = BaselineData.of(samples, seed)
-    return scores_of(known, fit_baselines(known, choice), split)
+    data = BaselineData.of(samples, seed)
+    return scores_of(data, fit_baselines(data, choice), split)
 
 
-def scores_of(known: BaselineData, fitted: Mapping[str, Predict], split: str) -> pl.DataFrame:
-    """What fitted baselines say of every sample of a split, as `baseline_scores` gives it."""
-    asked, _ = known.asked(split)
-    return pl.DataFrame({key: predict(asked) for key, predict in fitted.items()}).with_row_index("row")
+def scores_of(data: BaselineData, fitted: Mapping[str, Predict], split: str) -> pl.DataFrame:
+    """P(like) of fitted baselines for every sample of a split, in the format of `baseline_scores`."""
+    queries, _ = data.of_split(split)
+    return pl.DataFrame({key: predict(queries) for key, predict in fitted.items()}).with_row_index("row")

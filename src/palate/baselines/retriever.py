@@ -1,4 +1,4 @@
-"""First stages, which find candidates for a user: by popularity, or by item-kNN over what the user liked."""
+"""Retrievers find candidates for a user: by popularity, or by item-kNN over the items that the user liked."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -12,15 +12,15 @@ from palate.samples.queries import Labels, RowNumbers, item_rows
 Floats = NDArray[np.float64]
 
 NEIGHBOURS = 100
-"""Items that each item is near to; `benchmarks/retrieve.py` compares."""
+"""Neighbours stored per item; `benchmarks/retrieve.py` compares values."""
 
 
 @dataclass(frozen=True)
 class RetrieverData:
-    """The ratings with the role `warmup` or `train`: no validation or test label, and none that is later than a cutoff.
+    """The ratings with the role `warmup` or `train`: no validation or test label, and none after a time cutoff.
 
-    `user` (n,) int64 counts the users from 0, `item` (n,) int64 are rows of the item table, `rating` (n,) float64 and
-    `liked` (n,) bool. `users` and `items` say how many there are.
+    `user` (n,) int64 numbers the users from 0, `item` (n,) int64 are rows of the item table, `rating` (n,) float64 and
+    `liked` (n,) bool. `users` and `items` are the numbers of both.
     """
 
     user: RowNumbers
@@ -32,7 +32,7 @@ class RetrieverData:
 
     @classmethod
     def of(cls, samples: Samples) -> Self:
-        """What may be known of some samples."""
+        """The training ratings of samples."""
         rows = samples.timeline["split"].is_in(["warmup", "train"]).arg_true().to_numpy()
         rating = samples.timeline["rating"].gather(rows).to_numpy().astype(np.float64)
         users = int(samples.user.max(initial=-1)) + 1
@@ -42,7 +42,7 @@ class RetrieverData:
 
 @dataclass(frozen=True)
 class Past:
-    """What one user rated, oldest first: `item` rows of the item table, `rating` and `liked`, (r,) each."""
+    """The ratings of one user, oldest first: `item` (rows of the item table), `rating` and `liked`, (r,) each."""
 
     item: RowNumbers
     rating: Floats
@@ -53,7 +53,7 @@ class Retriever(Protocol):
     """Finds candidates for a user; the same past gives the same candidates in the same order."""
 
     def top(self, past: Past, n: int, barred: RowNumbers) -> RowNumbers:
-        """The `n` best items (rows of the item table) that are not `barred`, best first; fewer if there are no more."""
+        """The best `n` items (rows of the item table) outside `barred`, best first; fewer if no more qualify."""
 
 
 @dataclass(frozen=True)
@@ -69,46 +69,46 @@ class Popularity:
     rank: RowNumbers
 
     @classmethod
-    def fit(cls, known: RetrieverData) -> Self:
-        """Count."""
-        ratings = np.bincount(known.item, minlength=known.items)
-        likes = np.bincount(known.item[known.liked], minlength=known.items)
+    def fit(cls, data: RetrieverData) -> Self:
+        """Count likes and ratings."""
+        ratings = np.bincount(data.item, minlength=data.items)
+        likes = np.bincount(data.item[data.liked], minlength=data.items)
         order = np.lexsort((-ratings, -likes))
         return cls(likes, order, np.argsort(order))
 
     def top(self, past: Past, n: int, barred: RowNumbers) -> RowNumbers:
-        """See `Retriever`; the past does not matter."""
+        """See `Retriever`; `past` has no effect."""
         likely = self.order[: n + barred.size]
         return likely[~np.isin(likely, barred)][:n]
 
 
 @dataclass(frozen=True)
 class ItemKNN:
-    """Items by the sum of their similarities to what the user liked (Sarwar et al. 2001; Deshpande & Karypis 2004).
+    """Items by the sum of their similarities to the user's likes (Sarwar et al. 2001; Deshpande & Karypis 2004).
 
-        score(j) = Σ_i cos(x_i, x_j)   over the items i that the user liked, j being among i's `NEIGHBOURS` nearest
+        score(j) = Σ_i cos(x_i, x_j)   over the items i that the user liked and that have j among their neighbours
 
-    x_i holds for each user who liked item i the weight log(1 + items / (1 + likes of that user)): who likes everything
-    says little. Items that are near to nothing that was liked follow by popularity, so that a user without likes is
-    given what is popular. The neighbours come from `implicit`; `similarity` is a scipy CSR matrix (items, items).
+    x_i has, for each user who liked item i, the weight log(1 + items / (1 + likes of that user)), so users who like
+    everything count little. Items without a score follow by popularity, so a user without likes gets popular items.
+    `implicit` finds the neighbours; `similarity` is a scipy CSR matrix (items, items).
     """
 
     similarity: Any
     popular: Popularity
 
     @classmethod
-    def fit(cls, known: RetrieverData, neighbours: int = NEIGHBOURS) -> Self:
+    def fit(cls, data: RetrieverData, neighbours: int = NEIGHBOURS) -> Self:
         """Find each item's neighbours."""
         from implicit.nearest_neighbours import ItemItemRecommender
         from scipy.sparse import csr_matrix
 
-        user, item = known.user[known.liked], known.item[known.liked]
-        weight = np.log1p(known.items / (1 + np.bincount(user, minlength=known.users)))[user]
-        length = np.sqrt(np.bincount(item, weight**2, minlength=known.items))
-        liked = csr_matrix((weight / length[item], (user, item)), (known.users, known.items))
+        user, item = data.user[data.liked], data.item[data.liked]
+        weight = np.log1p(data.items / (1 + np.bincount(user, minlength=data.users)))[user]
+        length = np.sqrt(np.bincount(item, weight**2, minlength=data.items))
+        liked = csr_matrix((weight / length[item], (user, item)), (data.users, data.items))
         model = ItemItemRecommender(neighbours)
         model.fit(liked, show_progress=False)
-        return cls(model.similarity, Popularity.fit(known))
+        return cls(model.similarity, Popularity.fit(data))
 
     def top(self, past: Past, n: int, barred: RowNumbers) -> RowNumbers:
         """See `Retriever`."""

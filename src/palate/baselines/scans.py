@@ -1,7 +1,7 @@
-"""Compiled walks along users' pasts: what is added up goes from one row of a user to the next, and starts anew with
-the next user, so that no sum holds a rating of anybody else, nor one that came later, not even in its last bits.
+"""Compiled scans over users' pasts. A running sum goes from row to row of one user and restarts with the next user,
+so that no rating of another user, and no later one, affects a sum, not even its last bits.
 
-Compiled once a machine; numba keeps the result.
+numba compiles the scans once per machine and caches the result.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
@@ -14,7 +14,7 @@ import numpy as np
 from palate.store.hub import cache_dir
 
 if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
+    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # the installation is read-only
 
 
 @numba.njit(cache=True, nogil=True)
@@ -29,14 +29,14 @@ def sums_before(values, first):
 
 @numba.njit(cache=True, nogil=True)
 def similar_items(user_start, user_item, user_value, item_start, item_user, item_value, top, shrinkage):
-    """The `top` items most like each one, by Pearson's correlation around the baseline (Koren 2010, section 2.2).
+    """The `top` items most similar to each, by Pearson's correlation around the baseline (Koren 2010, section 2.2).
 
-    The values (float64) are residuals, once grouped by user and once by item, with where each group starts. Over
-    the n users that rated both i and j:
+    The values (float64) are residuals, once grouped by user and once by item; `*_start` has the first index of each
+    group. Over the n users that rated both i and j:
 
         s = Σ xi xj / √(Σ xi² Σ xj²) · (n − 1) / (n − 1 + shrinkage),   0 for n = 1
 
-    Returns where each item's neighbours start (items + 1,), which they are (int32) and how similar (float32).
+    Returns the first index of each item's neighbours (items + 1,), the neighbours (int32) and similarities (float32).
     """
     items = item_start.size - 1
     both, own, other = np.zeros(items), np.zeros(items), np.zeros(items)
@@ -79,10 +79,10 @@ def similar_items(user_start, user_item, user_value, item_start, item_user, item
 
 @numba.njit(cache=True, nogil=True)
 def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, neighbour, similarity, window):
-    """What the user's last `window` ratings of an asked item's neighbours come to, float64 (n, 3).
+    """Sums over the user's last `window` ratings of a candidate's neighbours, float64 (n, 3).
 
     Columns: Σ s·residual, Σ s, Σ |s|. `order` sorts the anchors; `rated` and `residual` belong to the timeline's
-    rows; `start` (folds, items + 1) says where the neighbours of an item lie, for each fold of users.
+    rows; `start` (folds, items + 1) has the first index of an item's neighbours, for each fold of users.
     """
     out = np.zeros((anchor.size, 3))
     row_of = np.full(start.shape[1] - 1, -1, np.int64)
@@ -108,11 +108,11 @@ def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, nei
 
 @numba.njit(cache=True, nogil=True)
 def genre_sums(anchor, item, order, first, rated, residual, genres, bits):
-    """What the user's past ratings of an asked item's genres come to, float64 (n, 4).
+    """Statistics of the user's past ratings in a candidate's genres, float64 (n, 4).
 
-    `genres` uint64 (items,) has a bit for each of an item's `bits` genres. Of a genre with n past ratings whose
-    residuals, less the user's mean, sum up to r, the liking is r / (n + 5). Columns: the mean liking of the item's
-    genres, the least, the greatest, and the mean share of the past that is of such a genre; all 0 without a genre.
+    `genres` uint64 (items,) has one bit per genre, `bits` in all. The liking of a genre is r / (n + 5), with n past
+    ratings in the genre and r the sum of their residuals less the user's mean residual. Columns: mean, minimum and
+    maximum liking over the candidate's genres, and the mean share of the past in these genres; all 0 without a genre.
     """
     out = np.zeros((anchor.size, 4))
     total, count = np.zeros(bits), np.zeros(bits)

@@ -1,14 +1,13 @@
-"""Known: what a baseline may know, as arrays, and the statistics of items out of folds of users.
+"""`BaselineData`: the ratings that a baseline may use, as arrays, and item statistics out of folds of users.
 
-Of all users' ratings only those of the roles "warmup" and "train" are known. Of the user who is asked, everything
-before the anchor is known too, whatever its role, as it stands in the prompt.
+A baseline may use all ratings with the role "warmup" or "train". Of the query's user it may also use every rating
+before the anchor, whatever its role, as the prompt shows these.
 
-Users are dealt out to `FOLDS` folds. The statistics of items that a user's features are made of come from the users of
-the other folds: no row sees its own user, so a statistic means the same for a row that is trained on and for one that
-is tested.
+Each user belongs to one of `FOLDS` folds. A user's features take item statistics from the users of the other folds:
+no row contributes to its own features, so a statistic has the same meaning for training rows and test rows.
 
-All training ratings are known then, whatever their time: of the ratings of an average item half are later than the
-question. `Known.earlier` gives the statistics as of a question's own time instead.
+These statistics include training ratings of any time: for an average item half of them are later than the query.
+`BaselineData.earlier` gives the statistics as of the query's time instead.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -31,52 +30,52 @@ Floats = NDArray[np.float64]
 
 FOLDS = 10
 MOST = 500_000
-"""Samples of a split that anything is fitted on: what memory bears."""
+"""Maximum number of a split's samples in a fit, which bounds memory."""
 NEIGHBOURS = 200
-"""Items that are kept as similar to each one."""
+"""Neighbours stored per item."""
 FEW_SHARED = 50.0
-"""Users who rated both items, at which a similarity counts half."""
+"""Shrinkage of similarities: with n users who rated both items, the factor is (n − 1) / (n − 1 + FEW_SHARED)."""
 
 
 class ItemStatistics(NamedTuple):
-    """Known ratings of items, float64: of each item by the users outside each fold, (folds, items) each; or before
-    each of n questions, (n,) each."""
+    """Statistics of items' training ratings, float64: by the users outside each fold, (folds, items) each; or before
+    each of n queries, (n,) each."""
 
     mean: Floats
     """Shrunk to the mean of all."""
     liked: Floats
     """Share of likes, shrunk to that of all."""
     ratings: Floats
-    """How many there are."""
+    """Number of ratings."""
 
 
 class Neighbours(NamedTuple):
-    """The items most similar to each one, by the users outside each fold; see `walk.similar_items`."""
+    """The items most similar to each one, by the users outside each fold; see `scans.similar_items`."""
 
     start: RowNumbers
-    """(folds, items + 1): where an item's neighbours begin."""
+    """(folds, items + 1): the first index of an item's neighbours."""
     item: NDArray[np.int32]
     similarity: NDArray[np.float32]
 
 
 class InTime(NamedTuple):
-    """The known ratings of groups of items, by group, then by time."""
+    """Cumulative sums of training ratings of groups of items, sorted by group, then by time."""
 
     key: RowNumbers
-    """(known rows,): group · moments + moment, ascending."""
+    """(training rows,): group · moments + moment, ascending."""
     sums: RowNumbers
-    """(known rows + 1, 3): before each row how many there are, their ratings as multiples of 1 / `UNIT`, and likes.
-    Integers, so that no difference of two holds a trace of what came before both."""
+    """(training rows + 1, 3): number, ratings in multiples of 1 / `UNIT`, and likes of the rows before each row.
+    Integers, so that a difference of two sums is exact."""
 
     def between(self, low: RowNumbers, high: RowNumbers) -> tuple[Floats, Floats, Floats]:
-        """How many rows have keys from `low` on and below `high`, the sum of their ratings, and likes."""
+        """Number, sum of ratings and likes of the rows with keys in [`low`, `high`)."""
         begin, end = np.searchsorted(self.key, low), np.searchsorted(self.key, high)
         count, rated, liked = (self.sums[end] - self.sums[begin]).T.astype(np.float64)
         return count, rated / UNIT, liked
 
 
 class Content(NamedTuple):
-    """What is told of the items."""
+    """Genres and years of the items."""
 
     names: list[str]
     """Genres, the most frequent first, at most 64."""
@@ -88,7 +87,7 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class BaselineData:
-    """The timeline of `samples` as arrays of shape (rows,), and what follows from it, each worked out once."""
+    """The timeline of `samples` as arrays of shape (rows,), and statistics of it, each computed once."""
 
     samples: Samples
     user: RowNumbers
@@ -100,46 +99,43 @@ class BaselineData:
     rating: Floats
     liked: Labels
     allowed: Labels
-    """Is known to all: role "warmup" or "train"."""
+    """Whether the row is a training rating: role "warmup" or "train"."""
     fold: RowNumbers
     """The fold of the row's user."""
     seed: int
-    kept: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
-    """Features of a split's samples by (split, group), for the models that learn from the same ones."""
+    features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
+    """Cached features of a split's samples by (split, group), which several models share."""
     sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
-    """What `before` has added up."""
+    """Cached results of `before`."""
 
     @classmethod
     def of(cls, samples: Samples, seed: int = 13) -> Self:
-        """What is known of samples.
-
-        Raises `InputError` where there is no training sample.
-        """
+        """The data of samples; raises `InputError` if there is no training sample."""
         timeline = samples.timeline
         if not samples.of("train").size:
-            raise InputError("the timeline has no training rows, expected some for the baselines to learn from")
+            raise InputError("the timeline has no training rows, expected some to fit the baselines on")
         user = samples.user
         rating = timeline["rating"].to_numpy().astype(np.float64)
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
         fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1) % FOLDS
         return cls(samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed)
 
-    def asked(self, split: str) -> tuple[Queries, Labels]:
+    def of_split(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""
         position = self.samples.position[self.samples.of(split)]
         return Queries(position, self.item[position]), self.liked[position]
 
     def drawn(self, split: str) -> tuple[Queries, Labels]:
-        """The samples of a split to fit on: all, or `MOST` of them drawn with the seed, in order."""
-        asked, liked = self.asked(split)
-        if len(asked) <= MOST:
-            return asked, liked
-        rows = np.sort(np.random.default_rng(self.seed).choice(len(asked), MOST, replace=False))
-        return asked.take(rows), liked[rows]
+        """The samples of a split to fit on: all, or a random `MOST` of them, in order."""
+        queries, liked = self.of_split(split)
+        if len(queries) <= MOST:
+            return queries, liked
+        rows = np.sort(np.random.default_rng(self.seed).choice(len(queries), MOST, replace=False))
+        return queries.take(rows), liked[rows]
 
     @cached_property
     def training(self) -> RetrieverData:
-        """The ratings that are known to all."""
+        """The training ratings."""
         return RetrieverData.of(self.samples)
 
     @cached_property
@@ -149,12 +145,12 @@ class BaselineData:
         rows = count.sum(axis=1, keepdims=True)
 
         def means(part: Floats, overall: float) -> Floats:
-            # Without a rating outside a fold, of one user alone, say, the mean of all stands in for every item.
+            # If no rating is outside a fold (of a single user, say), every item takes the mean of all.
             prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
             return shrunk(part, count, prior)
 
-        known = self.training
-        return ItemStatistics(means(rated, float(known.rating.mean())), means(liked, float(known.liked.mean())), count)
+        data = self.training
+        return ItemStatistics(means(rated, float(data.rating.mean())), means(liked, float(data.liked.mean())), count)
 
     @cached_property
     def residual(self) -> Floats:
@@ -162,10 +158,10 @@ class BaselineData:
         return self.rating - self.items.mean[self.fold, self.item]
 
     def earlier(self, anchor: RowNumbers, item: RowNumbers) -> ItemStatistics:
-        """Statistics of items by known ratings at times strictly before those of the anchors; (n,) each.
+        """Statistics of items by training ratings strictly before the anchors' times; (n,) each.
 
-        Means are drawn to those of all items at that time, and where nothing was rated yet to the threshold and to ½.
-        No fold is needed: what came before holds no later rating of anybody, so not the answer either.
+        Means are shrunk to those of all items at that time; before the first rating, to the threshold and to ½. Folds
+        are unnecessary: earlier ratings never include the query's own.
         """
         moment = self._moment[anchor]
         n, of_all, liked_of_all = self._by_time.between(np.zeros_like(moment), moment)
@@ -203,7 +199,7 @@ class BaselineData:
 
     @cached_property
     def content(self) -> Content:
-        """Genres and year as prompts tell them."""
+        """Genres and years as prompts show them."""
         shown = shown_items(self.samples.items)
         year = None
         if "year" in shown.columns:
@@ -247,12 +243,12 @@ class BaselineData:
         return InTime(key[order], sums)
 
     def _outside(self, values: NDArray[Any]) -> Floats:
-        """Sums of the known rows' values for each item, over the users outside each fold: (folds, items)."""
+        """Sums of the training rows' values per item, over the users outside each fold: (folds, items)."""
         outside = [np.flatnonzero(self.allowed & (self.fold != fold)) for fold in range(FOLDS)]
         return np.stack([np.bincount(self.item[rows], values[rows], len(self.samples.items)) for rows in outside])
 
     def _neighbours(self, fold: int) -> Neighbours:
-        """Similar items by the known ratings of the users outside one fold."""
+        """Similar items by the training ratings of the users outside one fold."""
         from palate.baselines.scans import similar_items
 
         rows = np.flatnonzero(self.allowed & (self.fold != fold))

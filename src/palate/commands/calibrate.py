@@ -59,7 +59,7 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
         columns["label"],
         columns["user_id"],
         source=source_of(config, chat, validation.key),
-        asked=config.score.calibration,
+        choice=config.score.calibration,
         seed=config.seed,
         key=validation_key(validation.key, np.asarray(columns["row"])),
     )

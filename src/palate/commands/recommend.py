@@ -137,7 +137,7 @@ def _for_one(
     if shown < samples.history_len:
         told = "%s has %d of the %d ratings that prompts showed in training"
         log.warning(told, asker.name, shown, samples.history_len)
-    item, left_out = recommender.asked(asker)
+    item, left_out = recommender.candidates_for(asker)
     if not item.size:
         place = request.candidates or "palate recommend"
         raise InputError(f"{asker.name} has rated every candidate, expected others or --include-seen", place)

@@ -83,7 +83,7 @@ class Collected:
 
     def of_baseline(self, key: str, split: str, rows: NDArray[Any]) -> Floats:
         """P(like) of a baseline for some rows of a split."""
-        return self.baselines[key](self.known.asked(split)[0].take(rows))
+        return self.baselines[key](self.known.of_split(split)[0].take(rows))
 
     @cached_property
     def best_on_validation(self) -> str | None:
@@ -171,7 +171,7 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
         return fit_stack(logits[0], fitted_on, liked, tuple(names), logits[1], asked)
 
     (names, fitted_on), (_, asked) = (
-        features_of(known, known.asked(split)[0].take(at), STATISTICS) for split, at in places
+        features_of(known, known.of_split(split)[0].take(at), STATISTICS) for split, at in places
     )
     stack = stacked(names, fitted_on.astype(np.float64), asked.astype(np.float64))
     if stack is None:

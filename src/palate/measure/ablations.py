@@ -1,9 +1,9 @@
-"""Ablations at scoring time: the same rows asked with less in the prompt, to see what the model uses.
+"""Ablations at scoring time: score the same rows with less in the prompt, to see what the model uses.
 
-    titles   every title, in the history and of the candidate, says `HIDDEN`
-    shuffle  the history's items in a random order
+    titles   every title, in the history and of the candidate, reads `HIDDEN`
+    shuffle  the history's items in random order
     empty    no history
-    ratings  the history's ratings say `?`
+    ratings  the history's ratings read `?`
 
 What is left is no prompt that the model was trained on. So a fall of the AUC bounds what the thing taken away was worth
 from above; no fall says that it was worth nothing. Other columns that a prompt names (`genres`, `year`, `item_mean`)
@@ -38,13 +38,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ablated:
-    """What the model reaches with changed prompts, against the unchanged ones on the same rows."""
+    """The model's metrics with changed prompts, compared with unchanged prompts on the same rows."""
 
     name: str
     auc: float | None
     interval: Interval | None
     difference: float | None
-    """AUC minus that with unchanged prompts."""
+    """AUC minus the AUC with unchanged prompts."""
     difference_interval: Interval | None
     """Paired: both AUCs on the same resamples of users."""
     moved: float
@@ -62,19 +62,19 @@ class Ablations:
     interval: Interval | None
     ablated: list[Ablated]
     halves: dict[str, tuple[float | None, float | None]]
-    """AUC on the rows of the more popular half of what was asked for, and on the others: unchanged, and emptied."""
+    """AUC on the rows with the more popular half of the candidates, and on the others; keys: unchanged and empty."""
     follows_item_mean: float | None
-    """Rank correlation of P(like) without a history with the item's mean training rating; None if not asked for."""
+    """Rank correlation of P(like) without a history with the item's mean training rating; None if not scored."""
     reading: list[str]
-    """What this comes to, in sentences."""
+    """The conclusions, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
+        """Everything as JSON types."""
         return asdict(self) | {"halves": {name: list(pair) for name, pair in self.halves.items()}}
 
 
 def has_effect(ablation: str, prompt: PromptSpec) -> bool:
-    """Whether the ablation changes anything in prompts of this kind."""
+    """Whether the ablation changes prompts of this specification."""
     named = {
         "ratings": ("rating", (prompt.history_line,)),
         "titles": ("title", (prompt.history_line, prompt.candidate_line)),
@@ -88,10 +88,10 @@ def has_effect(ablation: str, prompt: PromptSpec) -> bool:
 def ablate(
     samples: Samples, prompt: PromptSpec, index: NDArray[np.int64], ablation: str, seed: int
 ) -> tuple[Samples, PromptSpec]:
-    """Samples and prompt that say less of samples `index` (n,), for any renderer to make the changed prompts of.
+    """Samples and prompt from which any renderer makes the ablated prompts of the samples `index` (n,).
 
-    The new samples are n test samples in the order of `index`, each with a history of its own; the labels stay. Their
-    timeline has `item_id` and `rating`, and how an item was rated before is what it was in the old timeline.
+    The new samples are n test samples in the order of `index`, each with a separate copy of its history; the labels
+    stay. Their timeline has `item_id` and `rating`; the context of each row (earlier ratings of its item) is a copy.
     """
     shown = np.zeros(index.size, np.int64) if ablation == "empty" else samples.histories[index]
     end = np.cumsum(shown + 1)
@@ -99,18 +99,18 @@ def ablate(
     rows = np.arange(of.size) + (samples.position[index] - position)[of]
     if ablation == "shuffle":
         place = np.random.default_rng(seed).random(of.size)
-        place[position] = 1  # what is asked stays behind its history
+        place[position] = 1  # the candidate stays behind its history
         rows = rows[np.lexsort((place, of))]
     context = None
     if prompt.names_context:
-        known = renderer(samples, prompt).samples.context
-        context = None if known is None else Context(known.code[rows], known.values)
+        whole = renderer(samples, prompt).samples.context
+        context = None if whole is None else Context(whole.code[rows], whole.values)
     items = shown_items(samples.items)
     if ablation == "titles":
         items = items.with_columns(title=pl.lit(HIDDEN))
     elif ablation == "ratings":
         prompt = prompt.model_copy(update={"history_line": _without_rating(prompt.history_line)})
-    asked = replace(
+    ablated = replace(
         samples,
         timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
         items=items,
@@ -120,17 +120,17 @@ def ablate(
         history=None if samples.history is None else shown,
         context=context,
     )
-    return asked, prompt
+    return ablated, prompt
 
 
 def _without_rating(template: str) -> str:
-    """A history line with a `?` in place of the rating."""
-    said = []
+    """A history line with `?` in place of the rating."""
+    parts = []
     for literal, field, spec in split_template(template):
-        said.append(literal.replace("{", "{{").replace("}", "}}"))
+        parts.append(literal.replace("{", "{{").replace("}", "}}"))
         if field is not None:
-            said.append("?" if field == "rating" else f"{{{field}:{spec}}}" if spec else f"{{{field}}}")
-    return "".join(said)
+            parts.append("?" if field == "rating" else f"{{{field}:{spec}}}" if spec else f"{{{field}}}")
+    return "".join(parts)
 
 
 def compare_ablations(
@@ -144,7 +144,7 @@ def compare_ablations(
 ) -> Ablations:
     """Measure ablations of one model.
 
-    `index` (n,) are the samples that were asked for, in the order of `scores`: P(like) (n,) of `UNCHANGED` and of each
+    `index` (n,) are the scored samples, in the order of `scores`, which has P(like) (n,) of `UNCHANGED` and of each
     ablation.
     """
     y, timeline = samples.label[index], samples.timeline
@@ -156,20 +156,20 @@ def compare_ablations(
     for name, p in scores.items():
         if name == UNCHANGED:
             continue
-        ours, all_of_it = replicates[name].get("auc"), replicates[UNCHANGED].get("auc")
+        ablated, unchanged = replicates[name].get("auc"), replicates[UNCHANGED].get("auc")
         value = auc[name]
         found.append(
             Ablated(
                 name=name,
                 auc=value,
-                interval=interval(ours),
+                interval=interval(ablated),
                 difference=None if value is None or whole is None else value - whole,
-                difference_interval=None if ours is None or all_of_it is None else interval(ours - all_of_it),
+                difference_interval=None if ablated is None or unchanged is None else interval(ablated - unchanged),
                 moved=float(np.abs(p - scores[UNCHANGED]).mean()) if len(p) else 0.0,
             )
         )
-    known = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
-    items = known.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
+    training = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
+    items = training.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
     of_item = chosen.select("item_id").join(items, on="item_id", how="left", maintain_order="left")
     count = of_item["count"].fill_null(0).to_numpy()
     popular = count > np.median(count) if len(count) else np.zeros(0, bool)
@@ -200,7 +200,7 @@ def _auc(y: NDArray[np.bool_], users: NDArray[np.int64], p: Floats, among: NDArr
     return measure(y[among], p[among], users[among]).auc
 
 
-_TAKEN = {
+_WORDS = {
     "titles": ("hiding all titles", "the titles", "help"),
     "shuffle": ("shuffling the history", "the history's order", "helps"),
     "empty": ("emptying the history", "the history", "helps"),
@@ -209,19 +209,19 @@ _TAKEN = {
 
 
 def reading(found: Ablations) -> list[str]:
-    """What the model uses, in sentences that claim no more than the intervals do."""
+    """The conclusions of the ablation table, in sentences that claim no more than the intervals."""
     if found.auc is None:
         return ["The rows have one label only: no ablation can be told from the unchanged prompts by them."]
-    said = [_used(found, one) for one in found.ablated if one.auc is not None and one.difference is not None]
+    sentences = [_used(found, one) for one in found.ablated if one.auc is not None and one.difference is not None]
     empty = next((one for one in found.ablated if one.name == "empty" and one.auc is not None), None)
     if empty is not None:
-        said.append(_item_prior(found, empty))
-    return said
+        sentences.append(_item_prior(found, empty))
+    return sentences
 
 
 def _used(found: Ablations, one: Ablated) -> str:
-    """Whether one thing that was taken away was of use."""
-    taking, taken, helps = _TAKEN[one.name]
+    """A sentence on whether the model uses the ablated part of the prompt."""
+    taking, taken, helps = _WORDS[one.name]
     numbers = f"AUC {number(found.auc or 0)} → {number(one.auc or 0)}"
     if one.difference_interval is None:
         return f"{taking.capitalize()}: {numbers}, with no interval to say whether that is chance."
@@ -234,7 +234,7 @@ def _used(found: Ablations, one: Ablated) -> str:
 
 
 def _item_prior(found: Ablations, empty: Ablated) -> str:
-    """What is left when nothing is said of the user: what the model knows of items."""
+    """A sentence on the item prior: the model's ranking without a history."""
     if empty.interval is not None and empty.interval.high < 0.5:
         return (
             f"From the candidate alone it ranks backwards (AUC {number(empty.auc or 0)} {bounds(empty.interval)}): "
@@ -266,7 +266,7 @@ def _item_prior(found: Ablations, empty: Ablated) -> str:
 
 
 def table(found: Ablations) -> Sequence[tuple[str, str, str, str]]:
-    """Lines for a table: prompts, AUC with interval, difference with interval, mean change of P."""
+    """Rows of the ablation table: prompts, AUC with interval, difference with interval, mean change of P."""
 
     def cell(value: float | None, between: Interval | None) -> str:
         if value is None:
@@ -276,5 +276,5 @@ def table(found: Ablations) -> Sequence[tuple[str, str, str, str]]:
     lines = [(UNCHANGED, cell(found.auc, found.interval), "", "")]
     for one in found.ablated:
         difference = difference_text(one.difference, one.difference_interval)
-        lines.append((_TAKEN[one.name][0], cell(one.auc, one.interval), difference, number(one.moved)))
+        lines.append((_WORDS[one.name][0], cell(one.auc, one.interval), difference, number(one.moved)))
     return lines

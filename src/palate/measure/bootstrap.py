@@ -1,8 +1,8 @@
-"""Bootstrap over users: how far each metric would move had other users been asked.
+"""Bootstrap over users: the variation of each metric over samples of users.
 
-A user's rows stand or fall together, so whole users are resampled (a cluster bootstrap; Efron & Tibshirani 1993,
-chapter 8). A resample is a count for every user, never a copy of rows, and all models see the same resamples: the
-difference between two of them is paired.
+A user's rows are dependent, so the bootstrap resamples whole users (a cluster bootstrap; Efron & Tibshirani 1993,
+chapter 8). A resample is a count per user, never a copy of rows. All models share the resamples, so the difference of
+two models is paired.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,12 @@ from palate.measure.metrics import METRICS, Rows, Users, logit
 from palate.samples.queries import Labels, Scores
 
 Replicates = NDArray[np.float64]
-"""One metric's value in every resample, shape (resamples,); NaN where the resample does not define it."""
+"""One metric's value in every resample, shape (resamples,); NaN if the resample does not define it."""
 
 POWER = 2.8
-"""Standard errors that a true difference must measure to be found in 80 % of cases by a two-sided test at 5 %."""
+"""Size, in standard errors, of a true difference that a two-sided test at 5 % detects with a power of 80 %."""
 BLOCK = 1 << 20
-"""Row weights held at once (8 MiB); affects speed and memory, not results."""
+"""Row weights in memory at once (8 MiB); affects speed and memory, not results."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ def bootstrap(
     """Replicates of every metric of every model, on the same seeded resamples of users.
 
     `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). The result's inner
-    keys are those of `METRICS` that have an interval. Slope and intercept take one Newton step from the line of all
-    rows (Moulton & Zeger 1991). ECE is left out: noise only adds to it, so its replicates lie above the estimate and
-    their interval often excludes it. Memory does not grow with `resamples` times n: resamples are drawn and measured
-    block by block.
+    keys are those of `METRICS` with an interval. Slope and intercept take one Newton step from the fit on all rows
+    (Moulton & Zeger 1991). ECE has no replicates: noise only adds to it, so they exceed the estimate and their interval
+    often excludes it. Resamples come in blocks, so memory does not grow with `resamples` × n.
     """
     codes = np.unique(users, return_inverse=True)[1].astype(np.int64)
     models = {name: _Model(y, p, codes) for name, p in scores.items()}
@@ -58,7 +57,7 @@ def bootstrap(
 def interval(replicates: Replicates | None) -> Interval | None:
     """The percentile interval at 95 %, over the resamples that define the metric.
 
-    None where there is nothing to trust: no resamples (fewer than two users give none), or most of them undefined.
+    None without resamples (fewer than two users give none), or if most of them do not define the metric.
     """
     if replicates is None or not len(replicates):
         return None
@@ -70,7 +69,7 @@ def interval(replicates: Replicates | None) -> Interval | None:
 
 
 def detectable(between: Interval) -> float:
-    """The smallest true difference that these rows find in four of five cases, from the interval of a difference.
+    """The smallest true difference that these rows detect in four of five cases, from the interval of a difference.
 
     (1.96 + 0.84) standard errors, for a two-sided test at 5 % with a power of 80 %; the interval is 2 · 1.96 wide.
     """
@@ -78,11 +77,11 @@ def detectable(between: Interval) -> float:
 
 
 def user_counts(users: int, resamples: int, block: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each user was drawn, block by block of shape (at most `block`, users).
+    """The number of draws of each user, in blocks of shape (at most `block`, users).
 
-    All draws come from one stream in one order, so the size of the blocks does not change them.
+    All draws come from one random stream in a fixed order, so the block size does not change them.
     """
-    if users < 2:  # one cluster resampled is always itself: an interval of width zero would be a lie
+    if users < 2:  # every resample of one cluster equals it: the interval would have width zero
         return
     rng = np.random.default_rng(seed)
     for first in range(0, resamples, block):
@@ -92,7 +91,7 @@ def user_counts(users: int, resamples: int, block: int, seed: int) -> Iterator[N
 
 
 class _Model:
-    """What one model's metrics need of its rows, added up per user or sorted by score, once for all resamples."""
+    """One model's rows, summed per user or sorted by score, once for all resamples."""
 
     def __init__(self, y: Labels, p: Scores, codes: Users) -> None:
         rows = Rows(y, p, codes)
@@ -118,7 +117,7 @@ class _Model:
     def replicates(self, counts: NDArray[np.float64]) -> dict[str, Replicates]:
         """Every metric under `counts` of shape (resamples, users).
 
-        Intercept and slope take one Newton step from those of all rows.
+        Intercept and slope take one Newton step from the fit on all rows.
         """
         sums = (counts @ self._per_user).T
         found = {"auc": self._auc(counts)}
@@ -143,6 +142,6 @@ class _Model:
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Replicates:
-    """`above / below`, NaN where there is nothing below."""
+    """`above / below`, NaN where `below` is 0."""
     undefined: Replicates = np.full(len(below), np.nan)
     return np.divide(above, below, out=undefined, where=below > 0)

@@ -1,17 +1,17 @@
-"""Calibration: from what a model says to a probability that means what it says.
+"""Calibration: turn a model's logit into a probability that matches observed frequencies.
 
-A language model's P(like) = σ(z), z = z_yes − z_no, sorts better than it measures: fine-tuned on few answers it is too
-sure, untrained it leans to one of the two words. A calibration is an increasing function of z, fitted on validation:
+A language model's P(like) = σ(z), z = z_yes − z_no, ranks better than it is calibrated: fine-tuned on few answers it is
+overconfident, untrained it is biased to one answer. A calibration is an increasing function of z, fitted on validation:
 
     none         p = σ(z)
     temperature  p = σ(z / T), T > 0                      (Guo, Pleiss, Sun & Weinberger 2017)
     platt        p = σ(a z + b), a > 0                    (Platt 1999)
-    isotonic     p = (1 − ε) g(z) + ε h(z)                (Zadrozny & Elkan 2002), g not decreasing, piecewise linear
+    isotonic     p = (1 − ε) g(z) + ε h(z)                (Zadrozny & Elkan 2002), g monotone and piecewise linear
 
-g alone gives many rows the same p, and ties move an AUC. The tie-breaker h(z) = ½ + z / (2 (1 + |z|)) with ε = 1e-6
-keeps the order of z, so that no calibration changes what ranks above what; it moves no p by more than 1e-6.
+g alone gives many rows the same p, and ties change an AUC. The tie-breaker h(z) = ½ + z / (2 (1 + |z|)) with ε = 1e-6
+keeps the order of z, so that no calibration changes a ranking; it moves p by at most 1e-6.
 
-Fitting is in `fit_calibration`; applying a calibration needs NumPy and nothing else.
+`fit_calibration` fits; applying a calibration needs only NumPy.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from palate.store.keys import changed
 
 FILE = "calibration.json"
 FORMAT = 1
-"""Raised whenever a file would have to be read in another way."""
+"""The version of the file format; every incompatible change raises it."""
 TIE = 1e-6
 
 Method = Literal["none", "temperature", "platt", "isotonic"]
@@ -44,19 +44,19 @@ _ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 @dataclass(frozen=True)
 class CalibrationSource:
-    """Whose logits a calibration is for; it is refused for any other's."""
+    """The model, adapter and prompt whose logits a calibration fits; Palate refuses it for others."""
 
     model: str
-    """The fingerprint of the base model's weights, or what a server calls the model that it has."""
+    """The fingerprint of the base model's weights, or the server's name of the model."""
     adapter: dict[str, str]
     """The hashes of the adapter's files; empty for the base model alone."""
     prompt: str
-    """The hash of what the model is asked with, see `prompt_hash`."""
+    """The hash of prompt, tokenizer and decision token; see `prompt_hash`."""
     server: str | None = None
-    """What served the model, where that was another program."""
+    """The server of the model; None for a local model."""
 
     def differs(self, other: "CalibrationSource") -> str | None:
-        """What of it is another in `other`; None if nothing."""
+        """The first field that differs in `other`; None if all are equal."""
         return next(iter(changed(asdict(self), asdict(other))), None)
 
 
@@ -65,19 +65,19 @@ class Losses:
     """The log loss of one method on the validation rows, in nats."""
 
     cross_validated: float | None
-    """On rows of users that the method was not fitted on; None where there is one user only."""
+    """On held-out users; None for a single user."""
     fitted: float
-    """On the rows that it was fitted on."""
+    """On the rows of the fit."""
 
 
 @dataclass(frozen=True)
 class FittedOn:
-    """The validation rows, and what was asked for."""
+    """The validation rows of a fit, and its settings."""
 
     scores: str
     """SHA-256 of rows, labels and logits."""
     key: str
-    """SHA-256 of what the scores depend on: samples, rows, model, adapter, number format."""
+    """SHA-256 of the inputs of the scores: samples, rows, model, adapter, number format."""
     rows: int
     users: int
     liked: float
@@ -90,7 +90,7 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One fitted method, with what it was fitted on and what else was tried."""
+    """One fitted method, its data, and the losses of all methods."""
 
     method: Method
     parameters: Mapping[str, Any]
@@ -98,18 +98,17 @@ class Calibration:
     source: CalibrationSource
     fitted_on: FittedOn
     losses: Mapping[str, Losses]
-    """Of every method that was tried."""
+    """By method, for every method."""
 
     def p(self, logit: ArrayLike) -> Floats:
         """P(like) of logits z_yes − z_no of any shape, in float64; increases with the logit.
 
-        In float64 σ(x) reaches 1 at x = 37: beyond that equal values of `p` can come from different logits, and
-        whoever ranks does better with the logit itself.
+        In float64 σ(x) reaches 1 at x = 37, and different logits beyond give equal `p`: rank by the logit instead.
         """
         return apply(self.method, self.parameters, np.asarray(logit, np.float64))
 
     def check(self, source: CalibrationSource, place: Path | str) -> None:
-        """Raise `InputError` if the calibration in `place` was fitted to the logits of another source."""
+        """Raise `InputError` if the calibration in `place` belongs to another source."""
         name = self.source.differs(source)
         if name is not None:
             raise InputError(
@@ -150,32 +149,32 @@ def prompt_hash(prompt: Mapping[str, Any], tokenizer: Mapping[str, str], decisio
 def load_calibration(folder: Path, *, source: CalibrationSource | None = None) -> Calibration | None:
     """The calibration in an adapter's folder, or a run's folder for its base model; None if there is none.
 
-    Raises `InputError` if the file is broken, or was fitted to the scores of another adapter than the folder holds, or
-    of another base model or prompt than the adapter's `palate.json` names. What the folder does not tell is compared
-    where `source` says whose logits are to be calibrated: the base model of a run, the server.
+    Raises `InputError` if the file is broken, or if it belongs to another adapter than the folder's, or to another base
+    model or prompt than those in the adapter's `palate.json`. `source` adds what the folder does not record: the base
+    model of a run, the server.
     """
     path = folder / FILE
     if not path.is_file():
         return None
     found = read_calibration(path)
     adapter = {name: sha256_file(folder / name) for name in _ADAPTER if (folder / name).is_file()}
-    held = replace(found.source, adapter=adapter)
+    expected = replace(found.source, adapter=adapter)
     if (folder / "palate.json").is_file():
         about = read_json(folder / "palate.json")
         if not is_text_hash(
             about["tokenizer"]["chat template"]
-        ):  # an earlier version's, which no other one compares to
-            held = replace(held, prompt=prompt_hash(about["prompt"], about["tokenizer"], about["decision"]))
-        if held.server is None:  # nobody here has seen the weights that a server has
-            held = replace(held, model=about["base"]["weights"])
-    found.check(held, path)
+        ):  # an earlier version hashed the text itself, which is not comparable
+            expected = replace(expected, prompt=prompt_hash(about["prompt"], about["tokenizer"], about["decision"]))
+        if expected.server is None:  # a server's weights are unknown
+            expected = replace(expected, model=about["base"]["weights"])
+    found.check(expected, path)
     if source is not None:
         found.check(source, path)
     return found
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a file; raises `InputError` if it is no calibration, or one that does not increase."""
+    """Read a file; raises `InputError` if it is not a calibration, or if its P does not increase with the logit."""
     value = read_json(path)
     wanted = f"expected a calibration of format {FORMAT}"
     if value.get("format") != FORMAT:

@@ -1,8 +1,7 @@
-"""Candidate sets: which items are ranked for which user, and which of them the user came to like.
+"""Candidate sets: the items to rank for each user, and the relevant ones among them.
 
-Ranking among a few sampled items is another measure than ranking among all: its expectation bends the whole curve, and
-two models can change places (Krichene & Rendle 2020, "On Sampled Metrics for Item Recommendation"). All items are the
-default, and sets that are sampled say so.
+Metrics on sampled candidates are not consistent with metrics on all items: two models can change places (Krichene &
+Rendle 2020, "On Sampled Metrics for Item Recommendation"). All items are the default, and sampled sets are labelled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +17,17 @@ from palate.samples import Samples
 from palate.samples.queries import Queries, RowNumbers, item_rows
 
 PAIRS = 1 << 19
-"""Pairs of user and item held at once (some 30 MiB with their scores); affects speed and memory, not results."""
+"""Pairs of user and item in memory at once (about 30 MiB with scores); affects speed and memory, not results."""
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateSets:
-    """For each of u users the items to rank, as one would have asked before the first rating of a split.
+    """For each of u users the items to rank just before the user's first rating of a split.
 
-    `anchor` (u,) int64 is the position of the user's first sample of the split: what lies before it is known, and the
-    items rated there are no candidates. `start` (u,) int64 is the user's first row of the timeline, `rated`
-    (timeline rows,) int64 the item row of each. `user` and `item` (r,) int64 are the relevant pairs, by user: items
-    that the user liked in the split, each once.
+    `anchor` (u,) int64 is the position of the user's first sample of the split: the history ends before it, and items
+    rated in the history are excluded. `start` (u,) int64 is the user's first timeline row, `rated` (timeline rows,)
+    int64 the item row of each timeline row. `user` and `item` (r,) int64 are the relevant pairs, by user: the distinct
+    items that the user liked in the split.
     """
 
     anchor: RowNumbers
@@ -41,15 +40,15 @@ class CandidateSets:
     negatives: int | None
     """Items sampled for each user beside the relevant ones; None: every item that the user had not rated before."""
     unranked: int
-    """Users with samples in the split of which none is liked: no order of items is better for them than another."""
+    """Users without a liked sample in the split, for whom ranking metrics are undefined."""
     seed: int
 
     def __len__(self) -> int:
         return len(self.anchor)
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.int64], Queries, NDArray[np.bool_]]]:
-        """All pairs, some whole users at a time: which users, and of each pair the user among them (n,), what is
-        asked (n,), and whether it is relevant (n,); users in order, their candidates by item row.
+        """All pairs in chunks of whole users: the slice of users, and for each pair the user's number within the chunk
+        (n,), the query (n,), and whether the item is relevant (n,). Users are in order, their candidates by item row.
 
         Equal seeds give equal candidates, whatever `PAIRS`.
         """
@@ -62,7 +61,7 @@ class CandidateSets:
             yield users, user, Queries(self.anchor[users][user], item), relevant[candidate]
 
     def _masks(self, users: slice, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which items are relevant for some users and which are candidates, each (users, items)."""
+        """Masks of the relevant items and of the candidates of some users, each (users, items)."""
         start, anchor = self.start[users], self.anchor[users]
         counts = anchor - start
         seen = np.repeat(anchor - np.cumsum(counts), counts) + np.arange(counts.sum())
@@ -89,10 +88,10 @@ def candidate_sets(
     negatives: int | None = None,
     seed: int = 13,
 ) -> CandidateSets:
-    """What to rank for the users of a split, or for those of them whose ids are `users`.
+    """The candidate sets of the users of a split, or of the users with the ids `users`.
 
-    A user without a liked sample in the split is left out and counted, in `unranked`. A liked item that the user had
-    rated before is no candidate, so it is not relevant either. `negatives` asks for that many sampled items a user,
+    The sets exclude users without a liked sample in the split; `unranked` counts them. A liked item that the user had
+    rated before is neither a candidate nor relevant. With `negatives`, each user gets that many items, sampled
     uniformly without replacement, instead of all.
 
     Raises `InputError` for an item that the item table lacks, and for users without samples in the split.
@@ -106,11 +105,11 @@ def candidate_sets(
     if users is not None:
         wanted = _wanted(samples, position, pl.Series(users))
         position, liked = position[wanted], liked[wanted]
-    asked, first = np.unique(code[position], return_index=True)
+    sampled, first = np.unique(code[position], return_index=True)
     anchor = position[first]
     items = samples.items.height
     anchor_of = np.zeros(int(code.max(initial=-1)) + 1, np.int64)
-    anchor_of[asked] = anchor
+    anchor_of[sampled] = anchor
     before = np.flatnonzero(np.arange(len(code)) < anchor_of[code])
     pairs = np.unique(code[position[liked]] * items + rated[position[liked]])
     pairs = np.setdiff1d(pairs, code[before] * items + rated[before], assume_unique=False)
@@ -123,16 +122,16 @@ def candidate_sets(
         item=pairs % items,
         items=items,
         negatives=negatives,
-        unranked=len(asked) - len(ranked),
+        unranked=len(sampled) - len(ranked),
         seed=seed,
     )
 
 
 def _wanted(samples: Samples, position: RowNumbers, users: pl.Series) -> NDArray[np.bool_]:
-    """Which samples are of the wanted users; an `InputError` for a user who has none."""
-    there = samples.timeline["user_id"].gather(position)
-    missing = users.filter(~users.is_in(there.implode()))
+    """A mask of the samples of the wanted users; raises `InputError` for a user without samples."""
+    present = samples.timeline["user_id"].gather(position)
+    missing = users.filter(~users.is_in(present.implode()))
     if len(missing):
         raise InputError(f"user {missing[0]!r} has no samples in the split, expected users who do", "users")
-    wanted: NDArray[np.bool_] = there.is_in(users.implode()).to_numpy()
+    wanted: NDArray[np.bool_] = present.is_in(users.implode()).to_numpy()
     return wanted

@@ -10,7 +10,7 @@ from palate.samples.queries import Labels, Scores
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin of predicted probability: its edges, its rows, what was predicted and what came true."""
+    """One bin of predicted probability: its edges, number of rows, mean prediction and share of likes."""
 
     low: float
     high: float

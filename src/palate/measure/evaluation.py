@@ -1,4 +1,4 @@
-"""Evaluation: what was measured of models and baselines on the same rows, as dataclasses that JSON can hold."""
+"""Evaluation: the measurements of models and baselines on the same rows, as dataclasses that convert to JSON."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ Unit = Literal["users", "rows"]
 
 @dataclass(frozen=True)
 class Mass:
-    """The probability that both answer tokens hold together, over the rows of a language model."""
+    """The probability of both answer tokens together, over the rows of a language model."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ class Entry:
     roc: list[tuple[float, float]]
     histogram: list[HistogramBin]
     aside: bool = False
-    """Whether it is another row's companion (the same scores calibrated): it is measured, not compared or talked of."""
+    """Whether it is the calibrated variant of another row: it has metrics, but no comparisons and no verdict."""
 
 
 @dataclass(frozen=True)
@@ -55,46 +55,46 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, on which rows; baselines first, then models."""
+    """The entries of an evaluation and the rows that it used; baselines first, then models."""
 
     n: int
     users: int
     base_rate: float | None
     rating_threshold: float | None
-    """None where labels are given, not ratings."""
+    """None if the data has labels, not ratings."""
     resamples: int
     seed: int
     entries: list[Entry]
     differences: list[Difference]
-    """Every model against the baseline of highest AUC (and of highest GAUC), fine-tuned against zero-shot, and those
-    that were asked for."""
+    """Every model against the baseline of highest AUC (and of highest GAUC), fine-tuned against zero-shot, and the
+    pairs that the caller requested."""
     verdict: list[str]
-    """What this comes to, in sentences."""
+    """The conclusions, in sentences."""
     split: str = "test"
-    """Whose rows were measured."""
+    """The split of the measured rows."""
     unit: Unit = "users"
-    """What was resampled: users, or rows where nobody knows whose they are; `users` is then the number of rows."""
+    """The unit of resampling: users, or rows if the data names no users; `users` is then the number of rows."""
 
     def entry(self, key: str) -> Entry:
-        """The entry of a model or baseline; `KeyError` if it was not evaluated."""
+        """The entry of a model or baseline; raises `KeyError` for an unknown key."""
         return {entry.key: entry for entry in self.entries}[key]
 
     @property
     def models(self) -> list[Entry]:
-        """The entries that are no baselines."""
+        """The entries of models."""
         return [entry for entry in self.entries if entry.kind == "model"]
 
     def best_baseline(self, metric: str = "auc") -> Entry | None:
-        """The baseline of the highest AUC, or GAUC; None where it is undefined."""
+        """The baseline with the highest AUC, or GAUC; None if it is undefined."""
         defined = [e for e in self.entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
         return max(defined, key=lambda e: float(getattr(e.metrics, metric)), default=None)
 
     def believed(self, key: str) -> str:
-        """The row of a model's calibrated P(like), its own if it is not calibrated."""
+        """The key of a model's calibrated row, or `key` itself without a calibration."""
         return key + CALIBRATED if any(entry.key == key + CALIBRATED for entry in self.entries) else key
 
     def best(self, metric: str) -> frozenset[str]:
-        """The keys of the entries that share the best value of a metric; none where nothing defines it."""
+        """The keys of the entries that share the best value of a metric; empty if no entry defines it."""
         values = {e.key: v for e in self.entries if (v := getattr(e.metrics, metric)) is not None}
         if not values:
             return frozenset()
@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def mass_of(frame: pl.DataFrame, rows: NDArray[np.int64]) -> Mass | None:
-    """Mean and 5th percentile of the mass over some rows; None where the scores come without one."""
+    """Mean and 5th percentile of the mass over some rows; None if the scores have no mass."""
     if "mass" not in frame.columns:
         return None
     mass = frame.filter(pl.col("row").is_in(rows.tolist()))["mass"].drop_nulls().to_numpy()

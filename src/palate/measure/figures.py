@@ -1,4 +1,4 @@
-"""Figures: how a number, an interval, a difference and a share are written, on every page and in every sentence."""
+"""Format numbers, intervals, differences and shares for every page and sentence."""
 
 from palate.measure.bootstrap import Interval, detectable
 
@@ -15,9 +15,9 @@ def bounds(interval: Interval, signed: bool = False) -> str:
 
 
 def least(interval: Interval, detected: float | None = None) -> str:
-    """The smallest difference that these rows detect, if the interval of a difference holds zero; else empty.
+    """The smallest difference that these rows detect, if the interval of a difference contains zero; else empty.
 
-    `detected` is that size where it is not that of a percentile interval. An interval of width zero detects nothing.
+    `detected` overrides the size computed from a percentile interval. An interval of width zero detects nothing.
     """
     if not interval.low <= 0 <= interval.high or interval.low == interval.high:
         return ""
@@ -27,10 +27,10 @@ def least(interval: Interval, detected: float | None = None) -> str:
 def difference_text(
     value: float | None, between: Interval | None, detected: float | None = None, *, prose: bool = False
 ) -> str:
-    """A difference with its interval, and with the smallest one that these rows detect where it holds zero.
+    """A difference with its interval, and, if that contains zero, the smallest difference that these rows detect.
 
-    `+0.004 [−0.010, +0.018], detects 0.020`, in `prose` with a clause of its own; a dash for an undefined difference.
-    Every difference that has an interval is written here, so that no interval stands without its size.
+    `+0.004 [−0.010, +0.018], detects 0.020`; `prose` writes a clause instead, and an undefined difference is a dash.
+    All reports format differences here, so that none shows an interval without the detectable size.
     """
     if value is None:
         return "–"
@@ -43,5 +43,5 @@ def difference_text(
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    """A share in percent, its sign kept on the same line."""
+    """A share in percent, with a no-break space before the sign."""
     return f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"

@@ -1,4 +1,4 @@
-"""Fit a calibration on validation, and choose among methods by what they do to users that they have not seen."""
+"""Fit a calibration on validation, and choose among methods by cross-validation over users."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from palate.measure.calibration import METHODS, Calibration, CalibrationSource, 
 
 FOLDS = 5
 MIN_ROWS = 20
-"""With fewer, anything that is fitted is chance."""
+"""Minimum number of rows; fewer fit noise."""
 FLATTEST, STEEPEST = 1e-3, 1e3
-"""Bounds of a slope (and of 1 / T): a model that sorts backwards keeps its order, and gets nearly one P for all."""
+"""Bounds of a slope (and of 1 / T). A model that ranks backwards keeps its order and gets nearly one P for all rows."""
 
 Labels = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -26,23 +26,22 @@ def fit_calibration(
     users: NDArray[Any],
     *,
     source: CalibrationSource,
-    asked: str = "auto",
+    choice: str = "auto",
     seed: int = 13,
     key: str = "",
 ) -> Calibration | None:
-    """Calibrate `logit` (n,) against `liked` (n,) of `users` (n,); None where there is too little to fit on.
+    """Calibrate `logit` (n,) against `liked` (n,) of `users` (n,); None for fewer than `MIN_ROWS` rows or one class.
 
-    That is fewer than `MIN_ROWS` rows, or one class only. Of every method the log loss is estimated on users left out:
-    users, never rows, are dealt with `seed` into `FOLDS` folds; each fold is predicted by the method fitted on the
-    others, and the losses of all rows are averaged. `asked` is a method, or `auto` for the one with the fewest
-    parameters that is within one standard error of the least such loss (`temperature` if there is only one user). The
-    chosen one is then fitted on all rows. `key` says what the scores depend on.
+    Cross-validation estimates the log loss of every method: `seed` distributes the users over `FOLDS` folds, a fit on
+    the other folds predicts each fold, and the loss is the mean over all rows. `choice` is a method, or `auto` for the
+    method with the fewest parameters within one standard error of the least loss (`temperature` for a single user). The
+    chosen method is then fitted on all rows. `key` records what the scores depend on.
 
     Raises `InputError` for a logit that is not finite.
     """
     z = logit.astype(np.float64)
     if not np.isfinite(z).all():
-        raise InputError("holds a logit that is not finite, expected numbers", "validation scores")
+        raise InputError("has a logit that is not finite, expected numbers", "validation scores")
     if len(z) < MIN_ROWS or liked.all() or not liked.any():
         return None
     code = np.unique(users, return_inverse=True)[1].astype(np.int64)
@@ -56,10 +55,10 @@ def fit_calibration(
         for method in METHODS
     }
     chosen: Method = "temperature"
-    if asked != "auto":
-        chosen = next(method for method in METHODS if method == asked)
+    if choice != "auto":
+        chosen = next(method for method in METHODS if method == choice)
     elif left_out is not None:
-        chosen = _plainest(left_out, code)
+        chosen = _simplest(left_out, code)
     digest = hashlib.sha256()
     for column in (logit.astype("<f4"), liked, code.astype("<i8")):
         digest.update(np.ascontiguousarray(column).data)
@@ -67,25 +66,25 @@ def fit_calibration(
         method=chosen,
         parameters=fit_method(chosen, z, liked),
         source=source,
-        fitted_on=FittedOn(digest.hexdigest(), key, len(z), int(code.max()) + 1, float(liked.mean()), asked, seed),
+        fitted_on=FittedOn(digest.hexdigest(), key, len(z), int(code.max()) + 1, float(liked.mean()), choice, seed),
         losses=losses,
     )
 
 
 def folds_of(users: Integers, seed: int) -> Integers | None:
-    """The fold of each row, (n,) int64 below `FOLDS`; all rows of a user are in one. None if there is one user.
+    """The fold of each row, (n,) int64 below `FOLDS`; all rows of a user share a fold. None for a single user.
 
-    Users are shuffled and dealt out in turn, so that folds have as many users as each other, give or take one.
+    The function shuffles the users, so that the folds' numbers of users differ by at most one.
     """
     distinct, code = np.unique(users, return_inverse=True)
     if distinct.size < 2:
         return None
-    dealt: Integers = np.random.default_rng(seed).permutation(distinct.size) % min(FOLDS, distinct.size)
-    return dealt[code]
+    fold_of_user: Integers = np.random.default_rng(seed).permutation(distinct.size) % min(FOLDS, distinct.size)
+    return fold_of_user[code]
 
 
 def log_losses(liked: Labels, p: Floats) -> Floats:
-    """−ln P(what happened) of each row, in nats; a P is taken as at least 1e-7 away from 0 and 1, as in the tables."""
+    """The log loss of each row in nats, with P clipped to [1e-7, 1 − 1e-7] as in the tables."""
     from palate.measure.metrics import CLIP
 
     p = p.clip(CLIP, 1 - CLIP)
@@ -96,9 +95,9 @@ def log_losses(liked: Labels, p: Floats) -> Floats:
 def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | list[float]]:
     """The parameters of one method on rows `z`, `liked`, both (n,) and n at least 1.
 
-    temperature: minimizes the log loss. platt: the same towards Platt's targets (N₊ + 1) / (N₊ + 2) and
-    1 / (N₋ + 2), which keep the slope finite where a threshold separates the classes. isotonic: pool adjacent
-    violators, values between 1 / (n + 2) and (n + 1) / (n + 2), because no n rows show that something never happens.
+    temperature: minimizes the log loss. platt: minimizes it with Platt's targets (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2),
+    which keep the slope finite if a threshold separates the classes. isotonic: pool adjacent violators, with values in
+    [1 / (n + 2), (n + 1) / (n + 2)], because n rows cannot show a probability of 0 or 1.
     """
     if method == "temperature":
         slope = _newton(z[:, None], liked.astype(np.float64))[0]
@@ -108,7 +107,7 @@ def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | li
         target = np.where(liked, (yes + 1) / (yes + 2), 1 / (len(z) - yes + 2))
         slope, intercept = _newton(np.column_stack([z, np.ones_like(z)]), target)
         bounded = np.clip(slope, FLATTEST, STEEPEST)
-        if slope != bounded:  # convex, so the best within the bound lies on it
+        if slope != bounded:  # the loss is convex, so the constrained minimum is on the bound
             intercept = _newton(np.ones((len(z), 1)), target, offset=bounded * z)[0]
         return {"slope": float(bounded), "intercept": float(intercept)}
     if method == "isotonic":
@@ -121,7 +120,7 @@ def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | li
 
 
 def _left_out(method: Method, z: Floats, liked: Labels, folds: Integers) -> Floats:
-    """The log loss of each row, predicted by a fit without its user."""
+    """The log loss of each row under a fit without its user's fold."""
     p = np.empty_like(z)
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
@@ -129,18 +128,18 @@ def _left_out(method: Method, z: Floats, liked: Labels, folds: Integers) -> Floa
     return log_losses(liked, p)
 
 
-def _plainest(losses: Mapping[Method, Floats], users: Integers) -> Method:
+def _simplest(losses: Mapping[Method, Floats], users: Integers) -> Method:
     """The method with the fewest parameters whose mean loss is within one standard error of the least.
 
-    The error is that of the difference of the two means, rows of a user taken together. On few rows the least loss
-    is often luck, and of the methods that could have been lucky the one with the most freedom is (the
-    one-standard-error rule of Breiman, Friedman, Olshen & Stone 1984).
+    The standard error is that of the difference of the two means, clustered by user. On few rows the least loss is
+    often chance, and most often for the most flexible method (the one-standard-error rule of Breiman, Friedman, Olshen
+    & Stone 1984).
     """
     best = min(METHODS, key=lambda method: losses[method].mean())
     for method in METHODS:
-        behind = losses[method] - losses[best]
-        of_user = np.bincount(users, behind - behind.mean())
-        if behind.mean() <= np.sqrt((of_user**2).sum()) / behind.size:
+        excess = losses[method] - losses[best]
+        of_user = np.bincount(users, excess - excess.mean())
+        if excess.mean() <= np.sqrt((of_user**2).sum()) / excess.size:
             return method
     return best
 
@@ -148,7 +147,7 @@ def _plainest(losses: Mapping[Method, Floats], users: Integers) -> Method:
 def _newton(x: Floats, target: Floats, offset: Floats | float = 0.0) -> Floats:
     """Weights w (k,) that minimize the mean log loss of σ(x w + offset) against `target` in [0, 1]; `x` is (n, k).
 
-    Newton's method with halved steps (Lin, Lin & Weng 2007). Where no finite w is best it stops far out.
+    Newton's method with step halving (Lin, Lin & Weng 2007). If no finite w is optimal, it stops at a large one.
     """
     w = np.zeros(x.shape[1])
 

@@ -1,7 +1,7 @@
-"""Metrics of P(like) against what the users did: how well it sorts, decides, and means what it says.
+"""Metrics of P(like) against the labels: ranking, decisions and calibration.
 
-`METRICS` is the one list that the bootstrap, paired tests, slices, tables and pages read. A metric is added there, and
-as a field of `Metrics`.
+The bootstrap, paired tests, slices, tables and pages read one list, `METRICS`. To add a metric, add it there and as a
+field of `Metrics`.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from palate.measure.curves import bin_of
 from palate.samples.queries import Labels, Scores
 
 CLIP = 1e-7
-"""Log loss treats a probability as at least this far from 0 and 1: one wrong certainty must not cost infinity."""
+"""Log loss clips probabilities to [CLIP, 1 − CLIP], so that one wrong certainty does not make it infinite."""
 ECE_BINS = 15
 FLOOR_DRAWS = 100
 """Draws of labels behind `Metrics.ece_floor`."""
 RECALIBRATION_STEPS = 100
-"""Newton steps before a line is taken for one that does not exist."""
+"""Maximum number of Newton steps; a fit that has not converged by then does not exist."""
 RECALIBRATION_REACH = 2.0
-"""The longest step, in standard deviations of the logit: a longer one leaves the region where it converges."""
+"""The longest step, in standard deviations of the logit; a longer one may leave the region of convergence."""
 DECISION = 0.5
 
 Users = NDArray[np.int64]
@@ -32,9 +32,9 @@ Place = Literal["terminal", "card", "page", "folded", "verdict", "pairs", "fores
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of one model on one set of rows; None where a metric is not defined there.
+    """The metrics of one model on one set of rows; None for an undefined metric.
 
-    AUC and GAUC need both classes, F1 needs a positive label or prediction, everything needs a row.
+    AUC and GAUC need both classes, F1 needs a positive label or prediction, every metric needs a row.
     """
 
     n: int
@@ -47,7 +47,7 @@ class Metrics:
     gauc_mean: float | None
     """Per-user AUC, each user counting once."""
     gauc_users: int
-    """Users with both classes; the others have no AUC and are left out of both means."""
+    """Users with both classes; the means exclude the others, who have no AUC."""
     accuracy: float | None
     """At P(like) >= 0.5."""
     f1: float | None
@@ -58,17 +58,17 @@ class Metrics:
     ece: float | None
     """Expected calibration error over 15 equal-width bins; never zero on few rows, see `ece_floor`."""
     ece_floor: float | None = None
-    """What `ece` would be on average if every P(like) were right: the noise of this number of rows."""
+    """The expected `ece` of a perfectly calibrated model: the noise of this number of rows."""
     pair_auc: float | None = None
-    """Per-user AUC, weighted by pairs of a liked and a disliked row: it hardly moves with how many rows are drawn."""
+    """Per-user AUC, weighted by pairs of a liked and a disliked row; it hardly depends on the number of rows."""
     slope: float | None = None
-    """Of the logistic recalibration, see `recalibration`; 1 if calibrated, below 1 if too sure."""
+    """Of the logistic recalibration, see `recalibration`; 1 if calibrated, below 1 if overconfident."""
     intercept: float | None = None
-    """Of the same; 0 if calibrated, above 0 if P(like) is too low."""
+    """Of the logistic recalibration; 0 if calibrated, above 0 if P(like) is too low."""
 
 
 class Rows:
-    """n labelled scores, and what several metrics need of them."""
+    """n labelled scores, and the statistics that several metrics share."""
 
     def __init__(self, y: Labels, p: Scores, users: Users) -> None:
         self.y, self.p = y, p
@@ -98,20 +98,20 @@ Sums = Callable[[Rows], tuple[Scores, Scores]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: how it is called and computed, and where it is shown."""
+    """A metric: its name, its functions, and the places that show it."""
 
     key: str
     """Its field in `Metrics`."""
     label: str
     value: Value
     sums: Sums | None = None
-    """Of a ratio of sums over users: what each user adds above and below, (users,) both, for the bootstrap."""
+    """For a ratio of sums over users: each user's part of numerator and denominator, (users,), for the bootstrap."""
     lower: bool = False
     """Whether lower is better."""
     interval: bool = True
     """Whether the bootstrap gives it an interval."""
     shown: str = ""
-    """Each `Place` that shows it."""
+    """The `Place`s that show it, separated by spaces."""
 
 
 def _auc(rows: Rows) -> float | None:
@@ -183,28 +183,28 @@ LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.lower)
 
 
 def metrics_in(place: Place) -> list[Metric]:
-    """The metrics that one place shows, in their order."""
+    """The metrics that one place shows, in order."""
     return [metric for metric in METRICS if place in metric.shown.split()]
 
 
 def measure(y: Labels, p: Scores, users: Users) -> Metrics:
     """All metrics of `p` (float64, in [0, 1]) for labels `y` (bool) of `users` (any integers); each of shape (n,).
 
-    Raises `ValueError` where the lengths differ or a `p` is no probability.
+    Raises `ValueError` if the lengths differ or a `p` is outside [0, 1].
     """
     if not len(y) == len(p) == len(users):
         raise ValueError(f"{len(y)} labels, {len(p)} scores, {len(users)} users: expected as many of each")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("a score is not within [0, 1], expected probabilities")
-    rows, there = Rows(y, p, users), bool(len(y))
+    rows, some = Rows(y, p, users), bool(len(y))
     return Metrics(
         n=len(y),
         users=len(rows.aucs),
-        base_rate=float(y.mean()) if there else None,
+        base_rate=float(y.mean()) if some else None,
         gauc_mean=float(rows.aucs[rows.ranked].mean()) if rows.ranked.any() else None,
         gauc_users=int(rows.ranked.sum()),
-        ece_floor=ece_floor(p) if there else None,
-        **{metric.key: metric.value(rows) if there else None for metric in METRICS},
+        ece_floor=ece_floor(p) if some else None,
+        **{metric.key: metric.value(rows) if some else None for metric in METRICS},
     )
 
 
@@ -216,17 +216,17 @@ def nats(y: Labels, p: Scores) -> Scores:
 
 
 def logit(p: Scores) -> Scores:
-    """ln(p / (1 − p)), with `p` kept `CLIP` away from 0 and 1."""
+    """ln(p / (1 − p)), with `p` clipped to [CLIP, 1 − CLIP]."""
     clipped = p.clip(CLIP, 1 - CLIP)
     found: Scores = np.log(clipped) - np.log1p(-clipped)
     return found
 
 
 def recalibration(y: Labels, p: Scores) -> tuple[float, float] | None:
-    """Intercept a and slope b of the most likely P(y) = σ(a + b · logit(p)) (Cox 1958).
+    """Intercept a and slope b of the maximum-likelihood fit P(y) = σ(a + b · logit(p)) (Cox 1958).
 
-    (0, 1) in expectation where every `p` is right. None where no such line exists: labels of one class, a constant
-    `p`, or a threshold of `p` that separates the classes.
+    (0, 1) in expectation for a calibrated `p`. None if no finite fit exists: labels of one class, a constant `p`, or a
+    threshold of `p` that separates the classes.
     """
     if y.all() or not y.any():
         return None
@@ -256,7 +256,7 @@ def _sigmoid(z: Scores) -> Scores:
 def ece_floor(p: Scores) -> float:
     """The expected ECE of a perfectly calibrated model with the probabilities `p` (float64, (n,), n > 0).
 
-    The mean over seeded draws of labels, each true with its own `p`; an ECE near it shows no miscalibration.
+    The mean over seeded draws of labels, each true with probability `p`; an ECE near it shows no miscalibration.
     """
     rng = np.random.default_rng(0)
     bins = bin_of(p, ECE_BINS)
@@ -264,7 +264,7 @@ def ece_floor(p: Scores) -> float:
 
 
 def _ece(y: Labels, p: Scores, bins: NDArray[np.int64]) -> float:
-    """The gap between predicted and true in each of `bins`, weighted by rows."""
+    """The gap between mean prediction and mean label in each of `bins`, weighted by rows."""
     return float(np.abs(np.bincount(bins, weights=p - y)).sum() / len(y))
 
 
@@ -273,9 +273,8 @@ def per_user_auc(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Each user's AUC, number of rows, and number of pairs of a liked and a disliked row.
 
-    All of shape (distinct users,), in ascending order of user.
-
-    The Mann-Whitney statistic on ranks within the user, ties sharing their mean rank. NaN for a user with one class.
+    All have shape (distinct users,), in ascending order of user. The AUC is the Mann-Whitney statistic on ranks within
+    the user, with mean ranks for ties; NaN for a user with one class.
     """
     codes = np.unique(users, return_inverse=True)[1]
     order = np.lexsort((p, codes))

@@ -1,12 +1,12 @@
-"""Paired tests: is one model better than another on the same rows, or could other users have said the opposite?
+"""Paired tests: is one model better than another on the same rows, beyond the variation among users?
 
-Both are measured on the same resamples of users, so what makes a resample easy or hard cancels. The p-value inverts
-the percentile interval: twice the smaller share of resamples in which the difference has one sign or the other, those
-where it is exactly zero counting for both (Efron & Tibshirani 1993, chapter 15.4; the added one is Davison & Hinkley
-1997, chapter 4: no number of resamples shows a chance of zero). Interval and p-value so say the same.
+Both models share the resamples of users, so the difficulty of a resample cancels. The p-value inverts the percentile
+interval: twice the smaller share of resamples in which the difference has one sign or the other, where zeros count for
+both (Efron & Tibshirani 1993, chapter 15.4; the added one is Davison & Hinkley 1997, chapter 4: a finite number of
+resamples never shows a probability of zero). Interval and p-value therefore agree.
 
-DeLong's test (1988) is not used: it takes rows for independent, and the rows of one user are not, which makes its
-intervals too narrow here; and it knows the AUC only.
+DeLong's test (1988) does not fit: it assumes independent rows, and the rows of one user are dependent, so its intervals
+would be too narrow; and it covers the AUC only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,16 +32,16 @@ class Paired:
     first: str
     second: str
     value: float | None
-    """None where one of both is undefined."""
+    """None if the metric is undefined for either model."""
     interval: Interval | None
     p: float | None
-    """Two-sided; None where there is no interval."""
+    """Two-sided; None without an interval."""
     holm: float | None = None
-    """`p` adjusted for all pairs that were compared by this metric (Holm 1979)."""
+    """`p` adjusted for all compared pairs of this metric (Holm 1979)."""
 
     @property
     def better(self) -> str | None:
-        """The side that the whole interval favours; None where it holds zero, or is not there."""
+        """The side that the whole interval favours; None if it contains zero or is missing."""
         if self.interval is None or self.interval.low <= 0 <= self.interval.high:
             return None
         ahead = self.interval.low > 0
@@ -65,7 +65,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class SameRows:
-    """Scores of several models on the rows that all of them scored: everything of shape (n,), by row."""
+    """Scores of several models on their common rows, sorted by row; every array has shape (n,)."""
 
     rows: NDArray[np.int64]
     """Indices within the split."""
@@ -75,32 +75,32 @@ class SameRows:
 
 
 def same_rows(frames: Mapping[str, pl.DataFrame]) -> SameRows:
-    """Bring score frames (`row`, `user_id`, `item_id`, `label`, `p`) to the rows that all of them hold.
+    """Reduce score frames (`row`, `user_id`, `item_id`, `label`, `p`) to their common rows.
 
-    Raises `InputError` where two frames tell another user, item or label of a row, a row is twice in one, or no row is
-    in all.
+    Raises `InputError` if two frames disagree on a row's user, item or label, if a frame repeats a row, or if no row is
+    in all frames.
     """
-    told = ["user_id", "item_id", "label"]
+    shared = ["user_id", "item_id", "label"]
     merged: pl.DataFrame | None = None
     for key, frame in frames.items():
         if frame["row"].is_duplicated().any():
             twice = frame.filter(pl.col("row").is_duplicated())["row"][0]
             raise InputError(f"row {twice} has two scores, expected one", f"scores of {key}")
-        one = frame.select(pl.col("row").cast(pl.Int64), *told, pl.col("p").alias(f"p {key}"))
+        one = frame.select(pl.col("row").cast(pl.Int64), *shared, pl.col("p").alias(f"p {key}"))
         if merged is None:
             merged = one.sort("row")
             continue
         merged = merged.join(one, on="row", how="inner", suffix="\0", maintain_order="left")
-        other = merged.filter(pl.any_horizontal(pl.col(name) != pl.col(f"{name}\0") for name in told))
+        other = merged.filter(pl.any_horizontal(pl.col(name) != pl.col(f"{name}\0") for name in shared))
         if len(other):
             raise InputError(
                 f"row {other['row'][0]} is of another user, item or label than in the scores of {next(iter(frames))}, "
                 "expected scores of the same data",
                 f"scores of {key}",
             )
-        merged = merged.drop(f"{name}\0" for name in told)
+        merged = merged.drop(f"{name}\0" for name in shared)
     if merged is None or not len(merged):
-        raise InputError("no row is in all of them, expected some to compare on", f"scores of {', '.join(frames)}")
+        raise InputError("have no row in common, expected some to compare on", f"scores of {', '.join(frames)}")
     return SameRows(
         merged["row"].to_numpy(),
         merged["label"].cast(pl.Boolean).to_numpy(),
@@ -120,8 +120,8 @@ def compare(
 ) -> Comparison:
     """Test pairs of models (None: each with each) in every metric, on the same rows and resamples of users.
 
-    `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). `resamples` 0 gives
-    the differences alone.
+    `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). With `resamples` 0 the
+    result has differences without intervals.
     """
     wanted = list(combinations(scores, 2)) if pairs is None else list(pairs)
     needed = {key: scores[key] for pair in wanted for key in pair}
@@ -168,16 +168,16 @@ def paired(
 
 
 def p_value(differences: Replicates) -> float:
-    """The two-sided p-value of no difference, from its replicates (resamples,); those undefined are left out."""
+    """The two-sided p-value of no difference, from the replicates (resamples,) that are defined."""
     defined = differences[~np.isnan(differences)]
     rarer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     return min(1.0, 2 * (1 + rarer) / (1 + len(defined)))
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for being several (Holm 1979): the chance of any false claim stays at the level.
+    """p-values adjusted for multiple comparisons (Holm 1979), which controls the family-wise error rate.
 
-    Those that are None stay so, and do not count.
+    None stays None and does not count as a comparison.
     """
     order = sorted((value, i) for i, value in enumerate(p) if value is not None)
     found: list[float | None] = [None] * len(p)
@@ -189,7 +189,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def adjusted(pairs: Sequence[Paired]) -> list[Paired]:
-    """The pairs with `holm` filled in, over those of the same metric; pairs of one metric stand together."""
+    """The pairs with `holm` over those of the same metric; pairs of one metric must be adjacent."""
     groups = [list(group) for _, group in groupby(pairs, key=lambda pair: pair.metric)]
     return [
         replace(pair, holm=p)

@@ -1,8 +1,8 @@
 """Ranking metrics of each user's candidates, exact in expectation where scores are tied.
 
-Items with equal scores have no order. Whatever order the rows stand in, a metric here is its mean over all orders of
-the ties (McSherry & Najork 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of
-Tied Scores"), in closed form: a constant score gets what shuffling gets, never what the item table's order gives away.
+Items with equal scores have no order. A metric here is its mean over all orders of the ties (McSherry & Najork 2008,
+"Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores"), in closed form: a
+constant score gets the value of random order, and the order of the item table has no influence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,15 @@ from palate.measure.lists import Catalogue, list_metrics, top_items
 from palate.samples.queries import Labels, Queries, Scores
 
 KS = (5, 10, 20)
-"""List lengths that are measured where none are named."""
+"""Default list lengths."""
 
 Predict = Callable[[Queries], Scores]
-"""A score of every question, (n,) float; only its order counts."""
+"""Returns a score for every query, (n,) float; only the order of scores counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """What one model's order of the candidates is worth to each user.
+    """The ranking metrics of one model, per user.
 
     `values` has (users,) float64 in the order of `sets.anchor`, for each k `ndcg@k`, `hr@k`, `recall@k`, and `mrr`.
     """
@@ -32,7 +32,7 @@ class Ranked:
     sets: CandidateSets
     values: dict[str, NDArray[np.float64]]
     lists: Mapping[str, float | None] = field(default_factory=dict)
-    """Of the first items of all users, whether or not they are relevant: see `palate.measure.lists`."""
+    """Metrics of the first items of all users that ignore relevance; see `palate.measure.lists`."""
 
 
 def rank(
@@ -42,18 +42,17 @@ def rank(
     ks: Sequence[int] = KS,
     catalogue: Catalogue | None = None,
 ) -> Ranked:
-    """Score every candidate of every user and measure where the relevant ones come, and with a `catalogue` what the
-    first ones are.
+    """Score every candidate of every user and compute the ranking metrics; with a `catalogue`, also list metrics.
 
-    `predict` is asked for some whole users at a time, a user's candidates side by side. Raises `ValueError` if it gives
-    anything but one number for each pair.
+    Each call of `predict` gets all candidates of one or more users, grouped by user. Raises `ValueError` if it does not
+    return one number per pair.
     """
     blocks, tops, rng = [], [], np.random.default_rng(sets.seed)
-    for _, user, asked, relevant in sets.chunks():
-        score = predict(asked)
+    for _, user, queries, relevant in sets.chunks():
+        score = predict(queries)
         blocks.append(expected(user, score, relevant, ks=ks))
         if catalogue is not None:
-            tops.append(top_items(user, asked.item, score, rng))
+            tops.append(top_items(user, queries.item, score, rng))
     values = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in _names(ks)}
     lists = {} if catalogue is None or not tops else list_metrics(np.concatenate(tops), catalogue)
     return Ranked(sets, values, lists)
@@ -64,13 +63,13 @@ def expected(
 ) -> dict[str, NDArray[np.float64]]:
     """Each metric of each user, (users,) float64, expected over all orders of tied scores.
 
-    `user` (n,) int64 counts users from 0, ascending; each has a relevant item. With R relevant items of a user and the
+    `user` (n,) int64 numbers users from 0, ascending; each has a relevant item. With R relevant items of a user and the
     first at rank f (from 1):
 
         recall@k = relevant items among the first k / R
         hr@k = 1 if f <= k else 0
         mrr = 1 / f
-        ndcg@k = sum over the relevant items' ranks i <= k of 1 / log2(i + 1), over the most that R items can reach
+        ndcg@k = sum over the relevant items' ranks i <= k of 1 / log2(i + 1), divided by the maximum for R items
     """
     if score.shape != user.shape or np.isnan(score).any():
         raise ValueError(f"scores {score.shape} of {user.shape} pairs, expected a number for each")
@@ -100,10 +99,10 @@ def _names(ks: Sequence[int]) -> list[str]:
 
 
 def _ties(user: NDArray[np.int64], score: Scores, relevant: Labels) -> tuple[NDArray[np.int64], ...]:
-    """The groups of equal scores that hold a relevant item, by user, best first; each (groups,) int64.
+    """The groups of equal scores with a relevant item, by user, best first; each array (groups,) int64.
 
-    A group's user, how many items of the user score above it, its items, and how many of them are relevant. Scores are
-    sorted without what they belong to, several times as fast as with it, and the relevant ones looked up.
+    The arrays: a group's user, the user's items that score above it, its size, and its relevant items. The function
+    sorts the scores alone, which is several times as fast as an argsort, and looks up the relevant ones.
     """
     counts = np.bincount(user)
     width = int(counts.max())
@@ -130,7 +129,7 @@ def _ties(user: NDArray[np.int64], score: Scores, relevant: Labels) -> tuple[NDA
 def _none_among(
     drawn: NDArray[np.int64], size: NDArray[np.int64], hits: NDArray[np.int64], k: int
 ) -> NDArray[np.float64]:
-    """The chance that `drawn` (at most k) of `size` items in random order hold none of the `hits`, each (users,)."""
+    """The probability that `drawn` (at most k) of `size` items in random order include no hit; arrays are (users,)."""
     step = np.arange(k)
     missed = (size - hits)[:, None] - step
     still = np.cumprod(missed.clip(min=0) / (size[:, None] - step).clip(min=1), axis=1)
@@ -140,7 +139,7 @@ def _none_among(
 def _reciprocal(above: NDArray[np.int64], size: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean of 1 / rank of the first of `hits` items among `size` in random order, `above` of them before it.
 
-    It stands x-th among the tied with the chance C(size - x, hits - 1) / C(size, hits).
+    The first hit is at place x among the tied items with probability C(size - x, hits - 1) / C(size, hits).
     """
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size.max() + 1)))])
 

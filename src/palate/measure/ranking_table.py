@@ -16,25 +16,25 @@ from palate.measure.ranking import Ranked
 
 @dataclass(frozen=True)
 class RankingEntry:
-    """One model or baseline: each metric's mean over users, and how far it would move had other users been asked."""
+    """One model or baseline: each metric's mean over users, and its bootstrap interval over users."""
 
     key: str
     label: str
     kind: Literal["baseline", "model"]
     metrics: dict[str, float | None]
-    """`ndcg@k`, `hr@k`, `recall@k` for each k, and `mrr`; None where no user is ranked."""
+    """`ndcg@k`, `hr@k`, `recall@k` for each k, and `mrr`; None without ranked users."""
     intervals: dict[str, Interval | None]
     lists: dict[str, float | None] = field(default_factory=dict)
-    """`coverage@k`, `popularity@k`, `novelty@k`, `diversity@k` of the first items; empty where not measured."""
+    """`coverage@k`, `popularity@k`, `novelty@k`, `diversity@k` of the first items; empty if not measured."""
 
 
 @dataclass(frozen=True)
 class RankingTable:
-    """What was ranked, and how well; baselines first, then models."""
+    """The ranked candidates and the metrics; baselines first, then models."""
 
     users: int
     unranked: int
-    """Users with test samples who like none of them; they have no ranking metric and are in no mean."""
+    """Users with test samples who like none of them; they have no ranking metric, and the means exclude them."""
     items: int
     """Items in the catalogue."""
     negatives: int | None
@@ -45,31 +45,31 @@ class RankingTable:
     seed: int
     entries: list[RankingEntry]
     differences: list[Paired]
-    """Every model against the baseline that is best in the metric."""
+    """Every model against the best baseline of the metric."""
 
     @property
     def sampled(self) -> bool:
-        """Whether the figures compare with nothing but figures on the same sample."""
+        """Whether candidates are sampled; metrics then compare only with metrics on the same sample."""
         return self.negatives is not None
 
     @property
     def candidates(self) -> str:
-        """What was ranked, in words that stand beside every figure."""
+        """A description of the candidates, shown beside every metric."""
         if self.negatives is None:
             return f"all {self.items:,} items but those rated before"
         return f"sampled: {self.negatives:,} random items and the relevant ones"
 
     def entry(self, key: str) -> RankingEntry:
-        """The entry of a model or baseline; `KeyError` if it was not ranked."""
+        """The entry of a model or baseline; raises `KeyError` for an unknown key."""
         return {entry.key: entry for entry in self.entries}[key]
 
     def name_of(self, metric: str) -> str:
-        """What a table calls a metric: `NDCG@10`, or `NDCG@10 (100 sampled)`."""
+        """A metric's name in tables: `NDCG@10`, or `NDCG@10 (100 sampled)`."""
         shown = metric.upper() if metric.startswith(("ndcg", "hr", "mrr")) else metric.capitalize()
         return shown if self.negatives is None else f"{shown} ({self.negatives:,} sampled)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types, and `candidates` in words."""
+        """Everything as JSON types, with `candidates` in words."""
         return asdict(self) | {"candidates": self.candidates}
 
 
@@ -81,10 +81,10 @@ def ranking_table(
     resamples: int = 1000,
     seed: int = 13,
 ) -> RankingTable:
-    """Put rankings of the same `CandidateSets` side by side; `baselines` says which keys are no models.
+    """Compare rankings of the same `CandidateSets`; `baselines` are the keys of baselines, all others are models.
 
-    Means are over users, each counting once, and users are what the intervals resample. `resamples` 0 gives none.
-    Raises `InputError` where two models were not ranked on the same candidates in the same metrics.
+    Means weight users equally, and intervals resample users; `resamples` 0 gives no intervals. Raises `InputError` if
+    two models have different candidates or metrics.
     """
     if not ranked:
         raise InputError("nothing was ranked, expected at least one model", "ranking")
@@ -118,7 +118,7 @@ def ranking_table(
 
 
 def _same_sets(ranked: Mapping[str, Ranked]) -> CandidateSets:
-    """The candidates that all were ranked on."""
+    """The candidates that all rankings share."""
     first_key, first = next(iter(ranked.items()))
     for key, other in ranked.items():
         if other.sets is not first.sets or list(other.values) != list(first.values):
@@ -135,7 +135,7 @@ def _replicates(values: NDArray[np.float64], resamples: int, seed: int) -> Repli
 
 
 def _with_the_best(entries: list[RankingEntry], metrics: list[str], replicates: Replicates) -> list[Paired]:
-    """Each model against the baseline that is best in the metric, metric by metric."""
+    """Each model against the best baseline of the metric, metric by metric."""
     baselines = [i for i, entry in enumerate(entries) if entry.kind == "baseline"]
     found = []
     for j, name in enumerate(metrics if baselines else []):

@@ -1,14 +1,14 @@
-"""Seeds: one model trained several times, its metrics apart and together.
+"""Seeds: the metrics of one model trained several times, per seed and over all seeds.
 
-Two things could have come out otherwise: which users were asked, and what chance did in training. An interval over
-users alone is that of one training, not of the method. With S seeds whose metric on the rows has mean m and standard
-deviation s, a resample of users gives m_b, the mean over seeds there, and the interval is the middle 95 % of
+A metric varies with the sample of users and with the randomness of training. An interval over users alone describes one
+training, not the method. With S seeds whose metric on the rows has mean m and standard deviation s, a resample of users
+gives m_b, the mean over seeds, and the interval is the middle 95 % of
 
     m_b + s / sqrt(S) * t_b,    t_b from Student's distribution with S - 1 degrees of freedom
 
-which treats seeds as a sample of all seeds. Three seeds resampled like users would show two thirds of their variance
-(S - 1 of S); t makes up for how little S values tell of s (4.3 s / sqrt(3) for three). What a seed does to some users
-and not to others is in both parts, so the interval is rather too wide than too narrow.
+which treats the seeds as a sample of all seeds. Resampling three seeds like users would show two thirds of their
+variance (S - 1 of S); t accounts for the uncertainty of s from S values (4.3 s / sqrt(3) for three). The interaction of
+seeds and users is in both parts, so the interval tends to be too wide.
 """
 
 from collections.abc import Mapping
@@ -31,20 +31,20 @@ class Spread:
     sd: float
     """Of a sample of seeds (n - 1)."""
     low: float
-    """The lowest of a seed."""
+    """The lowest value over seeds; `high` is the highest."""
     high: float
     interval: Interval | None
-    """Over users and seeds; None where a resample of users gives none."""
+    """Over users and seeds; None without resamples of users."""
     seeds: int
-    """How many they are."""
+    """Number of seeds."""
 
     @property
     def detectable(self) -> float | None:
-        """The smallest true difference found in four of five cases, if this is a difference; None without an interval.
+        """For a difference: the smallest true one that four of five cases detect; None without an interval.
 
-        Half the interval, which an estimate must exceed, plus what an estimate falls short by in one case of five.
-        t · sd / √S of the half is due to seeds (Student's t, S - 1 degrees of freedom), the rest to users (normal).
-        Users alone make 2.8 standard errors, seeds alone t(0.975) + t(0.8).
+        It is half the interval, which an estimate must exceed, plus the 80 % quantile of the estimate's shortfall. The
+        seeds contribute t · sd / √S to the half (Student's t, S - 1 degrees of freedom), the users the rest (normal).
+        Users alone give 2.8 standard errors, seeds alone t(0.975) + t(0.8).
         """
         if self.interval is None:
             return None
@@ -58,13 +58,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """One model's trainings, each by its metrics, and all of them together."""
+    """The metrics of one model's trainings, per seed and over all seeds."""
 
     name: str
     seeds: dict[str, Metrics]
-    """Metrics by seed, as they were given."""
+    """Metrics by seed, in input order."""
     spread: dict[str, Spread | None]
-    """By metric; None where a seed does not define it."""
+    """By metric; None if the metric is undefined for a seed."""
     against: str | None
     differences: dict[str, Spread | None]
     """The model minus `against`, by metric, on the same resamples; empty without one."""
@@ -82,27 +82,27 @@ def over_seeds(
     resamples: int = 1000,
     seed: int = 13,
 ) -> OverSeeds:
-    """Measure one model's trainings, `scores` by seed, on the same rows; and their difference to `against`.
+    """Measure one model's trainings (`scores` by seed) on the same rows, and their difference to `against`.
 
     `y` (bool), `users` (any integers) and every score (float64, in [0, 1]) have shape (n,). Raises `InputError` for
     fewer than two seeds.
     """
     if len(scores) < 2:
-        raise InputError(f"{len(scores)} of seeds, expected at least two to tell how far they lie apart", name)
+        raise InputError(f"has scores of {len(scores)} seed, expected at least two to estimate their spread", name)
     metrics = {key: measure(y, p, users) for key, p in scores.items()}
     columns = [*scores.values(), *([] if against is None else [against[1]])]
     replicates = bootstrap(y, users, {str(i): p for i, p in enumerate(columns)}, resamples=resamples, seed=seed)
     of_seeds = [replicates[str(i)] for i in range(len(scores))]
-    beside = None if against is None else measure(y, against[1], users)
+    reference = None if against is None else measure(y, against[1], users)
     student = _student(len(scores) - 1, resamples, seed)
     spread: dict[str, Spread | None] = {}
     differences: dict[str, Spread | None] = {}
     for metric in (each.key for each in metrics_in("pairs")):
         values = [getattr(found, metric) for found in metrics.values()]
-        means = np.mean([own[metric] for own in of_seeds], axis=0) if of_seeds[0] else None
+        means = np.mean([of_seed[metric] for of_seed in of_seeds], axis=0) if of_seeds[0] else None
         spread[metric] = None if None in values else _spread(np.array(values), means, student)
-        if beside is not None:
-            other = getattr(beside, metric)
+        if reference is not None:
+            other = getattr(reference, metric)
             undefined = other is None or spread[metric] is None
             between = None if means is None else means - replicates[str(len(scores))][metric]
             differences[metric] = None if undefined else _spread(np.array(values) - other, between, student)
@@ -110,13 +110,16 @@ def over_seeds(
 
 
 def spread_interval(values: NDArray[np.float64], means: Replicates, student: NDArray[np.float64]) -> Interval | None:
-    """The interval over users and seeds: `values` (S,) of the seeds, `means` (resamples,) of all seeds in each
-    resample of users, `student` (resamples,) from Student's distribution with S - 1 degrees of freedom."""
+    """The interval over users and seeds.
+
+    `values` (S,) are those of the seeds, `means` (resamples,) the mean over seeds in each resample of users, and
+    `student` (resamples,) draws from Student's distribution with S - 1 degrees of freedom.
+    """
     return interval(means + values.std(ddof=1) / np.sqrt(len(values)) * student)
 
 
 def _student(freedom: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Evenly spaced quantiles of Student's distribution in random order: its tails do not hang on luck."""
+    """Evenly spaced quantiles of Student's distribution in random order, which vary less than random draws."""
     from scipy.stats import t
 
     quantiles = t.ppf((np.arange(resamples) + 0.5) / max(1, resamples), freedom)

@@ -1,8 +1,7 @@
-"""Slices: for whom and for what a model is better than the best baseline, and where it is worse.
+"""Slices: the groups of users and items for which a model is better or worse than the best baseline.
 
-A slice is a part of the test rows that share something which was known before they were asked. Each is measured on its
-own rows, with intervals over its own users. The baseline is the same in every slice: the best one of each would be
-picked by the noise that it is then compared on.
+A slice is a group of test rows that share a property known before the rating. Each slice has metrics of its rows, with
+intervals over its users. All slices use the same baseline: choosing the best one per slice would select noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +22,11 @@ from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
 from palate.samples.queries import RowNumbers, Scores, item_rows
 
 FEW_USERS, FEW_ROWS = 30, 10
-"""A slice is small below so many users, or so many rows of either class: its interval is too narrow to believe."""
+"""A slice with fewer users, or fewer rows of either class, is small: its interval is unreliable."""
 WARMTH = (1, 10, 50)
-"""From how many training rows on a user or an item is less cold."""
+"""Lower bounds, in training rows of a user or an item, of the bands from cold to warm."""
 OLD = 1950
-"""Films before this year are one slice."""
+"""Items before this year form one slice."""
 EXAMPLES = 5
 
 SlicePart = tuple[str, str, NDArray[np.int64]]
@@ -36,7 +35,7 @@ SlicePart = tuple[str, str, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's value on a slice; None where it is not defined there, or has no interval."""
+    """A metric on a slice; None for an undefined value or interval."""
 
     value: float | None
     interval: Interval | None
@@ -51,9 +50,9 @@ class Slice:
     n: int
     users: int
     base_rate: float | None
-    """Share of liked rows; None where there are none."""
+    """Share of liked rows; None without rows."""
     small: bool
-    """Whether there are too few users or rows of a class to take the figures at their word."""
+    """Whether too few users or rows of a class make the metrics unreliable."""
     metrics: dict[str, dict[str, Measured]]
     """By model, then by metric."""
     differences: list[Paired]
@@ -66,7 +65,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceRow:
-    """A row on which model and baseline disagree most."""
+    """A row with one of the largest differences between model and baseline."""
 
     row: int
     """Index within the split."""
@@ -78,12 +77,12 @@ class SliceRow:
     """P(like) of the model."""
     baseline: float
     gain: float
-    """What the model's log loss on the row is below the baseline's, in nats."""
+    """The baseline's log loss on the row minus the model's, in nats."""
 
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices, and the rows where the model gains and loses most, one a user."""
+    """All slices, and the rows where the model gains and loses most, at most one per user."""
 
     model: str
     baseline: str
@@ -99,13 +98,13 @@ class Slices:
 
     @property
     def dimensions(self) -> list[str]:
-        """What the rows were sliced by."""
+        """The dimensions of the slices."""
         return list(dict.fromkeys(part.dimension for part in self.slices))
 
     def ahead(self, key: str, metric: str = "auc") -> list[Slice]:
-        """Slices, small ones left out, whose whole interval favours `key`, model or baseline; the clearest first.
+        """Slices, without small ones, whose whole interval favours `key` (model or baseline); the largest first.
 
-        With as many slices as there are, one in twenty does so by chance, one in forty for either side.
+        One slice in twenty does so by chance, one in forty for either side.
         """
         found = [part for part in self.slices if not part.small and part.difference(metric).better == key]
         return sorted(found, key=lambda part: -abs(part.difference(metric).value or 0.0))
@@ -124,8 +123,8 @@ def measure_slices(
 ) -> Slices:
     """Measure `scores` (each (n,) float64 in [0, 1]) on every slice of n rows, and `model` against `baseline`.
 
-    `rows` are the rows' indices within the split, (n,); None: all of them. Keys of `scores` beside the two are
-    measured too. Raises `KeyError` if one of both is not among the scores.
+    `rows` are the rows' indices within the split, (n,); None: all. Other keys of `scores` get metrics too. Raises
+    `KeyError` if `scores` lacks `model` or `baseline`.
     """
     test = samples.of(split)
     chosen = np.arange(len(test)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -139,21 +138,21 @@ def measure_slices(
             same = SameRows(part, y[part], users[part], {key: p[part] for key, p in scores.items()})
             found.append(_measured(dimension, label, same, (model, baseline), resamples, seed))
             meter.advance(1)
-    asked = samples.timeline[position].select("user_id", "item_id")
+    pairs = samples.timeline[position].select("user_id", "item_id")
     titles = samples.items["title"].gather(item_rows(samples, position))
     columns = {"row": chosen, "label": y, "model": scores[model], "baseline": scores[baseline]}
     gain = nats(y, scores[baseline]) - nats(y, scores[model])
-    told = asked.with_columns(title=titles, gain=pl.Series(gain), **{key: pl.Series(c) for key, c in columns.items()})
+    table = pairs.with_columns(title=titles, gain=pl.Series(gain), **{key: pl.Series(c) for key, c in columns.items()})
     wins, losses = (
-        [SliceRow(**row) for row in told[_best_of_users(by, users)].iter_rows(named=True)] for by in (gain, -gain)
+        [SliceRow(**row) for row in table[_best_of_users(by, users)].iter_rows(named=True)] for by in (gain, -gain)
     )
     return Slices(model, baseline, resamples, seed, found, wins, losses)
 
 
 def slices_of(samples: Samples, position: RowNumbers) -> list[SlicePart]:
-    """The slices of samples at `position` (n,): fixed ones are there though they be empty.
+    """The slices of samples at `position` (n,); fixed slices exist even if they are empty.
 
-    Training rows are those of the role "train" for users, and "train" or "warmup" for items: what may be learned from.
+    Training rows have the role "train" for users, and "train" or "warmup" for items.
     """
     users, items = _user_codes(samples), item_rows(samples)
     user, item = users[position], items[position]
@@ -164,7 +163,7 @@ def slices_of(samples: Samples, position: RowNumbers) -> list[SlicePart]:
     of_item = np.bincount(items[known], minlength=samples.items.height)[item]
     before = position - np.searchsorted(users, user)
     total = np.concatenate([[0.0], np.cumsum(samples.timeline["rating"].to_numpy())])
-    shown = before.clip(max=samples.history_len)  # given splits ask of users with few ratings, or none, before
+    shown = before.clip(max=samples.history_len)  # given splits contain samples with few or no earlier ratings
     mean = ((total[position] - total[position - shown]) / shown.clip(min=1)).round(9)
     return [
         *_warmth("training samples of the user", of_user),
@@ -183,7 +182,7 @@ def _user_codes(samples: Samples) -> Users:
 
 
 def _warmth(dimension: str, counts: NDArray[np.int64]) -> list[SlicePart]:
-    """From cold to warm, by fixed numbers of training rows."""
+    """Slices from cold to warm, by fixed numbers of training rows."""
     ends = [f"{low:,} to {high - 1:,}" for low, high in pairwise(WARMTH)]
     names = ["cold: none", *ends, f"{WARMTH[-1]:,} or more"]
     band = np.searchsorted(WARMTH, counts, side="right")
@@ -193,8 +192,10 @@ def _warmth(dimension: str, counts: NDArray[np.int64]) -> list[SlicePart]:
 def _bands(
     dimension: str, values: NDArray[Any], bands: int, shown: str, there: NDArray[np.bool_] | None = None
 ) -> list[SlicePart]:
-    """About equally many rows each, equal values together, named by the lowest and highest value; before them one of
-    the rows that have no value, if not all are `there`."""
+    """Slices of about equal size, named by their lowest and highest value; equal values share a slice.
+
+    The first slice has the rows without a value (not `there`), if any.
+    """
     parts = [] if there is None or there.all() else [(dimension, "none", np.flatnonzero(~there))]
     rows = np.arange(len(values)) if there is None else np.flatnonzero(there)
     if not len(rows):
@@ -209,7 +210,7 @@ def _bands(
 
 
 def _years(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
-    """By decade of release; none where no item tells its year."""
+    """Slices by decade of release; none if no item has a year."""
     shown = shown_items(items)
     if "year" not in shown.columns:
         return []
@@ -221,13 +222,13 @@ def _years(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
         .then(pl.lit(f"before {OLD}"))
         .otherwise((year // 10 * 10).cast(pl.String) + "s")
     ).to_series()
-    # "before" comes first, "unknown" last, which is not their order as text.
+    # Alphabetical order would not put "before" first and "unknown" last.
     names = sorted(decade.unique(), key=lambda name: (name == NO_YEAR, name[0].isdigit(), name))
     return [("release year", name, (decade == name).arg_true().to_numpy().astype(np.int64)) for name in names]
 
 
 def _genres(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
-    """By genre, an item in each of its own, the most frequent first; none where the table has no genres."""
+    """Slices by genre, the most frequent first, with an item in each of its genres; none without a genres column."""
     if items.schema.get("genres") != pl.String:
         return []
     listed = (
@@ -239,28 +240,28 @@ def _genres(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
 
 
 def _measured(dimension: str, label: str, same: SameRows, pair: tuple[str, str], resamples: int, seed: int) -> Slice:
-    """One slice."""
+    """Measure one slice."""
     replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
     values = {key: asdict(measure(same.y, p, same.users)) for key, p in same.scores.items()}
-    n, asked, liked = len(same.y), len(np.unique(same.users)), int(same.y.sum())
+    n, count, liked = len(same.y), len(np.unique(same.users)), int(same.y.sum())
     keys = [metric.key for metric in metrics_in("slices")]
     return Slice(
         dimension=dimension,
         label=label,
         n=n,
-        users=asked,
+        users=count,
         base_rate=float(same.y.mean()) if n else None,
-        small=asked < FEW_USERS or min(liked, n - liked) < FEW_ROWS,
+        small=count < FEW_USERS or min(liked, n - liked) < FEW_ROWS,
         metrics={
-            model: {key: Measured(own[key], interval(replicates[model].get(key))) for key in keys}
-            for model, own in values.items()
+            model: {key: Measured(metrics[key], interval(replicates[model].get(key))) for key in keys}
+            for model, metrics in values.items()
         },
         differences=paired_metrics("slices", [pair], values, replicates),
     )
 
 
 def _best_of_users(gain: NDArray[np.float64], users: Users) -> NDArray[np.int64]:
-    """The rows of greatest gain, at most one a user, and only where there is one."""
+    """The rows of largest positive gain, at most one per user."""
     order = np.argsort(-gain, kind="stable")
     first = np.sort(np.unique(users[order], return_index=True)[1])
     best = order[first][:EXAMPLES]

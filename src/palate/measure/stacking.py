@@ -1,10 +1,10 @@
-"""Stacking: what a model's logit comes to beside statistics that cost nothing, and what these come to alone.
+"""Stacking: combine a model's logit with cheap statistics, and compare with the statistics alone.
 
     P(like) = σ(w · x + b),   x = (z, f₁, …, f_k) standardized
 
 Logistic regression (Wolpert 1992's stacked generalization with one level) on validation rows, which neither the model
-nor the statistics were trained on. `alone` is the same without the logit z: the difference between the two is what the
-model adds to what is known anyway.
+nor the statistics were trained on. `alone` omits the logit z: the difference of the two is what the model adds to the
+statistics.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from palate.measure.calibration import Floats
 
 MIN_ROWS = 50
-"""With fewer, a dozen weights are chance."""
+"""Minimum number of rows to fit a dozen weights on."""
 
 Labels = NDArray[np.bool_]
 
@@ -27,9 +27,9 @@ class Stack:
     stacked: Floats
     alone: Floats
     weights: dict[str, float]
-    """Of the stacked model; `logit` first. In log odds a standard deviation."""
+    """Of the stacked model, `logit` first; in log odds per standard deviation."""
     rows: int
-    """Validation rows that it was fitted on."""
+    """Validation rows of the fit."""
 
 
 def fit_stack(
@@ -42,9 +42,9 @@ def fit_stack(
 ) -> Stack | None:
     """Fit on n validation rows, predict m others.
 
-    `logit` (n,), `statistics` (n, k) and `liked` (n,) are validation's; `names` are those of the k statistics, of which
-    one that is NaN takes its column's mean. None where there are fewer than `MIN_ROWS` rows or one class only. The
-    penalty is scikit-learn's default, an L2 norm of weight 1: nothing on a thousand rows, and a brake on fifty.
+    `logit` (n,), `statistics` (n, k) and `liked` (n,) are validation's; `names` are those of the k statistics. A NaN
+    takes its column's mean. Returns None for fewer than `MIN_ROWS` rows or one class. The penalty is scikit-learn's
+    default, an L2 norm of weight 1: negligible on a thousand rows, noticeable on fifty.
     """
     if len(liked) < MIN_ROWS or liked.all() or not liked.any():
         return None
@@ -53,15 +53,14 @@ def fit_stack(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fitted(x: Floats, asked: Floats) -> tuple[Floats, Floats]:
+    def fitted(x: Floats, measured: Floats) -> tuple[Floats, Floats]:
         model = make_pipeline(
             SimpleImputer(keep_empty_features=True), StandardScaler(), LogisticRegression(max_iter=1000)
         ).fit(x, liked)
-        return model.predict_proba(asked)[:, 1] if len(asked) else np.empty(0), model[-1].coef_[0]
+        return model.predict_proba(measured)[:, 1] if len(measured) else np.empty(0), model[-1].coef_[0]
 
     stacked, weights = fitted(
         np.column_stack([logit, statistics]), np.column_stack([measured_logit, measured_statistics])
     )
     alone, _ = fitted(statistics, measured_statistics)
-    told = dict(zip(("logit", *names), weights.tolist(), strict=True))
-    return Stack(stacked, alone, told, len(liked))
+    return Stack(stacked, alone, dict(zip(("logit", *names), weights.tolist(), strict=True)), len(liked))

@@ -1,4 +1,4 @@
-"""Recommendations for many users in a Parquet file: written in parts, taken up again after an interruption."""
+"""Recommendations for many users in a Parquet file: the command writes parts and resumes after an interruption."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EVERY = 20.0
-"""Seconds of work in a part: what a killed process loses at most, one user beside."""
+"""Seconds of work per part; a killed process loses at most that much, and the user at work."""
 
 
 def kept_recommendations(out: Path, key: Mapping[str, Any]) -> pl.DataFrame | None:
-    """The recommendations of this key in the file `out`, if they are there.
+    """The recommendations in the file `out` if they have this key, else None.
 
-    Raises `InputError` for a file that is none of Palate's, which would be replaced.
+    Raises `InputError` if Palate did not write the file, so that it is not overwritten.
     """
     if not out.exists():
         return None
@@ -46,10 +46,10 @@ def recommend_all(
     key: Mapping[str, Any],
     console: "Console | None" = None,
 ) -> pl.DataFrame:
-    """Rank for every asker into the file `out`, whose rows are those of `Recommender.rank` behind `user_id`.
+    """Rank for every asker into the file `out`, with the columns `user_id` and those of `Recommender.rank`.
 
-    `users` are the askers' ids, in their order. `key` says what the result depends on: a file with this key is kept,
-    and an interrupted call with the same key is resumed, so that the file is the same as without.
+    `users` are the askers' ids, in the same order. `key` records what the result depends on: the function returns a
+    file with this key unchanged, and resumes an interrupted call with this key. A resumed call writes the same file.
     """
     work = LongWork("recommending", out, key, len(askers), "users")
 
@@ -76,6 +76,6 @@ def recommend_all(
 
 
 def _ranked(recommender: Recommender, asker: Asker, user: pl.Series, top_k: int) -> pl.DataFrame:
-    """An asker's rows."""
-    table = recommender.rank(asker, recommender.asked(asker)[0], top_k)
+    """The rows of one asker."""
+    table = recommender.rank(asker, recommender.candidates_for(asker)[0], top_k)
     return table.insert_column(0, user.alias("user_id").new_from_index(0, table.height))

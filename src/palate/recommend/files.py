@@ -1,4 +1,4 @@
-"""Files that a user writes by hand: a history of ratings, and a list of candidates."""
+"""Files that users write by hand: a history of ratings, and a list of candidates."""
 
 import csv
 import datetime
@@ -23,7 +23,7 @@ from palate.store.json_text import Decoder
 NAMES = "title or item_id, and rating"
 OBJECT = '{"title": "Heat (1995)", "rating": 4}'
 SEPARATORS = (",", ";", "\t")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float() takes 0_4, too
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float() alone would accept 0_4
 
 
 def read_history(
@@ -31,10 +31,10 @@ def read_history(
 ) -> pl.DataFrame:
     """Read one person's ratings, oldest first: `item` (Int64, rows of the item table) and `rating` (Float64).
 
-    The file is CSV with a header, or JSON lines; both name an item by id or title, and its rating, under the names
-    that tables of ratings may use, or those in `columns` (by role). A title without its year is found by a column
-    `year`. Rows are sorted by their timestamps where each has one. Raises `InputError` with the line for an item that
-    is unknown or stands there twice, a second user, and a rating outside the `scale`.
+    The file is CSV with a header, or JSON lines. Both name an item by id or title, and its rating, under the column
+    names that rating tables may use, or those in `columns` (by role). A column `year` completes a title without year.
+    If every row has a timestamp, the reader sorts by it. Raises `InputError` with the line for an item that is unknown
+    or repeated, a second user, and a rating outside the `scale`.
     """
     text, columns = _text(path), columns or {}
     start = text.lstrip()[:1]
@@ -48,17 +48,17 @@ def read_history(
     for line, row in rows:
         user = str(row.get("user"))
         if user != (person := person or user):
-            raise InputError(f"user {user!r} stands below user {person!r}, expected one person's", path, line)
+            raise InputError(f"has user {user!r} after user {person!r}, expected ratings of one user", path, line)
         item = _item(row, lookup, path, line)
         if item in line_of:
             title = lookup.items["title"][item]
-            raise InputError(f"{title!r} stands already on line {line_of[item]}, expected it once", path, line)
+            raise InputError(f"repeats {title!r} of line {line_of[item]}, expected each item once", path, line)
         line_of[item] = line
         ratings.append(_rating(row["rating"], scale, path, line))
         if "timestamp" in row:
             times.append(_time(row["timestamp"], path, line))
     if not line_of:
-        raise InputError("holds no ratings, expected one at least", path)
+        raise InputError("has no ratings, expected at least one", path)
     history = pl.DataFrame({"item": list(line_of), "rating": ratings}, schema={"item": pl.Int64, "rating": pl.Float64})
     if len(times) != history.height:
         return history
@@ -66,13 +66,13 @@ def read_history(
 
 
 def read_candidates(path: Path, lookup: Lookup) -> NDArray[np.int64]:
-    """Read items, an id or else a title a line, as rows of the item table, (n,) int64; what stands twice counts once.
+    """Read items, one id or title per line, as rows of the item table, (n,) int64; repeated items count once.
 
-    Raises `InputError` with the line for an item that is not there.
+    Raises `InputError` with the line for an unknown item.
     """
     lines = [(n, line) for n, line in enumerate(_text(path).split("\n"), start=1) if line.strip()]
     if not lines:
-        raise InputError("holds no items, expected one item_id or title per line", path)
+        raise InputError("has no items, expected one item_id or title per line", path)
     return np.array(list(dict.fromkeys(lookup.by_either(fold(line), path, n) for n, line in lines)), np.int64)
 
 
@@ -107,8 +107,8 @@ def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[in
             if len(fields) != len(names):
                 found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
                 hint = "; a title with a comma needs quotes" if len(fields) > len(names) and separator == "," else ""
-                told = shortened(", ".join(names))
-                raise InputError(f"row has {found}, expected {len(names)} ({told}){hint}", path, line)
+                header = shortened(", ".join(names))
+                raise InputError(f"row has {found}, expected {len(names)} ({header}){hint}", path, line)
             row = dict(zip(names, fields, strict=True))
             yield line, {role: row[name] for role, name in roles.items()}
     except csv.Error as error:
@@ -116,7 +116,7 @@ def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[in
 
 
 def _separator(text: str, path: Path, columns: Mapping[str, str]) -> str:
-    """What separates the fields of the header so that it names what is needed; a comma if nothing does."""
+    """The first separator that splits the header into the required columns; a comma if none does."""
     number, header = next(((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()), (1, ""))
     for separator in SEPARATORS:
         names = [name.strip().strip('"') for name in header.split(separator)]
@@ -137,12 +137,12 @@ def _json_lines(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[t
             ) from None
         roles = _roles(list(row), columns, path, line) if isinstance(row, dict) else {}
         if not _is_enough(roles):
-            raise InputError(f"is no rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
+            raise InputError(f"is not a rating, expected an object with {NAMES}, such as {OBJECT}", path, line)
         yield line, {role: row[name] for role, name in roles.items()}
 
 
 def _roles(names: Sequence[str], columns: Mapping[str, str], path: Path, line: int) -> dict[str, str]:
-    """The columns by what they mean: those of a table of ratings, and `year`."""
+    """The columns by role: the roles of a rating table, and `year`."""
     wanted = ("item", "title", "rating", "user", "timestamp")
     try:
         found = {role: column_of(role, names, columns, "", needed=False) for role in wanted}
@@ -158,14 +158,14 @@ def _is_enough(roles: Mapping[str, str]) -> bool:
 
 
 def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
-    """The row of the item that a row names: by its id where there is one."""
+    """The item table's row for the item of a file row: by id if the row has one, else by title."""
     named = row.get("item")
     title = fold(str(row.get("title") or "")).strip()
     if named is not None and str(named).strip():
         item = lookup.by_id(str(named), path, line)
         if title in lookup.titles and item not in lookup.titles[title]:
-            own = lookup.items["title"][item]
-            raise InputError(f"item {str(named).strip()} is {own!r}, not {title!r}: expected one of both", path, line)
+            actual = lookup.items["title"][item]
+            raise InputError(f"item {str(named).strip()} is {actual!r}, not {title!r}: expected either", path, line)
         return item
     if not title:
         raise InputError("names no item, expected a title or an item_id", path, line)
@@ -174,7 +174,7 @@ def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
 
 
 def _time(value: Any, path: Path, line: int) -> float:
-    """Seconds since 1970, of a number or of a date as ISO 8601 writes it."""
+    """Seconds since 1970 from a number or an ISO 8601 date."""
     text = str(value).strip()
     if not isinstance(value, bool) and _NUMBER.fullmatch(text):
         return float(text)
@@ -189,11 +189,11 @@ def _time(value: Any, path: Path, line: int) -> float:
 def _rating(value: Any, scale: tuple[float, float], path: Path, line: int) -> float:
     low, high = scale
     try:
-        spelled = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else not isinstance(value, bool)
-        rating = float(value) if spelled else math.nan
+        is_number = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else not isinstance(value, bool)
+        rating = float(value) if is_number else math.nan
     except (TypeError, ValueError, OverflowError):
         rating = math.nan
     if not low <= rating <= high:
-        said = shortened(repr(value))
-        raise InputError(f"rating {said}, expected a number from {low:g} to {high:g} (ratings.scale)", path, line)
+        shown = shortened(repr(value))
+        raise InputError(f"rating {shown}, expected a number from {low:g} to {high:g} (ratings.scale)", path, line)
     return rating

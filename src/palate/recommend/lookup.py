@@ -1,4 +1,4 @@
-"""Lookup: the items that a file names, by id or by title."""
+"""`Lookup`: find the items that a file names by id or title."""
 
 import difflib
 import re
@@ -12,12 +12,12 @@ import polars as pl
 from palate.errors import InputError
 
 LONG = 200
-"""Characters of a value beyond which a message shows its beginning only: it is no title."""
+"""Maximum length of a title, in characters; messages shorten longer values."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """Finds rows of an item table (`item_id`, `title`) by what someone typed."""
+    """Finds rows of an item table (`item_id`, `title`) by a text that a user typed."""
 
     items: pl.DataFrame
 
@@ -25,14 +25,14 @@ class Lookup:
         """The row of an item's id; raises `InputError` if there is none."""
         row = self._ids.get(text.strip())
         if row is None:
-            said = shortened(repr(text.strip()))
-            raise InputError(f"there is no item {said}, expected an item_id of the item table", file, line)
+            shown = shortened(repr(text.strip()))
+            raise InputError(f"there is no item {shown}, expected an item_id of the item table", file, line)
         return row
 
     def by_title(self, title: str, file: Path, line: int) -> int:
-        """The row of a title as it stands, else in another case.
+        """The row of a title: an exact match, else one that ignores case.
 
-        Raises `InputError` with the nearest title if there is none, and if several items have it.
+        Raises `InputError` with the closest title if no item has this title, and if several have it.
         """
         title = title.strip()
         rows = self.titles.get(title) or self._folded.get(title.casefold(), [])
@@ -55,10 +55,10 @@ class Lookup:
         return self.by_title(text, file, line) if row is None else row
 
     def nearest(self, title: str) -> str | None:
-        """The title that is most alike, whatever the order of its words; None if none is."""
+        """The most similar title, whatever the order of its words; None if no title is similar."""
         key = _key(title)
         near = difflib.get_close_matches(key, self._keys, n=1, cutoff=0.6)
-        if not near:  # a few words of a long title are unlike the whole
+        if not near:  # the ratio of a few words to a long title is below the cutoff
             words = set(key.split())
             near = [other for other in self._keys if words and words <= set(other.split())][:1]
         return str(self.items["title"][self._keys[near[0]]]) if near else None
@@ -69,7 +69,7 @@ class Lookup:
 
     @cached_property
     def titles(self) -> dict[str, list[int]]:
-        """The rows of each title as it stands."""
+        """The rows of each exact title."""
         return _grouped(self.items["title"].to_list())
 
     @cached_property
@@ -82,7 +82,7 @@ class Lookup:
 
 
 def shortened(text: str) -> str:
-    """What a message shows of a value from a file: its beginning if it is long."""
+    """A value from a file for a message: only its beginning if it is long."""
     return text if len(text) <= LONG else f"{text[:80]}…"
 
 
@@ -94,6 +94,6 @@ def _grouped(titles: list[str]) -> dict[str, list[int]]:
 
 
 def _key(title: str) -> str:
-    """A title's words in alphabetical order without the year, so that "The Matrix" is like "Matrix, The (1999)"."""
+    """A title's words in alphabetical order without the year: "The Matrix" has the key of "Matrix, The (1999)"."""
     undated = re.sub(r"\(\d{4}\)", "", title.casefold())
     return " ".join(sorted(re.findall(r"\w+", undated))) or title.casefold()

@@ -1,4 +1,4 @@
-"""Recommender: candidates for one who asks, scored by the model and put in order."""
+"""`Recommender`: choose candidates for a person, score them with the model, and sort them."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,13 @@ from palate.score.scorer import Scorer
 
 Floats = NDArray[np.float64]
 
-WEIGHT = 5.0
-"""Ratings that the mean of all counts for in the mean of one item, and no deviation in that of one user."""
-
 CHUNK = 4096
-"""Candidates whose prompts are in memory at a time."""
+"""Number of candidates whose prompts are in memory at once."""
 
 
 @dataclass(frozen=True)
 class Asker:
-    """One who asks: the rows `begin` to `end` of the timeline are all that they have rated."""
+    """A person who wants recommendations; the timeline rows `begin` to `end` are all their ratings."""
 
     name: str
     begin: int
@@ -33,9 +30,9 @@ class Asker:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is asked about: `number` items by a `retriever`, else the `listed` ones (rows), else all.
+    """The choice of candidates: `number` items of a `retriever`, else the `listed` items (rows), else all items.
 
-    Items that the asker has rated are left out unless `include_seen`.
+    It excludes items that the asker has rated unless `include_seen`.
     """
 
     retriever: Retriever | None = None
@@ -44,7 +41,7 @@ class Candidates:
     include_seen: bool = False
 
     def of(self, past: Past, items: int) -> tuple[NDArray[np.int64], int]:
-        """Rows of the item table, in the order in which they count where scores are equal; how many are left out."""
+        """Candidates (rows of the item table) in the order that breaks ties of scores, and the number excluded."""
         seen = np.unique(past.item[:0] if self.include_seen else past.item)
         if self.retriever is not None:
             return self.retriever.top(past, self.number, seen), seen.size
@@ -57,8 +54,8 @@ class Candidates:
 class Recommender:
     """Ranks candidates.
 
-    `prompts` renders a timeline in which row `first` + i asks about row i of the item table; `item` (rows,) int64 are
-    its rows of the item table.
+    `prompts` renders a timeline whose row `first` + i has row i of the item table as its target. `item` (rows,) int64
+    gives the item table's row for each row of the timeline.
     """
 
     scorer: Scorer
@@ -71,26 +68,26 @@ class Recommender:
     batch_size: int
 
     def past(self, asker: Asker) -> Past:
-        """What an asker has rated."""
+        """The ratings of an asker."""
         samples, rows = self.prompts.render.samples, slice(asker.begin, asker.end)
         return Past(self.item[rows], samples.timeline["rating"][rows].to_numpy(), samples.liked[rows])
 
     def shown(self, asker: Asker) -> int:
-        """How many ratings the asker's prompt shows."""
+        """Number of ratings in the asker's prompt."""
         return min(self.prompts.render.samples.history_len, asker.end - asker.begin)
 
-    def asked(self, asker: Asker) -> tuple[NDArray[np.int64], int]:
-        """The candidates for an asker, and how many are left out."""
+    def candidates_for(self, asker: Asker) -> tuple[NDArray[np.int64], int]:
+        """The candidates for an asker, and the number excluded."""
         return self.candidates.of(self.past(asker), self.prompts.render.samples.items.height)
 
     def rank(
         self, asker: Asker, item: NDArray[np.int64], top_k: int, on_batch: OnBatch = lambda n: None
     ) -> pl.DataFrame:
-        """The `top_k` of some candidates (rows of the item table), the highest P(like) first.
+        """The `top_k` of the candidates `item` (rows of the item table), the highest P(like) first.
 
-        Columns: `rank` (Int32, from 1), `item_id`, `title`, `p`, `logit`, `mass` (Float32, see `Scores`; `p` is
-        calibrated where the logit can be), `item_mean` (Float32), `item_count` (Int32), `user_item` (Float32): see
-        `Means`. `on_batch` is told how many candidates were scored, each time that some were.
+        Columns: `rank` (Int32, from 1), `item_id`, `title`, `p`, `logit`, `mass` (Float32, see `AnswerScores`; with a
+        `calibration`, `p` is calibrated), `item_mean` (Float32), `item_count` (Int32), `user_item` (Float32; see
+        `Means`). Calls `on_batch` with the number of candidates in each finished batch.
         """
         scores = self._score(asker, item, on_batch)
         best = np.argsort(-scores.logit, kind="stable")[:top_k]
@@ -113,7 +110,7 @@ class Recommender:
         )
 
     def _score(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
-        """Score candidates, a chunk at a time."""
+        """Score candidates in chunks."""
         found = [AnswerScores(*np.empty((3, 0), np.float32))]
         for start in range(0, item.size, CHUNK):
             target = self.first + item[start : start + CHUNK]

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BAR = 16
-"""Columns of the bar that shows P, where there is room for it."""
+"""Width of the bar that shows P, in terminal columns."""
 WIDE, NARROW = 110, 72
-"""Columns of a terminal that has, and of one in which the number of ratings has none."""
+"""Terminal widths below which the table omits the bar, and the number of ratings."""
 MIN_TITLE = 12
 LATEST = 5
 
 
 def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
-    """What `Recommender.rank` gives, in `width` columns: titles are cut where they have no room, and no row wraps."""
+    """The table of `Recommender.rank` in `width` columns; it shortens long titles, and no row wraps."""
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
     from rich.table import Table
@@ -36,7 +36,7 @@ def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
     widths = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
     if " " in widths:
         widths[" "] = BAR
-    # Rich would take room from every column where there is too little for all; each has a gap of three.
+    # Only the title may shrink: Rich would shrink every column. A gap takes three columns.
     rest = width - sum(size for name, size in widths.items() if name != "title") - 3 * (len(columns) - 1)
     styles = {"": "dim", "title": "bold", " ": "green", "ratings": "dim"}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -55,7 +55,7 @@ def _left_out(width: int) -> set[str]:
 
 
 def bar(share: float, width: int) -> str:
-    """A share of 1 as a bar, to an eighth of a column."""
+    """A bar of `share` × `width` columns, to an eighth of a column."""
     eighths = round(share * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
@@ -66,20 +66,21 @@ def one_line(title: str) -> str:
 
 
 def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int, width: int) -> str:
-    """Who asks, and what the model reads of `titles` and `ratings`, which are all of theirs, oldest first.
+    """Two lines about the asker: the number and mean of the ratings with the number shown, and the latest ratings.
 
-    Two lines; the second has as many of the latest ratings as fit into `width` columns, but `LATEST` at most.
+    `titles` and `ratings` are all of the asker's, oldest first; prompts show the last `shown`. The second line has as
+    many of the latest ratings as fit into `width` columns, at most `LATEST`.
     """
     from rich.cells import cell_len
 
     count = len(ratings)
     noun = "rating" if count == 1 else "ratings"
-    what = "them" if shown == count else f"the last {shown}"
-    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; the prompt shows {what}"
+    part = "them" if shown == count else f"the last {shown}"
+    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; the prompt shows {part}"
     newest = list(zip(reversed(titles), reversed(ratings), strict=True))[: min(shown, LATEST)]
-    told = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
-    for n in range(len(told), 0, -1):
-        latest = "latest: " + " · ".join([*told[:n], *(["…"] if n < shown else [])])
+    texts = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
+    for n in range(len(texts), 0, -1):
+        latest = "latest: " + " · ".join([*texts[:n], *(["…"] if n < shown else [])])
         if cell_len(latest) <= width:
             break
     return f"{first}\n{latest}"

@@ -22,10 +22,10 @@ from palate.samples import Samples
 
 @dataclass
 class Models:
-    """The models of a table, in its order: their scores and names by key, which are aside, and which are compared.
+    """The models of a table, in table order: scores and names by key, keys without comparisons, and extra pairs.
 
-    A frame has `row` (the index within the split), `p` (P(like), Float64) and, of a language model, `mass`. Keys
-    `aside` are measured, but compared with nothing unless `pairs` (first, second) name them.
+    A frame has `row` (the index within the split), `p` (P(like), Float64) and, for a language model, `mass`. The keys
+    in `aside` get metrics, but no comparisons except those in `pairs` (first, second).
     """
 
     frames: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Models:
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
-        """Put a row below the others."""
+        """Append a row."""
         self.frames[key], self.labels[key] = frame, label
         if aside:
             self.aside.append(key)
@@ -52,11 +52,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure models beside the baselines on the same rows of a split.
 
-    `baselines` says which of them, or is what `baseline_scores` gave for the split. `scores` are models, or their
-    frames by key. `rows` are the split's rows to measure on (None: all), each to be found in every frame; `bootstrap`
-    is the number of resamples of users (0: no intervals).
+    `baselines` chooses baselines, or is the result of `baseline_scores` for the split. `scores` are models, or their
+    frames by key. `rows` are the split's rows to measure on (None: all), which every frame must contain; `bootstrap` is
+    the number of resamples of users (0: no intervals).
 
-    Raises `InputError` where a row lacks a score or has two, and where a score is no probability.
+    Raises `InputError` if a row lacks a score or has two, and if a score is not a probability.
     """
     models = scores if isinstance(scores, Models) else Models(dict(scores))
     if not isinstance(baselines, pl.DataFrame):
@@ -69,9 +69,9 @@ def evaluate(
 def measure_rows(
     same: SameRows, models: Models, *, bootstrap: int, seed: int, split: str = "test", unit: Unit = "users"
 ) -> Evaluation:
-    """Measure all of the scores, of which those of `models` are the models and the others baselines.
+    """Measure all scores; the keys of `models` are models, the others baselines.
 
-    `unit` says whether the rows' users are known. Where they are not, each row is one: rows are taken for independent.
+    `unit` is `rows` if the users are unknown: each row then counts as a user, and rows as independent.
     """
     replicates = resample(same.y, same.users, same.scores, resamples=bootstrap, seed=seed)
     names = BASELINES | models.labels
@@ -135,7 +135,7 @@ def beside_baselines(
 
 
 def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
-    """The scores of the wanted rows, in their order."""
+    """The scores of the wanted rows, in the order of `wanted`."""
     place = f"scores of {key}"
     if key in BASELINES:
         raise InputError("a baseline has this name, expected another", place)
@@ -154,9 +154,9 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
 
 
 def _differences(
-    found: Evaluation, replicates: Mapping[str, Mapping[str, Replicates]], asked: Sequence[tuple[str, str]]
+    found: Evaluation, replicates: Mapping[str, Mapping[str, Replicates]], requested: Sequence[tuple[str, str]]
 ) -> list[Difference]:
-    """The pairs that a reader asks for, metric by metric; without those of which one side is undefined."""
+    """The differences of the verdict and of the `requested` pairs, metric by metric, if both sides are defined."""
     models = [entry.key for entry in found.models if not entry.aside]
     differences = []
     for metric in (each.key for each in metrics_in("verdict")):
@@ -166,7 +166,7 @@ def _differences(
         pairs = [(model, best.key) for model in models]
         if {FINE_TUNED, ZERO_SHOT} <= set(models):
             pairs.append((FINE_TUNED, ZERO_SHOT))
-        for first, second in dict.fromkeys([*pairs, *asked]):
+        for first, second in dict.fromkeys([*pairs, *requested]):
             one, other = (getattr(found.entry(key).metrics, metric) for key in (first, second))
             if one is None or other is None:
                 continue

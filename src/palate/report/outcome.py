@@ -1,4 +1,4 @@
-"""Outcome: all that an evaluation measured, as `metrics.json` holds it and the report shows it."""
+"""Outcome: all measurements of an evaluation, for `metrics.json` and the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,27 +17,27 @@ from palate.measure.stacking import Stack
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation comes to."""
+    """All results of an evaluation."""
 
     model: str
-    """What the base model is called."""
+    """The name of the base model."""
     evaluation: Evaluation
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     ablations: Ablations | None = None
     stack: Stack | None = None
     beside: tuple[str, Stack] | None = None
-    """The baseline that the model is stacked with, and that stack."""
+    """The baseline that is stacked with the model, and that stack."""
     rankings: Sequence[RankingTable] = ()
-    """Of quick baselines for many users; then of the model and all baselines, where it was asked to rank."""
+    """The ranking of quick baselines for many users; then that of the model and all baselines, if configured."""
     slices: Slices | None = None
     comparison: Comparison | None = None
     seeds: OverSeeds | None = None
     """Several adapters as trainings of one model."""
     leaks: Audit | None = None
-    """None for examples of others, which tell neither users nor times."""
+    """None for Alpaca examples, which have neither users nor times."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types, as `metrics.json` holds it; of examples of others the evaluation alone."""
+        """Everything as JSON types, the content of `metrics.json`; for Alpaca examples only the evaluation."""
         if self.leaks is None:
             return asdict(self.evaluation)
         stack: dict[str, Any] | None = None

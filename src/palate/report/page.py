@@ -1,4 +1,4 @@
-"""Pages: an evaluation, or runs side by side, as one HTML file that needs nothing but itself."""
+"""Pages: an evaluation, or runs side by side, as one self-contained HTML file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,18 +25,18 @@ from palate.samples.queries import Labels
 from palate.store.artifacts import atomic_file
 
 EXAMPLES = 4
-"""Shown of the rows that the model wins, and of those that it loses."""
+"""Number of example rows that the model wins, and of those that it loses."""
 SENTENCES = 5
-"""Of the verdict, shown before one asks for more."""
+"""Number of the verdict's sentences that a page shows unfolded."""
 CARDS = 4
 INKS = ("m1", "m0", "m2", "m3", "m4")
-"""Of runs side by side, in turn."""
+"""The inks of runs side by side, in order."""
 ADAPTERS = f"{FINE_TUNED}{MARK}"
-"""What the keys of several adapters begin with."""
+"""The prefix of the keys of several adapters."""
 
 
 class Example(NamedTuple):
-    """A scored row as a page shows it."""
+    """A scored row on a page."""
 
     history: list[str]
     candidate: str
@@ -45,37 +45,37 @@ class Example(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether P(like) is on the side of what happened."""
+        """Whether P(like) predicts the label at 0.5."""
         return abs(self.p - self.liked) <= 0.5
 
 
 @dataclass(frozen=True)
 class About:
-    """What a page tells beside what was measured; a part that is None or empty is left out."""
+    """The context of the measurements on a page; the page omits a part that is None or empty."""
 
     title: str
     histories: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    """Lines of the history of rows that the slices have as examples."""
+    """History lines of the slices' example rows, by row."""
     examples: Sequence[Example] = ()
-    """Where there are no slices."""
+    """Example rows if there are no slices."""
     run: Mapping[str, Any] = field(default_factory=dict)
-    """What was run, in the order of the page: model, data, split, samples, seed, date."""
+    """The run's properties, in page order: model, data, split, samples, seed, date."""
     lengths: Mapping[str, Any] | None = None
     """`lengths` (tokens: samples), `cutoff_len` and `stats` (name: number)."""
     training: Sequence[Mapping[str, Any]] | None = None
-    """Records of `step`, and `loss` or `eval_loss` or both; with `decision_loss` where the answer is told apart."""
+    """Records of `step`, and `loss` or `eval_loss` or both; with `decision_loss` if training logged it."""
     data_stats: Mapping[str, Any] = field(default_factory=dict)
     """The `stats` of the data's manifest; nested mappings are flattened."""
     prompt: str | None = None
-    """One whole prompt as the model sees it."""
+    """One complete prompt."""
     config: str | None = None
     """The resolved config, as YAML."""
     commands: Sequence[str] = ()
-    """What to run to see all this again."""
+    """The commands that reproduce the results."""
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page atomically; `WorkError` where that fails."""
+    """Write the page atomically; raises `WorkError` on failure."""
     with atomic_file(path) as file:
         file.write(page.encode())
 
@@ -167,8 +167,8 @@ def render_comparison(found: SideBySide) -> str:
     )
 
 
-def _render(template: str, **told: Any) -> str:
-    """A template of `pages/` as text. Whatever comes from outside is escaped: a title is never markup."""
+def _render(template: str, **values: Any) -> str:
+    """Render a template of `pages/`; it escapes all values, so that a title is never markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -181,13 +181,13 @@ def _render(template: str, **told: Any) -> str:
     environment.filters |= {"cell": cell, "ece": ece_text, "number": number, "bounds": bounds, "plain": plain}
     environment.filters |= {"least": least, "difference": difference_text}
     environment.globals |= {"plots": plots, "metrics_in": metrics_in, "metric_labels": METRIC_LABELS}
-    return environment.get_template(template).render(**told)
+    return environment.get_template(template).render(**values)
 
 
 def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> list[int]:
-    """The test rows of which a model is surest: up to `count` where it is right at 0.5, and as many where it is wrong.
+    """The test rows with the most extreme P(like), ascending: up to `count` correct ones at 0.5, and as many wrong.
 
-    `scores` is a frame with `row` and `p`, as for `evaluate`; `liked` holds the labels of all test rows. Ascending.
+    `scores` is a frame with `row` and `p`, as for `evaluate`; `liked` has the labels of all test rows.
     """
     rows, p = scores["row"].to_numpy(), scores["p"].to_numpy()
     surest = np.lexsort((rows, -np.abs(p - 0.5)))
@@ -196,7 +196,7 @@ def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> 
 
 
 def _contents(outcome: Outcome, about: About, went_in: bool) -> list[tuple[str, str]]:
-    """The sections that are there, as (id, name)."""
+    """The sections of the page, as (id, name)."""
     sections = [
         ("comparison", "Comparison", True),
         ("slices", "For whom", outcome.slices),
@@ -215,20 +215,20 @@ def _contents(outcome: Outcome, about: About, went_in: bool) -> list[tuple[str, 
 
 
 def _short_names(found: Evaluation) -> Callable[[str], str]:
-    """What a narrow place calls an entry: baselines as in tables, models by what was done to them."""
-    known = {BESIDE: "stacked with a baseline", ALONE: "statistics alone", MEAN: "mean of adapters"}
-    known |= {entry.key: entry.label for entry in found.entries if entry.kind == "baseline"}
-    return lambda key: known.get(key) or in_words(key)
+    """Short names of entries: baselines as in tables, models by their key in prose."""
+    names = {BESIDE: "stacked with a baseline", ALONE: "statistics alone", MEAN: "mean of adapters"}
+    names |= {entry.key: entry.label for entry in found.entries if entry.kind == "baseline"}
+    return lambda key: names.get(key) or in_words(key)
 
 
 def _cards(
     own: Sequence[Entry], best: Entry | None, inks: Mapping[str, str], short: Callable[[str], str]
 ) -> list[tuple[str, str, float | None, Interval | None]]:
-    """The numbers that most readers came for: name, ink, AUC, interval."""
+    """The cards at the top of the page: name, ink, AUC, interval."""
     room = CARDS - bool(best)
-    if len(own) > room:  # several adapters: their mean stands for them
+    if len(own) > room:  # the mean of the adapters represents them
         own = [e for e in own if not e.key.startswith(ADAPTERS)]
-    if len(own) > room:  # what is stacked with the best baseline says more
+    if len(own) > room:  # the stack with the best baseline is more informative
         own = [e for e in own if e.key != STACKED]
     own = own[:room]
     shown = [(e.label if len(own) < CARDS - 1 else short(e.key), inks[e.key], e) for e in own]
@@ -238,18 +238,18 @@ def _cards(
 
 
 def _drawn(own: Sequence[Entry]) -> list[Entry]:
-    """The models that have drawings of their own: of several adapters the first."""
+    """The models with separate plots: of several adapters only the first."""
     adapters = [e.key for e in own if e.key.startswith(ADAPTERS)]
     return [e for e in own if e.key not in (*COMBINED, *adapters[1:])]
 
 
 def _named(entries: Sequence[Entry], inks: Mapping[str, str], short: Callable[[str], str]) -> list[tuple[str, str]]:
-    """A legend: names and inks, adapters together."""
+    """A legend: names and inks, with one entry for all adapters."""
     adapters = [e.key for e in entries if e.key.startswith(ADAPTERS)]
     shown = [(short(e.key), inks[e.key]) for e in entries if e.key not in adapters[1:]]
     if len(adapters) > 1:
-        told = f"{len(adapters)} adapters" + (", calibrated" if adapters[0].endswith(CALIBRATED) else "")
-        return [(told if name == short(adapters[0]) else name, ink) for name, ink in shown]
+        label = f"{len(adapters)} adapters" + (", calibrated" if adapters[0].endswith(CALIBRATED) else "")
+        return [(label if name == short(adapters[0]) else name, ink) for name, ink in shown]
     return shown
 
 
@@ -265,7 +265,7 @@ def _ablation_rows(found: Ablations | None) -> list[tuple[str, float | None, Int
 
 
 def _leak_summary(found: Audit | None) -> str:
-    """How many checks found what."""
+    """The numbers of checks by severity of their finding."""
     if found is None:
         return ""
     fatal = f"{len(found.fatal)} found what makes the numbers worthless" if found.fatal else "none found anything fatal"
@@ -276,18 +276,18 @@ def _leak_summary(found: Audit | None) -> str:
 
 
 def _of_the_answer(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of training with the losses of the token that decides, where they are told."""
-    told = {name: record.get(f"{name.removesuffix('loss')}decision_loss") for name in ("loss", "eval_loss")}
-    return {**record, **{name: loss for name, loss in told.items() if loss is not None}}
+    """A training record with the losses of the decision token, if training logged them."""
+    losses = {name: record.get(f"{name.removesuffix('loss')}decision_loss") for name in ("loss", "eval_loss")}
+    return {**record, **{name: loss for name, loss in losses.items() if loss is not None}}
 
 
 def _true_positives(entry: Entry, false_positives: float) -> float | None:
-    """The height of an ROC curve at one place."""
+    """The true positive rate of an ROC curve at a false positive rate."""
     return float(np.interp(false_positives, *np.array(entry.roc).T)) if entry.roc else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested statistics as (name, text), the names one behind the other."""
+    """Nested statistics as (name, text), with nested names joined by dots."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name} · ")

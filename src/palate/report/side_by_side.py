@@ -1,8 +1,7 @@
-"""Side by side: runs as they were measured, and on the rows that they share.
+"""Side by side: compare runs, each on its rows and all on their common rows.
 
-A metric of one run beside that of another says little where they were measured on other rows. So runs are compared
-twice: as each was measured, and all on the rows that all of them scored, with the difference of every two on the same
-resamples of users.
+Metrics on different rows do not compare. So the comparison shows each run's metrics, and the metrics of all runs on the
+rows that all of them scored, with paired differences on the same resamples of users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +21,19 @@ from palate.measure.metrics import Metrics, measure, metrics_in
 from palate.measure.paired import Comparison, compare, same_rows
 
 FEW = 4
-"""With so many runs or fewer every two are compared, else each with the first."""
-UNTOLD = ("name", "run_dir", "data_dir")
-"""Keys of a config that say where things lie, and nothing about them."""
+"""Up to this number of runs, all pairs are compared; with more, each run with the first."""
+IGNORED = ("name", "run_dir", "data_dir")
+"""Config keys that name places only."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, evaluation or file of scores; a part that is None or empty is not known."""
+    """One run, evaluation or file of scores; None or empty stands for an unknown part."""
 
     name: str
     place: Path
     model: str
-    """The key of its main model: the first adapter's, calibrated if it is, else the base model's."""
+    """The key of its main model: the first adapter, else the base model; calibrated if possible."""
     scores: pl.DataFrame | None
     """`row`, `user_id`, `item_id`, `label` and P(like) `p` of the main model."""
     evaluation: Evaluation | None = None
@@ -42,10 +41,10 @@ class Run:
     """The resolved config, `section.key` by value."""
     training: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the rows are of: `data`, `split`, `evaluated`, and hashes of the tables."""
+    """The origin of the rows: `data`, `split`, `evaluated`, and hashes of the tables."""
 
     @property
-    def told_model(self) -> str:
+    def model_in_words(self) -> str:
         """The main model in words."""
         return in_words(self.model)
 
@@ -62,49 +61,53 @@ class Run:
         return None if self.evaluation is None else self.evaluation.best_baseline()
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the scores, of the evaluation the main model and the best baseline, as JSON's own types."""
+        """Everything but the scores as JSON types; of the evaluation, the main model and the best baseline."""
         main, best = None if self.main is None else asdict(self.main), self.best_baseline
-        told = {name: getattr(self, name) for name in ("name", "model", "config", "training", "data")}
-        told |= {"place": str(self.place), "metrics": main and main["metrics"], "intervals": main and main["intervals"]}
-        return told | {"best_baseline": best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}}
+        value = {name: getattr(self, name) for name in ("name", "model", "config", "training", "data")}
+        value |= {
+            "place": str(self.place),
+            "metrics": main and main["metrics"],
+            "intervals": main and main["intervals"],
+        }
+        return value | {"best_baseline": best and {"key": best.key, "label": best.label, "auc": best.metrics.auc}}
 
 
 @dataclass(frozen=True)
 class Shared:
-    """All runs on the rows that all of them scored."""
+    """The metrics of all runs on their common rows."""
 
     n: int
     users: int
     metrics: dict[str, Metrics]
-    """By the runs' names."""
+    """By name of the run."""
     intervals: dict[str, dict[str, Interval | None]]
     comparison: Comparison
-    """Every two runs; each with the first where there are more than `FEW`."""
+    """All pairs of runs; with more than `FEW` runs, each with the first."""
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What runs have in common, and what not."""
+    """The comparison of runs."""
 
     runs: list[Run]
     differences: dict[str, list[Any]]
-    """Keys of the configs that are not the same in all, with their values in the order of the runs."""
+    """Config keys with different values, and the values in the order of the runs."""
     other_data: dict[str, list[Any]]
-    """The same of what the rows are of: empty where all were measured on the same data and split."""
+    """As `differences`, for the origin of the rows: empty if all runs share data and split."""
     shared: Shared | None
-    """None where the rows are not of the same data, or none is in all."""
+    """None if the data differ, or no row is common."""
     remarks: list[str]
-    """What a reader has to know before anything is compared."""
+    """Limits of the comparison that a reader must know."""
     verdict: list[str]
 
     def measured(self, run: Run) -> tuple[Metrics | None, Interval | None]:
-        """A run's metrics, and the interval of its AUC: on the shared rows where there are any, else on its own."""
+        """A run's metrics and the interval of its AUC: on the shared rows if there are any, else on the run's rows."""
         if self.shared is not None:
             return self.shared.metrics[run.name], self.shared.intervals[run.name].get("auc")
         return (None, None) if run.main is None else (run.main.metrics, run.main.intervals.get("auc"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
+        """Everything as JSON types."""
         return vars(self) | {
             "runs": [run.to_dict() for run in self.runs],
             "shared": None if self.shared is None else asdict(self.shared),
@@ -112,12 +115,12 @@ class SideBySide:
 
 
 def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) -> SideBySide:
-    """Compare two runs or more, of different names."""
+    """Compare two or more runs with different names."""
     other, remarks, shared = _differing([run.data for run in runs], unknown=False), [], None
     lacking = ", ".join(run.name for run in runs if run.scores is None)
     if other:
-        told = "; ".join(f"{key}: {', '.join(map(_told, values))}" for key, values in other.items())
-        remarks.append(f"The runs were not measured on the same data ({told}): their figures do not compare.")
+        text = "; ".join(f"{key}: {', '.join(map(_shown, values))}" for key, values in other.items())
+        remarks.append(f"The runs were not measured on the same data ({text}): their figures do not compare.")
     if strangers := ", ".join(run.name for run in runs if not run.data):
         remarks.append(
             f"Which data {strangers} is of is not known: rows are taken for the same where number, user, "
@@ -132,14 +135,14 @@ def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) 
             remarks.append(f"The rows are not the same ({error.message}): nothing is compared row by row.")
     if shared is not None:
         of = {run.name: len(run.scores) for run in runs if run.scores is not None and len(run.scores) > shared.n}
-        if told := ", ".join(f"{name} scored {n:,}" for name, n in of.items()):
-            remarks.append(f"Compared on the {shared.n:,} rows that all of them scored; {told}.")
+        if counts := ", ".join(f"{name} scored {n:,}" for name, n in of.items()):
+            remarks.append(f"Compared on the {shared.n:,} rows that all of them scored; {counts}.")
     differences = _differing([run.config for run in runs]) if all(run.config for run in runs) else {}
     return SideBySide(list(runs), differences, other, shared, remarks, _verdict(shared))
 
 
 def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
-    """The runs on the rows that all of them hold; `InputError` as `same_rows`."""
+    """The runs on their common rows; raises `InputError` as `same_rows`."""
     same = same_rows({run.name: run.scores for run in runs if run.scores is not None})
     names = list(same.scores)
     pairs = list(combinations(names, 2)) if len(names) <= FEW else [(names[0], name) for name in names[1:]]
@@ -154,28 +157,28 @@ def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
     )
 
 
-def _differing(told: Sequence[Mapping[str, Any]], *, unknown: bool = True) -> dict[str, list[Any]]:
-    """What is not the same in all: key by values, None where a key is not told, which counts if `unknown`."""
-    keys = dict.fromkeys(key for each in told for key in each if key not in UNTOLD)
-    values = {key: [each.get(key) for each in told] for key in keys}
+def _differing(parts: Sequence[Mapping[str, Any]], *, unknown: bool = True) -> dict[str, list[Any]]:
+    """Keys with different values, and the values; None for a missing key, which counts as a value if `unknown`."""
+    keys = dict.fromkeys(key for each in parts for key in each if key not in IGNORED)
+    values = {key: [each.get(key) for each in parts] for key in keys}
     counted = {key: [v for v in found if unknown or v is not None] for key, found in values.items()}
     return {key: values[key] for key, found in counted.items() if any(value != found[0] for value in found[1:])}
 
 
-def _told(value: Any) -> str:
-    """A value in a sentence; of a hash its beginning."""
+def _shown(value: Any) -> str:
+    """A value for a sentence; a hash is shortened."""
     text = "unknown" if value is None else str(value)
     return text[:12] if len(text) == 64 else text
 
 
 def _verdict(shared: Shared | None) -> list[str]:
-    """Which run is ahead, in sentences that claim no more than the intervals do."""
+    """Sentences on the leading run that claim no more than the intervals."""
     if shared is None:
         return ["Nothing was compared row by row."]
     pairs = [pair for pair in shared.comparison.of("auc") if pair.value is not None]
     if not pairs:
         return [f"The {shared.n:,} rows that all runs scored have one label only: no order can be told from another."]
-    said = []
+    sentences = []
     for pair in sorted(pairs, key=lambda pair: -abs(pair.value or 0.0)):
         first, second = (pair.first, pair.second) if (pair.value or 0.0) >= 0 else (pair.second, pair.first)
         aucs = " against ".join(number(shared.metrics[name].auc or 0.0) for name in (first, second))
@@ -184,10 +187,10 @@ def _verdict(shared: Shared | None) -> list[str]:
             between = Interval(-between.high, -between.low)
         numbers = f"AUC {aucs}, difference {difference_text(abs(pair.value or 0.0), between, prose=True)}"
         if pair.better is not None:
-            said.append(f"{first} sorts better than {second}: {numbers}.")
+            sentences.append(f"{first} sorts better than {second}: {numbers}.")
         elif pair.value == 0:
-            said.append(f"{first} and {second} sort alike: AUC {aucs}.")
+            sentences.append(f"{first} and {second} sort alike: AUC {aucs}.")
         else:
             why = "with no interval to say whether that is chance" if between is None else "but the interval holds zero"
-            said.append(f"{first} is ahead of {second}, {why}: {numbers}.")
-    return said
+            sentences.append(f"{first} is ahead of {second}, {why}: {numbers}.")
+    return sentences

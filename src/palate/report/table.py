@@ -16,38 +16,38 @@ if TYPE_CHECKING:
     from palate.report.side_by_side import SideBySide
 
 COLUMNS = metrics_in("terminal")
-"""What the tables show, in their order; the JSON holds more."""
+"""The metrics of the tables, in order; `metrics.json` has more."""
 LONG = 40
-"""Characters of a config's value that a table shows."""
+"""Maximum number of characters of a config value in a table."""
 _MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
 
 
 def cell(value: float | None) -> str:
-    """A metric with three decimals, a dash where it is undefined."""
+    """A metric with three decimals; a dash if it is undefined."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def plain(value: Any) -> str:
-    """A number as people write it, anything else as text."""
+    """A number with thousands separators and four significant digits; any other value as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def ece_text(metrics: Metrics) -> str:
-    """ECE with its floor, `0.050 (0.049 from noise alone)`; without it in files of earlier versions."""
+    """ECE with its floor, `0.050 (0.049 from noise alone)`; files of earlier versions have no floor."""
     floor = "" if metrics.ece_floor is None else f" ({cell(metrics.ece_floor)} from noise alone)"
     return f"{cell(metrics.ece)}{floor}"
 
 
 def floor_note(metrics: Iterable[Metrics]) -> str:
-    """The highest floor of ECE for a table's caption, with `; ` before it; empty where none is known."""
+    """The highest ECE floor for a table's caption, with `; ` before it; empty without one."""
     floors = [each.ece_floor for each in metrics if each.ece_floor is not None]
     return f"; ECE from noise alone up to {cell(max(floors))}" if floors else ""
 
 
 def groups(evaluation: Evaluation) -> list[tuple[str, list[Entry]]]:
-    """The rows as they are read, from what costs nothing to the language model: titles and entries."""
+    """The groups of rows, from means to language models: titles and entries."""
     baselines = [entry for entry in evaluation.entries if entry.kind == "baseline"]
     found = [
         ("Means: what costs nothing", [entry for entry in baselines if entry.key in _MEANS]),
@@ -58,7 +58,7 @@ def groups(evaluation: Evaluation) -> list[tuple[str, list[Entry]]]:
 
 
 def caption(evaluation: Evaluation) -> str:
-    """How the numbers came about, in one line."""
+    """The rows, users and resamples behind the numbers, in one line."""
     rows = f"{evaluation.n:,} {evaluation.split} rows"
     if evaluation.unit == "users":
         both = evaluation.entries[0].metrics.gauc_users
@@ -90,7 +90,7 @@ def evaluation_table(evaluation: Evaluation) -> "Table":
 
 
 def ablation_table(ablations: "Ablations") -> "Table":
-    """What the model reaches with less in the prompt."""
+    """The ablation table."""
     from palate.measure.ablations import table
 
     found = _table(f"{ablations.n:,} rows; Δ is against the unchanged prompts")
@@ -102,7 +102,7 @@ def ablation_table(ablations: "Ablations") -> "Table":
 
 
 def show_runs(found: "SideBySide", console: "Console") -> None:
-    """Print what differs, how each run was trained and measured, and what that comes to."""
+    """Print the differences of configs and trainings, the metrics of each run, and the verdict."""
     from rich.text import Text
 
     differences = {key: [*map(_short, row)] for key, row in found.differences.items()}
@@ -121,7 +121,7 @@ def show_runs(found: "SideBySide", console: "Console") -> None:
     for run, metrics, between in measured:
         values = [cell(None if metrics is None else getattr(metrics, column.key)) for column in COLUMNS]
         interval = "" if between is None else bounds(between)
-        table.add_row(Text(f"{run.name}, {run.told_model}"), values[0], interval, *values[1:])
+        table.add_row(Text(f"{run.name}, {run.model_in_words}"), values[0], interval, *values[1:])
     console.print(table)
     console.print()
     for sentence in (*found.remarks, *found.verdict):
@@ -129,7 +129,7 @@ def show_runs(found: "SideBySide", console: "Console") -> None:
 
 
 def training_rows(found: "SideBySide") -> dict[str, list[str]]:
-    """What any run tells of its training, by name, in the order of the runs."""
+    """The training records of all runs: by name, values in the order of the runs."""
     keys = dict.fromkeys(key for run in found.runs for key in run.training)
     return {key.replace("_", " "): [_trained(key, run.training.get(key)) for run in found.runs] for key in keys}
 

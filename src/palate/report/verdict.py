@@ -1,4 +1,4 @@
-"""Verdict: what an evaluation comes to, in sentences that claim no more than was measured."""
+"""Verdict: the conclusions of an evaluation, in sentences that claim no more than its intervals show."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,15 +8,15 @@ from palate.measure.keys import CONSTANT, FINE_TUNED, ZERO_SHOT
 from palate.measure.slices import Slice, Slices
 
 FEW_USERS = 100
-"""Below this many users, percentile intervals over users are known to be too narrow."""
+"""With fewer users, percentile intervals over users are too narrow."""
 NAMED = 3
-"""Slices that a sentence names for either side."""
+"""Number of slices that a sentence names for either side."""
 LOW_MASS = 0.9
-"""Below this share of the probability on the two answers, a model says other things often enough to mention it."""
+"""If a model's two answers have less probability than this, the verdict warns."""
 
 
 def verdict(evaluation: Evaluation) -> list[str]:
-    """The sentences: models against baselines, after against before, within users, calibration, warnings."""
+    """The sentences: models against baselines, fine-tuned against zero-shot, within users, calibration, warnings."""
     if not evaluation.n:
         return [f"No {evaluation.split} row was scored: there is nothing to say."]
     if evaluation.entries[0].metrics.auc is None:
@@ -26,9 +26,9 @@ def verdict(evaluation: Evaluation) -> list[str]:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
         return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
-    # files of earlier versions hold no AUC over pairs
-    apart = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
-    within = [_within_users(evaluation, d) for d in apart if d.first == models[0].key][:1]
+    # `metrics.json` of earlier versions lacks the AUC over pairs
+    per_user = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
+    within = [_within_users(evaluation, d) for d in per_user if d.first == models[0].key][:1]
     warnings = [text for model in models for text in _warnings(evaluation, model)]
     if evaluation.unit == "rows":
         warnings.append(
@@ -49,7 +49,7 @@ def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
 
 
 def _name(entry: Entry) -> str:
-    """What a sentence calls an entry."""
+    """An entry's name in a sentence."""
     names = {
         ZERO_SHOT: "the zero-shot model",
         FINE_TUNED: "the fine-tuned model",
@@ -84,7 +84,7 @@ def _compared(evaluation: Evaluation, d: Difference) -> str:
 
 
 def _within_users(evaluation: Evaluation, d: Difference) -> str:
-    """The per-user AUC, which a model cannot win by knowing who is generous."""
+    """A sentence on the per-user AUC, which the users' differences in generosity do not affect."""
     first, second = evaluation.entry(d.first), evaluation.entry(d.second)
     best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
     reached, other = (getattr(entry.metrics, d.metric) or 0 for entry in (first, second))
@@ -99,7 +99,7 @@ def _within_users(evaluation: Evaluation, d: Difference) -> str:
 
 
 def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
-    """What a reader of this model's probabilities must know."""
+    """Warnings about a model's probabilities."""
     who = _name(model)[0].upper() + _name(model)[1:]
     answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
     if len(answers) == 1:
@@ -121,23 +121,23 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
 
 
 def slice_reading(slices: Slices, baseline: str) -> list[str]:
-    """Where the model is ahead and where behind, in sentences; `baseline` is what they call it."""
+    """Sentences on the slices where the model is ahead or behind; `baseline` is the baseline's name in them."""
     counted = [part for part in slices.slices if not part.small and part.difference("auc").interval is not None]
     small = sum(part.small and part.n > 0 for part in slices.slices)
     if not counted:
         return ["No slice has users and rows enough to say where the model is better and where it is worse."]
     ahead, behind = (slices.ahead(key) for key in (slices.model, slices.baseline))
     rest = len(counted) - len(ahead) - len(behind)
-    said = [
+    sentences = [
         f"Against {baseline}, the model sorts better on {len(ahead)} of {len(counted)} slices and worse on "
         f"{len(behind)}; on {rest} the interval of the AUC's difference holds zero."
         + (f" {small} more are too small to count, and grey." if small else "")
     ]
     if ahead:
-        said.append(f"It is ahead furthest on {_named(ahead)}.")
+        sentences.append(f"It is ahead furthest on {_named(ahead)}.")
     if behind:
-        said.append(f"It is behind furthest on {_named(behind)}.")
-    return said
+        sentences.append(f"It is behind furthest on {_named(behind)}.")
+    return sentences
 
 
 def _named(parts: Sequence[Slice]) -> str:

@@ -1,1 +1,1 @@
-"""Score."""
+"""Score prompts: P(like) at the decision token, from a local model or a server."""

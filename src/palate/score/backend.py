@@ -1,4 +1,4 @@
-"""What answers prompts: the interface between a `Scorer` and the model, wherever that runs."""
+"""`Backend`: the interface between a `Scorer` and a model, which runs in this process or on a server."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -9,33 +9,34 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ids = Sequence[int]
 OnBatch = Callable[[int], None]
-"""Is told how many prompts were answered, each time that some were."""
+"""Called after each batch with the number of prompts that it answered."""
 
 
 class Backend(Protocol):
-    """Answers prompts, given as token ids, with the log-probabilities of the two answers.
+    """Computes the log-probabilities of the two answers after prompts of token ids.
 
-    Both methods return (n, 2) float32: of each prompt, in their order, log P of the yes and of the no token among all
-    tokens of the vocabulary at the position that follows it. An implementation is made with the two ids. Raises
-    `WorkError` where no finite log-probabilities come back.
+    Both methods return (n, 2) float32, a row per prompt in input order: log P of the yes and of the no token over the
+    whole vocabulary at the next position. An implementation takes the two ids in its constructor. It raises
+    `WorkError` if the model returns no finite log-probabilities.
     """
 
     def answers(self, prompts: Sequence[Ids]) -> Floats:
-        """Answer some prompts at once: how many is the caller's choice, and what memory has to hold."""
+        """Answer one batch; memory must hold all its prompts at once."""
 
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
-        """Answer prompts that begin alike: `prefix` and then each of `rests`, none of which is empty.
+        """Answer prompts with a common prefix: `prefix` (may be empty) followed by each of `rests` (never empty).
 
-        `prefix` may be empty. The result is that of `answers`. How much is done at once is the implementation's choice;
-        `batch_size` is for one that answers whole prompts.
+        Returns the same values as `answers`. The implementation chooses its batches; it uses `batch_size` if it
+        computes whole prompts.
         """
 
 
 class AnswerScores(NamedTuple):
-    """What a model answers to n prompts, each (n,) float32.
+    """A model's answers to n prompts, each array (n,) float32.
 
-    `p` is P(yes) among the two answers, `mass` the probability that both hold among all tokens, and `logit` is
-    z_yes − z_no of their logits: p = 1 / (1 + exp(−logit)), without the rounding of p near 0 and 1.
+    `p` is P(yes) given one of the two answers, `mass` the probability of both together over the vocabulary, and
+    `logit` = z_yes − z_no, the difference of their logits: p = 1 / (1 + exp(−logit)). Near 0 and 1 `p` rounds, `logit`
+    does not.
     """
 
     p: Floats
@@ -46,7 +47,7 @@ class AnswerScores(NamedTuple):
 def scores_of(log_p: Floats) -> AnswerScores:
     """Scores from the log-probabilities of the two answers, (n, 2) float32."""
     logit = log_p[:, 0] - log_p[:, 1]
-    # Either form of the logistic function overflows on one side.
+    # exp(−|logit|) never overflows, whatever the sign of the logit.
     small = np.exp(-np.abs(logit))
     p = np.where(logit >= 0, 1, small) / (1 + small)
     return AnswerScores(p.astype(np.float32), np.exp(log_p).sum(1, dtype=np.float32), logit)
@@ -55,7 +56,7 @@ def scores_of(log_p: Floats) -> AnswerScores:
 def in_batches(
     answers: Callable[[Sequence[Ids]], Floats], prompts: Sequence[Ids], batch_size: int, on_batch: OnBatch
 ) -> Floats:
-    """Answer prompts in batches of like length, the longest first: if memory runs out, it does so at once."""
+    """Answer prompts in batches of similar length, the longest first, so that a lack of memory shows at once."""
     found = np.empty((len(prompts), 2), np.float32)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), batch_size):

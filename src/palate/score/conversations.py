@@ -1,4 +1,4 @@
-"""A history and its candidates as conversations, put into words as training does."""
+"""Render a history and its candidates as conversations, with the wording of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec, split_template
 
 Item = Mapping[str, Any]
-"""An item as a prompt tells of it: `title` and other columns; in a history also `rating`."""
+"""An item's columns by name: `title` and others; in a history also `rating`."""
 Candidate = Item | str
 """An item, or its title."""
 
@@ -16,11 +16,11 @@ Candidate = Item | str
 def conversations(
     prompt: PromptSpec, history: Sequence[Item], candidates: Sequence[Candidate], history_len: int | None
 ) -> list[list[Message]]:
-    """One conversation a candidate, each ending with the user's turn.
+    """One conversation per candidate, each ending with the user's turn.
 
-    The last `history_len` items of the history are shown, and the header says how many these are; None: all. Genres
-    and years are told as `palate.samples.items` tells them. Raises `InputError` for an item that lacks a field that its
-    line names, or has a value there that cannot be written so.
+    Prompts show the last `history_len` items of the history (None: all) and their number in the header.
+    `palate.samples.items` formats genres and years. Raises `InputError` for an item without a field that its line
+    names, or with a value that does not fit the field's format.
     """
     past = _shown(history if history_len is None else history[max(0, len(history) - history_len) :], prompt)
     items = _shown([{"title": item} if isinstance(item, str) else item for item in candidates], prompt)
@@ -35,7 +35,7 @@ def conversations(
 
 
 def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:
-    """Items with `genres` and `year` as prompts tell of them, where the prompt names these."""
+    """Items with `genres` and `year` as prompts write them, if the prompt names these fields."""
     rows = [dict(item) for item in items]
     named = {part.field for line in (prompt.history_line, prompt.candidate_line) for part in split_template(line)}
     from palate.samples.items import DERIVED, SOURCES, shown_items
@@ -50,13 +50,13 @@ def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:
     shown = shown_items(pl.DataFrame({name: [row[name] for row in rows] for name in names}, strict=False))
     missing = {name: text for name, text in DERIVED.items() if text is not None and name not in shown.columns}
     shown = shown.with_columns(pl.lit(text).alias(name) for name, text in missing.items())
-    return [row | told for row, told in zip(rows, shown.to_dicts(), strict=True)]
+    return [row | columns for row, columns in zip(rows, shown.to_dicts(), strict=True)]
 
 
-def _check(items: Sequence[Item], line: str, place: str, also: Sequence[str]) -> None:
-    """Raise `InputError` for an item without a field that is named."""
-    named = [*also, *(p.field for p in split_template(line) if p.field not in (None, "n", "rating"))]
+def _check(items: Sequence[Item], line: str, place: str, required: Sequence[str]) -> None:
+    """Raise `InputError` for an item without a `required` field or one that the line names."""
+    named = [*required, *(p.field for p in split_template(line) if p.field not in (None, "n", "rating"))]
     for number, item in enumerate(items, 1):
-        lacking = next((name for name in named if name not in item), None)
-        if lacking is not None:
-            raise InputError(f"has no {lacking}, expected what the prompt's line {line!r} names", f"{place}: {number}")
+        missing = next((name for name in named if name not in item), None)
+        if missing is not None:
+            raise InputError(f"has no {missing}, expected what the prompt's line {line!r} names", f"{place}: {number}")

@@ -1,4 +1,4 @@
-"""Scores in a file: written as they come, taken up again after an interruption."""
+"""Files of scores: scoring writes them in parts and resumes after an interruption."""
 
 import json
 import logging
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCHES_A_PART = 16
-"""Batches that are sorted by length together, and lost together if the work is interrupted."""
+"""Batches per part: scoring sorts their prompts by length together, and an interruption loses them together."""
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
 _KINDS = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
-_BOUNDS = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # a mass is a sum in single precision
+_BOUNDS = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # `mass` is a sum in single precision
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, TypeError, LookupError,
            OverflowError, RuntimeError)  # fmt: skip
-"""What `numpy`, `zipfile` and `json` raise for a file that is none of ours, or damaged."""
+"""Exceptions of `numpy`, `zipfile` and `json` for a file that is damaged or that Palate did not write."""
 PARQUET_KEY = "palate.key"
 PARQUET_MADE_FROM = "palate.made_from"
 
 Columns = dict[str, NDArray[Any]]
-"""row (int64), user_id, item_id, label (bool), p, mass, logit (float32): one array each, in the order of the rows."""
+"""One array per column, ordered by row: row (int64), user_id, item_id, label (bool), p, mass, logit (float32)."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A file of scores: the columns, and what they depend on."""
+    """A file of scores: its columns, and the key that records what they depend on."""
 
     columns: Columns
     key: dict[str, Any]
@@ -54,7 +54,7 @@ class Scored:
 def score_file(
     scorer: Scorer,
     tokens: TokenDataset,
-    about: Mapping[str, NDArray[Any]],
+    ids: Mapping[str, NDArray[Any]],
     rows: Sequence[int] | None,
     *,
     out: Path,
@@ -64,11 +64,11 @@ def score_file(
 ) -> Columns:
     """Score samples (by index; None: all) of a token dataset into the file `out`: `.npz`, or else Parquet.
 
-    `about` has `user_id` and `item_id` of every sample. `key` says what the scores depend on beside the rows:
-    model, adapter, tokens. Scores that lie there with the same key are taken over, finished or in parts
-    (`out.parts/`); others are removed, and the log says so.
+    `ids` has `user_id` and `item_id` of every sample. `key` records what the scores depend on beside the rows: model,
+    adapter, tokens. The function reuses scores with the same key, finished or in parts (`out.parts/`), and removes
+    others, which it logs.
 
-    Raises `InputError` for rows beyond the end.
+    Raises `InputError` for a row beyond the last sample.
     """
     wanted = sorted({int(row) for row in (range(len(tokens)) if rows is None else rows)})
     if wanted and wanted[-1] >= len(tokens):
@@ -83,20 +83,20 @@ def score_file(
             for start in range(done, len(wanted), size):
                 window = np.array(wanted[start : start + size], np.int64)
                 scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
-                part: dict[str, Any] = {name: about[name][window] for name in ("user_id", "item_id")}
+                part: dict[str, Any] = {name: ids[name][window] for name in ("user_id", "item_id")}
                 part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
                 with work.part(start, start + len(window)) as file:
                     np.savez(file, **part)
-        files = [_arrays(path) for path in work.parts()] or [_none(about)]
+        files = [_arrays(path) for path in work.parts()] or [_empty(ids)]
         scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
         write_scores(out, Scored(scores, key))
         return scores
 
-    return work.result(lambda: _kept(out, key), score)
+    return work.result(lambda: _finished(out, key), score)
 
 
 def write_scores(out: Path, scored: Scored) -> None:
-    """Write a file of scores, `.npz` or Parquet, whole or not at all."""
+    """Write a file of scores, `.npz` or Parquet, atomically."""
     with atomic_file(out) as file:
         if out.suffix == ".npz":
             arrays: dict[str, Any] = {"key": np.array(json.dumps(scored.key, sort_keys=True)), **scored.columns}
@@ -110,7 +110,7 @@ def write_scores(out: Path, scored: Scored) -> None:
 
 
 def read_scores(path: Path) -> Scored:
-    """Read a file of scores, `.npz` or Parquet; raises `InputError` for a file that is none."""
+    """Read a file of scores, `.npz` or Parquet; raises `InputError` for any other file."""
     expected = "expected scores that `palate score` wrote"
     try:
         if path.suffix == ".parquet":
@@ -137,12 +137,12 @@ def read_scores(path: Path) -> Scored:
     for name, kind in _KINDS.items():
         column, (low, high) = found[name], _BOUNDS.get(name, (-np.inf, np.inf))
         if column.dtype.kind not in kind or not (np.isfinite(column) & (column >= low) & (column <= high)).all():
-            raise InputError(f"has values in column {name!r} that are no scores, expected it to be scored again", path)
+            raise InputError(f"has invalid values in column {name!r}, expected new scores of `palate score`", path)
     return Scored(found, key)
 
 
-def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
-    """The finished scores in `out` if they have this key; the log says why not."""
+def _finished(out: Path, key: Mapping[str, Any]) -> Columns | None:
+    """The finished scores in `out` if they have this key; else None, after logging the difference."""
     if not out.is_file():
         return None
     try:
@@ -151,7 +151,7 @@ def _kept(out: Path, key: Mapping[str, Any]) -> Columns | None:
         return None
     why = reason(scored.key, key)
     if why:
-        log.info("the scores in %s are made again: %s", out, why)
+        log.info("recomputing the scores in %s: %s", out, why)
     return None if why else scored.columns
 
 
@@ -160,8 +160,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         return dict(file)
 
 
-def _none(about: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _empty(ids: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A part without rows."""
     types = {"row": np.int64, "label": np.bool_} | dict.fromkeys(AnswerScores._fields, np.float32)
     empty: dict[str, NDArray[Any]] = {name: np.zeros(0, of) for name, of in types.items()}
-    return empty | {name: about[name][:0] for name in ("user_id", "item_id")}
+    return empty | {name: ids[name][:0] for name in ("user_id", "item_id")}

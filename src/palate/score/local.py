@@ -1,4 +1,4 @@
-"""A transformers model in this process that answers prompts: one forward pass, no generation."""
+"""Score prompts with a transformers model in this process: one forward pass, no generation."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from palate.score.backend import Floats, Ids, OnBatch, in_batches
 log = logging.getLogger(__name__)
 
 CHUNK = 1024
-"""Tokens of blocks in a forward pass behind a prefix: what the pass takes in memory grows with it."""
+"""Tokens of blocks per forward pass behind a prefix; the pass's memory grows with it."""
 
 
 @dataclass(frozen=True)
 class LocalBackend:
     """A causal language model, with or without an adapter, as a `Backend`; `yes` and `no` are the answers' ids.
 
-    Logits are computed in float32 from the last hidden state on, whatever the model's number format.
+    It computes logits in float32 from the last hidden state on, whatever the model's number format.
     """
 
     model: Any
@@ -30,22 +30,22 @@ class LocalBackend:
     no: int
 
     def answers(self, prompts: Sequence[Ids]) -> Floats:
-        """One batch. Padding is on the right, where a causal model cannot see it: no mask, no shifted positions."""
+        """Answer one batch, padded on the right: causal attention needs no mask for that, and positions stay."""
         hint = f"{len(prompts)} prompts of {max(map(len, prompts))} tokens, try a smaller evaluate.batch_size"
         with _memory(hint):
             return self._log_p(self._logits(prompts))
 
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
-        """See `Backend`. In chunks of about CHUNK tokens behind the prefix, which is computed once.
+        """See `Backend`: computes the prefix once, then the rests in chunks of about CHUNK tokens.
 
-        Where that cannot be exact, whole prompts in batches, and the log says why.
+        If the model cannot share a prefix exactly, computes whole prompts in batches and logs the reason.
         """
         if not prefix:
             return in_batches(self.answers, rests, batch_size, on_batch)
         longest = len(prefix) + max(map(len, rests))
         reason = self._reason(longest)
         if reason is not None:
-            log.warning("each prompt is computed whole: %s", reason)
+            log.warning("computing each prompt whole: %s", reason)
             return in_batches(self.answers, [[*prefix, *rest] for rest in rests], batch_size, on_batch)
         found = np.empty((len(rests), 2), np.float32)
         hint = f"{CHUNK} tokens behind a prefix of {len(prefix)}"
@@ -56,17 +56,17 @@ class LocalBackend:
         return found
 
     def _behind(self, prefix: Ids, rests: Sequence[Ids]) -> Iterator[tuple[list[int], Any]]:
-        """The logits behind each rest (rows, vocabulary), in chunks; which rows these are beside them."""
+        """The logits after each rest, in chunks: the rows of the chunk, and their logits (rows, vocabulary)."""
         from palate.score.prefix import shared_prefix
 
-        with shared_prefix(self.model) as kept:
-            self._logits([prefix], palate_prefix=kept)
-            kept.close()
+        with shared_prefix(self.model) as shared:
+            self._logits([prefix], palate_prefix=shared)
+            shared.close()
             for rows in _chunks([len(rest) for rest in rests]):
-                yield rows, self._logits([rests[row] for row in rows], len(prefix), palate_prefix=kept)
+                yield rows, self._logits([rests[row] for row in rows], len(prefix), palate_prefix=shared)
 
     def _logits(self, prompts: Sequence[Ids], begin: int = 0, **options: Any) -> Any:
-        """The logits behind each prompt, (n, vocabulary) float32; the first token is at position `begin`."""
+        """The logits after each prompt, (n, vocabulary) float32; the first token has position `begin`."""
         import torch
 
         last = torch.tensor([len(ids) - 1 for ids in prompts])
@@ -81,7 +81,7 @@ class LocalBackend:
             return self.model(input_ids=ids.to(where), use_cache=False, **options).logits[:, 0].float()
 
     def _log_p(self, logits: Any) -> Floats:
-        """Log P of the two answers, (n, 2); raises `WorkError` for logits that are not finite."""
+        """log P of the two answers, (n, 2); raises `WorkError` for logits that are not finite."""
         found = (logits[:, [self.yes, self.no]] - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
         if not np.isfinite(found).all():
             raise WorkError("the model's logits are not finite, try model.dtype=float32")
@@ -95,11 +95,11 @@ class LocalBackend:
             check_shareable(self.model.config, longest)
         except WorkError as error:
             return str(error)
-        return self._probed
+        return self._probe_failure
 
     @cached_property
-    def _probed(self) -> str | None:
-        """What a probe finds: blocks behind a prefix must be answered as whole prompts are."""
+    def _probe_failure(self) -> str | None:
+        """Why a probe failed, None if it passed: a shared prefix must give the logits of whole prompts."""
         import torch
 
         from palate.train.attention import TOLERANCE
@@ -114,15 +114,15 @@ class LocalBackend:
                 shared[rows] = logits
         except (WorkError, RuntimeError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             return (str(error).strip() or type(error).__name__).splitlines()[0]
-        apart = float((shared - whole).abs().mean() / whole.std())
+        difference = float((shared - whole).abs().mean() / whole.std())
         tolerance, _ = TOLERANCE["float32" if weight.dtype == torch.float32 else "other"]
-        if apart <= tolerance:
+        if difference <= tolerance:
             return None
-        return f"behind a prefix its logits are {apart:.2g} standard deviations off those of whole prompts"
+        return f"with a shared prefix its logits differ by {difference:.2g} standard deviations from whole prompts'"
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in chunks of at most CHUNK tokens with their padding, or of one row; the longest come first."""
+    """Rows in chunks of at most CHUNK tokens with padding, or of one row; the longest rows first."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
@@ -133,7 +133,7 @@ def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 @contextmanager
 def _memory(hint: str) -> Iterator[None]:
-    """Say what was tried when memory runs out."""
+    """Turn a lack of memory into a `WorkError` with a hint."""
     import torch
 
     try:
@@ -144,7 +144,7 @@ def _memory(hint: str) -> Iterator[None]:
 
 @contextmanager
 def _one_row_each(model: Any, last: Any) -> Iterator[None]:
-    """Project one token of each row onto the vocabulary, that at `last` (n,): (n, 1, vocabulary) logits, in float32."""
+    """Compute only the logits at position `last` (n,) of each row: (n, 1, vocabulary), float32."""
     import torch
 
     from palate.models.logits import exact_logits

@@ -1,12 +1,12 @@
-"""Many blocks behind one prefix: the prefix' keys and values are computed once, and no block sees another.
+"""Attention of many blocks to one shared prefix: the model computes the prefix's keys and values once.
 
-A forward pass over the prefix keeps what each layer's attention is given. In the passes that follow, a batch of
-blocks, each query attends to the prefix, which all share and nobody copies, and causally to its own block; the two
-results are joined by the sums of exponentials that they were divided by:
+A forward pass over the prefix stores the keys and values of each layer. In later passes over batches of blocks, each
+query attends to the prefix, without a copy per block, and causally to its own block, never to another block. The
+normalizers of the two softmaxes join the two results:
 
     softmax([s, t]) [V; W] = σ(l − m) softmax(s) V + σ(m − l) softmax(t) W,   l = log Σ exp(s), m = log Σ exp(t),
 
-as in FlashAttention (arXiv 2205.14135) and cascade inference. Memory for scores is that of one batch of blocks.
+as in FlashAttention (arXiv 2205.14135) and cascade inference. Attention scores take the memory of one batch of blocks.
 """
 
 from collections.abc import Iterator
@@ -18,40 +18,40 @@ from palate.errors import WorkError
 from palate.train.attention import check_window
 
 BEHIND = "palate_behind"
-"""What transformers calls the attention of this module."""
+"""The name under which transformers finds this module's attention."""
 
 
 @dataclass
 class Prefix:
-    """Keys and values of a prefix of p tokens: of each attention module (1, kv heads, p, head size)."""
+    """Keys and values of a prefix of p tokens, by attention module: (1, kv heads, p, head size) each."""
 
-    kept: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
+    layers: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     complete: bool = False
 
     def close(self) -> None:
-        """Take no more in; raises `WorkError` if no layer has given any."""
-        if not self.kept:
-            raise WorkError("its attention cannot be exchanged")
+        """End the pass over the prefix; raises `WorkError` if no layer stored its keys and values."""
+        if not self.layers:
+            raise WorkError("its attention cannot be replaced")
         self.complete = True
 
 
 @contextmanager
 def shared_prefix(model: Any) -> Iterator[Prefix]:
-    """Let a model's layers attend as this module does; it then has to be called with `palate_prefix=`."""
+    """Switch a model to this module's attention; inside the block callers pass it `palate_prefix=`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = base.config._attn_implementation
+    original = base.config._attn_implementation
     try:
         base.set_attn_implementation(BEHIND)
         yield Prefix()
     finally:
-        base.set_attn_implementation(own)
+        base.set_attn_implementation(original)
 
 
 def check_shareable(config: Any, longest: int) -> None:
-    """Raise `WorkError` if layers that see less than the whole prompt, or see it otherwise, would be left alone.
+    """Raise `WorkError` if a layer's attention window or positional encoding depends on the prompt's length.
 
-    `longest` is the length of the longest prompt. Some positional encodings change where a prompt grows beyond
-    what the model was pretrained on: the prefix would be encoded in one way and the blocks in the other.
+    `longest` is the length of the longest prompt. Dynamic and long RoPE change their frequencies beyond the pretraining
+    length: the prefix would then have one encoding and the blocks another.
     """
     check_window(config, longest)
     text = config.get_text_config()
@@ -59,9 +59,9 @@ def check_shareable(config: Any, longest: int) -> None:
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     changing = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
     for kind in changing:
-        reach = kind.get("original_max_position_embeddings") or text.max_position_embeddings
-        if longest > reach:
-            raise WorkError(f"its positions change beyond {reach} tokens, the longest prompt has {longest}")
+        limit = kind.get("original_max_position_embeddings") or text.max_position_embeddings
+        if longest > limit:
+            raise WorkError(f"its positional encoding changes beyond {limit} tokens, the longest prompt has {longest}")
 
 
 def attend(
@@ -77,7 +77,7 @@ def attend(
 ) -> tuple[Any, None]:
     """Attention as transformers calls it: query (n, heads, t, d), key and value (n, kv heads, t, d) → (n, t, heads, d).
 
-    The n rows are blocks of t tokens, padded on the right, or the prefix by itself.
+    The n rows are blocks of t tokens, padded on the right, or the one row is the prefix.
     """
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -88,20 +88,20 @@ def attend(
             raise ValueError(f"the model's attention has a {name}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if palate_prefix.complete:
-        out = _behind(query, key, value, scale, *palate_prefix.kept[module])
+        out = _behind(query, key, value, scale, *palate_prefix.layers[module])
     else:
-        palate_prefix.kept[module] = key, value
+        palate_prefix.layers[module] = key, value
         keys, values = _for_each_head(query, key, value)
         out = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
     return out.transpose(1, 2).contiguous(), None
 
 
 def _behind(query: Any, key: Any, value: Any, scale: float, before: Any, values_before: Any) -> Any:
-    """What queries take from the prefix and from their own blocks, (n, heads, t, d)."""
+    """Attention of the queries to the prefix and to their own blocks, joined: (n, heads, t, d)."""
     n, heads, t, d = query.shape
     shared = before.shape[1]
     group = heads // shared
-    # All that attend to one head of the prefix, in one row: n blocks, the heads of a group, t tokens.
+    # One row holds every query of one prefix head: n blocks × heads of a group × t tokens.
     row = query.view(n, shared, group, t, d).transpose(0, 1).reshape(1, shared, n * group * t, d)
     far, far_sum = _attention(row, before, values_before, causal=False, scale=scale)
     near, near_sum = _attention(query, *_for_each_head(query, key, value), causal=True, scale=scale)
@@ -122,15 +122,15 @@ def _attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) 
     import torch
 
     if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        # PyTorch's own kernel for `scaled_dot_product_attention`; the public function keeps the sums to itself.
+        # The kernel of `scaled_dot_product_attention`; the public function does not return the sums.
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, sums = fused(query, key, value, 0.0, causal, scale=scale)
         return out, sums
-    return _by_hand(query, key, value, causal=causal, scale=scale)
+    return _matrix_attention(query, key, value, causal=causal, scale=scale)
 
 
-def _by_hand(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
-    """The same where there is no such kernel, by matrix products."""
+def _matrix_attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
+    """As `_attention`, by matrix products: for devices without that kernel."""
     import torch
 
     scores = (query @ key.transpose(-1, -2) * scale).float()

@@ -1,4 +1,4 @@
-"""Prompts of any history and any candidate, as training shows them and cut as training cuts them."""
+"""Prompts for any history and candidate, rendered and cut as in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PromptWriter:
-    """Token ids up to the decision token; equal to a sample's where history, candidate and time are the sample's."""
+    """Writes token ids up to the decision token; a sample's history, candidate and time give the sample's ids."""
 
     render: Renderer
     chat: Chat
     options: Options
 
     def ids(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
-        """Prompts that show the `items` rows before timeline rows `position` (n,) and ask of the rows `target` (n,).
+        """Prompts whose histories are the `items` rows before timeline rows `position` (n,); candidates: `target` (n,).
 
-        Raises `InputError` where one is longer than the cutoff and may not be cut.
+        Raises `InputError` for a prompt longer than the cutoff that the truncation may not cut.
         """
         prompts = self._encode(position, target, items)
 

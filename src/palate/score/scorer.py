@@ -1,4 +1,4 @@
-"""P(like) at the decision token: one forward pass a prompt, no generation; one prefix for all candidates of a user."""
+"""P(like) at the decision token: one forward pass per prompt, no generation; a user's candidates share a prefix."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -17,26 +17,25 @@ from palate.tokens.cut import cut_prompts
 __all__ = ["AnswerScores", "Scorer"]
 
 
-def _nobody(_: int) -> None:
-    """Nobody is told."""
+def _ignore(_: int) -> None:
+    pass
 
 
 class Scorer:
     """Scores conversations with a causal language model, with or without an adapter.
 
     p = exp(z_yes) / (exp(z_yes) + exp(z_no)) for the logits z at the decision token, mass = (exp(z_yes) + exp(z_no)) /
-    Σ exp(z), and logit = z_yes − z_no. All are computed in float32 from the last hidden state on. In float32 batches
-    and shared prefixes agree with single prompts to 1e-5; a body in bfloat16 moves p by 0.007 on average and 0.02 at
-    most (SmolLM2-135M, 32 prompts of 430 tokens).
+    Σ exp(z), and logit = z_yes − z_no, in float32 from the last hidden state on. With a float32 body, batches and
+    shared prefixes agree with single prompts to 1e-5; a bfloat16 body moves p by 0.007 on average and by at most 0.02
+    (SmolLM2-135M, 32 prompts of 430 tokens).
 
-    `base` is a name, a path or a hub id (as `model.base` in a config), a model that is loaded, or a `Backend`; with the
-    latter two comes the `chat` that belongs to them. `adapter` is a folder. What Palate wrote beside an adapter says
-    the prompt, the length of histories, cutoff and truncation, the number format and the quantization that it was
-    trained with; arguments take precedence where they may differ, and the prompt may not. Without either, the defaults
-    of a config hold, and a history is as long as it is given.
+    `base` is a name, a path or a hub id (as `model.base` in a config), a loaded model, or a `Backend`; the latter two
+    need their `chat`. `adapter` is a folder. Palate's record in that folder sets the prompt, history length, cutoff,
+    truncation, number format and quantization of its training. Arguments override the record, except for the prompt,
+    which must equal it. Without argument or record, the config's defaults apply and histories keep their length.
 
-    Raises `InputError` for what cannot be loaded, an adapter that does not take effect, of another base or with
-    another prompt, template or decision token, and a tokenizer with more ids than the model embeds.
+    Raises `InputError` if the base or adapter cannot be loaded, if the adapter has no effect or belongs to another
+    base, prompt, template or decision token, and if the tokenizer has more ids than the model embeds.
     """
 
     def __init__(
@@ -58,13 +57,13 @@ class Scorer:
         folder = None if adapter is None else Path(adapter)
         about = {} if folder is None else read_about(folder)
         self.prompt = prompt or PromptSpec.model_validate(about.get("prompt", {}))
-        """What conversations say, and which answers are asked for."""
+        """The texts of the prompt and the two answers."""
         self.history_len: int | None = history_len or about.get("history_len")
-        """Items of a history; None: all that are given."""
+        """Items shown of a history; None: all."""
         self.cutoff_len: int = cutoff_len or about.get("cutoff_len") or TokensConfig().cutoff_len
-        """Tokens of a sequence with its answer."""
+        """Maximum tokens of a sequence, answer included."""
         self.truncation: str = truncation or about.get("truncation") or TokensConfig().truncation
-        """What longer prompts lose, as `tokens.truncation` says."""
+        """How longer prompts are cut; see `tokens.truncation` of a config."""
         if isinstance(base, str | Path):
             trained = about.get("base", {})
             config = ModelConfig(
@@ -73,15 +72,15 @@ class Scorer:
                 quantization=quantization or ("nf4" if trained.get("quantization") == "nf4" else "none"),
             )
             recorded = about.get("template_date")
-            today = datetime.date.fromisoformat(recorded) if recorded else TokensConfig().template_date
-            base, tokenizer = load_base_model(recorded_base(config, folder), template_date=today)
+            date = datetime.date.fromisoformat(recorded) if recorded else TokensConfig().template_date
+            base, tokenizer = load_base_model(recorded_base(config, folder), template_date=date)
             chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)
         if chat is None:
-            raise TypeError("a loaded model or a backend needs `chat=`, the tokenizer and answers that belong to it")
+            raise TypeError("a loaded model or a backend needs `chat=` with its tokenizer and answers")
         self.chat = chat
         """The tokenizer with its template and the two answers."""
         self.backend: Backend = base if hasattr(base, "answers_behind") else self._local(base, folder)
-        """What answers the prompts."""
+        """The model that answers the prompts."""
 
     def _local(self, model: Any, adapter: Path | None) -> LocalBackend:
         """A loaded model as a backend, checked."""
@@ -112,14 +111,13 @@ class Scorer:
         return self.score_ids(self.prompts(conversations), batch_size)
 
     def score_examples(self, examples: Sequence[Mapping[str, Any]], batch_size: int = 16) -> AnswerScores:
-        """Score Alpaca examples; their `output` is not looked at."""
+        """Score Alpaca examples; their `output` has no effect."""
         return self.score([to_generation_messages(example) for example in examples], batch_size)
 
-    def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> AnswerScores:
-        """Score prompts given as token ids; `on_batch` is told how many, each time that some are done.
+    def score_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _ignore) -> AnswerScores:
+        """Score prompts of token ids, in input order; calls `on_batch` with the size of each finished batch.
 
-        A model that is loaded here takes them in batches of like length, the longest first: if memory runs out, it
-        does so at once.
+        A local model computes batches of similar length, the longest first, so that a lack of memory shows at once.
         """
         return scores_of(self.backend.answers_behind((), prompts, batch_size, on_batch))
 
@@ -128,7 +126,7 @@ class Scorer:
         history: Sequence[Item],
         candidates: Sequence[Candidate],
         batch_size: int = 16,
-        on_batch: OnBatch = _nobody,
+        on_batch: OnBatch = _ignore,
     ) -> AnswerScores:
         """Score what a user with this history thinks of each candidate, in the order of the candidates.
 
@@ -142,23 +140,23 @@ class Scorer:
         return self.rank_ids(self.rank_prompts(history, candidates), batch_size, on_batch)
 
     def rank_prompts(self, history: Sequence[Item], candidates: Sequence[Candidate]) -> list[list[int]]:
-        """The token ids that `rank` scores, a prompt a candidate."""
+        """The token ids that `rank` scores, one prompt per candidate."""
         items = len(history) if self.history_len is None else min(self.history_len, len(history))
 
         def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
-            some = [candidates[n] for n in rows]
-            return self.chat.decision_prompts(conversations(self.prompt, history, some, shown))
+            chosen = [candidates[n] for n in rows]
+            return self.chat.decision_prompts(conversations(self.prompt, history, chosen, shown))
 
         prompts = shorter(range(len(candidates)), items)
         return cut_prompts(prompts, self.chat, self.cutoff_len, self.truncation, (items, shorter))
 
-    def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _nobody) -> AnswerScores:
-        """Score prompts that begin alike, given as token ids: what they share is computed once.
+    def rank_ids(self, prompts: Sequence[Ids], batch_size: int = 16, on_batch: OnBatch = _ignore) -> AnswerScores:
+        """Score prompts of token ids with a common prefix, which the model computes once.
 
-        The scores are those of `score_ids`, in the order of the prompts; `batch_size` is for a backend or a model that
-        cannot share a prefix.
+        Returns the scores of `score_ids`, in input order. Only a backend or a model that cannot share a prefix uses
+        `batch_size`.
         """
-        # Each is left a token of its own, behind which it is answered.
+        # Each prompt keeps at least one token behind the prefix: the answer follows it.
         shared = min(_common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
         if shared < 1 or len(prompts) == 1:
             return self.score_ids(prompts, batch_size, on_batch)
@@ -167,9 +165,9 @@ class Scorer:
 
 
 def _common_prefix(sequences: Sequence[Any]) -> int:
-    """How long the beginning is that all sequences, texts or lists of ids, have in common."""
+    """Length of the longest common prefix of sequences: texts or lists of ids."""
     if not sequences:
         return 0
-    # In the order of the alphabet the first and the last have in common what all have.
+    # The lexicographically first and last sequence share exactly the prefix that all share.
     first, last = min(sequences), max(sequences)
     return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

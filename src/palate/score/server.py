@@ -20,11 +20,11 @@ from palate.score.completions import PATH, SLACK, TOP, NextToken, Token, forced,
 log = logging.getLogger(__name__)
 
 BIASES = (50.0, 100.0)
-"""Added to an answer's logit where it is not among the likeliest tokens; servers accept 100 at most."""
+"""Biases for the logit of an answer outside the likeliest tokens, tried in order; servers accept at most 100."""
 Answers = tuple[float, float]
 """log P of yes and no."""
 WAKE = 1.0
-"""Seconds between wake-ups of a wait, in which Python handles a Ctrl-C that came just before the wait."""
+"""Seconds between wake-ups of a wait, so that Python handles a Ctrl-C that arrived just before it."""
 
 
 class PromptRefusedError(InputError):
@@ -33,13 +33,13 @@ class PromptRefusedError(InputError):
 
 @dataclass(frozen=True)
 class ServerBackend:
-    """Asks a server for the log-probabilities of the two answers, with one request per prompt, several in flight.
+    """Requests the log-probabilities of the two answers from a server: one request per prompt, several in flight.
 
-    Prompts are sent as token ids (as text with the same ids where the server accepts none), sorted so that prompts
-    with a common beginning follow each other, for the server's prefix cache. An answer outside the `TOP` likeliest
+    It sends prompts as token ids, or as text with the same ids if the server accepts no ids. It sorts them, so that
+    prompts with a common prefix follow each other, for the server's prefix cache. An answer outside the `TOP` likeliest
     tokens costs a second request with a bias on its logit; see `completions.forced`.
 
-    Temperature is 0 and nothing is sampled: the backend reads the distribution of one position.
+    The backend reads the distribution at one position: temperature is 0, and the server samples nothing.
     """
 
     url: str
@@ -50,20 +50,20 @@ class ServerBackend:
     key: str | None = field(default=None, repr=False)
 
     def answers(self, prompts: Sequence[Ids]) -> Floats:
-        """log P of yes and no behind each prompt, (n, 2) float32, in their order."""
+        """log P of yes and no after each prompt, (n, 2) float32, in input order."""
         return self.answers_behind((), prompts, len(prompts), lambda n: None)
 
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
-        """As `answers` for prompts that begin with `prefix`, which may be empty; the server's cache shares it.
+        """As `answers`, for `prefix` followed by each of `rests`; the server's prefix cache shares `prefix`.
 
-        `on_batch` is called for each prompt; `in_flight` takes the place of `batch_size`.
+        Calls `on_batch` for each prompt; `in_flight` replaces `batch_size`.
         """
         prompts = [[*prefix, *rest] for rest in rests]
         found = np.empty((len(prompts), 2), np.float32)
         order = sorted(range(len(prompts)), key=prompts.__getitem__)
         # On an error the client closes first: requests in flight end, and those still queued fail at once.
         with ThreadPoolExecutor(self.in_flight) as pool, closing(Client(self.url, self.key)) as client:
-            if prefix and order:  # the first request computes the prefix, which all in flight would compute otherwise
+            if prefix and order:  # the first request alone fills the server's cache; else every one in flight would
                 found[order[0]] = self.answer(client, prompts[order[0]])
                 on_batch(1)
             tasks = {pool.submit(self.answer, client, prompts[row]): row for row in order[bool(prefix) :]}
@@ -73,30 +73,30 @@ class ServerBackend:
         return found
 
     def answer(self, client: Client, prompt: list[int]) -> Answers:
-        """log P of yes and no behind one prompt."""
+        """log P of yes and no after one prompt."""
         plain = self.next_token(client, prompt)
         yes, no = (self._log_p(client, prompt, plain, answer) for answer in self._answers)
         return yes, no
 
     def _log_p(self, client: Client, prompt: list[int], plain: NextToken, answer: int) -> float:
-        """log P of one answer, from the reply or else by a bias."""
-        token = self._named(answer, plain)
+        """log P of one answer, from the reply, else from a request with a bias."""
+        token = self._token(answer, plain)
         if token in plain.log_p:
             return plain.log_p[token]
         for bias in BIASES:
             pushed = self.next_token(client, prompt, {str(answer): bias})
-            found = forced(plain, pushed, self._named(answer, pushed), bias)
+            found = forced(plain, pushed, self._token(answer, pushed), bias)
             if found is not None:
                 return found
         raise WorkError(
-            f"{self.url}: {self.chat.tokenizer.decode([answer])!r} is not among the {len(plain.log_p)} tokens that the "
-            f"server returns, nor chosen with a logit_bias of {BIASES[-1]:g}: its probability is unknown"
+            f"{self.url}: the server does not return {self.chat.tokenizer.decode([answer])!r} among its "
+            f"{len(plain.log_p)} tokens, nor choose it with a logit_bias of {BIASES[-1]:g}: its probability is unknown"
         )
 
     def next_token(self, client: Client, prompt: list[int], bias: dict[str, float] | None = None) -> NextToken:
-        """One request; raises `InputError` for an answer to another prompt, or without log-probabilities."""
-        sent = self._text(prompt) if self.as_text else prompt
-        body = request(self.model, sent, self._answers) | ({"logit_bias": bias} if bias else {})
+        """Send one request; raises `InputError` if the reply counts other prompt tokens or has no log-probabilities."""
+        content = self._text(prompt) if self.as_text else prompt
+        body = request(self.model, content, self._answers) | ({"logit_bias": bias} if bias else {})
         try:
             found = read(client.post(PATH, body))
         except RefusedError as error:
@@ -115,18 +115,18 @@ class ServerBackend:
         return found
 
     def _refused(self, error: RefusedError, length: int) -> InputError:
-        if error.status == 404 and self.model not in error.said:
-            return InputError(f"has no {PATH} ({error.said}), expected an OpenAI-compatible server", self.url)
+        if error.status == 404 and self.model not in error.message:
+            return InputError(f"has no {PATH} ({error.message}), expected an OpenAI-compatible server", self.url)
         if error.status == 404:
-            return InputError(f"does not serve {self.model!r}: {error.said}", self.url)
-        return PromptRefusedError(f"refuses a prompt of {length} tokens ({error.status}): {error.said}", self.url)
+            return InputError(f"does not serve {self.model!r}: {error.message}", self.url)
+        return PromptRefusedError(f"refuses a prompt of {length} tokens ({error.status}): {error.message}", self.url)
 
     @property
     def _answers(self) -> tuple[int, int]:
         return self.chat.decision.yes_id, self.chat.decision.no_id
 
-    def _named(self, answer: int, reply: NextToken) -> Token:
-        """An answer as the server names it."""
+    def _token(self, answer: int, reply: NextToken) -> Token:
+        """An answer as the server names it: by id, else by text."""
         return answer if reply.by_id else self._answer_texts[answer]
 
     @cached_property
@@ -144,7 +144,7 @@ class ServerBackend:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The text of every token of our tokenizer."""
+        """The text of every token of the local tokenizer."""
         ids = [[n] for n in range(len(self.chat.tokenizer))]
         found: list[str] = self.chat.backend.decode_batch(ids, skip_special_tokens=False)
         return found
@@ -163,7 +163,7 @@ class ServerBackend:
 
 
 def _as_completed(tasks: Collection[Future[Answers]]) -> Iterator[Future[Answers]]:
-    """The tasks as they end; the standard library's function waits without waking up."""
+    """The tasks in order of completion; `concurrent.futures.as_completed` would block a Ctrl-C."""
     finished: SimpleQueue[Future[Answers]] = SimpleQueue()
     for task in tasks:
         task.add_done_callback(finished.put)
@@ -175,13 +175,13 @@ def _as_completed(tasks: Collection[Future[Answers]]) -> Iterator[Future[Answers
 
 
 def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_flight: int = 8) -> ServerBackend:
-    """A backend that was checked on a few prompts; the API key is in `$PALATE_SERVER_KEY`.
+    """Make a backend and check the server on a few prompts; `$PALATE_SERVER_KEY` holds the API key.
 
-    The server must serve `model`, count the probes' tokens as we do, name tokens as our tokenizer does, return
-    log-probabilities, and add a `logit_bias` to logits. Raises `InputError` or `WorkError` with what it does instead.
+    The server must serve `model`, count the probes' tokens and name tokens as the local tokenizer does, return
+    log-probabilities, and add a `logit_bias` to logits. Raises `InputError` or `WorkError` if it does not.
     """
     names = names_at(url)
-    # llama.cpp answers to any name; SGLang's adapters are called `BASE:ADAPTER`.
+    # llama.cpp accepts any name; SGLang names adapters `BASE:ADAPTER`.
     if names is not None and model not in names and model.partition(":")[0] not in names:
         raise InputError(f"does not serve {model!r}, expected one of: {', '.join(names) or 'nothing'}", url)
     backend = ServerBackend(url, model, chat, in_flight, key=os.environ.get(KEY_VARIABLE) or None)
@@ -194,7 +194,7 @@ def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_fligh
                 first = backend.next_token(client, list(probes[0]))
             except InputError:
                 raise refusal from None
-            log.info("%s accepts no token ids: prompts are sent as text", url)
+            log.info("%s accepts no token ids: sending prompts as text", url)
         _check_bias(backend, client, list(probes[0]), first)
         for probe in probes:
             _check_tokenizer(backend, backend.next_token(client, list(probe)))
@@ -203,58 +203,59 @@ def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_fligh
 
 
 def check_differ(adapted: ServerBackend, base: ServerBackend, probes: Sequence[Ids]) -> None:
-    """Raise `InputError` if two served models answer alike: the server may have failed to load an adapter."""
+    """Raise `InputError` if two served models give equal answers: the server may not have loaded the adapter."""
     if np.abs(adapted.answers(probes) - base.answers(probes)).max() < 1e-3:
         raise InputError(
-            f"{adapted.model!r} answers {len(probes)} prompts as {base.model!r} does: is the adapter loaded?",
+            f"{adapted.model!r} and {base.model!r} give equal answers to {len(probes)} prompts: is the adapter loaded?",
             adapted.url,
         )
 
 
 def names_at(url: str) -> list[str] | None:
-    """The names of the models that a server serves, aliases too; None if it has no such list."""
+    """The names and aliases of the models that a server serves; None if the server has no such list."""
     with closing(Client(url, os.environ.get(KEY_VARIABLE) or None, tries=1)) as client:
         try:
-            found = client.get("/v1/models")["data"]
-            return list(dict.fromkeys(name for each in found for name in (each["id"], *each.get("aliases", ()))))
+            models = client.get("/v1/models")["data"]
+            return list(dict.fromkeys(name for each in models for name in (each["id"], *each.get("aliases", ()))))
         except RefusedError:
             return None
         except (LookupError, TypeError) as error:
             raise InputError(
-                "has a list of models that cannot be read, expected an OpenAI-compatible server", url
+                "returns an unreadable list of models, expected an OpenAI-compatible server", url
             ) from error
 
 
 def _check_bias(backend: ServerBackend, client: Client, probe: list[int], plain: NextToken) -> None:
-    """Raise `WorkError` if a known probability differs from the one that a bias on the token's logit gives."""
+    """Raise `WorkError` if a bias on a token's logit gives another probability than the plain reply."""
     listed = sorted(plain.log_p, key=plain.log_p.__getitem__)
     token = next((each for each in listed if each != plain.chosen), listed[0])
     answer = token if isinstance(token, int) else backend.texts.index(token) if token in backend.texts else None
     if answer is None or len(plain.log_p) < 2:
-        return  # `forced` reports a bias that is useless when it needs one
+        return  # if scoring needs a bias later, `forced` reports that it has no effect
     pushed = backend.next_token(client, probe, {str(answer): BIASES[0]})
     found = forced(plain, pushed, token, BIASES[0])
     if found is not None and abs(found - plain.log_p[token]) > SLACK:
         raise WorkError(
-            f"{backend.url}: its logit_bias is not added to logits: {found:.2f} was found for {plain.log_p[token]:.2f}"
+            f"{backend.url}: it does not add logit_bias to logits: log P is {found:.2f} with a bias and "
+            f"{plain.log_p[token]:.2f} without"
         )
 
 
 def _check_tokenizer(backend: ServerBackend, reply: NextToken) -> None:
-    """Raise `InputError` if the server names most tokens differently from our tokenizer."""
+    """Raise `InputError` if the server names most tokens differently from the local tokenizer."""
     wrong: list[str] = []
     if reply.by_id:
-        # Special tokens have no text, half a character has none of its own, and a leading space may be left out.
+        # Special tokens have no text, part of a character decodes to U+FFFD, and servers may strip a leading space.
         named = {n: text for n, text in reply.texts.items() if text.strip() and "\N{REPLACEMENT CHARACTER}" not in text}
         count = len(named)
         for n, text in named.items():
-            ours = backend.texts[n] if n < len(backend.texts) else ""
-            if ours.strip() != text.strip():
-                wrong.append(f"calls token {n} {text!r}, which is {ours!r} to")
+            local = backend.texts[n] if n < len(backend.texts) else ""
+            if local.strip() != text.strip():
+                wrong.append(f"decodes token {n} to {text!r}, which is {local!r} in")
     else:
-        known: set[Token] = set(backend.texts)
+        vocabulary: set[Token] = set(backend.texts)
         count = len(reply.log_p)
-        wrong = [f"names a token {token!r}, which is none of" for token in reply.log_p if token not in known]
+        wrong = [f"names a token {token!r}, which is not in" for token in reply.log_p if token not in vocabulary]
     if len(wrong) * 2 > count:
         raise InputError(
             f"{wrong[0]} {backend.chat.tokenizer.name_or_path}: expected {backend.model!r} to have the same tokenizer",

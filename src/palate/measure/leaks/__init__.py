@@ -1,4 +1,4 @@
-"""Leaks: what a test could know that a deployed model would not, looked for before anything is scored."""
+"""The leak audit: find information in a test that a deployed model would not have, before any scoring."""
 
 from palate.measure.leaks.confounding import confounding
 from palate.measure.leaks.findings import Audit, Finding, FindingRow
@@ -13,14 +13,14 @@ __all__ = ["Audit", "Finding", "FindingRow", "audit"]
 
 
 def audit(samples: Samples, split: str, prompt: PromptSpec | None = None) -> Audit:
-    """Look for what a test must not know.
+    """Check samples, and a prompt if there is one, for leaks of the answer.
 
-    `split` says what the split promises: under `global-time` nothing that is learned from is later than a test sample;
-    under any other, nothing of the same user is. `prompt` is looked at for figures that know the answer; None: only
-    the samples are. Raises `InputError` where the prompt does not fit the items.
+    `split` is the kind of split. Under `global-time`, no training row may be later than a test sample; under any other,
+    none of the same user. The audit checks the numbers that `prompt` shows for leaks of the answer. Raises `InputError`
+    if the prompt does not fit the items.
 
-    Takes sorts and linear passes over the timeline. The order of the input's rows does not matter but where a user's
-    ratings share a timestamp, nor do the ids themselves but for their order, which `label-by-user-order` looks at.
+    The audit sorts and scans the timeline. The order of input rows affects it only among a user's ratings of one
+    timestamp, and the ids only by their order, which `label-by-user-order` checks.
     """
     rows = rows_of(samples)
     findings = [*order(rows, split), *pairs(rows), *confounding(rows)]

@@ -1,8 +1,8 @@
-"""AUC with an interval for rows that come in clusters: the rows of a user are not independent.
+"""AUC with an interval for clustered rows: the rows of a user are dependent.
 
-Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data" (Biometrics 53): the variance of the
-Mann-Whitney statistic from each cluster's sum of placements. No resampling, so nothing depends on a seed or on the
-order of the users, and one sort is all that it takes.
+Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data" (Biometrics 53): the variance of the Mann-Whitney
+statistic from each cluster's sum of placements. The method needs one sort and no resampling, so the result does not
+depend on a seed or on the order of the users.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,14 @@ class Auc:
 
 
 def clustered_auc(score: Floats, yes: Floats, no: Floats, cluster: NDArray[np.integer[Any]]) -> Auc | None:
-    """The AUC of cells of rows that share a score, ties counting half, and its interval over clusters.
+    """The AUC of cells (rows of one cluster and score), with ties counting half, and its interval over clusters.
 
-    All of shape (cells,): the score, how many rows are liked, how many are not, and the cluster as a number from 0.
-    None without both classes, or where either comes from fewer than two clusters: their spread is then unknown.
+    All arguments have shape (cells,): the score, the numbers of liked and of other rows, and the cluster's number from
+    0. Returns None if a class is missing or comes from fewer than two clusters, whose spread is then unknown.
 
-    With V10 the share of No rows that a Yes row beats, V01 the share of Yes rows that beat a No row, X and Y their sums
-    in a cluster of m Yes and n No rows, M and N all of those, I (I10, I01) the clusters (with Yes, with No rows):
+    V10 is the share of No rows that a Yes row beats, V01 the share of Yes rows that beat a No row. X and Y are their
+    sums in a cluster of m Yes and n No rows, M and N the totals of m and n, and I (I10, I01) the number of clusters
+    (with Yes rows, with No rows):
 
         θ = Σ X / M
         var θ = S10 / M + S01 / N + 2 S11 / (M N)
@@ -53,5 +54,5 @@ def clustered_auc(score: Floats, yes: Floats, no: Floats, cluster: NDArray[np.in
     s01 = with_no / ((with_no - 1) * all_no) * (off_y**2).sum()
     s11 = both / (both - 1) * (off_x * off_y).sum()
     spread = 1.96 * float(np.sqrt(max(0.0, s10 / all_yes + s01 / all_no + 2 * s11 / (all_yes * all_no))))
-    # To nine digits: the order in which clusters are added up must not show.
+    # Nine digits hide the order of summation over clusters.
     return Auc(round(value, 9), round(max(0.0, value - spread), 9), round(min(1.0, value + spread), 9))

@@ -1,16 +1,16 @@
-"""Confounding: whether something that says nothing about taste tells the label, as in a log that is sorted by it.
+"""Confounding: whether a variable without information about taste predicts the label, as in a log sorted by label.
 
-A log of likes with dislikes appended behind them, one crawl of fans and another of critics, negatives that were drawn
-afterwards: such data are answered by knowing the time, the place in the file or the user's number. Each of these is
-cut into ten blocks of samples, and a block's share of likes is taken as a score. It is taken from one half of the
-users and measured on the other, both ways round: on data without such a defect the AUC of that score is about 0.5,
-however much users differ in generosity, and however few of them a block has.
+Examples are a log of likes with dislikes appended, one crawl of fans and another of critics, or negatives that were
+sampled later: the time, the place in the file or the user's number then predicts the label. The check cuts each of
+these variables into ten blocks of samples and uses a block's share of likes as a score. It takes the share from one
+half of the users and measures it on the other, in both directions. Without such a defect the AUC of the score is about
+0.5, however generous users are and however few of them a block has.
 
-`BLOCK_LIMIT`: the mean of a user's ratings, a strong score for one number, has an AUC of about 0.7 on MovieLens's small
-data sets. A block that tells more than who the user is, with 95 % confidence, comes from how the data were made.
+`BLOCK_LIMIT`: the mean of a user's ratings, a strong single predictor, has an AUC of about 0.7 on MovieLens's small
+data sets. If a block predicts better than that with 95 % confidence, the collection of the data explains the label.
 
-`USER_LIMIT`: a user's own share of likes in training tells about 0.7 on test rows, too. Where it tells nearly all,
-users have one answer each, and nothing about items can be learned or measured.
+`USER_LIMIT`: a user's share of likes in training also has an AUC of about 0.7 on test rows. If it is near 1, each user
+has one answer, and a model can learn nothing about items.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ BLOCKS = 10
 BLOCK_LIMIT = 0.7
 USER_LIMIT = 0.95
 FEWEST_USERS = 20
-"""With fewer users the intervals are too narrow to stop a run for; no finding is made then."""
+"""Minimum number of users; with fewer the intervals are unreliable, and the check makes no finding."""
 
 
 def confounding(rows: TimelineRows) -> Iterator[Finding]:
-    """The findings about what tells the label: time, place within the user, the users' order, and the user alone."""
+    """Findings on predictors of the label: time, place within the user, the users' order, and the user."""
     position = rows.samples.position
     user, half = rows.user[position], _halves(rows)
     for check, what, block in (
@@ -43,14 +43,14 @@ def confounding(rows: TimelineRows) -> Iterator[Finding]:
 
 
 def _time_blocks(rows: TimelineRows) -> Longs:
-    """The tenth of the samples in order of time, (samples,) int64; a moment is in one block."""
+    """The tenth of the samples by time, (samples,) int64; samples of one timestamp share a block."""
     time = rows.time[rows.samples.position]
     ordered = np.sort(time)
     return np.searchsorted(ordered[np.arange(1, BLOCKS) * time.size // BLOCKS], time, side="right")
 
 
 def _place_blocks(rows: TimelineRows) -> Longs:
-    """The tenth of its user's samples that each is in, (samples,) int64; those of a moment share their middle place."""
+    """The tenth of its user's samples by time, (samples,) int64; samples of one timestamp share their middle place."""
     position = rows.samples.position
     user = rows.user[position]
     order = np.lexsort((rows.time[position], user))
@@ -67,15 +67,15 @@ def _place_blocks(rows: TimelineRows) -> Longs:
 
 
 def _user_blocks(rows: TimelineRows) -> Longs:
-    """The tenth of the samples in order of the users' ids, (samples,) int64; a user is in one block."""
+    """The tenth of the samples by user id, (samples,) int64; a user's samples share a block."""
     user = rows.user[rows.samples.position]
     counts = np.bincount(user, minlength=rows.users)
     return (((np.cumsum(counts) - counts) * BLOCKS) // max(1, user.size))[user]
 
 
 def _finding(label: Flags, check: str, what: str, block: Longs, user: Longs, half: Longs) -> Finding:
-    """What one kind of block tells of the label; `label`, `block` and `user` are (samples,), `half` is (users,)."""
-    found = _told_by(block, label, user, half)
+    """The finding for one kind of block; `label`, `block` and `user` are (samples,), `half` is (users,)."""
+    found = _block_auc(block, label, user, half)
     if found is None:
         return Finding(
             *(check, "clean", 0, label.size, "samples"),
@@ -84,19 +84,19 @@ def _finding(label: Flags, check: str, what: str, block: Longs, user: Longs, hal
     counts, likes = np.bincount(block), np.bincount(block, label)
     rates = likes[counts > 0] / counts[counts > 0]
     fatal = found.low > BLOCK_LIMIT
-    told = (
+    text = (
         f"{what} tells the answer with an AUC of {_auc(found)}; {percent(float(rates.min()))} to "
         f"{percent(float(rates.max()))} of a tenth are liked"
     )
     if fatal:
-        told += ": the label comes from how the data were made, and taste is not needed to know it"
+        text += ": the label comes from how the data were made, and taste is not needed to know it"
     return Finding(
-        check, "fatal" if fatal else "clean", label.size if fatal else 0, label.size, "samples", told, auc=found
+        check, "fatal" if fatal else "clean", label.size if fatal else 0, label.size, "samples", text, auc=found
     )
 
 
-def _told_by(block: Longs, label: Flags, user: Longs, half: Longs) -> Auc | None:
-    """The AUC of a block's share of likes among the other half of the users, less that half's own share of likes."""
+def _block_auc(block: Longs, label: Flags, user: Longs, half: Longs) -> Auc | None:
+    """The AUC of this score: a block's share of likes in the other half of the users, minus that half's share."""
     if np.count_nonzero(np.bincount(user)) < FEWEST_USERS:
         return None
     yes, count = _counts(user * BLOCKS + block, label)
@@ -113,9 +113,9 @@ def _told_by(block: Longs, label: Flags, user: Longs, half: Longs) -> Auc | None
 
 
 def _halves(rows: TimelineRows) -> Longs:
-    """Users in two halves that are alike, (users,) int64: every other one in order of first time, samples and likes.
+    """Two similar halves of the users, (users,) int64: alternate users in order of first time, samples and likes.
 
-    By what they did and not by their ids, so that other ids give the same halves.
+    The order does not use ids, so other ids give the same halves.
     """
     position = rows.samples.position
     user = rows.user[position]
@@ -128,7 +128,7 @@ def _halves(rows: TimelineRows) -> Longs:
 
 
 def _by_user(rows: TimelineRows) -> Finding:
-    """Whether a user's answers in training tell those in test."""
+    """Whether a user's share of likes in training predicts the labels in test."""
     position, label = rows.samples.position, rows.samples.label
     user, role = rows.user[position], rows.role[position]
     likes, seen = _counts(user[role == TRAIN], label[role == TRAIN], rows.users)
@@ -145,11 +145,18 @@ def _by_user(rows: TimelineRows) -> Finding:
             f"not looked at: expected both answers, of at least {FEWEST_USERS} users in training and test",
         )
     fatal = found.low > USER_LIMIT
-    told = f"a user's share of likes in training tells the answers in test with an AUC of {_auc(found)}"
+    text = f"a user's share of likes in training tells the answers in test with an AUC of {_auc(found)}"
     if fatal:
-        told += ": users have one answer each, and what they rate does not matter"
+        text += ": users have one answer each, and what they rate does not matter"
     return Finding(
-        *("label-by-user", "fatal" if fatal else "clean", rows_tested if fatal else 0, rows_tested, "test rows", told),
+        *(
+            "label-by-user",
+            "fatal" if fatal else "clean",
+            rows_tested if fatal else 0,
+            rows_tested,
+            "test rows",
+            text,
+        ),
         auc=found,
     )
 

@@ -1,4 +1,4 @@
-"""Findings: what each check of the audit found, how much of it, and where to look."""
+"""Findings: the result of each check of the audit, with counts and an example."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -7,12 +7,12 @@ from palate.measure.figures import percent
 from palate.measure.leaks.clustered import Auc
 
 Severity = Literal["fatal", "stated", "clean"]
-"""What becomes of a finding: it stops the run, it is told with the results, or there is nothing to tell."""
+"""The consequence of a finding: `fatal` stops the run, reports show `stated`, `clean` found nothing."""
 
 
 @dataclass(frozen=True)
 class FindingRow:
-    """A row to look at: whose it is, of what, and the times that matter (seconds since 1970), its own first."""
+    """An example row: its user, its item, and the relevant times (seconds since 1970), its own first."""
 
     user: int | str
     item: int | str
@@ -21,44 +21,44 @@ class FindingRow:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
     """The check's name, such as `pair-on-both-sides`."""
     severity: Severity
     count: int
-    """How many are concerned."""
+    """Number of affected units."""
     of: int
-    """Out of how many."""
+    """Number of checked units."""
     unit: str
-    """What is counted, such as `test rows`."""
+    """The unit of both counts, such as `test rows`."""
     sentence: str
-    """What that means, without a user's or an item's name."""
+    """The meaning of the finding, without names of users or items."""
     example: FindingRow | None = None
     auc: Auc | None = None
-    """How well something that should not tell the label tells it, where that is what the check measures."""
+    """The AUC of a confounding variable as a predictor of the label, if the check measures one."""
 
     @property
     def share(self) -> float | None:
-        """`count / of`; None where there is nothing to count."""
+        """`count / of`; None if `of` is 0."""
         return self.count / self.of if self.of else None
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings about samples: fatal ones first, then those to be stated, then the checks that found nothing."""
+    """All findings about samples: first fatal, then stated, then clean ones."""
 
     split: str
     findings: tuple[Finding, ...]
 
     @property
     def fatal(self) -> tuple[Finding, ...]:
-        """The findings that make a test's numbers worthless."""
+        """The findings that invalidate the test's numbers."""
         return self._of("fatal")
 
     @property
     def stated(self) -> tuple[Finding, ...]:
-        """The findings that a reader of the numbers has to know."""
+        """The findings that a reader of the numbers must know."""
         return self._of("stated")
 
     @property
@@ -70,11 +70,11 @@ class Audit:
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def finding(self, check: str) -> Finding:
-        """What a check found; `KeyError` if it was not made."""
+        """The finding of a check; raises `KeyError` for a check that did not run."""
         return {finding.check: finding for finding in self.findings}[check]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON's own types; a share beside each count."""
+        """Everything as JSON types, with a share beside each count."""
         findings = []
         for finding in self.findings:
             value = asdict(finding) | {"share": finding.share}
@@ -85,6 +85,6 @@ class Audit:
 
 
 def share(count: int, of: int) -> str:
-    """A share in words, to a tenth of a percent where it is below ten."""
+    """A share in percent, with one decimal below ten percent."""
     part = count / of if of else 0.0
     return percent(part, 1 if part < 0.1 else 0)

@@ -1,4 +1,4 @@
-"""Prompts: figures beside an item that know the answer."""
+"""Prompts: numbers beside an item that contain the answer."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,19 +15,19 @@ from palate.samples.items import shown_items
 from palate.samples.lines import renderer
 
 MOMENTS = 20
-"""Times at which the prompt's context is worked out again."""
+"""Number of times at which the check recomputes the prompt's context."""
 NEAR = 0.05 + 1e-9
-"""A figure is an item's mean if it is as near to it as a tenth can be."""
+"""Tolerance within which a number equals an item's mean: half a tenth, the rounding error."""
 FEWEST_ITEMS = 10
-"""Items whose means with and without held-out rows lie apart by more than twice `NEAR`; fewer tell nothing."""
+"""Minimum number of items whose means with and without held-out rows differ by more than twice `NEAR`."""
 MOST = 0.9
-"""Of these items so many must have the figure; a film's fame is near its mean rating now and then."""
+"""Share of these items whose number must equal the mean; other columns match a mean now and then."""
 
 Floats = NDArray[np.float64]
 
 
 def prompts(rows: TimelineRows, prompt: PromptSpec) -> Iterator[Finding]:
-    """The findings about what the prompt's lines tell of an item.
+    """Findings on the numbers that the prompt's lines show for an item.
 
     `candidate_line` cannot name the candidate's own rating: `PromptSpec` refuses it.
     """
@@ -39,10 +39,10 @@ def prompts(rows: TimelineRows, prompt: PromptSpec) -> Iterator[Finding]:
 
 
 def _columns(rows: TimelineRows, prompt: PromptSpec, item: Longs) -> Iterator[Finding]:
-    """Columns of the item table that are made of the very ratings that are asked for, or learned from."""
+    """Columns of the item table that are means of held-out or training ratings."""
     items = shown_items(rows.samples.items)
     named = {p.field for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line)}
-    # As numbers wherever they are some: an item table in text form has them as text.
+    # An item table read from text may have numbers as text.
     columns = {name: items[name].cast(pl.Float64, strict=False).to_numpy() for name in items.columns if name in named}
     position = rows.samples.position
     ratings = rows.samples.timeline["rating"].to_numpy()
@@ -55,30 +55,30 @@ def _columns(rows: TimelineRows, prompt: PromptSpec, item: Longs) -> Iterator[Fi
         "fatal",
         {name: any(_is(column, every, known) for every, known in means) for name, column in columns.items()},
         check="item-column",
-        told="is the items' mean rating or share of likes with the held-out rows among them: it knows the answers",
+        text="is the items' mean rating or share of likes with the held-out rows among them: it knows the answers",
         clean="no column that the prompt names is a mean of ratings that hold the test's",
     )
     yield _made_of(
         "stated",
         {name: any(_is(column, known, every) for every, known in means) for name, column in columns.items()},
         check="training-column",
-        told="is the items' mean rating or share of likes in training, so that a training prompt holds its own answer "
+        text="is the items' mean rating or share of likes in training, so that a training prompt holds its own answer "
         "and a test prompt does not; {item_mean} is made of earlier ratings alone",
         clean="no column that the prompt names is a mean of the training ratings",
     )
 
 
-def _made_of(severity: Severity, found: Mapping[str, bool], *, check: str, told: str, clean: str) -> Finding:
-    """What a check of the prompt's columns found."""
+def _made_of(severity: Severity, found: Mapping[str, bool], *, check: str, text: str, clean: str) -> Finding:
+    """The finding of a check of the prompt's columns."""
     hits = [f"{{{name}}}" for name, hit in found.items() if hit]
     unit = "column named" if len(found) == 1 else "columns named"
     if not hits:
         return Finding(check, "clean", 0, len(found), unit, clean)
-    return Finding(check, severity, len(hits), len(found), unit, f"{' and '.join(hits)} {told}")
+    return Finding(check, severity, len(hits), len(found), unit, f"{' and '.join(hits)} {text}")
 
 
 def _means(item: Longs, values: Floats, learned: Flags, items: int) -> tuple[Floats, Floats]:
-    """Each item's mean of all values, and of those that are learned from; NaN without any."""
+    """Each item's mean of all values, and of the training values; NaN without any."""
 
     def mean(of: Any) -> Floats:
         count = np.bincount(item[of], minlength=items)
@@ -90,16 +90,16 @@ def _means(item: Longs, values: Floats, learned: Flags, items: int) -> tuple[Flo
 
 
 def _is(figure: Floats, mean: Floats, other: Floats) -> bool:
-    """Whether a figure is the one mean and not the other, judged by the items of which they lie apart."""
-    apart = np.abs(mean - other) > 2 * NEAR
-    return int(apart.sum()) >= FEWEST_ITEMS and float((np.abs(figure - mean)[apart] <= NEAR).mean()) >= MOST
+    """Whether a column equals `mean` and not `other`, judged by the items whose means differ."""
+    differs = np.abs(mean - other) > 2 * NEAR
+    return int(differs.sum()) >= FEWEST_ITEMS and float((np.abs(figure - mean)[differs] <= NEAR).mean()) >= MOST
 
 
 def _context(rows: TimelineRows, context: Context, item: Longs) -> Finding:
-    """Whether the context of rows is that of the earlier ratings which may be learned from.
+    """Whether the context of rows uses earlier training ratings only.
 
-    It is worked out from its definition (`palate.samples.context`) for all rows of `MOMENTS` times, evenly spaced among
-    those of the samples.
+    The check recomputes it from its definition (`palate.samples.context`) for all rows of `MOMENTS` times, evenly
+    spaced among those of the samples.
     """
     time, rating = rows.time, rows.samples.timeline["rating"].to_numpy()
     learned = rows.role <= TRAIN
@@ -115,12 +115,12 @@ def _context(rows: TimelineRows, context: Context, item: Longs) -> Finding:
         prior = float(rating[before].mean()) if before.size else 0.0
         mean = (total + WEIGHT * prior) / (count + WEIGHT)
         step = STEPS[np.searchsorted(STEPS, count, side="right") - 1]
-        told = context.values[context.code[now]]
-        right = (np.abs(told["item_mean"].to_numpy() - mean) <= NEAR) & (told["item_count"].to_numpy() == step)
+        shown = context.values[context.code[now]]
+        right = (np.abs(shown["item_mean"].to_numpy() - mean) <= NEAR) & (shown["item_count"].to_numpy() == step)
         wrong.append(now[~right])
         looked += now.size
     return rows.finding(
         *("item-context", "fatal", np.concatenate(wrong), looked, "rows looked at"),
-        told="{item_mean} or {item_count} is not that of earlier training ratings: it may hold the answer",
+        text="{item_mean} or {item_count} is not that of earlier training ratings: it may hold the answer",
         clean="{item_mean} and {item_count} are those of earlier training ratings",
     )

@@ -1,4 +1,4 @@
-"""The rows of a timeline as plain columns, which the checks of the audit read."""
+"""`TimelineRows`: the columns of a timeline that the checks of the audit read."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +20,10 @@ WARMUP, TRAIN, VAL, TEST, UNUSED = range(5)
 
 @dataclass(frozen=True)
 class TimelineRows:
-    """The rows of samples' timeline. Made by `rows_of`.
+    """The rows of samples' timeline; `rows_of` creates it.
 
     `user` and `item` (rows,) int64 are numbers from 0 in the order of the ids; `time` (rows,) int64, `role` (rows,)
-    uint8. `new` (rows,) is True where another user begins.
+    uint8. `new` (rows,) is True at the first row of each user.
     """
 
     samples: Samples
@@ -35,12 +35,12 @@ class TimelineRows:
 
     @cached_property
     def users(self) -> int:
-        """How many users there are."""
+        """Number of users."""
         return int(self.user.max(initial=-1)) + 1
 
     @cached_property
     def tied(self) -> Flags:
-        """(rows,): rows of the same user and the same time as the row before."""
+        """(rows,): whether a row has the user and time of the row before."""
         tied = np.zeros(self.time.size, bool)
         np.equal(self.time[1:], self.time[:-1], out=tied[1:])
         return tied & ~self.new
@@ -58,20 +58,20 @@ class TimelineRows:
         of: int,
         unit: str,
         *,
-        told: str,
+        text: str,
         clean: str,
         other: Longs | None = None,
     ) -> Finding:
-        """What a check found: the rows `hits`, out of `of`, and the sentence that holds.
+        """The finding of a check: rows `hits` out of `of`, with the sentence `text` if there are hits, else `clean`.
 
-        The example is the earliest hit; `other` (hits,) is another time that matters at each.
+        The example is the earliest hit; `other` (hits,) is a second relevant time of each hit.
         """
         if not hits.size:
             return Finding(check, "clean", 0, of, unit, clean)
         at = int(np.argmin(self.time[hits]))
         user, item, time = self.samples.timeline.select("user_id", "item_id", "timestamp").row(int(hits[at]))
         times = (time,) if other is None else (time, int(other[at]))
-        return Finding(check, severity, hits.size, of, unit, told, FindingRow(user, item, times))
+        return Finding(check, severity, hits.size, of, unit, text, FindingRow(user, item, times))
 
 
 def rows_of(samples: Samples) -> TimelineRows:
