@@ -67,7 +67,7 @@ def test_what_is_no_such_folder_is_named(tmp_path: Path) -> None:
     assert not is_portable(tmp_path)
     for text, said in (
         ('{"stage": "prepare"}', "is not of a portable token folder"),
-        ("[]", "holds another JSON value, expected an object"),
+        ("[]", "has another JSON value, expected an object"),
         ("{}", "is not of a portable token folder"),
         ('{"stage": "portable", "options": {"format": 0}}', "is of format 0, expected 1"),
     ):
