@@ -45,8 +45,7 @@ class Context:
 def context_of(
     item: NDArray[np.uint32], time: Longs, rating: NDArray[np.float64], allowed: NDArray[np.bool_]
 ) -> Context:
-    """The context of rows (n,) in any order, from item numbers, times, ratings, and whether models may learn from a
-    row.
+    """The context of rows (n,) in any order; a row is `allowed` if models may learn from it.
 
     Let n and s be the number and the sum of the item's allowed ratings strictly earlier than the row, and μ the mean of
     all items' allowed ratings strictly earlier (0 if there are none):
