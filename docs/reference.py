@@ -1,6 +1,6 @@
 """Writes the generated parts of the reference from the code: python docs/reference.py
 
-The parser gives `cli.md`, the fields of `palate.config` and their docstrings give the tables of `configuration.md`, the
+The parser gives `cli.md`, the fields of the config and their docstrings give the tables of `configuration.md`, the
 public names give the table of `python.md`. `tests/test_docs.py` checks that the committed pages are current.
 """
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 import palate
 import palate.config
+import palate.prompt.spec
 from palate.cli import _parser
 
 PAGES = Path(__file__).parent
@@ -79,7 +80,9 @@ def _options(actions: list[argparse.Action]) -> str:
 
 def configuration() -> str:
     """A table for each section of the config."""
-    docs = _field_docs(Path(palate.config.__file__).read_text(encoding="utf-8"))
+    docs = {}
+    for module in (palate.config, palate.prompt.spec):
+        docs |= _field_docs(Path(module.__file__).read_text(encoding="utf-8"))
     text = ""
     for section, model in [("", palate.config.Config), *_sections(palate.config.Config)]:
         rows = []
@@ -92,8 +95,7 @@ def configuration() -> str:
             rows.append((f"`{key}`", _default(field.default), meaning))
         summary = " ".join((model.__doc__ or "").split()) if section else "Keys of the whole run."
         text += f"## {section or 'Run'}\n\n{summary}\n\n"
-        columns = ("key", "default", "meaning") if any(row[2] for row in rows) else ("key", "default")
-        text += _table(columns, [row[: len(columns)] for row in rows]) + "\n"
+        text += _table(("key", "default", "meaning"), rows) + "\n"
     return text.rstrip("\n") + "\n"
 
 

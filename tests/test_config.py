@@ -38,17 +38,17 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("name: x\nseed: -1\n", 2, "'seed' is -1: expected greater than or equal to 0"),
         ("train:\n  seed: 4294967296\n", 2, "expected less than 4294967296"),
         ("name: x\nseed: " + "9" * 5000, 2, "9…: "),
-        ('prompt:\n  system: "a\\ud800"\n', 2, "holds '\\ud800', which is no text"),
-        ('name: x\nrun_dir: "a\\0b"\n', 2, "holds '\\x00', which is no text"),
+        ('prompt:\n  system: "a\\ud800"\n', 2, "has the character '\\ud800', which text cannot have"),
+        ('name: x\nrun_dir: "a\\0b"\n', 2, "has the character '\\x00', which text cannot have"),
         *[
             (f"name: x\nseed: !!{kind} {text}\n", 2, "")
             for kind, text in [("int", '""'), ("float", '""'), ("bool", "x"), ("timestamp", "x")]
         ],
         ("name: ..\n", 1, "'name' is '..'"),
         ("name: x\nseed: 0x_\n", 2, "is not YAML: '0x_'"),
-        ("seed: 1\ntrain:\n  epochs: 3\nseed: 2\n", 4, "the key 'seed' stands already on line 1, expected it once"),
-        ("train:\n  lora:\n    r: 8\n    'r': 16\n", 4, "the key 'r' stands already on line 3"),
-        ("train: {epochs: 1, epochs: 2}\n", 1, "the key 'epochs' stands already on line 1"),
+        ("seed: 1\ntrain:\n  epochs: 3\nseed: 2\n", 4, "line 1 has the same key 'seed', expected it once"),
+        ("train:\n  lora:\n    r: 8\n    'r': 16\n", 4, "line 3 has the same key 'r'"),
+        ("train: {epochs: 1, epochs: 2}\n", 1, "line 1 has the same key 'epochs'"),
         ("a: &a {b: *a}\n", 1, "unknown key 'a'"),
         ("train: &a {lora: *a}\n", 1, "unknown key 'train.lora.lora'"),
     ],
@@ -102,7 +102,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("train.lerning_rate=2", "--set train.lerning_rate: "),
         ("train.epochs=x", "--set train.epochs: "),
         ("x", "--set: "),
-        ("prompt.system=a\udcff", "--set prompt.system: holds '\\udcff', which is no text"),
+        ("prompt.system=a\udcff", "--set prompt.system: has the character '\\udcff', which text cannot have"),
     ],
 )
 def test_a_mistake_in_an_override_names_the_option(text: str, place: str) -> None:

@@ -23,7 +23,7 @@ PLACES = {
     "preprocess_datasets_parallel": "palate.tokens.cache",
     "token_datasets": "palate.tokens.dataset",
 }
-"""The module of each public name: imported when the name is first used, because some of them take a second."""
+"""The module of each public name, imported at the name's first use, because some imports take a second."""
 
 __all__ = ["__version__", *PLACES]
 

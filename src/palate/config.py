@@ -1,7 +1,7 @@
-"""The config: one YAML file for a recipe, every key checked before anything runs.
+"""The config: one YAML file for a recipe, validated before a stage runs.
 
-Each section is one stage's options. A wrong key or value is an `InputError` with file and line, and the
-nearest known key is suggested. `--set section.key=value` overrides what the file says.
+Each section has the options of one stage. A wrong key or value raises an `InputError` with file and line; the error
+suggests the most similar key. `--set section.key=value` overrides the file.
 """
 
 import datetime
@@ -20,14 +20,12 @@ from palate.prompt.template import DATE
 from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
-"""The truncations that leave several targets of a prompt a history to share."""
-
-
+"""The truncations with which several targets of a prompt can share its history."""
 _DEPTH = 4
 
 
 class Section(BaseModel):
-    """A part of the config; unknown keys are errors."""
+    """A section of the config; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -40,26 +38,26 @@ class RatingsConfig(Section):
     items: str | None = None
     """The item table; None: found beside the ratings."""
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
-    """Your names of these columns, where they are not the usual ones; `item` and `title` apply to the item table,
-    too."""
+    """Names of these columns in your tables, if Palate does not recognize them; `item` and `title` also apply to the
+    item table."""
     scale: tuple[float, float] | None = None
-    """Lowest and highest rating; None: the format's own (MovieLens: 0.5 to 5, or 1 to 5)."""
+    """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5)."""
 
 
 class PrepareConfig(Section):
     """Which ratings become samples, and in which split. The defaults are the guide's."""
 
     history_len: int = Field(15, ge=1)
-    """Rated items that a prompt shows, and that a user must have before the first sample."""
+    """Rated items that a prompt shows. A user's first sample comes after this many ratings."""
     rating_threshold: float = 4.0
     """A rating of at least this is a Yes."""
     val_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of validation samples: of each user's, or of all by time."""
+    """Share of validation samples: of each user's samples, or of all samples by time."""
     test_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of test samples, likewise."""
+    """Share of test samples: of each user's samples, or of all samples by time."""
     split: Literal["user-time", "global-time", "given"] = "user-time"
     """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users. `given`: the
-    tables of `ratings.source` bring their splits, and each of their rows is a sample."""
+    tables of `ratings.source` have splits, and each of their rows is a sample."""
     max_eval: int = Field(150, ge=0)
     """Validation examples in `eval.json`, drawn with the seed."""
 
@@ -74,16 +72,17 @@ class TokensConfig(Section):
     """How text becomes tokens."""
 
     tokenizer: str | None = None
-    """`qwen3`, `smollm2`, a hub id or a folder; None: the model's own."""
+    """`qwen3`, `smollm2`, a hub id or a folder; None: the model's tokenizer."""
     cutoff_len: int = Field(1024, ge=8)
     """Longest sequence in tokens."""
     truncation: Literal["left", "right", "middle", "history", "drop", "error"] = "left"
-    """What a longer sample loses: tokens on the `left` (the guide's way), on the `right` or in the `middle`; its oldest
-    `history` items, the rest staying whole (recommended); itself (`drop`). `error` stops the command."""
+    """What happens to a longer sample. `left`, `right`, `middle`: it loses tokens there (the guide: `left`). `history`:
+    it loses its oldest history items and keeps the rest whole (recommended). `drop`: the sample is left out. `error`:
+    the command stops."""
     template_date: datetime.date = DATE
-    """Today's date for a chat template that writes it; a template from an export keeps its own."""
+    """The date for a chat template that writes today's date; an exported template keeps its own date."""
     num_proc: int | None = Field(None, ge=1)
-    """Accepted for the guide's commands, without effect: one process composes the tokens."""
+    """No effect: one process composes the tokens. The guide's commands set it."""
 
 
 class ModelConfig(Section):
@@ -92,123 +91,123 @@ class ModelConfig(Section):
     base: str = "Qwen/Qwen3-0.6B"
     """`smollm2-135m`, a hub id, a folder or a GGUF file."""
     revision: str | None = None
-    """A hub commit, also for a tokenizer of the same repository; None: the one that the adapter records, or the
+    """A hub commit, also for a tokenizer of the same repository; None: the commit that the adapter records, else the
     newest."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 where the device computes in it at speed, else float32."""
+    """`auto`: bfloat16 if the device computes fast in it, else float32."""
     quantization: Literal["none", "nf4"] = "none"
-    """`nf4`: QLoRA, the base in 4 bits with double quantization."""
+    """`nf4`: QLoRA, the base model in 4 bits with double quantization."""
     attn_implementation: str | None = None
-    """Passed to transformers (`sdpa`, `eager`, `flash_attention_2`); None: its choice."""
+    """Passed to transformers (`sdpa`, `eager`, `flash_attention_2`); None: transformers chooses."""
 
 
 class LoraConfig(Section):
-    """The adapter."""
+    """The LoRA adapter."""
 
     r: int = Field(16, ge=1)
     """Rank."""
     alpha: int = Field(32, ge=1)
-    """Scale of the adapter: its output is multiplied by `alpha` / `r`."""
+    """Scale: the adapter's output is multiplied by `alpha` / `r`."""
     dropout: float = Field(0.05, ge=0, lt=1)
-    """Dropout in front of the adapter."""
+    """Dropout on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
-    """The layers with an adapter."""
+    """The layers with an adapter, as PEFT names them."""
 
 
 class TrainConfig(Section):
     """How the model is trained; the names are those of transformers' Trainer."""
 
     method: Literal["lora", "full"] = "lora"
-    """`lora`: an adapter of low rank. `full`: all weights of the layers, at about twenty bytes of memory each."""
+    """`lora`: a low-rank adapter. `full`: all weights of the layers, at about twenty bytes of memory for each."""
     max_samples: int | None = Field(None, ge=1)
     """Train on this many samples, drawn with the seed and stratified by the answer; None: all."""
     draw_by: Literal["prompt", "sample", "user"] = "prompt"
     """The unit that `max_samples` draws: prompts with all their targets, single samples, or all samples of a user."""
     targets_per_prompt: int = Field(1, ge=1)
-    """Consecutive samples of a user behind one history, which is computed once for all of them."""
+    """Consecutive samples of a user that share one prompt; the model computes their history once."""
     tokens_per_batch: int | None = Field(None, ge=8)
-    """Most tokens of a forward pass on a device; a longer prompt is split. None: `batch_size` sequences of the longest
-    length, or a whole prompt."""
+    """Maximum number of tokens in a forward pass on a device; a longer prompt is split. None: `batch_size` times the
+    longest sequence, or a whole prompt if that is more."""
     attention: Literal["auto", "segments", "flex", "mask", "padded"] = "auto"
-    """How the targets of a prompt are kept apart; `auto`: the first implementation that passes a probe before
+    """How attention separates the targets of a prompt; `auto`: the first implementation that passes a test before
     training."""
     train_on: Literal["response", "answer"] = "response"
-    """Which tokens carry the loss: the whole response, or the one token that decides."""
+    """The tokens with a loss: the whole response, or the answer token alone."""
     ranking_weight: float = Field(0.0, ge=0)
-    """Weight of a second loss for liked targets that score below disliked ones of the same prompt; needs
-    `targets_per_prompt` above 1."""
+    """Weight of a pairwise ranking loss over the liked and disliked targets of a prompt; needs `targets_per_prompt`
+    above 1."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the samples."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps; None: after `epochs`."""
     batch_size: int = Field(8, ge=1)
-    """Samples in a forward pass, if all were as long as the longest; passes are packed without padding."""
+    """Samples in a forward pass if all had the longest length; passes are packed without padding."""
     gradient_accumulation: int = Field(2, ge=1)
-    """An optimizer step has `batch_size` times this many samples, on any number of devices."""
+    """An optimizer step has `batch_size` × `gradient_accumulation` samples, on any number of devices."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     scheduler: str = "cosine"
     """Learning-rate schedule, as transformers names it."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps with a rising learning rate."""
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the optimizer."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are clipped to this norm."""
+    """The trainer clips gradients to this norm."""
     gradient_checkpointing: bool = False
-    """Save memory for a third more compute."""
+    """Needs less memory and a third more compute."""
     optimizer: str = "adamw_torch"
     """Optimizer, as transformers names it."""
     logging_steps: int = Field(10, ge=1)
-    """Steps between two lines of `training_log.jsonl`; without influence on the result."""
+    """Steps between two lines of `training_log.jsonl`; the result does not depend on it."""
     eval_steps: int | None = Field(None, ge=1)
-    """Steps between two evaluations of loss and AUC on `eval.json`; None: at the end only."""
+    """Steps between two evaluations of loss and AUC on `eval.json`; None: one evaluation at the end."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the adapter: the `last`, or those of the `best` AUC on `eval.json`."""
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better AUC on `eval.json`, and keep the best."""
     save_steps: int = Field(200, ge=1)
-    """Steps between two checkpoints; without influence on the result."""
+    """Steps between two checkpoints; the result does not depend on it."""
     save_total_limit: int = Field(2, ge=1)
     """Checkpoints to keep."""
     seed: int | None = Field(None, ge=0, lt=2**32)
-    """Seed of first weights, drawn samples, their order and dropout; None: the config's `seed`, which the data always
-    use."""
+    """Seed of initial weights, drawn samples, their order and dropout; None: the config's `seed`. The data always use
+    the config's `seed`."""
     seeds: int = Field(1, ge=1)
-    """Train with this many seeds, from `seed` on, in `seeds/SEED`, and report their spread in `seeds.json`. The first
-    seed's adapter is the run's, and alone is scored."""
+    """Train with this many consecutive seeds from `seed`, in `seeds/SEED`, and report their spread in `seeds.json`. The
+    run scores the adapter of the first seed only."""
     report_to: list[str] = []
     """Trackers, as transformers names them: `trackio`, `mlflow`, `wandb`, `tensorboard`."""
     lora: LoraConfig = LoraConfig()
 
     def decisive(self) -> dict[str, Any]:
-        """The options that decide what comes out, but for the seed.
+        """The options, except the seed, that decide the trained weights.
 
-        Not those that say how often it is told or saved, nor those that trade memory for time: a step's loss is the
-        same, up to rounding and the places of dropout, in however many passes it is computed. A run that ran out of
-        memory can go on with less. With `ranking_weight` that is not quite so: a prompt that `tokens_per_batch` splits
-        has no pairs between its parts.
+        Options for logging and saving do not, nor do those that trade memory for time: the number of passes changes a
+        step's loss only by rounding and by the positions of dropout. So a run that ran out of memory can resume with
+        smaller passes. One exception: with `ranking_weight`, a prompt that `tokens_per_batch` splits loses the pairs
+        between its parts.
         """
-        telling = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
-        looking = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
-        fitting = {"tokens_per_batch", "attention", "gradient_checkpointing", "batch_size", "gradient_accumulation"}
-        options = self.model_dump(mode="json", exclude={"seed", "seeds"} | telling | looking | fitting)
+        logs = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
+        evaluations = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
+        memory = {"tokens_per_batch", "attention", "gradient_checkpointing", "batch_size", "gradient_accumulation"}
+        options = self.model_dump(mode="json", exclude={"seed", "seeds"} | logs | evaluations | memory)
         return options | {"samples_per_step": self.samples_per_step}
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of an optimizer step, on all devices."""
+        """Samples in an optimizer step over all devices."""
         return self.batch_size * self.gradient_accumulation
 
     @property
     def looks_for_best(self) -> bool:
-        """Whether the evaluations on the way decide what comes out."""
+        """Whether the evaluations during training decide which weights are kept."""
         return self.keep == "best" or self.early_stopping is not None
 
     @model_validator(mode="after")
     def _is_evaluated(self) -> "TrainConfig":
         if self.looks_for_best and self.eval_steps is None:
-            raise ValueError("keep=best and early_stopping look at the AUC on the way, expected eval_steps to be set")
+            raise ValueError("keep=best and early_stopping need the AUC during training, expected eval_steps to be set")
         return self
 
     @model_validator(mode="after")
@@ -219,7 +218,7 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """What computes scores, and how they are calibrated."""
+    """The source of the scores, and their calibration."""
 
     calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
     """How P(like) is calibrated; `auto`: the best method on users left out of the fit."""
@@ -243,12 +242,12 @@ class ScoreConfig(Section):
             return None
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{server!r} is no address of a server, expected one such as http://localhost:8000")
+            raise ValueError(f"{server!r} is not a server's address, expected one such as http://localhost:8000")
         return server.rstrip("/").removesuffix("/v1")
 
 
 class EvaluateConfig(Section):
-    """Which samples are scored, and what is reported."""
+    """The samples to score, and the contents of the report."""
 
     split: Literal["train", "val", "test"] = "test"
     """The samples to measure; calibration and stacking always fit on `val`."""
@@ -327,17 +326,17 @@ class Config(Section):
 
     @property
     def train_seed(self) -> int:
-        """The seed of training; that of the data, its splits and the rows to score is `seed`."""
+        """The seed of training; the data, the splits and the scored rows use `seed`."""
         return self.seed if self.train.seed is None else self.train.seed
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer to load: the one that is named, else the model's."""
+        """The tokenizer to load: `tokens.tokenizer`, else the model's."""
         return self.tokens.tokenizer or self.model.base
 
 
 class Override(NamedTuple):
-    """A value from the command line: dotted key, value, and the option that set it (the place in an error)."""
+    """A value from the command line: its dotted key, the value, and the option that set it (the place of an error)."""
 
     key: str
     value: Any
@@ -347,8 +346,8 @@ class Override(NamedTuple):
 def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) -> Config:
     """Read a YAML config and apply `overrides`.
 
-    Raises `InputError` with file and line for a file that is missing or is not YAML, an unknown key, and
-    a value of the wrong kind; with the option as the place where an override is at fault.
+    Raises `InputError` for a file that is missing or is not YAML, an unknown key, and a value of the wrong kind. The
+    error names file and line, or the option if an override is wrong.
     """
     lines: dict[tuple[str, ...], int] = {}
     values: dict[str, Any] = {}
@@ -386,9 +385,9 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, naming the line of a value that Python cannot hold, such as the date 2001-99-99, and of a second key.
+    """PyYAML's safe loader; errors name the line of a duplicate key, and of a value that Python rejects (2001-99-99).
 
-    PyYAML itself keeps the last of several equal keys, which YAML forbids.
+    PyYAML keeps the last of several equal keys, which YAML forbids.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -397,18 +396,18 @@ class _Loader(yaml.SafeLoader):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            if key.value in ("yes", "no"):  # of prompt: YAML takes them, and the answer Yes, for true and false
+            if key.value in ("yes", "no"):  # keys of prompt: YAML 1.1 reads them, and the answer Yes, as booleans
                 for word in (key, value):
                     word.tag = "tag:yaml.org,2002:str" if word.tag.endswith(":bool") else word.tag
             name = (key.tag, key.value)
             if name in lines:
-                problem = f"the key {key.value!r} stands already on line {lines[name]}, expected it once"
+                problem = f"line {lines[name]} has the same key {key.value!r}, expected it once"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             lines[name] = key.start_mark.line + 1
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if isinstance(node, yaml.ScalarNode) and (problem := _no_text(node.value)):
+        if isinstance(node, yaml.ScalarNode) and (problem := _invalid_character(node.value)):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
@@ -418,14 +417,14 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
-def _no_text(value: str) -> str | None:
-    """Why a value can stand in no file and in no file's name."""
+def _invalid_character(value: str) -> str | None:
+    """The problem with a value that has a NUL or a surrogate, which neither UTF-8 text nor a file's name can have."""
     found = next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None)
-    return None if found is None else f"holds {found!r}, which is no text"
+    return None if found is None else f"has the character {found!r}, which text cannot have"
 
 
 def read_yaml(text: str, path: Path | str) -> Any:
-    """The value of a YAML document; raises `InputError` with the line of what cannot be read."""
+    """The value of a YAML document; raises `InputError` with the line of the problem."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -437,7 +436,7 @@ def read_yaml(text: str, path: Path | str) -> Any:
 
 
 def _lines_of(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
-    """The line (from 1) of every key of a YAML document, as deep as sections go: an alias may lead in a circle."""
+    """The line (from 1) of every key of a YAML document, down to `_DEPTH`, since an alias may refer to its parent."""
     lines: dict[tuple[str, ...], int] = {}
     if isinstance(node, yaml.MappingNode) and len(prefix) < _DEPTH:
         for key, value in node.value:
@@ -474,7 +473,7 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    """A value as Python writes it, cut where it would fill the screen."""
+    """The first 80 characters of a value's `repr`."""
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
@@ -485,20 +484,20 @@ def parse_override(text: str) -> Override:
     key = key.strip()
     if not equals or not key:
         raise InputError(f"{text!r}, expected key=value such as train.learning_rate=1e-4", "--set")
-    if problem := _no_text(value):
+    if problem := _invalid_character(value):
         raise InputError(problem, f"--set {key}")
     try:
         parsed = _number_or(read_yaml(value, "--set"))
     except InputError:
         parsed = value
-    # `{title}` means the text of a prompt, not a mapping without values.
+    # YAML reads `{title}`, a text of a prompt, as a mapping without values.
     if isinstance(parsed, dict) and all(inner is None for inner in parsed.values()):
         parsed = value
     return Override(key, parsed, f"--set {key}")
 
 
 def _number_or(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text; a number is what was meant."""
+    """The value, or the number that a text such as `1e-4` means, which YAML 1.1 reads as text."""
     if isinstance(value, str):
         try:
             return float(value)

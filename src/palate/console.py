@@ -1,4 +1,4 @@
-"""What the terminal shows: results on stdout, the course of the work on stderr."""
+"""The terminal: results go to stdout, log lines and progress to stderr."""
 
 import logging
 import os
@@ -16,13 +16,14 @@ _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]
 
 
 class Console(RichConsole):
-    """Rich's, showing text as it stands: no markup such as `[/b]` or `:smile:`, and no control character acts."""
+    """A Rich console that prints text literally: it reads no markup such as `[/b]` or `:smile:`, and replaces
+    control characters by U+FFFD."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False} | options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments as Rich makes them; its own control codes stay."""
+        """Rich's segments without control characters in their text; Rich's own control codes stay."""
         for segment in super().render(renderable, options):
             if segment.control or not _CONTROLS.search(segment.text):
                 yield segment
@@ -30,12 +31,12 @@ class Console(RichConsole):
                 yield Segment(_CONTROLS.sub("\ufffd", segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """End as after `print`, where Rich would exit with 1: see `palate.cli.main`."""
+        """Raise, as `print` does, so that `palate.cli.main` sets the exit code; Rich would exit with 1."""
         raise BrokenPipeError
 
 
-# Where there is no terminal to ask, tables get the width that they are made for.
 WIDTH = 100
+"""Columns of a table if the output is no terminal."""
 out = Console()
 err = Console(stderr=True)
 for each in (out, err):
@@ -46,7 +47,7 @@ log = logging.getLogger("palate")
 
 
 class _Lines(logging.Handler):
-    """Prints each record as a line, above a progress bar if there is one."""
+    """Prints each record as a line, above the progress bar if one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else ""
@@ -54,10 +55,10 @@ class _Lines(logging.Handler):
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Send the log to stderr, and to `file` with times; what was said before the file was known comes first in it."""
+    """Send the log to stderr, and to `file` with times; `file` starts with the records logged before this call."""
     log.setLevel(logging.INFO)
     log.propagate = False
-    if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+    if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # only the first process logs
         log.addHandler(logging.NullHandler())
         out.quiet = err.quiet = True
         return
@@ -67,11 +68,11 @@ def start_logging(file: Path | None = None) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = logging.FileHandler(file, encoding="utf-8")
-    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for old in [h for h in log.handlers if isinstance(h, (logging.FileHandler, MemoryHandler))]:
         if isinstance(old, MemoryHandler):
-            old.setTarget(kept)
+            old.setTarget(to_file)
         log.removeHandler(old)
         old.close()
-    log.addHandler(kept)
+    log.addHandler(to_file)

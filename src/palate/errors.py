@@ -6,27 +6,27 @@ from pathlib import Path
 
 
 def visible(text: str) -> str:
-    """Text with its line breaks and other control characters written as Python writes them, such as `\\x1b`."""
+    """The text with line breaks and other control characters as Python escapes, such as `\\x1b`."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]", lambda found: repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its class where it has none."""
+    """The first line of an error's message, or the error's class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class PalateError(Exception):
-    """An error that is told to the user in one line, without a traceback."""
+    """An error that the command line prints as one line, without a traceback."""
 
     exit_code = 1
 
 
 class WorkError(PalateError):
-    """Something failed while working: a download broke off, a disk is full, a loss is not finite."""
+    """The input is right, but the work failed: a download broke off, the disk is full, a loss is not finite."""
 
 
 def unwritable(path: str | Path, error: OSError) -> WorkError:
-    """Why a file cannot be written; a path that can never be one is wrong input, a full disk is not."""
+    """The error for a failed write: exit code 2 if no file can have this path, 1 otherwise, as for a full disk."""
     wrong = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
     failed = WorkError(f"{path}: cannot be written: {error.strerror or error}")
     failed.exit_code = 2 if error.errno in wrong else 1
@@ -34,15 +34,15 @@ def unwritable(path: str | Path, error: OSError) -> WorkError:
 
 
 class InterruptedWorkError(WorkError):
-    """Someone asked the work to stop, and it stopped where it can be taken up again."""
+    """A signal stopped the work at a point from which a later run resumes it."""
 
     exit_code = 130
 
 
 class InputError(PalateError):
-    """Wrong input or usage: `PLACE:LINE: what is wrong, what was expected`.
+    """Wrong input or usage: `PLACE:LINE: problem, expectation`.
 
-    `place` is a file, an option or a config; `line` counts from 1 and is left out where there is none.
+    `place` is a file, an option or a config key. `line` counts from 1; None omits it.
     """
 
     exit_code = 2

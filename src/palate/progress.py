@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar in a terminal, sparse lines elsewhere."""
+"""Progress of long work: a live bar in a terminal, a few log lines elsewhere."""
 
 import logging
 import time
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 Batch = TypeVar("Batch", bound=Sized)
 
 LINES = 10
-"""Lines that a whole run prints where no bar can be drawn."""
+"""Log lines of a whole run without a terminal."""
 SHORTEST, LONGEST = 5.0, 60.0
 """Seconds between two such lines."""
 
 
 class Meter:
-    """Counts `unit`s up to `total` and tells rate, time left and a note; a context manager.
+    """A context manager that counts `unit`s up to `total` and shows the rate, the time left and a note.
 
-    `done` units were finished by an earlier run and do not count for the rate. Without a terminal a line
-    is logged for every tenth of the work if that took a while, and at least once a minute.
+    An earlier run finished `done` units; the rate leaves them out. Without a terminal the meter logs a line after
+    each tenth of the work, at most one in `SHORTEST` and at least one in `LONGEST` seconds.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Meter:
     ) -> None:
         self.what, self.total, self.unit, self.count = what, total, unit, done
         self._first = done
-        self._started = self._told_at = time.monotonic()
-        self._told = done
+        self._started = self._logged_at = time.monotonic()
+        self._logged = done
         console = console or err
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -51,7 +51,7 @@ class Meter:
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
-        self._started = self._told_at = time.monotonic()
+        self._started = self._logged_at = time.monotonic()
         if self._bar is not None:
             self._bar.start()
         return self
@@ -62,7 +62,7 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Units a second in this run."""
+        """Units per second in this run."""
         return (self.count - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def advance(self, n: int, note: str = "") -> None:
@@ -73,17 +73,17 @@ class Meter:
             self._bar.update(self._task, completed=self.count, note=text)
             return
         now = time.monotonic()
-        tenth = self.count * LINES // self.total > self._told * LINES // self.total if self.total else False
-        silence = now - self._told_at
+        tenth = self.count * LINES // self.total > self._logged * LINES // self.total if self.total else False
+        silence = now - self._logged_at
         if (tenth and silence > SHORTEST) or silence > LONGEST:
             left = (self.total - self.count) / max(self.rate, 1e-9)
             done = f"{self.count:,} of {self.total:,} {self.unit}"
             log.info("%s: %s, %s, %s left", self.what, done, text, clock(left))
-            self._told, self._told_at = self.count, now
+            self._logged, self._logged_at = self.count, now
 
 
 def _short(rate: float) -> str:
-    """Three digits of a rate, or all of a large one."""
+    """A rate with three significant digits, or all digits of its integer part from 100 on."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
@@ -98,7 +98,7 @@ def clock(seconds: float) -> str:
 
 
 def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples") -> Iterator[Batch]:
-    """Pass batches on, counting their items."""
+    """Yield the batches and count their items."""
     with Meter(what, total, unit) as meter:
         for batch in batches:
             yield batch
@@ -107,7 +107,7 @@ def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples"
 
 @contextmanager
 def quiet_bars() -> Iterator[None]:
-    """No progress bars from the `datasets` library, where they would show nothing worth knowing."""
+    """Disable the progress bars of the `datasets` library for short steps."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were_disabled = are_progress_bars_disabled()

@@ -107,10 +107,10 @@ def test_a_threshold_that_makes_every_sample_a_yes_is_refused(tmp_path):
 def test_other_refusals_tell_the_way_out(tmp_path, name):
     head, rows = "user,item,rating,timestamp", ["1,1,4,100", "1,2,-1,200"]
     text, way = {
-        "-1": ("\n".join([head, *rows]), "where it means that nothing was rated, remove such rows"),
+        "-1": ("\n".join([head, *rows]), "if it means that the user did not rate, remove such rows"),
         "dated": ("\n".join([head, "1,1,4,2020-01-02"]), "dt.epoch('s')"),
         "sep": ("\n".join(["sep=;", head.replace(",", ";")]), "is a spreadsheet's note, expected the header"),
-        "cr": ("\r".join([head, *rows]), "makes them of a file whose lines end in CR"),
+        "cr": ("\r".join([head, *rows]), "converts a file whose lines end in CR"),
     }[name]
     (tmp_path / "ratings.csv").write_bytes(text.encode())
     (tmp_path / "movies.csv").write_text("item,title\n1,A\n2,B\n")

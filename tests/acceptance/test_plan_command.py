@@ -97,7 +97,7 @@ def test_the_tables_fit_a_terminal(folder: Path, capsys: pytest.CaptureFixture[s
     [
         (["--price", "H10=2"], "--price: unknown device 'H10', did you mean 'H100'?"),
         (["--price", "H100=dear"], "expected NAME=PRICE"),
-        (["--model", "."], "holds no config.json"),
+        (["--model", "."], "has no config.json"),
         (["--set", "train.lora.target_modules=nowhere"], "names no layer"),
     ],
 )

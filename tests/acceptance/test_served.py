@@ -106,6 +106,6 @@ def test_a_run_cannot_be_scored_by_a_server(recipe: Path, capsys: pytest.Capture
 
 def test_an_address_that_is_none_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--config", str(recipe), *through("localhost:8000")]) == 2
-    assert "'localhost:8000' is no address of a server, expected one such as http://localhost:8000" in (
+    assert "'localhost:8000' is not a server's address, expected one such as http://localhost:8000" in (
         capsys.readouterr().err
     )

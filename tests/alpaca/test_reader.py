@@ -98,7 +98,7 @@ def test_the_line_is_that_of_the_key_in_the_record(tmp_path: Path) -> None:
         ],
         (
             '[\n{"instruction": "a", "output": "Yes", "output": "No"}]',
-            "x.json:2: is not JSON: the key 'output' stands twice",
+            "x.json:2: is not JSON: an object has the key 'output' twice",
         ),
         ('[\n{"instruction": "\\ud83d", "output": "Yes"}]', "x.json:2: is not JSON: half of a surrogate pair"),
         (

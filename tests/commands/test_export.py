@@ -292,9 +292,9 @@ def test_the_model_folder_is_kept_when_its_gguf_file_fails(
     shutil.rmtree(folder)
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"--gguf: takes llama\.cpp's convert_hf_to_gguf\.py"):
+    with pytest.raises(InputError, match=r"--gguf: needs llama\.cpp's convert_hf_to_gguf\.py"):
         export(wide, gguf="f16")
     assert not folder.exists()
-    with pytest.raises(InputError, match=r"--gguf: takes llama\.cpp's convert_hf_to_gguf\.py"):
+    with pytest.raises(InputError, match=r"--gguf: needs llama\.cpp's convert_hf_to_gguf\.py"):
         export(wide, merge=True, gguf="f16")
     assert (folder / "model.safetensors").is_file()

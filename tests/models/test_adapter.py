@@ -347,6 +347,8 @@ def test_a_peft_config_of_other_values_is_refused_in_one_line(adapter: Path, bas
 @pytest.mark.parametrize("name", ["adapter_config.json", "palate.json", "tokenizer_config.json", "tokenizer.json"])
 def test_json_that_is_no_object_is_refused_by_name_in_one_line(adapter: Path, base: Path, name: str, text: str) -> None:
     (adapter / name).write_text(text)
-    with pytest.raises(InputError, match=rf"{name}:(\d+:)? (holds another JSON value|is not? |is not JSON)") as caught:
+    with pytest.raises(
+        InputError, match=rf"{name}:(\d+:)? (has another JSON value, expected|is not? |is not JSON)"
+    ) as caught:
         Scorer(base, adapter)
     assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ def script(path: Path, text: str = "#!/bin/sh\n") -> Path:
 
 
 def test_none_is_asked_for_with_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"^--gguf: takes llama.cpp's convert_hf_to_gguf.py, .*--converter.*LLAMA_CPP"):
+    with pytest.raises(InputError, match=r"^--gguf: needs llama.cpp's convert_hf_to_gguf.py, .*--converter.*LLAMA_CPP"):
         find_converter(None)
 
 
@@ -55,7 +55,7 @@ def test_a_converter_that_fails_has_the_last_word(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"fails.py: failed with exit code 1: no such thing$"):
         convert(failing, tmp_path, tmp_path / "x.gguf", "f16")
     silent = script(tmp_path / "silent.py", "")
-    with pytest.raises(WorkError, match=r"silent.py: failed with exit code 0: nothing was said$"):
+    with pytest.raises(WorkError, match=r"silent.py: failed with exit code 0: it wrote no message$"):
         convert(silent, tmp_path, tmp_path / "x.gguf", "f16")
     not_a_program = tmp_path / "convert-hf-to-gguf"
     not_a_program.write_text("x")

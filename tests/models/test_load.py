@@ -78,7 +78,7 @@ def test_auto_is_bfloat16_only_where_the_cpu_has_instructions_for_it() -> None:
 
 
 def test_a_folder_without_a_model_is_wrong_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no config.json, expected a model folder"):
+    with pytest.raises(InputError, match=r"has no config.json, expected a model folder"):
         load_base_model(ModelConfig(base=str(tmp_path)))
 
 

@@ -45,7 +45,7 @@ def test_two_spellings_of_an_item_are_named_with_both_tables(tmp_path, rated, ti
         load_ratings(str(folder))
     assert str(error.value) == (
         f"{folder / 'ratings.csv'}:2: item {rated} has no title in movies.csv, "
-        f"expected one spelling in both tables: it holds item {titled}"
+        f"expected one spelling in both tables: it has item {titled}"
     )
 
 
@@ -56,7 +56,7 @@ def test_two_spellings_of_a_user_are_named_with_the_line(tmp_path):
     head = "user,item,label,title\n"
     (tmp_path / "train.csv").write_text(head + "1,5,1,A\n2,5,0,A\n")
     (tmp_path / "test.csv").write_text(head + "2.0,5,1,A\n")
-    with pytest.raises(InputError, match=r"test.csv:2: user '2.0' is wrong, expected 2, as other rows have it"):
+    with pytest.raises(InputError, match=r"test.csv:2: user '2.0' is wrong, expected 2 as in other rows"):
         load_given(str(tmp_path))
 
 
@@ -133,5 +133,5 @@ def test_ids_of_parquet_that_differ_in_white_space_are_told_with_both_spellings(
     _folder(tmp_path, [("1", "B07")], ["B07"])
     pl.DataFrame({"movieId": ["B07 "], "title": ["Heat"]}).write_parquet(tmp_path / "movies.parquet")
     (tmp_path / "movies.csv").unlink()
-    with pytest.raises(InputError, match="expected one spelling in both tables: it holds item 'B07 '"):
+    with pytest.raises(InputError, match="expected one spelling in both tables: it has item 'B07 '"):
         load_ratings(str(tmp_path))

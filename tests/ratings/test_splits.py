@@ -136,7 +136,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, changed: dict[str, 
         ("user,item,label,title,split\n1,2,1,A,train\n", "all.csv: has no rows of the split test"),
         (
             "user,item,rating,title,split\n1,2,7,A,train\n1,3,1,B,test",
-            "all.csv:2: rating 7 lies outside of the scale",
+            "all.csv:2: rating 7 is outside of the scale",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_folders_that_lack_a_split_or_have_it_twice_are_told(tmp_path: Path) -> 
         load_given(str(folder))
     for path in folder.glob("train*"):
         path.unlink()
-    with pytest.raises(InputError, match="holds no table of train"):
+    with pytest.raises(InputError, match="has no table of train"):
         load_given(str(folder))
 
 
@@ -169,7 +169,7 @@ def test_file_names_tell_the_split() -> None:
 def test_what_is_no_rating_and_no_time_tells_the_way_out(tmp_path: Path) -> None:
     head = "user,item,rating,timestamp,title,split\n"
     (tmp_path / "all.csv").write_text(head + "1,2,-1,5,A,train\n1,3,2,6,B,test\n")
-    with pytest.raises(InputError, match=r"rating -1 .* nothing was rated, remove such rows"):
+    with pytest.raises(InputError, match=r"rating -1 .* the user did not rate, remove such rows"):
         load_given(str(tmp_path / "all.csv"))
     (tmp_path / "all.csv").write_text(head + "1,2,2,2020-01-05,A,train\n1,3,2,6,B,test\n")
     with pytest.raises(InputError, match=r"'2020-01-05' is not an integer.*dt\.epoch"):
@@ -192,5 +192,5 @@ def test_a_damaged_parquet_table_and_one_of_bytes_are_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"train\.parquet: cannot be read, expected a whole Parquet file: "):
         load_given(str(tmp_path))
     rows.with_columns(title=pl.lit(b"\xff")).write_parquet(tmp_path / "train.parquet")
-    with pytest.raises(InputError, match=r"train\.parquet: column 'title' holds Binary, expected one value"):
+    with pytest.raises(InputError, match=r"train\.parquet: column 'title' has Binary, expected one value"):
         load_given(str(tmp_path))

@@ -73,7 +73,7 @@ def test_quotes_in_a_tab_separated_title_are_part_of_it(tmp_path):
     [
         ('movieId,title\n1,A\n2,"B" C\n', "movies.csv:3: is not CSV: text follows a closing quote"),
         ('movieId,title\n1,A\n2,"B\n', "movies.csv:3: is not CSV: a quote is never closed"),
-        ("movieId,title\n1,A\r2,B\n", "movies.csv:2: is not CSV: a carriage return stands within the line"),
+        ("movieId,title\n1,A\r2,B\n", "movies.csv:2: is not CSV: the line contains a carriage return"),
     ],
 )
 def test_a_title_that_cannot_be_read_whole_is_refused_with_its_line(table, movies, message):

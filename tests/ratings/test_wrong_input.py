@@ -30,8 +30,8 @@ def error_of(source, **options) -> str:
     [
         (GOOD + "1,20,3.5\r\n", "3: row has 3 fields, expected 4 (userId, movieId, rating, timestamp)"),
         (GOOD + "1,20,3.5,5,6\r\n", "3: row has 5 fields, expected 4 (userId, movieId, rating, timestamp)"),
-        (GOOD + "1,20,5.5,5\r\n", "3: rating 5.5 lies outside of the scale, expected 0.5 to 5 (another scale is set"),
-        (GOOD + "1,20,0,5\r\n", "3: rating 0 lies outside of the scale"),
+        (GOOD + "1,20,5.5,5\r\n", "3: rating 5.5 is outside of the scale, expected 0.5 to 5 (another scale is set"),
+        (GOOD + "1,20,0,5\r\n", "3: rating 0 is outside of the scale"),
         (GOOD + "1,20,good,5\r\n", "3: rating 'good' is not a number, expected one from 0.5 to 5"),
         (GOOD + "1,20,nan,5\r\n", "3: rating 'nan' is not a number"),
         (GOOD + "1,20,inf,5\r\n", "3: rating 'inf' is not a number"),
@@ -54,7 +54,7 @@ def test_a_wrong_row_is_named_with_its_line(table, rows, message):
 def test_the_line_counts_blank_lines_and_line_breaks_inside_of_quotes(table):
     rows = '\r\n\r\n1,10,4.0,100,"two\r\nlines"\r\n\r\n1,20,9,200,\r\n'
     folder = table("userId,movieId,rating,timestamp,note\r\n" + rows)
-    assert error_of(folder).startswith(f"{folder / 'ratings.csv'}:7: rating 9 lies outside")
+    assert error_of(folder).startswith(f"{folder / 'ratings.csv'}:7: rating 9 is outside")
 
 
 def test_the_lines_of_duplicates_count_blank_lines_too(table):
@@ -162,7 +162,7 @@ def test_the_first_item_without_a_title_is_named(tmp_path_factory, ids, data):
 
 def test_a_wrong_row_in_a_zip_is_named_with_the_zip_and_the_member(zipped):
     path = zipped("x.zip", {"ml-1m/ratings.dat": b"1::10::4::100\n1::10::9::x\n", "ml-1m/movies.dat": b"10::A::B\n"})
-    assert error_of(path).startswith(f"{path}/ml-1m/ratings.dat:2: rating 9 lies outside of the scale")
+    assert error_of(path).startswith(f"{path}/ml-1m/ratings.dat:2: rating 9 is outside of the scale")
 
 
 @pytest.mark.parametrize("row", ["1:x:10::4::100", "1::10::4", "1::10::4::100::5"])
@@ -210,10 +210,10 @@ def test_a_missing_file_folder_or_item_table_is_told(table, tmp_path):
     [
         (
             "userId,user_id,movieId,rating,timestamp",
-            "the columns 'userId' and 'user_id' are called alike, expected",
+            "the columns 'userId' and 'user_id' have the same name, expected",
         ),
-        ("userId,rating,movieId,rating,timestamp", "the columns 'rating' and 'rating' are called alike"),
-        ("userId,movieId,rating,Time,time", "the columns 'Time' and 'time' are called alike"),
+        ("userId,rating,movieId,rating,timestamp", "the columns 'rating' and 'rating' have the same name"),
+        ("userId,movieId,rating,Time,time", "the columns 'Time' and 'time' have the same name"),
     ],
 )
 def test_two_columns_of_one_meaning_are_refused(table, header, message):
@@ -261,7 +261,7 @@ def test_a_quote_that_is_never_closed_is_told(table):
 @pytest.mark.parametrize(
     ("movies", "message"),
     [
-        ("movieId,title\n10,A\n20,B\n10,C\n", "movies.csv:4: item 10 stands already on line 2"),
+        ("movieId,title\n10,A\n20,B\n10,C\n", "movies.csv:4: line 2 has the same item 10"),
         ("movieId,title\n10,A\n\n,B\n", "movies.csv:4: the item's id is missing"),
         ("movieId,title,genres\n10,A,X\n20,B\n", "movies.csv:3: row has 2 fields, expected 3 (movieId, title, genres)"),
         ("movieId,title\n10,A\n20,B, or not\n", "movies.csv:3: row has 3 fields, expected 2 (movieId, title)"),
@@ -303,7 +303,7 @@ def test_a_zip_that_is_cut_or_broken_is_told(zipped, tmp_path):
     ("change", "message"),
     [
         ({"rating": [4.0, None]}, "row 2: rating is missing"),
-        ({"rating": [4.0, 7.0]}, "row 2: rating 7 lies outside of the scale"),
+        ({"rating": [4.0, 7.0]}, "row 2: rating 7 is outside of the scale"),
         ({"rating": ["4", "5"]}, "column 'rating' holds String, expected numbers"),
         ({"timestamp": [1.0, 2.0]}, "column 'timestamp' holds Float64, expected integers"),
         ({"item": [1, 1], "timestamp": [2, 2]}, "row 2: user 1 rated item 1 at 2 already on row 1"),
@@ -419,7 +419,7 @@ def test_a_colon_at_the_end_of_a_title_is_the_titles(tmp_path):
         ),
         ((HEAD + "1,10,4,100\n").encode("utf-32-le"), "ratings.csv: is UTF-32"),
         ((HEAD + "1,10,4,100\n").encode("utf-16-be"), "ratings.csv: is UTF-16"),
-        ((HEAD + "1,1\x000,4,100\n").encode(), "ratings.csv:2: byte 0x00 is no text"),
+        ((HEAD + "1,1\x000,4,100\n").encode(), "ratings.csv:2: byte 0x00 is not text"),
     ],
 )
 def test_text_in_wide_units_and_bytes_that_are_no_text_are_told_apart(table, content, told):
@@ -472,7 +472,7 @@ def test_empty_rows_of_a_spreadsheet_are_blank_lines_and_counted(table, blank):
     rows = blank.replace(",", ",,,") if blank.count('"') < 4 else '"","","",""'
     ratings = f"{HEAD}{rows}\n1,10,4,100\n{rows}\n"
     assert load_ratings(str(table(ratings, items))).frame.rows() == [(1, 10, 4.0, 100)]
-    assert "movies.csv:5: item 10 stands already on line 3" in error_of(table(ratings, items + "10,Again\n"))
+    assert "movies.csv:5: line 3 has the same item 10" in error_of(table(ratings, items + "10,Again\n"))
     assert "ratings.csv:5: user 1 rated item 10 at 100 already on line 3" in error_of(
         table(ratings + "1,10,4,100\n", items)
     )
@@ -482,9 +482,9 @@ def test_empty_rows_of_a_spreadsheet_are_blank_lines_and_counted(table, blank):
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"title": "rating"}, "'rating' is taken as rating and as title"),
-        ({"user": "movieId"}, "'movieId' is taken as user_id and as item_id"),
-        ({"timestamp": "userId"}, "'userId' is taken as user_id and as timestamp"),
+        ({"title": "rating"}, "'rating' has the roles rating and title"),
+        ({"user": "movieId"}, "'movieId' has the roles user_id and item_id"),
+        ({"timestamp": "userId"}, "'userId' has the roles user_id and timestamp"),
     ],
 )
 def test_a_column_of_two_meanings_is_refused(table, tmp_path, kind, columns, told):

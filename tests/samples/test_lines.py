@@ -92,7 +92,7 @@ def test_a_column_that_is_called_as_a_figure_of_the_ratings_is_refused_where_it_
     ratings = make_ratings(timeline_of(1, 9), title=list("abcdefghi"), item_mean=[5.0] * 9)
     samples = build_samples(ratings, PrepareConfig(history_len=3))
     next(iter_examples(samples, "train", PromptSpec()))
-    with pytest.raises(InputError, match=r"prompt.candidate_line: names \{item_mean\}, which is a column of the items"):
+    with pytest.raises(InputError, match=r"prompt.candidate_line: names \{item_mean\}, a column of the items"):
         next(iter_examples(samples, "train", PromptSpec(candidate_line="{title} {item_mean}")))
 
 
@@ -106,5 +106,5 @@ def test_a_format_that_does_not_fit_its_values_is_the_prompts_error(make_ratings
 def test_an_item_without_a_row_in_the_item_table_is_named(make_ratings, timeline_of):
     ratings = make_ratings(timeline_of(1, 9))
     ratings = Ratings(ratings.frame, ratings.items[1:], "test", {}, (0.5, 5))
-    with pytest.raises(InputError, match="item 100 has ratings but does not stand in the item table"):
+    with pytest.raises(InputError, match="item 100 has ratings but no row in the item table"):
         next(iter_examples(build_samples(ratings, PrepareConfig(history_len=3)), "train", PromptSpec()))

@@ -34,7 +34,7 @@ def test_a_sample_asks_at_its_own_position_for_its_own_item() -> None:
 
 def test_an_item_without_a_row_in_the_table_is_refused() -> None:
     lacking = replace(samples(), items=samples().items.head(3))
-    with pytest.raises(InputError, match="item 40 has ratings but does not stand in the item table"):
+    with pytest.raises(InputError, match="item 40 has ratings but no row in the item table"):
         Queries.of_samples(lacking, "test")
 
 

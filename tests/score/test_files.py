@@ -77,7 +77,7 @@ def test_an_interrupted_run_goes_on(scorer: Scorer, tmp_path: Path, caplog: pyte
     assert 2 <= len(before) < 8
     with caplog.at_level("INFO", "palate"):
         scores = run(scorer, tmp_path, 256)
-    assert f"scoring scores goes on: {32 * len(before)} of 256 rows were finished before" in caplog.text
+    assert f"scoring scores resumes: {32 * len(before)} of 256 rows are finished" in caplog.text
     assert_frame_equal(scores, run(scorer, tmp_path, 256, out=tmp_path / "undisturbed.parquet"), abs_tol=1e-5)
 
 

@@ -98,7 +98,7 @@ def test_json_that_is_not_json_is_told_with_its_line(tmp_path: Path) -> None:
         read_json(tmp_path / "absent.json")
     for text in (b"[1]", b"null", b'"a"'):
         path.write_bytes(text)
-        with pytest.raises(InputError, match=r"x\.json: holds another JSON value, expected an object"):
+        with pytest.raises(InputError, match=r"x\.json: has another JSON value, expected an object"):
             read_json(path)
     for text in (b"\xff", b"[" * 100_000):
         path.write_bytes(text)

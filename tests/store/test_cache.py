@@ -124,7 +124,7 @@ def test_the_log_says_why_an_entry_was_found_or_made(tmp_path: Path, said: pytes
         return record.getMessage()
 
     note = {"cutoff": "tables reused, lengths recomputed"}
-    assert line() == "tables of ml-100k: cache miss, nothing kept yet"
+    assert line() == "tables of ml-100k: cache miss, no earlier entry"
     hit = line()
     assert hit.startswith("tables of ml-100k: cache hit, same ratings, tokenizer, prompt, cutoff (")
     assert hit.endswith(f"{next((tmp_path / 'tables').iterdir())})")
@@ -150,7 +150,7 @@ def test_the_reason_is_told_against_the_most_similar_entry_and_another_kind_is_n
 
     assert [record.getMessage() for record in said.records] == [
         "tables: cache miss, cutoff changed",
-        "lengths: cache miss, nothing kept yet",
+        "lengths: cache miss, no earlier entry",
     ]
 
 
@@ -235,7 +235,7 @@ def test_what_a_killed_process_leaves_is_no_hit_and_goes_when_the_entry_is_made(
     entry = Cache(tmp_path).entry("tables", {"a": 1}, write)
 
     assert content(entry) == WRITTEN
-    assert f"removed what a process left that was killed: {partial}" in said.text
+    assert f"removed the unfinished files of a killed process: {partial}" in said.text
     assert [p.name for p in entry.parent.iterdir()] == [entry.name]
 
 

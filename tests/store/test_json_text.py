@@ -12,8 +12,8 @@ from palate.store.json_text import Decoder
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in an object"),
-        (r'{"a": "\ud83d"}', "half of a surrogate pair, which is no text"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "an object has the key 'c' twice"),
+        (r'{"a": "\ud83d"}', "half of a surrogate pair, expected both halves"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": ' + "9" * 4400 + "}", "a number of thousands of digits"),
     ],

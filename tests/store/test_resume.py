@@ -54,10 +54,10 @@ def test_interrupted_work_goes_on_with_what_is_finished_and_leaves_one_file(
     interrupt(out, 3)
 
     assert count(out) == "0 1 2 3 4 from 3"
-    assert "counting goes on: 3 of 5 numbers were finished before" in said.text
+    assert "counting resumes: 3 of 5 numbers are finished" in said.text
     assert [path.name for path in out.parent.iterdir()] == ["x"]
     assert count(out) == "0 1 2 3 4 from 3"
-    assert f"{out} is kept: same model" in said.text
+    assert f"{out} is up to date: same model" in said.text
 
 
 @pytest.mark.parametrize("key", ["key.json", None], ids=["damaged", "another"])

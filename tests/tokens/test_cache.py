@@ -66,7 +66,7 @@ def test_the_same_again_is_a_hit_and_a_change_says_what_changed(
     tokenizer: Any, kept: Path, said: pytest.LogCaptureFixture
 ) -> None:
     first = tokens(examples(), tokenizer)
-    assert "cache miss, nothing kept yet" in said.text
+    assert "cache miss, no earlier entry" in said.text
     said.clear()
     assert tokens(examples(), tokenizer, num_proc=2).to_list() == first.to_list()
     assert "cache hit" in said.text

@@ -67,7 +67,7 @@ def test_what_is_no_such_folder_is_named(tmp_path: Path) -> None:
     assert not is_portable(tmp_path)
     for text, said in (
         ('{"stage": "prepare"}', "is not of a portable token folder"),
-        ("[]", "holds another JSON value, expected an object"),
+        ("[]", "has another JSON value, expected an object"),
         ("{}", "is not of a portable token folder"),
         ('{"stage": "portable", "options": {"format": 0}}', "is of format 0, expected 1"),
     ):
@@ -86,5 +86,5 @@ def test_a_folder_that_an_earlier_version_rendered_otherwise_is_refused(tmp_path
     if kind in ("plain", "trimming", "think block", "think block when asked", "no generation prompt"):
         found.check_tokenizer(chat)
     else:
-        with pytest.raises(InputError, match="was made when the chat template was rendered otherwise"):
+        with pytest.raises(InputError, match="was made by an earlier version that rendered the chat template"):
             found.check_tokenizer(chat)

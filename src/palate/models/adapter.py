@@ -1,8 +1,7 @@
-"""Adapters on disk, and the proof that one was really loaded.
+"""Adapters on disk, and the proof that an adapter is loaded.
 
-PEFT loads an adapter whose keys do not match with a warning at most, and the base model then answers
-alone (TALLRec issues 58, 34, 66). `load_adapter` fails unless every tensor found its place, is not zero,
-and changes the model's logits.
+If an adapter's keys do not match, PEFT only warns, and the base model then answers alone (TALLRec issues 58, 34, 66).
+`load_adapter` fails unless every tensor has its place in the model, and the deltas are not zero and change the logits.
 """
 
 import copy
@@ -42,10 +41,10 @@ def save_adapter(
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, whole or not at all.
+    """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, atomically.
 
-    An earlier adapter is replaced as a whole: files of two trainings are never beside each other. `weights` are the
-    adapter's by parameter name, where the model itself has only a part of them.
+    An earlier adapter is replaced entirely, so that a folder never has files of two trainings. `weights` are the
+    adapter's weights by parameter name, if the model itself has only a part of them.
     """
     from safetensors import SafetensorError
 
@@ -55,13 +54,13 @@ def save_adapter(
             model.save_pretrained(partial, state_dict=weights, save_embedding_layers=False)
         except SafetensorError as error:  # a full disk
             raise WorkError(f"{folder}: cannot be written: {first_line(error)}") from error
-        (partial / "README.md").unlink(missing_ok=True)  # PEFT's own is a form with nothing filled in
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT writes an empty form
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
 
 
 class _Base(BaseModel):
-    """What `palate.json` says of the base model."""
+    """The base model in `palate.json`."""
 
     weights: str | None = None
     quantization: str | None = None
@@ -69,7 +68,7 @@ class _Base(BaseModel):
 
 
 class _About(BaseModel):
-    """What is read of a `palate.json`, by its types."""
+    """The types of the keys that Palate reads in a `palate.json`."""
 
     base: _Base = _Base()
     prompt: dict[str, Any] = {}
@@ -82,7 +81,7 @@ class _About(BaseModel):
 
 
 def read_about(adapter: Path) -> dict[str, Any]:
-    """The `palate.json` of an adapter; empty if there is none. Raises `InputError` for values of other kinds."""
+    """The `palate.json` of an adapter; empty if there is none. Raises `InputError` for values of other types."""
     file = adapter / ABOUT
     if not file.is_file():
         return {}
@@ -97,7 +96,7 @@ def read_about(adapter: Path) -> dict[str, Any]:
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
-    """What inference must know of an adapter: base and number format, prompt, template, cutoff and decision token."""
+    """An adapter's `palate.json` for inference: base and number format, prompt, template, cutoff, decision token."""
     return {
         "palate": __version__,
         "base": {
@@ -120,7 +119,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
 
 
 def weights_from(config: Config) -> str | None:
-    """What to say of base weights that are not those that were published: a GGUF file, quantized before."""
+    """A note on base weights from a GGUF file, which differ from the published ones; None for other weights."""
     path = locate(config.model.base).path
     if path is None or path.suffix != ".gguf":
         return None
@@ -128,9 +127,9 @@ def weights_from(config: Config) -> str | None:
 
 
 def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Path | None:
-    """The adapter that is named, else the run's own; None if the base model alone is asked for.
+    """The adapter at the path `adapter`, else the run's; None with `base_only`.
 
-    Raises `InputError` if there is none.
+    Raises `InputError` if the folder does not exist.
     """
     if base_only:
         return None
@@ -149,9 +148,9 @@ def as_trained(config: Config, *adapters: Path | None) -> Config:
 
 
 def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
-    """The base model at the revision that an adapter records; as it is where the adapter records none for it.
+    """The base model at the revision that an adapter records; unchanged if the adapter records none for it.
 
-    Raises `InputError` if another revision of the same repository is asked for.
+    Raises `InputError` if the config names another revision of the same repository.
     """
     place = (adapter / SETTINGS) if adapter is not None else None
     if place is None or not place.is_file() or locate(model.base).path is not None:
@@ -170,7 +169,7 @@ def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
 def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     """Raise `InputError` if the adapter was trained with another prompt, chat template or decision token.
 
-    An adapter without `palate.json`, trained elsewhere, is let through with a line in the log.
+    For an adapter without `palate.json`, trained by another program, it only logs a warning.
     """
     if not (adapter / SETTINGS).is_file():
         raise InputError(f"holds no {SETTINGS}, expected an adapter in PEFT's format", adapter)
@@ -179,9 +178,9 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
         log.warning("%s: no %s, so its prompt and template cannot be compared", adapter, ABOUT)
         return
     about = read_about(adapter)
-    trained, asked = about.get("prompt", {}), prompt.model_dump(mode="json")
-    for key in [key for key in asked if trained.get(key) != asked[key]]:
-        raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {asked[key]!r}", adapter)
+    trained, current = about.get("prompt", {}), prompt.model_dump(mode="json")
+    for key in [key for key in current if trained.get(key) != current[key]]:
+        raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {current[key]!r}", adapter)
     if about.get("decision") != chat.decision.describe(chat.tokenizer):
         raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
     what = differing(chat.tokenizer, about.get("tokenizer", {}))
@@ -197,7 +196,7 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
 
 
 def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
-    """Raise `InputError` for a template or a vocabulary in the adapter's folder that differs from the base's."""
+    """Raise `InputError` if a template or a tokenizer in the adapter's folder differs from the base's."""
     remedy = "expected the base model's own; put this one into a copy of the base's folder and name that as model.base"
     settings = adapter / "tokenizer_config.json"
     inside = read_json(settings).get("chat_template") if settings.is_file() else None
@@ -210,15 +209,15 @@ def _check_own_tokenizer(adapter: Path, tokenizer: Any) -> None:
         raise InputError(f"brings another chat template, {remedy}", place)
     words = adapter / "tokenizer.json"
     if words.is_file():
-        brought, found = _tokenizer_in(words), tokenizer.backend_tokenizer
-        # Loading may add tokens to those of a file, so that the base may have more of them.
-        added = brought.get_vocab(with_added_tokens=True).items() <= found.get_vocab(with_added_tokens=True).items()
-        if not added or brought.get_vocab(with_added_tokens=False) != found.get_vocab(with_added_tokens=False):
+        stored, base = _tokenizer_in(words), tokenizer.backend_tokenizer
+        # Loading may add tokens to those of a file, so the base may have more of them.
+        added = stored.get_vocab(with_added_tokens=True).items() <= base.get_vocab(with_added_tokens=True).items()
+        if not added or stored.get_vocab(with_added_tokens=False) != base.get_vocab(with_added_tokens=False):
             raise InputError(f"brings another vocabulary, {remedy}", words)
-        brought.no_truncation()
-        brought.no_padding()
-        ids = [each.encode(_PROBE, add_special_tokens=False).ids for each in (brought, found)]
-        merges = [json.loads(each.to_str())["model"].get("merges") for each in (brought, found)]
+        stored.no_truncation()
+        stored.no_padding()
+        ids = [each.encode(_PROBE, add_special_tokens=False).ids for each in (stored, base)]
+        merges = [json.loads(each.to_str())["model"].get("merges") for each in (stored, base)]
         if ids[0] != ids[1] or merges[0] != merges[1]:
             raise InputError(f"brings another tokenizer, {remedy}", words)
 
@@ -227,7 +226,7 @@ _PROBE = "Yes No\n1. Ünlü, THE  (1995) 1234 don't\t\u2014 中文 "
 
 
 def _same_template(template: Any, tokenizer: Any) -> bool:
-    """Whether a chat template, or the default of several, renders as the tokenizer's own does."""
+    """Whether a chat template, or the default of several, renders the same as the tokenizer's."""
     if isinstance(template, list):
         template = {each["name"]: each["template"] for each in template if isinstance(each, dict) and len(each) == 2}
     own = without_date(tokenizer.chat_template)
@@ -253,12 +252,12 @@ def _tokenizer_in(file: Path) -> Any:
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:
-    """Put an adapter on a base model, proved to be loaded; returns a `PeftModel` in eval mode.
+    """Load an adapter onto a base model and prove that it is loaded; returns a `PeftModel` in eval mode.
 
     Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
     base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
-    all deltas are zero, or the logits of a probe are the same with and without it. The model is left
-    without the adapter then.
+    all deltas are zero, or the logits of a probe are the same with and without it. After an error the model
+    has no adapter.
     """
     import torch
     from peft import PeftConfig, PeftModel
@@ -276,12 +275,12 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     with quiet():
         try:
             settings = PeftConfig.from_pretrained(str(adapter))
-        except Exception as error:  # of whatever kind its values lead to
+        except Exception as error:  # its values can cause errors of any class
             raise InputError(f"is not a PEFT config: {first_line(error)}", adapter / SETTINGS) from error
         trained_on = str(settings.base_model_name_or_path)
         try:
-            # In the model's own number format, as training computed with it: PEFT's default is float32, and every layer
-            # would cast its inputs to and fro.
+            # Use the model's number format, as in training. With PEFT's default, float32, every layer would cast its
+            # inputs twice.
             peft = PeftModel(model, settings, autocast_adapter_dtype=False)
         except (MemoryError, torch.OutOfMemoryError):
             raise
@@ -315,9 +314,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's own tensors that an adapter's file holds too, by the key in the file.
+    """The base's tensors of which an adapter's file has copies, by the key in the file.
 
-    PEFT saves embeddings and vocabulary head along where it adapts one of them, or is asked to.
+    PEFT also saves embeddings and vocabulary head if it adapts one of them, or if the caller sets so.
     """
     from peft import get_peft_model_state_dict
 
@@ -328,10 +327,10 @@ def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_copies(copies: Mapping[str, Any], tensors: Mapping[str, Any], adapter: Path) -> None:
-    """What an adapter's file holds of its base is the base's: PEFT would put other values into the base itself."""
+    """Raise `InputError` if a copy of a base's tensor differs from it: PEFT would overwrite the base with it."""
     for key, base in sorted(copies.items()):
         value = tensors[key]
-        # Either side may have been rounded since.
+        # Either tensor may have been rounded.
         if base.shape != value.shape or not (base.equal(value.to(base)) or base.to(value).equal(value)):
             raise InputError(
                 f"{key} differs from the base's own, expected the same values, or the layer among {SETTINGS}'s "
@@ -341,7 +340,7 @@ def _check_copies(copies: Mapping[str, Any], tensors: Mapping[str, Any], adapter
 
 
 def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_on: str, base: str) -> None:
-    """Every tensor of the file has its place in the model and the other way round."""
+    """Raise `InputError` unless the file and the model have the same tensors with the same shapes."""
     from peft import get_peft_model_state_dict
 
     places = get_peft_model_state_dict(peft, save_embedding_layers=False)
@@ -365,7 +364,7 @@ def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_
 
 
 def _check_base(model: Any, adapter: Path, trained_on: str) -> None:
-    """The base is the one that the adapter was trained on: by its weights, by its name where they are not recorded."""
+    """Raise `InputError` if the adapter was trained on another base, by its recorded weights, else by its name."""
     base = model.name_or_path
     about = read_about(adapter)
     recorded, found = about.get("base", {}).get("weights"), weights_fingerprint(model)
@@ -385,7 +384,7 @@ def _fill(peft: Any, tensors: Mapping[str, Any]) -> None:
 
 
 def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
-    """The deltas are not zero, and the logits of a probe differ with and without them."""
+    """Raise `InputError` if the deltas are zero or not finite, or do not change the logits of a probe."""
     import torch
 
     for key, value in tensors.items():
@@ -402,6 +401,6 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
         with peft.disable_adapter():
             base = peft(input_ids=probe, use_cache=False).logits.float()
     change = (adapted - base).abs().max().item()
-    if not change > 0:  # not a number counts as no effect
+    if not change > 0:  # NaN counts as no effect
         raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
     log.info("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)

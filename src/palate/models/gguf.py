@@ -1,4 +1,4 @@
-"""GGUF files, made by llama.cpp's own converter, which has to be there: Palate has none."""
+"""Write GGUF files with llama.cpp's converter, which the user must install."""
 
 import os
 import shutil
@@ -9,15 +9,15 @@ from pathlib import Path
 from palate.errors import InputError, WorkError
 
 TYPES = ("f16", "bf16", "q8_0", "f32")
-"""The converter's formats whose weights are close enough to the model's to be held against it."""
+"""The converter's formats that are exact enough to be compared with the model."""
 SCRIPT = "convert_hf_to_gguf.py"
 NAMES = (SCRIPT, "convert-hf-to-gguf")
 
 
 def find_converter(named: Path | None) -> Path:
-    """The converter that is `named`, else the one in the folder `$LLAMA_CPP`, else one on the PATH.
+    """The converter at the path `named`, else the one in the folder `$LLAMA_CPP`, else one on the PATH.
 
-    Raises `InputError` if there is none.
+    Raises `InputError` if none is found.
     """
     if named is not None:
         if not named.is_file():
@@ -33,16 +33,16 @@ def find_converter(named: Path | None) -> Path:
         if found:
             return Path(found)
     raise InputError(
-        f"takes llama.cpp's {SCRIPT}, which is not on the PATH: "
+        f"needs llama.cpp's {SCRIPT}, which is not on the PATH: "
         "name it with --converter, or set LLAMA_CPP to llama.cpp's source folder",
         "--gguf",
     )
 
 
 def convert(converter: Path, model: Path, file: Path, kind: str) -> None:
-    """Have a model folder written as a GGUF file of one of `TYPES`.
+    """Run the converter on a model folder; it writes a GGUF file of one of `TYPES`.
 
-    Raises `WorkError` with the converter's last words if it fails.
+    Raises `WorkError` with the converter's last line if it fails.
     """
     # A script runs under this Python, where the packages that it imports are installed.
     program = [sys.executable, str(converter)] if converter.suffix == ".py" else [str(converter)]
@@ -52,6 +52,6 @@ def convert(converter: Path, model: Path, file: Path, kind: str) -> None:
     except OSError as error:
         raise WorkError(f"{converter}: cannot be run: {error.strerror or error}") from error
     if done.returncode or not file.is_file():
-        words = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        last = words[-1] if words else "nothing was said"
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        last = lines[-1] if lines else "it wrote no message"
         raise WorkError(f"{converter}: failed with exit code {done.returncode}: {last}")

@@ -1,7 +1,6 @@
-"""Base models: a name becomes weights in the right number format, with the tokenizer that belongs to them.
+"""Load base models by name, in the right number format and with their tokenizer.
 
-A GGUF file is converted once into a folder of safetensors under the cache, where it loads in a fraction of a
-second; a folder, a hub id and a converted file are then the same thing.
+A GGUF file is converted once into a folder of safetensors in the cache, which loads in a fraction of a second.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ COMPUTES = (
     *("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling"),
     *("attention_multiplier", "embedding_multiplier", "residual_multiplier"),
 )
-"""Keys of a model's config that change what the same weights compute; others name files, tokens or versions."""
+"""Keys of a model's config that its output depends on; other keys name files, tokens or versions."""
 
 NOISY = ("transformers", "peft", "accelerate", "bitsandbytes", "datasets", "huggingface_hub", "torchao", "torch")
 DIGEST = "_palate_weights_digest"  # the attribute of a loaded model
@@ -42,10 +41,10 @@ DIGEST = "_palate_weights_digest"  # the attribute of a loaded model
 def load_base_model(
     config: ModelConfig, *, for_training: bool = False, on: Any = None, template_date: datetime.date = DATE
 ) -> tuple[Any, Any]:
-    """A causal language model, as `load_model` gives it, and the tokenizer that belongs to it.
+    """A causal language model from `load_model`, and its tokenizer.
 
-    `template_date` is what the chat template takes for today. Raises `InputError` too for a tokenizer without a chat
-    template.
+    The chat template writes `template_date` as today's date. Raises as `load_model`, and `InputError` for a tokenizer
+    without a chat template.
     """
     location = locate(config.base)
     source, revision = _source(location, config.revision)
@@ -61,14 +60,13 @@ def load_base_model(
 def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = None) -> Any:
     """Load a causal language model; it is in eval mode unless `for_training`.
 
-    It is put `on` a torch device, that of `device` if none is given.
+    The model is moved to the torch device `on` (None: that of `device`). `best_dtype` decides `dtype: auto`. With
+    `quantization: nf4` the linear layers have 4-bit weights with double quantization (QLoRA, arXiv 2305.14314) and
+    compute in that dtype. The model's `name_or_path` is its hub id if it has one, so that an adapter names its base
+    portably.
 
-    `dtype: auto` is decided by `best_dtype`. With `quantization: nf4` the linear layers are held in 4 bits
-    with double quantization (QLoRA, arXiv 2305.14314) and compute in that dtype. The model's
-    `name_or_path` is the hub id where there is one, so that an adapter names its base portably.
-
-    Raises `InputError` for a name that resolves to nothing and a folder without readable weights; `WorkError` if
-    the weights do not fit into memory.
+    Raises `InputError` for an unknown name and a folder without readable weights; `WorkError` if the weights do not fit
+    into memory.
     """
     _bound_kernel_caches()
     location = locate(config.base)
@@ -81,25 +79,25 @@ def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = Non
 
 
 def _bound_kernel_caches() -> None:
-    """Keep oneDNN from holding a kernel with its buffers for each of a thousand shapes.
+    """Limit oneDNN's cache, which else keeps a kernel with its buffers for each of a thousand shapes.
 
-    Packed prompts have a shape of their own in every pass. On a processor that computes in bfloat16, the
-    demo's training grew to 9.6 GB; with these limits it takes 6.3 GB and no more time (`make demo`). oneDNN
-    and PyTorch read the limits once, at the first product.
+    Packed prompts have a new shape in every pass. On a processor that computes in bfloat16, the demo's training grew to
+    9.6 GB; with these limits it takes 6.3 GB and no more time (`make demo`). oneDNN and PyTorch read the limits once,
+    at the first product.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "128")
 
 
 def tokenizer_of(config: Config) -> Any:
-    """The tokenizer that a config names; `model.revision` applies to it where it is of the model's own repository."""
+    """The config's tokenizer; `model.revision` applies to it if it is from the model's repository."""
     name, base = config.tokenizer_name, config.model.base
-    own = name == base or locate(name, tokenizer=True).hub_id == base
-    return load_tokenizer(name, config.model.revision if own else None, config.tokens.template_date)
+    same = name == base or locate(name, tokenizer=True).hub_id == base
+    return load_tokenizer(name, config.model.revision if same else None, config.tokens.template_date)
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raise `InputError` for a tokenizer with more ids than the model has embeddings: an index error, or worse."""
+    """Raise `InputError` for a tokenizer with more ids than the model has embeddings."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise InputError(
@@ -109,13 +107,13 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
 
 
 def base_name(config: ModelConfig) -> str:
-    """The name that others know the base by: its hub id, else its path."""
+    """The base model's portable name: its hub id, else its path."""
     location = locate(config.base)
     return location.hub_id or str(location.path)
 
 
 def device() -> Any:
-    """Where models run: the first CUDA device, Apple's GPU, or the CPU."""
+    """The torch device for models: the current CUDA device, Apple's GPU, or the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -145,11 +143,10 @@ def best_dtype(wanted: Literal["auto", "float32", "bfloat16"], on: Any = None) -
 
 
 def weights_fingerprint(model: Any) -> str:
-    """A hash that tells base models apart, the same in float32, bfloat16 and 4 bits: 32 hexadecimal digits.
+    """A hash that identifies a base model, equal for loading in float32, bfloat16 and 4 bits: 32 hexadecimal digits.
 
-    Every weight enters it, and what the config says of how they compute. It covers the files that `load_model` read;
-    for a model that was built in memory, its tensors. The same weights stored in another dtype, or as GGUF, are another
-    base.
+    It covers all weights and the config's keys `COMPUTES`. The weights are the files that `load_model` read, or the
+    tensors of a model that was built in memory. The same weights stored in another dtype, or as GGUF, are another base.
     """
     files: str | None = getattr(model, DIGEST, None)
     config = model.config.get_text_config()
@@ -158,9 +155,9 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def quantization_of(model: Any) -> str:
-    """How a loaded model's weights are held: `none`, `nf4` or `fp4`, else its checkpoint's method (`gptq`).
+    """The quantization of a loaded model's weights: `none`, `nf4` or `fp4`, else its checkpoint's method (`gptq`).
 
-    A checkpoint can be stored quantized, whatever `model.quantization` asks for.
+    A checkpoint can be stored quantized, independent of `model.quantization`.
     """
     if not getattr(model, "is_quantized", False):
         return "none"
@@ -184,7 +181,7 @@ def _tensors_digest(model: Any) -> str:
 
 
 def _files_digest(location: Location, commit: str | None) -> str | None:
-    """A hash over the weight files of a base model, None where they are not found on the disk."""
+    """A hash over the weight files of a base model; None if they are not on the disk."""
     from huggingface_hub import try_to_load_from_cache
 
     place = location.path
@@ -203,9 +200,9 @@ def _files_digest(location: Location, commit: str | None) -> str | None:
 
 @contextlib.contextmanager
 def quiet(*, stderr: bool = False) -> Iterator[None]:
-    """Keep the libraries' warnings and progress bars from the terminal; errors still rise.
+    """Suppress the libraries' warnings and progress bars, but not their exceptions.
 
-    With `stderr`, what is written there is dropped too: some progress bars have no other switch.
+    With `stderr`, output to it is dropped too, since some progress bars have no other switch.
     """
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
@@ -235,26 +232,26 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
 
 
 def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
-    """What `from_pretrained` is given, and the revision that applies to it."""
+    """The name or folder for `from_pretrained`, and its revision."""
     if location.path is None:
         return str(location.hub_id), revision
     if location.path.suffix == ".gguf":
         return str(converted(location.path)), None
     if not (location.path / "config.json").is_file():
-        raise InputError("holds no config.json, expected a model folder", location.path)
+        raise InputError("has no config.json, expected a model folder", location.path)
     return str(location.path), None
 
 
 def files_at_hand(config: ModelConfig) -> None:
-    """Convert a GGUF file if that is still to be done, so that processes that load it at once find it done."""
+    """Convert a GGUF file if necessary, before several processes load it at once."""
     _source(locate(config.base), config.revision)
 
 
 def load_config(config: ModelConfig) -> Any:
     """The transformers config of a base model: of a folder, a GGUF file, or a repository of the hub.
 
-    Raises `InputError` for a name that resolves to nothing and a folder without a readable `config.json`; `WorkError`
-    for a model of the hub that is neither cached nor to be reached.
+    Raises `InputError` for an unknown name and a folder without a readable `config.json`; `WorkError` for a model that
+    is not cached if the hub cannot be reached.
     """
     from transformers import AutoConfig
 
@@ -278,12 +275,12 @@ def load_config(config: ModelConfig) -> Any:
 
 
 def stored_dtype(config: ModelConfig) -> Any:
-    """The torch dtype in which a base model's weights are stored, as its config says; float32 if it says nothing."""
+    """The torch dtype of a base model's stored weights, from its config; float32 if the config has none."""
     import torch
 
     path = locate(config.base).path
     if path is not None and path.suffix == ".gguf":
-        return torch.float32  # as it is converted
+        return torch.float32  # the dtype of a conversion
     return load_config(config).get_text_config().dtype or torch.float32
 
 
@@ -317,7 +314,7 @@ def _load(source: str, revision: str | None, config: ModelConfig, place: str | P
 
 
 def converted(gguf: Path) -> Path:
-    """The folder of safetensors for a GGUF file, made on first use; safe against a second process."""
+    """The folder of safetensors for a GGUF file, written at the first use; several processes may call this at once."""
     folder = converted_folder(gguf)
     if (folder / "config.json").is_file():
         return folder
@@ -339,7 +336,7 @@ def converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """De-quantize a GGUF file and write it with its tokenizer as transformers would."""
+    """De-quantize a GGUF file and write it with its tokenizer in transformers' format."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -349,7 +346,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
         raise InputError(f"no model can be loaded: {first_line(error)}", gguf) from error
-    # The weights are plain float32 by now, but the model still calls itself quantized and refuses training.
+    # The weights are plain float32 now, but these attributes still mark the model as quantized and prevent training.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False

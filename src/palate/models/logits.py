@@ -12,15 +12,15 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ROWS = 16_384
-"""Words of the vocabulary that are projected at once: in float32 all of Qwen3-8B's would take 2.5 GB."""
+"""Rows of the vocabulary in one projection: in float32 all rows of Qwen3-8B would take 2.5 GB."""
 
 
 @contextmanager
 def exact_logits(model: Any) -> Iterator[None]:
-    """Let a model, wrapped or not, compute its logits in float32 from the last hidden state on, gradients too.
+    """Make a model, wrapped or not, compute its logits and their gradients in float32 from the last hidden state.
 
-    The body stays as it is, and so does the model's own scaling of its logits. The last layer may be a linear layer,
-    LoRA on one, or a trained copy of one; with any other a warning says that its logits are rounded.
+    The body and the model's scaling of its logits are unchanged. The last layer may be a linear layer, LoRA on one, or
+    a trained copy of one; for others a warning is logged that their logits are rounded.
     """
     import torch
 
@@ -38,7 +38,7 @@ def exact_logits(model: Any) -> Iterator[None]:
 
 
 def _not_linear(head: Any) -> str | None:
-    """What else than linear layers a last layer computes with, such as quantized weights or DoRA; None if nothing."""
+    """A name for the first part of a last layer that is not linear, such as quantized weights or DoRA; else None."""
     import torch
 
     if head is None:
@@ -51,7 +51,7 @@ def _not_linear(head: Any) -> str | None:
 
 
 def _rounds(head: Any) -> bool:
-    """Whether a last layer that stays as it is computes in 16 bits."""
+    """Whether an unchanged last layer computes in 16 bits."""
     import torch
 
     weights = [] if head is None else list(head.parameters())
@@ -61,23 +61,23 @@ def _rounds(head: Any) -> bool:
 
 @cache
 def _warn(message: str) -> None:
-    """Once a process: a model is called for every batch."""
+    """Log a warning once a process, since a model is called for every batch."""
     log.warning("%s", message)
 
 
 @contextmanager
 def _projected(layer: Any) -> Iterator[None]:
-    # Within the hooks of whoever spreads the weights over devices; accelerate keeps the layer's own under this name.
+    # accelerate's hooks, which spread weights over devices, keep the layer's forward under this name.
     name = "_old_forward" if hasattr(layer, "_old_forward") else "forward"
-    own = layer.__dict__.get(name)
+    original = layer.__dict__.get(name)
     setattr(layer, name, lambda hidden: _project(layer, hidden))
     try:
         yield
     finally:
-        if own is None:
+        if original is None:
             delattr(layer, name)
         else:
-            setattr(layer, name, own)
+            setattr(layer, name, original)
 
 
 def _project(head: Any, hidden: Any) -> Any:

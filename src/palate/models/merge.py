@@ -1,4 +1,4 @@
-"""Merging: an adapter becomes part of its base model's weights, and the result a plain Hugging Face folder."""
+"""Merge an adapter into its base model's weights, and write and read the result as a plain Hugging Face folder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from palate.models.method import detach
 
 
 def merge(adapted: Any) -> Any:
-    """Put what a `PeftModel` has learned into its base's weights, W + (alpha / r)·B·A; returns the base, plain again.
+    """Add a `PeftModel`'s deltas to its base's weights, W + (alpha / r)·B·A; returns the plain base model.
 
-    The sum is made in the number format that the weights have, so they should be float32. Tied embeddings stay tied.
+    The sum has the number format of the weights, so they should be float32. Tied embeddings stay tied.
     """
     with quiet():
         return detach(adapted, merged=True)
@@ -31,7 +31,7 @@ def write_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
         with quiet(stderr=True):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        # safetensors writes for its owner's eyes only; a server is often another user.
+        # safetensors makes files that only their owner can read; a server is often another user.
         for weights in folder.glob("*.safetensors"):
             weights.chmod((folder / "config.json").stat().st_mode)
     except SafetensorError as error:

@@ -1,7 +1,7 @@
-"""What is trained: an adapter of low rank, or every weight of the layers.
+"""The trained weights: a low-rank adapter, or all weights of the layers.
 
-Both are held and written in PEFT's format, beside a base that stays as it is. So all that can be done with an adapter
-(resumed, proved to be loaded, compared with the base, merged) can be done with weights that were trained as a whole.
+Both are in PEFT's format, beside an unchanged base. So fully trained weights can be resumed, checked after loading,
+compared with the base and merged in the same way as an adapter.
 """
 
 import warnings
@@ -12,18 +12,17 @@ from palate.errors import InputError
 
 
 def held_in(options: TrainConfig, computed_in: str) -> str:
-    """The dtype in which a base that is computed in another is held: in 16 bits small steps would be rounded away."""
+    """The dtype of the base's weights in memory; full training needs float32, since 16 bits round small steps away."""
     return "float32" if options.method == "full" else computed_in
 
 
 def attach(model: Any, options: TrainConfig) -> Any:
-    """The model as a `PeftModel` with the weights that are trained.
+    """The model as a `PeftModel` with the trained weights.
 
-    With `method="full"`, for which the model must be in the dtype of `held_in`, these are copies of all linear layers
-    and norms (as PEFT's `modules_to_save` and layer-norm tuning hold them), but neither embeddings nor vocabulary head.
+    With `method="full"` the model must be in the dtype of `held_in`. The trained weights are then copies of all linear
+    layers and norms (PEFT's `modules_to_save` and layer-norm tuning), without embeddings and vocabulary head.
 
-    Raises `InputError` where `lora.target_modules` names no layer, and where all weights of a base in 4 bits are to be
-    trained.
+    Raises `InputError` if `lora.target_modules` names no layer, and for full training of a base in 4 bits.
     """
     from peft import LNTuningConfig, LoraConfig, get_peft_model
 
@@ -55,14 +54,14 @@ def attach(model: Any, options: TrainConfig) -> Any:
 
 
 def detach(adapted: Any, *, merged: bool) -> Any:
-    """The base model again, as plain as before: as it was, or with what was trained in it."""
+    """The plain base model without PEFT's wrappers, unchanged or with the trained weights `merged` into it."""
     from peft.utils.other import ModulesToSaveWrapper
 
     model = adapted.merge_and_unload(safe_merge=True) if merged else adapted.unload()
     for name, module in list(model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # which PEFT takes away for LoRA alone
-            own = module.modules_to_save[module.active_adapter] if merged else module.original_module
-            model.set_submodule(name, own)
+        if isinstance(module, ModulesToSaveWrapper):  # PEFT removes these wrappers only for LoRA
+            plain = module.modules_to_save[module.active_adapter] if merged else module.original_module
+            model.set_submodule(name, plain)
     return model
 
 
@@ -74,9 +73,9 @@ def _layers(model: Any) -> tuple[list[str], list[str]]:
     linear: dict[str, None] = {}
     norms: dict[str, None] = {}
     for name, module in model.named_modules():
-        own = name.rpartition(".")[2]
+        last = name.rpartition(".")[2]
         if isinstance(module, torch.nn.Linear) and module is not head:
-            linear[own] = None
+            linear[last] = None
         elif type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
-            norms[own] = None
+            norms[last] = None
     return list(linear), list(norms)

@@ -1,4 +1,4 @@
-"""The prompts that an export is proved with: the run's own validation examples, or invented ones of their form."""
+"""The prompts for the proof of an export: the run's validation examples, or invented ones of the same form."""
 
 import random
 from typing import Any
@@ -7,14 +7,14 @@ from palate.config import Config
 from palate.prompt.messages import Message, to_generation_messages
 
 PROMPTS = 24
-"""276 pairs to compare the order of; with 8 billion weights already some minutes on a CPU."""
+"""24 prompts give 276 pairs; a model with 8 billion weights takes some minutes for them on a CPU."""
 
 
 def conversations(config: Config) -> tuple[list[list[Message]], str]:
-    """Conversations that end with the user's turn, and where they are from.
+    """Conversations that end with the user's turn, and their source.
 
-    They are taken from `eval.json` in the prepared data, at even distances; if there is none, invented. Raises
-    `InputError` if that file is broken.
+    They are taken from `eval.json` in the prepared data at even distances, or invented if there is no such file. Raises
+    `InputError` if the file is broken.
     """
     from palate.tokens.examples import load_examples
 
@@ -27,7 +27,7 @@ def conversations(config: Config) -> tuple[list[list[Message]], str]:
 
 
 def invented(config: Config, n: int) -> dict[str, Any]:
-    """An example under the config's prompt, with titles that nobody has seen."""
+    """An example with the config's prompt and invented titles."""
     draw = random.Random(n)
     titles = [f"The {draw.choice(('Long', 'Last', 'Blue', 'Silent'))} Film {draw.randrange(100)}" for _ in range(9)]
     history = "\n".join(f"{k}. {title} ({draw.randint(1, 5)}.0)" for k, title in enumerate(titles[:-1], 1))

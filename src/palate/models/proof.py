@@ -1,7 +1,7 @@
-"""The proof of an export: what is on the disk answers as base model and adapter do.
+"""The proof of an export: the written model gives the same answers as base model and adapter.
 
-A merge can go wrong in silence: a scaling that is left out, deltas that are lost in rounding, embeddings that were
-tied and are not. So the written model is loaded again, and its logits are compared where the decision is made.
+A merge can fail without an error: it may omit the scaling, lose deltas in rounding, or untie embeddings. So Palate
+loads the written model again and compares its logits at the decision token.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from palate.prompt.chat import Decision
 Floats = NDArray[np.float32]
 
 EXACT_LOGIT = 1e-3
-"""How far a logit may be off where nothing was rounded; float32 leaves 1e-4 or less."""
+"""Maximum difference of a logit without rounding; float32 gives 1e-4 or less."""
 ROUNDED_P = 0.05
-"""How far P(yes) may be off where weights were rounded to 16 or 8 bits."""
+"""Maximum difference of P(yes) with weights rounded to 16 or 8 bits."""
 ROUNDED_SHARE = 0.5
-"""How large the rounding may be beside what the adapter does, both as root mean squares over logits. A small
-adapter can drown in it; P(yes), which it hardly moves, would not tell."""
+"""Maximum ratio of the rounding's effect to the adapter's, both as root mean squares over logits. Rounding can hide a
+small adapter; P(yes) would not show it, since such an adapter hardly changes P(yes)."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ProbeAnswers:
 
 @dataclass(frozen=True)
 class AnswerDifference:
-    """How far two models' answers to the same prompts are apart.
+    """The difference between two models' answers to the same prompts.
 
-    `logit` and `p` are the largest differences, `rms` is the root mean square over all logits, `swapped` the
-    number of the `pairs` of prompts that P(yes) puts in the opposite order.
+    `logit` and `p` are the largest differences, `rms` is the root mean square over all logits. `swapped` of the `pairs`
+    of prompts have the opposite order by P(yes).
     """
 
     logit: float
@@ -54,10 +54,11 @@ class AnswerDifference:
 
 @dataclass(frozen=True)
 class ExportProof:
-    """What was compared: the written model with base and adapter.
+    """The comparison of the written model with base and adapter.
 
-    `adapter` is what these differ by from the base alone: what there was to lose. `in_4_bits` is how far the written
-    model is from the base in 4 bits with the adapter, if that is how it was trained. `exact`: nothing was rounded.
+    `export` is their difference. `adapter` is the difference of base and adapter from the base alone. `in_4_bits` is
+    the difference of the written model from the base in 4 bits with the adapter, if the adapter was trained so.
+    `exact`: no weight was rounded.
     """
 
     prompts: int
@@ -67,7 +68,7 @@ class ExportProof:
     exact: bool
 
     def check(self, what: str) -> None:
-        """Raise `WorkError` if the written model is not the same, as far as its number format allows."""
+        """Raise `WorkError` if the written model differs by more than its number format explains."""
         found = f"{what}: does not answer as base and adapter do on {self.prompts} prompts: {self.export}"
         if self.exact and not self.export.logit <= EXACT_LOGIT:
             raise WorkError(f"{found}; expected logits within {EXACT_LOGIT:g}")
@@ -80,7 +81,7 @@ class ExportProof:
             )
 
     def describe(self) -> dict[str, Any]:
-        """For `export.json`: the figures, and what they were held against."""
+        """The differences and their limits, for `export.json`."""
         limits: dict[str, float] = {"logit": EXACT_LOGIT} if self.exact else {"p": ROUNDED_P}
         if not self.exact:
             limits["rms"] = ROUNDED_SHARE * self.adapter.rms
@@ -98,7 +99,7 @@ class ExportProof:
 
 @dataclass(frozen=True)
 class Target:
-    """What the written model is held against: the answers of base and adapter, both in float32."""
+    """The reference for the written model: the answers of the base, and of base and adapter, in float32."""
 
     base: ProbeAnswers
     adapted: ProbeAnswers
@@ -116,9 +117,9 @@ class Target:
 
 
 def answers(model: Any, decision: Decision, prompts: Sequence[Sequence[int]]) -> ProbeAnswers:
-    """Ask a causal language model, with or without an adapter, prompts that end before the decision token.
+    """The answers of a causal language model, with or without an adapter, to prompts before the decision token.
 
-    One prompt at a time, no padding: nothing but the weights can make a difference.
+    Prompts are passed one by one without padding, so that only the weights can cause differences.
     """
     import torch
 

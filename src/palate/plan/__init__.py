@@ -1,7 +1,7 @@
-"""What a training run takes, before any of it is spent: tokens, FLOPs, memory, time.
+"""Predict the cost of a training run: tokens, FLOPs, memory, time.
 
-`Workload` says what is to be passed through the model, `ModelShape` what the model is, `predict` puts both
-together. Weights are never needed, only the model's `config.json`.
+`Workload` counts the tokens to pass through the model, `ModelShape` counts the model's weights, and `predict` combines
+both. They need the model's `config.json`, but no weights.
 """
 
 from palate.plan.devices import DEVICES, Device, find_device

@@ -1,4 +1,4 @@
-"""Devices: what they compute, hold and move, and what this machine does when it is asked."""
+"""Devices: their compute speed, memory and bandwidth from data sheets, and a measurement of this machine."""
 
 import difflib
 import os
@@ -14,13 +14,13 @@ from palate.plan.shape import adapted, shape_of
 
 THIS = "this machine"
 UTILIZATION = 0.35
-"""Share of the peak that fine-tuning is taken to reach on a GPU: an assumption. Large models without fused kernels come
-to 0.3 to 0.5; small ones and short batches to less."""
+"""Share of the peak that fine-tuning reaches on a GPU: an assumption. Large models without fused kernels reach 0.3 to
+0.5; small models and short batches less."""
 OPERATION = 5e-6
-"""Seconds that PyTorch takes to start an operation on a GPU: an assumption. It is what small models and short passes
-wait for, whatever the GPU."""
+"""Seconds that PyTorch takes to start an operation on a GPU: an assumption. Small models and short passes wait for it
+on any GPU."""
 MARGIN = 0.95
-"""Share of the memory that may be filled: the allocator's blocks never fit without a gap."""
+"""Share of the memory that may be filled, since the allocator's blocks leave gaps."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +29,34 @@ class Device:
 
     name: str
     flops: Mapping[str, float]
-    """Dense peak by dtype, FLOP/s; no bfloat16 where there is none."""
+    """Dense peak by dtype, FLOP/s; without `bfloat16` if the device does not support it."""
     memory: float
     """Bytes."""
     bandwidth: float | None
-    """Bytes a second of the memory; None: not known."""
+    """Memory bandwidth in bytes per second; None: unknown."""
     utilization: float = UTILIZATION
-    """Share of the peak that is reached: assumed, or measured."""
+    """Share of the peak that training reaches: assumed, or measured."""
     framework: float | None = None
-    """Bytes that are taken before anything is loaded, where that is measured."""
+    """Bytes in use before a model is loaded, if measured."""
     gpu: bool = True
-    """Whether it is one, which decides what dropout keeps."""
+    """Whether the device is a GPU, which decides what dropout keeps."""
 
     def dtype(self, wanted: str) -> str:
-        """What `model.dtype` comes to, as `palate.models.load.best_dtype` decides."""
+        """The dtype for `model.dtype`, as `palate.models.load.best_dtype` decides."""
         return wanted if wanted != "auto" else "bfloat16" if "bfloat16" in self.flops else "float32"
 
     def speed(self, dtype: str) -> float:
-        """FLOP/s that are reached."""
+        """FLOP/s that training reaches."""
         return self.flops.get(dtype, self.flops["float32"]) * self.utilization
 
 
 def _gpu(name: str, bfloat16: float, float32: float, memory: float, bandwidth: float) -> Device:
-    """From TFLOP/s, GB and GB/s, as data sheets have them."""
+    """A device from TFLOP/s, GB and GB/s, the units of data sheets."""
     flops = {"float32": float32 * 1e12} | ({"bfloat16": bfloat16 * 1e12} if bfloat16 else {})
     return Device(name, flops, memory * 1e9, bandwidth * 1e9)
 
 
-# Dense TFLOP/s, half of what data sheets give "with sparsity"; float32 without TF32, as PyTorch computes by default.
+# Dense TFLOP/s, half of the data sheets' values "with sparsity"; float32 without TF32, PyTorch's default.
 DEVICES = (
     _gpu("H200", 989, 67, 141, 4800),  # NVIDIA H200 data sheet, SXM: 1,979 with sparsity
     _gpu("H100", 989, 67, 80, 3350),  # NVIDIA H100 data sheet, SXM: 1,979 with sparsity
@@ -71,7 +71,7 @@ DEVICES = (
 
 
 def find_device(name: str, option: str = "device") -> str:
-    """The name as the table has it; raises `InputError` with the place `option` for another."""
+    """The device's name in the table; raises `InputError` with the place `option` for an unknown name."""
     names = {_plain(device.name): device.name for device in DEVICES} | {_plain(THIS): THIS}
     if (found := names.get(_plain(name))) is not None:
         return found
@@ -85,11 +85,11 @@ def _plain(name: str) -> str:
 
 
 def this_machine(model_config: Any, config: Config, tokens: int, seconds: float = 1.0) -> Device:
-    """Measure what this machine computes with: products of matrices, and two of the model's own layers.
+    """Measure the speed of this machine with matrix products and with two of the model's layers.
 
-    The layers have the model's widths and the config's adapter, weights without meaning and a small vocabulary; they
-    pass up to `tokens` tokens forward and backward for about `seconds`. Their speed is what is reached; that of a
-    product of matrices is given as the peak.
+    The layers have the model's widths, the config's adapter, random weights and a small vocabulary. They pass up to
+    `tokens` tokens forward and backward for about `seconds`. The speed of a matrix product is the peak; the layers'
+    speed gives the utilization.
     """
     import torch
 
@@ -109,7 +109,7 @@ def this_machine(model_config: Any, config: Config, tokens: int, seconds: float 
 
 
 def resident() -> float:
-    """Bytes of this process: what Python and the libraries take before a model is loaded; 0 if not to be known."""
+    """Bytes of this process, which Python and the libraries use before a model is loaded; 0 if unknown."""
     try:
         with open("/proc/self/statm") as file:
             return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -118,7 +118,7 @@ def resident() -> float:
 
 
 def product_speed(dtype: Any, on: Any, seconds: float) -> float:
-    """FLOP/s of square products."""
+    """FLOP/s of products of square matrices."""
     import torch
 
     n = 4096 if on.type == "cuda" else 1024
@@ -164,7 +164,7 @@ def _layers_speed(model_config: Any, config: Config, on: Any, tokens: int, peak:
 
 
 def _time(work: Any, on: Any, seconds: float) -> float:
-    """Median seconds of a call, over calls for about `seconds` after a first one."""
+    """Median seconds of a call, from calls for about `seconds` after a warm-up call."""
     import torch
 
     def once() -> float:

@@ -10,10 +10,10 @@ FLOPS = ("linear", "attention", "head", "lora")
 def flops(
     shape: ModelShape, config: Config, tokens: float, pairs: float, labelled: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOPs by `FLOPS`, forward, and forward and backward; what checkpointing computes again is among the latter.
+    """FLOPs by `FLOPS`: those of the forward pass, and of forward and backward pass with checkpointing's recomputation.
 
-    Two for each weight and token, four for each (query, key) pair and unit of the queries' width. Going backward,
-    frozen weights cost once more, trained ones twice; fused attention computes its scores again.
+    A weight costs two for each token, attention four for each (query, key) pair and unit of the queries' width. In the
+    backward pass frozen weights cost the same again, trained weights twice; fused attention recomputes its scores.
     """
     trained = sum(each.inputs * each.outputs for each in shape.linears if each.trained)
     rank = 0 if config.train.method == "full" else config.train.lora.r
@@ -31,7 +31,7 @@ def flops(
 
 
 def kernels(shape: ModelShape, config: Config, dtype: str) -> float:
-    """Kernels of a pass forward and backward: PyTorch's eager operations, counted, that are neither views nor empty."""
+    """Kernels of a forward and backward pass: a count of PyTorch's eager operations other than views and `empty`."""
     narrow, full = dtype == "bfloat16", config.train.method == "full"  # casts under autocast are kernels, too
     norm = (24 if narrow else 21) if full else 22 if narrow else 18
     lora = (22 if narrow else 14) - (0 if config.train.lora.dropout else 2)

@@ -1,4 +1,4 @@
-"""Memory: bytes by part at the moment when most is held, and the bytes that a pass moves."""
+"""Memory: peak bytes by part, and the bytes that a pass moves."""
 
 from dataclasses import dataclass
 from math import prod
@@ -12,12 +12,12 @@ BYTES = {"float32": 4, "bfloat16": 2}
 FRAMEWORK = 1.0e9
 """Bytes of CUDA's context, its libraries' workspaces and the allocator's gaps: an allowance, not measured."""
 PASS = ("activations", "logits", "working")
-"""The parts that a pass needs: kept for the backward pass, of the vocabulary's width, and short-lived."""
+"""The parts of a pass: tensors kept for the backward pass, tensors of the vocabulary's width, short-lived tensors."""
 PARTS = ("base weights", "adapter", "gradients", "optimizer", *PASS, "framework")
 ADAPTER = 4
-"""Bytes of a trained weight, of its gradient and of a state: PEFT trains in float32, over a base in 4 bits too."""
+"""Bytes of a trained weight, of its gradient and of a state: PEFT trains in float32, even with a base in 4 bits."""
 
-# Bytes of state a weight; bitsandbytes holds states in 8 bits with a float32 scale for every 256 of them.
+# Bytes of optimizer state per weight; bitsandbytes has states in 8 bits with a float32 scale for every 256 of them.
 _8BIT = 1 + 4 / 256
 STATES = {
     **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "paged_adamw_32bit"), 8.0),
@@ -31,7 +31,7 @@ SMALL = 4096
 
 
 class Batch(NamedTuple):
-    """What one pass goes through: `rows` sequences of `length` tokens, `labelled` tokens in all."""
+    """The input of one pass: `rows` sequences of `length` tokens, with `labelled` tokens in total."""
 
     rows: int
     length: int
@@ -40,15 +40,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the moment when most is held, on one device; by `PARTS`."""
+    """Peak bytes on one device by `PARTS`."""
 
     parts: dict[str, float]
     kept: float
-    """What the forward pass leaves for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     tokens: int
     """Tokens of the largest forward pass."""
     fixed: float
-    """Bytes that do not depend on how much is passed at once."""
+    """Bytes that do not depend on the size of a pass."""
 
     @property
     def total(self) -> float:
@@ -59,9 +59,9 @@ class Memory:
 def memory_of(
     shape: ModelShape, config: Config, dtype: str, batch: Batch, *, framework: float = FRAMEWORK, on_gpu: bool = True
 ) -> Memory:
-    """Weights, gradients and optimizer with the pass of `batch`.
+    """The memory of weights, gradients, optimizer and the pass of `batch`.
 
-    `on_gpu` decides what dropout keeps: a byte an element, or on a CPU a number.
+    Dropout keeps a byte for each element `on_gpu`, and a number of the dtype on a CPU.
     """
     tokens, size, held = batch.rows * batch.length, BYTES[dtype], held_in(config.train, dtype)
     layers = kept_in_layers(shape, config, dtype, batch, on_gpu=on_gpu)
@@ -133,7 +133,7 @@ def base_bytes(shape: ModelShape, dtype: str, quantization: str) -> float:
 
 
 def optimizer_bytes(name: str, shape: ModelShape) -> float:
-    """Bytes of the optimizer's states; an unknown one is taken for AdamW."""
+    """Bytes of the optimizer's states; an unknown optimizer counts as AdamW."""
     if name == "adafactor":  # one mean a row and one a column
         return ADAPTER * sum(sum(s) if len(s) > 1 else prod(s) for s in shape.adapter)
     each = STATES.get(name, STATES["adamw"])
@@ -148,7 +148,7 @@ def is_known(name: str) -> bool:
 
 
 def weights_moved(shape: ModelShape, config: Config, dtype: str) -> float:
-    """Bytes of weights that a pass forward and backward reads; of those in 4 bits also what expanding them writes."""
+    """Bytes of weights that a forward and backward pass reads, and the bytes of expanding weights in 4 bits."""
     times = 3 if config.train.gradient_checkpointing else 2
     expanded = 2 * BYTES[dtype] * sum(shape.frozen) if config.model.quantization == "nf4" else 0
     return times * (base_bytes(shape, dtype, config.model.quantization) + expanded)
@@ -157,6 +157,6 @@ def weights_moved(shape: ModelShape, config: Config, dtype: str) -> float:
 def activations_moved(shape: ModelShape, config: Config, dtype: str, batch: Batch) -> float:
     """Bytes of activations that a pass writes and reads.
 
-    What is kept is written and read, read again, and a gradient of its size written; checkpointing repeats two of them.
+    A kept tensor is written, read twice, and a gradient of its size is written; checkpointing repeats two of these.
     """
     return kept_in_layers(shape, config, dtype, batch, on_gpu=True) * (6 if config.train.gradient_checkpointing else 4)

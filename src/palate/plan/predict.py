@@ -1,4 +1,4 @@
-"""Predict: a config, a workload and a model's shape become tokens, FLOPs, memory, seconds and money."""
+"""Predict tokens, FLOPs, memory, seconds and cost from a config, a workload and a model's shape."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +12,24 @@ from palate.plan.shape import ModelShape, load_shape
 from palate.plan.workload import Workload
 
 ROUNDED = 64
-"""Tokens to which a recommended size of a pass is rounded down."""
+"""A recommended size of a pass is rounded down to a multiple of this number of tokens."""
 
 
 @dataclass(frozen=True)
 class StepCounts:
-    """How the samples are gone through on one device."""
+    """The steps and passes of a run on one device."""
 
     steps: int
     step_samples: int
-    """Labelled samples an optimizer step."""
+    """Labelled samples in an optimizer step."""
     micro_batches: float
-    """Forward passes a step, on average."""
+    """Average number of forward passes in a step."""
     pass_tokens: int
-    """Most tokens in one forward pass."""
+    """Maximum number of tokens in a forward pass."""
     pass_labelled: int
-    """Labelled tokens of such a pass."""
+    """Labelled tokens in a pass of this size."""
     samples: int
-    """Labelled samples of the whole run, repeated epochs counted."""
+    """Labelled samples of the whole run over all epochs."""
     epochs: float
 
 
@@ -41,9 +41,9 @@ class Compute:
     total: Mapping[str, float]
     """Forward and backward."""
     separate: float
-    """All of it without shared prefixes."""
+    """Total FLOPs without shared prefixes."""
     usual: float
-    """All of it with padded batches and the vocabulary projection at every position."""
+    """Total FLOPs with padded batches and the vocabulary projection at every position."""
 
     @property
     def sum(self) -> float:
@@ -60,17 +60,17 @@ class Estimate:
     memory: Memory
     fits: bool
     seconds_a_step: float
-    """With `remedy` where there is one, as are those of the run and their cost: without it nothing would run."""
+    """If there is a `remedy`, the seconds and the cost are those with it, since the run does not fit without."""
     seconds: float
     cost: float | None
     """In the currency of the price; None: no price was given."""
     remedy: Mapping[str, object] | None
-    """Options that make it fit; None where it fits, or where nothing helps."""
+    """Options that make the run fit; None if it fits already, or if no option helps."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes."""
+    """The predicted cost of a run."""
 
     config: Config
     workload: Workload
@@ -92,11 +92,11 @@ class Plan:
         return Batch(rows, ceil(tokens / rows), min(labelled, tokens))
 
     def memory(self, dtype: str, framework: float = FRAMEWORK, *, on_gpu: bool = True) -> Memory:
-        """Peak bytes by part in `dtype`, with `framework` bytes for what is there before the model."""
+        """Peak bytes by part in `dtype`, with `framework` bytes in use before the model is loaded."""
         return memory_of(self.shape, self.config, dtype, self.largest, framework=framework, on_gpu=on_gpu)
 
     def seconds_a_step(self, flops_a_second: float) -> float:
-        """Seconds of an average step at a speed that was measured."""
+        """Seconds of an average step at this speed."""
         return self.flops_a_step / flops_a_second
 
 
@@ -108,9 +108,9 @@ def predict(
     devices: Sequence[Device] = DEVICES,
     prices: Mapping[str, float] | None = None,
 ) -> Plan:
-    """What training on `workload`, one epoch's samples, takes on each device; `prices` an hour by device name.
+    """Predict a training on `workload`, the samples of one epoch, for each device.
 
-    Raises what `load_shape` raises.
+    `prices` are prices per hour by device name. Raises as `load_shape` does.
     """
     shape = shape or load_shape(config)
     counts = schedule(config, workload)
@@ -119,7 +119,7 @@ def predict(
 
 
 def schedule(config: Config, workload: Workload) -> StepCounts:
-    """Steps and passes as `palate.train.schedule` makes them."""
+    """The steps and passes that `palate.train.schedule` would make."""
     train, n = config.train, workload.samples
     step_samples = train.batch_size * train.gradient_accumulation
     an_epoch = max(1, ceil(n / step_samples))
@@ -138,7 +138,7 @@ def schedule(config: Config, workload: Workload) -> StepCounts:
 
 def _compute(config: Config, workload: Workload, shape: ModelShape, epochs: float) -> Compute:
     """The run's FLOPs: an epoch's, times the epochs."""
-    # Eager attention multiplies above the diagonal, too; every fused one leaves that out.
+    # Eager attention also multiplies above the diagonal; fused implementations do not.
     causal = 2 if config.model.attn_implementation == "eager" else 1
 
     def run(tokens: int, pairs: int, labelled: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -177,18 +177,18 @@ def _memory(plan: Plan, device: Device) -> Memory:
 
 
 def _with(plan: Plan, options: Mapping[str, object]) -> Plan:
-    """The plan with some options of the config, by their names with a dot, changed."""
+    """The plan with some options of the config changed; the options have dotted names."""
     config, workload = plan.config, plan.workload
     for name, value in options.items():
         section, _, key = name.partition(".")
         config = config.model_copy(update={section: getattr(config, section).model_copy(update={key: value})})
-    if "train.tokens_per_batch" in options:  # the passes that were known are of another size
+    if "train.tokens_per_batch" in options:  # the workload's passes have another size
         workload = replace(workload, largest=None, passes=None)
     return predict(config, workload, shape=plan.shape, devices=[])
 
 
 def _remedy(plan: Plan, device: Device) -> Mapping[str, object] | None:
-    """The cheapest options that make it fit: smaller passes are free, checkpointing costs time, NF4 accuracy."""
+    """The cheapest options that make the run fit: smaller passes cost nothing, checkpointing time, NF4 accuracy."""
     quantized, checkpointing = plan.config.model.quantization == "nf4", plan.config.train.gradient_checkpointing
     for nf4 in dict.fromkeys((quantized, quantized or plan.config.train.method == "lora")):
         for again in dict.fromkeys((checkpointing, True)):

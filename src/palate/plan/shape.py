@@ -1,4 +1,4 @@
-"""ModelShape: a model without its weights, from `config.json` alone."""
+"""ModelShape: the sizes of a model's weights, from `config.json` alone."""
 
 from dataclasses import dataclass, field
 from math import prod
@@ -10,53 +10,53 @@ from palate.models.load import load_config, quiet
 from palate.models.method import attach
 
 ROUTED = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Keys of a config of a mixture of experts: what it computes depends on the tokens."""
+"""Config keys of a mixture of experts, whose computation depends on the tokens."""
 
 
 class Linear(NamedTuple):
-    """One linear layer, the vocabulary head apart."""
+    """One linear layer other than the vocabulary head."""
 
     block: str
-    """The module that holds it: layers of one block and of equal `inputs` read the same tensor."""
+    """The parent module: layers of one block with equal `inputs` read the same tensor."""
     inputs: int
     outputs: int
     adapted: bool
-    """Whether LoRA is beside it."""
+    """Whether the layer has LoRA."""
     trained: bool
-    """Whether its own weights are trained."""
+    """Whether the layer's weights are trained."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The weights of a base model and its adapter, counted."""
+    """The sizes of the weights of a base model and its adapter."""
 
     name: str
     config: Any = field(repr=False)
     """The transformers config."""
     weights: int
-    """Of the base model, tied ones once."""
+    """Number of the base model's weights; tied weights count once."""
     adapter: tuple[tuple[int, ...], ...] = field(repr=False)
     """The shapes of the trained weights."""
     linears: tuple[Linear, ...] = field(repr=False)
     norms: tuple[int, ...] = field(repr=False)
-    """Of each norm, how many numbers it reads for a token."""
+    """The width of each norm's input for one token."""
     vocabulary: int
     layers: int
     hidden: int
     heads: int
     queries: int
-    """Width of a layer's queries, all heads together."""
+    """Width of a layer's queries over all heads."""
     keys: int
-    """Width of its keys, and of its values."""
+    """Width of a layer's keys, equal to that of its values."""
 
     @property
     def adapter_weights(self) -> int:
-        """Weights that are trained."""
+        """Number of trained weights."""
         return sum(map(prod, self.adapter))
 
     @property
     def frozen(self) -> list[int]:
-        """Weights of each linear layer that is not trained, which NF4 stores in 4 bits."""
+        """Number of weights of each frozen linear layer, which NF4 stores in 4 bits."""
         return [each.inputs * each.outputs for each in self.linears if not each.trained]
 
     @property
@@ -72,20 +72,20 @@ class ModelShape:
 
 
 def load_shape(config: Config) -> ModelShape:
-    """The shape of the config's base model with the config's adapter; no weights are read.
+    """The shape of the config's base model with the config's adapter, without reading weights.
 
-    Raises `InputError` for a model that `load_config` cannot read, an architecture that no formula of ours counts, and
-    target modules that the model lacks; `WorkError` for a model of the hub that is neither cached nor to be reached.
+    Raises `InputError` for a model that `load_config` cannot read, an architecture that Palate's formulas do not cover,
+    and target modules that the model lacks; `WorkError` for a model that is not cached if the hub cannot be reached.
     """
     return shape_of(load_config(config.model), config)
 
 
 def shape_of(model_config: Any, config: Config) -> ModelShape:
-    """The shape of the model that the transformers config describes; raises as `load_shape` does."""
+    """The shape of the model of a transformers config; raises as `load_shape` does."""
     text = model_config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     if not heads or any(getattr(text, name, None) for name in ROUTED):
-        reason = "has no attention heads" if not heads else "computes with other weights for other tokens"
+        reason = "has no attention heads" if not heads else "uses different weights for different tokens"
         raise InputError(f"{model_config.model_type} {reason}, so it cannot be planned", config.model.base)
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     queries, keys = heads * width, (getattr(text, "num_key_value_heads", None) or heads) * width

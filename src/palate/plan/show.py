@@ -1,4 +1,4 @@
-"""A plan on the terminal, and as JSON."""
+"""Show a plan on the terminal or as JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ COMPUTED = {
 
 
 def plan_tables(plan: Plan, source: str) -> RenderableType:
-    """Everything, for 80 columns and more."""
+    """The plan's tables, for a terminal of at least 80 columns."""
     shape, lora = plan.shape, plan.config.train.lora
     what = "all layers" if plan.config.train.method == "full" else f"LoRA r = {lora.r}"
     about = f"  {_si(shape.weights)} weights, {shape.layers} layers; {what}: {_si(shape.adapter_weights)} trained"
@@ -41,7 +41,7 @@ def plan_tables(plan: Plan, source: str) -> RenderableType:
 
 
 def as_json(plan: Plan, source: str) -> dict[str, Any]:
-    """The same figures: tokens, FLOPs, bytes, seconds."""
+    """The plan as JSON: tokens, FLOPs, bytes, seconds."""
     work, times, compute, shape = plan.workload, plan.schedule, plan.compute, plan.shape
     dtypes = dict.fromkeys(estimate.dtype for estimate in plan.estimates)
     return {

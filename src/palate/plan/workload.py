@@ -1,4 +1,4 @@
-"""Workload: what the samples of an epoch cost in tokens and in attention, with and without sharing prefixes."""
+"""Workload: the tokens and attention pairs of an epoch's samples, with and without shared prefixes."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 Longs = NDArray[np.int64]
 STEPS = 64
-"""Steps of a run that are looked at to know its passes."""
+"""Steps of a run from which the sizes of its passes are estimated."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Samples in groups; those of a group begin with the same tokens, which may be passed once for all of them.
+    """Groups of samples; the samples of a group begin with the same prefix, which may be passed once for all.
 
-    A group is one sequence where prefixes are shared: the prefix, then a block for each sample that sees the
-    prefix and itself, and no other block.
+    With shared prefixes a group is one sequence: the prefix, then a block for each sample, which attends to the prefix
+    and to itself, but to no other block.
     """
 
     size: Longs
@@ -27,13 +27,13 @@ class Workload:
     prefix: Longs
     """Tokens that a group's samples share, (g,) int64."""
     block: Longs
-    """Tokens of each sample's own, groups one after the other, (n,) int64 with n the sum of `size`."""
+    """Tokens of each sample after its prefix, in the order of groups, (n,) int64 with n the sum of `size`."""
     trained: float
-    """Labelled tokens a sample, on average."""
+    """Average number of labelled tokens of a sample."""
     largest: int | None = None
-    """Most tokens in one forward pass, where the passes are known."""
+    """Maximum number of tokens in a forward pass; None: unknown."""
     passes: float | None = None
-    """Forward passes an optimizer step, where they are known."""
+    """Forward passes in an optimizer step; None: unknown."""
 
     def __post_init__(self) -> None:
         if self.size.shape != self.prefix.shape or int(self.size.sum()) != self.block.size:
@@ -44,13 +44,13 @@ class Workload:
 
     @classmethod
     def of_lengths(cls, lengths: ArrayLike, trained: int) -> "Workload":
-        """Samples that share nothing: each is a group of one, and its own block."""
+        """A workload without shared prefixes: each sample is a group of one block."""
         block = np.asarray(lengths, np.int64)
         return cls(np.ones_like(block), np.zeros_like(block), block, trained)
 
     @classmethod
     def of_schedule(cls, schedule: "Schedule") -> "Workload":
-        """The prompts of a run as they are trained, and its passes; the latter from some of its steps."""
+        """The prompts of a run, and its passes as estimated from some steps."""
         prompts = schedule.prompts
         own = prompts.needed - np.repeat(prompts.prefix, prompts.sizes)
         steps = np.unique(np.linspace(0, schedule.steps - 1, min(STEPS, schedule.steps)).astype(np.int64))
@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def labelled(self) -> int:
-        """Tokens that carry the loss."""
+        """Number of tokens with loss."""
         return round(self.samples * self.trained)
 
     @property
@@ -77,17 +77,17 @@ class Workload:
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens of the longest sequence that is passed: a prefix with all its blocks."""
+        """Tokens of the longest sequence: a prefix with all its blocks."""
         starts = np.cumsum(self.size) - self.size
         return int((self.prefix + np.add.reduceat(self.block, starts)).max()) if self.samples else 0
 
     def tokens(self, *, shared: bool = True) -> int:
-        """Tokens through the model: each prefix once a group if `shared`, else once a sample."""
+        """Tokens through the model: each prefix once for its group if `shared`, else once for each sample."""
         times = np.ones_like(self.size) if shared else self.size
         return int((self.prefix * times).sum() + self.block.sum())
 
     def pairs(self, *, shared: bool = True) -> int:
-        """(query, key) pairs of causal attention, each token with itself among them.
+        """(query, key) pairs of causal attention, including each token with itself.
 
         Shared: p (p + 1) / 2 of a prefix of p tokens, and b p + b (b + 1) / 2 of each block of b tokens.
         """
@@ -99,9 +99,9 @@ class Workload:
         return int((self.prefix * (self.prefix + 1) // 2).sum() + own.sum())
 
     def padded(self, batch_size: int, seed: int) -> tuple[int, int]:
-        """Tokens and causal pairs of one epoch where `batch_size` whole samples are drawn and padded to the longest.
+        """Tokens and causal pairs of one epoch in batches of `batch_size` random whole samples, padded to the longest.
 
-        Padding attends as any token does.
+        Padding tokens attend like other tokens.
         """
         order = np.random.default_rng(seed).permutation(self.lengths)
         starts = np.arange(0, order.size, batch_size)

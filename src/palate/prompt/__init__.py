@@ -1,4 +1,4 @@
-"""Prompt: from a sample to text, by one renderer for training and inference."""
+"""Prompt: the text and the token ids of a sample, from one renderer for training and inference."""
 
 from palate.prompt.messages import Message, to_chat_messages, to_generation_messages
 from palate.prompt.spec import PromptSpec

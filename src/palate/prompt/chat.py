@@ -1,11 +1,10 @@
-"""A tokenizer with its chat template: from messages to token ids, the answer's place known exactly.
+"""A tokenizer with its chat template: messages become token ids, and the position of the answer token is exact.
 
-One renderer serves training and inference. A training sequence is the whole conversation; an inference
-prompt is the same ids up to the *decision token*, the first token in which the Yes and the No
-conversation differ. With Qwen3 that token comes after an empty think block, which the template writes
-and no one has to remember.
+Training and inference use one renderer. A training sequence is the whole conversation. An inference prompt is the same
+ids up to the *decision token*, the first token in which the Yes and the No conversation differ. With Qwen3 that token
+follows an empty think block, which the template writes.
 
-User text is never control: a title that contains `<|im_end|>` gives ordinary tokens.
+User text never becomes a control token: a title that contains `<|im_end|>` gives ordinary tokens.
 """
 
 import json
@@ -27,7 +26,7 @@ PROBE: list[Message] = [
 
 
 class Encoded(NamedTuple):
-    """A conversation as token ids; the first `prompt_len` come before the last turn's content."""
+    """A conversation as token ids; the first `prompt_len` ids precede the last turn's content."""
 
     ids: list[int]
     prompt_len: int
@@ -35,10 +34,10 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """Where and how the model decides.
+    """The decision token and the response around it.
 
-    `lead` are the response's tokens before the decision token (Qwen3: the empty think block), `tail` those
-    after it; `yes_id` and `no_id` are the two tokens that the probability is read from.
+    `yes_id` and `no_id` are the two answers' tokens, whose logits give the probability. `lead` are the response's
+    tokens before the decision token (Qwen3: the empty think block), `tail` those after it.
     """
 
     yes_id: int
@@ -60,8 +59,8 @@ class Decision:
 class Chat:
     """Renders and encodes conversations with a tokenizer's own chat template.
 
-    Raises `InputError` where the tokenizer has no chat template, or where the answers `yes` and `no` do not
-    come down to one token each.
+    Raises `InputError` if the tokenizer has no chat template, or if the responses with `yes` and `no` do not differ in
+    exactly one token.
     """
 
     tokenizer: Any
@@ -79,13 +78,13 @@ class Chat:
             raise InputError(
                 f"has the chat templates {names}, expected one called default", self.tokenizer.name_or_path
             )
-        if (dated := with_date(templates, DATE)) != templates:  # two days give the same prompt, however it was loaded
+        if (dated := with_date(templates, DATE)) != templates:  # the prompt must not depend on today's date
             self.tokenizer.chat_template = dated
         if not self.tokenizer.is_fast:
             raise InputError("has no tokenizer.json, expected a fast tokenizer", self.tokenizer.name_or_path)
 
     def text(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The conversation as one string, rendered by the tokenizer's template, every message in it."""
+        """The conversation as one string that has every message, rendered by the tokenizer's template."""
         return self.template.render(messages, add_generation_prompt=add_generation_prompt)
 
     @cached_property
@@ -94,7 +93,7 @@ class Chat:
         return Template(self.tokenizer)
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
-        """Encode one conversation whose last turn is the assistant's."""
+        """Encode one conversation that ends with the assistant's turn."""
         return self.encode_batch([messages])[0]
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
@@ -110,9 +109,9 @@ class Chat:
         return encoded
 
     def decision_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Inference prompts: the ids of each conversation up to, and without, the decision token.
+        """Inference prompts: the ids of each conversation before the decision token.
 
-        The conversations end with the user's turn; what follows is what training would have shown.
+        The conversations end with the user's turn. The ids after that turn are those of a training sequence.
         """
         answered = [[*messages, {"role": "assistant", "content": self.yes}] for messages in conversations]
         keep = len(self.decision.lead)
@@ -120,7 +119,7 @@ class Chat:
 
     @cached_property
     def decision(self) -> Decision:
-        """The decision token's place and the two answers' ids, derived by encoding both conversations."""
+        """The decision token's position and the two answers' ids, found by encoding both conversations."""
         yes, no = (self.encode([*PROBE, {"role": "assistant", "content": answer}]) for answer in (self.yes, self.no))
         a, b = yes.ids[yes.prompt_len :], no.ids[no.prompt_len :]
         lead = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -137,9 +136,9 @@ class Chat:
 
     @property
     def backend(self) -> Any:
-        """The `tokenizers.Tokenizer` that the tokenizer wraps; it neither truncates nor pads."""
+        """The `tokenizers.Tokenizer` that the tokenizer wraps, with truncation and padding off."""
         backend = self.tokenizer.backend_tokenizer
-        # Whoever called the tokenizer last has left these set for the next.
+        # An earlier call of the tokenizer may have set these.
         if backend.truncation is not None:
             backend.no_truncation()
         if backend.padding is not None:
@@ -150,13 +149,13 @@ class Chat:
 
     @cached_property
     def untrimmed(self) -> Any:
-        """A copy of `backend` without post-processor: the same ids, offsets with the spaces that belong to a token."""
+        """A copy of `backend` without post-processor: the same ids, and offsets that include a token's spaces."""
         from tokenizers import Tokenizer
 
         backend = self.backend
         if backend.post_processor is None:
             return backend
-        copy = Tokenizer(backend.model)  # shared, not copied: a vocabulary takes a second to read
+        copy = Tokenizer(backend.model)  # shares the model: reading a vocabulary takes a second
         copy.normalizer, copy.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
         added = backend.get_added_tokens_decoder()
         for _, token in sorted(added.items()):
@@ -167,11 +166,11 @@ class Chat:
 
     @cached_property
     def ordinary(self) -> Any:
-        """A `tokenizers.Tokenizer` with the same ids in which every text is ordinary text.
+        """A `tokenizers.Tokenizer` with the same ids that finds no control token in user text.
 
-        Its control tokens have other names, with a secret in them that nobody can type. They are renamed in the
-        model's vocabulary too: Unigram, and BPE where merges lead there, would find them without being told.
-        There is no post-processor: offsets are whole, spaces not trimmed off.
+        The names of its control tokens contain a random secret, so no user text equals one. The model's vocabulary has
+        the new names too: Unigram finds control tokens there, and so does BPE if its merges lead to them. There is no
+        post-processor, so offsets include a token's spaces.
         """
         from tokenizers import Tokenizer
 
@@ -192,7 +191,7 @@ class Chat:
         return Tokenizer.from_str(json.dumps(state))
 
     def imitates_control(self, text: str) -> bool:
-        """Whether the tokenizer may find a control token in `text`, as it stands or as the normalizer leaves it."""
+        """Whether the tokenizer may find a control token in `text`, before or after normalization."""
         found = self._control_text.search(text)
         if not found and self._normalize_first:
             found = self._control_text.search(self.backend.normalizer.normalize_str(text))
@@ -213,20 +212,20 @@ class Chat:
     def _control(self) -> dict[int, Any]:
         """The added tokens that user text must not become, by id.
 
-        White space (Gemma's "\\n\\n") and single letters (DeepSeek Coder's "ö") are added tokens in some
-        tokenizers, and text like any other.
+        Some tokenizers add white space (Gemma's "\\n\\n") and single letters (DeepSeek Coder's "ö") as tokens; these
+        are ordinary text.
         """
         added = self.backend.get_added_tokens_decoder()
         return {n: token for n, token in added.items() if len(_without_white(token.content)) > 1}
 
     @cached_property
     def _normalize_first(self) -> bool:
-        """Whether control tokens are looked for in normalized text too."""
+        """Whether the tokenizer searches normalized text for control tokens, too."""
         return self.backend.normalizer is not None and any(token.normalized for token in self._control.values())
 
     @cached_property
     def _control_text(self) -> re.Pattern[str]:
-        """Matches the control tokens' texts, also as the normalizer leaves them."""
+        """Matches the control tokens' texts, before and after normalization."""
         texts = {token.content for token in self._control.values()}
         if self.backend.normalizer is not None:
             texts |= {self.backend.normalizer.normalize_str(text) for text in texts} - {""}
@@ -235,15 +234,18 @@ class Chat:
 
     @cached_property
     def _secret_names(self) -> dict[str, str]:
-        """What the control tokens are called in `ordinary`; for their neighbours' sake they begin and end as before."""
+        """The names of the control tokens in `ordinary`.
+
+        A name has the original's first and last character, so that neighbouring text is tokenized as before.
+        """
         secret = secrets.token_hex(8)
         return {token.content: token.content[0] + secret + token.content[1:] for token in self._control.values()}
 
     def _encode_apart(self, messages: Sequence[Message]) -> Encoded:
-        """Encode a conversation in which user text looks like control text.
+        """Encode a conversation in which user text imitates control tokens.
 
-        Marks between its characters hide such text from template and tokenizer, so that they find the control
-        tokens that are meant. These get their secret names, the marks go, and `ordinary` encodes the whole.
+        A mark between the characters hides such text from template and tokenizer, so that they find only the template's
+        control tokens. These get their secret names, the marks are removed, and `ordinary` encodes the result.
         """
         mark = self._mark(self.text(messages) + "".join(message["content"] for message in messages))
         marked = [
@@ -269,7 +271,7 @@ class Chat:
         return Encoded(encoding.ids, _tokens_before(start, encoding.offsets))
 
     def _mark(self, text: str) -> str:
-        """A character that is not in `text` and that the normalizer keeps; it drops private-use ones in BERT."""
+        """A character that `text` lacks and the normalizer keeps; BERT's drops private-use characters."""
         normalizer = self.backend.normalizer
         return next(
             mark
@@ -283,11 +285,11 @@ class Chat:
         encoding = self.backend.encode(text, add_special_tokens=False)
         for n, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
             found = text[begin:end]
-            # A control token that nothing in the text names stands for an unknown character.
+            # A control token whose text is not its name is the token for unknown characters.
             if n in self._control and self.imitates_control(found):
                 control = self._control[n].content
                 core = _without_white(found)
-                # White space that the token swallowed stays beside its name, to be swallowed again.
+                # Keep the white space that the token includes beside its name; the renamed token includes it again.
                 if control == _without_white(control):
                     begin += found.index(core)
                     end = begin + len(core)
@@ -296,18 +298,18 @@ class Chat:
 
 
 def _without_white(text: str) -> str:
-    """`text` without the white space around it, SentencePiece's mark for it included."""
+    """`text` without the white space around it; SentencePiece's mark counts as white space."""
     return re.sub(r"\A[\s▁]+|[\s▁]+\Z", "", text)
 
 
 def _spread(text: str, mark: str) -> str:
-    """`text` with marks between its characters, but where a template may trim it."""
+    """`text` with marks between its characters, except in the white space that a template may trim."""
     core = text.strip()
     return text.replace(core, mark.join(core), 1)
 
 
 def _tokens_before(start: int, offsets: Sequence[tuple[int, int]]) -> int:
-    """How many tokens begin before the character `start`."""
+    """The number of tokens that begin before the character `start`."""
     n = len(offsets)
     while n and offsets[n - 1][0] >= start:
         n -= 1
@@ -315,13 +317,13 @@ def _tokens_before(start: int, offsets: Sequence[tuple[int, int]]) -> int:
 
 
 def _prompt_chars(chat: Chat, prompt: Sequence[Message], whole: str, answer: str) -> int:
-    """How many characters of `whole` come before the last turn's content.
+    """The number of characters of `whole` before the last turn's content.
 
-    They are the generation prompt, if the template writes it the same way in both; else all that is equal
-    when the answer is another.
+    This is the length of the rendered generation prompt if `whole` begins with it; else that of the common prefix with
+    the same conversation and another answer.
     """
-    asked = chat.text(prompt, add_generation_prompt=True)
-    if whole.startswith(asked):
-        return len(asked)
+    generation_prompt = chat.text(prompt, add_generation_prompt=True)
+    if whole.startswith(generation_prompt):
+        return len(generation_prompt)
     other = chat.text([*prompt, {"role": "assistant", "content": "\N{BLACK SQUARE}" + answer}])
     return next((n for n, (x, y) in enumerate(zip(whole, other, strict=False)) if x != y), len(whole))

@@ -1,4 +1,4 @@
-"""From an Alpaca example to chat messages, as every trainer and server understands them."""
+"""Convert an Alpaca example into chat messages, the form that trainers and servers read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Message = dict[str, str]
 def to_generation_messages(example: Mapping[str, Any]) -> list[Message]:
     """The conversation up to the question: system, earlier turns, instruction and input.
 
-    Earlier turns are read as `{"role", "content"}` or as LLaMA-Factory's `[user, assistant]` pairs.
+    An earlier turn is a message `{"role", "content"}` or LLaMA-Factory's pair `[user, assistant]`.
     """
     messages: list[Message] = []
     if example.get("system"):
@@ -18,8 +18,8 @@ def to_generation_messages(example: Mapping[str, Any]) -> list[Message]:
         if isinstance(turn, Mapping):
             messages.append({"role": turn["role"], "content": turn["content"]})
         else:
-            asked, answered = turn
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+            user, assistant = turn
+            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     question = example.get("instruction", "")
     if example.get("input"):
         question = f"{question}\n\n{example['input']}"
@@ -28,5 +28,5 @@ def to_generation_messages(example: Mapping[str, Any]) -> list[Message]:
 
 
 def to_chat_messages(example: Mapping[str, Any]) -> list[Message]:
-    """The whole conversation, the answer (`output`) being its last turn."""
+    """The whole conversation; its last turn is the answer (`output`)."""
     return [*to_generation_messages(example), {"role": "assistant", "content": example.get("output", "")}]

@@ -1,7 +1,7 @@
-"""What the prompt says: its texts, and how a history line and a candidate are put into words.
+"""The texts of a prompt, and the templates of its history and candidate lines.
 
-The defaults are the guide's strings. A spec is configuration (`prompt:` in the YAML); what becomes of
-it in a model's chat template is `palate.prompt.chat`.
+The config's section `prompt` is a `PromptSpec`; its defaults are the guide's strings. `palate.prompt.chat` renders the
+messages with a model's chat template.
 """
 
 import string
@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 CONTEXT_FIELDS = ("item_mean", "item_count")
-"""What both lines may say of how an item was rated before, see `palate.samples.context`."""
+"""Fields for both lines: statistics of an item's earlier ratings, see `palate.samples.context`."""
 
 
 class TemplatePart(NamedTuple):
-    """A piece of a line's template: literal text, then a field with its format spec (None at the end)."""
+    """A part of a template: literal text, then a field with its format spec; `field` is None after the last one."""
 
     literal: str
     field: str | None
@@ -23,7 +23,7 @@ class TemplatePart(NamedTuple):
 
 
 def split_template(template: str) -> list[TemplatePart]:
-    """Split a format string such as `"{n}. {title}"` into its parts; `ValueError` if it is not one."""
+    """Split a format string such as `"{n}. {title}"` into its parts; raises `ValueError` for any other text."""
     parts = []
     for literal, field, format_spec, conversion in string.Formatter().parse(template):
         if conversion or (field is not None and not field.isidentifier()) or "{" in (format_spec or ""):
@@ -33,7 +33,7 @@ def split_template(template: str) -> list[TemplatePart]:
 
 
 class Number(float):
-    """A number that also takes two words for its format, `liked|disliked`: the first for 1, the second for 0."""
+    """A float whose format spec may also be two words, `liked|disliked`: the first for 1, the second for 0."""
 
     def __format__(self, spec: str) -> str:
         words = spec.split("|")
@@ -41,23 +41,24 @@ class Number(float):
             return super().__format__(spec)
         value = float(self)
         if value not in (0.0, 1.0):
-            raise ValueError("two words are for labels, expected 1 or 0")
+            raise ValueError("two words as a format are for labels, expected 1 or 0")
         return words[0] if value else words[1]
 
 
 Of = Literal["literal", "n", "rating", "context", "item"]
-"""What a part of a line is of: constant text, the line's number, the row's rating, how its item was rated before, or
-the item."""
+"""The source of a part of a line: constant text, the line's number, the row's rating, statistics of its item's earlier
+ratings, or the item table."""
 
 
 def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
-    """A template's literals and fields, each a part of its own, in runs that are of the same.
+    """Split a template into literals and fields, and group neighbours with the same source.
 
-    Literal text between two fields of the item is the item's, and likewise of the context: such a run is one text.
+    Literal text between two item fields joins their run, and so does literal text between two context fields: the run
+    is one text.
     """
     parts: list[TemplatePart] = []
     for literal, field, spec in split_template(template):
-        if literal and parts and parts[-1].field is None:  # an escaped brace parts a literal
+        if literal and parts and parts[-1].field is None:  # the parser splits a literal at an escaped brace
             parts[-1] = parts[-1]._replace(literal=parts[-1].literal + literal)
         elif literal:
             parts.append(TemplatePart(literal, None, ""))
@@ -77,17 +78,15 @@ def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
 
 
 def _kind(field: str | None) -> Of:
-    own: dict[str | None, Of] = {None: "literal", "n": "n", "rating": "rating"}
-    return "context" if field in CONTEXT_FIELDS else own.get(field, "item")
+    kinds: dict[str | None, Of] = {None: "literal", "n": "n", "rating": "rating"}
+    return "context" if field in CONTEXT_FIELDS else kinds.get(field, "item")
 
 
 class PromptSpec(BaseModel):
     """The texts of a prompt.
 
-    `history_line` may name `{n}` (1 for the oldest), `{rating}` and any item column; `candidate_line` any
-    item column; `history_header` may name `{history_len}`, the number of lines. `{rating:liked|disliked}` says a label
-    of 1 and of 0 in words. Every item table has the column `title`. Both lines may name
-    `{item_mean}` (a float) and `{item_count}` (an int), of the item's earlier training ratings.
+    The two lines are format strings. Both may use every column of the item table, such as `{title}`, and two statistics
+    of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,14 +95,24 @@ class PromptSpec(BaseModel):
         "You are a movie recommendation assistant. Given a user's recent history and a candidate movie. "
         "Please begin your analysis with 'Yes' or 'No'."
     )
+    """System message."""
     instruction: str = "Predict whether the user will like the candidate movie. Answer only with Yes or No."
+    """First line of the user's message."""
     history_header: str = "User's last {history_len} watched movies:"
+    """Line above the history; `{history_len}` is the number of history lines."""
     history_line: str = "{n}. {title} (rating ≈ {rating:.1f})"
+    """One line for each item of the history, oldest first: `{n}` is the line's number from 1, `{rating}` the user's
+    rating. `{rating:liked|disliked}` writes a label of 1 or 0 as a word."""
     candidate_header: str = "Candidate movie:"
+    """Line above the candidate."""
     candidate_line: str = "{title}"
+    """The candidate; it has neither `{n}` nor `{rating}`."""
     question: str = "Should we recommend this movie to the user? Answer Yes or No."
+    """Last line of the user's message."""
     yes: str = Field("Yes", min_length=1)
+    """Answer for a candidate that the user likes; its response differs from that of `no` in exactly one token."""
     no: str = Field("No", min_length=1)
+    """Answer for a candidate that the user dislikes."""
 
     @field_validator("history_line", "candidate_line", "history_header")
     @classmethod
@@ -120,12 +129,12 @@ class PromptSpec(BaseModel):
             raise ValueError(f"history_header may name {{history_len}} only, not {{{header.pop()}}}")
         leak = {p.field for p in split_template(self.candidate_line)} & {"rating", "n"}
         if leak:
-            raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: the candidate has none to show")
+            raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: a candidate has none")
         return self
 
     @property
     def names_context(self) -> bool:
-        """Whether a line says how an item was rated before."""
+        """Whether a line has a field of `CONTEXT_FIELDS`."""
         named = {part.field for line in (self.history_line, self.candidate_line) for part in split_template(line)}
         return not named.isdisjoint(CONTEXT_FIELDS)
 
@@ -134,7 +143,7 @@ class PromptSpec(BaseModel):
         return self.yes if liked else self.no
 
     def history(self, items: Iterable[Mapping[str, Any]], ratings: Iterable[float]) -> str:
-        """The history as text, one line an item, oldest first."""
+        """The history as text: a line for each item, oldest first."""
         return "\n".join(
             self.history_line.format(**{**item, "n": n, "rating": Number(rating)})
             for n, (item, rating) in enumerate(zip(items, ratings, strict=True), start=1)
@@ -145,12 +154,12 @@ class PromptSpec(BaseModel):
         return self.candidate_line.format(**item)
 
     def frame(self, history_len: int) -> tuple[str, str, str]:
-        """What stands before the history, between it and the candidate, and after, in the Alpaca `input`."""
+        """The Alpaca `input` before the history, between history and candidate, and after the candidate."""
         header = self.history_header.format(history_len=history_len)
         return f"{header}\n", f"\n\n{self.candidate_header}\n", f"\n\n{self.question}"
 
     def alpaca(self, history: str, candidate: str, label: str, history_len: int) -> dict[str, Any]:
-        """One example in Alpaca form, keys in the order of the files."""
+        """One Alpaca example, with the keys in the order of the files."""
         opening, middle, closing = self.frame(history_len)
         return {
             "instruction": self.instruction,

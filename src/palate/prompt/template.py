@@ -1,11 +1,11 @@
-"""A tokenizer's chat template, and the form in which it takes every message of a conversation.
+"""A tokenizer's chat template, and the form of messages in which it writes every message of a conversation.
 
-Some templates refuse a system turn (Gemma 2, Mistral 0.1) or lose it as soon as an answer follows (Mistral Nemo), some
-take content as a list of parts, some refuse an answer as the last turn. Which it is shows in what they render for
-conversations whose contents are numbers.
+Some templates reject a system turn (Gemma 2, Mistral 0.1) or drop it if an answer follows (Mistral Nemo), some expect
+content as a list of parts, some reject an answer as the last turn. `Template.form` finds this out from renderings of
+probe conversations, whose contents are numbers.
 
-Some write today's date (Llama 3.x, SmolLM3, gpt-oss). `with_date` fixes it in the template's text, so that two days,
-and whoever serves an exported tokenizer, render the same.
+Some templates write today's date (Llama 3.x, SmolLM3, gpt-oss). `with_date` fixes the date in the template's text, so
+that renderings do not depend on the day or on the program that serves an exported tokenizer.
 """
 
 import datetime
@@ -18,25 +18,26 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from palate.errors import InputError
+from palate.errors import InputError, first_line
 from palate.prompt.messages import Message
 
 log = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant")
 DATE = datetime.date(2024, 7, 26)
-"""The day that a template calls today: the one that Llama 3.1 and 3.2 write where there is no clock."""
+"""The date that templates write as today: the default of Llama 3.1 and 3.2 without a clock."""
 
 
 class Form(NamedTuple):
-    """How messages are put to a template."""
+    """The form of the messages for a template."""
 
     parts: bool
     """Each content is a list of one text part."""
     closed: bool
-    """The answer and the end token follow the generation prompt: the template takes no answer as the last turn."""
+    """`render` appends the answer and the end token to the generation prompt, for a template that rejects an answer as
+    the last turn."""
     folded: bool
-    """The system text opens the first user turn."""
+    """The first user turn begins with the system text."""
 
 
 FORMS = [Form(parts, closed, folded) for parts in (False, True) for closed in (False, True) for folded in (False, True)]
@@ -44,18 +45,18 @@ FORMS = [Form(parts, closed, folded) for parts in (False, True) for closed in (F
 
 @dataclass(frozen=True)
 class Template:
-    """Renders conversations by a tokenizer's chat template.
+    """Renders conversations with a tokenizer's chat template.
 
-    Raises `InputError` where the template fails, or leaves out a message in every form.
+    Raises `InputError` if the template fails, or if it omits a message in every form.
     """
 
     tokenizer: Any
-    _known: set[tuple[str, ...]] = field(default_factory=set, repr=False)
+    _checked: set[tuple[str, ...]] = field(default_factory=set, repr=False)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """A conversation as one string; every message is in it."""
+        """A conversation as one string that has every message."""
         form, roles = self.form, tuple(message["role"] for message in messages)
-        if roles not in self._known:
+        if roles not in self._checked:
             probe = _probe(roles)
             text = self._render(probe, form, add_generation_prompt)
             lost, listed = _lost(probe, text), _listed(probe, text) if form.parts else None
@@ -64,29 +65,29 @@ class Template:
                     f"leaves out the {lost} message" if lost else f"writes the parts of the {listed} message as a list"
                 )
                 raise InputError(f"the chat template {found} of {', '.join(roles)}", self._name)
-            self._known.add(roles)
+            self._checked.add(roles)
         return self._render(messages, form, add_generation_prompt)
 
     @cached_property
     def form(self) -> Form:
-        """The simplest form in which the template writes each message once, else that in which it leaves out none."""
+        """The simplest form in which the template writes each message once, else each message at least once."""
         faults = {form: self._fault(form) for form in FORMS}
         form = next((form for form in FORMS if faults[form] is None), None)
         form = form or next((form for form in FORMS if (faults[form] or "").startswith("repeats")), None)
         if form is None:
             raise InputError(f"the chat template {faults[FORMS[0]]}", self._name)
         if faults[form]:
-            _say(f"{self._name}: the chat template {faults[form]}")
+            _warn_once(f"{self._name}: the chat template {faults[form]}")
         elif form.folded:
             why = faults[form._replace(folded=False)]
-            _say(f"{self._name}: the system text opens the first user turn, as the chat template {why}")
+            _warn_once(f"{self._name}: the system text opens the first user turn, because the chat template {why}")
         return form
 
     def identity(self) -> str:
-        """Hashes of what the template makes of conversations with and without system turn, answer and history.
+        """Hashes of the template's renderings of conversations with and without system turn, answer and history.
 
-        The first is of short turns, as earlier versions recorded it; the second of long ones, which show whether a
-        template cuts or changes texts.
+        The first hash is of short turns, as earlier versions recorded it. The second is of long turns, which show
+        whether a template cuts or changes texts.
         """
         short = {"system": ' Be "brief" & exact.\n', "user": "\n <p>1.</p>  Ünlü?\n\n", "assistant": "No"}
         letters = "".join(map(chr, range(32, 127)))
@@ -104,7 +105,7 @@ class Template:
         return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
     def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str | None:
-        """As `render`; None where the template takes no such conversation."""
+        """As `render`; None if the template rejects the conversation."""
         form = self.form
         try:
             return self._render(messages, form, add_generation_prompt)
@@ -112,7 +113,7 @@ class Template:
             return None
 
     def _fault(self, form: Form) -> str | None:
-        """What is wrong with what the template makes of a prompt and its answer in a form; None if nothing."""
+        """The fault in the template's rendering of a prompt and its answer in a form; None if there is none."""
         repeated = None
         try:
             for roles, add_generation_prompt in ((ROLES[:2], True), (ROLES[:2], False), (ROLES, False)):
@@ -131,7 +132,7 @@ class Template:
         return repeated
 
     def _render(self, messages: Sequence[Message], form: Form, add_generation_prompt: bool) -> str:
-        """What the template makes of a conversation that is put to it in a form."""
+        """The template's rendering of a conversation in a form."""
         if form.folded:
             messages = _folded(messages)
         answer = ""
@@ -145,9 +146,8 @@ class Template:
             rendered = self.tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except Exception as error:  # Jinja's own, a template's, and whatever Python makes of its expressions
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"the chat template fails: {reason}", self._name) from error
+        except Exception as error:  # Jinja's errors, a template's, and those of Python in its expressions
+            raise InputError(f"the chat template fails: {first_line(error)}", self._name) from error
         assert isinstance(rendered, str)
         return rendered + answer
 
@@ -157,10 +157,10 @@ class Template:
 
 
 def with_date(template: Any, date: datetime.date) -> Any:
-    """A template, or several by name, in which today is `date`; one that was given a date before keeps that.
+    """A template, or several by name, that writes `date` as today's date; a date that it has already stays.
 
-    Its first line is then a macro in the place of transformers' `strftime_now`, or sets the `date_string` that it asks
-    for.
+    The first line of the result is a macro that replaces transformers' `strftime_now`, or sets the variable
+    `date_string` that the template reads.
     """
     if isinstance(template, dict):
         return {name: with_date(text, date) for name, text in template.items()}
@@ -173,19 +173,19 @@ def with_date(template: Any, date: datetime.date) -> Any:
         line += "{% macro strftime_now(format) %}{{ format" + filters + " }}{% endmacro %}"
     if re.search(r"\bdate_string\b", template) and not re.search(r"\bset\s+date_string\b", template):
         line += "{% set date_string = " + repr(date.strftime("%d %b %Y")) + " %}"
-    # The line break goes with the block before it (`trim_blocks`).
+    # Jinja removes the line break after the block (`trim_blocks`).
     return f"{{# today is {date} #}}{line}\n{template}" if line else template
 
 
 def date_of(template: Any) -> datetime.date | None:
-    """The day that `with_date` put into a template, or into one of several; None if there is none."""
+    """The date that `with_date` wrote into a template, or into one of several; None if there is none."""
     texts = list(template.values()) if isinstance(template, dict) else [template]
     found = next((found for text in texts if isinstance(text, str) and (found := _DATED.match(text))), None)
     return datetime.date.fromisoformat(found[1]) if found else None
 
 
 def without_date(template: Any) -> Any:
-    """A template as it was before `with_date`."""
+    """A template without the line that `with_date` added."""
     if isinstance(template, dict):
         return {name: without_date(text) for name, text in template.items()}
     return _DATED.sub("", template) if isinstance(template, str) else template
@@ -195,7 +195,7 @@ _DATED = re.compile(r"\A{# today is ([-0-9]+) #}[^\n]*\n")
 
 
 def _folded(messages: Sequence[Message]) -> Sequence[Message]:
-    """The conversation without a system turn: its text, a blank line and the first user turn are one."""
+    """The conversation without a system turn: its text and a blank line open the first user turn."""
     if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
         return messages
     system, user = messages[:2]
@@ -203,22 +203,22 @@ def _folded(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _probe(roles: Sequence[str]) -> list[Message]:
-    """A conversation whose contents stand in no template by chance, nor change with the case of letters."""
+    """A conversation whose contents no template has by chance, and that no change of case alters."""
     return [{"role": role, "content": f"8{n}73914{n}58"} for n, role in enumerate(roles)]
 
 
 def _lost(messages: Sequence[Message], text: str) -> str | None:
-    """The role of the first message that is not in a text."""
+    """The role of the first message that the text lacks."""
     return next((message["role"] for message in messages if message["content"] not in text), None)
 
 
 def _listed(messages: Sequence[Message], text: str) -> str | None:
-    """The role of the first message whose list of parts is in a text as Python or JSON writes it."""
+    """The role of the first message whose list of parts the text has in Python's or JSON's notation."""
     found = re.findall(r"""["']text["']: ["'](\d+)""", text)
     return next((message["role"] for message in messages if message["content"] in found), None)
 
 
 @lru_cache
-def _say(text: str) -> None:
-    """Log a line once, however often a template is looked at."""
+def _warn_once(text: str) -> None:
+    """Log each distinct warning once."""
     log.warning(text)

@@ -1,4 +1,4 @@
-"""Loads a tokenizer by name, from where `palate.store.hub` finds it, and tells it from others."""
+"""Load a tokenizer by name, from the place that `palate.store.hub` finds, and identify it by hashes."""
 
 import datetime
 import hashlib
@@ -17,13 +17,14 @@ from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out
 def load_tokenizer(name: str, revision: str | None = None, template_date: datetime.date = DATE) -> Any:
     """A fast transformers tokenizer: `qwen3`, `smollm2`, a hub id, a folder or a GGUF file.
 
-    `template_date` is what its chat template takes for today. Raises `InputError` where there is none to be had.
+    Its chat template writes `template_date` as today's date. Raises `InputError` if it cannot be loaded, `WorkError` if
+    the hub cannot be reached.
     """
     return dated(tokenizer_at(locate(name, tokenizer=True), revision), template_date)
 
 
 def dated(tokenizer: Any, template_date: datetime.date) -> Any:
-    """The tokenizer, its chat template changed to one for which it is always the same day."""
+    """The tokenizer, after fixing the date in its chat template."""
     fixed = with_date(tokenizer.chat_template, template_date)
     if fixed != tokenizer.chat_template:
         tokenizer.chat_template = fixed
@@ -31,7 +32,7 @@ def dated(tokenizer: Any, template_date: datetime.date) -> Any:
 
 
 def tokenizer_at(location: Location, revision: str | None = None) -> Any:
-    """Load the tokenizer that lies at `location`."""
+    """Load the tokenizer at `location`."""
     from transformers import AutoTokenizer
 
     place = location.path or location.hub_id
@@ -41,9 +42,9 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
             return AutoTokenizer.from_pretrained(location.hub_id, revision=revision, local_files_only=local_only)
         if location.path.suffix == ".gguf":
             if any(find_spec(name) is None for name in ("gguf", "torch")):
-                raise InputError("is a GGUF file, which takes the train extra: pip install 'palate[train]'", place)
+                raise InputError("is a GGUF file, which needs the train extra: pip install 'palate[train]'", place)
             folder = converted_folder(location.path)
-            if (folder / "config.json").is_file():  # the same, and sooner: a GGUF file is read in Python
+            if (folder / "config.json").is_file():  # faster: Python reads a GGUF file slowly
                 tokenizer = AutoTokenizer.from_pretrained(str(folder))
                 tokenizer.name_or_path = str(location.path.parent)
                 return tokenizer
@@ -56,7 +57,7 @@ def tokenizer_at(location: Location, revision: str | None = None) -> Any:
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
-    """What decides a tokenizer's output: its `tokenizer.json`, and what its chat template renders, hashed."""
+    """Hashes of what a tokenizer's output depends on: its `tokenizer.json` and its chat template's renderings."""
     return {
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "chat template": Template(tokenizer).identity(),
@@ -64,31 +65,31 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
 
 
 def tokenizer_key(tokenizer: Any) -> dict[str, str]:
-    """As `tokenizer_identity`, with the chat template's text: no probe shows all that a template does to texts."""
+    """`tokenizer_identity` and a hash of the chat template's text, since probes cannot show every effect of it."""
     text = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
     return tokenizer_identity(tokenizer) | {"chat template's text": text}
 
 
 def is_text_hash(template: str) -> bool:
-    """Whether a recorded chat template is the hash of its text, as earlier versions recorded it."""
+    """Whether a recorded chat template is a hash of its text, the record of earlier versions."""
     return re.fullmatch(r"[0-9a-f]{64}", template) is not None
 
 
 def rendered_otherwise(tokenizer: Any) -> bool:
-    """Whether earlier versions rendered a chat template otherwise: with the day's date, or less than every message."""
+    """Whether earlier versions rendered the chat template differently: with the current date, or in another form."""
     template = tokenizer.chat_template
     return bool(without_date(template) != template or any(Template(tokenizer).form))
 
 
 def differing(tokenizer: Any, recorded: Mapping[str, str]) -> str | None:
-    """Which part of a tokenizer's identity is not as recorded, None if all are.
+    """The first part of a tokenizer's identity that differs from the record; None if none does.
 
     Earlier versions recorded a hash of the chat template's text.
     """
     for what, value in tokenizer_identity(tokenizer).items():
-        known = recorded.get(what, "")
-        if what == "chat template" and is_text_hash(known):
+        before = recorded.get(what, "")
+        if what == "chat template" and is_text_hash(before):
             value = hashlib.sha256(str(without_date(tokenizer.chat_template)).encode()).hexdigest()
-        if known != value and not value.startswith(f"{known} "):  # recorded before long turns were rendered
+        if before != value and not value.startswith(f"{before} "):  # an earlier version recorded only short turns
             return what
     return None

@@ -1,8 +1,8 @@
-"""Wording: what the two lines of a prompt say of every item, rating and context, piece by piece.
+"""Wording: the texts of every item, rating and context in the two lines of a prompt, as pieces.
 
-A piece of a line is constant text, the line's number, or one text for each code of an item, a distinct rating or a
-distinct context. Everything that writes lines takes them from these pieces: one sample as text (`history_line`), whole
-columns (`palate.samples.lines`), and the fragments of token ids (`palate.tokens.layout`). They are stored as JSON, so
+A piece of a line is constant text, the line's number, or a table with one text for each item, distinct rating or
+distinct context. All code that writes lines reads these pieces: one sample as text (`history_line`), whole columns
+(`palate.samples.lines`), and the fragments of token ids (`palate.tokens.layout`). The pieces are stored as JSON, so
 that a machine without item table and Polars can read them.
 """
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 FILE = "wording.json"
 
 Codes = Mapping[str, int]
-"""The codes of the item, the rating and the context that a line is about."""
+"""The codes of a line's item, rating and context."""
 
 
 class Piece(NamedTuple):
-    """A piece of a line: its text by code; a literal has one text, the number has none."""
+    """A piece of a line: its texts by code. A literal has one text, the number none."""
 
     of: Of
     texts: Sequence[str] = ()
     spec: str = ""
-    """The format spec of the number; the part of the template that a piece of an item or a context stands for."""
+    """The number's format spec; for an item or a context, the piece's part of the template."""
     option: str = ""
-    """The template that it is from, for messages."""
+    """The config key of the template, for messages."""
 
     @property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
         return f"{'rating' if self.of == 'rating' else self.spec} in {self.option}"
 
     def text(self, codes: Codes, n: int) -> str:
-        """The piece in the line of these codes, which is the n-th."""
+        """The piece's text in the n-th line, which has these codes."""
         if self.of == "n":
             return format_value(n, self.spec, "history_line")
         return self.texts[0 if self.of == "literal" else codes[self.of]]
@@ -58,9 +58,9 @@ class Wording:
     def of(
         cls, prompt: PromptSpec, items: "pl.DataFrame", ratings: Sequence[float], contexts: "pl.DataFrame"
     ) -> "Wording":
-        """Put the rows of `items` and `contexts`, and each of the ratings, into words; the code is the position.
+        """Write the texts of the rows of `items` and `contexts` and of each rating; a code is a position in these.
 
-        Raises `InputError` where a format spec does not fit a value.
+        Raises `InputError` if a format spec does not fit a value.
         """
 
         def texts(of: Of, field: str, spec: str, option: str) -> list[str]:
@@ -91,11 +91,11 @@ class Wording:
         return "".join(piece.text(codes, 0) for piece in self.candidate)
 
     def named(self, of: Of, code: int) -> list[str]:
-        """Everything that the lines say of one item, rating or context."""
+        """All texts in the lines of one item, rating or context."""
         return [piece.texts[code] for piece in (*self.history, *self.candidate) if piece.of == of]
 
     def of_items(self, rows: Sequence[int]) -> "Wording":
-        """The same for some of the items, whose codes are then their positions in `rows`."""
+        """The wording of some items; an item's code is its position in `rows`."""
 
         def chosen(piece: Piece) -> Piece:
             return piece._replace(texts=[piece.texts[row] for row in rows]) if piece.of == "item" else piece
@@ -103,7 +103,7 @@ class Wording:
         return Wording(*([chosen(piece) for piece in line] for line in (self.history, self.candidate)))
 
     def save(self, folder: Path) -> None:
-        """Write the pieces; a text of both lines is written once."""
+        """Write the pieces as JSON; texts that several pieces share are written once."""
         texts: list[Sequence[str]] = []
         stored: dict[str, Any] = {"texts": texts}
         for name, line in (("history", self.history), ("candidate", self.candidate)):
@@ -131,7 +131,7 @@ class Wording:
 
 
 def format_value(value: object, spec: str, option: str) -> str:
-    """`format(value, spec)`, an error being the prompt's; numbers as `Number` has it."""
+    """`format(value, spec)`, with floats as `Number`; an error is an `InputError` for the prompt's `option`."""
     try:
         return format(Number(value) if isinstance(value, float) else value, spec)
     except (ValueError, TypeError) as error:

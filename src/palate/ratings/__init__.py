@@ -1,1 +1,1 @@
-"""Ratings: read, check, name the columns."""
+"""Ratings: find and read the tables of ratings and items, recognize their columns, and check every row."""

@@ -1,4 +1,4 @@
-"""The MovieLens archives that have a name, and where on this machine one of them lies."""
+"""The named MovieLens archives, and the place of one on this machine."""
 
 import difflib
 import os
@@ -14,7 +14,7 @@ BASE_URL = "https://files.grouplens.org/datasets/movielens"
 
 @dataclass(frozen=True)
 class Archive:
-    """A published zip: its size in bytes and SHA-256 (None where it changes), and its rating scale."""
+    """A published zip: its size in bytes and SHA-256 (None if the publisher updates it), and its rating scale."""
 
     size: int | None
     sha256: str | None
@@ -34,11 +34,11 @@ ARCHIVES = {
 
 
 def locate(source: str) -> Path:
-    """The folder, zip or file that `source` means; a named data set is downloaded where it is not at hand.
+    """The folder, zip or file of `source`: a path, or a named data set, which is downloaded if it is missing.
 
-    A name is looked for in `$PALATE_DATA_DIR` (default `data/`) as a folder and as a zip,
-    `ml-100k` also in the installed package `recbole`. Raises `InputError` for what is neither a name nor
-    a path, `WorkError` where a download fails.
+    A named data set may be a folder or a zip in `$PALATE_DATA_DIR` (default `data/`); `ml-100k` may also be in the
+    installed package `recbole`. Raises `InputError` for a source that is neither a name nor a path, `WorkError` if a
+    download fails.
     """
     if source not in ARCHIVES:
         path = Path(source)
@@ -61,7 +61,7 @@ def locate(source: str) -> Path:
 
 
 def _packaged(name: str) -> Path | None:
-    """The RecBole atomic files of a data set in the installed package, found without importing it."""
+    """The folder of a data set's RecBole atomic files in the installed package, found without an import."""
     try:
         files = metadata.files("recbole") or []
     except metadata.PackageNotFoundError:

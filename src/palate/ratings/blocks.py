@@ -1,16 +1,16 @@
-"""Long tables in blocks that fit a processor's cache, no user in two of them."""
+"""Split long tables into blocks that fit a processor's cache; a user's rows are in one block."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 16
-"""Rows: eight bytes of each are half a megabyte."""
+"""Rows of a block: eight bytes for each row are half a megabyte."""
 
 
 def bounds_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where blocks of about `BLOCK` rows begin, and where the last one ends, in rows that are grouped by user.
+    """The first row of each block of about `BLOCK` rows, and the end of the last block; rows are grouped by user.
 
-    `counts` (u,) int64 are the users' numbers of rows, none of them 0; a user of more rows has a block that holds them.
+    `counts` (u,) int64 are the users' numbers of rows, all positive. A block is larger if one user has more rows.
     """
     ends = np.cumsum(counts)
     rows = int(ends[-1]) if ends.size else 0

@@ -1,6 +1,6 @@
-"""Fetch one archive: resumed where it broke off, verified before it gets its name.
+"""Download one archive: resume a broken download, and verify the file before its final rename.
 
-What has arrived lies in `NAME.zip.part`, across runs too; only a verified file is renamed to `NAME.zip`.
+Received bytes are in `NAME.zip.part`, which later runs resume. A verified file is renamed to `NAME.zip`.
 """
 
 import http.client
@@ -24,7 +24,7 @@ _BLOCK = 1 << 18
 
 
 class _BrokenError(Exception):
-    """The connection failed or ended early: worth another try."""
+    """The connection failed or ended early; another attempt may succeed."""
 
 
 def download(
@@ -37,17 +37,17 @@ def download(
     wait: float = 1.0,
     timeout: float = 30.0,
 ) -> Path:
-    """Download `url` to `target` and return it; `size` in bytes and `sha256` are verified where given.
+    """Download `url` to `target` and return it; `size` in bytes and `sha256` are verified if given.
 
-    An attempt that brings nothing counts against `attempts` and is followed by `wait` seconds, doubled
-    each time; one that brings bytes is resumed at once. Without `sha256` the zip's own checksums decide.
-    A second process that wants the same file waits for the first. Raises `WorkError`.
+    An attempt that receives no bytes counts against `attempts`, and a pause of `wait` seconds follows, doubled each
+    time. An attempt that receives bytes is resumed at once. Without `sha256` the zip's own checksums are verified. A
+    second process for the same file waits for the first. Raises `WorkError`.
     """
     part = target.with_name(target.name + ".part")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
-            if target.exists():  # another process brought it while this one waited
+            if target.exists():  # another process downloaded it while this one waited
                 return target
             _fetch(url, part, size, attempts, wait, timeout)
             _verify(url, part, size, sha256)
@@ -56,7 +56,7 @@ def download(
 
 
 def _fetch(url: str, part: Path, size: int | None, attempts: int, wait: float, timeout: float) -> None:
-    """Bring `part` to its full length, over as many connections as it takes."""
+    """Download `part` to its full length over as many connections as necessary."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
@@ -78,14 +78,14 @@ def _fetch(url: str, part: Path, size: int | None, attempts: int, wait: float, t
                     continue
                 failures += 1
                 if failures >= attempts:
-                    kept = "run it again to resume" if before else "try again later"
-                    remedy = f"{kept}, or fetch the file by hand and put it at {part.with_suffix('')}"
+                    again = "run it again to resume" if before else "try again later"
+                    remedy = f"{again}, or fetch the file by hand and put it at {part.with_suffix('')}"
                     raise WorkError(f"{url}: download failed {failures} times: {error}; {remedy}") from error
                 time.sleep(wait * 2 ** (failures - 1))
 
 
 def _receive(url: str, part: Path, have: int, timeout: float) -> Iterator[tuple[int, int | None]]:
-    """Write one response to `part`, after the `have` bytes in it; yields (bytes there, bytes in all)."""
+    """Append one response to the `have` bytes of `part`; yields (bytes received, total bytes)."""
     request = urllib.request.Request(url, headers={"User-Agent": f"palate/{__version__}"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -106,11 +106,11 @@ def _receive(url: str, part: Path, have: int, timeout: float) -> Iterator[tuple[
             if total is not None and done < total:
                 raise _BrokenError(f"the connection ended after {done:,} of {total:,} bytes")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing left to send after `have`: whole, or not the same file any more
+        if error.code == 416:  # nothing follows byte `have`: the file is complete, or the server's file changed
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return
             part.unlink(missing_ok=True)
-            raise _BrokenError("the server has less than what had arrived") from error
+            raise _BrokenError("the server's file is shorter than the received part") from error
         if error.code in (408, 429) or error.code >= 500:
             raise _BrokenError(f"HTTP {error.code} {error.reason}") from error
         raise WorkError(f"{url}: HTTP {error.code} {error.reason}") from error
@@ -126,7 +126,7 @@ def _receive(url: str, part: Path, have: int, timeout: float) -> Iterator[tuple[
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next block; the bytes before a break are handed over, so that they need not come again."""
+    """The next block; after a break the bytes received before it, so that the next attempt resumes after them."""
     try:
         return response.read(_BLOCK)
     except http.client.IncompleteRead as error:
@@ -134,20 +134,20 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _verify(url: str, part: Path, size: int | None, sha256: str | None) -> None:
-    """Remove `part` and raise `WorkError` if it is not what was promised."""
+    """Remove `part` and raise `WorkError` if its checksum is wrong."""
     problem = ""
     if sha256 is not None:
         found = sha256_file(part)
         if found != sha256:
-            promised = f"sha256 {sha256}" + (f" ({size:,} bytes)" if size else "")
-            problem = f"wrong checksum: sha256 {found} ({part.stat().st_size:,} bytes), expected {promised}"
+            expected = f"sha256 {sha256}" + (f" ({size:,} bytes)" if size else "")
+            problem = f"wrong checksum: sha256 {found} ({part.stat().st_size:,} bytes), expected {expected}"
     else:
         try:
             with zipfile.ZipFile(part) as archive:
                 broken = archive.testzip()
             problem = f"broken zip: {broken} fails its checksum" if broken else ""
         except zipfile.BadZipFile:
-            problem = "what arrived is not a zip"
+            problem = "the downloaded file is not a zip"
     if problem:
         part.unlink()
         raise WorkError(f"{url}: {problem}; the file was removed, try again later or fetch it by hand")

@@ -1,4 +1,4 @@
-"""Read a table of items: one row an item, with a title and whatever else the file knows of it."""
+"""Read a table of items: one row for each item, with a title and the file's other columns."""
 
 import dataclasses
 import re
@@ -29,16 +29,16 @@ from palate.ratings.text import WHITE, folded
 def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     """Read an item table: `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
 
-    Columns of text files are String, as they stand; ML-100K's genre flags become `genres` ("A|B"). Where
-    RecBole keeps the year apart it is put back into the title. Raises `InputError` with the line.
+    The columns of text files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and
+    RecBole's separate year is appended to the title. Raises `InputError` with the line.
     """
     if is_parquet(file):
         table, layout = parquet_columns(file), None
     else:
         layout = layout_of(file)
-        again = next((name for name in layout.names if layout.names.count(name) > 1), None)
-        if again is not None:
-            raise InputError(f"has two columns {again!r}, expected each name once", file.place, 1)
+        duplicate = next((name for name in layout.names if layout.names.count(name) > 1), None)
+        if duplicate is not None:
+            raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
     rest = [c for c in table.columns if c not in (item, title)]
@@ -61,7 +61,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
 
 
 def item_table(source: str) -> SourceFile:
-    """The item table that an option names; raises `InputError` if there is no such file."""
+    """The item table at a path; raises `InputError` if there is no such file."""
     path = Path(source)
     if not path.is_file():
         raise InputError("no such file, expected the item table", path)
@@ -69,13 +69,13 @@ def item_table(source: str) -> SourceFile:
 
 
 def items_of_titles(table: RatingTable) -> pl.DataFrame:
-    """The items of a rating table that brings its own titles, in the order of their first rating."""
+    """The items of a rating table with a title column, in the order of their first rating."""
     pairs = table.frame.select("item_id", folded(pl.col("title").fill_null(""))).with_row_index("row")
     pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
-    again = pairs.filter(pl.col("item_id").is_duplicated())
-    if again.height:
-        item = again["item_id"][0]
-        one, other = again.filter(pl.col("item_id") == item).rows()[:2]
+    duplicates = pairs.filter(pl.col("item_id").is_duplicated())
+    if duplicates.height:
+        item = duplicates["item_id"][0]
+        one, other = duplicates.filter(pl.col("item_id") == item).rows()[:2]
         table.fail(f"item {item} is titled {other[2]!r} here and {one[2]!r} before, expected one title", other[0])
     return pairs.drop("row")
 
@@ -92,7 +92,7 @@ def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tup
 
 
 def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
-    """A text table as String columns, blank lines left out."""
+    """A text table as String columns, without blank lines."""
     try:
         text = file.path.read_bytes().decode(layout.encoding)
     except UnicodeDecodeError:
@@ -112,12 +112,12 @@ def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
 
 
 def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
-    """The rows as String columns, from a text with its header or rewritten rows.
+    """The rows as String columns, from a text with its header or from rewritten rows.
 
-    Raises a Polars error where one has too many fields.
+    Raises a Polars error if a row has too many fields.
     """
     if isinstance(text, str) and len(layout.separator) > 1:
-        if ":::" in text:  # Polars knows no look-ahead
+        if ":::" in text:  # Polars's patterns have no look-ahead
             text = re.sub(separator_of(layout), "\0", text)
             layout = dataclasses.replace(layout, separator="\0")
         lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
@@ -139,9 +139,8 @@ def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
 
 
 def _check_ids(ids: pl.Series, file: SourceFile, layout: Layout | None) -> None:
-    """Every row has an id, and no other row has the same."""
-    again = ~ids.is_first_distinct()
-    wrong = again | ids.is_null()
+    """Raise `InputError` for the first row without an id, or with the id of an earlier row."""
+    wrong = ~ids.is_first_distinct() | ids.is_null()
     if not wrong.any():
         return
     row = int(wrong.arg_true()[0])
@@ -154,11 +153,11 @@ def _check_ids(ids: pl.Series, file: SourceFile, layout: Layout | None) -> None:
     (line,) = table.lines_of([first])
     if line is not None:
         noun, before = "line", line
-    table.fail(f"item {value} stands already on {noun} {before}, expected one row an item", row)
+    table.fail(f"{noun} {before} has the same item {value}, expected one row for each item", row)
 
 
 def _join_genre_flags(table: pl.DataFrame) -> pl.DataFrame:
-    """Replace ML-100K's nineteen 0/1 columns by one, `genres`: "Action|Comedy"."""
+    """Replace ML-100K's nineteen 0/1 columns by one column `genres`: "Action|Comedy"."""
     if not set(GENRE_FLAGS) <= set(table.columns):
         return table
     named = [pl.when(pl.col(flag) == "1").then(pl.lit(flag)) for flag in GENRE_FLAGS]

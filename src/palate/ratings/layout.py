@@ -1,4 +1,4 @@
-"""How a table lies in its file: separator, quotes, header; and which column means what."""
+"""The layout of a table in its file (separator, quotes, header), and the roles of its columns."""
 
 import codecs
 import csv
@@ -25,7 +25,7 @@ ROLES = {
     "split": ("split", "subset", "fold", "partition"),
     "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name"),
 }
-"""Accepted names of a column, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
+"""Column names of each role, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GENRES = (
@@ -43,11 +43,11 @@ _FIXED = {
 }
 
 IN_UTF8 = "`iconv -f LATIN1 -t UTF-8 FILE > NEW` converts a file of Western Europe"
-"""How to mend text in another encoding."""
+"""The remedy for text in another encoding."""
 
 _CARRIAGE_RETURN = (
-    "a carriage return stands within the line, expected lines that end in LF or CRLF: "
-    "`tr '\\r' '\\n' < FILE > NEW` makes them of a file whose lines end in CR"
+    "the line contains a carriage return, expected lines that end in LF or CRLF: "
+    "`tr '\\r' '\\n' < FILE > NEW` converts a file whose lines end in CR"
 )
 _SEPARATORS = {",": "commas", "\t": "tabs"}
 _MARKS = {
@@ -58,15 +58,15 @@ _MARKS = {
     b"\xfd7zXZ": "compressed with xz, expected text: unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed with zstd, expected text: unpack it first",
 }
-"""What the first bytes say of a file that is no text."""
+"""The kind of a binary file by its first bytes."""
 
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What Polars raises for a file that it cannot read; a panic is a BaseException."""
+"""The exceptions of Polars for a file that it cannot read; a panic is a BaseException."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A delimited text table: the names of its columns in file order, and the lines before its first row."""
+    """The layout of a delimited text table: `names` are its columns in file order, `skip_lines` precede its rows."""
 
     separator: str
     quoted: bool
@@ -74,18 +74,19 @@ class Layout:
     skip_lines: int
     encoding: str = "utf-8-sig"
     escaped: bool = False
-    """Whether a quote within quotes is written `\\"`, as Spark does, rather than `""`."""
+    """Whether a quote within quotes is written `\\"`, as Spark writes it, instead of `""`."""
     rewritten: bool = False
-    """Whether a field holds a quote: Polars opens quotes within a field too, and then joins rows."""
+    """Whether a field contains a quote. Polars would take it for an opening quote and join rows, so that
+    `rewritten_rows` must rewrite the rows first."""
 
 
 def is_parquet(file: SourceFile) -> bool:
-    """Whether the file's name says that it is Parquet."""
+    """Whether the file's name has a suffix of Parquet."""
     return file.name.lower().endswith((".parquet", ".pq"))
 
 
 def parquet_names(file: SourceFile) -> list[str]:
-    """The columns of a Parquet table; `InputError` if it is none."""
+    """The columns of a Parquet table; raises `InputError` for another file."""
     try:
         return column_names(file.path)
     except DamagedError as error:
@@ -93,7 +94,7 @@ def parquet_names(file: SourceFile) -> list[str]:
 
 
 def parquet_columns(file: SourceFile, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """A Parquet table, or some of its columns; `InputError` if it is none, or damaged."""
+    """A Parquet table, or some of its columns; raises `InputError` for a damaged or another file."""
     try:
         return read_parquet(file.path, columns)
     except DamagedError as error:
@@ -101,7 +102,7 @@ def parquet_columns(file: SourceFile, columns: Sequence[str] | None = None) -> p
 
 
 def layout_of(file: SourceFile) -> Layout:
-    """The layout of a text table, from its name and its header; `InputError` if it is empty."""
+    """The layout of a text table, from its name and its header; raises `InputError` if it is empty."""
     lower = file.name.lower()
     quoted = not lower.endswith((".inter", ".item"))
     separator = "\t" if not quoted or lower.endswith((".tsv", ".txt")) else ","
@@ -123,7 +124,7 @@ def layout_of(file: SourceFile) -> Layout:
     quoted, escaped, rewritten = _quoting(file, separator, len(names)) if quoted else (False, False, False)
     if escaped or not quoted:
         rows = _walk(file, Layout(separator, quoted, (), end, escaped=escaped))
-    # Polars takes a table's width from its first line, so blank ones below the header are skipped with it.
+    # Polars takes a table's width from its first line, so blank lines below the header are skipped with it.
     first = next(rows, None)
     if first is None:
         with file.path.open("rb") as lines:
@@ -133,9 +134,9 @@ def layout_of(file: SourceFile) -> Layout:
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """The rows as (line of the file, from 1; fields), blank lines left out: slow and exact, for diagnosis.
+    """The rows as (line of the file, from 1; fields), without blank lines: slow and exact, for diagnosis.
 
-    A line of nothing but separators is blank too: spreadsheets write empty rows so.
+    A line of separators alone is blank too, since spreadsheets write empty rows like this.
     """
     for line, _, fields in _walk(file, layout):
         if len(fields) != len(layout.names) or any(field.strip("\r") for field in fields):
@@ -143,9 +144,9 @@ def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]
 
 
 def check_widths(file: SourceFile, layout: Layout, rows: int | None = None, shown: int | None = None) -> None:
-    """Raise the `InputError` of the first of `rows` rows (None: all) that has not a field for each column.
+    """Raise `InputError` for the first row whose number of fields differs from the header's.
 
-    It names the first `shown` columns (None: all).
+    Only the first `rows` rows are checked (None: all). The message names the first `shown` columns (None: all).
     """
     for line, fields in islice(records(file, layout), rows):
         if len(fields) != len(layout.names):
@@ -153,52 +154,52 @@ def check_widths(file: SourceFile, layout: Layout, rows: int | None = None, show
 
 
 def width_problem(fields: Sequence[str], names: Sequence[str], shown: int | None = None) -> str:
-    """What is wrong with a row that has not a field for each column."""
+    """The message for a row whose number of fields differs from the header's."""
     found = f"{len(fields)} field" + ("s" if len(fields) != 1 else "")
     return f"row has {found}, expected {len(names)} ({', '.join(names[:shown])})"
 
 
 def rewritten_rows(file: SourceFile, layout: Layout) -> bytes:
-    """The rows below the header as every reader of CSV takes them: fields with quotes in quotes, which stand twice."""
+    """The rows below the header as standard CSV: a field with quotes is quoted, and its quotes are doubled."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=layout.separator, lineterminator="\r\n")
-    # Latin-1 takes every byte and gives it back, so that what is not UTF-8 is found by who reads the rows.
+    # Latin-1 preserves every byte, so that the reader of these rows still finds text that is not UTF-8.
     writer.writerows(fields for _, _, fields in _walk(file, dataclasses.replace(layout, encoding="latin-1")))
     return text.getvalue().encode("latin-1")
 
 
 def _double_quotes(text: str) -> str:
-    """Quotes written `\\"` as `""`, which every reader of CSV takes."""
+    """The line with `""`, the standard of CSV, for each `\\"`."""
     return re.sub(r'(?<!\\)((?:\\\\)*)\\"', r'\1""', text)
 
 
 def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, bool]:
-    """Whether fields are quoted, quotes escaped with a backslash, and rows to be rewritten for Polars.
+    """Whether fields are quoted, quotes are escaped with a backslash, and rows must be rewritten for Polars.
 
-    It is the first way in which every row has its fields. Raises `InputError` with the line where quotes can be read
-    in no way.
+    The result is the first convention in which every row has `width` fields. Raises `InputError` with the line if none
+    can be read.
     """
     with file.path.open("rb") as content:
         if not any(b'"' in block for block in iter(lambda: content.read(1 << 20), b"")):
             return True, False, False
-    ways = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
+    conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
     problem = None
-    for quoted, escaped in ways:
+    for quoted, escaped in conventions:
         try:
-            held = False
+            has_quote = False
             for _, _, fields in _walk(file, Layout(separator, quoted, (), 0, escaped=escaped)):
-                # Two titles that begin with a quote and close none, in lines that have all their tabs.
+                # Two titles with an opening quote but no closing one, in lines that have all their tabs.
                 joined = separator == "\t" and any("\n" in field and "\t" in field for field in fields)
                 if len(fields) != width or joined:
                     break
-                held = held or any('"' in field for field in fields)
+                has_quote = has_quote or any('"' in field for field in fields)
             else:
-                return quoted, escaped, quoted and (held or escaped)
+                return quoted, escaped, quoted and (has_quote or escaped)
         except InputError as error:
-            problem = error if (quoted, escaped) == ways[0] else problem
+            problem = error if (quoted, escaped) == conventions[0] else problem
     if problem is not None:
         raise problem
-    return True, False, True  # whoever reads the rows names the one that has too many fields, or too few
+    return True, False, True  # the reader of the rows reports the row with too many or too few fields
 
 
 def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
@@ -225,12 +226,12 @@ def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str
 
 
 def separator_of(layout: Layout) -> str:
-    """The separator of a table without quotes, as a pattern; the first colon of `:::` ends a title."""
+    """The separator of an unquoted table as a pattern; the first colon of `:::` belongs to the title."""
     return re.escape(layout.separator) + ("(?!:)" if layout.separator == "::" else "")
 
 
 def check_encoding(file: SourceFile) -> None:
-    """Raise `InputError` at the first line that is not UTF-8 text."""
+    """Raise `InputError` for the first line that is not UTF-8 text."""
     with file.path.open("rb") as content:
         for number, line in enumerate(content, 1):
             try:
@@ -241,7 +242,7 @@ def check_encoding(file: SourceFile) -> None:
 
 
 def csv_problem(error: csv.Error) -> str:
-    """What csv found, and what was expected."""
+    """The message for an error of Python's csv module."""
     found = str(error)
     if found.startswith("new-line character"):
         return _CARRIAGE_RETURN
@@ -253,7 +254,7 @@ def csv_problem(error: csv.Error) -> str:
 
 
 def _check_begin(file: SourceFile, separator: str | None) -> None:
-    """Raise `InputError` for text in units of two bytes, a spreadsheet's note, and a header with another separator."""
+    """Raise `InputError` for a binary file, text in UTF-16 or UTF-32, a `sep=` line, and another separator."""
     with file.path.open("rb") as content:
         begin = content.read(1 << 12)
     kind = next((kind for mark, kind in _MARKS.items() if begin.startswith(mark)), None)
@@ -262,9 +263,9 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
         wide = begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or begin.count(0) > len(begin) * 0.6
         remedy = f"`iconv -f UTF-{32 if wide else 16} -t UTF-8 FILE > NEW` converts it"
-        if not wide and begin.count(0) < len(begin) // 4:  # some bytes of a text, not half of each of its units
+        if not wide and begin.count(0) < len(begin) // 4:  # stray zero bytes; in UTF-16 about half are zero
             line = begin[: begin.index(0)].count(b"\n") + 1
-            raise InputError("byte 0x00 is no text, expected text in UTF-8", file.place, line)
+            raise InputError("byte 0x00 is not text, expected text in UTF-8", file.place, line)
         raise InputError(f"is UTF-{32 if wide else 16} or binary, expected text in UTF-8: {remedy}", file.place)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
@@ -283,7 +284,7 @@ def _check_begin(file: SourceFile, separator: str | None) -> None:
 
 
 def _encoding_of(path: Path) -> str:
-    """ML-100K and ML-1M are Latin-1, ML-10M under the same names is UTF-8."""
+    """The encoding of a MovieLens file: Latin-1 for ML-100K and ML-1M, UTF-8 for ML-10M with the same names."""
     try:
         path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -294,9 +295,9 @@ def _encoding_of(path: Path) -> str:
 def column_of(
     role: str, names: Sequence[str], columns: Mapping[str, str], place: str, *, needed: bool = True
 ) -> str | None:
-    """The name of the column that plays a role; `columns` has the last word.
+    """The name of a role's column; `columns` overrides the names in `ROLES`.
 
-    Raises `InputError` if it is not there, unless it is not `needed`, and if two columns have the name.
+    Raises `InputError` if two columns match, or if a `needed` column is missing.
     """
     chosen = columns.get(role)
     if chosen is not None and (chosen in names or needed):
@@ -310,13 +311,13 @@ def column_of(
     same = [name for name in names if found is not None and _plain(name) == _plain(found)]
     if len(same) > 1:
         expected = f"expected one {role} column, or its name as ratings.columns.{role}"
-        raise InputError(f"the columns {same[0]!r} and {same[1]!r} are called alike, {expected}", place, 1)
+        raise InputError(f"the columns {same[0]!r} and {same[1]!r} have the same name, {expected}", place, 1)
     if found is None and needed:
         _check_header(names, place, role)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
         option = "" if role == "title" else f", or its name as ratings.columns.{role}"
         if role == "timestamp":
-            option += " (without times, a column that counts the rows says that their order is that of time)"
+            option += " (without times, a column that counts the rows, if they are in order of time)"
         raise InputError(
             f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
         )
@@ -324,22 +325,22 @@ def column_of(
 
 
 def check_roles(used: Mapping[str, str | None], place: str) -> None:
-    """Raise `InputError` where two roles have one column; an id may be its item's title."""
+    """Raise `InputError` if two roles have one column; an item's id may be its title."""
     roles: dict[str, str] = {}
     for role, column in used.items():
         if column is None:
             continue
         first = roles.setdefault(column, role)
         if first != role and {first, role} != {"item_id", "title"}:
-            problem = f"the column {column!r} is taken as {first} and as {role}, expected a column for each"
+            problem = f"the column {column!r} has the roles {first} and {role}, expected a column for each"
             raise InputError(f"{problem} (ratings.columns)", place, 1)
 
 
 def _check_header(names: Sequence[str], place: str, role: str) -> None:
-    """Raise `InputError` where the names of columns look like a row: a number among them, and none that is known."""
-    known = {name for called in ROLES.values() for name in called}
+    """Raise `InputError` if the header looks like a row: it has a number and no name of `ROLES`."""
+    usual_names = {name for called in ROLES.values() for name in called}
     numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
-    if numbers and not any(_plain(name) in known for name in names):
+    if numbers and not any(_plain(name) in usual_names for name in names):
         shown = ",".join(names[:4])
         usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
         remedy = f"write one as the first line, such as {usual}"
@@ -347,5 +348,5 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
 
 
 def _plain(name: str) -> str:
-    """A column's name without case, separators and RecBole's type."""
+    """A column's name in lower case, without separators and RecBole's type."""
     return name.partition(":")[0].lower().replace("_", "").replace("-", "").replace(" ", "")

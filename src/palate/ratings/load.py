@@ -1,4 +1,4 @@
-"""From a name or a path to checked ratings."""
+"""Load and check ratings from a named data set or a path."""
 
 import dataclasses
 import math
@@ -26,25 +26,23 @@ ITEM_FILES = (
     "movies.dat",
     "u.item",
 )
-_JSON = (
-    """: a script makes one of it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
-)
+_JSON = """: a script converts it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
 _REMEDIES = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), ": it is compressed, unpack it first"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV in UTF-8"),
 }
-"""What makes a table that can be read of a file that cannot."""
+"""How to convert a file of another kind into a readable table, by suffix."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Who rated what, how and when, in file order; and what the items are.
+    """Ratings in file order, and their items.
 
-    `frame` has `user_id` and `item_id` (Int64 where every table spells all ids as numbers are printed, else
-    String), `rating` (Float64) and `timestamp` (Int64); `split` (String) too where the tables bring it, see
-    `palate.ratings.splits`. `items` has `item_id`, `title` (String) and the item table's other columns, one row an
-    item. `inputs` maps the files that were read to their SHA-256.
+    `frame` has `user_id` and `item_id` (Int64 if all tables write all ids as plain integers, else String), `rating`
+    (Float64) and `timestamp` (Int64), and with given splits also `split` (String), see `palate.ratings.splits`. `items`
+    has one row for each item: `item_id`, `title` (String) and the item table's other columns. `inputs` maps the names
+    of the files that were read to their SHA-256.
     """
 
     frame: pl.DataFrame
@@ -63,9 +61,9 @@ def load_ratings(
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file.
 
-    `items` is the item table where it is not found beside the ratings; `columns` maps `user`, `item`,
-    `rating`, `timestamp` to column names that are not the usual ones. Raises `InputError` with file and
-    line for the first thing that is wrong, `WorkError` if a download fails.
+    `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
+    `rating`, `timestamp` to other column names than the usual ones. Raises `InputError` with file and line for the
+    first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
@@ -88,29 +86,29 @@ def load_ratings(
             item_name = _find_items(tables, rating_name)
             item_file = None if item_name is None else tables.open(item_name)
         if item_file is not None:
-            known = read_items(item_file, columns)
+            item_frame = read_items(item_file, columns)
             inputs[item_file.name] = item_file.sha256
         elif "title" in table.frame.columns:
-            known = items_of_titles(table)
+            item_frame = items_of_titles(table)
         else:
             wanted = "expected movies.csv or items.csv beside it, ratings.items, or a title column"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
-        if known["item_id"].dtype != table.frame["item_id"].dtype:
-            known = known.with_columns(pl.col("item_id").cast(pl.String))
+        if item_frame["item_id"].dtype != table.frame["item_id"].dtype:
+            item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
-        check_titles(table, known, item_file.name if item_file else table.file.name)
-    return Ratings(table.frame, known, name, inputs, scale)
+        check_titles(table, item_frame, item_file.name if item_file else table.file.name)
+    return Ratings(table.frame, item_frame, name, inputs, scale)
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:
-    """Raise `InputError` for a scale that is no range of numbers."""
+    """Raise `InputError` for a scale that is not two ascending finite numbers."""
     if scale is not None and not -math.inf < scale[0] < scale[1] < math.inf:
         raise InputError(f"is {list(scale)}, expected a lowest and a highest rating", "ratings.scale")
 
 
 def _find_ratings(tables: Source) -> str:
-    """The rating file of a folder or a zip; raises `InputError` where there is none, or more than one data set."""
+    """The rating file of a folder or a zip; raises `InputError` for none, or for several."""
     found = [name for name in tables.names if _basename(name) in _RATING_FILES or name.lower().endswith(".inter")]
     if len(found) == 1:
         return found[0]
@@ -133,15 +131,15 @@ def _find_ratings(tables: Source) -> str:
 def _find_items(tables: Source, rating_name: str) -> str | None:
     """The item file beside the ratings, if there is one."""
     if rating_name.lower().endswith(".inter"):
-        own = rating_name[: -len("inter")] + "item"
-        if own in tables.names:
-            return own
+        beside = rating_name[: -len("inter")] + "item"
+        if beside in tables.names:
+            return beside
     folder = rating_name.rpartition("/")[0]
     return find_items(tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name])
 
 
 def find_items(tables: Source, names: Sequence[str]) -> str | None:
-    """The item table among some names of a folder or a zip, if there is one; raises `InputError` where two are."""
+    """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several."""
     found = [name for name in names if _basename(name) in ITEM_FILES]
     if len(found) > 1:
         remedy = "expected one, or its path as --items"
@@ -154,7 +152,7 @@ def _basename(name: str) -> str:
 
 
 def _name_of(path: Path, rating_name: str) -> str:
-    """What to call a data set that is given by path: its folder or zip, or a file's own name."""
+    """The name of a data set at a path: that of its folder or zip, or of the file itself."""
     if path.is_dir():
         return path.resolve().name
     stem = Path(rating_name).stem
@@ -164,8 +162,8 @@ def _name_of(path: Path, rating_name: str) -> str:
 
 
 def _usual_scale(name: str, rating_name: str) -> tuple[float, float]:
-    """The scale of a known data set; else MovieLens's half stars."""
-    known = ARCHIVES.get(name.lower()) or ARCHIVES.get(Path(rating_name).stem.lower())
+    """The scale of a named data set; else that of MovieLens's half stars."""
+    archive = ARCHIVES.get(name.lower()) or ARCHIVES.get(Path(rating_name).stem.lower())
     if rating_name.lower().endswith("u.data"):
-        known = ARCHIVES["ml-100k"]
-    return known.scale if known else (0.5, 5.0)
+        archive = ARCHIVES["ml-100k"]
+    return archive.scale if archive else (0.5, 5.0)

@@ -1,4 +1,4 @@
-"""Read a table of ratings: typed columns in one pass, and the first wrong line where something is off."""
+"""Read a table of ratings: typed columns in one pass, and the first wrong line if a value is wrong."""
 
 import math
 import re
@@ -38,30 +38,30 @@ _IDS = ("user_id", "item_id")
 _WIDE = (pl.UInt64, pl.Int128)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
-"""Odd and random, of 64 bits."""
+"""Factors of `_hashes`: odd random numbers of 64 bits."""
 
 
 @dataclass(frozen=True)
 class RatingTable:
-    """The ratings of one file, in file order, with what it takes to say where one of them stands.
+    """The ratings of one file in file order, with the file and its layout to find a rating's line.
 
-    `frame` has `COLUMNS` and, where the file has it, `title`.
+    `frame` has `COLUMNS` and, if the file has it, `title`.
     """
 
     frame: pl.DataFrame
     file: SourceFile
     layout: Layout | None
-    """None for Parquet, which has no lines."""
+    """None for Parquet, whose rows have no lines."""
 
     def fail(self, message: str, row: int) -> NoReturn:
-        """Raise the `InputError` for a row, counted from 0."""
+        """Raise `InputError` for a row, counted from 0."""
         (line,) = self.lines_of([row])
         if line is None:
             raise InputError(f"row {row + 1}: {message}", self.file.place)
         raise InputError(message, self.file.place, line)
 
     def lines_of(self, rows: Sequence[int]) -> list[int | None]:
-        """The lines of the given rows, which ascend; None each in a Parquet file."""
+        """The lines of the given rows, which ascend; None for each row of a Parquet file."""
         if self.layout is None:
             return [None for _ in rows]
         walk = enumerate(line for line, _ in records(self.file, self.layout))
@@ -69,10 +69,9 @@ class RatingTable:
 
 
 def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
-    """Read and check a table of ratings; raises `InputError` with the first line that is wrong.
+    """Read and check a table of ratings; raises `InputError` with the first wrong line.
 
-    Ids are Int64 where text spells all of them as numbers are printed, else String; ratings are Float64,
-    timestamps Int64.
+    Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64.
     """
     table = _read_parquet(file, columns) if is_parquet(file) else _read_text(file, columns, scale)
     if table.frame.is_empty():
@@ -112,9 +111,9 @@ def scan(
     *,
     ids: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """Read the columns at `places`, as text where `types` has none; `ids` are read as Int64.
+    """Read the columns at `places` with their `types`, else as text; `ids` are read as Int64.
 
-    Raises a Polars error where a field is not of its type, or a number is spelled in another way than it is printed.
+    Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
     """
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
@@ -153,9 +152,9 @@ def scan(
 def _read_carefully(
     file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]
 ) -> pl.DataFrame:
-    """Read everything as text first: for ids that are words, whole numbers written as 1.0, blank lines.
+    """Read all columns as text first, to allow ids that are words, integers written as 1.0, and blank lines.
 
-    What is wrong and not merely unusual is found here, by its line.
+    Raises `InputError` with the line of the first wrong value.
     """
     try:
         text = scan(file, layout, places, {})
@@ -180,9 +179,9 @@ def _read_carefully(
 
 
 def as_ids(texts: pl.Series) -> pl.Series:
-    """Ids as Int64 where each is spelled as its number is printed, as they stand otherwise.
+    """Ids as Int64 if each is a plain integer; otherwise unchanged.
 
-    So `007` and `7` stay two ids, and a number is written as it was read.
+    So `007` and `7` stay two ids, and the output has an id as the input wrote it.
     """
     numbers = texts.cast(pl.Int64, strict=False)
     same = numbers.null_count() == texts.null_count() and bool((numbers.cast(pl.String) == texts).all())
@@ -190,23 +189,23 @@ def as_ids(texts: pl.Series) -> pl.Series:
 
 
 def spelled_twice(ids: pl.Series) -> tuple[str, str] | None:
-    """A whole number among ids that is written `7.0` and `7`, as pandas does in a column with and without gaps."""
+    """The first integer among ids that is written as both `7.0` and `7`: pandas writes both, with and without gaps."""
     if ids.dtype != pl.String:
         return None
-    known = ids.unique()
-    floats = known.filter(known.str.contains(r"^[+-]?\d+\.0+$"))
+    distinct = ids.unique()
+    floats = distinct.filter(distinct.str.contains(r"^[+-]?\d+\.0+$"))
     whole = floats.str.replace(r"\.0+$", "")
-    return next(((one, two) for one, two in zip(floats, whole, strict=True) if two in known), None)
+    return next(((one, two) for one, two in zip(floats, whole, strict=True) if two in distinct), None)
 
 
 def _is_respelled(text: pl.Expr) -> pl.Expr:
-    """Whether an integer is not spelled as it is printed: `+7`, `007`, `-0`."""
+    """Whether an integer has a sign or zeros that Python would not print: `+7`, `007`, `-0`."""
     zeros = text.str.starts_with("0") & (text.str.len_bytes() > 1)
     return zeros | text.str.starts_with("+") | text.str.starts_with("-0")
 
 
 def as_integers(texts: pl.Series) -> pl.Series:
-    """Text as Int64, whole numbers such as `881250949.0` included; null for anything else."""
+    """Text as Int64, including integers such as `881250949.0`; null for other text."""
     numbers = texts.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # exact beyond 2^53
     floats = texts.cast(pl.Float64, strict=False)
     whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
@@ -214,7 +213,7 @@ def as_integers(texts: pl.Series) -> pl.Series:
 
 
 def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]) -> None:
-    """Raise the `InputError` of the first row that is wrong; return if there is none."""
+    """Raise `InputError` for the first wrong row; return if all are right."""
     names = layout.names
     user, item, rating, timestamp = (places[name] for name in COLUMNS)
     for line, fields in records(file, layout):
@@ -235,27 +234,27 @@ def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale
 
 
 def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
-    """What is wrong with a rating, and the way out; None if nothing is."""
+    """The problem with a rating, and the remedy; None if it is right."""
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         remedy = " with a decimal point" if re.fullmatch(r"[+-]?\d+,\d+", value) else ""
         return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}{remedy}"
     if number == -1 < scale[0]:
-        return f"{name} -1 lies outside of the scale: where it means that nothing was rated, remove such rows"
+        return f"{name} -1 is outside of the scale: if it means that the user did not rate, remove such rows"
     if not scale[0] <= number <= scale[1]:
         return (
-            f"{name} {number:g} lies outside of the scale, expected {scale[0]:g} to {scale[1]:g} "
+            f"{name} {number:g} is outside of the scale, expected {scale[0]:g} to {scale[1]:g} "
             f"(another scale is set as ratings.scale, such as --set ratings.scale=[1,10])"
         )
     return None
 
 
 def timestamp_problem(name: str, value: str) -> str | None:
-    """What is wrong with a time, and the way out; None if nothing is."""
+    """The problem with a timestamp, and the remedy; None if it is right."""
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not number.is_integer():
         dated = re.match(r"\d{4}-\d\d-\d\d", value)
-        script = "`pl.col(NAME).str.to_datetime().dt.epoch('s')` of Polars makes them of dates"
+        script = "`pl.col(NAME).str.to_datetime().dt.epoch('s')` of Polars converts dates"
         return f"{name} {value!r} is not an integer, expected seconds since 1970" + (f": {script}" if dated else "")
     if number < 0:
         return f"{name} {value} is negative, expected seconds since 1970"
@@ -285,9 +284,9 @@ def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
 
 
 def parquet_type(role: str, column: str, found: pl.DataType, place: str) -> pl.DataType:
-    """What a Parquet column of a role is cast to; raises `InputError` if it holds something else than the role's.
+    """The type to cast a role's Parquet column to; raises `InputError` if the column's type does not fit the role.
 
-    Integers that Int64 may not hold stay as they are, see `printable`.
+    Integer types that are wider than Int64 stay, see `printable`.
     """
     is_text = found in (pl.String, pl.Categorical, pl.Enum)
     wanted: pl.DataType
@@ -310,7 +309,7 @@ def parquet_type(role: str, column: str, found: pl.DataType, place: str) -> pl.D
 
 
 def printable(ids: pl.Series) -> pl.Series:
-    """Integers as Int64, or as text where one of them is too large for it; empty text as null."""
+    """Integers as Int64, or as text if one is too large for Int64; empty text becomes null."""
     if not ids.dtype.is_integer():
         return ids.replace("", None)
     numbers = ids.cast(pl.Int64, strict=False)
@@ -318,7 +317,7 @@ def printable(ids: pl.Series) -> pl.Series:
 
 
 def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
-    """Ratings within their scale, timestamps that are none of them negative."""
+    """Raise `InputError` for the first rating outside of the scale, or negative timestamp."""
     rating, timestamp = table.frame["rating"], table.frame["timestamp"]
     wrong = ~(rating.is_between(*scale) & rating.is_finite())
     early = timestamp < 0
@@ -329,30 +328,30 @@ def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
 
 
 def _check_duplicates(table: RatingTable) -> None:
-    """No user rates an item twice at one time.
+    """Raise `InputError` if a user rates an item twice at one time.
 
-    Rows are compared by a 64-bit hash, sorted: 8 bytes a row, and block by block where users ascend. Only rows whose
-    hashes meet are looked at.
+    Sorted 64-bit hashes find the candidates: 8 bytes for each row, and block by block if users ascend. Only rows with
+    equal hashes are compared.
     """
     keys = table.frame.select("user_id", "item_id", "timestamp")
     bounds, users = np.array([0, keys.height]), keys["user_id"]
     if users.is_sorted():
         bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
-    meeting = []
+    candidates = []
     for begin, end in pairwise(bounds.tolist()):
         hashes = _hashes(keys.slice(begin, end - begin))
         ordered = np.sort(hashes)
         same = ordered[1:][ordered[1:] == ordered[:-1]]
         if same.size:
-            meeting.append(begin + np.flatnonzero(np.isin(hashes, same)))
-    if not meeting:
+            candidates.append(begin + np.flatnonzero(np.isin(hashes, same)))
+    if not candidates:
         return
-    suspects = keys.with_row_index("row")[np.concatenate(meeting)]
-    again = suspects.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
-    again = again.filter(pl.col("row") > pl.col("first")).sort("row")
-    if again.is_empty():
+    rows = keys.with_row_index("row")[np.concatenate(candidates)]
+    rows = rows.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
+    duplicates = rows.filter(pl.col("row") > pl.col("first")).sort("row")
+    if duplicates.is_empty():
         return
-    row, user, item, time, first = again.row(0)
+    row, user, item, time, first = duplicates.row(0)
     lines = table.lines_of([first, row])
     noun, before = ("row", first + 1) if lines[0] is None else ("line", lines[0])
     table.fail(
@@ -361,7 +360,7 @@ def _check_duplicates(table: RatingTable) -> None:
 
 
 def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
-    """One number a row, the same for equal rows and rarely for others: the columns' values, each times its own."""
+    """A hash of each row: the sum of the columns' values, each times its factor of `_FACTORS`, modulo 2^64."""
     total = np.zeros(keys.height, np.uint64)
     for begin in range(0, keys.height, BLOCK):
         part = total[begin : begin + BLOCK]
@@ -372,26 +371,24 @@ def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
 
 
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
-    """Raise `InputError` at the first rating whose item has no title in `items`."""
+    """Raise `InputError` for the first rating whose item has no title in `items`."""
     titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], table.frame["item_id"].unique()
     missing = rated.filter(~rated.is_in(titled.implode()))
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
         other = _spelled_otherwise(item, titled)
-        expected = (
-            "one for every rated item" if other is None else f"one spelling in both tables: it holds item {other}"
-        )
+        expected = "one for every rated item" if other is None else f"one spelling in both tables: it has item {other}"
         table.fail(f"item {item} has no title in {where}, expected {expected}", row)
 
 
-def _spelled_otherwise(item: str | int, known: pl.Series) -> str | None:
-    """An id that is the same number in other digits, `7` for `007` or `7.0`, or the same but for white space."""
+def _spelled_otherwise(item: str | int, ids: pl.Series) -> str | None:
+    """An id of `ids` that equals `item` as a number, `7` for `007` or `7.0`, or without white space."""
     number = pl.Series([str(item)]).cast(pl.Float64, strict=False)[0]
-    texts = known.cast(pl.String)
-    alike = texts.filter(texts.str.strip_chars(WHITE) == str(item).strip(WHITE))
-    if alike.len():
-        return repr(alike[0])
+    texts = ids.cast(pl.String)
+    same = texts.filter(texts.str.strip_chars(WHITE) == str(item).strip(WHITE))
+    if same.len():
+        return repr(same[0])
     return None if number is None else next(iter(texts.filter(texts.cast(pl.Float64, strict=False) == number)), None)
 
 

@@ -1,4 +1,4 @@
-"""A folder or a zip as a set of named files, each readable from disk and named as the user knows it."""
+"""Open a folder or a zip as a set of named files; each is readable from disk, and messages have the user's path."""
 
 import errno
 import hashlib
@@ -18,11 +18,11 @@ from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 20
 _APPLE = "._"
-"""How the names of the files begin that macOS writes beside others on foreign disks and in zips."""
+"""Prefix of the metadata files that macOS writes beside other files on foreign disks and in zips."""
 _LARGE, _MOST_TIMES = 100_000_000, 100
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
            LookupError, OverflowError, struct.error)  # fmt: skip
-"""What `zipfile` and its decompressors raise for bytes that are damaged."""
+"""The exceptions of `zipfile` and its decompressors for damaged bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Source:
     scratch: Path | None = None
 
     def open(self, name: str) -> SourceFile:
-        """Bring a file to disk if it is in a zip; raises `InputError` if it cannot be read whole."""
+        """A file of this source, unpacked to disk if it is in a zip; raises `InputError` if it cannot be read."""
         base = posixpath.basename(name)
         if self.archive is None or self.scratch is None:
             path = self.root / name
@@ -64,7 +64,7 @@ class Source:
                     file.write(block)
         except _DAMAGE as error:
             raise InputError(f"cannot be read from the zip: {error}", place) from None
-        except OSError as error:  # bz2 has no error of its own; a full disk has a number
+        except OSError as error:  # damage in bz2 is an OSError without errno, or EINVAL
             if error.errno is not None and error.errno != errno.EINVAL:
                 raise
             raise InputError(f"cannot be read from the zip: {error}", place) from None
@@ -73,9 +73,9 @@ class Source:
 
 @contextmanager
 def open_source(path: Path) -> Iterator[Source]:
-    """Open a folder or a zip; what a zip's files need on disk is gone when the block ends.
+    """Open a folder or a zip; the unpacked files of a zip are removed when the block ends.
 
-    Raises `InputError` if it cannot be read, is no zip, or holds names that lead out of it.
+    Raises `InputError` if it cannot be read, is not a zip, or has member names that point outside of it.
     """
     if path.is_dir():
         try:
@@ -94,13 +94,13 @@ def open_source(path: Path) -> Iterator[Source]:
         names = archive.namelist()
         unsafe = next((n for n in names if _leads_out(n)), None)
         if unsafe is not None:
-            raise InputError(f"holds {unsafe!r}, expected only names below the zip's own folder", path)
+            raise InputError(f"has the member {unsafe!r}, expected only names below the zip's own folder", path)
         files = (n for n in names if not n.endswith("/") and not posixpath.basename(n).startswith(_APPLE))
         yield Source(path, tuple(sorted(files)), archive, Path(scratch))
 
 
 def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
-    """Refuse a file that is one pattern repeated: tables of ratings shrink to a fifth, not to a hundredth."""
+    """Raise `InputError` for a zip bomb: a table of ratings compresses to a fifth, not to a hundredth."""
     size = member.file_size
     if size > _LARGE and size > _MOST_TIMES * member.compress_size:
         packed = f"{max(member.compress_size // 1000, 1):,} kB"
@@ -108,6 +108,6 @@ def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
 
 
 def _leads_out(name: str) -> bool:
-    """Whether a zip's member would land outside of the folder it is unpacked in."""
+    """Whether a member's name points outside of the folder that the zip is unpacked in."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or parts[0] == "" or parts[0].endswith(":")

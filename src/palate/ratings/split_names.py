@@ -1,4 +1,4 @@
-"""What splits are called, in a column and in the names of files; told without Polars, which training can do without."""
+"""The names of splits in columns and file names; without Polars, because training can run without it."""
 
 import posixpath
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
-"""What a split may be called, in the column and in a file's name: `valid.csv`, `valid_ood2.csv`, `ml.valid.inter`."""
+"""Names of each split in the column and in file names: `valid.csv`, `valid_ood2.csv`, `ml.valid.inter`."""
 
 
 def split_files(names: Sequence[str]) -> dict[str, str]:
-    """Which of some file names are tables of which split; raises `InputError` where two are of one split."""
+    """The file name of each split's table; raises `InputError` if two files are of one split."""
     found: dict[str, str] = {}
     for name in names:
         stem, suffix = posixpath.splitext(posixpath.basename(name).lower())

@@ -1,6 +1,7 @@
-"""Read tables that bring their splits: train, valid and test as a file each, or one file with a column that says so.
+"""Read tables with given splits: a file for each of train, valid and test, or one file with a split column.
 
-A row is a user, an item and a label of 0 or 1, or a rating; a title, a time and a table of items may be there too.
+A row has a user, an item, and a label of 0 or 1 or a rating; optionally a title and a time. A table of items may be
+beside the files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,11 +53,11 @@ def load_given(
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
 ) -> Ratings:
-    """Read a folder of tables by split, or one table with a column for it; `columns` maps roles to column names.
+    """Read a folder with a table for each split, or one table with a split column; `columns` maps roles to columns.
 
-    The frame has one column more than other ratings, `split` (String: train, val, test), train first. Labels become
-    ratings of 0 and 1 with that scale, as do ratings that are nothing else. Without times the order is that of the
-    rows, train before valid before test. Raises `InputError` with file and line for the first thing that is wrong.
+    The frame has the additional column `split` (String: train, val, test), and train comes first. Labels become ratings
+    on the scale 0 to 1; ratings that are all 0 or 1 get this scale too. Without times, `timestamp` is the number of the
+    row, train before val before test. Raises `InputError` with file and line for the first mistake.
     """
     check_scale(scale)
     path = Path(source)
@@ -68,34 +69,34 @@ def load_given(
         missing = [split for split in ("train", "test") if split not in names]
         if path.is_dir() and missing:
             there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-            raise InputError(f"holds no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
+            raise InputError(f"has no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
         read = [_read(tables.open(names[split]), columns, split) for split in SPLIT_NAMES if split in names]
         read = read or [_read(tables.open(path.name), columns, None)]
         frame, scale = _joined(read, scale)
-        known, inputs = _items(read, frame, tables, items, columns)
+        item_frame, inputs = _items(read, frame, tables, items, columns)
         inputs = {part.file.name: part.file.sha256 for part in read} | inputs
     for split in ("train", "test"):
         if not (frame["split"] == split).any():
             raise InputError(f"has no rows of the split {split}, expected some", path)
-    if known["item_id"].dtype != frame["item_id"].dtype:
-        known = known.with_columns(pl.col("item_id").cast(pl.String))
+    if item_frame["item_id"].dtype != frame["item_id"].dtype:
+        item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
         frame = frame.with_columns(pl.col("item_id").cast(pl.String))
     order = ["user_id", "item_id", "rating", "timestamp", "split"]
-    return Ratings(frame.select(order), known, path.resolve().stem, inputs, scale)
+    return Ratings(frame.select(order), item_frame, path.resolve().stem, inputs, scale)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: its rows as text where the file is text, under the names of `_ROLES` that it has."""
+    """The table of one file: its rows as text, with those columns of `_ROLES` that it has."""
 
     frame: pl.DataFrame
     file: SourceFile
     layout: Layout | None
     names: Mapping[str, str]
-    """What the file calls its columns."""
+    """The file's column name for each column of `frame`."""
 
     def fail(self, message: str, row: int) -> NoReturn:
-        """Raise the `InputError` for a row, or for an earlier one that has not as many fields as the header."""
+        """Raise `InputError` for a row, or for an earlier row with another number of fields than the header."""
         table = RatingTable(self.frame, self.file, self.layout)
         if self.layout is not None:
             check_widths(self.file, self.layout, row + 1)
@@ -108,21 +109,21 @@ class _Part:
         name: str,
         problem: Callable[[str, str], str | None] = lambda name, value: None,
     ) -> None:
-        """Raise the `InputError` for the first row that is wrong, if one is; `problem` words what it knows of."""
+        """Raise `InputError` for the first wrong row, if any; `problem` gives the message for values that it knows."""
         if wrong.any():
             row = int(wrong.arg_true()[0])
             value = self.frame[name][row]
-            said = "is missing" if value is None or value == "" else f"{value!r} is wrong"
+            state = "is missing" if value is None or value == "" else f"{value!r} is wrong"
             column = self.names.get(name, name)
             found = problem(column, value) if value else None
-            self.fail(found or f"{column} {said}, expected {expected}", row)
+            self.fail(found or f"{column} {state}, expected {expected}", row)
 
 
 def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _Part:
-    """The columns of a file that mean something, all rows being of `split` (None: the file has a column for it).
+    """Read a file's columns with a role; all rows are of `split` (None: the file has a split column).
 
-    Fields have no white space around them, and titles are on one line. Raises `InputError` for what is no table, or
-    lacks a column.
+    Fields lose the white space around them, and titles become one line. Raises `InputError` for a file that is not a
+    table or lacks a column.
     """
     if is_parquet(file):
         header, layout = parquet_names(file), None
@@ -148,7 +149,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
         frame = table.select(pl.col(column).alias(name) for name, column in names.items())
         nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
         if nested:
-            raise InputError(f"column '{names[nested[0]]}' holds {frame.schema[nested[0]]}, expected one value a row",
+            raise InputError(f"column '{names[nested[0]]}' has {frame.schema[nested[0]]}, expected one value a row",
                              file.place)  # fmt: skip
         frame = frame.with_columns(pl.all().cast(pl.String))
     else:
@@ -160,7 +161,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
             check_widths(file, layout)
             check_encoding(file)
             raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, which `records` leaves out too
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
         frame = frame.drop(others).with_columns(pl.all().str.strip_chars(WHITE))
     if "title" in names:
         frame = frame.with_columns(folded(pl.col("title")))
@@ -170,7 +171,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
 
 
 def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float]]:
-    """All rows with checked values, train first, and the scale of their ratings."""
+    """All rows with checked values, sorted by split with train first, and the scale of their ratings."""
     kinds = {"label" in part.names for part in parts}
     if len(kinds) > 1:
         odd = next(part for part in parts if ("label" in part.names) != ("label" in parts[0].names))
@@ -180,7 +181,7 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
     timed = [("timestamp" in part.names) for part in parts]
     if any(timed) and not all(timed):
         raise InputError(
-            "has no timestamps, expected them in all of the tables or in none", parts[timed.index(False)].file.place
+            "has no timestamps, expected them in all tables or in none", parts[timed.index(False)].file.place
         )
     values, scale = _values(parts, scale)
     frames = []
@@ -210,7 +211,7 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
     for name in ("user_id", "item_id"):
         if (pair := spelled_twice(pl.concat(frames)[name])) is not None:
             for part in parts:
-                part.refuse(part.frame[name] == pair[0], f"{pair[1]}, as other rows have it", name)
+                part.refuse(part.frame[name] == pair[0], f"{pair[1]} as in other rows", name)
     frame = pl.concat(frames).with_columns(as_ids(pl.concat(frames)[name]) for name in ("user_id", "item_id"))
     rank = pl.col("split").replace_strict(list(SPLIT_NAMES), range(len(SPLIT_NAMES)), return_dtype=pl.UInt8)
     frame = frame.sort(rank, maintain_order=True)
@@ -220,7 +221,7 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
 
 
 def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[list[pl.Series], tuple[float, float]]:
-    """The ratings of each file, and their scale; labels are ratings of 0 and 1."""
+    """The ratings of each file and their scale; labels become ratings of 0 and 1."""
     if "label" in parts[0].names:
         labels = [part.frame["label"].str.to_lowercase().replace_strict(LABELS, default=None, return_dtype=pl.Float64)
                   for part in parts]  # fmt: skip
@@ -241,7 +242,7 @@ def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
 def _items(
     parts: Sequence[_Part], frame: pl.DataFrame, tables: Source, items: str | None, columns: Mapping[str, str]
 ) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The item table, and the file that it was read from, if it is one of its own."""
+    """The item table, and the name and SHA-256 of its file; no file if the titles are in the tables."""
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
     if items is not None or not all("title" in part.names for part in parts):
         if items is not None:
@@ -251,12 +252,12 @@ def _items(
         else:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].file.place)
-        known = read_items(file, columns)
-        titled = known.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
+        listed = read_items(file, columns)
+        titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts:
             where = f"an item that has a title in {file.name}"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
-        return known, {file.name: file.sha256}
+        return listed, {file.name: file.sha256}
     pairs = pl.concat(
         part.frame.select("item_id", "title").with_row_index("row").with_columns(part=pl.lit(number))
         for number, part in enumerate(parts)
@@ -265,10 +266,10 @@ def _items(
         shown = pairs.filter(pl.col("part") == number).select(is_shown(pl.col("title")))["title"]
         part.refuse(~shown, "a title", "title")
     pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
-    again = pairs.filter(~pl.col("item_id").is_first_distinct())
-    if again.height:
-        row, item, title, number = again.row(0)
+    duplicates = pairs.filter(~pl.col("item_id").is_first_distinct())
+    if duplicates.height:
+        row, item, title, number = duplicates.row(0)
         first = pairs.filter(pl.col("item_id") == item)["title"][0]
         parts[number].fail(f"item {item} is titled {title!r} here and {first!r} before, expected one title", row)
-    known = pairs.select("item_id", "title")
-    return (known.with_columns(pl.col("item_id").cast(pl.Int64)) if frame["item_id"].dtype == pl.Int64 else known), {}
+    titles = pairs.select("item_id", "title")
+    return titles.with_columns(pl.col("item_id").cast(frame["item_id"].dtype)), {}

@@ -1,15 +1,15 @@
-"""Text of one line: line breaks become spaces, escape sequences and other control characters go."""
+"""Put text on one line: line breaks become spaces, escape sequences and other control characters are removed."""
 
 import re
 
 import polars as pl
 
-# C0, C1, line and paragraph separators, marks that turn the direction of writing, a byte order mark within text.
+# C0, C1, line and paragraph separators, marks that change the direction of writing, the byte order mark.
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]"
 WHITE = (
     " \t\r\n\x0b\x0c\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
-"""What is no part of a field where it begins or ends: white space of all kinds, and a byte order mark."""
+"""Characters that are stripped from both ends of a field: all white space, and the byte order mark."""
 
 _REPLACEMENTS = (
     (r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]", ""),  # OSC and CSI sequences of ECMA-48
@@ -19,7 +19,7 @@ _REPLACEMENTS = (
 
 
 def fold(text: str) -> str:
-    """The text on one line; what has no control characters stays as it stands."""
+    """The text on one line; text without control characters is unchanged."""
     if not re.search(_CONTROL, text):
         return text
     for pattern, replacement in _REPLACEMENTS:
@@ -36,5 +36,5 @@ def folded(column: pl.Expr) -> pl.Expr:
 
 
 def is_shown(column: pl.Expr) -> pl.Expr:
-    """Whether a String column holds more than white space and characters that have no width; False for null."""
+    """Whether a String column has a visible character, one that is not white space or of no width; False for null."""
     return column.str.contains(r"[^\s\p{Cc}\p{Cf}]").fill_null(False)

@@ -1,4 +1,4 @@
-"""Samples: timelines per user, their split, and the files that are written from them."""
+"""Samples: each user's timeline, the split of its samples, and the prepared files."""
 
 from palate.samples.build import Samples, build_samples
 from palate.samples.export import prepare

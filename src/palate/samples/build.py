@@ -1,4 +1,4 @@
-"""From ratings to samples: each user's ratings in order of time, and an index of what is asked of them."""
+"""Build samples from ratings: each user's ratings in order of time, and an index of the rows that are samples."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,23 +16,22 @@ from palate.samples.context import Context
 from palate.samples.split import SPLITS, split_by_time, split_by_user
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
-"""What becomes of a rating: a sample of a split, a user's warm-up, or nothing."""
+"""The role of a rating: a sample of a split, part of a user's warm-up, or unused."""
 
 
 @dataclass(frozen=True)
 class Samples:
     """All samples, as an index into the users' timelines.
 
-    `timeline` holds all ratings, users ascending, then by timestamp, ties in file order: `user_id`,
-    `item_id`, `rating`, `timestamp` and `split` (`ROLES`). `position` (n,) int64 is the row of each
-    sample's candidate in it, ascending; the sample's history are the `history_len` rows before. `split`
-    (n,) uint8 is 0 for train, 1 for val, 2 for test; a rating of at least `threshold` is a Yes. `items` has
-    `item_id`, `title` and what else is known of the items. `context` is there once a prompt that names it is rendered.
-    `history` (n,) int64 is there where samples may have less than `history_len` rows of their user before them, which
-    is so with given splits: how many rows each one's history has.
+    `timeline` has all ratings by user, then timestamp, then file order: `user_id`, `item_id`, `rating`, `timestamp` and
+    `split` (`ROLES`). `position` (n,) int64, ascending, is the timeline row of each sample's candidate; the sample's
+    history is the `history_len` rows before it. `split` (n,) uint8 is 0 for train, 1 for val, 2 for test. A rating of
+    at least `threshold` is a Yes. `items` has `item_id`, `title` and the item table's other columns. `context` is None
+    until a prompt that needs it is rendered. `history` (n,) int64 is the number of history rows of each sample; None
+    means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows.
 
-    What may be learned from is "warmup" and "train". A warm-up rating that comes after the cutoff of a
-    global-time split is "unused" for that reason, though it is part of a history.
+    Models may learn from the roles "warmup" and "train". A warm-up rating after the first cutoff of a global-time split
+    is therefore "unused", though it is part of a history.
     """
 
     timeline: pl.DataFrame
@@ -46,22 +45,22 @@ class Samples:
 
     @property
     def histories(self) -> NDArray[np.int64]:
-        """The number of rows in each sample's history, (n,) int64."""
+        """The number of history rows of each sample, (n,) int64."""
         return np.full(self.position.size, self.history_len) if self.history is None else self.history
 
     @cached_property
     def liked(self) -> NDArray[np.bool_]:
-        """Which ratings of the timeline are a Yes, (rows,) bool."""
+        """Whether each rating of the timeline is a Yes, (rows,) bool."""
         return self.timeline["rating"].to_numpy() >= self.threshold
 
     @cached_property
     def label(self) -> NDArray[np.bool_]:
-        """Which samples are a Yes, (n,) bool."""
+        """Whether each sample is a Yes, (n,) bool."""
         return self.liked[self.position]
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
-        """The number of each row's user, 0, 1, … in the order of the timeline, (rows,) int64."""
+        """The number of each timeline row's user: 0, 1, … in timeline order, (rows,) int64."""
         return self.timeline["user_id"].rle_id().to_numpy().astype(np.int64)
 
     @cached_property
@@ -70,24 +69,24 @@ class Samples:
         return np.flatnonzero(np.diff(self.user, prepend=-1))[self.user]
 
     def of(self, split: str) -> NDArray[np.int64]:
-        """The samples of a split, as indices into `position`, in timeline order."""
+        """The samples of a split as indices into `position`, in timeline order."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
 def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 
-    With given splits every rating is a sample of the split that it brings. Raises `InputError` if the threshold is
-    outside the ratings' scale, if no user is long enough, or if a split leaves nothing to train on.
+    With given splits every rating is a sample of its split. Raises `InputError` if the threshold is outside the
+    ratings' scale, if no user has more than `history_len` ratings, or if no samples are left to train on.
     """
     low, high = ratings.scale
     if not low < options.rating_threshold <= high:
         every = "Yes" if options.rating_threshold <= low else "No"
         better = _threshold_between(ratings.frame["rating"])
-        such = "" if better is None else f", such as {better:g}"
+        example = "" if better is None else f", such as {better:g}"
         raise InputError(
             f"{options.rating_threshold:g} makes every answer {every}, "
-            f"expected one above {low:g} and up to {high:g}{such}",
+            f"expected one above {low:g} and up to {high:g}{example}",
             "prepare.rating_threshold",
         )
     need = options.history_len
@@ -120,7 +119,7 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
 
 
 def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConfig) -> Samples:
-    """The samples of a timeline whose column `split` (`ROLES`) says which rows are some."""
+    """The samples of a timeline: the rows whose column `split` (`ROLES`) is a split's name."""
     role = timeline["split"].to_physical().to_numpy()
     position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
     split = (role[position] - 1).astype(np.uint8)
@@ -132,10 +131,10 @@ def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConf
 
 
 def checked_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
-    """As `build_samples`, for data to learn from.
+    """`build_samples` for data to train on.
 
-    Raises `InputError` too if no user has ratings at two times, so that histories have no order, and if all of several
-    training samples have one answer.
+    Also raises `InputError` if no user has ratings at two times, since histories then have no order, and if two or more
+    training samples all have one answer.
     """
     _check_times(ratings)
     samples = build_samples(ratings, options)
@@ -161,7 +160,7 @@ def checked_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
 def _check_times(ratings: Ratings) -> None:
     """Raise `InputError` if no user with several ratings has them at two times."""
     user, time = ratings.frame["user_id"], ratings.frame["timestamp"]
-    if ((user == user.shift()) & (time != time.shift())).any():  # so in any file that is ordered by user
+    if ((user == user.shift()) & (time != time.shift())).any():  # finds the two times if the file is ordered by user
         return
     of_user = ratings.frame.group_by("user_id").agg(
         several=pl.len() > 1, ordered=pl.col("timestamp").min() != pl.col("timestamp").max()
@@ -177,7 +176,7 @@ def _check_times(ratings: Ratings) -> None:
 
 
 def _threshold_between(rating: pl.Series) -> float | None:
-    """The rating from which on the share of Yes is nearest to one half; None if all ratings are the same."""
+    """The threshold whose share of Yes is nearest to one half; None if all ratings are equal."""
     counts = rating.value_counts().sort(rating.name)
     yes = counts["count"].reverse().cum_sum().reverse()[1:]
     if yes.is_empty():
@@ -186,9 +185,9 @@ def _threshold_between(rating: pl.Series) -> float | None:
 
 
 def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """The ratings by user, then time, ties as they stand; and the users' numbers of ratings, (u,) int64.
+    """The ratings by user, then time, then file order; and the users' numbers of ratings, (u,) int64.
 
-    Where users ascend already, as in MovieLens's files, each block of users is ordered by itself, in the cache.
+    If users ascend already, as in MovieLens's files, each block of users is sorted by itself in the processor's cache.
     """
     users = frame["user_id"]
     if not (users.is_sorted() and all(dtype.is_numeric() for dtype in frame.dtypes)):
@@ -207,20 +206,20 @@ def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:
 
 
 def _lengths(users: pl.Series) -> NDArray[np.int64]:
-    """How many times each value stands in a row."""
+    """The lengths of the runs of equal values."""
     return users.rle().struct.field("len").to_numpy().astype(np.int64)
 
 
 def _order(times: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stable order by user and time of ratings that are grouped by user, `counts` of each.
+    """The stable order by user and time of ratings that are grouped by user; `counts` are the groups' sizes.
 
-    User, time and place make one integer where they fit, which is sorted by itself.
+    If user, time and row fit into one integer, that integer is sorted instead, which is faster.
     """
     user = np.repeat(np.arange(counts.size), counts)
     early = int(times.min())
-    of_time, of_place = (int(times.max()) - early).bit_length(), (times.size - 1).bit_length()
-    if (counts.size - 1).bit_length() + of_time + of_place > 63:
+    time_bits, row_bits = (int(times.max()) - early).bit_length(), (times.size - 1).bit_length()
+    if (counts.size - 1).bit_length() + time_bits + row_bits > 63:
         return np.lexsort((times, user))
-    key = (user << of_time | times - early) << of_place | np.arange(times.size)
+    key = (user << time_bits | times - early) << row_bits | np.arange(times.size)
     key.sort()
-    return key & ((1 << of_place) - 1)
+    return key & ((1 << row_bits) - 1)

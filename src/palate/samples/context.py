@@ -1,9 +1,9 @@
-"""What a prompt may say of how an item was rated: by ratings that are trained on, and that came before.
+"""Statistics of an item's earlier training ratings, for the fields `{item_mean}` and `{item_count}` of a prompt.
 
-The plain item mean of the training ratings holds the very label that a training prompt asks for, so a model learns to
-trust a figure that knows the answer, and at test time it does not. Leaving only the own rating out is no remedy: what
-is left is lower where the answer is Yes and higher where it is No. Ratings that came before know nothing of it, and
-mean the same in training and in test (the ordered target statistics of CatBoost, Prokhorenkova et al. 2018).
+The plain item mean of the training ratings contains the label of every training prompt, but of no test prompt. A model
+would learn to trust it too much. Excluding only the prompt's own rating leaks the label too: the remaining mean is
+lower if the answer is Yes and higher if it is No. The mean of earlier ratings has no such leak and means the same in
+training and test (ordered target statistics of CatBoost, Prokhorenkova et al. 2018).
 """
 
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ import polars as pl
 from numpy.typing import NDArray
 
 WEIGHT = 5.0
-"""Imaginary values that a mean is drawn to its prior by; of items, to the mean of all."""
+"""Pseudo-count: a mean is shrunk to its prior as if this many values equalled the prior."""
 STEPS = np.array([0, *(digit * 10**power for power in range(12) for digit in (1, 2, 5))])
-"""Numbers of ratings that are told; others are told as the next lower one."""
+"""Values of `item_count`; other counts are rounded down to the next one."""
 UNIT = 1 << 20
-"""Ratings are summed up as multiples of 1/UNIT: integers' sums depend on nothing but what is in them."""
+"""Ratings are summed as integer multiples of 1/UNIT, because an integer sum does not depend on the order."""
 
 Longs = NDArray[np.int64]
 Numbers = NDArray[np.int64] | NDArray[np.float64]
 
 
 def shrunk(total: Numbers, count: Numbers, prior: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
-    """Means of `count` values of sum `total`, drawn to `prior` by `WEIGHT` imaginary values."""
+    """Shrunk means (total + WEIGHT · prior) / (count + WEIGHT) of `count` values with the sum `total`."""
     means: NDArray[np.float64] = (total + WEIGHT * prior) / (count + WEIGHT)
     return means
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of the item of each timeline row at the time of that row.
+    """The statistics of each timeline row's item at the time of that row.
 
-    `code` (rows,) uint32 is which of the distinct `values` holds there. `values` has `item_mean` (Float64, tenths) and
+    `code` (rows,) uint32 is a row of the table `values`, whose rows are distinct: `item_mean` (Float64, tenths) and
     `item_count` (Int64, one of `STEPS`).
     """
 
@@ -45,15 +45,15 @@ class Context:
 def context_of(
     item: NDArray[np.uint32], time: Longs, rating: NDArray[np.float64], allowed: NDArray[np.bool_]
 ) -> Context:
-    """The context of rows (n,) in any order: items by number, times, ratings, and which rows may be learned from.
+    """The context of rows (n,) in any order; a row is `allowed` if models may learn from it.
 
-    With n and s the number and the sum of the item's allowed ratings at times strictly earlier than the row's, and μ
-    the mean of all items' allowed ratings at such times (0 where there is none):
+    Let n and s be the number and the sum of the item's allowed ratings strictly earlier than the row, and μ the mean of
+    all items' allowed ratings strictly earlier (0 if there are none):
 
-        item_mean = (s + 5 μ) / (n + 5), to a tenth
-        item_count = the largest of 0, 1, 2, 5, 10, 20, 50, … that is not above n
+        item_mean = (s + 5 μ) / (n + 5), rounded to a tenth
+        item_count = the largest of 0, 1, 2, 5, 10, 20, 50, … up to n
 
-    No row's own rating is in its context, nor another one of the same moment.
+    A row's context has neither its own rating nor others of the same time.
     """
     amount = np.rint(rating * UNIT).astype(np.int64)
     amount[~allowed] = 0
@@ -68,24 +68,24 @@ def context_of(
 
 
 def _earlier(group: NDArray[np.uint32], time: Longs, amount: Longs, allowed: NDArray[np.bool_]) -> tuple[Longs, Longs]:
-    """For each row how many rows of its group are allowed at earlier times, and the sum of amounts; each (n,) int64."""
+    """The number of allowed rows of each row's group at earlier times, and their sum of amounts; each (n,) int64."""
     order = _order(group, time)
-    new_group, new_moment = _changes(group[order]), _changes(time[order])
-    first_of_group, first_of_moment = _first(new_group), _first(new_group | new_moment)
+    new_group, new_time = _changes(group[order]), _changes(time[order])
+    first_of_group, first_of_time = _first(new_group), _first(new_group | new_time)
 
     def earlier(values: NDArray[Any]) -> Longs:
         values = values[order]
         before = np.cumsum(values, dtype=np.int64)
         before -= values
-        own = np.empty_like(before)
-        own[order] = before[first_of_moment] - before[first_of_group]
-        return own
+        sums = np.empty_like(before)
+        sums[order] = before[first_of_time] - before[first_of_group]
+        return sums
 
     return earlier(allowed), earlier(amount)
 
 
 def _order(group: NDArray[np.uint32], time: Longs) -> NDArray[np.uint32]:
-    """Rows by group, then time; group and time make one integer where they fit, which sorts faster."""
+    """Rows by group, then time; if both fit into one integer, that is sorted instead, which is faster."""
     early = int(time.min(initial=0))
     bits = (int(time.max(initial=0)) - early).bit_length()
     if int(group.max(initial=0)).bit_length() + bits > 63:
@@ -94,14 +94,14 @@ def _order(group: NDArray[np.uint32], time: Longs) -> NDArray[np.uint32]:
 
 
 def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a value is another one than that before; not at the first."""
+    """Whether each value differs from the one before; False for the first."""
     changes = np.zeros(values.size, bool)
     np.not_equal(values[1:], values[:-1], out=changes[1:])
     return changes
 
 
 def _first(new: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Where the run that each row is in begins, given where new ones do."""
+    """The first row of each row's run, from whether each row begins a new run."""
     first = np.arange(new.size, dtype=np.uint32)
     first[~new] = 0
     return np.maximum.accumulate(first, out=first)

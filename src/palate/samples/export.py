@@ -1,4 +1,4 @@
-"""Write prepared data: what trainers read (Alpaca JSON), what scorers read (raw samples), and the tables."""
+"""Write prepared data: Alpaca JSON for trainers, raw samples for scorers, and the tables."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from palate.samples.lines import CHUNK, Renderer, renderer
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
 
-_RAW_CHUNK = CHUNK // 2  # a raw sample says its history twice, as text and as a list
+_RAW_CHUNK = CHUNK // 2  # a raw sample has its history twice, as text and as a list
 
 
 def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: int, out: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
     `ratings.parquet`, `items.parquet`, and last `manifest.json`. The same ratings, options, prompt and seed
-    give the same bytes. Raises `InputError` as `checked_samples` and `renderer` do, with nothing written.
+    give the same bytes. Raises `InputError` as `checked_samples` and `renderer` do, before it writes anything.
     """
     samples = checked_samples(ratings, options)
     render = renderer(samples, prompt)
@@ -54,7 +54,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
 
 
 def draw(index: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """At most `count` elements of `index`, drawn without replacement, in their own order."""
+    """At most `count` elements of `index`, drawn without replacement, in the order of `index`."""
     chosen = np.random.default_rng(seed).choice(index.size, size=min(count, index.size), replace=False)
     return index[np.sort(chosen)]
 
@@ -65,7 +65,7 @@ def _chunks(index: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _alpaca(render: Renderer, chunks: Iterable[NDArray[np.int64]]) -> Iterator[bytes]:
-    """Alpaca examples as JSON lines, a chunk at a time."""
+    """Alpaca examples as JSON lines, by chunks."""
     for chunk in chunks:
         examples = render.examples(chunk)
         no_turns = pl.Series("history", [[]], dtype=pl.List(pl.String))
@@ -73,7 +73,7 @@ def _alpaca(render: Renderer, chunks: Iterable[NDArray[np.int64]]) -> Iterator[b
 
 
 def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[bytes]:
-    """Raw samples as JSON lines, a chunk at a time."""
+    """Raw samples as JSON lines, by chunks."""
     samples = render.samples
     for chunk in _chunks(index, _RAW_CHUNK):
         position, lengths = samples.position[chunk], samples.histories[chunk]
@@ -86,20 +86,20 @@ def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[byt
             ),
             pl.lit(split).alias("split"),
             *samples.timeline[position].select("user_id", "item_id", "timestamp", "rating").get_columns(),
-            _parted(past, lengths),
+            _as_lists(past, lengths),
         )
         yield frame.write_ndjson().encode()
 
 
 def _ranges(begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers from `begin[i]` to `begin[i] + size[i]`, one range after the other."""
+    """The concatenated ranges from `begin[i]` to `begin[i] + size[i]` - 1."""
     ends = np.cumsum(size)
-    places: NDArray[np.int64] = np.arange(size.sum()) + np.repeat(begin - (ends - size), size)
-    return places
+    numbers: NDArray[np.int64] = np.arange(size.sum()) + np.repeat(begin - (ends - size), size)
+    return numbers
 
 
-def _parted(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
-    """Values as lists of these lengths."""
+def _as_lists(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:
+    """Split values into consecutive lists of these lengths."""
     if lengths.size and lengths[0] and (lengths == lengths[0]).all():
         return values.reshape((lengths.size, int(lengths[0])))
     of = pl.Series("list", np.repeat(np.arange(lengths.size), lengths))
@@ -114,7 +114,7 @@ def _write_lines(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def _write_array(path: Path, chunks: Iterable[bytes]) -> None:
-    """JSON lines as one JSON array, still an object a line (a line break inside of a text is escaped)."""
+    """Write JSON lines as one JSON array with one object a line; JSON escapes line breaks within texts."""
     with path.open("wb") as file:
         before = b"[\n"
         for chunk in chunks:
@@ -124,7 +124,7 @@ def _write_array(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def _dataset_info() -> dict[str, Any]:
-    """What LLaMA-Factory looks for in a `dataset_dir`."""
+    """The `dataset_info.json` that LLaMA-Factory reads in a `dataset_dir`."""
     columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
     files = {"palate_train": "train.json", "palate_eval": "eval.json"}
     return {

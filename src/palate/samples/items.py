@@ -1,4 +1,4 @@
-"""The items as prompts tell of them: the columns of their table, and what can be read from those."""
+"""The item table for prompts: its columns, with readable genres and the year."""
 
 import polars as pl
 
@@ -11,12 +11,12 @@ DERIVED: dict[str, str | None] = {"genres": None, "year": NO_YEAR}
 
 
 def shown_items(items: pl.DataFrame) -> pl.DataFrame:
-    """The item table as prompts may name it: `genres` as readable text, and `year`.
+    """The item table with the columns that prompts may name: `genres` as readable text, and `year`.
 
-    `genres` (String) is told with commas, "Adventure|Children" as "Adventure, Children", and none as "no genres
-    listed". `year` (String) is the one that the title ends with, as "(1995)", or that the `release_date` ends with,
-    and "unknown" without; a table's own column `year` is left as it is, and there is none if no item has one.
-    To do it twice is to do it once.
+    `genres` (String) gets commas, "Adventure, Children" for "Adventure|Children", and "no genres listed" if it is
+    empty. `year` (String) is the year in parentheses at the end of the title, else the one at the end of
+    `release_date`, else "unknown". A table's own column `year` stays, and no column is added if no item has a year. The
+    function is idempotent.
     """
     shown = items
     if items.schema.get("genres") == pl.String:

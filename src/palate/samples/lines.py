@@ -1,4 +1,4 @@
-"""Samples as text, a chunk of them at a time: what `palate.prompt.wording` says of one sample, joined in columns."""
+"""Render samples as text by chunks: the column-wise equivalent of `palate.prompt.wording` for one sample."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,45 +17,42 @@ from palate.samples.context import context_of
 from palate.samples.items import shown_items
 
 CHUNK = 16_384
-"""Samples that are put into words at a time: about 20 MB of text with the guide's prompt."""
+"""Samples in a chunk: about 20 MB of text with the guide's prompt."""
 CODED = ("item", "rating", "context")
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """What rendering needs, worked out once for all chunks. Made by `renderer`."""
+    """Renders chunks of samples; `renderer` makes it once for all chunks."""
 
     samples: Samples
     prompt: PromptSpec
     wording: Wording
-    """By rows of the item table, positions in `scale`, and rows of the contexts."""
+    """Its codes are rows of the item table, positions in `scale`, and rows of the contexts."""
     item: pl.Series
     """(timeline rows,) UInt32: the row of each rating's item in the item table."""
     scale: pl.Series
     """The distinct ratings, ascending."""
 
     def lines(self, index: NDArray[np.int64]) -> pl.DataFrame:
-        """The history's lines and the candidate of samples `index`, both as text.
-
-        Columns: `history_titles`, `candidate_title`.
-        """
+        """The history and candidate lines of samples `index`, as text: `history_titles`, `candidate_title`."""
         return self._by_length(index, self.lines_of)
 
-    def _by_length(self, index: NDArray[np.int64], tell: Callable[..., pl.DataFrame]) -> pl.DataFrame:
-        """What `tell` says of samples, given those with histories of one length at a time; in the order of `index`."""
+    def _by_length(self, index: NDArray[np.int64], render: Callable[..., pl.DataFrame]) -> pl.DataFrame:
+        """Call `render` once for each history length, and join the results in the order of `index`."""
         position, lengths = self.samples.position[index], self.samples.histories[index]
         distinct = np.unique(lengths).tolist() or [self.samples.history_len]
         if len(distinct) == 1:
-            return tell(position, position, distinct[0])
+            return render(position, position, distinct[0])
         parts = [np.flatnonzero(lengths == length) for length in distinct]
-        told = [tell(position[part], position[part], length) for part, length in zip(parts, distinct, strict=True)]
-        return pl.concat(told)[np.argsort(np.concatenate(parts))]
+        frames = [render(position[part], position[part], length) for part, length in zip(parts, distinct, strict=True)]
+        return pl.concat(frames)[np.argsort(np.concatenate(parts))]
 
     def lines_of(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
-        """As `lines`, of any history and any candidate.
+        """As `lines`, for any history and any candidate.
 
-        The histories are the `items` rows before the timeline rows `position` (n,), the candidates those of the rows
-        `target` (n,).
+        The histories are the `items` rows before the timeline rows `position` (n,); the candidates are the items of the
+        timeline rows `target` (n,).
         """
         if not position.size:
             return pl.DataFrame(schema={"history_titles": pl.String, "candidate_title": pl.String})
@@ -78,7 +75,7 @@ class Renderer:
         return {id(piece): pl.Series(piece.texts, dtype=pl.String) for piece in pieces if piece.of in CODED}
 
     def _texts(self, piece: Piece, rows: NDArray[np.int64]) -> pl.Series | pl.Expr:
-        """What a piece other than the number says at some timeline rows."""
+        """The texts of a piece, other than the number, for some timeline rows."""
         if piece.of == "literal":
             return pl.lit(piece.texts[0])
         if piece.of == "item":
@@ -91,7 +88,7 @@ class Renderer:
         return self._columns[id(piece)].gather(code)
 
     def _bodies(self, rows: NDArray[np.int64]) -> list[Piece | pl.Series]:
-        """The history lines at some timeline rows: what stands between the numbers as columns, and the numbers."""
+        """The parts of the history lines for some timeline rows: text columns, and the pieces with line numbers."""
         bodies: list[Piece | pl.Series] = []
         blank = pl.lit(pl.repeat("", rows.size, dtype=pl.String, eager=True))
         for is_number, pieces in groupby(self.wording.history, lambda piece: piece.of == "n"):
@@ -112,7 +109,7 @@ class Renderer:
         return questions.select("instruction", "input", output, "system")
 
     def questions(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
-        """Alpaca examples without an answer, of what `lines_of` gives: `instruction`, `input`, `system`."""
+        """Alpaca examples without an answer, with the arguments of `lines_of`: `instruction`, `input`, `system`."""
         opening, middle, closing = self.prompt.frame(items)
         return self.lines_of(position, target, items).select(
             instruction=pl.lit(self.prompt.instruction),
@@ -122,25 +119,26 @@ class Renderer:
 
 
 def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
-    """Prepare to render; raises `InputError` if the prompt names a column that the items lack.
+    """The renderer for these samples and this prompt.
 
-    So it does where a format spec does not fit a column's values.
+    Raises `InputError` if the prompt names a column that the item table lacks, or if a format spec does not fit a
+    column's values.
     """
     items = shown_items(samples.items)
     for option in ("history_line", "candidate_line"):
         named = {p.field for p in split_template(getattr(prompt, option)) if p.field} - {"n", "rating"}
-        twice = sorted(named & set(CONTEXT_FIELDS) & set(items.columns))
-        if twice:
+        ambiguous = sorted(named & set(CONTEXT_FIELDS) & set(items.columns))
+        if ambiguous:
             raise InputError(
-                f"names {{{twice[0]}}}, which is a column of the items and also a figure of the earlier ratings; "
+                f"names {{{ambiguous[0]}}}, a column of the items and also a statistic of the earlier ratings; "
                 "expected the column to have another name",
                 f"prompt.{option}",
             )
-        known = [*items.columns, *CONTEXT_FIELDS]
-        unknown = sorted(named - set(known))
+        fields = [*items.columns, *CONTEXT_FIELDS]
+        unknown = sorted(named - set(fields))
         if unknown:
             raise InputError(
-                f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(known)}",
+                f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(fields)}",
                 f"prompt.{option}",
             )
     item = item_rows(samples.timeline["item_id"], items["item_id"])
@@ -154,21 +152,21 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
 
 
 def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
-    """The row of each rated item in the item table, UInt32; raises `InputError` for an item that has none."""
+    """The item table's row of each rated item, UInt32; raises `InputError` for an item that the table lacks."""
     if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
-        ids, own = rated.to_numpy(), items.to_numpy()
-        low, high = min(ids.min(), own.min(initial=0)), max(ids.max(), own.max(initial=0))
-        if low >= 0 and high < 1 << 26:  # a table by id: a tenth of a join's time
-            row = np.full(high + 1, len(own), np.uint32)
-            row[own] = np.arange(len(own), dtype=np.uint32)
+        ids, listed = rated.to_numpy(), items.to_numpy()
+        low, high = min(ids.min(), listed.min(initial=0)), max(ids.max(), listed.max(initial=0))
+        if low >= 0 and high < 1 << 26:  # an array indexed by id takes a tenth of a join's time
+            row = np.full(high + 1, len(listed), np.uint32)
+            row[listed] = np.arange(len(listed), dtype=np.uint32)
             found = row[ids]
-            if found.max() < len(own):
+            if found.max() < len(listed):
                 return pl.Series(found)
     numbered = items.to_frame().with_row_index("row")
     rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
     if rows.null_count():
         missing = rated.gather(rows.is_null().arg_true().head(1)).item()
-        raise InputError(f"item {missing} has ratings but does not stand in the item table", "items")
+        raise InputError(f"item {missing} has ratings but no row in the item table", "items")
     return rows
 
 
@@ -179,10 +177,10 @@ def iter_examples(
     indices: NDArray[np.int64] | None = None,
     chunk: int = CHUNK,
 ) -> Iterator[pl.DataFrame]:
-    """Render a split, or those of its samples that `indices` count (0 is the split's first), in chunks.
+    """Render a split, or only its samples `indices` (0 is the split's first), in chunks.
 
-    Yields frames with `instruction`, `input`, `output`, `system`, at most `chunk` rows each, in the order
-    of `indices`. Raises `InputError` as `renderer` does.
+    Yields frames with `instruction`, `input`, `output`, `system`, at most `chunk` rows each, in the order of `indices`.
+    Raises `InputError` as `renderer` does.
     """
     render = renderer(samples, prompt)
     index = samples.of(split_name)

@@ -1,4 +1,4 @@
-"""A folder that `palate prepare` wrote, read back."""
+"""Read a prepared folder, the output of `palate prepare`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ TABLES = ("ratings.parquet", "items.parquet")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data: the folder, what its manifest says, and the samples."""
+    """Prepared data: the folder, its manifest, and the samples."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -27,7 +27,7 @@ class Prepared:
 def load_prepared(folder: Path) -> Prepared:
     """Read a prepared folder; raises `InputError` if it is missing, incomplete or was changed.
 
-    The two tables that are read are compared with their hashes, the other files only looked for.
+    The two tables are compared with their hashes; the other files must only exist.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Queries: which item is asked for after which history, as two columns of row numbers.
+"""Queries: pairs of a history and an item, as two columns of row numbers.
 
-A sample is the pair of its own position and its own item. A ranking asks one anchor for many items. Whatever
-predicts, predicts any of these.
+A sample is the query of its own position and its own item. A ranking has queries of one anchor with many items. Every
+predictor scores queries.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from palate.samples import Samples, lines
 
 RowNumbers = NDArray[np.int64]
 Labels = NDArray[np.bool_]
-"""Whether the user liked what was asked for, (n,)."""
+"""Whether the user liked the query's item, (n,)."""
 Scores = NDArray[np.float64]
 """P(like) of each query, (n,)."""
 
 
 @dataclass(frozen=True)
 class Queries:
-    """n questions, "would the user of this history like this item?".
+    """n queries: would the user with this history like this item?
 
-    `anchor` (n,) int64 is a row of `samples.timeline`: the history are its user's rows before it, of which a prompt
-    shows the last `history_len`. What stands in the row itself is never looked at, but for the user and the time.
-    `item` (n,) int64 is a row of `samples.items`.
+    `anchor` (n,) int64 is a row of `samples.timeline`. The history is that user's rows before the anchor, of which a
+    prompt shows the last `history_len`. Predictors read only the user and the time of the anchor row itself. `item`
+    (n,) int64 is a row of `samples.items`.
     """
 
     anchor: RowNumbers
@@ -40,17 +40,17 @@ class Queries:
 
     @classmethod
     def of_samples(cls, samples: Samples, split: str) -> Self:
-        """What the samples of a split ask, in the order of `samples.of(split)`."""
+        """The queries of a split's samples, in the order of `samples.of(split)`."""
         anchor = samples.position[samples.of(split)]
         return cls(anchor, item_rows(samples, anchor))
 
     def take(self, rows: RowNumbers | slice) -> Self:
-        """Some of the questions."""
+        """Some of the queries."""
         return type(self)(self.anchor[rows], self.item[rows])
 
 
 def item_rows(samples: Samples, rows: RowNumbers | None = None) -> RowNumbers:
-    """The row in `samples.items` of what was rated in rows of the timeline (None: in all), int64 of their shape.
+    """The rows in `samples.items` of the items of some timeline rows (None: all), int64 of their shape.
 
     Raises `InputError` for an item that the item table lacks.
     """

@@ -1,8 +1,8 @@
-"""Questions: items that are asked about, as rows of a timeline that nothing is learned from.
+"""Questions: items to predict, as extra timeline rows that no model learns from.
 
-A prompt shows the rows before one row of the timeline and asks of the item of another. Whatever is asked, of whomever
-and at whatever time, becomes such a row; what renders and tokenizes samples then serves recommendations too, and says
-what it says of a sample with the same history and the same item.
+A prompt shows the rows before one timeline row and asks about the item of another. A question about any item at any
+time becomes such a row. So the code that renders and tokenizes samples serves recommendations too, and gives the same
+prompt as for a sample with the same history and item.
 """
 
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Questions:
-    """Samples whose timeline has further rows, and which of its rows asks each question.
+    """Samples whose timeline has extra rows, and the timeline row of each question.
 
-    `target` (n,) int64. The further rows have the role `unused`, no user, and a rating that means nothing.
+    `target` (n,) int64. The extra rows have the role `unused`, no user, and an arbitrary rating.
     """
 
     samples: Samples
@@ -30,19 +30,19 @@ class Questions:
 def asked_then(samples: Samples, anchor: Longs, item: Longs) -> Questions:
     """Ask about items (n,), rows of the item table, at the times of the timeline rows `anchor` (n,).
 
-    A prompt that says how an item was rated before says what was known at that time.
+    The prompt's statistics of earlier ratings are those of that time.
     """
     time = samples.timeline["timestamp"].to_numpy()[anchor]
-    asked, target = np.unique(np.column_stack([time, item]), axis=0, return_inverse=True)
-    extended = _extended(samples, asked[:, 1], asked[:, 0])
+    distinct, target = np.unique(np.column_stack([time, item]), axis=0, return_inverse=True)
+    extended = _extended(samples, distinct[:, 1], distinct[:, 0])
     return Questions(extended, samples.timeline.height + target.reshape(-1))
 
 
 def asked_now(samples: Samples, guest: pl.DataFrame | None = None) -> Questions:
     """Ask about every item, in the order of the item table, after all ratings.
 
-    `guest` is the history of someone who is not in the timeline, oldest first: `item` (Int64, rows of the item table)
-    and `rating` (Float64). Its rows are those after the last of `samples`, and the questions follow.
+    `guest` is the history of a user who is not in the timeline, oldest first: `item` (Int64, rows of the item table)
+    and `rating` (Float64). The guest's rows follow the last row of `samples`, then come the questions.
     """
     now = int(samples.timeline["timestamp"].to_numpy().max(initial=0)) + 1
     every = np.arange(samples.items.height)
@@ -55,7 +55,7 @@ def asked_now(samples: Samples, guest: pl.DataFrame | None = None) -> Questions:
 
 
 def _extended(samples: Samples, item: Longs, time: Longs, rating: NDArray[np.float64] | None = None) -> Samples:
-    """Append rows; `rating` is that of the first of them, the others have one that occurs already."""
+    """Append rows; `rating` is for the first of them, the others get a rating that the timeline already has."""
     timeline = samples.timeline
     ratings = np.full(item.size, timeline["rating"][0] if timeline.height else 0.0, np.float64)
     if rating is not None:

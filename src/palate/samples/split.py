@@ -1,4 +1,4 @@
-"""Which split a sample belongs to: each user's last ones, or all that come after one moment."""
+"""Split samples: the last ones of each user, or all after one cutoff in time."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ TRAIN, VAL, TEST = range(3)
 def split_by_user(counts: NDArray[np.int64], val_ratio: float, test_ratio: float) -> NDArray[np.uint8]:
     """Each user's last samples are test, those before them validation, the rest training.
 
-    `counts` (u,) are the users' numbers of samples, none of them 0; returns (sum of counts,) uint8. Of n
-    samples max(1, ⌊test_ratio·n⌋) are test and max(1, ⌊val_ratio·n⌋) validation, none where the ratio
-    is 0; a user too small for all three keeps training first, then test.
+    `counts` (u,) are the users' numbers of samples, all positive; returns (sum of counts,) uint8. Of n samples
+    max(1, ⌊test_ratio·n⌋) are test and max(1, ⌊val_ratio·n⌋) validation; none if the ratio is 0. A user with too few
+    samples for all three gets a training sample first, then a test sample.
     """
     test = np.minimum(_share(counts, test_ratio), counts - 1)
     val = np.minimum(_share(counts, val_ratio), counts - 1 - test)
@@ -23,7 +23,7 @@ def split_by_user(counts: NDArray[np.int64], val_ratio: float, test_ratio: float
 
 
 def _share(counts: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
-    """max(1, ⌊ratio·n⌋) in floating point, as `int(ratio * n)` has it; 0 for a ratio of 0."""
+    """max(1, ⌊ratio·n⌋) in floating point, the same as `int(ratio * n)`; 0 for a ratio of 0."""
     if ratio == 0:
         return np.zeros_like(counts)
     return np.maximum(1, (ratio * counts).astype(np.int64))
@@ -32,11 +32,11 @@ def _share(counts: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
 def split_by_time(
     times: NDArray[np.int64], val_ratio: float, test_ratio: float
 ) -> tuple[NDArray[np.uint8], tuple[int | None, int | None]]:
-    """One moment for all users: samples from the later cutoff on are test, from the earlier on validation.
+    """One cutoff for all users: samples from the later cutoff on are test, from the earlier one on validation.
 
-    `times` (n,) in any order; returns (n,) uint8 and the two cutoffs (val, test), None where the ratio is
-    0. Samples that share a cutoff's time all go to the later side, so every test sample is later than
-    every other sample. Raises `InputError` if nothing is left to train on.
+    `times` (n,) in any order; returns (n,) uint8 and the two cutoffs (val, test), None for a ratio of 0. All samples at
+    a cutoff's time go to the later side, so every test sample is later than every other sample. Raises `InputError` if
+    no samples are left to train on.
     """
     split = np.full(times.size, TRAIN, dtype=np.uint8)
     ordered = np.sort(times)

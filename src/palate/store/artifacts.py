@@ -1,6 +1,6 @@
-"""Files that are either whole or absent: temporary name, fsync, rename; and the manifest that says what they are.
+"""Atomic files and folders (temporary name, fsync, rename), and the manifest that lists a folder's files.
 
-A reader that finds `manifest.json` may believe every file that it names: it is written last.
+`manifest.json` is written last, so a folder that has one has every file that it lists.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` into a `WorkError`: `path` cannot be written."""
+    """Turn an `OSError` into the `WorkError` that `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that appears under `path` only if the block ends without an exception."""
+    """Open a binary file that appears at `path` only if the block ends without an exception."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +46,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
-    """Give a temporary folder whose files replace those of `path`, manifest last, if the block ends well.
+    """Yield a temporary folder; its files replace those of `path`, manifest last, if the block raises nothing.
 
-    Files of `path` that the block did not write stay, but an old manifest is removed first: between the
-    first and the last rename the folder is not to be believed. With `whole` nothing of the old folder stays: it
-    is moved away by one rename, and the new one put in its place by another.
+    Files of `path` that the block did not write stay. The old manifest is removed first, because the folder is
+    inconsistent between the first and the last rename. With `whole` two renames replace the entire folder.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with writing(path):
@@ -61,7 +60,7 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
             names = [name for name in files_of(partial) if name != MANIFEST]
             names += [MANIFEST] if (partial / MANIFEST).exists() else []
             for name in names:
-                # safetensors writes for its owner's eyes only; the folder has what umask allows.
+                # safetensors makes files that only their owner can read; the folder's mode follows the umask.
                 (partial / name).chmod(partial.stat().st_mode & 0o666)
                 sync(partial / name)
             if whole and path.exists():
@@ -78,13 +77,13 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """All files in a folder and the folders within it, by their relative names in order."""
+    """All files below a folder by their relative names, sorted."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Put a folder in another's place; the other comes back unless that is done."""
+    """Replace the folder `path` by `new`; if that fails, the old folder stays."""
     old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
     try:
         path.rename(old)
@@ -96,7 +95,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or the names in a folder, on the disk before this returns."""
+    """Flush a file's bytes, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,13 +104,13 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically; equal values give equal bytes."""
+    """Write `value` atomically as indented UTF-8 JSON; equal values give equal bytes."""
     with atomic_file(path) as file:
         file.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that holds an object; a missing or broken one, or another value, is an `InputError`."""
+    """Read a JSON object; raises `InputError` if the file is missing, is not JSON or has another value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,7 +120,7 @@ def read_json(path: Path) -> Any:
     except (UnicodeDecodeError, RecursionError):
         raise InputError("is not JSON: not UTF-8, or nested too deeply", path) from None
     if not isinstance(value, dict):
-        raise InputError("holds another JSON value, expected an object", path)
+        raise InputError("has another JSON value, expected an object", path)
     return value
 
 
@@ -145,10 +144,10 @@ def write_manifest(
     options: Mapping[str, Any],
     stats: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write `manifest.json` for all files in `folder`: what went in, with which options, what came out.
+    """Write `manifest.json` for all files in `folder`: inputs, options, statistics and the outputs' hashes.
 
-    `inputs` maps a name to a SHA-256. Nothing in it depends on when or where the stage ran, so equal
-    inputs and options give an equal manifest.
+    `inputs` maps a name to a SHA-256. The manifest has neither time nor machine, so equal inputs and options give an
+    equal manifest.
     """
     manifest = {
         "palate": __version__,

@@ -1,7 +1,8 @@
-"""The cache: entries under the hash of everything that decides their content.
+"""The cache: each entry's name is the hash of everything that its content depends on.
 
-An entry is a folder `KIND/KEY`: the files that a builder wrote, and `entry.json` with what they were made from and
-the size and SHA-256 of each. It appears by one rename and is never changed; a hit is a match of all hashes.
+An entry is a folder `KIND/KEY` with the files of a builder and `entry.json`, which has the key's parts and the size and
+SHA-256 of each file. One rename makes the entry appear, and nothing changes it later. A lookup is a hit if all hashes
+match.
 """
 
 import contextlib
@@ -32,9 +33,9 @@ log = logging.getLogger(__name__)
 
 ENTRY = "entry.json"
 KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables")
-"""Folders that are Palate's whatever they hold; any other must hold an entry, since the folder may be shared."""
+"""Folders that belong to Palate with any content. Any other folder must have an entry, since others may use it."""
 DAY = 86_400.0
-"""Seconds without a write after which a build on another machine counts as given up."""
+"""Seconds without a write after which a build on another machine counts as abandoned."""
 
 _KEY = re.compile(r"[0-9a-f]{24}")
 _PARTIAL = re.compile(r"\.(?P<key>\w+)\.partial-(?P<host>.+)-[0-9a-f]{8}")
@@ -59,12 +60,12 @@ class Cache:
         name: str = "",
         note: Mapping[str, str] | None = None,
     ) -> Path:
-        """Give the folder made from `parts`, from an earlier time or by `build`, and log the reason.
+        """The folder of the entry for `parts`; `build` makes it on a miss. The log has the hit, or the miss's reason.
 
-        `parts` holds JSON values under the words that the log uses for them; `name` says what the entry is of.
-        `build` is given an empty folder to write into; if it raises, nothing stays. A process that another one is
-        ahead of waits and takes its entry. `note` maps a part to what is said when that part alone differs from the
-        most similar entry. Nobody may write into an entry.
+        `parts` maps names for the log to JSON values; `name` names the data of the entry. `build` writes into an empty
+        folder; if it raises, no entry appears. If another process builds the same entry, this one waits and takes it.
+        `note` maps a part to a remark for the log if only that part differs from the most similar entry. Callers must
+        not write into an entry.
 
         Raises `WorkError` if the cache cannot be written, and whatever `build` raises.
         """
@@ -92,11 +93,11 @@ class Cache:
         return place
 
     def items(self, *, hashes: bool = False) -> list["CacheItem"]:
-        """Everything that is kept, by kind, last used first; `hashes` reads every byte to tell the state."""
+        """The cache's contents by kind, last used first; `hashes` reads every byte to check the state."""
         found: list[CacheItem] = []
         for folder in sorted(self.folder.glob("*/")):
-            # One look at the names, and nothing but the names tells what is whose: what appears or vanishes
-            # meanwhile must not pass for something else and be removed as such.
+            # The names are listed once and classified by name alone. A file that another process adds or removes
+            # meanwhile is then never classified wrongly and removed.
             paths = sorted(path for path in folder.iterdir() if not _LOCK.fullmatch(path.name))
             entries = [p for p in paths if _KEY.fullmatch(p.name)]
             partials = [p for p in paths if _PARTIAL.fullmatch(p.name)]
@@ -104,28 +105,28 @@ class Cache:
                 continue
             found += sorted((_item(p, hashes) for p in entries if p.exists()), key=lambda item: -(item.used or 0))
             found += [_unfinished(p) for p in partials if p.exists()]
-            others = tuple(p for p in paths if p not in {*entries, *partials} and not _is_in_work(p))
+            others = tuple(p for p in paths if p not in {*entries, *partials} and not _may_be_written(p))
             if others:
                 names, size = ", ".join(p.name for p in others), sum(map(_size, others))
                 found.append(CacheItem(folder.name, folder, "", names, size, None, None, "unchecked", others=others))
         return found
 
     def remove(self, item: "CacheItem") -> bool:
-        """Remove what `items` listed; False if it has been used, made again or taken up since, or is being made.
+        """Remove an item of `items`; False if a process builds it, or has used or rebuilt it since the listing.
 
-        It vanishes by a rename, so that nobody ever finds half of it; what a process has mapped stays readable to it.
+        A rename removes it, so no process sees half of it. A process that has mapped its files can still read them.
         """
         place = item.path.with_name(item.key) if item.key else item.path / "others"
         try:
             with locked(place, wait=False) as got:
                 if item.state in ("unfinished", "being made"):
-                    stays = not _is_given_up(item.path, got)
+                    stays = not _is_abandoned(item.path, got)
                 else:
                     stays = got is False or bool(item.key and _used(item.path) != item.used)
                 if stays:
                     return False
                 _discard(place, item.others or (item.path,))
-        except FileNotFoundError:  # another process removes the same
+        except FileNotFoundError:  # another process removes the same item
             return False
         except OSError as error:
             raise WorkError(f"{item.path}: cannot be removed: {error.strerror or error}") from error
@@ -134,7 +135,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class CacheItem:
-    """Something in the cache; `key` is empty for what `Cache.entry` did not make, `others` are then its paths."""
+    """An item of the cache; `key` is empty for files that `Cache.entry` did not make, and `others` has their paths."""
 
     kind: str
     path: Path
@@ -143,35 +144,36 @@ class CacheItem:
     size: int
     """Bytes."""
     made: float | None
-    """Seconds since 1970, as `used`."""
+    """Seconds since 1970."""
     used: float | None
+    """Time of the last use, in seconds since 1970."""
     state: State
     damage: str = ""
     others: tuple[Path, ...] = ()
 
 
 def damage_of(entry: Path, *, hashes: bool = True) -> str | None:
-    """What is wrong with an entry, beginning with the file's name; None if it is whole.
+    """The name of an entry's first damaged file and its problem; None if the entry is whole.
 
-    Without `hashes` only sizes are compared. A file that `entry.json` does not name is nobody's business.
+    Without `hashes` only sizes are compared. Files that `entry.json` does not list are ignored.
     """
     if not os.path.exists(entry / ENTRY):
         return f"{ENTRY} is missing"
-    known = recorded(entry / ENTRY)
-    files = known.get("files")
+    record = recorded(entry / ENTRY)
+    files = record.get("files")
     if not isinstance(files, dict):
         return f"{ENTRY} is not readable"
-    if sha256_of(known.get("parts"))[:24] != entry.name:
+    if sha256_of(record.get("parts"))[:24] != entry.name:
         return f"{ENTRY} belongs to another entry"
     damage = damage_in(entry, files, hashes=hashes)
     return str(damage) if damage else None
 
 
 def _is_hit(place: Path, what: str, parts: Key) -> bool:
-    """Whether a whole entry lies in its place; that counts as a use."""
+    """Whether `place` is a whole entry; if so, mark it as used now."""
     if damage_of(place) is not None:
         return False
-    # Pruning goes by this time. A cache that may only be read gives hits all the same.
+    # Pruning reads this time. The write fails in a read-only cache, whose hits count all the same.
     with contextlib.suppress(OSError):
         os.utime(place / ENTRY)
     log.info("%s: cache hit, same %s (%s)", what, ", ".join(parts), place)
@@ -179,29 +181,29 @@ def _is_hit(place: Path, what: str, parts: Key) -> bool:
 
 
 def _reason(place: Path, parts: Key, name: str, note: Mapping[str, str]) -> str:
-    """Why there is no entry: it is damaged, or what differs from the most similar one of the same name."""
+    """Why the lookup missed: the entry is damaged, or some parts differ from the most similar entry of this name."""
     if os.path.lexists(place):
         return f"the entry is damaged: {damage_of(place)}"
     best: tuple[int, float, list[str]] | None = None
     for path in place.parent.glob(f"*/{ENTRY}"):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            known = recorded(path)
-            names = changed(known["parts"], parts) if "parts" in known else []
-            # Of another name are another split, or other data: that these differ says nothing.
-            if names and known.get("name") == name and _KEY.fullmatch(path.parent.name):
+            record = recorded(path)
+            names = changed(record["parts"], parts) if "parts" in record else []
+            # An entry of another name is for another split or other data, so its differences explain nothing.
+            if names and record.get("name") == name and _KEY.fullmatch(path.parent.name):
                 rank = (len(names), -path.stat().st_mtime, names)
                 best = rank if best is None else min(best, rank)
     if best is None:
-        return "nothing kept yet"
+        return "no earlier entry"
     remark = note.get(best[2][0], "") if len(best[2]) == 1 else ""
     return worded(best[2]) + (f": {remark}" if remark else "")
 
 
 def _make(place: Path, about: Key, parts: Key, build: Callable[[Path], None], got: bool | None) -> None:
-    """Build an entry under its lock in a hidden folder beside its place, and put it there."""
+    """Build an entry under its lock in a hidden folder beside `place`, then move it to `place`."""
     for left in place.parent.glob(f".{place.name}.partial-*"):
-        if _is_given_up(left, got):
-            log.info("removed what a process left that was killed: %s", left)
+        if _is_abandoned(left, got):
+            log.info("removed the unfinished files of a killed process: %s", left)
             _discard(place, (left,))
     partial = _hidden(place)
     partial.mkdir()
@@ -214,7 +216,7 @@ def _make(place: Path, about: Key, parts: Key, build: Callable[[Path], None], go
 
 
 def _seal(partial: Path, about: Key, parts: Key) -> None:
-    """Write `entry.json` and have everything on the disk."""
+    """Write `entry.json` and flush all files to the disk."""
     paths = sorted(partial.rglob("*"))
     files = {
         name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in files_of(partial).items()
@@ -227,10 +229,9 @@ def _seal(partial: Path, about: Key, parts: Key) -> None:
 
 
 def _put(partial: Path, place: Path) -> None:
-    """Let an entry appear under its name, instead of a damaged one.
+    """Rename a finished entry to `place`, and remove a damaged entry there.
 
-    Where there are no locks another process may have been first; its entry stays if it is whole, since it may be read
-    already.
+    Without locks another process may have been first. Its entry stays if it is whole, since others may already read it.
     """
     while damage_of(place) is not None:
         if os.path.lexists(place):
@@ -245,11 +246,11 @@ def _put(partial: Path, place: Path) -> None:
             return
 
 
-def _is_given_up(partial: Path, got: bool | None) -> bool:
-    """Whether nobody writes into a partial folder any more; `got` is whether the lock of its entry was to be had.
+def _is_abandoned(partial: Path, got: bool | None) -> bool:
+    """Whether no process writes into a partial folder any more; `got` is the result of `locked` for its entry.
 
-    A lock that could be taken proves that only for processes of this machine, since some network file systems keep
-    locks to each machine; for others, and where there are no locks, time tells.
+    Some network file systems keep locks separate for each machine. So a free lock proves this only for a writer on this
+    machine; for other writers, and without locks, the folder's age decides.
     """
     match = _PARTIAL.fullmatch(partial.name)
     here = match is not None and match["host"] == platform.node()
@@ -260,32 +261,32 @@ def _is_old(partial: Path) -> bool:
     return time.time() - _newest(partial) > DAY
 
 
-def _is_in_work(path: Path) -> bool:
-    """Whether other code may be writing this: it has no lock that could be asked."""
+def _may_be_written(path: Path) -> bool:
+    """Whether other code, which takes no lock, may be writing this file."""
     return path.name.startswith(".") and ".partial-" in path.name and not _is_old(path)
 
 
 def _item(entry: Path, hashes: bool) -> CacheItem:
     damage = damage_of(entry, hashes=hashes)
-    known, made = recorded(entry / ENTRY), None
+    record, made = recorded(entry / ENTRY), None
     with contextlib.suppress(ValueError):
-        made = datetime.fromisoformat(str(known.get("created"))).timestamp()
-    name = str(known.get("name", ""))
+        made = datetime.fromisoformat(str(record.get("created"))).timestamp()
+    name = str(record.get("name", ""))
     state: State = "whole" if damage is None else "damaged"
     return CacheItem(entry.parent.name, entry, entry.name, name, _size(entry), made, _used(entry), state, damage or "")
 
 
 def _unfinished(partial: Path) -> CacheItem:
     key = partial.name.split(".")[1]
-    given_up = False
+    abandoned = False
     with contextlib.suppress(OSError), locked(partial.with_name(key), wait=False) as got:
-        given_up = _is_given_up(partial, got)
-    state: State = "unfinished" if given_up else "being made"
+        abandoned = _is_abandoned(partial, got)
+    state: State = "unfinished" if abandoned else "being made"
     return CacheItem(partial.parent.name, partial, key, "", _size(partial), None, _newest(partial), state)
 
 
 def _hidden(place: Path) -> Path:
-    """A new name beside `place` that tells on which machine its writer lives."""
+    """A new hidden name beside `place` that has the writer's machine in it."""
     return place.with_name(f".{place.name}.partial-{platform.node()}-{uuid.uuid4().hex[:8]}")
 
 
@@ -297,7 +298,7 @@ def _used(entry: Path) -> float | None:
 
 
 def _files(path: Path) -> Iterator[os.stat_result]:
-    """Of a file, or of everything in a folder; what vanishes meanwhile is left out."""
+    """The status of a file, or of everything below a folder, without files that vanish meanwhile."""
     paths = [str(path)]
     paths += [os.path.join(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files)]
     for each in paths:
@@ -314,7 +315,7 @@ def _newest(path: Path) -> float:
 
 
 def _discard(place: Path, paths: tuple[Path, ...]) -> None:
-    """Remove files or folders of one folder, which vanish by a rename into a hidden folder beside `place`."""
+    """Rename files or folders of one file system into a hidden folder beside `place`, then remove that folder."""
     trash = _hidden(place)
     trash.mkdir()
     for path in paths:
@@ -324,7 +325,7 @@ def _discard(place: Path, paths: tuple[Path, ...]) -> None:
 
 
 def _failure_to_write(error: BaseException, folder: Path) -> OSError | None:
-    """The error beneath `error` if it says that `folder` takes no files; an input that is missing does not."""
+    """The `OSError` that caused `error` if `folder` cannot be written; None for others, such as a missing input."""
     while not isinstance(error, OSError):
         if error.__cause__ is None:
             return None

@@ -1,7 +1,7 @@
-"""Where tokenizers and models are found: a local path, an installed data package, the Hugging Face cache or hub.
+"""The places of tokenizers and models: a local path, an installed data package, the Hugging Face cache or the hub.
 
-Some Python packages ship a tokenizer or a small model as plain files. They are located through the package's
-metadata and never imported. A name that such a package serves needs no network at all.
+Some Python packages ship a tokenizer or a small model as plain files. Palate finds the files through the package's
+metadata, without an import and without network.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from palate.store.artifacts import atomic_file, sha256_file, sha256_of
 
 @dataclass(frozen=True)
 class Shipped:
-    """A file that a data package ships, and the hub repository that holds the same."""
+    """A file of a data package, and the hub repository with the same content."""
 
     hub_id: str
     package: str
     version: str
     file: str
-    """How the file's path ends inside the package."""
+    """The end of the file's path inside the package."""
 
 
 TOKENIZERS = {
@@ -44,7 +44,7 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 @dataclass(frozen=True)
 class Location:
-    """Where a tokenizer or model is: a folder, a GGUF file, or a repository of the hub."""
+    """The place of a tokenizer or model: a folder, a GGUF file, or a hub repository."""
 
     path: Path | None
     hub_id: str | None = None
@@ -52,14 +52,14 @@ class Location:
 
 
 def cache_dir() -> Path:
-    """Where Palate keeps what it can make again: `$PALATE_CACHE_DIR`, default `.cache`."""
+    """The folder of the cache: `$PALATE_CACHE_DIR`, default `.cache`."""
     return Path(os.environ.get("PALATE_CACHE_DIR", ".cache"))
 
 
 def locate(name: str, *, tokenizer: bool = False) -> Location:
     """Resolve a name, hub id or path.
 
-    Raises `InputError` for a path that does not exist and a name that is neither known nor a hub id.
+    Raises `InputError` for a missing path, and for a name that is neither in `TOKENIZERS` or `MODELS` nor a hub id.
     """
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
@@ -67,8 +67,8 @@ def locate(name: str, *, tokenizer: bool = False) -> Location:
     if path.is_file():
         raise InputError("is a file, expected a model folder or a .gguf file", path)
     name = ALIASES.get(name, name)
-    known = (TOKENIZERS | MODELS) if tokenizer else MODELS
-    shipped = known.get(name) or next((s for s in known.values() if s.hub_id == name), None)
+    table = (TOKENIZERS | MODELS) if tokenizer else MODELS
+    shipped = table.get(name) or next((s for s in table.values() if s.hub_id == name), None)
     if shipped is not None:
         file = shipped_file(shipped.package, shipped.file)
         if file is not None:
@@ -80,15 +80,15 @@ def locate(name: str, *, tokenizer: bool = False) -> Location:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return Location(None, name)
     what = "tokenizer" if tokenizer else "model"
-    names = ", ".join([*known, *ALIASES])
+    names = ", ".join([*table, *ALIASES])
     raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
 
 
 @lru_cache(maxsize=1)
 def hub_is_out_of_reach() -> bool:
-    """Whether `HF_HUB_OFFLINE` is set or the hub's name cannot be resolved.
+    """Whether `HF_HUB_OFFLINE` is set or the hub's host name cannot be resolved.
 
-    Queries once, so that no one waits for the five retries of the hub's client.
+    The result is cached. The check saves the user the five retries of the hub's client.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return True
@@ -103,7 +103,7 @@ def hub_is_out_of_reach() -> bool:
 
 
 def check_at_hand(location: Location, revision: str | None = None) -> None:
-    """Raise `WorkError` for a repository of the hub that is neither cached nor to be reached."""
+    """Raise `WorkError` for a hub repository that is not cached if the hub cannot be reached."""
     if location.path is not None or not hub_is_out_of_reach():
         return
     from huggingface_hub import try_to_load_from_cache
@@ -114,35 +114,35 @@ def check_at_hand(location: Location, revision: str | None = None) -> None:
 
 
 def converted_folder(gguf: Path) -> Path:
-    """Where the cache keeps, or would keep, a GGUF file's weights and tokenizer as transformers reads them fastest."""
+    """The cache's folder for a GGUF file's weights and tokenizer in the format that transformers reads fastest."""
     return cache_dir() / "models" / f"{gguf.stem}-{weights_digest(gguf)[:12]}"
 
 
 def weights_digest(file: Path) -> str:
-    """SHA-256 of a file of weights, in hexadecimal; the cache keeps it until path, size or times of the file change.
+    """SHA-256 of a file of weights, in hexadecimal; cached until path, size or times of the file change.
 
-    Hashing takes 0.9 s for each GB on a core with SHA instructions (0.09 s for SmolLM2-135M's 98 MB), some 2 s without,
-    or what the disk takes. The hub's cache names large files by their hash.
+    Hashing takes 0.9 s per GB on a core with SHA instructions (0.09 s for SmolLM2-135M's 98 MB), about 2 s without,
+    or as long as the disk needs. The hub's cache names large files by their hash.
     """
     place = file.resolve()
     if file.is_symlink() and place.parent.name == "blobs" and len(place.name) == 64:
         return place.name
     state = place.stat()
-    # Nobody can set the time of the last change, as copying tools set that of the last modification.
+    # Copying tools can set st_mtime but not st_ctime.
     identity = sha256_of([str(place), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
-    kept = cache_dir() / "digests" / f"{identity[:24]}.txt"
+    cached = cache_dir() / "digests" / f"{identity[:24]}.txt"
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = kept.read_text(encoding="utf-8")
+        found = cached.read_text(encoding="utf-8")
         if re.fullmatch("[0-9a-f]{64}", found):
             return found
     digest = sha256_file(place)
-    with contextlib.suppress(OSError, WorkError), atomic_file(kept) as out:  # a cache may be read-only
+    with contextlib.suppress(OSError, WorkError), atomic_file(cached) as out:  # the cache may be read-only
         out.write(digest.encode())
     return digest
 
 
 def shipped_file(package: str, ending: str) -> Path | None:
-    """The file of an installed package whose path ends with `ending`; None if it is not installed."""
+    """The file of a package whose path ends with `ending`; None if the package is not installed or has none."""
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:

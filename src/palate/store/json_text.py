@@ -1,4 +1,4 @@
-"""JSON of others: read, or refused at the place of what JSON allows and nobody means."""
+"""Read JSON that other programs wrote, and reject what JSON allows but no program writes on purpose."""
 
 import json
 import re
@@ -8,17 +8,17 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Decoder(json.JSONDecoder):
-    """Python's decoder, with one exception for all faults: `JSONDecodeError`, which knows the line.
+    """Python's decoder with one exception for all errors: `JSONDecodeError`, which has the line.
 
-    Refuses a key that stands twice in an object, where Python keeps the last; half of a surrogate pair, which is no
-    text; NaN and Infinity; a number of more digits than Python converts; and what is nested too deeply.
+    It rejects a duplicate key in an object (Python keeps the last), an unpaired surrogate, NaN and Infinity, a number
+    with more digits than Python converts, and values that are nested too deeply.
     """
 
     def __init__(self) -> None:
-        super().__init__(object_pairs_hook=_once, parse_constant=_no_number)
+        super().__init__(object_pairs_hook=_unique, parse_constant=_reject_constant)
 
     def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
-        """The value that begins at a character, and where it ends."""
+        """The value that begins at character `idx`, and the index of its end."""
         try:
             value, end = super().raw_decode(s, idx)
             if _SURROGATE.search(s, idx, end):
@@ -26,7 +26,7 @@ class Decoder(json.JSONDecoder):
         except json.JSONDecodeError:
             raise
         except UnicodeEncodeError:
-            problem = "half of a surrogate pair, which is no text"
+            problem = "half of a surrogate pair, expected both halves"
         except RecursionError:
             problem = "nested too deeply"
         except ValueError as error:
@@ -36,15 +36,15 @@ class Decoder(json.JSONDecoder):
         raise json.JSONDecodeError(problem, s, idx)
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; raises `ValueError` for a key that stands twice."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; raises `ValueError` for a duplicate key."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in an object")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {duplicate!r} twice")
     return found

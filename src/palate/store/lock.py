@@ -15,10 +15,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
-    """Hold the lock of `path`; gives False if another has it, unless it waits, None where the file system has no locks.
+    """Hold the lock of `path` and yield True; yield None if the file system has no locks.
 
-    The lock is a file `.NAME.lock` beside `path`, which goes when the lock is released. The system releases the lock of
-    a process that dies, however it dies. Raises `OSError` if the file cannot be written.
+    If another process or thread has the lock, wait for it, or yield False without `wait`. The lock is a file
+    `.NAME.lock` beside `path`, removed with the lock's release. The system releases the lock of a process that dies.
+    Raises `OSError` if the file cannot be written.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
@@ -28,7 +29,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
     except Timeout:
         got = wait
         if wait:
-            log.info("waiting for another process that makes %s", path)
+            log.info("waiting for another process that writes %s", path)
             lock.acquire()
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -38,6 +39,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
         yield got
     finally:
         if got is not False:
-            # Before it is released: whoever waits for this file then sees that it is gone, or finds the work done.
+            # Remove the file before the release: a process that waits for it then sees that the file is gone, or finds
+            # the finished work.
             file.unlink(missing_ok=True)
             lock.release()

@@ -1,22 +1,24 @@
-"""Parquet tables that others wrote, read so that a damaged one is an error and no more.
+"""Read Parquet tables that other programs wrote; a damaged table raises `DamagedError`.
 
-pyarrow reads them, since Polars's own reader may end the whole process at a damaged page, or print a panic first.
+pyarrow reads them, because Polars's reader may end the process at a damaged page, or print a panic first.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from palate.errors import first_line
+
 if TYPE_CHECKING:
     import polars as pl
 
 
 class DamagedError(ValueError):
-    """A file that is no Parquet table, or is damaged; says why in a line."""
+    """A file is damaged or not a Parquet table; the message is one line."""
 
 
 def column_names(path: Path) -> list[str]:
-    """The names of the columns, in their order. Raises `DamagedError`, and `FileNotFoundError`."""
+    """The names of the columns in file order. Raises `DamagedError` and `FileNotFoundError`."""
     import pyarrow.parquet as pq
 
     try:
@@ -25,11 +27,11 @@ def column_names(path: Path) -> list[str]:
     except FileNotFoundError:
         raise
     except Exception as error:  # pyarrow's own errors have several bases
-        raise DamagedError(_reason(error)) from None
+        raise DamagedError(first_line(error)) from None
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
-    """The table, or some of its columns. Raises `DamagedError`, and `FileNotFoundError`."""
+    """The table, or some of its columns. Raises `DamagedError` and `FileNotFoundError`."""
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -38,18 +40,19 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFr
         with pq.ParquetFile(path) as file:
             table = file.read(columns=None if columns is None else list(columns))
             table.validate(full=True)
-            plain = pa.schema([column.remove_metadata() for column in table.schema])  # may be damaged, and not checked
+            # `validate` does not check the schema's metadata, which may be damaged.
+            plain = pa.schema([column.remove_metadata() for column in table.schema])
             frame = pl.from_arrow(pa.Table.from_arrays(table.columns, schema=plain))
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise DamagedError(_reason(error)) from None
+        raise DamagedError(first_line(error)) from None
     assert isinstance(frame, pl.DataFrame)
     return frame if columns is None else frame.select(columns)
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The file's own key-value metadata. Raises `DamagedError`, and `FileNotFoundError`."""
+    """The file's key-value metadata without pyarrow's schema. Raises `DamagedError` and `FileNotFoundError`."""
     import pyarrow.parquet as pq
 
     try:
@@ -59,8 +62,4 @@ def metadata_of(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise DamagedError(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DamagedError(first_line(error)) from None

@@ -1,4 +1,4 @@
-"""Long work that ends in one file: kept under its key, in parts while it goes on, and resumed after an interruption."""
+"""Long work that writes one file: its parts are stored with a key, and a later run resumes from them."""
 
 import contextlib
 import logging
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LongWork:
-    """What makes the file `out`, valid for `key`, of `total` units (rows, users) that are finished in their order.
+    """Work that writes the file `out`, valid for `key`, from `total` units (rows, users) in order.
 
-    While it goes on, `out.parts/` holds `key.json` and parts `BEGIN-END`: what was made of these units.
+    Meanwhile the folder `out.parts` has `key.json` and a part `BEGIN-END` with the result of these units.
     """
 
     what: str
@@ -32,31 +32,31 @@ class LongWork:
     total: int
     unit: str
 
-    def result(self, kept: Callable[[], T | None], make: Callable[[int], T]) -> T:
-        """What `kept` finds in `out` under this key, else what `make` makes; it is given the number of finished units.
+    def result(self, read: Callable[[], T | None], make: Callable[[int], T]) -> T:
+        """The result of `read`, which reads `out` if it has this key; if None, that of `make(finished units)`.
 
         A second process waits for the first and takes its file. Raises `WorkError` if `out` cannot be written.
         """
-        found = kept()
+        found = read()
         if found is None:
             with contextlib.ExitStack() as stack:
                 with writing(self.out):
                     self.out.parent.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(locked(self.out))
-                found = kept()
+                found = read()
                 if found is None:
                     found = make(self._finished())
                     shutil.rmtree(self._folder)
                     return found
-        log.info("%s is kept: same %s", self.out, ", ".join(self.key))
+        log.info("%s is up to date: same %s", self.out, ", ".join(self.key))
         return found
 
     def parts(self) -> list[Path]:
-        """The finished parts in their order."""
+        """The finished parts in order."""
         return sorted(self._folder.glob("*-??????????"))
 
     def part(self, begin: int, end: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
-        """Open the part of the units from `begin` to before `end`; it appears when it is whole."""
+        """Open the part of the units `begin` to `end` - 1; it appears when it is complete."""
         return atomic_file(self._folder / f"{begin:010d}-{end:010d}")
 
     @property
@@ -64,14 +64,14 @@ class LongWork:
         return self.out.with_name(f"{self.out.name}.parts")
 
     def _finished(self) -> int:
-        """How many units are finished; parts under another key are removed, and the log says what changed."""
+        """The number of finished units. Parts with another key are removed, and the log names what changed."""
         before = recorded(self._folder / KEY)
         why = reason(before.get("key", {}), self.key)
         if before and not why:
             parts = self.parts()
             done = int(parts[-1].name.rpartition("-")[2]) if parts else 0
             if done:
-                log.info("%s goes on: %s of %s %s were finished before",
+                log.info("%s resumes: %s of %s %s are finished",
                          self.what, f"{done:,}", f"{self.total:,}", self.unit)  # fmt: skip
             return done
         if before:

@@ -1,1 +1,1 @@
-"""Tokens: from text to ids, attention mask and labels."""
+"""Tokens: convert prompts to token ids, attention masks and labels."""

@@ -1,7 +1,7 @@
-"""Samples written out as a folder that `datasets.load_from_disk` maps into memory.
+"""Write samples to a folder that `datasets.load_from_disk` maps into memory.
 
-The folder is what `Dataset.save_to_disk` would leave (Arrow IPC streams, `dataset_info.json`, `state.json`), but
-written straight from the arrays, a chunk at a time.
+The folder has the format of `Dataset.save_to_disk` (Arrow IPC streams, `dataset_info.json`, `state.json`), but is
+written directly from arrays, by chunks.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Chunk = tuple[Ints, Ints, Longs]
 """`input_ids` and `labels` (t,) int32, and `offsets` (n + 1,) int64: sample i is `[offsets[i] : offsets[i + 1]]`."""
 
 TYPES = {"input_ids": "int32", "attention_mask": "int8", "labels": "int32"}
-"""The narrowest types that hold what trainers ask for; collators make int64 tensors of all three."""
+"""The smallest types for the trainers' columns; collators convert all three to int64 tensors."""
 TOKEN_BYTES = 9
 SHARD_BYTES = 500 << 20
 STATE = "state.json"
@@ -35,12 +35,11 @@ def write_dataset(
     description: str = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
-    """Write samples into `folder`, which is empty or absent, and return how many there were.
+    """Write samples into `folder`, which is empty or absent, and return their number.
 
-    Columns: `input_ids` list<int32>, `attention_mask` list<int8> (ones), `labels` list<int32>. No more than a
-    chunk is held in memory; a shard ends before the first batch that would take it past `shard_bytes`. The
-    fingerprint is that of the samples, however they come in chunks. `state.json` is written last: without it nobody
-    takes the folder for a dataset.
+    Columns: `input_ids` list<int32>, `attention_mask` list<int8> (ones), `labels` list<int32>. Memory use is one chunk;
+    a shard ends before the first batch that would exceed `shard_bytes`. The fingerprint depends on the samples, not on
+    the chunks. `state.json` is written last, because a folder without it is not a dataset.
     """
     folder.mkdir(parents=True, exist_ok=True)
     features = {column: _list_of(type_) for column, type_ in TYPES.items()}
@@ -62,7 +61,7 @@ def write_dataset(
             rows += lengths.size
             for digest, array in zip(content, (ids, labels, lengths), strict=True):
                 digest.update(np.ascontiguousarray(array).data)
-        if writer is None:  # a dataset without a file cannot be read
+        if writer is None:  # `datasets` cannot read a dataset without files
             writer, shards = pa.ipc.new_stream(str(folder / _partial(0)), schema), 1
     finally:
         if writer is not None:
@@ -70,8 +69,8 @@ def write_dataset(
     names = [f"data-{n:05d}-of-{shards:05d}.arrow" for n in range(shards)]
     for n, final in enumerate(names):
         (folder / _partial(n)).rename(folder / final)
-    facts = {"dataset_name": name} if name else {}
-    info = {"citation": "", "description": description, "features": features, "homepage": "", "license": "", **facts}
+    naming = {"dataset_name": name} if name else {}
+    info = {"citation": "", "description": description, "features": features, "homepage": "", "license": "", **naming}
     write_json(folder / "dataset_info.json", info)
     state: dict[str, Any] = {
         "_data_files": [{"filename": final} for final in names],
@@ -87,17 +86,17 @@ def write_dataset(
 
 
 def _list_of(type_: str) -> dict[str, Any]:
-    # `List` is how `datasets` calls it since 4.0; all versions read the older name, and these give a List for it.
+    # All versions of `datasets` read this name; since 4.0 they convert it to `List`.
     return {"feature": {"dtype": type_, "_type": "Value"}, "_type": "Sequence"}
 
 
 def _partial(shard: int) -> str:
-    """A shard's name while it is not known how many there will be."""
+    """A shard's name while the number of shards is unknown."""
     return f".data-{shard:05d}.arrow"
 
 
 def _batches(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Ids, labels and lengths of at most `most` tokens at once, or of one longer sample."""
+    """Ids, labels and lengths in batches of at most `most` tokens; a longer sample is a batch of its own."""
     for ids, labels, offsets in chunks:
         first = 0
         while first < offsets.size - 1:
@@ -109,7 +108,7 @@ def _batches(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[Ints, Ints, I
 
 
 def _record_batch(ids: Ints, labels: Ints, lengths: Ints, schema: pa.Schema) -> pa.RecordBatch:
-    """The arrays as they lie in memory, as a batch of lists."""
+    """A batch of lists over the arrays, without a copy of them."""
     offsets = np.zeros(lengths.size + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     starts = pa.array(offsets)

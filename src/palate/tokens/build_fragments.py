@@ -1,4 +1,4 @@
-"""Tokenizes the fragments of a prompt, each in its true context, and writes the programs that join them."""
+"""Tokenize the fragments of a prompt, each in its context, and write the programs that join them."""
 
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
@@ -15,15 +15,15 @@ from palate.tokens.layout import Field, PromptLayout, Turn
 from palate.tokens.proof import Boundaries, Cuts, UnprovedError, choose_cuts
 
 AROUND = 4
-"""Characters of true text around a fragment when it is tokenized."""
+"""Characters of context on each side of a fragment when it is tokenized."""
 JOINED = 4096
-"""Most distinct ratings or contexts for which the constant text beside them is joined beforehand."""
+"""Maximum number of distinct ratings or contexts to which the constant text beside them is joined in advance."""
 
 Ids = tuple[int, ...]
 
 
 def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Boundaries) -> Fragments:
-    """Tokenize all fragments; raises `UnprovedError` where composition cannot be proved exact."""
+    """Tokenize all fragments; raises `UnprovedError` if composition cannot be proved exact."""
     choices: list[tuple[int, PromptLayout, Cuts]] = []
     reasons: list[UnprovedError] = []
     for tried in (layout, layout.with_ends()):
@@ -68,7 +68,7 @@ def _build(layout: PromptLayout, cuts: Cuts, proof: Boundaries, chat: Chat, hist
 
 @dataclass
 class _Workbench:
-    """Tokenizes a prompt's pieces in their contexts."""
+    """Tokenizes the pieces of a prompt in their contexts."""
 
     layout: PromptLayout
     cuts: Cuts
@@ -76,9 +76,9 @@ class _Workbench:
     chat: Chat
     history_len: int
     probes: list[str] = field(default_factory=list)
-    """A value of each kind that is proved, to stand where any value could."""
+    """One proved value of each kind, as a placeholder for any value."""
     codes: list[int] = field(default_factory=list)
-    """Its code in each kind: the same item, rating or context in all."""
+    """The codes of the probes; all kinds of one source have the same item, rating or context."""
 
     def __post_init__(self) -> None:
         kinds, probe = self.layout.kinds, dict[str, int]()
@@ -101,11 +101,11 @@ class _Workbench:
             raise UnprovedError("the prompt's own text looks like a control token")
 
     def fill(self, turn: Turn) -> str:
-        """The turn with the probes in it."""
+        """The turn's text with the probes as values."""
         return turn.fill([self.probes[field.kind] for field in turn.fields])
 
     def check_template(self) -> None:
-        """A template that changes what the user's turn says would make fragments of a text that is never shown."""
+        """Raise `UnprovedError` if the template changes the user's turn, since the fragments would then be wrong."""
         turn = self.layout.turn(self.history_len)
         values = list(self.probes)
         for n, kind in enumerate(self.layout.kinds):
@@ -116,7 +116,7 @@ class _Workbench:
             raise UnprovedError("the chat template changes the text of the user's turn")
 
     def tables(self) -> list[list[Ids]]:
-        """For each kind the fragments of its values; none for those that no cut is proved for."""
+        """The fragments of each kind's values; an empty one for values without a proved cut."""
         following: list[dict[Hashable, tuple[str, str]]] = [{} for _ in self.layout.kinds]
         for m in range(self.history_len + 1):
             turn = self.layout.turn(m)
@@ -125,15 +125,15 @@ class _Workbench:
             for place, ((kind, _), (begin, end)) in enumerate(zip(turn.fields, spans, strict=True)):
                 before, gap = text[max(0, begin - AROUND) : begin], turn.constants[place + 1]
                 after = [text[end : end + AROUND]]
-                if self.cuts.right[kind] == len(gap):  # the next value follows at once: all that it may begin with
+                if self.cuts.right[kind] == len(gap):  # the next value follows directly: try all its beginnings
                     after = self._beginnings(turn.fields[place + 1].kind, turn.constants[place + 2])
                 for text_after in after:
-                    seen = self.proof.ahead(text[:end], text_after)
-                    following[kind].setdefault(seen, (before, text_after[:AROUND]))
+                    lookahead = self.proof.ahead(text[:end], text_after)
+                    following[kind].setdefault(lookahead, (before, text_after[:AROUND]))
         return [self._table(n, list(contexts.values())) for n, contexts in enumerate(following)]
 
     def _beginnings(self, kind: int, after: str) -> list[str]:
-        """The values of a kind that are proved, one for each of their first letters, with what follows."""
+        """Proved values of a kind with the text `after` them, one for each pair of first characters."""
         texts, unproved = self.layout.kinds[kind].texts, self.cuts.unproved[kind]
         found: dict[str, str] = {}
         for code, text in enumerate(texts):
@@ -142,11 +142,11 @@ class _Workbench:
         return list(found.values())
 
     def _table(self, number: int, contexts: Sequence[tuple[str, str]]) -> list[Ids]:
-        """The fragments of one kind, the same in all contexts."""
+        """The fragments of one kind; a value is unproved if contexts give it different fragments."""
         kind = self.layout.kinds[number]
-        if not contexts:  # this variant of the field occurs nowhere
+        if not contexts:  # no turn has this variant of the field
             return [() for _ in kind.texts]
-        left, right = self._own(number)
+        left, right = self._constants_beside(number)
         distinct = list(dict.fromkeys(kind.texts))
         found: dict[str, Ids] = {}
         failed: set[str] = set()
@@ -167,7 +167,7 @@ class _Workbench:
         return [() if code in unproved else found[text] for code, text in enumerate(kind.texts)]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of user texts, none of which is control."""
+        """The ids of user texts, without control tokens."""
         encodings = self.chat.untrimmed.encode_batch_fast(texts, add_special_tokens=False)
         found: list[list[int]] = [encoding.ids for encoding in encodings]
         for n, text in enumerate(texts):
@@ -175,18 +175,18 @@ class _Workbench:
                 found[n] = self.chat.ordinary.encode(text, add_special_tokens=False).ids
         return found
 
-    def _own(self, number: int) -> tuple[str, str]:
-        """The constant text that a kind's fragments take with them."""
+    def _constants_beside(self, number: int) -> tuple[str, str]:
+        """The constant text to the left and right of a value that a kind's fragments include."""
         for m in range(self.history_len, -1, -1):
             turn = self.layout.turn(m)
             for place, f in enumerate(turn.fields):
                 if f.kind == number:
                     left, right = turn.constants[place], turn.constants[place + 1]
                     return left[len(left) - self.cuts.left[number] :], right[: self.cuts.right[number]]
-        raise AssertionError("a kind that occurs nowhere has no table")
+        raise AssertionError("no turn has this kind")
 
     def constants(self, m: int, tables: list[list[Ids]]) -> tuple[list[Ids], tuple[Ids, Ids], list[int]]:
-        """The constant fragments of a prompt with m items, its ends for No and Yes, and their responses' lengths."""
+        """The constant fragments of a prompt with m items, its last fragments for No and Yes, and response lengths."""
         turn = self.layout.turn(m)
         values = [self.probes[f.kind] for f in turn.fields]
         content = turn.fill(values)
@@ -209,7 +209,7 @@ class _Workbench:
             pieces = [tuple(encoding.ids[a:b]) for a, b in pairwise(edges)]
             for f, piece in zip(turn.fields, pieces[1::2], strict=True):
                 if piece != tables[f.kind][self.codes[f.kind]]:
-                    raise UnprovedError("a fragment is other tokens in the whole text than in its context")
+                    raise UnprovedError("a fragment has other tokens in the whole text than in its context")
             found.append(pieces[0::2])
             responses.append(len(encoded.ids) - encoded.prompt_len)
         no, yes = found
@@ -221,12 +221,12 @@ class _Workbench:
 
 
 class _Programs:
-    """Collects fragments and steps; what is the same is kept once."""
+    """Collects fragments and steps, each distinct table of fragments once."""
 
     def __init__(self, tables: list[list[Ids]], places: list[tuple[int, int]]) -> None:
         self.tables, self.places = tables, places
         self.pieces: list[Ids] = []
-        self.known: dict[Any, int] = {}
+        self.bases: dict[Any, int] = {}
         self.steps: list[tuple[int, int, int, int]] = []
         self.first = [0]
 
@@ -253,15 +253,15 @@ class _Programs:
         self.steps.append((row, base, *code))
 
     def _put(self, table: list[Ids], kind: int | None = None) -> int:
-        """Where a table of fragments begins."""
+        """The number of a table's first fragment; adds the table if it is new."""
         key = tuple(table) if kind is None else kind
-        if key not in self.known:
-            self.known[key] = len(self.pieces)
+        if key not in self.bases:
+            self.bases[key] = len(self.pieces)
             self.pieces += table
-        return self.known[key]
+        return self.bases[key]
 
     def fragments(self, response: NDArray[np.int32], lead: int, unproved: dict[str, list[int]]) -> Fragments:
-        """All of it as arrays."""
+        """The collected fragments and programs as arrays."""
         length = np.fromiter(map(len, self.pieces), np.int32, len(self.pieces))
         tokens = np.zeros(int(length.sum()) + OVERREAD, np.int32)
         tokens[:-OVERREAD] = [token for piece in self.pieces for token in piece]
@@ -271,7 +271,7 @@ class _Programs:
 
 
 def _tokens_until(offsets: Sequence[tuple[int, int]], places: Sequence[int]) -> list[int]:
-    """How many tokens end before each of some characters; raises `UnprovedError` if one spans it."""
+    """The number of tokens before each character position; raises `UnprovedError` if a token spans one."""
     begins, ends = zip(*offsets, strict=True)
     numbers = [bisect_left(begins, place) for place in places]
     if any(n and ends[n - 1] > place for n, place in zip(numbers, places, strict=True)):

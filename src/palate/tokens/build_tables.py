@@ -1,4 +1,4 @@
-"""Builds the tables that samples are composed from, and tokenizes whole what cannot be composed."""
+"""Build the tables for composing samples, and tokenize the samples whole that cannot be composed."""
 
 import hashlib
 import json
@@ -38,17 +38,17 @@ from palate.tokens.tables import (
 log = logging.getLogger(__name__)
 
 STAGE = 5
-"""Raised whenever the same input would give other tokens or other files."""
+"""Version of the tables in the cache's keys; increased if the same input would give other tokens or files."""
 PORTION = 1 << 20
-"""Samples whose lengths are worked out at a time."""
+"""Samples in a block of `_lengths`."""
 CHECKED = 64
-"""Samples that are tokenized whole when tables are built, to check what was proved."""
+"""Samples that the build tokenizes whole, as a check of the proof."""
 
 
 def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[str, Any], name: str) -> Tables:
-    """The tables of some samples, from the cache or built now.
+    """The tables of some samples, from the cache or newly built.
 
-    `data` names what decides the samples, such as hashes of the ratings and the options of `prepare`. Raises
+    `data` has what the samples depend on, such as hashes of the ratings and the options of `prepare`. Raises
     `InputError` as `renderer` does.
     """
     parts = {**data, **tokenizer_key(chat.tokenizer), "prompt": prompt.model_dump(mode="json"), "stage": STAGE}
@@ -59,7 +59,7 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
         log.warning("tokens: every sample is tokenized whole, which takes long: %s", tables.reason)
     elif plain:
         log.info(
-            "tokens: %s of %s samples are tokenized whole, as no cut is certain beside %s",
+            "tokens: %s of %s samples are tokenized whole, because no cut beside %s is proved",
             f"{plain:,}",
             f"{sum(tables.meta['samples'].values()):,}",
             _some(tables.meta["unproved_names"]),
@@ -68,10 +68,10 @@ def tables_of(samples: Samples, prompt: PromptSpec, chat: Chat, data: Mapping[st
 
 
 def content_of(samples: Samples) -> dict[str, str]:
-    """The samples' hash, where nobody can say what they were made from."""
+    """A hash of the samples, for callers without the hashes of their input."""
     digest = hashlib.sha256(str(samples.history_len).encode())
     timeline = samples.timeline
-    for column in timeline.select(pl.col("^(item_id|rating|timestamp|split)$")):  # the last two decide the contexts
+    for column in timeline.select(pl.col("^(item_id|rating|timestamp|split)$")):  # contexts depend on the last two
         digest.update(column.name.encode())
         digest.update(column.hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label, users_of(samples)):
@@ -87,7 +87,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     render = renderer(samples, prompt)
     rows = render.item.to_numpy()
     used = np.flatnonzero(np.bincount(rows, minlength=samples.items.height))
-    contexts = pl.DataFrame(height=1)  # one that says nothing
+    contexts = pl.DataFrame(height=1)  # one context without values
     if prompt.names_context and render.samples.context is not None:
         contexts = render.samples.context.values
     wording = render.wording.of_items(used.tolist())
@@ -142,7 +142,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
 
 
 def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl.DataFrame) -> Longs:
-    """The word of each timeline row; items are numbered by their place in `used`."""
+    """The word of each timeline row; the code of an item is its index in `used`."""
     from palate.tokens import kernel
 
     samples = render.samples
@@ -160,18 +160,18 @@ def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl
 
 
 def _unproved_names(fragments: Fragments, titles: pl.Series, scale: pl.Series, contexts: pl.DataFrame) -> list[Any]:
-    """Some of the titles, ratings and contexts that no fragment serves, for the log."""
+    """Some titles, ratings and contexts without a proved fragment, for the log."""
     codes = sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})[:10]
     names = titles.gather(codes).to_list() + scale.gather(fragments.unproved["rating"]).to_list()[:5]
-    told = sorted({*fragments.unproved["context"], *fragments.unproved["candidate_context"]})[:5]
-    return names + [" ".join(map(str, contexts.row(code))) for code in told]
+    unproved = sorted({*fragments.unproved["context"], *fragments.unproved["candidate_context"]})[:5]
+    return names + [" ".join(map(str, contexts.row(code))) for code in unproved]
 
 
 def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping[tuple[int, int], int]) -> Ints:
     """The lengths of all samples before truncation, (n,) int32.
 
-    Where a rating adds the same in every line, but for the line's number, a sample's length is a difference of running
-    sums over the timeline. Other histories are measured line by line.
+    If a rating adds the same length in every line, except for the line's number, a sample's length is a difference of
+    cumulative sums over the timeline. Other histories are measured line by line.
     """
     m, position = samples.history_len, samples.position
     lines = [{at: np.zeros(n, np.int64) for at, n in {**sizes, LABEL: 2, NOTHING: 1}.items()} for _ in range(m + 1)]
@@ -205,12 +205,12 @@ def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping
 
 
 def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
-    """Tokenize the split's samples that cannot be composed, whole and one after the other, into `out`."""
+    """Tokenize the split's samples whole that cannot be composed, and write them to `out`."""
     sample = tables.unproved(split)
     position, items = tables.position(split)[sample], tables.items(split)[sample]
     start, response = np.zeros(sample.size + 1, np.int64), np.zeros(sample.size, np.int32)
     at = 0
-    # Appended as they come: for a tokenizer of which nothing is proved this is the whole split.
+    # Ids are appended to the file, since without a proof for the tokenizer they are the whole split.
     with (out / "tokens.npy").open("wb") as file:
         shape_of_header = _header(file, 0)
         done = 0
@@ -229,7 +229,7 @@ def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
 
 
 def _header(file: Any, size: int) -> int:
-    """Write the head of a .npy file of `size` int32; the same number of bytes for any size."""
+    """Write the header of a .npy file of `size` int32; its number of bytes does not depend on the size."""
     head = {"descr": "<i4", "fortran_order": False, "shape": (size,)}
     np.lib.format.write_array_header_1_0(file, head)
     return int(file.tell())
@@ -243,7 +243,7 @@ def _batches(index: Longs) -> Iterator[Longs]:
 def _agrees(
     samples: Samples, render: Renderer, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]
 ) -> bool:
-    """Whether some samples are composed as they are tokenized whole: a check of the proof, not the proof."""
+    """Whether the composition of some samples equals their tokenization as a whole: a check of the proof."""
     good = np.flatnonzero(~bad)
     chosen = good[np.unique(np.linspace(0, good.size - 1, min(CHECKED, good.size)).astype(np.int64))]
     rows = render.examples(chosen).to_dicts()
@@ -256,7 +256,7 @@ def _agrees(
 
 
 def join(word: Longs, fragments: Fragments, position: int, items: int) -> Ints:
-    """One sample's ids, as plainly as it can be said; what the compiled kernel does."""
+    """One sample's ids: the readable equivalent of the compiled kernel."""
     pieces = []
     for row, base, shift, mask in fragments.steps[fragments.first[items] : fragments.first[items + 1]].tolist():
         f = base + ((int(word[position + row]) >> shift) & mask)
@@ -265,9 +265,9 @@ def join(word: Longs, fragments: Fragments, position: int, items: int) -> Ints:
 
 
 def users_of(samples: Samples) -> Longs:
-    """The timeline row at which each user begins, ascending, (u,) int64.
+    """The first timeline row of each user, ascending, (u,) int64.
 
-    Where the timeline does not say who rated, candidates that follow each other are taken for one user's.
+    In a timeline without users, consecutive candidates count as one user's.
     """
     if "user_id" in samples.timeline.columns:
         changes = samples.timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Alpaca datasets as tokens, kept in the cache under everything that decides their content."""
+"""Tokenize Alpaca datasets, with a cache entry for each dataset, tokenizer and cutoff."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -27,9 +27,9 @@ def preprocess_datasets_parallel(
 ) -> dict[str, "Dataset"]:
     """Tokenize Alpaca datasets, or take them from the cache.
 
-    Returns for each name a dataset of `input_ids` (int32), `attention_mask` (int8) and `labels` (int32), in
-    the order of the input; a row is what `tokenize_func` gives. `num_proc` is for callers that pass it: texts are
-    tokenized on all cores.
+    Returns for each name a dataset of `input_ids` (int32), `attention_mask` (int8) and `labels` (int32) in the order of
+    the input; each row equals the result of `tokenize_func`. `num_proc` has no effect, since texts are tokenized on all
+    cores.
 
     Raises `InputError` if a response alone exceeds `cutoff_len`.
     """
@@ -51,11 +51,11 @@ def preprocess_datasets_parallel(
 
 
 def content_hash(dataset: "Dataset") -> str:
-    """SHA-256 of a dataset's rows, whatever file or shuffle they came from."""
+    """SHA-256 of a dataset's rows, independent of their file and of indices such as a shuffle's."""
     import pyarrow as pa
 
     digest = hashlib.sha256()
-    # Batches of one size and no metadata: the bytes then depend on the rows alone.
+    # With batches of one size and without metadata, the bytes depend on the rows alone.
     for table in dataset.with_format("arrow").iter(batch_size=10_000):
         table = table.replace_schema_metadata(None).combine_chunks()
         stream = pa.BufferOutputStream()
@@ -70,7 +70,7 @@ def _build(dataset: "Dataset", chat: Chat, cutoff_len: int, name: str, folder: P
 
 
 def _chunks(dataset: "Dataset", chat: Chat, cutoff_len: int, name: str) -> Iterator[Chunk]:
-    """Ids and labels, cut on the left, keeping the whole response."""
+    """Ids and labels, cut on the left; the whole response is kept."""
     for batch in encode_examples(dataset, chat, name):
         total, prompt = np.array([(len(each.ids), each.prompt_len) for each in batch]).T
         response = total - prompt

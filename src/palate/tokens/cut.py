@@ -1,7 +1,7 @@
-"""The cut: what a sequence longer than the cutoff loses. Training, scoring, ranking and `palate lengths` call it.
+"""The cut: truncation of sequences beyond the cutoff, for training, scoring, ranking and `palate lengths`.
 
-Each sequence is cut by itself, so that what is left of it depends on no other. The samples of a token dataset are cut
-by a plan, made from lengths before anything is composed (`plan_cut`); prompts by their ids (`cut_prompts`).
+Each sequence is cut independently of the others. `plan_cut` plans the cut of a token dataset's samples from their
+lengths, before they are composed; `cut_prompts` cuts the ids of prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,25 +22,26 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 UNKNOWN = -1
 
 Shorter = Callable[[Sequence[int], int], list[list[int]]]
-"""The prompts of some rows that show this number of the latest history items."""
+"""A function that gives the prompts of some rows with this number of the latest history items."""
 
 
 def ends(strategy: str, cutoff: int) -> tuple[int, int]:
-    """How many tokens a sequence that is cut keeps of its beginning and of its end."""
+    """The numbers of tokens that a cut sequence keeps at its beginning and at its end."""
     head = {"right": cutoff, "middle": cutoff // 2}.get(strategy, 0)
     return head, cutoff - head
 
 
 def cut_ids(ids: list[int], head: int, tail: int) -> list[int]:
-    """A sequence of ids, or of their labels, without what lies between its ends if it is longer than both."""
+    """The first `head` and the last `tail` ids (or labels) of a longer sequence; a shorter one is unchanged."""
     return ids if len(ids) <= head + tail else ids[:head] + ids[len(ids) - tail :]
 
 
 def drop_items(items: Longs, cutoff: int, measure: Callable[[Longs, Longs], Ints | Longs]) -> tuple[Longs, Ints]:
-    """Leave sequences that are too long the most history items with which they fit.
+    """The largest number of history items with which each too long sequence fits the cutoff.
 
-    `items` (n,) are their history items now; `measure(rows, items)` gives the lengths of some of them with so many
-    items each. Returns the items and the lengths then, 0 where a sequence does not fit without a history either.
+    `items` (n,) are their current numbers of history items; `measure(rows, items)` gives the lengths of some sequences
+    with these numbers of items. Returns the new numbers and lengths; a length is 0 if the sequence does not fit even
+    without a history.
     """
     items, kept, left = items.copy(), np.zeros(items.size, np.int32), np.arange(items.size)
     for most in range(int(items.max(initial=0)) - 1, -1, -1):
@@ -61,11 +62,11 @@ def cut_prompts(
     truncation: str = "left",
     shorter: tuple[int, Shorter] | None = None,
 ) -> list[list[int]]:
-    """Prompts (ids up to the decision token) that are, with an answer, `cutoff_len` tokens at most.
+    """Cut prompts (ids up to the decision token) so that each has, with an answer, at most `cutoff_len` tokens.
 
-    `truncation` is that of a config. `history` needs `shorter`: how many items are shown, and what makes prompts with
-    fewer. What training drops is scored, cut on the left. Raises `InputError` where a prompt is too long and may not
-    be cut, or where the cut would reach the answer.
+    `truncation` is the config's. `history` needs `shorter`: the current number of items, and a function that makes
+    prompts with fewer. With `drop`, prompts are cut on the left, since samples that training drops are scored too.
+    Raises `InputError` if a prompt is too long and `truncation` forbids the cut, or if the cut would reach the answer.
     """
     answer = 1 + len(chat.decision.tail)
     most = cutoff_len - answer
@@ -105,12 +106,12 @@ def cut_prompts(
 
 @dataclass(frozen=True)
 class Cut:
-    """What happens to the samples of a split that are longer than the cutoff.
+    """The cut of a split's samples that are longer than the cutoff.
 
-    `over` (k,) int64 are their numbers, ascending; `items` (k,) int64 the history items that each keeps,
-    `kept` (k,) int32 its tokens (0: the sample is dropped), `cut_items` (k,) int32 how many history items lost
-    text, `UNKNOWN` where a sample is tokenized whole. Samples that are tokenized whole and have lost items are
-    tokenized again: `again` (a,) int64 numbers, `start` (a + 1,), `tokens`.
+    `over` (k,) int64 are their numbers, ascending. Of each, `items` (k,) int64 is the number of history items that it
+    keeps, `kept` (k,) int32 the number of tokens (0: the sample is dropped), and `cut_items` (k,) int32 the number of
+    history items that lost text, `UNKNOWN` for a sample that is tokenized whole. The last are tokenized again if they
+    lose items: `again` (a,) int64 are their numbers, and the ids of the i-th are `tokens[start[i] : start[i + 1]]`.
     """
 
     over: Longs
@@ -123,11 +124,11 @@ class Cut:
 
     @classmethod
     def open(cls, folder: Path) -> "Cut":
-        """Map what `save` wrote."""
+        """Map the files of `save` into memory."""
         return cls(*(mapped(folder / f"{field.name}.npy") for field in fields(cls)))
 
     def save(self, folder: Path) -> None:
-        """Write one file an array."""
+        """Write each array to a file."""
         for field in fields(self):
             np.save(folder / f"{field.name}.npy", getattr(self, field.name))
 
@@ -141,14 +142,14 @@ def plan_cut(
     chat: Chat,
     among: Longs | None = None,
 ) -> Cut:
-    """Decide what is cut from each sample of a split that is longer than `cutoff` tokens.
+    """Plan the cut of each sample of a split that is longer than `cutoff` tokens.
 
-    `left`, `right` and `middle` keep that many tokens of the end, the beginning, or half of each; `history`
-    drops the oldest history items until the rest fits, and renumbers it; `drop` leaves the sample out. `among`
-    are the numbers of the samples that count; None: all.
+    `left` keeps `cutoff` tokens at the end, `right` at the beginning, `middle` half of them at each side. `history`
+    drops the oldest history items until the rest fits, and renumbers the rest. `drop` drops the sample. `among` are the
+    numbers of the samples to cut; None: all.
 
-    Raises `InputError`, naming the first such sample, if any would lose part of its response or under `error`
-    if any is too long, and if none would be left.
+    Raises `InputError`, with the first such sample, if a sample would lose part of its response, or if any is too long
+    with `error`; also if `drop` would drop all samples.
     """
     whole = lengths_of(tables, split, plain)
     if among is None:
@@ -157,8 +158,8 @@ def plan_cut(
         number = np.unique(among)
         over, count = number[whole[number] > cutoff], number.size
     response = responses_of(tables, split, plain, over)
-    told = tables.items(split)[over]
-    items = told.copy()
+    shown = tables.items(split)[over]
+    items = shown.copy()
     kept = np.full(over.size, cutoff, np.int32)
     again: dict[int, Ints] = {}
     if strategy == "drop":
@@ -174,13 +175,13 @@ def plan_cut(
         fits = response <= (0 if strategy == "error" else ends(strategy, cutoff)[1])
     if not fits.all():
         place = int(np.flatnonzero(~fits)[0])
-        worst = int(over[place])
-        raise InputError(_too_long(tables, split, worst, int(whole[worst]), int(response[place]), cutoff, strategy))
+        first = int(over[place])
+        raise InputError(_too_long(tables, split, first, int(whole[first]), int(response[place]), cutoff, strategy))
     if strategy in ("left", "middle"):
         head = np.full(over.size, ends(strategy, cutoff)[0], np.int64)
-        cut_items = _touched(tables, split, plain, over, head, whole[over] - (kept - head), chat)
+        cut_items = _cut_items(tables, split, plain, over, head, whole[over] - (kept - head), chat)
     else:
-        cut_items = (told - items * (kept > 0)).astype(np.int32)
+        cut_items = (shown - items * (kept > 0)).astype(np.int32)
     start = np.cumsum([0, *(ids.size for ids in again.values())], dtype=np.int64)
     tokens = np.concatenate([np.zeros(0, np.int32), *again.values()])
     return Cut(over, items, kept, cut_items, np.array(list(again), np.int64), start, tokens)
@@ -196,36 +197,36 @@ def lengths_of(tables: Tables, split: str, plain: Plain) -> Ints:
 
 
 def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Ints:
-    """The lengths of the responses of some samples, given by their numbers in the split; (k,) int32."""
+    """The response lengths of the samples with these numbers in the split, (k,) int32."""
     response = np.zeros(sample.size, np.int32)
     if tables.fragments is not None:
         response = tables.fragments.response[tables.labels(split, sample)]
     if plain.sample.size:
         place = np.minimum(np.searchsorted(plain.sample, sample), plain.sample.size - 1)
-        there = plain.sample[place] == sample
-        response[there] = plain.response[place[there]]
+        found = plain.sample[place] == sample
+        response[found] = plain.response[place[found]]
     return response
 
 
 def _drop_items(
     tables: Tables, split: str, plain: Plain, over: Longs, response: Ints, cutoff: int, chat: Chat
 ) -> tuple[Longs, Ints, dict[int, Ints]]:
-    """What `drop_items` leaves of the samples `over`, and the new ids of those that are tokenized whole, by number."""
-    position, known = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
+    """The result of `drop_items` for the samples `over`, and the new ids of those tokenized whole, by number."""
+    position, is_plain = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
     again: dict[int, Ints] = {}
 
     def measure(rows: Longs, items: Longs) -> Ints:
         length = np.full(rows.size, cutoff + 1, np.int32)
-        composed = np.flatnonzero(~known[rows])
+        composed = np.flatnonzero(~is_plain[rows])
         if tables.fragments is not None:
             length[composed] = sample_lengths(tables.word, tables.fragments, position[rows[composed]], items[composed])
-        whole = np.flatnonzero(known[rows])
+        whole = np.flatnonzero(is_plain[rows])
         for chunk in range(0, whole.size, CHUNK):
             places = whole[chunk : chunk + CHUNK]
             examples = tables.examples(position[rows[places]], items[places])
             encoded = chat.encode_batch([to_chat_messages(example) for example in examples])
             for n, (ids, prompt_len) in zip(places, encoded, strict=True):
-                # Labels are cut off the end by the length of the response that the whole sample has.
+                # The last tokens get labels, as many as the whole sample's response has.
                 if len(ids) <= cutoff and len(ids) - prompt_len == response[rows[n]]:
                     length[n], again[int(over[rows[n]])] = len(ids), np.array(ids, np.int32)
         return length
@@ -234,8 +235,8 @@ def _drop_items(
     return items, kept, dict(sorted(again.items()))
 
 
-def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
-    """How many history items lose text when the tokens `begin` to `end` go."""
+def _cut_items(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs, end: Longs, chat: Chat) -> Ints:
+    """The number of history items that lose text if the tokens `begin` to `end` are cut."""
     out = np.full(over.size, UNKNOWN, np.int32)
     f, composed = tables.fragments, ~np.isin(over, plain.sample)
     edges = _line_edges(tables, f, chat) if f is not None and composed.any() else None
@@ -247,7 +248,7 @@ def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs
     for m in np.unique(items[composed]).tolist():
         rows = np.flatnonzero(composed & (items == m))
         found = np.empty(rows.size, np.int32)
-        kernel.touched(
+        kernel.count_cut_lines(
             tables.word, position[over[rows]], f.steps, f.first, f.length, m, *edges, begin[rows], end[rows], found
         )
         out[rows] = found
@@ -255,10 +256,10 @@ def _touched(tables: Tables, split: str, plain: Plain, over: Longs, begin: Longs
 
 
 def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs] | None:
-    """Where a history line begins and ends, in ids from its first step's beginning and from its last one's end.
+    """The begin of a history line in ids after its first step's begin, and its end in ids after its last step's end.
 
-    Two arrays by the step's row, from the end: (history_len,) int64. What stands beside a field is the same in
-    every sample, so that one shows it, whose history is one item over and over. None if no item will do.
+    Two arrays (history_len,) int64 by the step's row, which counts from the end. The text beside a field is the same in
+    every sample, so one example is enough: its history repeats one proved item. None if there is no such item.
     """
     m, prompt = tables.history_len, tables.prompt
     unproved = {*f.unproved["history"], *f.unproved["candidate"]}
@@ -271,8 +272,8 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
         None,
     )
     rating = next((code for code in range(tables.codes("rating")) if code not in f.unproved["rating"]), None)
-    told = {*f.unproved["context"], *f.unproved["candidate_context"]}
-    context = next((code for code in range(tables.codes("context")) if code not in told), None)
+    unproved = {*f.unproved["context"], *f.unproved["candidate_context"]}
+    context = next((code for code in range(tables.codes("context")) if code not in unproved), None)
     if item is None or rating is None or context is None:
         return None
     word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
@@ -287,12 +288,12 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     begins = np.concatenate([[0], ends[:-1]])
     lead, trail = np.zeros((2, m), np.int64)
     for n, line in enumerate(lines):
-        own = np.flatnonzero(steps[:, 0] == n - m)
-        if own.size:
-            first, last = own[0], own[-1]
+        of_line = np.flatnonzero(steps[:, 0] == n - m)
+        if of_line.size:
+            first, last = of_line[0], of_line[-1]
             lead[n - m] = sum(end <= at for _, end in offsets) - begins[first]
             trail[n - m] = sum(begin < at + len(line) for begin, _ in offsets) - ends[last]
-            # A fragment of an item has no constant text of other lines in it, but for the break beside its own.
+            # An item's fragment has no constant text of other lines except the line break beside its own line.
             if steps[first, 2] == ITEM[0]:
                 lead[n - m] = min(0, lead[n - m])
             if steps[last, 2] == ITEM[0]:
@@ -304,20 +305,20 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
 def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
-    """One line that names a sample and says what would become of it."""
+    """The message for a sample that cannot be cut to the cutoff."""
     candidate = tables.wording.candidate_line(codes_of(int(tables.word[tables.position(split)[sample]])))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"
     if strategy == "history":
-        return f"{what}: it does not fit without any history either"
+        return f"{what}: it does not fit even without a history"
     return f"{what}: truncation {strategy!r} would cut into its response of {response} tokens"
 
 
-def compared(
+def compare_strategies(
     tables: Tables, split: str, plain: Plain, cutoffs: Sequence[int], chat: Chat, among: Longs | None = None
 ) -> list[dict[str, Any]]:
-    """What every strategy does at each cutoff, for `palate lengths`; of the samples `among`, or of all."""
+    """The effect of every strategy at each cutoff on the samples `among` (None: all), for `palate lengths`."""
     whole = lengths_of(tables, split, plain)
     response = responses_of(tables, split, plain, np.arange(whole.size))
     rows = []
@@ -333,16 +334,16 @@ def compared(
 
 
 def audit_cut(cut: Cut, whole: Ints, response: Ints, among: Longs | None = None) -> dict[str, Any]:
-    """How much is cut: samples, history items, tokens; and how many samples are dropped."""
-    known = cut.cut_items != UNKNOWN
+    """The numbers of samples, history items and tokens that are cut, and of samples that are dropped."""
+    counted = cut.cut_items != UNKNOWN
     dropped = cut.over[cut.kept == 0]
     number = slice(None) if among is None else np.unique(among)
     tokens_cut = int((whole[cut.over] - cut.kept).sum(dtype=np.int64))
     return {
         "samples_cut": int(cut.over.size),
         "samples_dropped": int(dropped.size),
-        "history_items_cut": int(cut.cut_items[known].sum(dtype=np.int64)),
-        "samples_with_unknown_items": int((~known).sum()),
+        "history_items_cut": int(cut.cut_items[counted].sum(dtype=np.int64)),
+        "samples_with_unknown_items": int((~counted).sum()),
         "tokens_cut": tokens_cut,
         "tokens": int(whole[number].sum(dtype=np.int64)) - tokens_cut,
         "trained_tokens": int(response[number].sum(dtype=np.int64)) - int(response[dropped].sum(dtype=np.int64)),

@@ -1,8 +1,8 @@
-"""TokenDataset: the samples of a split as token ids, composed when they are asked for.
+"""TokenDataset: the samples of a split as token ids, composed on access.
 
-Nothing of a sample is stored. What lies on disk are the tables of `palate.tokens.tables`, and for a cutoff what
-is cut (`palate.tokens.cut`); both are mapped into memory, so that a dataset travels to another process
-as the names of two folders.
+No sample is stored. The disk has the tables of `palate.tokens.tables`, the samples that are tokenized whole, and for
+each cutoff the plan of its cut (`palate.tokens.cut`). All are mapped into memory, so a pickled dataset has only the
+folders' names.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.store.artifacts import sha256_of
 from palate.store.cache import Cache
-from palate.tokens.cut import Cut, Strategy, audit_cut, compared, ends, lengths_of, plan_cut, responses_of
+from palate.tokens.cut import Cut, Strategy, audit_cut, compare_strategies, ends, lengths_of, plan_cut, responses_of
 from palate.tokens.fragments import IGNORED, OVERREAD, Ints, Longs
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 TrainOn = Literal["response", "answer"]
 COLUMNS = ("input_ids", "attention_mask", "labels")
 STAGE = 2
-"""Raised whenever the same tables would be cut in another way."""
+"""Version of the cut in the cache's keys; increased if the same tables would be cut differently."""
 
 
 class Ragged(NamedTuple):
-    """Samples one after the other: sample i is `input_ids[offsets[i] : offsets[i + 1]]`; labels likewise.
+    """Concatenated samples: sample i is `input_ids[offsets[i] : offsets[i + 1]]`, and the same slice of `labels`.
 
-    `input_ids` (t,) int32, `labels` (t,) int32 with −100 where nothing is trained, `offsets` (n + 1,) int64.
+    `input_ids` (t,) int32, `labels` (t,) int32 with −100 for tokens without loss, `offsets` (n + 1,) int64.
     """
 
     input_ids: Ints
@@ -62,9 +62,9 @@ class Options:
 class TokenDataset:
     """The samples of a split, users ascending, then time; a sequence of `{input_ids, attention_mask, labels}`.
 
-    An item is a dict of three int64 arrays of one length, as a list of ints would become a tensor; a slice is
-    a dict of lists of them; `__getitems__` gives a list of items, as torch's DataLoader asks for a batch.
-    `ragged` is the fast way to many samples. Made by `token_datasets`.
+    An item is a dict of three int64 arrays of equal length, and a slice is a dict of lists of arrays. torch's
+    DataLoader calls `__getitems__`, which returns a list of items. `ragged` is the fastest access to many samples.
+    `token_datasets` makes the datasets.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class TokenDataset:
         rows: Longs | None = None,
     ) -> None:
         self.folders = tables, plain, cut
-        """Where what it is composed from lies: the tables, what is tokenized whole (if anything is), what is cut."""
+        """The folders of the tables, of the samples that are tokenized whole (None: there are none), and of the cut."""
         self.split, self.options, self._chat = split, options, chat
         self.rows = rows
-        """The numbers of its samples in the split, if it has not all of them."""
+        """The numbers of its samples in the split; None: all samples."""
         self.tables = Tables.open(tables)
         self._plain = Plain.open(plain) if plain is not None else Plain.none()
         self._cut = Cut.open(cut)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds the folders' names, not what lies in them; text cannot be asked of the copy."""
+        """A pickle has the folders' names, not their contents; the copy has no tokenizer, so `text` fails."""
         return TokenDataset, (*self.folders, self.split, self.options, None, self.rows)
 
     def __repr__(self) -> str:
@@ -121,45 +121,45 @@ class TokenDataset:
             yield from self.__getitems__(batch)
 
     def batches(self, size: int = 1000) -> Iterator[Sequence[int]]:
-        """The indices of all samples, in runs of `size`."""
+        """The indices of all samples, in ranges of `size`."""
         for start in range(0, len(self), size):
             yield range(start, min(start + size, len(self)))
 
     def select(self, rows: ArrayLike) -> "TokenDataset":
-        """The samples of these indices, in their order."""
+        """The samples with these indices, in the order of `rows`."""
         return TokenDataset(*self.folders, self.split, self.options, self._chat, self._numbers(rows))
 
     @property
     def numbers(self) -> Longs:
-        """Which sample of the split each index means, (n,) int64: its row in the split's exported files."""
+        """The number in the split of each index's sample, (n,) int64: its row in the split's exported files."""
         return self._numbers(None)
 
     def under(self, options: Options) -> "TokenDataset":
-        """The same samples cut in another way, without those that it drops; raises `InputError` as `token_datasets`.
+        """The same samples with other options, without the samples that these drop; raises as `token_datasets`.
 
-        Of a dataset that lacks dropped samples only the others can be had.
+        Samples that this dataset has dropped do not come back.
         """
         tables, plain, _ = self.folders
         return _cut(Tables.open(tables), plain, self.split, options, self.chat, self.split, self.rows)
 
     def compared(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
-        """What every truncation would do to these samples at each cutoff."""
-        return compared(self.tables, self.split, self._plain, cutoffs, self.chat, self.rows)
+        """The effect of every truncation on these samples at each cutoff."""
+        return compare_strategies(self.tables, self.split, self._plain, cutoffs, self.chat, self.rows)
 
     @property
     def lengths(self) -> Ints:
-        """The lengths of all samples after truncation, (n,) int32; nothing is composed for it."""
+        """The lengths of all samples after truncation, (n,) int32, without composing them."""
         return self._kept if self.rows is None else self._kept[self.rows]
 
     @property
     def whole_lengths(self) -> Lengths:
-        """The lengths before truncation, and those of the responses."""
+        """The lengths of the samples before truncation, and of their responses."""
         rows = self._numbers(None)
         return Lengths(self._whole[rows], self._responses(rows))
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """Which samples are a Yes, (n,) bool."""
+        """Whether each sample is a Yes, (n,) bool."""
         return self.tables.labels(self.split, self._numbers(None)).astype(bool)
 
     @property
@@ -169,23 +169,23 @@ class TokenDataset:
 
     @property
     def lead(self) -> int:
-        """Tokens of a response before the one that decides."""
+        """The number of a response's tokens before the decision token."""
         return int(self.tables.meta["lead"])
 
     @property
     def answer_only(self) -> bool:
-        """Whether the token that decides is the only one that is trained."""
+        """Whether only the decision token carries loss."""
         return self.options.train_on == "answer"
 
     @property
     def identity(self) -> str:
-        """A hash of everything that decides what is composed: equal hashes, equal sequences."""
+        """A hash of all that the sequences depend on: equal hashes mean equal sequences."""
         tables, plain, cut = (folder.name if folder else "" for folder in self.folders)
         rows = "all" if self.rows is None else hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
         return sha256_of([tables, plain, cut, self.split, asdict(self.options), rows])
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
-        """Compose some samples, or all, one after the other."""
+        """Compose some samples, or all, concatenated."""
         return self._compose(self._numbers(indices), labelled=True)
 
     def ids(self, indices: ArrayLike | None = None) -> tuple[Ints, Longs]:
@@ -194,32 +194,32 @@ class TokenDataset:
         return ids, offsets
 
     def prompts(self, indices: ArrayLike | None = None) -> list[list[int]]:
-        """Inference prompts: each sample's ids before the decision token, cut as in training."""
+        """Inference prompts: each sample's ids before the decision token, with the cut of training."""
         sample = self._numbers(indices)
         ids, _, offsets = self._compose(sample)
         ends = offsets[1:] - self._responses(sample) + self.lead
         return [ids[a:b].tolist() for a, b in zip(offsets[:-1].tolist(), ends.tolist(), strict=True)]
 
     def example(self, index: int) -> dict[str, Any]:
-        """A sample in Alpaca form, with the history items that truncation leaves it."""
+        """A sample in Alpaca form, with the history items that truncation leaves."""
         sample = self._numbers([range(len(self))[index]])
         place = int(_places(self._cut.over, sample)[0])
         items = self._cut.items[place] if place >= 0 else self._items[sample][0]
         return self.tables.examples(self._position[sample], int(items))[0]
 
     def text(self, index: int) -> str:
-        """A sample as the chat template renders it, before any tokens are cut."""
+        """A sample's text from the chat template, before tokens are cut."""
         return self.chat.text(to_chat_messages(self.example(index)))
 
     @property
     def chat(self) -> Chat:
-        """The tokenizer with its template; not to be had in another process than the one that made the dataset."""
+        """The tokenizer with its template; raises `RuntimeError` for a pickled copy in another process."""
         if self._chat is None:
             raise RuntimeError("this copy of the dataset has no tokenizer, only the tables")
         return self._chat
 
     def audit(self) -> dict[str, Any]:
-        """What truncation cuts, in samples, history items and tokens; of the whole split."""
+        """The samples, history items and tokens of the whole split that truncation cuts."""
         return {
             "cutoff_len": self.options.cutoff_len,
             "truncation": self.options.truncation,
@@ -227,11 +227,11 @@ class TokenDataset:
         }
 
     def as_hf(self) -> "Dataset":
-        """A `datasets.Dataset` whose rows are composed when they are read.
+        """A `datasets.Dataset` whose rows are composed on access.
 
-        Its one stored column is called `input_ids` and holds the samples' numbers: trainers look for the
-        name before they read a row, and leave out columns that they do not know. Another format, as
-        `with_format` sets, takes the place of composing and shows the numbers.
+        Its one stored column has the name `input_ids` but contains the samples' numbers, because trainers check for
+        this name before they read a row, and remove columns with other names. A format that `with_format` sets replaces
+        the composition, and the column then shows the numbers.
         """
         from datasets import Dataset, Features, Value
 
@@ -240,16 +240,16 @@ class TokenDataset:
         return stored.with_transform(self._transform)
 
     def _transform(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        """Compose a batch; what `map` wrote stays, and ids that it wrote are not taken for numbers."""
-        written = dict(batch)
-        numbers = written.pop("input_ids", [None])
+        """Compose a batch; columns that `map` added stay, and so do token ids that it wrote to `input_ids`."""
+        added = dict(batch)
+        numbers = added.pop("input_ids", [None])
         if not all(isinstance(number, int) for number in numbers):
             return dict(batch)
         rows = self.__getitems__(list(numbers))
-        return {name: [row[name] for row in rows] for name in COLUMNS} | written
+        return {name: [row[name] for row in rows] for name in COLUMNS} | added
 
     def _numbers(self, indices: ArrayLike | None) -> Longs:
-        """Indices into this dataset as numbers of the split's samples."""
+        """The numbers in the split of this dataset's indices (None: of all)."""
         if indices is None:
             return np.arange(len(self)) if self.rows is None else self.rows
         at = np.asarray(indices, np.int64)
@@ -264,21 +264,21 @@ class TokenDataset:
 
     @cached_property
     def _items(self) -> Longs:
-        """Of all samples of the split: history items before truncation."""
+        """The number of history items of each sample of the split, before truncation."""
         return self.tables.items(self.split)
 
     @cached_property
     def _whole(self) -> Ints:
-        """Of all samples of the split: ids before truncation."""
+        """The length of each sample of the split before truncation."""
         return lengths_of(self.tables, self.split, self._plain)
 
     def _responses(self, sample: Longs) -> Ints:
-        """Of some samples of the split: ids of the response."""
+        """The response lengths of some samples of the split."""
         return responses_of(self.tables, self.split, self._plain, sample)
 
     @cached_property
     def _kept(self) -> Ints:
-        """Of all samples of the split: ids after truncation."""
+        """The length of each sample of the split after truncation."""
         if not self._cut.over.size:
             return self._whole
         kept = self._whole.copy()
@@ -286,17 +286,17 @@ class TokenDataset:
         return kept
 
     def virtual(self, position: Longs, target: Longs, items: Longs, whole: Ints, kept: Ints) -> tuple[Ints, Longs]:
-        """Compose samples whose candidate is not their history's next: ids and offsets as `ids` gives them.
+        """Compose samples whose candidate need not follow their history; returns ids and offsets as `ids` does.
 
-        The history are the `items` ratings before timeline row `position`, the candidate is that of row `target`;
-        `whole` ids are cut on the left to `kept`. All (n,). Every fragment of them must be proved.
+        The history is the `items` ratings before timeline row `position`, the candidate is the item of row `target`.
+        `whole` ids are cut on the left to `kept`. All arrays are (n,). Every fragment of the samples must be proved.
         """
         none = np.full(position.size, -1, np.int64)
         ids, _, offsets = self._joined(position, target, items, none, whole, kept, "left")
         return ids, offsets
 
     def _compose(self, sample: Longs, labelled: bool = False) -> Ragged:
-        """Samples given by their numbers in the split; without labels unless `labelled`."""
+        """Compose the samples with these numbers in the split, with labels if `labelled`."""
         cut = self._cut
         kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
         items = self._items[sample]
@@ -306,21 +306,21 @@ class TokenDataset:
             items[place >= 0] = cut.items[place[place >= 0]]
             whole = kept
         response = self._responses(sample) if labelled else None
-        found = self._joined(position, position, items, plain, whole, kept, self.options.truncation, response)
+        composed = self._joined(position, position, items, plain, whole, kept, self.options.truncation, response)
         again = _places(cut.again, sample)
         for n in np.flatnonzero(again >= 0):
-            own = slice(found.offsets[n], found.offsets[n + 1])
-            found.input_ids[own] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
+            rows = slice(composed.offsets[n], composed.offsets[n + 1])
+            composed.input_ids[rows] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
             if labelled:
-                trained = found.labels[own] != IGNORED
-                found.labels[own][trained] = found.input_ids[own][trained]
-        return found
+                trained = composed.labels[rows] != IGNORED
+                composed.labels[rows][trained] = composed.input_ids[rows][trained]
+        return composed
 
     def _joined(
         self, position: Longs, target: Longs, items: Longs, plain: Longs, whole: Ints, kept: Ints, truncation: Strategy,
         response: Ints | None = None,
     ) -> Ragged:  # fmt: skip
-        """What the kernel writes: ids, and labels if it is given the lengths of the responses."""
+        """Call the kernel: it writes ids, and labels if `response` has the lengths of the responses."""
         from palate.tokens import kernel
 
         f = self.tables.fragments or NO_FRAGMENTS
@@ -349,11 +349,10 @@ def token_datasets(
 ) -> dict[str, TokenDataset]:
     """The token datasets of some splits (None: all); tables and cuts are taken from the cache or built.
 
-    `data` names everything that decides the samples (hashes of the input, options), for the cache's key; if it is
-    not given, the samples themselves are hashed. Samples that truncation drops are left out.
+    `data` has the hashes and options that the samples depend on, for the cache's key; without it the samples themselves
+    are hashed. The datasets lack samples that truncation drops.
 
-    Raises `InputError` for a prompt that does not fit the items, and for a sample that the cutoff would leave
-    without its whole response.
+    Raises `InputError` for a prompt that does not fit the items, and for a sample whose response the cutoff would cut.
     """
     from palate.samples.split import SPLITS
     from palate.tokens.build_tables import content_of, tables_of, write_plain
@@ -361,18 +360,18 @@ def token_datasets(
     tables = tables_of(samples, prompt, chat, content_of(samples) if data is None else data, name)
     found = {}
     for split in SPLITS if splits is None else splits:
-        plain, of = None, f"{name}, {split}"
+        plain, entry_name = None, f"{name}, {split}"
         if tables.meta["plain"][split]:
             build = partial(write_plain, tables, split, chat)
-            plain = Cache().entry("plain", _key(tables, split), build, name=of)
-        found[split] = _cut(tables, plain, split, options, chat, of)
+            plain = Cache().entry("plain", _key(tables, split), build, name=entry_name)
+        found[split] = _cut(tables, plain, split, options, chat, entry_name)
     return found
 
 
 def _cut(
-    tables: Tables, plain: Path | None, split: str, options: Options, chat: Chat, of: str, rows: Longs | None = None
+    tables: Tables, plain: Path | None, split: str, options: Options, chat: Chat, name: str, rows: Longs | None = None
 ) -> TokenDataset:
-    """The samples of a split, or those numbered `rows`, that truncation leaves."""
+    """The samples of a split, or those with the numbers `rows`, that truncation does not drop."""
     key = _key(tables, split) | {"cutoff": options.cutoff_len, "truncation": options.truncation}
     if rows is not None:
         key["samples"] = hashlib.sha256(rows.tobytes()).hexdigest()
@@ -382,21 +381,21 @@ def _cut(
         plan_cut(tables, split, whole, options.cutoff_len, options.truncation, chat, rows).save(out)
 
     reused = "tables reused, lengths recomputed"
-    cut = Cache().entry("lengths", key, build, name=of, note={"cutoff": reused, "truncation": reused})
+    cut = Cache().entry("lengths", key, build, name=name, note={"cutoff": reused, "truncation": reused})
     dataset = TokenDataset(tables.folder, plain, cut, split, options, chat, rows)
     return dataset if dataset.lengths.all() else dataset.select(np.flatnonzero(dataset.lengths))
 
 
 def _key(tables: Tables, split: str) -> dict[str, Any]:
-    """What decides a split's samples before truncation."""
+    """The cache's key for a split's samples before truncation."""
     return {"tables": tables.folder.name, "split": split, "stage": STAGE}
 
 
 def _places(among: Longs, sample: Longs) -> Longs:
-    """Where each number stands in the ascending `among`; −1 where it does not."""
+    """The index of each number in the ascending array `among`; −1 if it is not in it."""
     place = np.full(sample.size, -1, np.int64)
     if among.size:
         at = np.minimum(np.searchsorted(among, sample), among.size - 1)
-        there = among[at] == sample
-        place[there] = at[there]
+        found = among[at] == sample
+        place[found] = at[found]
     return place

@@ -1,4 +1,4 @@
-"""Alpaca files as datasets: `train.json`, `eval.json`, or someone else's file in the same form."""
+"""Load Alpaca files as datasets: `train.json`, `eval.json`, or another file of this form."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,11 @@ COLUMNS = ("instruction", "input", "output", "system", "history")
 
 
 def load_examples(path: Path) -> "Dataset":
-    """Read an Alpaca file (a JSON array, or an object a line), in its order.
+    """Read an Alpaca file, a JSON array or one object a line, in its order.
 
-    Columns that an example needs and the file lacks are empty; others are left out. Raises `InputError` for a
-    file that is missing, is not JSON, or has no `instruction` and `output`; `WorkError` if the cache is full.
+    The dataset has the columns `COLUMNS`: missing ones are empty (`history` may be absent), others are dropped. Raises
+    `InputError` for a file that is missing, is not JSON, or has no `instruction` and `output`; `WorkError` if the cache
+    cannot be written.
     """
     from datasets import Dataset, Features, List, Value, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -34,7 +35,7 @@ def load_examples(path: Path) -> "Dataset":
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__
-        if cause is not None:  # the file is not to blame
+        if cause is not None:  # the cache failed, not the file
             raise WorkError(f"{cache_dir() / 'datasets'}: cannot be written: {cause.strerror or cause}") from error
         raise _broken(path) from error
     missing = [name for name in ("instruction", "output") if name not in data.column_names]
@@ -44,16 +45,15 @@ def load_examples(path: Path) -> "Dataset":
     for name in ("input", "system"):
         if name not in data.column_names:
             data = data.add_column(name, [""] * len(data))
-    # An empty list of turns in every example leaves the column without a type.
+    # If every example has an empty list of turns, the column has no type.
     if "history" not in data.column_names or data.features["history"] in (List(Value("null")), Value("null")):
-        kept = data.remove_columns([name for name in ("history",) if name in data.column_names])
-        return kept.select_columns([name for name in COLUMNS if name != "history"])
+        return data.select_columns([name for name in COLUMNS if name != "history"])
     assert isinstance(data.features, Features)
     return data.select_columns(list(COLUMNS))
 
 
 def _broken(path: Path) -> InputError:
-    """The line at which a file stops being JSON."""
+    """The error for a file that cannot be read, with the line of the first JSON error."""
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         json.loads(text)

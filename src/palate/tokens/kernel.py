@@ -1,8 +1,7 @@
 """The loops over samples: from programs and timelines to token ids and labels, or to lengths alone.
 
-They are compiled, once a machine, where numba is installed; elsewhere Python runs them as they stand, with the same
-result. Ids are copied in blocks of 16, a vector register at a time, whatever a fragment's length: what is written too
-much is overwritten by the next fragment.
+numba compiles them once on each machine; without numba Python runs them, with the same result. Ids are copied in blocks
+of 16, the size of a vector register. A copy may exceed its fragment's end; the next fragment overwrites the excess.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="untyped-decorator"
 
@@ -23,18 +22,18 @@ try:
     import numba
     from llvmlite import ir
     from numba.extending import intrinsic
-except ImportError as error:  # numba is absent, or refuses the NumPy that is there
+except ImportError as error:  # numba is missing, or does not support the installed NumPy
     log.info("the loops that compose tokens are not compiled, with the same result: %s", error)
 
     def compiled(loop):
-        """The loop as it stands."""
+        """The loop without compilation."""
         return loop
 
     def _copy_block(to, at, source, start):
         to[at : at + BLOCK] = source[start : start + BLOCK]
 else:
     if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
-        numba.config.CACHE_DIR = str(cache_dir() / "numba")  # an installation that may only be read
+        numba.config.CACHE_DIR = str(cache_dir() / "numba")  # the installation is read-only
     if not numba.config.CACHE_DIR and not any((Path(__file__).parent / "__pycache__").glob("kernel.*.nbi")):
         log.info("compiling the loops that compose tokens, once on this machine: some seconds")
     compiled = numba.njit(cache=True, nogil=True)
@@ -57,7 +56,7 @@ else:
 
 @compiled
 def pack(row, code, rating, scale, shift, out):
-    """Words without labels: `code[row[i]]`, and from bit `shift` on where `rating[i]` stands in the sorted `scale`."""
+    """Words without labels: `code[row[i]]`, and from bit `shift` on the index of `rating[i]` in the sorted `scale`."""
     for i in range(row.size):
         low, high = 0, scale.size - 1
         while low < high:
@@ -73,7 +72,7 @@ def pack(row, code, rating, scale, shift, out):
 def measure(word, position, target, program, steps, first, length, out):
     """Lengths of samples: the `program[i]` ratings before row `position[i]`, and the candidate at row `target[i]`.
 
-    `out[i]` are the ids before the candidate, which do not depend on it, and all ids.
+    `out[i]` is the number of ids before the candidate, which are independent of it, and the number of all ids.
     """
     for i in range(position.size):
         total, shared = 0, -1
@@ -88,11 +87,11 @@ def measure(word, position, target, program, steps, first, length, out):
 
 
 @compiled
-def touched(word, position, steps, first, length, items, lead, trail, begin, end, out):
-    """How many history lines of each sample have ids in `begin[i]` to `end[i]`, the part that is cut.
+def count_cut_lines(word, position, steps, first, length, items, lead, trail, begin, end, out):
+    """The number of history lines of each sample with ids in the part that is cut, `begin[i]` to `end[i]`.
 
-    A line reaches from `lead[k]` ids after its first step's beginning to `trail[k]` after its last step's end; one
-    without ids (BERT drops a title of spaces) loses nothing.
+    A line begins `lead[k]` ids after its first step's begin and ends `trail[k]` ids after its last step's end. A line
+    without ids (BERT drops a title of spaces) does not count.
     """
     for i in range(position.size):
         at, line, opens, closes, found = 0, 0, 0, 0, 0
@@ -109,7 +108,7 @@ def touched(word, position, steps, first, length, items, lead, trail, begin, end
 
 @compiled
 def _whole(word, position, target, program, steps, first, start, length, tokens, out, at):
-    """Write one whole sample to `out[at:]` and return where it ends."""
+    """Write one whole sample to `out[at:]` and return its end."""
     for j in range(first[program], first[program + 1]):
         row = position + steps[j, 0] if steps[j, 0] < 0 else target
         f = steps[j, 1] + ((word[row] >> steps[j, 2]) & steps[j, 3])
@@ -123,12 +122,12 @@ def _whole(word, position, target, program, steps, first, start, length, tokens,
 @compiled
 def compose(word, position, target, program, plain, steps, first, start, length, tokens, plain_start, plain_tokens,
             whole, kept, head, response, answer, out, labels, at):  # fmt: skip
-    """Write samples one after the other to `out`, sample i from `at[i]` on, `kept[i]` of its `whole[i]` ids.
+    """Write samples to `out`: `kept[i]` of the `whole[i]` ids of sample i, from `at[i]` on.
 
-    Its history are the ratings before row `position[i]`, its candidate is that of row `target[i]`. `plain[i]` is −1, or
-    which sequence of `plain_tokens` sample i is. A sample that is cut keeps `head` ids of its beginning, and the others
-    of its end. `out` has BLOCK more ids than are wanted. `labels`, unless empty, are the last `response[i]` ids of each
-    sample, IGNORED elsewhere; with `answer` ≥ 0 only that one of them.
+    Its history is the ratings before row `position[i]`, its candidate the item of row `target[i]`. `plain[i]` is the
+    number of its sequence in `plain_tokens`, or −1 for a sample to compose. A cut sample keeps `head` ids at its
+    beginning and the others at its end. `out` must have BLOCK extra ids. `labels`, unless empty, get the last
+    `response[i]` ids of each sample and IGNORED elsewhere; with `answer` ≥ 0 only that one of the last ids.
     """
     scratch = np.empty(0, np.int32)
     for i in range(position.size):

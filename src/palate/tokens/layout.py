@@ -1,8 +1,8 @@
-"""The layout of a prompt: which fields stand in it, and the constant text between them.
+"""The layout of a prompt: its fields, and the constant text between them.
 
-A user turn with m history items is constant, field, constant, field, …, constant. The list numbers are constant
-text: the k-th line's number is k. What varies is what an item, a rating, an item's context or the candidate says, and
-each says one of few distinct things.
+A user turn with m history items is constant, field, constant, field, …, constant. Line numbers are constant text: the
+number of the k-th line is k. Fields vary: the texts of an item, a rating, an item's context, and the candidate. Each
+has few distinct values.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Field(NamedTuple):
 
     kind: int
     slot: int
-    """The history line it stands in, from 1 for the oldest; 0 for the candidate."""
+    """The field's history line, from 1 for the oldest; 0 for the candidate."""
 
 
 class Turn(NamedTuple):
@@ -31,7 +31,7 @@ class Turn(NamedTuple):
     fields: list[Field]
 
     def fill(self, values: Sequence[str]) -> str:
-        """The turn as text, `values` in the order of the fields."""
+        """The turn as text with the fields' `values`."""
         pieces = [self.constants[0]]
         for value, constant in zip(values, self.constants[1:], strict=True):
             pieces += [value, constant]
@@ -40,10 +40,10 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """The turns of a prompt whose lines `wording` has.
+    """The turns of a prompt with the lines of `wording`.
 
-    With `ends`, the fields at the two ends of the history are kinds of their own: the last line is followed
-    by a blank one, and in some tokenizers that changes the token that its last character is in.
+    With `ends`, the fields of the first and the last history line are separate kinds. A blank line follows the last
+    one, and with some tokenizers this changes the token of its last character.
     """
 
     prompt: PromptSpec
@@ -52,15 +52,15 @@ class PromptLayout:
 
     @cached_property
     def kinds(self) -> list[Piece]:
-        """The kinds of fields: those of a history line, then the candidate's; with `ends` four times."""
+        """The kinds of fields: those of a history line, then the candidate's; four times with `ends`."""
         pieces = [piece for piece in (*self.wording.history, *self.wording.candidate) if piece.of in PLACES]
         return pieces * (4 if self.ends else 1)
 
     def turn(self, m: int) -> Turn:
         """The user turn with `m` history items."""
         opening, middle, closing = self.prompt.frame(m)
-        asked = to_generation_messages({"instruction": self.prompt.instruction, "input": opening})
-        constants, fields = [asked[-1]["content"]], list[Field]()
+        begin = to_generation_messages({"instruction": self.prompt.instruction, "input": opening})
+        constants, fields = [begin[-1]["content"]], list[Field]()
 
         def add(line: Sequence[Piece], slot: int, kind: int) -> None:
             for piece in line:
@@ -81,9 +81,9 @@ class PromptLayout:
         return Turn(constants, fields)
 
     def messages(self, content: str, answer: str) -> list[Message]:
-        """The conversation whose user turn is `content`."""
+        """The conversation with the user turn `content`."""
         return to_chat_messages({"system": self.prompt.system, "instruction": content, "output": answer})
 
     def with_ends(self) -> "PromptLayout":
-        """The same layout, the history's ends being kinds of their own."""
+        """The same layout with `ends`."""
         return PromptLayout(self.prompt, self.wording, ends=True)

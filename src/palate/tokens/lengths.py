@@ -1,4 +1,4 @@
-"""How long the sequences are, and what a cutoff would cost."""
+"""Statistics of sequence lengths, and the cost of a cutoff."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CUTOFFS = (256, 384, 448, 512, 640, 768, 896, 1024, 1536, 2048)
 
 @dataclass(frozen=True)
 class Lengths:
-    """Sequence lengths of a split, before any truncation: tokens in all and in the response, int32, shape (n,)."""
+    """Sequence lengths of a split before truncation: all tokens, and those of the response; (n,) int32 each."""
 
     total: NDArray[np.int32]
     response: NDArray[np.int32]
@@ -22,12 +22,12 @@ class Lengths:
         return len(self.total)
 
     def statistics(self) -> dict[str, float]:
-        """The guide's figures: min, max, mean and percentiles (linear interpolation)."""
+        """The guide's statistics: min, max, mean and percentiles (linear interpolation)."""
         figures = {"min": int(self.total.min()), "max": int(self.total.max()), "mean": float(self.total.mean())}
         return figures | {f"p{p}": float(np.percentile(self.total, p)) for p in PERCENTILES}
 
     def truncation(self, cutoff: int) -> dict[str, Any]:
-        """What left truncation at `cutoff` does: samples and tokens cut, and answers that would not fit."""
+        """The effect of left truncation at `cutoff`: samples and tokens cut, and responses that would not fit."""
         over = self.total > cutoff
         return {
             "cutoff_len": cutoff,
@@ -38,17 +38,17 @@ class Lengths:
         }
 
     def alternatives(self, cutoff: int, *others: int) -> list[dict[str, Any]]:
-        """`truncation` at usual cutoffs and `others`, with the memory saved in a full-length batch against `cutoff`."""
+        """`truncation` at usual cutoffs and `others`, with the memory that a full batch saves against `cutoff`."""
         tried = sorted({*CUTOFFS, cutoff, *others, _round_up(int(self.total.max()), 8)})
         return [{**self.truncation(c), "memory_saved": 1 - c / cutoff} for c in tried]
 
     def counts(self) -> dict[int, int]:
-        """How many samples have each length."""
+        """The number of samples of each length."""
         values, counts = np.unique(self.total, return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
     def masked_share(self) -> float:
-        """The share of tokens that carry no loss."""
+        """The share of tokens without loss."""
         return float(1 - self.response.sum() / self.total.sum())
 
 

@@ -1,4 +1,4 @@
-"""Which tokens are trained, found in what is really composed."""
+"""Audit the loss mask: find the trained tokens in composed samples."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from palate.tokens.fragments import IGNORED, Longs
 from palate.tokens.packed import ranges
 
 EXHAUSTIVE = 50_000_000
-"""Tokens up to which every sample is composed."""
+"""Maximum number of tokens of a split whose samples are all composed."""
 DRAWN = 50_000
-"""Samples that are composed of a larger split."""
+"""Samples to draw from a larger split."""
 BATCH = 8192
 
 
 class Trained(NamedTuple):
-    """A distinct sequence of trained tokens, how it reads, and how many of the composed samples train it."""
+    """A distinct sequence of trained tokens, its text, and the number of composed samples that train it."""
 
     ids: tuple[int, ...]
     text: str
@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskAudit:
-    """What carries the loss. Samples and tokens are all of a dataset's; `samples_composed` were looked at."""
+    """The tokens with loss. `samples` and `tokens` count the whole dataset, `samples_composed` the checked samples."""
 
     train_on: TrainOn
     samples: int
@@ -36,7 +36,7 @@ class MaskAudit:
     tokens: int
     trained_tokens: int
     masked_share: float
-    """The share of tokens that carry no loss."""
+    """The share of tokens without loss."""
     trained: list[Trained]
     """Most frequent first."""
 
@@ -46,10 +46,10 @@ class MaskAudit:
 
 
 def audit_mask(dataset: TokenDataset, seed: int = 0, limit: int = EXHAUSTIVE) -> MaskAudit:
-    """Compose samples and look at their labels: all, or `DRAWN` of them if they have over `limit` tokens.
+    """Compose samples and check their labels: all, or `DRAWN` of them if they have over `limit` tokens.
 
-    Raises `InputError`, naming the first such sample, if one trains anything but exactly its response or decision
-    token, or another answer than it has.
+    Raises `InputError`, with the first such sample, if the trained tokens are not exactly its response or decision
+    token, or if they have another answer than the sample's.
     """
     number = np.arange(len(dataset))
     tokens = int(dataset.lengths.sum(dtype=np.int64))
@@ -83,10 +83,10 @@ def _trained_in(dataset: TokenDataset, number: Longs) -> dict[tuple[int, ...], i
     begin = offsets[1:] - dataset.responses[number]
     decided = begin + len(decision.lead)
     begin, end = (decided, decided + 1) if dataset.answer_only else (begin, offsets[1:])
-    wanted = np.full_like(labels, IGNORED)
+    expected = np.full_like(labels, IGNORED)
     places = ranges(begin, end - begin)
-    wanted[places] = ids[places]
-    wrong = np.searchsorted(offsets, np.flatnonzero(labels != wanted), side="right") - 1
+    expected[places] = ids[places]
+    wrong = np.searchsorted(offsets, np.flatnonzero(labels != expected), side="right") - 1
     check(wrong, f"does not train exactly its {dataset.options.train_on}")
     answers = np.where(dataset.labels[number], decision.yes_id, decision.no_id)
     check(np.flatnonzero(ids[decided] != answers), "has another answer in its tokens")

@@ -1,7 +1,7 @@
-"""Packed: prompts one after the other in one sequence, without padding; who may see whom is said beside it.
+"""Packed: several prompts concatenated in one sequence without padding, and the bounds that attention must keep.
 
-A prompt is a prefix and the blocks behind it, one for each target. A token sees what stands before it in its own
-block and in the prefix of its own prompt, and nothing else: each block sees what it would see alone.
+A prompt is a prefix, then one block for each target. A token attends to the earlier tokens of its own block and to the
+prefix of its own prompt, and to no others. So each block gets the result that it would get alone.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,16 @@ PREFIX = -1
 
 @dataclass(frozen=True)
 class Packed:
-    """The tokens of one forward pass: p prompts with n targets, t tokens, r of them with something to learn.
+    """The tokens of one forward pass: p prompts with n targets, t tokens, and r predictions with loss.
 
-    `input_ids` (t,) int32. Block i is `input_ids[block[i] : block_end[i]]`, both (n,) int64, its prompt is
-    `prompt_of[i]`, and the prefix of prompt k is `input_ids[prefix[k] : prefix_end[k]]`, both (p,) int64, followed by
-    its blocks. A prompt of one target has no prefix. `position_ids` (t,) int64 go on behind the prefix in every
-    block.
+    `input_ids` (t,) int32. Block i is `input_ids[block[i] : block_end[i]]`, both (n,) int64, and belongs to prompt
+    `prompt_of[i]`. The prefix of prompt k is `input_ids[prefix[k] : prefix_end[k]]`, both (p,) int64; its blocks
+    follow. A prompt of one target has no prefix. In every block, `position_ids` (t,) int64 continue those of the
+    prefix.
 
-    The model predicts token `targets[j]` (int32) at position `at[j]` (int64), both (r,); `decision` (n,) int64 says
-    which of the r is each sample's answer, `liked` (n,) bool what it is, `samples` (n,) int64 which sample it is.
+    The model predicts token `targets[j]` (int32) at position `at[j]` (int64), both (r,). For each sample, `decision`
+    (n,) int64 is the index among the r predictions of its answer, `liked` (n,) bool its label, and `samples` (n,) int64
+    its number.
     """
 
     input_ids: Ints
@@ -46,7 +47,7 @@ class Packed:
         return int(self.input_ids.size)
 
     def owners(self) -> tuple[Longs, Longs]:
-        """The prompt and the block that each token is of, both (t,) int64; `PREFIX` for those in no block."""
+        """The prompt and the block of each token, both (t,) int64; the block is `PREFIX` for a prefix's tokens."""
         prompt, block = np.empty(len(self), np.int64), np.full(len(self), PREFIX, np.int64)
         for k, (begin, end) in enumerate(zip(self.prefix.tolist(), self.prefix_end.tolist(), strict=True)):
             prompt[begin:end] = k
@@ -55,28 +56,28 @@ class Packed:
         return prompt, block
 
     def mask(self) -> NDArray[np.bool_]:
-        """Which token (row) sees which (column), (t, t) bool: the definition that every attention must keep."""
+        """Whether a token (row) attends to another (column), (t, t) bool: the reference for every implementation."""
         prompt, block = self.owners()
         earlier = np.tri(len(self), dtype=bool)
-        mine = (prompt[:, None] == prompt) & ((block == PREFIX) | (block[:, None] == block))
-        return np.asarray(earlier & mine)
+        same = (prompt[:, None] == prompt) & ((block == PREFIX) | (block[:, None] == block))
+        return np.asarray(earlier & same)
 
     def alone(self, i: int) -> "Packed":
-        """The sequence of target i by itself, prefix and block."""
+        """The sequence of target i alone, prefix and block."""
         k = self.prompt_of[i]
         rows = np.r_[self.prefix[k] : self.prefix_end[k], self.block[i] : self.block_end[i]]
-        mine = (self.at >= self.block[i]) & (self.at < self.block_end[i])
+        predicted = (self.at >= self.block[i]) & (self.at < self.block_end[i])
         zero, end = np.zeros(1, np.int64), np.array([rows.size])
         shift = rows.size - self.block_end[i]
         return Packed(
             self.input_ids[rows], self.position_ids[rows], zero, zero, zero, end, zero,
-            self.at[mine] + shift, self.targets[mine], self.decision[[i]] - np.flatnonzero(mine)[0],
+            self.at[predicted] + shift, self.targets[predicted], self.decision[[i]] - np.flatnonzero(predicted)[0],
             self.liked[[i]], self.samples[[i]],
         )  # fmt: skip
 
 
 def ranges(begin: Longs, size: Longs) -> Longs:
-    """The numbers from `begin[i]` to `begin[i] + size[i]`, one range after the other."""
+    """The concatenated ranges from `begin[i]` to `begin[i] + size[i]` - 1."""
     return np.asarray(np.arange(size.sum()) + np.repeat(begin - (np.cumsum(size) - size), size))
 
 
@@ -84,22 +85,22 @@ def pack(ids: Ints, length: Longs, shared: Longs, first: Longs, response: Longs,
          liked: NDArray[np.bool_], samples: Longs) -> Packed:  # fmt: skip
     """Join whole sequences to prompts.
 
-    `ids` holds n sequences one after the other, of `length` (n,) tokens, the last `response` (n,) of them the
-    response; sequences `first[k]` to `first[k + 1]` are one prompt and begin with the same `shared[k]` (p,) tokens.
-    Tokens behind the last that has something to predict are left out.
+    `ids` are n concatenated sequences of `length` (n,) tokens; the last `response` (n,) tokens of each are its
+    response. Sequences `first[k]` to `first[k + 1]` are one prompt and begin with the same `shared[k]` (p,) tokens. The
+    tokens after the last one that predicts a token with loss are dropped.
     """
     n, count = length.size, np.diff(first)
     of = np.repeat(np.arange(count.size), count)
-    head = np.zeros(n, np.int64)  # ids that a sequence owes to its prompt's first
+    head = np.zeros(n, np.int64)  # ids that a sequence shares with the first of its prompt
     head[:] = np.where(count == 1, 0, shared)[of]
     trained = np.ones(n, np.int64) if answer_only else response
-    last = length - response + (lead if answer_only else response - 1)  # where in it the last trained token is
+    last = length - response + (lead if answer_only else response - 1)  # the last trained token's position in it
     leads = head.copy()
     leads[first[:-1]] = 0
-    size = last - leads  # of what is kept of each sequence
+    size = last - leads  # ids of each sequence that are kept
     start = np.cumsum(length) - length
     begin = np.cumsum(size) - size
-    place = np.arange(size.sum()) - np.repeat(begin - leads, size)  # a token's place in its own sequence
+    place = np.arange(size.sum()) - np.repeat(begin - leads, size)  # a token's position in its own sequence
     block, end = begin + head - leads, begin + size
     where = np.arange(trained.sum()) - np.repeat(np.cumsum(trained) - trained, trained)
     token = np.repeat(last - trained + 1, trained) + where
@@ -121,7 +122,7 @@ def pack(ids: Ints, length: Longs, shared: Longs, first: Longs, response: Longs,
 
 
 def tensors(packed: Packed, device: Any = None) -> dict[str, Any]:
-    """What a model is called with: `input_ids`, `position_ids` (1, t) and `logits_to_keep` (r,), all int64."""
+    """A model's arguments: `input_ids`, `position_ids` (1, t) and `logits_to_keep` (r,), all int64."""
     import torch
 
     def tensor(array: NDArray[Any]) -> Any:

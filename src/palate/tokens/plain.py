@@ -1,4 +1,4 @@
-"""The plain path from examples to tokens: render, tokenize, mask, truncate; the reference for faster ones."""
+"""Tokenize examples whole: render, tokenize, mask, truncate. Faster implementations are tested against this one."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STAGE = 2
-"""Raised whenever the same input would give other tokens."""
+"""Version of the tokens in the cache's keys; increased if the same input would give other tokens."""
 ROWS = 1024
-"""Examples that are tokenized at once, on all cores."""
+"""Examples in a batch, which is tokenized on all cores."""
 
 
 @lru_cache(maxsize=8)
 def chat_of(tokenizer: Any) -> Chat:
-    """The `Chat` of a tokenizer, made once."""
+    """The `Chat` of a tokenizer, cached."""
     return Chat(tokenizer)
 
 
 def tokenize_func(example: Mapping[str, Any], tokenizer: Any, cutoff_len: int) -> dict[str, list[int]]:
     """Token ids, attention mask and labels of one example, each a list of equal length.
 
-    The example is an Alpaca one, has `messages`, or only the rendered `text`. Labels are −100 on everything
-    before the last assistant turn's content. A sequence longer than `cutoff_len` loses tokens on the left.
-    In a bare `text`, control text means control, and what follows the last assistant header is the answer.
+    The example has Alpaca's keys, `messages`, or only the rendered `text`. Labels are −100 before the last assistant
+    turn's content. A sequence longer than `cutoff_len` loses tokens on the left. In a bare `text`, control text becomes
+    control tokens, and the answer is the text after the last assistant header.
 
     Raises `InputError` if the text has no assistant turn, or if the response alone exceeds `cutoff_len`.
     """
@@ -42,8 +42,8 @@ def tokenize_func(example: Mapping[str, Any], tokenizer: Any, cutoff_len: int) -
     if "messages" in example or "output" in example:
         return label(chat.encode(conversation(example)), cutoff_len)
     text = example["text"]
-    asked, whole = chat.text(PROBE), chat.text(PROBE, add_generation_prompt=True)
-    header = whole[len(asked) :]
+    question, whole = chat.text(PROBE), chat.text(PROBE, add_generation_prompt=True)
+    header = whole[len(question) :]
     before, found, _ = text.rpartition(header)
     if not header or not found:
         raise InputError(f"the text has no assistant turn, expected {header!r} in it")
@@ -53,12 +53,12 @@ def tokenize_func(example: Mapping[str, Any], tokenizer: Any, cutoff_len: int) -
 
 
 def conversation(example: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The messages of an example, given as they are or in Alpaca form."""
+    """The messages of an example: its `messages`, or those of its Alpaca keys."""
     return list(example["messages"]) if "messages" in example else to_chat_messages(example)
 
 
 def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
-    """Mask the prompt and cut on the left, keeping the whole response."""
+    """Mask the prompt and cut on the left; the whole response is kept."""
     ids, prompt_len = encoded
     response = len(ids) - prompt_len
     if response > cutoff_len:
@@ -69,14 +69,14 @@ def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
 
 
 def encode_examples(dataset: "Dataset", chat: Chat, name: str = "") -> Iterator[list[Encoded]]:
-    """Tokenize an Alpaca dataset in batches, in its order and without truncation; shows progress under `name`."""
+    """Tokenize an Alpaca dataset in batches, in order and without truncation; `name` labels the progress bar."""
     batches = dataset.with_format("arrow").iter(batch_size=ROWS)
     for table in track(batches, len(dataset), f"tokenizing {name}".strip()):
         yield chat.encode_batch([conversation(row) for row in table.to_pylist()])
 
 
 def measure_examples(dataset: "Dataset", chat: Chat, name: str = "") -> Lengths:
-    """The lengths of an Alpaca dataset's examples before any truncation."""
+    """The lengths of an Alpaca dataset's examples before truncation."""
     ends = [(len(each.ids), each.prompt_len) for batch in encode_examples(dataset, chat, name) for each in batch]
     total, prompt = np.array(ends, np.int32).reshape(-1, 2).T
     return Lengths(total, total - prompt)

@@ -1,7 +1,7 @@
-"""A portable token folder: all that training and scoring need, for a machine without ratings, Polars or a cache.
+"""A portable token folder: the input of training and scoring for a machine without ratings, Polars or a cache.
 
-It holds the cache's own entries under their own names, so that a dataset that is opened from it has the identity of
-the one that it was written from: checkpoints and scores made there and here are each other's.
+It has the cache's entries under their names, so a dataset from the folder has the identity of the original. Checkpoints
+and scores of both machines are therefore interchangeable.
 """
 
 import shutil
@@ -23,14 +23,14 @@ from palate.tokens.dataset import Options, TokenDataset
 
 STAGE = "portable"
 FORMAT = 1
-"""Raised whenever a folder would have to be read in another way."""
+"""Version of the folder's format; increased with every change of it."""
 ABOUT = "about.json"
 AGAIN = "write the folder again with `palate tokenize --portable`"
 
 
 @dataclass(frozen=True)
 class Portable:
-    """An open folder, every file of which is what the manifest says."""
+    """An open folder whose files match its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -38,11 +38,11 @@ class Portable:
 
     @property
     def data_manifest(self) -> dict[str, Any]:
-        """The manifest of the prepared data that the samples are of."""
+        """The manifest of the samples' prepared data."""
         return dict(self.about["data"])
 
     def dataset(self, split: str, chat: Chat | None = None) -> TokenDataset:
-        """The samples of `train`, `eval` (the part of val that `eval.json` holds) or `test`."""
+        """The samples of `train`, `eval` (the validation samples of `eval.json`) or `test`."""
         stored = self.about["splits"][split]
         plain = self.folder / stored["plain"] if stored["plain"] else None
         rows = np.load(self.folder / stored["rows"]) if stored["rows"] else None
@@ -58,7 +58,8 @@ class Portable:
         """Raise `InputError` if the folder was made for another tokenizer, chat template or answers."""
         what = differing(chat.tokenizer, recorded := self.about["tokenizer"])
         if what is None and is_text_hash(recorded["chat template"]) and rendered_otherwise(chat.tokenizer):
-            raise InputError(f"was made when the chat template was rendered otherwise; {AGAIN}", self.folder)
+            raise InputError(f"was made by an earlier version that rendered the chat template differently; {AGAIN}",
+                             self.folder)  # fmt: skip
         if what is not None:
             raise InputError(
                 f"was made for another {what}, expected that of {chat.tokenizer.name_or_path}", self.folder
@@ -68,7 +69,7 @@ class Portable:
 
 
 def is_portable(folder: Path) -> bool:
-    """Whether a folder says that it is one."""
+    """Whether a folder's manifest is that of a portable token folder."""
     try:
         return bool(read_json(folder / MANIFEST).get("stage") == STAGE)
     except (InputError, OSError):
@@ -76,7 +77,7 @@ def is_portable(folder: Path) -> bool:
 
 
 def open_portable(folder: Path) -> Portable:
-    """Open a folder; raises `InputError` if it is none, is of another format, or has a file that is not as written."""
+    """Open a folder; raises `InputError` for another folder, another format, and a changed file."""
     manifest = read_json(folder / MANIFEST)
     if manifest.get("stage") != STAGE:
         raise InputError("is not of a portable token folder, expected one that `palate tokenize --portable` wrote",
@@ -100,7 +101,7 @@ def write_portable(
 ) -> dict[str, Any]:
     """Write `train`, `eval` and `test` into an empty folder, the manifest last; returns the manifest.
 
-    `options` decide what the folder is good for, beside the format; `data` is the manifest of the prepared data.
+    The manifest records `options` and the format; `data` is the manifest of the prepared data.
     """
     splits = {}
     for name, dataset in datasets.items():

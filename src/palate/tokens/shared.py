@@ -1,8 +1,8 @@
-"""SharedHistory: prompts that ask of several targets at once, so that their history is computed once.
+"""SharedHistory: prompts with several targets, whose history a model computes once.
 
-A user's next K targets, in the order of time, share the history before the first of them. Each of the K samples is
-then the sequence of that history and its own candidate, and the K sequences begin with the same tokens: what
-`pack` joins is exactly what they say one by one. With K = 1 the sequences are those of the token dataset.
+A user's next K targets, in order of time, share the history before the first of them. Each of the K sequences consists
+of that history and its own candidate, so all begin with the same tokens, and `pack` joins them without changing any.
+With K = 1 the sequences are those of the token dataset.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from palate.store.artifacts import sha256_of
 from palate.tokens.cut import drop_items
 from palate.tokens.dataset import Ragged, TokenDataset
 from palate.tokens.packed import Ints, Longs, Packed, pack, ranges
-from palate.tokens.tables import parts, unproved_samples
+from palate.tokens.tables import prefix_and_length, unproved_samples
 
 
 class SharedHistory:
     """The samples of a dataset as prompts of up to `targets` samples each.
 
     Sample j (in the order of prompts) is index `order[j]` of the dataset, and prompt k has the samples `first[k]` to
-    `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64; `prefix` (p,) int64 are the tokens that a prompt's
-    samples share, `lengths` (n,) int64 their whole sequences', `needed` (n,) int64 those of them that a forward pass
-    needs.
+    `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64. `prefix` (p,) int64 is the number of tokens that a
+    prompt's samples share, `lengths` (n,) int64 the length of each whole sequence, `needed` (n,) int64 the number of
+    its tokens that a forward pass needs.
 
-    Raises `InputError` where samples that are too long would lose tokens in a way that leaves nothing to share.
+    Raises `InputError` if the truncation leaves no shared history.
     """
 
     def __init__(self, source: "Sequences", targets: int = 1) -> None:
@@ -42,7 +42,7 @@ class SharedHistory:
             self.prefix, self.lengths = np.zeros(n, np.int64), source.lengths.astype(np.int64)
             return
         if not isinstance(source, TokenDataset):
-            raise InputError("these examples do not say who the user is, expected 1", "train.targets_per_prompt")
+            raise InputError("these examples do not name their user, expected 1", "train.targets_per_prompt")
         if source.options.truncation not in SHARING:
             raise InputError(
                 f"with {source.options.truncation!r} the targets of a prompt would share nothing, expected one of "
@@ -71,52 +71,52 @@ class SharedHistory:
 
     @property
     def sizes(self) -> Longs:
-        """How many targets each prompt has, (p,) int64."""
+        """The number of targets of each prompt, (p,) int64."""
         return np.diff(self.first)
 
     @cached_property
     def responses(self) -> Longs:
-        """Of each sample: tokens of the response, (n,) int64."""
+        """The number of response tokens of each sample, (n,) int64."""
         return self.source.responses[self.order].astype(np.int64)
 
     @cached_property
     def trained(self) -> Longs:
-        """Of each sample: tokens that carry the loss, (n,) int64."""
+        """The number of tokens with loss of each sample, (n,) int64."""
         return np.ones(self.order.size, np.int64) if self.source.answer_only else self.responses
 
     @cached_property
     def needed(self) -> Longs:
-        """Of each sample: tokens up to the last that has something to predict, (n,) int64."""
+        """The number of tokens of each sample up to the last that predicts a token with loss, (n,) int64."""
         behind = self.responses - self.source.lead if self.source.answer_only else 1
         return np.asarray(self.lengths - behind)
 
     @cached_property
     def labels(self) -> NDArray[np.bool_]:
-        """Which samples are a Yes, (n,) bool."""
+        """Whether each sample is a Yes, (n,) bool."""
         return self.source.labels[self.order]
 
     @property
     def identity(self) -> str:
-        """A hash of everything that decides what is composed."""
+        """A hash of all that the sequences depend on."""
         return sha256_of([self.source.identity, self.targets])
 
     def prompt_of(self, begin: ArrayLike) -> Longs:
-        """The prompts that samples (in the order of prompts) belong to."""
+        """The prompt of each sample (samples in the order of prompts)."""
         return np.asarray(np.searchsorted(self.first, begin, side="right") - 1)
 
     def tokens(self, pieces: ArrayLike) -> Longs:
-        """The tokens that a forward pass of each piece has, (k,) int64; see `pack`."""
+        """The number of tokens in a forward pass of each piece, (k,) int64; see `pack`."""
         begin, end = np.asarray(pieces, np.int64).reshape(-1, 2).T
         sums = np.concatenate([[0], np.cumsum(self.needed)])
         prefix = self.prefix[self.prompt_of(begin)]
         return np.asarray(sums[end] - sums[begin] - prefix * (end - begin - 1))
 
     def pieces(self) -> Longs:
-        """All prompts, whole: (p, 2) int64."""
+        """All prompts as whole pieces, (p, 2) int64."""
         return np.column_stack([self.first[:-1], self.first[1:]])
 
     def sequences(self, samples: ArrayLike) -> tuple[Ints, Longs]:
-        """Whole sequences of samples, each by itself: ids, and where each begins and the last ends."""
+        """Whole sequences of samples, concatenated: ids and offsets."""
         at = np.asarray(samples, np.int64)
         if self.targets == 1:
             ids, _, offsets = self.source.ragged(at)
@@ -140,9 +140,9 @@ class SharedHistory:
         return np.concatenate(pieces), np.concatenate([[0], np.cumsum([piece.size for piece in pieces])])
 
     def pack(self, pieces: ArrayLike) -> Packed:
-        """Some prompts, or parts of prompts, for one forward pass.
+        """Pack prompts, or parts of prompts, for one forward pass.
 
-        A piece (begin, end) are the samples `begin` to `end` in the order of prompts, all of one prompt.
+        A piece (begin, end) is the samples `begin` to `end` of one prompt, in the order of prompts.
         """
         begin, end = np.asarray(pieces, np.int64).reshape(-1, 2).T
         samples, first = ranges(begin, end - begin), np.concatenate([[0], np.cumsum(end - begin)])
@@ -160,15 +160,15 @@ class SharedHistory:
         )
 
     def _measure(self, prompts: Longs, items: Longs) -> Longs:
-        """Give prompts so many history items each: what their samples share, and lengths; returns the longest of each.
+        """Set the numbers of history items of some prompts, their prefixes and lengths; returns each prompt's longest.
 
-        What is not composed is tokenized.
+        Prompts that cannot be composed are tokenized.
         """
         tables, sizes = self._tokens.tables, self.sizes[prompts]
         rows, first = ranges(self.first[prompts], sizes), np.cumsum(sizes) - sizes
         if tables.fragments is not None:
             shown = np.repeat(items, sizes)
-            found = parts(tables.word, tables.fragments, self._anchor[rows], self._target[rows], shown)
+            found = prefix_and_length(tables.word, tables.fragments, self._anchor[rows], self._target[rows], shown)
             self.prefix[prompts], self.lengths[rows] = found[first, 0], found[:, 1]
         for k in np.flatnonzero(self._whole[prompts]):
             self._tokenize(int(prompts[k]), int(items[k]))
@@ -176,7 +176,7 @@ class SharedHistory:
         return np.maximum.reduceat(self.lengths[rows], first)
 
     def _tokenize(self, prompt: int, items: int) -> None:
-        """Tokenize the sequences of a prompt as whole texts, and see how many tokens they share."""
+        """Tokenize the sequences of a prompt as whole texts, and count the tokens that they share."""
         rows = np.arange(self.first[prompt], self.first[prompt + 1])
         examples = self._tokens.tables.examples(self._anchor[rows], items, self._target[rows])
         encoded = self._tokens.chat.encode_batch([to_chat_messages(example) for example in examples])
@@ -188,7 +188,7 @@ class SharedHistory:
         self.prefix[prompt] = least if same.all() else int(same.argmin())
 
     def _fit(self, cutoff: int, longest: Longs) -> None:
-        """Cut prompts whose longest sequence is longer than `cutoff`, all sequences of a prompt alike."""
+        """Cut prompts whose longest sequence exceeds `cutoff`; all sequences of a prompt get the same cut."""
         truncation = self._tokens.options.truncation
         over = np.flatnonzero(longest > cutoff)
         if not over.size:
@@ -219,26 +219,26 @@ class SharedHistory:
 
 
 def group(positions: Longs, users: Longs, targets: int) -> Longs:
-    """Put samples at ascending timeline rows into prompts; where each begins and the last ends, (p + 1,) int64.
+    """Group samples at ascending timeline rows into prompts; returns the offsets of the prompts, (p + 1,) int64.
 
-    A prompt's samples are of one user, and at most `targets` − 1 ratings apart: where all of a user's ratings are
-    there, the first prompt has the user's first `targets` samples, and so on.
+    A prompt's samples are of one user and at most `targets` − 1 ratings apart. If no sample of a user is missing, the
+    first prompt has the user's first `targets` samples, the second the next ones, and so on.
     """
     if not positions.size:
         return np.zeros(1, np.int64)
     user = np.searchsorted(users, positions, side="right")
     new = np.concatenate([[True], user[1:] != user[:-1]])
-    own = positions - np.repeat(positions[new], np.diff(np.append(np.flatnonzero(new), positions.size)))
-    window = own // targets
+    of_user = positions - np.repeat(positions[new], np.diff(np.append(np.flatnonzero(new), positions.size)))
+    window = of_user // targets
     new[1:] |= window[1:] != window[:-1]
     return np.append(np.flatnonzero(new), positions.size)
 
 
 class SharedRows:
-    """Rows of token ids that were made elsewhere, such as Alpaca examples after `preprocess_datasets_parallel`.
+    """Rows of token ids from another source, such as Alpaca examples after `preprocess_datasets_parallel`.
 
-    `rows` are (input_ids, labels) with −100 where nothing is trained; `lead` the tokens of the response before the
-    one that decides, which is `yes` for a Yes; `identity` names their content.
+    `rows` are (input_ids, labels) with −100 for tokens without loss. `lead` is the number of response tokens before the
+    decision token, which is `yes` for a Yes; `identity` is a hash of the content.
     """
 
     answer_only = False
@@ -260,7 +260,7 @@ class SharedRows:
         return int(self.lengths.size)
 
     def select(self, rows: ArrayLike) -> "SharedRows":
-        """The rows of these indices, in their order."""
+        """The rows with these indices, in the order of `rows`."""
         at = np.asarray(rows, np.int64)
         ids, labels, offsets = self.ragged(at)
         chosen = copy(self)
@@ -270,7 +270,7 @@ class SharedRows:
         return chosen
 
     def ragged(self, indices: ArrayLike | None = None) -> Ragged:
-        """Some rows one after the other, or all."""
+        """Some rows, or all, concatenated."""
         at = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
         size = self.lengths[at].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(size)])
@@ -279,4 +279,4 @@ class SharedRows:
 
 
 Sequences = TokenDataset | SharedRows
-"""What prompts of one target are made from."""
+"""The sources of prompts with one target."""

@@ -1,7 +1,7 @@
-"""The tables that samples are composed from, as they are read: one word a rating, and the fragments.
+"""Read the tables for composing samples: one word for each rating, and the fragments.
 
-A folder of NumPy files that any number of processes map into memory. What composition cannot be proved exact
-for is tokenized the plain way, once, and lies beside it. `palate.tokens.build_tables` writes both.
+They are a folder of NumPy files that any number of processes map into memory. Samples whose composition is not proved
+exact are tokenized whole, once, into another folder. `palate.tokens.build_tables` writes both.
 """
 
 import json
@@ -19,15 +19,15 @@ from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, PLACES, RATI
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
-"""Samples that are tokenized whole at a time."""
+"""Samples in a batch that is tokenized whole."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Samples of a split that were tokenized whole, because no composition of them is proved exact.
+    """Samples of a split that were tokenized whole, because their composition is not proved exact.
 
-    `sample` (p,) int64 are their numbers in the split, ascending; the ids of the k-th are
-    `tokens[start[k] : start[k + 1]]`, the last `response[k]` of them the response.
+    `sample` (p,) int64 are their numbers in the split, ascending. The ids of the k-th are
+    `tokens[start[k] : start[k + 1]]`; the last `response[k]` of these are the response.
     """
 
     sample: Longs
@@ -37,23 +37,22 @@ class Plain:
 
     @classmethod
     def open(cls, folder: Path) -> "Plain":
-        """Map what `write_plain` wrote."""
+        """Map the files of `write_plain` into memory."""
         return cls(*(mapped(folder / f"{field.name}.npy") for field in fields(cls)))
 
     @classmethod
     def none(cls) -> "Plain":
-        """No such samples."""
+        """An empty set of samples."""
         longs, ints = read_only(np.zeros(1, np.int64)), read_only(np.zeros(0, np.int32))
         return cls(longs[:0], longs, ints, ints)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What `build_tables` wrote, mapped into memory.
+    """The files of `build_tables`, mapped into memory.
 
     `word` (timeline rows,) int64 packs the codes of item, rating and context and the label, see
-    `palate.tokens.fragments`.
-    `fragments` is None where nothing is proved, `reason` then says why.
+    `palate.tokens.fragments`. `fragments` is None if no composition is proved; `reason` then has the reason.
     """
 
     folder: Path
@@ -63,7 +62,7 @@ class Tables:
 
     @property
     def reason(self) -> str | None:
-        """Why nothing can be composed with this tokenizer and prompt; None if it can."""
+        """Why no sample can be composed with this tokenizer and prompt; None if samples can be composed."""
         reason: str | None = self.meta["reason"]
         return reason
 
@@ -74,17 +73,17 @@ class Tables:
 
     @cached_property
     def prompt(self) -> PromptSpec:
-        """The prompt that the tables are of."""
+        """The tables' prompt."""
         return PromptSpec.model_validate(self.meta["prompt"])
 
     @cached_property
     def wording(self) -> Wording:
-        """What the words say."""
+        """The texts of the words' codes."""
         return Wording.open(self.folder)
 
     @cached_property
     def users(self) -> Longs:
-        """The timeline row at which each user begins, ascending, (u,) int64."""
+        """The first timeline row of each user, ascending, (u,) int64."""
         return mapped(self.folder / "users.npy")
 
     def position(self, split: str) -> Longs:
@@ -92,18 +91,18 @@ class Tables:
         return mapped(self.folder / f"{split}.position.npy")
 
     def items(self, split: str) -> Longs:
-        """How many history items each of a split's samples has, (n,) int64."""
+        """The number of history items of each sample of a split, (n,) int64."""
         stored = self.folder / f"{split}.items.npy"
         if stored.is_file():
             return mapped(stored)
         return np.full(self.position(split).size, self.history_len)
 
     def lengths(self, split: str) -> Ints:
-        """The lengths of a split's samples before any truncation, (n,) int32; 0 for those in `plain`."""
+        """The lengths of a split's samples before truncation, (n,) int32; 0 for samples that are tokenized whole."""
         return mapped(self.folder / f"{split}.length.npy")
 
     def labels(self, split: str, sample: Longs) -> Longs:
-        """The labels of samples given by their numbers in the split, (k,) int64: 1 for a Yes."""
+        """The labels of the samples with these numbers in the split, (k,) int64: 1 for a Yes."""
         return code_of(self.word[self.position(split)[sample]], LABEL)
 
     def unproved(self, split: str) -> Longs:
@@ -111,26 +110,26 @@ class Tables:
         return np.flatnonzero(self.lengths(split) == 0)
 
     def codes(self, of: Of) -> int:
-        """How many items, ratings or contexts there are."""
+        """The number of items, ratings or contexts."""
         return int(self.meta["codes"][of])
 
     def examples(self, positions: Longs, items: int | Longs, targets: Longs | None = None) -> list[dict[str, Any]]:
-        """Samples at some timeline rows as Alpaca examples, with so many history items (each).
+        """Alpaca examples of the samples at some timeline rows, with `items` history items (each).
 
-        `targets` are the rows of their candidates where these are not the next in the timeline.
+        `targets` are the rows of the candidates; None: those of `positions`.
         """
-        told = []
+        examples = []
         sizes = np.broadcast_to(items, positions.shape).tolist()
         for row, m, target in zip(positions, sizes, positions if targets is None else targets, strict=True):
-            past, asked = self.word[row - m : row].tolist(), int(self.word[target])
-            lines = [self.wording.history_line(codes_of(word), n) for n, word in enumerate(past, start=1)]
-            answer = self.prompt.label(bool(asked >> LABEL[0] & LABEL[1]))
-            told.append(self.prompt.alpaca("\n".join(lines), self.wording.candidate_line(codes_of(asked)), answer, m))
-        return told
+            past, candidate = self.word[row - m : row].tolist(), int(self.word[target])
+            history = "\n".join(self.wording.history_line(codes_of(word), n) for n, word in enumerate(past, start=1))
+            answer = self.prompt.label(bool(candidate >> LABEL[0] & LABEL[1]))
+            examples.append(self.prompt.alpaca(history, self.wording.candidate_line(codes_of(candidate)), answer, m))
+        return examples
 
     @classmethod
     def open(cls, folder: Path) -> "Tables":
-        """Map tables into memory; no file is read whole."""
+        """Map tables into memory."""
         meta = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
         arrays = None
         if meta["reason"] is None:
@@ -140,15 +139,14 @@ class Tables:
 
 
 def sample_lengths(word: Longs, fragments: Fragments, position: Longs, items: int | Longs) -> Ints:
-    """Lengths of samples with `items` history items each, nothing composed; (n,) int32."""
-    return parts(word, fragments, position, position, items)[:, 1]
+    """Lengths of samples with `items` history items (each), without composing them; (n,) int32."""
+    return prefix_and_length(word, fragments, position, position, items)[:, 1]
 
 
-def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, items: int | Longs) -> Ints:
-    """Ids before the candidate, and all ids, of samples whose candidate is another than their history's next.
+def prefix_and_length(word: Longs, fragments: Fragments, position: Longs, target: Longs, items: int | Longs) -> Ints:
+    """The numbers of ids before the candidate, and of all ids, of samples; (n, 2) int32.
 
-    The history are the `items` ratings before row `position`, the candidate is that of row `target`. Returns
-    (n, 2) int32.
+    The history is the `items` ratings before row `position`, the candidate is the item of row `target`.
     """
     from palate.tokens import kernel
 
@@ -163,7 +161,7 @@ def parts(word: Longs, fragments: Fragments, position: Longs, target: Longs, ite
 def unproved_samples(
     word: Longs, position: Longs, items: int | Longs, fragments: Fragments | None, target: Longs | None = None
 ) -> NDArray[np.bool_]:
-    """Which samples, of so many history items (each), show something that no fragment serves."""
+    """Whether each sample, with `items` history items (each), has a code without a proved fragment."""
     if fragments is None:
         return np.ones(position.size, bool)
     found = np.zeros(position.size, bool)
@@ -173,33 +171,33 @@ def unproved_samples(
         row |= np.isin(code_of(word, CONTEXT), context)
         before = np.concatenate([[0], np.cumsum(row)])
         found |= before[position] > before[position - items]
-    asked = position if target is None else target
+    candidate = position if target is None else target
     for name, place in (("candidate", ITEM), ("candidate_context", CONTEXT)):
         if fragments.unproved[name]:
-            found |= np.isin(code_of(word[asked], place), fragments.unproved[name])
+            found |= np.isin(code_of(word[candidate], place), fragments.unproved[name])
     return found
 
 
 def code_of(word: Longs, place: tuple[int, int]) -> Longs:
-    """What words hold at a place: shift and mask."""
+    """The code at a place (shift, mask) of each word."""
     shift, mask = place
     return (word >> shift) & mask
 
 
 def codes_of(word: int) -> Codes:
-    """The codes that one word holds."""
+    """The codes in one word."""
     return {of: (word >> shift) & mask for of, (shift, mask) in PLACES.items()}
 
 
 def mapped(path: Path) -> NDArray[Any]:
     """A file as a read-only array that shares its pages with every process that maps it."""
-    if path.stat().st_size < 1 << 16:  # a mapping costs more than reading so little
+    if path.stat().st_size < 1 << 16:  # reading a small file is faster than mapping it
         return read_only(np.load(path))
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same array, not to be written to: one type for the kernel, whether mapped or not."""
+    """A read-only view of an array, so that the kernel sees one type for mapped and other arrays."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -215,4 +213,4 @@ NO_FRAGMENTS = Fragments(
     lead=0,
     unproved={},
 )
-"""Stands where nothing is composed."""
+"""Placeholder for tables without fragments."""
