@@ -294,7 +294,8 @@ def palate_row(model: Any, on: Any, targets: int, step: int, tokens: int, repeat
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(folder, **options(model, on, steps))
         attention = choose_attention(model, "auto", targets, int(prompts.lengths.max()))
-        trainer = AnswerTrainer(model, args, schedule, attention, (1, 2))
+        trainer = AnswerTrainer(model, args, schedule, (1, 2))
+        trainer.attention = attention
         check_alone(model, attention, schedule.pieces(0), prompts)
         seconds = timed(trainer, on)
     packed = [prompts.pack(each.pieces) for n in range(steps) for each in schedule.passes(n)]

@@ -214,7 +214,7 @@ def _palate(case: Case, folder: Path) -> tuple[Any, Any, dict[str, Any], list[in
     chat, schedule, prompts = _schedule(case.config)
     model, _, about = _base(case)
     with quiet():
-        trainer = _trainer(case.config, model, chat, schedule, prompts, folder, None)
+        trainer = _trainer(case.config, model, chat, schedule, prompts, folder)
     _adapter_begins(trainer.model)
     passes = [schedule.passes(step) for step in range(case.steps)]
     sizes = [[int(schedule.prompts.tokens(each.pieces).sum()) for each in step] for step in passes]

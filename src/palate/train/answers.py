@@ -2,40 +2,42 @@
 
 import logging
 import math
-import shutil
 import time
 from contextlib import nullcontext
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy, softplus
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
-from palate.errors import PalateError, WorkError, first_line
+from palate.errors import WorkError
 from palate.progress import Meter
 from palate.store.artifacts import read_json, write_json
 from palate.tokens.packed import Packed
 from palate.tokens.shared import SharedHistory
 from palate.train.attention import Attention, without_dropout
-from palate.train.checkpoints import discard, going_on, mark_whole, rotate
+from palate.train.checkpoints import mark_whole, rotate
 from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
 log = logging.getLogger(__name__)
 
-UNTOLD = "untold.json"
-"""In a checkpoint: sums of the steps since the last line of the log."""
+UNLOGGED = "untold.json"
+"""In a checkpoint: loss and sums of the steps since the last line of the log."""
 SUMS = 6
-"""How many sums are told of."""
+"""Number of the sums that `AnswerTrainer._losses` returns."""
 
 
 class Step(NamedTuple):
-    """What one device does in one optimizer step: its passes, which of them count, the labels on all devices."""
+    """The work of one device in one optimizer step: its passes, which of them count, the labels on all devices."""
 
     passes: list[Packed]
     counts: list[bool]
@@ -43,7 +45,7 @@ class Step(NamedTuple):
 
 
 class Steps(Dataset):  # type: ignore[misc]
-    """The steps of a run as one device sees them, composed when they are asked for."""
+    """The steps of a run on one device; each is composed on access."""
 
     def __init__(self, schedule: Schedule, rank: int, world: int) -> None:
         self.schedule, self.rank, self.world = schedule, rank, world
@@ -66,54 +68,53 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     sample.
     """
 
+    attention: Attention
+    """Set before training: `choose_attention` needs this trainer's autocast."""
+    control: Any
+    console: "Console | None" = None
+    """Shows the progress of `evaluate`."""
+
     def __init__(
         self,
         model: Any,
         args: Any,
         schedule: Schedule,
-        attention: Attention | None,
         answers: tuple[int, int],
         evaluated: SharedHistory | None = None,
-        checkpoints_kept: int = 2,
-        console: "Console | None" = None,
         ranking_weight: float = 0.0,
     ) -> None:
-        """`answers` are the ids of Yes and No; `evaluated` the prompts that `evaluate` looks at.
-
-        `attention` is set later where it is to be chosen under this trainer's autocast.
-
-        `checkpoints_kept` takes the place of `save_total_limit`, by which transformers would remove a checkpoint before
-        the next one is marked. `console` shows how far `evaluate` is.
-        """
+        """`answers` are the ids of Yes and No; `evaluate` computes its metrics on the prompts `evaluated`."""
         self.schedule, self.answers, self.evaluated = schedule, answers, evaluated
-        if attention is not None:
-            self.attention: Attention = attention
-        self.checkpoints_kept, self.console, self.ranking_weight = checkpoints_kept, console, ranking_weight
-        self._seen: Any = None
+        self.ranking_weight = ranking_weight
+        # transformers would remove an old checkpoint before the new one is marked as whole.
+        self.checkpoints_kept, args.save_total_limit = args.save_total_limit, None
         self.waited = 0.0
-        """Seconds in which the device had nothing to do but wait for the next step's samples."""
-        self.control: Any
+        """Seconds in which the device was idle until the next step's samples were composed."""
         if args.n_gpu > 1:  # DataParallel would cut `logits_to_keep` and the passes of a step
             log.warning("trains on 1 of %d GPUs: to use all, start `palate train --launch %d`", args.n_gpu, args.n_gpu)
             args._n_gpu = 1
-        super().__init__(model=model, args=args, eval_dataset=evaluated)  # only its presence is looked at
+        super().__init__(model=model, args=args, eval_dataset=evaluated)  # transformers only tests it for None
+        self.logged_at = 0
+        """The step of the last line of the log."""
+        self.loss = torch.zeros((), device=args.device)
+        """Sum of this device's losses since then; `sums` is the sum of what `_losses` returns."""
+        self.sums = torch.zeros(SUMS, dtype=torch.float64, device=args.device)
+        self.add_callback(_Checkpoints(self))
 
     def get_train_dataloader(self) -> Any:
         """One optimizer step an item; the whole run is one epoch to transformers, which then skips to any step."""
         steps = Steps(self.schedule, self.args.process_index, self.args.world_size)
-        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=_only)
+        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=itemgetter(0))
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The next step; how long it takes is added up."""
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Step], None]:
+        """The next step, none if a resumed run had stopped early; adds the time it takes to `waited`."""
         begun = time.monotonic()
-        found = super().get_batch_samples(*args, **kwargs)
+        found = [] if self.control.should_training_stop else list(islice(epoch_iterator, num_batches))
         self.waited += time.monotonic() - begun
-        return found
+        return found, None
 
-    def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> "torch.Tensor":
-        """All passes of a step; returns their loss. Raises `WorkError` if it is not finite."""
-        import torch
-
+    def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Compute all passes of a step and return their loss; raises `WorkError` if it is not finite."""
         model.train()
         world, kwargs = self.args.world_size, {}
         if self.is_deepspeed_enabled:
@@ -130,12 +131,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                 loss = loss * (world / inputs.labelled if counts else 0.0)
                 self.accelerator.backward(loss, **kwargs)
             if counts:
-                self._seen = seen if self._seen is None else self._seen + seen
+                self.sums += seen
             total += loss.detach()
-        # If the devices that are well went on, they would wait for the others at the next step.
+        # All devices must stop at the same step: those with a finite loss would wait for the others at the next one.
         everywhere = total if world == 1 else self.accelerator.reduce(total, "sum")
         if not everywhere.isfinite():
             raise self._not_finite(f"the loss is {everywhere.item()} at step {self.state.global_step + 1}")
+        self.loss += total
         return total
 
     def _not_finite(self, what: str) -> WorkError:
@@ -145,10 +147,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _losses(self, logits: Any, packed: Packed) -> tuple[Any, Any]:
-        """The sum of the samples' losses, and what is told of them; see `_told`."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
+        """The sum of the samples' losses, and the sums (SUMS,) float64 that `_rates` divides."""
         device = logits.device
         targets = torch.from_numpy(packed.targets.astype(np.int64)).to(device)
         decision = torch.from_numpy(packed.decision).to(device)
@@ -165,22 +164,22 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return nll.sum() + self.ranking_weight * ranking, sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As transformers, with what the decision token adds to a step's loss."""
-        if "loss" in logs and self._seen is not None:
-            logs |= _told(self.accelerator.reduce(self._seen, "sum").tolist())
-            self._seen = None
-        if self.state.epoch is not None:  # to transformers the run is one epoch
-            share, epochs = self.state.epoch, self.schedule.steps / self.schedule.steps_per_epoch
-            self.state.epoch = round(share * epochs, 4)
-            super().log(logs, start_time)
-            self.state.epoch = share
-        else:
-            super().log(logs, start_time)
+        """As transformers, with the loss since the last line also of an earlier process, and the decision's metrics."""
+        if "loss" in logs:
+            steps = self.state.global_step - self.logged_at
+            logs["loss"] = self.accelerator.reduce(self.loss, "mean").item() / steps
+            logs |= _rates(self.accelerator.reduce(self.sums, "sum").tolist())
+            self.logged_at = self.state.global_step
+            self.loss.zero_()
+            self.sums.zero_()
+        share = self.state.epoch
+        if share is not None:  # to transformers the run is one epoch
+            self.state.epoch = round(share * self.schedule.steps / self.schedule.steps_per_epoch, 4)
+        super().log(logs, start_time)
+        self.state.epoch = share
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Loss of the whole response, and loss, accuracy and AUC of the decision, on the prompts to evaluate."""
-        import torch
-
         if self.evaluated is None:
             return {}
         prompts, started = self.evaluated, time.monotonic()
@@ -188,7 +187,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         passes = pack_passes(prompts, prompts.pieces(), self.schedule.tokens_per_batch)
         world, rank = self.args.world_size, self.args.process_index
         rounds = math.ceil(len(passes) / world)
-        found: Any = 0
+        found = torch.zeros(SUMS, dtype=torch.float64, device=self.args.device)
         margin = torch.zeros(prompts.order.size, dtype=torch.float64, device=self.args.device)
         meter = Meter("validation", prompts.order.size, console=self.console) if rank == 0 else None
         with torch.no_grad(), without_dropout(model), meter or nullcontext():
@@ -198,18 +197,17 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                 with self.compute_loss_context_manager():
                     logits = self.attention.logits(model, packed)
                 if place < len(passes):
-                    found = found + self._losses(logits, packed)[1]
+                    found += self._losses(logits, packed)[1]
                     decision = torch.from_numpy(packed.decision).to(logits.device)
                     yes, no = (logits[decision, answer].double() for answer in self.answers)
                     margin[torch.from_numpy(packed.samples).to(margin.device)] = yes - no
                 if meter is not None:
                     meter.advance(min(world * packed.samples.size, meter.total - meter.count))
-        found = found if torch.is_tensor(found) else margin.new_zeros(SUMS)
-        sums = self.accelerator.reduce(torch.cat([found.to(margin), margin]), "sum").tolist()
-        told = _told(sums[:SUMS])
+        sums = self.accelerator.reduce(torch.cat([found, margin]), "sum").tolist()
         liked = np.empty(prompts.order.size, bool)
         liked[prompts.order] = prompts.labels
-        metrics = {"eval_loss": sums[0] / sums[4], **{f"eval_{name}": value for name, value in told.items()}}
+        rates = {f"eval_{name}": value for name, value in _rates(sums[:SUMS]).items()}
+        metrics = {"eval_loss": sums[0] / sums[4], **rates}
         area = auc(liked, np.array(sums[SUMS:]))
         if area is not None:
             metrics["eval_auc"] = area
@@ -218,21 +216,12 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> None:
-        """Nothing: a step knows its labels."""
-
     def floating_point_ops(self, inputs: Any) -> int:
-        """Nothing: `palate plan` counts them."""
+        """0: `palate plan` counts them."""
         return 0
 
-    def _track_num_input_tokens(self, inputs: Any) -> None:
-        """Nothing: the schedule knows them."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the adapter gets its own card, checkpoints need none."""
-
     def trained_weights(self) -> dict[str, Any]:
-        """The adapter's weights by name, whole; each device must ask, for it may hold a part of them."""
+        """The adapter's whole weights by name; call it on all devices, each of which may hold a part of them."""
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         if self.is_deepspeed_enabled and self.accelerator.deepspeed_config["zero_optimization"]["stage"] == 3:
             import deepspeed
@@ -244,101 +233,65 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return {name: weight.detach() for name, weight in whole.items()}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the adapter, on the first device."""
+        """Write the adapter, on the first device; raises `WorkError` if a weight is not finite."""
         weights = self.trained_weights()
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).all()
+        if not self.accelerator.reduce(finite.to(self.args.device, torch.float32), "sum") == self.args.world_size:
+            # Every run that resumes from this checkpoint would fail.
+            raise self._not_finite(f"the weights are not finite after step {self.state.global_step}")
         if self.args.should_save:
-            # Queries to decide on the embeddings itself, PEFT looks the base model up on the hub at every checkpoint.
+            # To decide on the embeddings itself, PEFT would query the hub for the base model at every checkpoint.
             folder = output_dir or self.args.output_dir
             self.model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        import torch
 
-        trained = [weight.detach() for weight in self.model.parameters() if weight.requires_grad]
-        mine = [(w.to_local() if hasattr(w, "to_local") else w).isfinite().all() for w in trained]
-        well = torch.stack(mine).all().to(torch.float32)
-        if not self.accelerator.reduce(well, "sum") == self.args.world_size:  # to go on from these would fail for ever
-            raise self._not_finite(f"the weights are not finite after step {self.state.global_step}")
-        folder = Path(self._get_output_dir(trial))
-        checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        untold = self._untold()
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each device has files of its own in it
-            if self.args.should_save:
-                write_json(checkpoint / UNTOLD, untold)
-                mark_whole(checkpoint)
-        except MemoryError:
-            raise
-        except Exception as error:  # torch and safetensors have their own for a full disk
-            if "allocate memory" in str(error):
-                raise
-            discard(checkpoint)  # the space is needed
-            raise _unwritten(checkpoint, error) from error
-        if self.args.should_save:
-            rotate(folder, self.checkpoints_kept, self.state.best_model_checkpoint)
+class _Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Completes the checkpoints that transformers writes: the sums that are not logged yet, and the mark."""
 
-    def _untold(self) -> dict[str, Any]:
-        """What the next line of the log will tell of the steps so far, on all devices."""
-        return {
-            "since": self._globalstep_last_logged,
-            "loss": self.accelerator.reduce(self._tr_loss.clone(), "mean").item(),
-            "seen": None if self._seen is None else self.accelerator.reduce(self._seen.clone(), "sum").tolist(),
+    def __init__(self, trainer: AnswerTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint when all devices have written theirs, then remove old ones."""
+        trainer, checkpoint = self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        unlogged = {
+            "since": trainer.logged_at,
+            "loss": trainer.accelerator.reduce(trainer.loss, "mean").item(),
+            "seen": trainer.accelerator.reduce(trainer.sums, "sum").tolist(),
         }
+        trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            write_json(checkpoint / UNLOGGED, unlogged)
+            mark_whole(checkpoint)
+            rotate(checkpoint.parent, trainer.checkpoints_kept, state.best_model_checkpoint)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
-        """As transformers; nothing for a run that had stopped early, and with what its last leg had not told yet."""
-        import torch
-
-        if self.control.should_training_stop:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue the sums of the checkpoint that the run resumes from."""
+        if state.global_step == 0:
             return
-        checkpoint = kwargs.get("resume_from_checkpoint")
-        if checkpoint is not None:
-            untold = read_json(Path(checkpoint) / UNTOLD)
-            self._globalstep_last_logged = untold["since"]
-            self._tr_loss.fill_(untold["loss"])
-            if untold["seen"] is not None:
-                seen = torch.tensor(untold["seen"], dtype=torch.float64, device=self.args.device)
-                self._seen = seen if self.args.process_index == 0 else torch.zeros_like(seen)
-        super()._run_epoch(**kwargs)
+        unlogged = read_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / UNLOGGED)
+        self.trainer.logged_at = unlogged["since"]
+        self.trainer.loss.fill_(unlogged["loss"])
+        if unlogged["seen"] and args.process_index == 0:  # null in checkpoints of earlier versions
+            self.trainer.sums += self.trainer.sums.new_tensor(unlogged["seen"])
 
 
-def _unwritten(checkpoint: Path, error: Exception) -> PalateError:
-    """What to say of a checkpoint that could not be written."""
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, OSError):
-        reason = str(cause.strerror)
-    else:
-        first = first_line(error)
-        reason = "the disk is full" if "space left" in first or "unexpected pos" in first else first
-    free = shutil.disk_usage(checkpoint.parent).free / 1e6
-    return WorkError(
-        f"{checkpoint}: cannot be written: {reason} ({free:,.0f} MB are free there); {going_on(checkpoint.parent)}"
-    )
+def _rates(sums: list[float]) -> dict[str, float]:
+    """Metrics of labelled tokens, from the sums of `AnswerTrainer._losses`.
 
-
-def _only(batch: list[Step]) -> Step:
-    return batch[0]
-
-
-def _told(sums: list[float]) -> dict[str, float]:
-    """What is told of labelled tokens, from the sums of `AnswerTrainer._losses`.
-
-    `decision_loss` and `accuracy` (of Yes against No) are of the tokens that decide, `constant_loss` of all others.
-    `ranking_loss` is there where it has a weight and something to compare.
+    `decision_loss` and `accuracy` (of Yes against No) are means over the decision tokens, `constant_loss` over all
+    others. `ranking_loss` is included where it has a weight and a pair to compare.
     """
     nll, decided, correct, ranking, tokens, samples = sums
-    told = {"decision_loss": decided / samples, "accuracy": correct / samples}
+    rates = {"decision_loss": decided / samples, "accuracy": correct / samples}
     if ranking:
-        told["ranking_loss"] = ranking / samples
+        rates["ranking_loss"] = ranking / samples
     if tokens > samples:
-        told["constant_loss"] = (nll - decided) / (tokens - samples)
-    return told
+        rates["constant_loss"] = (nll - decided) / (tokens - samples)
+    return rates
 
 
-def ranking_loss(margin: "torch.Tensor", packed: Packed) -> "torch.Tensor":
+def ranking_loss(margin: torch.Tensor, packed: Packed) -> torch.Tensor:
     """RankNet's loss of the targets of each prompt, times their number: how far liked ones lie below disliked ones.
 
     `margin` (n,) is each target's logit of Yes less that of No. A pair of a liked and a disliked target of one prompt
@@ -348,9 +301,6 @@ def ranking_loss(margin: "torch.Tensor", packed: Packed) -> "torch.Tensor":
     Source: Burges et al., Learning to rank using gradient descent, ICML 2005. Beside the loss of each answer as in
     Sheng et al., Joint optimization of ranking and calibration, KDD 2023.
     """
-    import torch
-    from torch.nn.functional import softplus
-
     liked, prompt = packed.liked, packed.prompt_of
     better, worse = np.nonzero(liked[:, None] & ~liked & (prompt[:, None] == prompt))
     pairs = np.bincount(prompt[better], minlength=packed.prefix.size)

@@ -1,12 +1,11 @@
-"""How a model attends over packed prompts: which tokens see which, kept by one of several implementations.
+"""Attention over packed prompts: several implementations of one mask, and a probe that chooses among them.
 
-The definition is `Packed.mask`. Here are the ways to keep it, and a probe that runs before training, on prompts as long
-as those that are trained and as the trainer computes: packed prompts must give the logits and the gradients that their
-sequences give alone, and a change in one block must change no other. An implementation that does not is not used, and
-a warning says which and why.
+`Packed.mask` defines which tokens attend to which. The probe runs before training, on prompts of the training's length
+and under its autocast: packed prompts must give the logits and gradients of their separate sequences, and a change in
+one block must change no other block. A warning names each implementation that fails and the reason.
 
 - `segments`: scaled dot-product attention over one prompt after the other, the prefix causally, then the blocks
-  behind it. Needs nothing but PyTorch, and computes little that is masked.
+  behind it. Needs only PyTorch, and computes few masked scores.
 - `flex`: PyTorch's FlexAttention with a block mask; compiled, for CUDA.
 - `mask`: the model's own attention with a mask of all tokens by all tokens.
 - `padded`: one target a row, padded on the right: no mask at all, and so only for prompts of one target.
@@ -20,6 +19,9 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers import AttentionInterface
 
 from palate.errors import InputError, WorkError, first_line
 from palate.models.logits import exact_logits
@@ -30,30 +32,30 @@ log = logging.getLogger(__name__)
 Way = Literal["segments", "flex", "mask", "padded"]
 SEGMENTS = "palate_segments"
 CHUNK = 256
-"""Tokens of blocks that are attended over at once: what is computed and masked grows with it, the calls shrink."""
+"""Tokens of blocks in one attention call: with a larger chunk there are fewer calls and more masked scores."""
 ONE_KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
-"""Below 128 tokens FlexAttention would take its kernel for decoding, which refuses some ratios of grouped heads."""
+"""Below 128 tokens FlexAttention would use its decoding kernel, which rejects some ratios of grouped heads."""
 TOLERANCE = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
-"""Mean difference of a probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
+"""Mean difference of the probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
 GRADIENTS = {"float32": (0.01, 0.03, 1e-3), "other": (0.15, 0.5, 0.03)}
 """Difference of a weight's gradient to that of the sequences alone, in norms: the mean over the weights, the largest,
-and the least norm that a weight's is measured by, as a share of their mean: a key's bias has a gradient of rounding
-errors alone. SmolLM2-135M in bfloat16 has 0.05 and 0.21."""
+and the floor of a weight's norm as a share of the mean norm: the gradient of a key's bias is rounding error only.
+SmolLM2-135M in bfloat16 has 0.05 and 0.21."""
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One way, on one model. Made by `choose_attention`."""
+    """One implementation, on one model. Made by `choose_attention`."""
 
     way: Way
     implementation: str
-    """What transformers calls it."""
+    """Its name in transformers."""
     refused: tuple[str, ...] = ()
-    """The ways that were tried before, each with the reason why it is not used."""
+    """The implementations that failed the probe before, each with the reason."""
 
     def warn(self) -> None:
-        """Log a warning for each way that comes before this one and is not used."""
+        """Log a warning for each implementation that failed the probe."""
         for reason in self.refused:
             log.warning("attention: not %s; %s, which may be slower, takes its place", reason, self.way)
 
@@ -62,36 +64,30 @@ class Attention:
 
         The model may be wrapped for several devices.
         """
-        with exact_logits(model):
-            return self._logits(model, packed)
-
-    def _logits(self, model: Any, packed: Packed) -> Any:
         device = next(model.parameters()).device
-        if self.way == "padded":
-            return _padded(model, packed, device)
-        inputs = tensors(packed, device)
-        if self.way == "segments":
-            inputs["segments"] = segments_of(packed, device)
-        elif self.way == "flex":
-            inputs["attention_mask"] = block_mask(packed, device)
-            inputs["kernel_options"] = ONE_KERNEL
-        else:
-            inputs["attention_mask"] = _dense(packed, device, self.implementation, _dtype(model))
-        return model(**inputs, use_cache=False).logits[0]
+        with exact_logits(model):
+            if self.way == "padded":
+                return _padded(model, packed, device)
+            inputs = tensors(packed, device)
+            if self.way == "segments":
+                inputs["segments"] = segments_of(packed, device)
+            elif self.way == "flex":
+                inputs |= {"attention_mask": block_mask(packed, device), "kernel_options": ONE_KERNEL}
+            else:
+                inputs["attention_mask"] = _dense(packed, device, self.implementation, _dtype(model))
+            return model(**inputs, use_cache=False).logits[0]
 
 
 def choose_attention(
     model: Any, wanted: Way | Literal["auto"], targets: int, longest: int, autocast: Autocast = nullcontext
 ) -> Attention:
-    """Set a model (with or without its adapter) to the first way that passes the probe; `auto` tries all that fit.
+    """Set a model (with or without its adapter) to the first implementation that passes the probe.
 
-    `longest` is the length of the longest sequence that will be trained, `autocast` makes the context in which the
-    trainer calls the model. Gradient checkpointing must be as in training. Each way that is expected and fails is a
-    warning. Raises `InputError` if the way that was named, or every way, fails: with `targets` > 1 there may be none
-    for a model whose layers do not attend. Where one failed for lack of memory, that error is raised instead.
+    `auto` tries those of `ways_on`. `longest` is the length of the longest training sequence, `autocast` makes the
+    context in which the trainer calls the model. Gradient checkpointing must be as in training. Each failure is a
+    warning. Raises `InputError` if the named implementation, or every one, fails: with `targets` > 1 none may fit a
+    model with layers other than attention. Raises the error of a lack of memory instead, if one failed for that.
     """
-    import torch
-
     base = _transformer(model)
     own = base.config._attn_implementation
     own = "sdpa" if own == SEGMENTS else own
@@ -129,25 +125,23 @@ def choose_attention(
 
 
 def ways_on(device: Any) -> list[Way]:
-    """What `auto` tries on a device, in this order; FlexAttention is compiled for CUDA."""
+    """The implementations that `auto` tries on a device, in this order."""
     flex: list[Way] = ["flex"] if device.type == "cuda" else []
     return [*flex, "segments", "mask", "padded"]
 
 
 def check_compiler(device: Any) -> None:
-    """FlexAttention is compiled by Triton on CUDA; without it PyTorch would compute all scores."""
+    """Raise `WorkError` on CUDA without Triton, which compiles FlexAttention: PyTorch would compute all scores."""
     if device.type == "cuda" and find_spec("triton") is None:
         raise WorkError("Triton, which compiles it, is not installed")
 
 
 def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Autocast = nullcontext) -> None:
-    """Raise `WorkError` unless packed prompts give what their sequences give alone with the attention `own`.
+    """Raise `WorkError` unless packed prompts give the results of their sequences alone with the attention `own`.
 
-    Logits and gradients are compared, on prompts of up to `longest` tokens, in training mode, so that layers are
-    checkpointed if they are in training. Gradients that the weights hold are lost.
+    Compares logits and gradients on prompts of up to `longest` tokens, in training mode, so that gradient checkpointing
+    is as in training. Clears the gradients of the weights.
     """
-    import torch
-
     base = _transformer(model)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     packed, changed = (
@@ -171,9 +165,7 @@ def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Au
 
 
 def _compare_logits(packed: Packed, together: Any, alone: Any, elsewhere: Any, tolerance: tuple[float, float]) -> None:
-    """Of a probe's sequences, each (r, vocabulary): packed, alone, and packed with a change in the first block."""
-    import torch
-
+    """Compare the logits (r, vocabulary) of sequences packed, alone, and packed with a change in the first block."""
     scale = alone.std()
     largest, still = tolerance
     apart = float((together - alone).abs().mean() / scale)
@@ -181,7 +173,7 @@ def _compare_logits(packed: Packed, together: Any, alone: Any, elsewhere: Any, t
         raise WorkError(f"the probe's logits are {apart:.2g} standard deviations off those of sequences alone")
     same = torch.ones(len(alone), dtype=torch.bool, device=alone.device)
     first = packed.targets.size // packed.block.size
-    same[:first] = False  # the tokens of the first block, in which something was changed
+    same[:first] = False  # the first block has the change
     moved = float((together - elsewhere)[same].abs().mean() / scale)
     if not moved <= still:
         raise WorkError(f"a change in one block moves the logits of others by {moved:.2g} standard deviations")
@@ -190,7 +182,7 @@ def _compare_logits(packed: Packed, together: Any, alone: Any, elsewhere: Any, t
 
 
 def _compare_gradients(ours: dict[str, Any], theirs: dict[str, Any], tolerance: tuple[float, float, float]) -> None:
-    """Of each weight, with packed prompts and with sequences alone."""
+    """Compare each weight's gradient with packed prompts and with sequences alone."""
     average, largest, least = tolerance
     norms = {name: float(gradient.norm()) for name, gradient in theirs.items()}
     least *= sum(norms.values()) / max(1, len(norms))
@@ -209,13 +201,7 @@ def _compare_gradients(ours: dict[str, Any], theirs: dict[str, Any], tolerance: 
 
 
 def _learn(model: Any, autocast: Autocast, passes: Iterable[tuple[Packed, Callable[[], Any]]]) -> tuple[Any, Any]:
-    """The logits (r, vocabulary) of all passes, in float32, and the gradients of their loss by name of the weight.
-
-    What cannot be differentiated raises its error here.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
+    """The logits (r, vocabulary) of all passes, in float32, and the gradients of their loss by name of the weight."""
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     found = []
     model.zero_grad(set_to_none=True)
@@ -236,43 +222,40 @@ def _learn(model: Any, autocast: Autocast, passes: Iterable[tuple[Packed, Callab
 
 @contextmanager
 def _as_in_training(model: Any) -> Iterator[None]:
-    """Let a model compute what it does in training, without dropout."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        with without_dropout(model):
-            yield
-    finally:
-        for module, was in modes:
-            module.training = was
+    """Set a model to training mode without dropout."""
+    with _attributes((module, "training", True) for module in model.modules()), without_dropout(model):
+        yield
 
 
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
-    """Let a model compute what it does in eval mode, in the mode that it is in.
+    """Let a model compute as in eval mode without a change of its mode.
 
     In eval mode bitsandbytes packs 4-bit weights anew for the CPU, and trains wrongly with them from then on.
     """
-    import torch
+    modules = [module for module in model.modules() if module.training]
+    dropouts = [(module, "training", False) for module in modules if isinstance(module, torch.nn.Dropout)]
+    attending = [(m, "attention_dropout", 0.0) for m in modules if getattr(m, "attention_dropout", 0)]
+    with _attributes([*dropouts, *attending]):
+        yield
 
-    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training]
-    attending = [m for m in model.modules() if getattr(m, "attention_dropout", 0) and m.training]
-    shares = [m.attention_dropout for m in attending]
-    for module in dropouts:
-        module.training = False
-    for module in attending:
-        module.attention_dropout = 0.0
+
+@contextmanager
+def _attributes(values: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes of modules for the length of the context."""
+    before = []
+    for module, name, value in values:
+        before.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for module in dropouts:
-            module.training = True
-        for module, share in zip(attending, shares, strict=True):
-            module.attention_dropout = share
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 def _alone(model: Any, packed: Packed) -> Iterator[tuple[Packed, Callable[[], Any]]]:
-    """Each sequence by itself, and what computes its logits (r, vocabulary)."""
+    """Each sequence by itself, and a function that computes its logits (r, vocabulary)."""
     for i in range(packed.block.size):
         sequence = packed.alone(i)
         inputs = tensors(sequence, next(model.parameters()).device)
@@ -285,9 +268,9 @@ def _alone(model: Any, packed: Packed) -> Iterator[tuple[Packed, Callable[[], An
 
 
 def _probe_prompts(vocabulary: int, longest: int, several: bool, change: bool) -> Packed:
-    """Prompts of random tokens, the first of them `longest`; with `change`, a token of the first block is another.
+    """Prompts of random tokens, the first of `longest`; `change` replaces one token of the first block.
 
-    The others are short: a pass in training has room for little more than one prompt, for all that is known here.
+    The others are short: a pass in training may have room for only one prompt of that length.
     """
     draw = np.random.default_rng(5)
     sizes = [2, 1, 3] if several else [1, 1]
@@ -310,11 +293,11 @@ def _probe_prompts(vocabulary: int, longest: int, several: bool, change: bool) -
 
 @dataclass(frozen=True)
 class Segments:
-    """How a packed sequence falls into pieces, for `segments` attention.
+    """The pieces of a packed sequence, for `segments` attention.
 
-    The pieces follow each other, of `sizes` tokens: of each prompt the prefix, if it has one, then its blocks in
-    chunks. `prompts` says of each whether it has a prefix, and the masks of its chunks (queries, keys), over prefix
-    and chunk; None where a prompt is one causal sequence.
+    Consecutive pieces have `sizes` tokens: of each prompt the prefix, if it has one, then its blocks in chunks.
+    `prompts` holds for each whether it has a prefix, and the masks (queries, keys) of its chunks, over prefix and
+    chunk; None for a prompt that is one causal sequence.
     """
 
     sizes: list[int]
@@ -323,8 +306,6 @@ class Segments:
 
 def segments_of(packed: Packed, device: Any) -> Segments:
     """The segments of a packed sequence, masks on `device`."""
-    import torch
-
     sizes: list[int] = []
     prompts: list[tuple[bool, list[Any]]] = []
     for k, (begin, end) in enumerate(zip(packed.prefix.tolist(), packed.prefix_end.tolist(), strict=True)):
@@ -363,11 +344,8 @@ def attend(
     **others: Any,
 ) -> tuple[Any, None]:
     """Attention over packed prompts, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
     if segments is None:
-        raise ValueError("the model does not pass on who sees whom")
+        raise ValueError("the model does not pass on the segments")
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
             raise ValueError(f"the model's attention has a {name}")
@@ -379,7 +357,7 @@ def attend(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
         )
 
-    # Split at once, not cut piece by piece: the gradient of each cut would be a tensor as large as the whole.
+    # One split instead of slices: the gradient of each slice would be a tensor of the whole size.
     pieces = zip(*(x.split(segments.sizes, dim=2) for x in (query, key, value)), strict=True)
     found = []
     for prefix, masks in segments.prompts:
@@ -404,7 +382,6 @@ def _repeat(x: Any, times: int) -> Any:
 
 def block_mask(packed: Packed, device: Any) -> Any:
     """FlexAttention's block mask of a packed sequence."""
-    import torch
     from torch.nn.attention.flex_attention import create_block_mask
 
     prompt, block = (torch.from_numpy(owner).to(device) for owner in packed.owners())
@@ -417,8 +394,6 @@ def block_mask(packed: Packed, device: Any) -> Any:
 
 def _dense(packed: Packed, device: Any, implementation: str, dtype: Any) -> Any:
     """The mask as a (1, 1, t, t) tensor; added to the scores by an eager attention."""
-    import torch
-
     mask = torch.from_numpy(packed.mask()).to(device)[None, None]
     if implementation != "eager":
         return mask
@@ -426,9 +401,7 @@ def _dense(packed: Packed, device: Any, implementation: str, dtype: Any) -> Any:
 
 
 def _padded(model: Any, packed: Packed, device: Any) -> Any:
-    """The logits of sequences of one target each, a row each: a causal model does not see what pads on the right."""
-    import torch
-
+    """The logits of sequences of one target each, a row each: causal attention ignores padding on the right."""
     length = packed.block_end - packed.block
     ids = torch.zeros(length.size, int(length.max()), dtype=torch.long)
     for row, (begin, end) in enumerate(zip(packed.block.tolist(), packed.block_end.tolist(), strict=True)):
@@ -440,13 +413,13 @@ def _padded(model: Any, packed: Packed, device: Any) -> Any:
 
 
 def _implementations(way: Way, own: str) -> list[str]:
-    """What transformers calls the implementations of a way."""
+    """The names in transformers of a way's implementations."""
     named: dict[Way, list[str]] = {"segments": [SEGMENTS], "flex": ["flex_attention"], "padded": [own]}
     return named.get(way, ["sdpa", "eager"])
 
 
 def check_window(config: Any, longest: int) -> None:
-    """A model that sees only so far back would see what it must not, or the other way round, in packed prompts."""
+    """Raise `WorkError` if the longest sequence exceeds a model's attention window: packing moves its edge."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or [])
     local = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
@@ -471,10 +444,4 @@ def _name(base: Any) -> str:
     return str(getattr(base, "name_or_path", "") or type(base).__name__)
 
 
-def _register(function: Callable[..., Any]) -> None:
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(SEGMENTS, function)
-
-
-_register(attend)
+AttentionInterface.register(SEGMENTS, attend)

@@ -1,8 +1,8 @@
-"""Checkpoints: which one a run may go on from, and how a run is asked to stop.
+"""Checkpoints: from which one a run resumes, and how a signal stops a run.
 
-A checkpoint is believed if it was marked after its last file was on the disk, the files still have the sizes that
-the mark says, and the folder's fingerprint says that model, data and options are those of this run. An older one goes
-only when a newer one is marked, and loses its mark first: whenever a process is killed, one that is whole stays.
+A run resumes from a checkpoint if three things hold: it was marked after its last file was on the disk, its files still
+have the sizes in the mark, and the folder's fingerprint has this run's model, data and options. An older checkpoint is
+removed only after a newer one is marked, its mark first: a process killed at any time leaves a whole one.
 """
 
 import logging
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from palate.errors import WorkError, first_line
 from palate.store.artifacts import files_of, sync, write_json
 from palate.store.keys import damage_in, reason, recorded
 
@@ -28,29 +29,30 @@ WHOLE = "whole"
 def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
     """The last whole checkpoint of a run with this fingerprint; None to start anew.
 
-    Checkpoints of another run are set aside in a folder beside it, half-written ones removed; the log says why.
+    Moves checkpoints of another run to a folder beside it and removes half-written ones; the log gives the reason.
     """
-    believed = recorded(folder / FINGERPRINT)
+    found = recorded(folder / FINGERPRINT)
     checkpoints = _checkpoints(folder)
-    why = reason(believed, fingerprint) if believed else "they do not say what they belong to"
+    why = reason(found, fingerprint) if found else "they do not say what they belong to"
     if checkpoints and why:
         aside = next(p for n in count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
         folder.rename(aside)
         log.info("training starts over, %s; the checkpoints of before are kept in %s", why, aside)
         checkpoints = []
-    for checkpoint in [c for c in checkpoints if not is_whole(c)]:
-        log.info("checkpoint %s is half-written and not used", checkpoint)
-        discard(checkpoint)
-        checkpoints.remove(checkpoint)
+    whole = [checkpoint for checkpoint in checkpoints if is_whole(checkpoint)]
+    for checkpoint in checkpoints:
+        if checkpoint not in whole:
+            log.info("checkpoint %s is half-written and not used", checkpoint)
+            discard(checkpoint)
     write_json(folder / FINGERPRINT, dict(fingerprint))
-    if not checkpoints:
+    if not whole:
         return None
-    log.info("training goes on from %s", checkpoints[-1])
-    return checkpoints[-1]
+    log.info("training goes on from %s", whole[-1])
+    return whole[-1]
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Have every file of a checkpoint on the disk, then say so: the mark names them with their sizes."""
+    """Sync every file of a checkpoint to the disk, then write the mark: their names and sizes."""
     files = {name: path for name, path in files_of(checkpoint).items() if path.name != WHOLE}
     for path in files.values():
         sync(path)
@@ -60,48 +62,64 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was marked and its files are still as large as then."""
+    """Whether a checkpoint has a mark and its files have the sizes in it."""
     sizes = recorded(checkpoint / WHOLE)
     return bool(sizes) and damage_in(checkpoint, sizes) is None
 
 
 def discard(checkpoint: Path) -> None:
-    """Remove a checkpoint, its mark first: one that is half removed is not believed."""
+    """Remove a checkpoint, its mark first, so that no run resumes from a half-removed one."""
     (checkpoint / WHOLE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def rotate(folder: Path, limit: int, best: str | None) -> None:
-    """Leave the last `limit` checkpoints; of these the place of the oldest goes to the best, if it is older."""
+    """Keep the last `limit` checkpoints; an older best one takes the place of the oldest of them."""
     checkpoints = _checkpoints(folder)
     kept = checkpoints[-limit:]
-    best_one = [checkpoint for checkpoint in checkpoints if best is not None and checkpoint.name == Path(best).name]
-    if best_one and best_one[0] not in kept:
-        kept = best_one + (kept[1:] or kept)
+    older = [checkpoint for checkpoint in checkpoints[:-limit] if best and checkpoint.name == Path(best).name]
+    kept = older + (kept[1:] or kept) if older else kept
     for checkpoint in checkpoints:
         if checkpoint not in kept:
             discard(checkpoint)
 
 
 def going_on(folder: Path) -> str:
-    """What the same command will do next, in words."""
+    """What the same command does next, for an error message."""
     whole = [checkpoint for checkpoint in _checkpoints(folder) if is_whole(checkpoint)]
     if not whole:
         return "no checkpoint was written yet: the same command begins anew"
     return f"the last checkpoint is {whole[-1]}: the same command goes on from there"
 
 
+def unwritten(checkpoint: Path, error: Exception) -> WorkError | None:
+    """Remove a checkpoint if it is half-written; returns the error that says why it could not be written."""
+    if not checkpoint.is_dir() or is_whole(checkpoint):
+        return None
+    discard(checkpoint)  # the space is needed
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    reason = str(cause.strerror) if isinstance(cause, OSError) else first_line(error)
+    if cause is None and ("space left" in reason or "unexpected pos" in reason):  # safetensors, torch
+        reason = "the disk is full"
+    free = shutil.disk_usage(checkpoint.parent).free / 1e6
+    return WorkError(
+        f"{checkpoint}: cannot be written: {reason} ({free:,.0f} MB are free there); {going_on(checkpoint.parent)}"
+    )
+
+
 def _checkpoints(folder: Path) -> list[Path]:
-    """All that look like checkpoints, the earliest first."""
+    """All folders named as checkpoints, the earliest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that work ends after the step at hand; a second one ends it at once.
+    """Records Ctrl-C and SIGTERM, so that training ends after the current step; a second signal ends it at once.
 
-    A context manager; in other threads than the main one it notes nothing. What comes less than `echo` seconds after
-    the first is taken for the same: a launcher passes on what the terminal may have sent to all.
+    A context manager that works in the main thread only. A signal less than `echo` seconds after the first counts as
+    the same: a launcher may pass on one that the terminal has sent to all processes.
     """
 
     def __init__(self, echo: float = 0.0) -> None:

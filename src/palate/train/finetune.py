@@ -8,7 +8,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
@@ -26,9 +29,12 @@ from palate.models.method import attach, held_in
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
+from palate.train.answers import AnswerTrainer, auc
+from palate.train.attention import choose_attention
 from palate.train.card import RUN, write_card
-from palate.train.checkpoints import StopRequest, going_on, resume_from
+from palate.train.checkpoints import StopRequest, going_on, resume_from, unwritten
 from palate.train.processes import Processes, join, sharding
+from palate.train.report import LOG, EarlyStop, Report
 from palate.train.schedule import Schedule, schedule_of
 from palate.train.training_prompts import TrainingPrompts, prompts_of
 
@@ -39,48 +45,56 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKPOINTING = {"use_reentrant": False}
-"""How layers are checkpointed, by the trainer and in the probe of the attention."""
+"""Options of gradient checkpointing, for the trainer and for the probe of the attention."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run came to."""
+    """The result of a training run."""
 
     adapter: Path
     samples: int
-    """Those trained at least once; fewer than were drawn if the steps ended before."""
+    """Samples trained at least once; fewer than were drawn if `max_steps` ends the run earlier."""
     samples_available: int
     steps: int
     resumed_at: int
-    """The step that the run went on from; 0 if it began anew."""
+    """The step of the checkpoint that the run resumed from; 0 if it started anew."""
     seconds: float
     """Time of this run's steps, without loading and tokenizing."""
     waited: float
-    """Seconds of these in which the device had no samples to go on with: they are composed between its steps."""
+    """Seconds of these in which the device was idle until the next step's samples were composed."""
     prompts: int
-    """Prompts that the samples stand in."""
+    """Number of prompts that hold the samples."""
     liked: float
-    """Share of samples that are a Yes."""
+    """Share of samples with the answer Yes."""
     best_step: int | None
     """The step whose weights were kept; None: the last."""
     train_loss: float | None
     """Mean over the last tenth of the logged steps (of all steps if none was logged), per labelled token.
 
-    None where none was logged and the run is the second leg of an interrupted one.
+    None if no step was logged and the run resumed from a checkpoint.
     """
     eval_loss: float | None
     """Per token of the response."""
     eval_decision_loss: float | None
-    """Per answer: of the token that decides alone."""
+    """Per answer: of the decision token alone."""
     eval_auc: float | None
     trained_weights: int
     attention: str
-    """How the targets of a prompt were kept apart."""
+    """The attention implementation that keeps the targets of a prompt apart."""
     attention_refused: tuple[str, ...]
-    """The ways that come before it and failed the probe, each with the reason."""
+    """The implementations before it that failed the probe, each with the reason."""
     dtype: str
     peak_memory: int
-    """Largest resident memory of the process so far, or memory of the GPU, in bytes."""
+    """Peak resident memory of the process, or peak memory of the GPU, in bytes."""
+
+
+class _Fit(NamedTuple):
+    """What the training loop and the final evaluation return."""
+
+    train_loss: float
+    seconds: float
+    metrics: dict[str, float]
 
 
 def train(
@@ -94,8 +108,8 @@ def train(
 ) -> TrainResult:
     """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.
 
-    `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which are tokenized
-    here. `train.max_samples` of them are drawn with the seed. A run that was interrupted goes on from its last
+    `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which this function
+    tokenizes. `train.max_samples` of them are drawn with the seed. An interrupted run resumes from its last
     checkpoint if model, data and options are the same. Ctrl-C and SIGTERM end with a checkpoint.
 
     Raises `InputError` for a model or options that do not fit, `WorkError` if training was stopped, the
@@ -116,84 +130,98 @@ def train(
     started = time.monotonic()
     try:
         with quiet():
-            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints, console)
+            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:  # an option that PEFT or transformers refuses
-        explained = _explained(error, 0, checkpoints)
-        if explained is not error:
-            raise explained from error
-        raise InputError(textwrap.shorten(str(error), 200), "train") from error
-    # Only now, when nothing is left to refuse: checkpoints of other options are set aside.
+        explained = _explained(error, None, checkpoints)
+        raise explained or InputError(textwrap.shorten(str(error), 200), "train") from error
+    trainer.console = console
+    # Only now, when nothing is left to refuse, are checkpoints of other options moved away.
     checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
     with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
-        from palate.train.report import LOG, Report
-
         report = Report(stop, out / LOG, schedule, console, processes)
         trainer.add_callback(report)
-        try:
-            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            seconds = time.monotonic() - started
-            report.close()
-            metrics = {} if stop.signal else trainer.evaluate()
-        except KeyboardInterrupt:
-            if stop.signal is None:
-                raise
-            raise InterruptedWorkError(f"stopped at once by a second signal; {going_on(checkpoints)}") from None
-        except (MemoryError, RuntimeError, OSError) as error:
-            raise _explained(error, trainer.state.global_step + 1, checkpoints) from error
-        finally:
-            report.close()
-        if stop.signal is not None:  # after the last step too: what was to follow has been called off
-            raise InterruptedWorkError(
-                f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-                + going_on(checkpoints)
-            )
-    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    last = history[-max(1, len(history) // 10) :]
-    result = TrainResult(
-        adapter=out / "adapter",
-        samples=min(prompts.train.order.size, trainer.state.global_step * schedule.samples_per_step),
+        fit = _fit(trainer, stop, report, checkpoint, started)
+    result = _result(config, out / "adapter", trainer, prompts, report, fit)
+    weights = trainer.trained_weights()
+    if processes.is_first:
+        facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
+        save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
+        write_card(result.adapter, config)
+    processes.wait()  # no process returns before the adapter is written
+    log.info(
+        "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
+        result.samples,
+        clock(result.seconds),
+        100 * result.waited / result.seconds,
+        "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
+        "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
+        result.peak_memory / 1e9,
+        result.adapter,
+    )
+    trainer.attention.warn()  # again, at the end of the run's log
+    return result
+
+
+def _fit(trainer: AnswerTrainer, stop: StopRequest, report: Report, checkpoint: Path | None, started: float) -> _Fit:
+    """Train and evaluate; raises `InterruptedWorkError` after a signal."""
+    checkpoints = Path(trainer.args.output_dir)
+    try:
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - started
+        report.close()
+        metrics = {} if stop.signal else trainer.evaluate()
+    except KeyboardInterrupt:
+        if stop.signal is None:
+            raise
+        raise InterruptedWorkError(f"stopped at once by a second signal; {going_on(checkpoints)}") from None
+    except Exception as error:
+        explained = _explained(error, trainer.state.global_step, checkpoints)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        report.close()
+    if stop.signal is not None:  # after the last step too: a signal cancels evaluation and adapter
+        raise InterruptedWorkError(
+            f"stopped by {stop.signal} at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            + going_on(checkpoints)
+        )
+    return _Fit(outcome.training_loss, seconds, metrics)
+
+
+def _result(
+    config: Config, adapter: Path, trainer: AnswerTrainer, prompts: TrainingPrompts, report: Report, fit: _Fit
+) -> TrainResult:
+    state = trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    last = losses[-max(1, len(losses) // 10) :]
+    return TrainResult(
+        adapter=adapter,
+        samples=min(prompts.train.order.size, state.global_step * trainer.schedule.samples_per_step),
         samples_available=prompts.available,
         prompts=len(prompts.train),
         liked=float(prompts.train.labels.mean()),
-        steps=trainer.state.global_step,
-        best_step=trainer.state.best_global_step if config.train.looks_for_best else None,
+        steps=state.global_step,
+        best_step=state.best_global_step if config.train.looks_for_best else None,
         resumed_at=report.resumed_at,
-        seconds=seconds,
+        seconds=fit.seconds,
         waited=trainer.waited,
-        train_loss=sum(last) / len(last) if last else None if report.resumed_at else outcome.training_loss,
-        eval_loss=metrics.get("eval_loss"),
-        eval_decision_loss=metrics.get("eval_decision_loss"),
-        eval_auc=metrics.get("eval_auc"),
+        train_loss=sum(last) / len(last) if last else None if report.resumed_at else fit.train_loss,
+        eval_loss=fit.metrics.get("eval_loss"),
+        eval_decision_loss=fit.metrics.get("eval_decision_loss"),
+        eval_auc=fit.metrics.get("eval_auc"),
         trained_weights=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         attention=trainer.attention.way,
         attention_refused=trainer.attention.refused,
         dtype=str(best_dtype(config.model.dtype)).removeprefix("torch."),
         peak_memory=_peak_memory(),
     )
-    weights = trainer.trained_weights()
-    if processes.is_first:
-        facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
-        write_card(result.adapter, config)
-    processes.wait()  # what this returns is there
-    log.info(
-        "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
-        result.samples,
-        clock(seconds),
-        100 * result.waited / seconds,
-        "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
-        "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
-        result.peak_memory / 1e9,
-        result.adapter,
-    )
-    trainer.attention.warn()  # once more, where the run's lines end
-    return result
 
 
 def _fingerprint(config: Config, prompts: TrainingPrompts, weights: str) -> dict[str, Any]:
-    """Everything that decides what is trained, in which order; not how often it is reported or saved."""
+    """Everything that determines the weights of each step; not how often they are logged or saved."""
     options = config.train.decisive()
-    del options["max_samples"], options["draw_by"]  # the data's hash is of the samples that were drawn
+    del options["max_samples"], options["draw_by"]  # the data's hash covers the drawn samples only
     data = {"data": prompts.train.identity}
     if config.train.looks_for_best and prompts.evaluated is not None:
         data["evaluated"] = prompts.evaluated.identity
@@ -201,10 +229,10 @@ def _fingerprint(config: Config, prompts: TrainingPrompts, weights: str) -> dict
     return {**data, "base weights": weights, "seed": config.train_seed, **model, **options}
 
 
-def _loading_device(config: Config) -> Any:
-    """Where the base model is put before training; None for where it is trained.
+def _loading_device(config: Config) -> torch.device | None:
+    """The device on which the base model is loaded; None for the one on which it is trained.
 
-    What is spread over the devices may not fit into one of them.
+    A model that is sharded over the devices may not fit into one of them.
     """
     if sharding() not in ("fsdp2", "zero3"):
         return None
@@ -212,13 +240,11 @@ def _loading_device(config: Config) -> Any:
         raise InputError(
             f"{config.model.quantization} cannot be spread over devices, expected none, or DDP", "model.quantization"
         )
-    import torch
-
     return torch.device("cpu")
 
 
 def _layout(processes: Processes) -> dict[str, Any]:
-    """What says which runs can read a checkpoint: those on any number of devices, unless DeepSpeed wrote it."""
+    """The sharding that a checkpoint depends on; a run on another number of devices cannot read DeepSpeed's."""
     how = sharding()
     if how is None:
         return {}
@@ -226,37 +252,54 @@ def _layout(processes: Processes) -> dict[str, Any]:
 
 
 def _trainer(
-    config: Config,
-    model: Any,
-    chat: Chat,
-    schedule: Schedule,
-    prompts: TrainingPrompts,
-    folder: Path,
-    console: "Console | None",
-) -> Any:
-    """transformers' trainer with PEFT's adapter; nothing in it prints."""
-    import torch
-    from transformers import PrinterCallback, TrainingArguments, set_seed
+    config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: TrainingPrompts, folder: Path
+) -> AnswerTrainer:
+    """A trainer of the model with PEFT's adapter; it prints nothing."""
+    options = config.train
+    _check_validation(config, prompts)
+    args = _arguments(config, schedule, prompts, folder)
+    # `prepare_model_for_kbit_training` is not called: PEFT freezes a model in 4 bits, and an upcast of embeddings and
+    # head to float32 (5 GB for Qwen3-8B) has no benefit.
+    set_seed(config.train_seed)
+    peft = attach(model, options)
+    if options.gradient_checkpointing:
+        peft.enable_input_require_grads()
+        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
+    answers = chat.decision.yes_id, chat.decision.no_id
+    trainer = AnswerTrainer(peft, args, schedule, answers, prompts.evaluated, options.ranking_weight)
+    longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
+    trainer.attention = choose_attention(
+        peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast
+    )
+    trainer.remove_callback(PrinterCallback)
+    if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate would use DDP without a message
+        raise InputError(f"accelerate does not shard a model on {device().type}, expected a GPU, or DDP", "fsdp_config")
+    if options.early_stopping is not None:
+        trainer.add_callback(EarlyStop(options.early_stopping))
+    return trainer
 
-    from palate.train.answers import AnswerTrainer, auc
-    from palate.train.attention import choose_attention
-    from palate.train.report import EarlyStop
 
+def _check_validation(config: Config, prompts: TrainingPrompts) -> None:
+    """Raise `InputError` if the best weights are wanted and the validation samples have no AUC."""
+    if not config.train.looks_for_best:
+        return
+    if prompts.evaluated is None:
+        raise InputError("there are no validation samples to find the best weights on", config.data_path)
+    if auc(prompts.evaluated.labels, prompts.evaluated.labels.astype(float)) is None:
+        raise InputError("all validation samples have one answer, so that there is no AUC", config.data_path)
+
+
+def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, folder: Path) -> TrainingArguments:
     options, on = config.train, device()
     evaluated = options.eval_steps is not None and prompts.evaluated is not None
-    if options.looks_for_best:
-        if prompts.evaluated is None:
-            raise InputError("there are no validation samples to find the best weights on", config.data_path)
-        if auc(prompts.evaluated.labels, prompts.evaluated.labels.astype(float)) is None:
-            raise InputError("all validation samples have one answer, so that there is no AUC", config.data_path)
-    args = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         max_steps=schedule.steps,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.scheduler,
-        # transformers 5 reads a value below 1 as a share of all steps. The first warm-up step has a rate of 0: where it
-        # is the only one, nothing would be learned.
+        # transformers 5 reads a value below 1 as a share of all steps. The first warm-up step has a learning rate of 0:
+        # a run of one step would learn nothing.
         warmup_steps=options.warmup_ratio if schedule.steps > 1 else 0,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
@@ -269,6 +312,7 @@ def _trainer(
         eval_steps=options.eval_steps,
         save_strategy="steps",
         save_steps=options.eval_steps if options.looks_for_best else options.save_steps,
+        save_total_limit=options.save_total_limit,
         load_best_model_at_end=options.looks_for_best,
         metric_for_best_model="auc" if options.looks_for_best else None,
         greater_is_better=True if options.looks_for_best else None,
@@ -282,51 +326,25 @@ def _trainer(
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )
-    # A model in 4 bits is not passed through `prepare_model_for_kbit_training`: PEFT freezes it, and the upcast of
-    # embeddings and head to float32 (5 GB for Qwen3-8B) buys nothing.
-    set_seed(config.train_seed)
-    peft = attach(model, options)
-    if options.gradient_checkpointing:
-        peft.enable_input_require_grads()
-        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
-    answers = chat.decision.yes_id, chat.decision.no_id
-    kept = options.save_total_limit
-    trainer = AnswerTrainer(
-        peft, args, schedule, None, answers, prompts.evaluated, kept, console, options.ranking_weight
-    )
-    longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
-    trainer.attention = choose_attention(
-        peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast
-    )
-    trainer.remove_callback(PrinterCallback)
-    if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate says nothing, and does DDP
-        raise InputError(f"accelerate does not shard a model on {on.type}, expected a GPU, or DDP", "fsdp_config")
-    if options.early_stopping is not None:
-        trainer.add_callback(EarlyStop(options.early_stopping))
-    return trainer
 
 
-def _explained(error: Exception, step: int, checkpoints: Path) -> Exception:
-    """What went wrong and what helps, for the failures that every trainer meets; `step` 0 is before the first."""
-    import torch
-
+def _explained(error: Exception, step: int | None, checkpoints: Path) -> WorkError | None:
+    """The cause and remedy if memory or disk are exhausted, else None; `step` steps are done, None before training."""
     text = str(error)
-    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
-    if memory or "bad_alloc" in text:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "bad_alloc" in text:
         return WorkError(
-            f"out of memory{f' at step {step}' if step else ''}: try a smaller train.tokens_per_batch (or "
+            f"out of memory{'' if step is None else f' at step {step + 1}'}: try a smaller train.tokens_per_batch (or "
             "train.batch_size with more train.gradient_accumulation), or train.gradient_checkpointing=true, which go "
             "on from the last checkpoint, or model.quantization=nf4, which starts over"
         )
-    if isinstance(error, OSError):
+    failed = None if step is None else unwritten(checkpoints / f"checkpoint-{step}", error)
+    if failed is None and isinstance(error, OSError):
         return WorkError(f"{error.filename or checkpoints}: {error.strerror or text}; {going_on(checkpoints)}")
-    return error
+    return failed
 
 
 def _peak_memory() -> int:
     import resource
-
-    import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
