@@ -231,7 +231,7 @@ def expect_to_go_on(run: Path, batch: Path, out: Path, capsys: pytest.CaptureFix
     assert not out.exists()
     capsys.readouterr()
     assert main(all_users(run, out)) == 0
-    assert re.search(r"resuming: ([2-9]|1[0-3]) of 14 users", capsys.readouterr().err)
+    assert re.search(r"resumes: ([2-9]|1[0-3]) of 14 users", capsys.readouterr().err)
     assert pl.read_parquet(out).equals(pl.read_parquet(batch))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 

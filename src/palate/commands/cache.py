@@ -61,7 +61,7 @@ def show_caches(*, kind: str | None = None, verify: bool = False, as_json: bool 
     if as_json:
         _print_json({"folder": str(cache.folder), "size": size, "items": [_described(item) for item in items]})
     elif not items:
-        _print(f"nothing is kept in {cache.folder}")
+        _print(f"the cache is empty: {cache.folder}")
     else:
         console.out.print(table(items, console.out.width, time.time()))
         remark = f"; {decimal(_size(useless))} of it useless, palate cache --prune removes that" if useless else ""
