@@ -1,4 +1,4 @@
-"""The model card of an adapter: what it was made from, how, and what it reaches."""
+"""The model card of an adapter: its origin, training and metrics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,58 +27,25 @@ def write_card(
     """
     about, run = read_json(adapter / ABOUT), read_json(adapter / RUN)
     data_manifest = data_manifest or run.get("data_manifest")
-    base = about["base"]
-    kind = _kind(config, base["quantization"])
+    base, decision = about["base"], about["decision"]
+    tag, what = _kind(config, base["quantization"])
     head = {
         "base_model": base["name"],
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["palate", "recommendation", kind],
+        "tags": ["palate", "recommendation", tag],
     }
-    lora, training = config.train.lora, config.train
-    trained = {"LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}"}
-    if training.method == "full":
-        trained = {"method": "full: all linear layers and norms, written beside the base"}
-    decision = about["decision"]
     answers = ", ".join(f"{name} `{decision[name]['text']}` = {decision[name]['id']}" for name in ("yes", "no"))
     before = f" after `{decision['response_before']!r}`" if decision["response_before"] else ""
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {config.name}",
-        f"{_WHAT[kind]} to answer whether a user will like an item, from the items that the user rated "
+        f"{what} to answer whether a user will like an item, from the items that the user rated "
         "before. P(like) is the softmax over the two answers' logits at the decision token.",
-        "## Metrics" + "\n\n" + _table(metrics) if metrics else "",
-        "## Made from\n\n"
-        + _facts(
-            {
-                "base model": base["name"] + (f" at {base['revision']}" if base["revision"] else ""),
-                "base weights": base.get("weights_from") or "as published",
-                "base in": _held_in(config, base["quantization"]) or run["dtype"],
-                "data": config.ratings.source or str(config.data_path),
-                **_labels(config, data_manifest),
-                "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
-                f"history of {about['history_len']}",
-            }
-        ),
+        "## Metrics\n\n" + _table(metrics) if metrics else "",
+        "## Made from\n\n" + _facts(_origin(config, about, run, data_manifest)),
         _data(data_manifest),
-        "## Training\n\n"
-        + _facts(
-            {
-                **trained,
-                "trained weights": f"{run['trained_weights']:,}",
-                "learning rate": f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup_ratio:g}",
-                "batch": f"{training.batch_size} × {training.gradient_accumulation}",
-                **({"ranking loss": f"weight {weight:g}"} if (weight := training.ranking_weight) else {}),
-                "optimizer": training.optimizer,
-                "steps": run["steps"],
-                "seed": config.train_seed,
-                "loss": ", ".join(
-                    f"{run[key]:.4f} {where}"
-                    for key, where in (("train_loss", "training"), ("eval_loss", "on eval.json"))
-                    if run[key] is not None
-                ),
-            }
-        ),
+        "## Training\n\n" + _facts(_training(config, run)),
         "## Prompt\n\nThe base model's own chat template; sequences are cut on the left at "
         f"{about['cutoff_len']} tokens. The response is the answer{before}, then "
         f"`{decision['response_after']!r}`; token ids of the answers: {answers}.\n\n"
@@ -92,29 +59,56 @@ def write_card(
         file.write(("\n\n".join(section for section in sections if section) + "\n").encode())
 
 
-_WHAT = {
-    "lora": "A LoRA adapter",
-    "qlora": "A LoRA adapter",
-    "full-finetuning": "All layers of the base, trained",
-}
-
-
-def _kind(config: Config, quantization: str) -> str:
-    """What was trained, as the hub's tags call it."""
+def _kind(config: Config, quantization: str) -> tuple[str, str]:
+    """The hub's tag for the training method, and its description."""
     if config.train.method == "full":
-        return "full-finetuning"
-    return "lora" if quantization == "none" else "qlora"
+        return "full-finetuning", "All layers of the base, trained"
+    return "lora" if quantization == "none" else "qlora", "A LoRA adapter"
 
 
-def _held_in(config: Config, quantization: str) -> str | None:
-    """The format of quantized weights; None for others. A checkpoint that is stored quantized keeps its own."""
+def _origin(
+    config: Config, about: Mapping[str, Any], run: Mapping[str, Any], manifest: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Base model and data."""
+    base, held = about["base"], run["dtype"]
     if config.model.quantization == "nf4":
-        return "4 bits (NF4, double quantization)"
-    return None if quantization == "none" else f"{quantization}, as the checkpoint is stored"
+        held = "4 bits (NF4, double quantization)"
+    elif base["quantization"] != "none":
+        held = f"{base['quantization']}, as the checkpoint is stored"
+    return {
+        "base model": base["name"] + (f" at {base['revision']}" if base["revision"] else ""),
+        "base weights": base.get("weights_from") or "as published",
+        "base in": held,
+        "data": config.ratings.source or str(config.data_path),
+        **_labels(config, manifest),
+        "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
+        f"history of {about['history_len']}",
+    }
+
+
+def _training(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Options and losses."""
+    options, lora = config.train, config.train.lora
+    if options.method == "full":
+        method = {"method": "full: all linear layers and norms, written beside the base"}
+    else:
+        method = {"LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}"}
+    losses = {"train_loss": "training", "eval_loss": "on eval.json"}
+    return {
+        **method,
+        "trained weights": f"{run['trained_weights']:,}",
+        "learning rate": f"{options.learning_rate:g}, {options.scheduler}, warm-up {options.warmup_ratio:g}",
+        "batch": f"{options.batch_size} × {options.gradient_accumulation}",
+        **({"ranking loss": f"weight {options.ranking_weight:g}"} if options.ranking_weight else {}),
+        "optimizer": options.optimizer,
+        "steps": run["steps"],
+        "seed": config.train_seed,
+        "loss": ", ".join(f"{run[key]:.4f} {where}" for key, where in losses.items() if run[key] is not None),
+    }
 
 
 def _labels(config: Config, data_manifest: Mapping[str, Any] | None) -> dict[str, str]:
-    """Where splits and labels come from; Alpaca files of others have no manifest, and say both themselves."""
+    """Split and label threshold; Alpaca files of other programs have no manifest and bring their own labels."""
     options = config.prepare
     if not data_manifest:
         return {"answers": f"{config.prompt.yes!r} and {config.prompt.no!r}, in Alpaca files that bring their prompts"}
@@ -127,7 +121,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _data(manifest: Mapping[str, Any] | None) -> str:
-    """The hashes of the data's files, so that the training set can be known again."""
+    """The hashes of the data's files, which identify the training set."""
     if not manifest:
         return ""
     hashes = {name: f"`{digest}`" for name, digest in manifest.get("outputs", {}).items()}
