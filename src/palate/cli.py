@@ -294,7 +294,7 @@ PREPARE = (
         key="prepare.split",
     ),
     _option(
-        "--data PATH",
+        "--data DIR",
         "tables with splits: a folder with train, valid and test, or a file with a column split",
         dest="tables",
     ),

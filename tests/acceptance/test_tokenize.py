@@ -184,7 +184,7 @@ def test_wrong_input_is_told_in_a_line_and_nothing_is_written(log: Path, tokeniz
 
     refused(tokenize(out, log, "no-such-tokenizer"), "no-such-tokenizer", "no such tokenizer")
     refused(tokenize(out, tmp_path / "none", tokenizer), "none")
-    for truncation, why in (("history", "without any history"), ("right", "response"), ("error", "to fit")):
+    for truncation, why in (("history", "without a history"), ("right", "response"), ("error", "to fit")):
         short = tokenize(out, log, tokenizer, "--cutoff-len", "90", "--truncation", truncation)
         refused(short, "train sample 0", "Film", "cutoff_len is 90", why)
     refused(tokenize(out, log, tokenizer, "--cutoff-len", "7"), "--cutoff-len", "7", "8")
