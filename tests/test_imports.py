@@ -9,7 +9,8 @@ import palate
 
 ROOT = Path(palate.__file__).parent
 ORDER = [
-    *("errors", "store", "console", "progress", "ratings", "prompt", "config", "samples", "tokens", "models", "train"),
+    *("errors", "store", "console", "progress", "ratings", "prompt", "ablations", "config"),
+    *("samples", "tokens", "models", "train"),
     *("score", "baselines", "measure", "report", "alpaca", "recommend", "plan", "commands", "cli", "__main__"),
 ]
 
@@ -44,3 +45,11 @@ def test_a_package_imports_only_those_before_it() -> None:
 def test_no_module_imports_itself_through_others() -> None:
     known = modules()
     list(TopologicalSorter({name: set(imports(path, known)) - {name} for name, path in known.items()}).static_order())
+
+
+def test_contributing_lists_the_packages_in_this_order() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = text.split("src/palate/\n")[1].split("\n```")[0].splitlines()
+    columns = [line.strip().split("  ")[0].split() for line in lines]
+    names = [name.removesuffix(".py").removesuffix("/") for column in columns for name in column]
+    assert names == [name for name in ORDER if name != "__main__"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate import __version__
+from palate.ablations import ABLATIONS
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
 from palate.ratings.split_names import TABLE_SUFFIXES
@@ -351,10 +352,10 @@ EVALUATE = (
     SCORED,
     _option(
         "--ablations",
-        "score again with titles hidden, the history shuffled or emptied, or its ratings hidden",
+        f"score again after {', '.join(ablation.title for ablation in ABLATIONS.values())}",
         key="evaluate.ablations",
         nargs="+",
-        choices=("titles", "shuffle", "empty", "ratings"),
+        choices=tuple(ABLATIONS),
     ),
     _option("--scores FILE", "measure the output of palate score instead of a model; repeat for several", repeat=True),
     ALLOW_LEAKS,

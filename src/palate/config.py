@@ -8,12 +8,13 @@ import datetime
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from palate.ablations import ABLATIONS
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
@@ -22,6 +23,11 @@ from palate.store.artifacts import atomic_file
 SHARING = ("left", "history", "error")
 """The truncations with which several targets of a prompt can share its history."""
 _DEPTH = 4
+
+if TYPE_CHECKING:
+    AblationName = str
+else:
+    AblationName = Literal[tuple(ABLATIONS)]
 
 
 class Section(BaseModel):
@@ -256,7 +262,7 @@ class EvaluateConfig(Section):
     calibration_samples: int = Field(1000, ge=0)
     """Validation samples for calibration and stacking, drawn with the seed; all if there are fewer, none if fewer than
     20."""
-    ablations: list[Literal["titles", "shuffle", "empty", "ratings"]] = []
+    ablations: list[AblationName] = []
     """Also score with less in the prompt: titles hidden, the history shuffled or emptied, ratings hidden."""
     batch_size: int = Field(16, ge=1)
     """Prompts in a forward pass."""

@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 from tests.rated import samples_of
 from tests.small import CHATML, small_tokenizer
 
+from palate.ablations import ABLATIONS
 from palate.config import PrepareConfig
-from palate.measure.ablations import ABLATIONS, HIDDEN, UNCHANGED, ablate, compare_ablations, has_effect, reading
+from palate.measure.ablations import UNCHANGED, ablate, compare_ablations, has_effect, reading
 from palate.measure.bootstrap import Interval
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
@@ -65,7 +66,7 @@ def test_each_ablation_takes_away_what_it_says_and_nothing_else(samples: Samples
     for before, after in zip(plain, ablated(samples, prompt, index, "titles"), strict=True):
         told = before
         for title in sorted(titles, key=len, reverse=True):
-            told = told.replace(title, HIDDEN)
+            told = told.replace(title, "(hidden)")
         assert after == told
         assert "Film" not in after
     for before, after in zip(plain, ablated(samples, prompt, index, "empty"), strict=True):

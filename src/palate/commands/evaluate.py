@@ -130,7 +130,8 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
 
 def _ablations(collected: Collected, model: Model) -> "Ablations | None":
     """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
-    from palate.measure.ablations import ABLATIONS, UNCHANGED, compare_ablations
+    from palate.ablations import ABLATIONS
+    from palate.measure.ablations import UNCHANGED, compare_ablations
 
     parts, config, samples = collected.scored[model], collected.config, collected.data.samples
     scored = [ablation for ablation in ABLATIONS if ablation in parts]

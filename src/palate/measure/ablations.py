@@ -1,9 +1,4 @@
-"""Ablations at scoring time: score the same rows with less in the prompt, to see what the model uses.
-
-    titles   every title, in the history and of the candidate, reads `HIDDEN`
-    shuffle  the history's items in random order
-    empty    no history
-    ratings  the history's ratings read `?`
+"""Score the same rows with changed prompts, to see what the model uses; `palate.ablations` lists the changes.
 
 What is left is no prompt that the model was trained on. So a fall of the AUC bounds what the thing taken away was worth
 from above; no fall says that it was worth nothing. Other columns that a prompt names (`genres`, `year`, `item_mean`)
@@ -12,25 +7,22 @@ stay where titles are hidden.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from palate.ablations import ABLATIONS, Ablation
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.metrics import measure
 from palate.prompt.spec import PromptSpec, split_template
 from palate.samples.build import ROLES, Samples
 from palate.samples.context import Context
-from palate.samples.items import shown_items
 from palate.samples.lines import renderer
 from palate.samples.split import TEST
 
-Ablation = Literal["titles", "shuffle", "empty", "ratings"]
-ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
-HIDDEN = "(hidden)"
 UNCHANGED = "unchanged"
 
 Floats = NDArray[np.float64]
@@ -73,31 +65,27 @@ class Ablations:
         return asdict(self) | {"halves": {name: list(pair) for name, pair in self.halves.items()}}
 
 
-def has_effect(ablation: str, prompt: PromptSpec) -> bool:
+def has_effect(name: str, prompt: PromptSpec) -> bool:
     """Whether the ablation changes prompts of this specification."""
-    named = {
-        "ratings": ("rating", (prompt.history_line,)),
-        "titles": ("title", (prompt.history_line, prompt.candidate_line)),
-    }
-    if ablation not in named:
-        return True
-    field, lines = named[ablation]
-    return any(part.field == field for line in lines for part in split_template(line))
+    field = ABLATIONS[name].field
+    lines = (prompt.history_line, prompt.candidate_line)
+    return not field or any(part.field == field for line in lines for part in split_template(line))
 
 
 def ablate(
-    samples: Samples, prompt: PromptSpec, index: NDArray[np.int64], ablation: str, seed: int
+    samples: Samples, prompt: PromptSpec, index: NDArray[np.int64], name: str, seed: int
 ) -> tuple[Samples, PromptSpec]:
-    """Samples and prompt from which any renderer makes the ablated prompts of the samples `index` (n,).
+    """Samples and prompt from which any renderer makes the prompts of the samples `index` (n,) under an ablation.
 
     The new samples are n test samples in the order of `index`, each with a separate copy of its history; the labels
     stay. Their timeline has `item_id` and `rating`; the context of each row (earlier ratings of its item) is a copy.
     """
-    shown = np.zeros(index.size, np.int64) if ablation == "empty" else samples.histories[index]
+    ablation = ABLATIONS[name]
+    shown = np.zeros(index.size, np.int64) if ablation.history == "empty" else samples.histories[index]
     end = np.cumsum(shown + 1)
     position, of = end - 1, np.repeat(np.arange(index.size), shown + 1)
     rows = np.arange(of.size) + (samples.position[index] - position)[of]
-    if ablation == "shuffle":
+    if ablation.history == "shuffled":
         place = np.random.default_rng(seed).random(of.size)
         place[position] = 1  # the candidate stays behind its history
         rows = rows[np.lexsort((place, of))]
@@ -105,31 +93,27 @@ def ablate(
     if prompt.names_context:
         whole = renderer(samples, prompt).samples.context
         context = None if whole is None else Context(whole.code[rows], whole.values)
-    items = shown_items(samples.items)
-    if ablation == "titles":
-        items = items.with_columns(title=pl.lit(HIDDEN))
-    elif ablation == "ratings":
-        prompt = prompt.model_copy(update={"history_line": _without_rating(prompt.history_line)})
     ablated = replace(
         samples,
         timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
-        items=items,
         position=position,
         split=np.full(index.size, TEST, np.uint8),
-        history_len=0 if ablation == "empty" else samples.history_len,
+        history_len=0 if ablation.history == "empty" else samples.history_len,
         history=None if samples.history is None else shown,
         context=context,
     )
-    return ablated, prompt
+    lines = {line: _without(getattr(prompt, line), ablation) for line in ("history_line", "candidate_line")}
+    return ablated, prompt.model_copy(update=lines)
 
 
-def _without_rating(template: str) -> str:
-    """A history line with `?` in place of the rating."""
+def _without(template: str, ablation: Ablation) -> str:
+    """A line with the ablation's text in place of its field."""
     parts = []
     for literal, field, spec in split_template(template):
         parts.append(literal.replace("{", "{{").replace("}", "}}"))
         if field is not None:
-            parts.append("?" if field == "rating" else f"{{{field}:{spec}}}" if spec else f"{{{field}}}")
+            value = f"{{{field}:{spec}}}" if spec else f"{{{field}}}"
+            parts.append(ablation.text if field == ablation.field else value)
     return "".join(parts)
 
 
@@ -147,17 +131,14 @@ def compare_ablations(
     `index` (n,) are the scored samples, in the order of `scores`, which has P(like) (n,) of `UNCHANGED` and of each
     ablation.
     """
-    y, timeline = samples.label[index], samples.timeline
-    chosen = timeline[samples.position[index]]
+    y, chosen = samples.label[index], samples.timeline[samples.position[index]]
     users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
     replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
     auc = {name: measure(y, p, users).auc for name, p in scores.items()}
-    whole, found = auc[UNCHANGED], []
-    for name, p in scores.items():
-        if name == UNCHANGED:
-            continue
-        ablated, unchanged = replicates[name].get("auc"), replicates[UNCHANGED].get("auc")
-        value = auc[name]
+    whole, unchanged = auc[UNCHANGED], replicates[UNCHANGED].get("auc")
+    found = []
+    for name in (name for name in scores if name != UNCHANGED):
+        ablated, value = replicates[name].get("auc"), auc[name]
         found.append(
             Ablated(
                 name=name,
@@ -165,47 +146,38 @@ def compare_ablations(
                 interval=interval(ablated),
                 difference=None if value is None or whole is None else value - whole,
                 difference_interval=None if ablated is None or unchanged is None else interval(ablated - unchanged),
-                moved=float(np.abs(p - scores[UNCHANGED]).mean()) if len(p) else 0.0,
+                moved=float(np.abs(scores[name] - scores[UNCHANGED]).mean()) if len(y) else 0.0,
             )
         )
-    training = timeline.filter(pl.col("split").is_in(["train", "warmup"]))
-    items = training.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
-    of_item = chosen.select("item_id").join(items, on="item_id", how="left", maintain_order="left")
-    count = of_item["count"].fill_null(0).to_numpy()
+    items = _trained_items(samples, chosen)
+    count = items["count"].fill_null(0).to_numpy()
     popular = count > np.median(count) if len(count) else np.zeros(0, bool)
     halves = {
         name: (_auc(y, users, scores[name], popular), _auc(y, users, scores[name], ~popular))
         for name in (UNCHANGED, "empty")
         if name in scores
     }
-    follows = None
-    if "empty" in scores:
-        both = of_item.select("mean", p=pl.Series(scores["empty"])).drop_nulls()
-        correlation = both.select(pl.corr("mean", "p", method="spearman")).item() if len(both) > 1 else None
-        follows = None if correlation is None or np.isnan(correlation) else float(correlation)
-    measured = Ablations(
-        model,
-        len(y),
-        whole,
-        interval(replicates[UNCHANGED].get("auc")),
-        found,
-        halves,
-        follows,
-        [],
-    )
+    follows = _correlation(items["mean"], scores["empty"]) if "empty" in scores else None
+    measured = Ablations(model, len(y), whole, interval(unchanged), found, halves, follows, [])
     return replace(measured, reading=reading(measured))
+
+
+def _trained_items(samples: Samples, chosen: pl.DataFrame) -> pl.DataFrame:
+    """`count` and `mean` of the training ratings of each row's item; null for an item without any."""
+    training = samples.timeline.filter(pl.col("split").is_in(["train", "warmup"]))
+    items = training.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
+    return chosen.select("item_id").join(items, on="item_id", how="left", maintain_order="left")
+
+
+def _correlation(means: pl.Series, p: Floats) -> float | None:
+    """Spearman's rank correlation over the rows with a mean; None where it is undefined."""
+    both = pl.DataFrame({"mean": means, "p": p}).drop_nulls()
+    found = both.select(pl.corr("mean", "p", method="spearman")).item() if len(both) > 1 else None
+    return None if found is None or np.isnan(found) else float(found)
 
 
 def _auc(y: NDArray[np.bool_], users: NDArray[np.int64], p: Floats, among: NDArray[np.bool_]) -> float | None:
     return measure(y[among], p[among], users[among]).auc
-
-
-_WORDS = {
-    "titles": ("hiding all titles", "the titles", "help"),
-    "shuffle": ("shuffling the history", "the history's order", "helps"),
-    "empty": ("emptying the history", "the history", "helps"),
-    "ratings": ("hiding the history's ratings", "the ratings in the history", "help"),
-}
 
 
 def reading(found: Ablations) -> list[str]:
@@ -221,16 +193,16 @@ def reading(found: Ablations) -> list[str]:
 
 def _used(found: Ablations, one: Ablated) -> str:
     """A sentence on whether the model uses the ablated part of the prompt."""
-    taking, taken, helps = _WORDS[one.name]
+    ablation = ABLATIONS[one.name]
     numbers = f"AUC {number(found.auc or 0)} → {number(one.auc or 0)}"
     if one.difference_interval is None:
-        return f"{taking.capitalize()}: {numbers}, with no interval to say whether that is chance."
+        return f"{ablation.title.capitalize()}: {numbers}, with no interval to say whether that is chance."
     numbers += f", difference {difference_text(one.difference, one.difference_interval, prose=True)}"
     if one.difference_interval.high < 0:
-        return f"The model uses {taken}: {taking} costs it ranking ({numbers})."
+        return f"The model uses {ablation.removed}: {ablation.title} costs it ranking ({numbers})."
     if one.difference_interval.low > 0:
-        return f"The model ranks better without {taken}: {numbers}."
-    return f"It is not shown that {taken} {helps} the ranking: {numbers}."
+        return f"The model ranks better without {ablation.removed}: {numbers}."
+    return f"It is not shown that {ablation.effect} the ranking: {numbers}."
 
 
 def _item_prior(found: Ablations, empty: Ablated) -> str:
@@ -276,5 +248,5 @@ def table(found: Ablations) -> Sequence[tuple[str, str, str, str]]:
     lines = [(UNCHANGED, cell(found.auc, found.interval), "", "")]
     for one in found.ablated:
         difference = difference_text(one.difference, one.difference_interval)
-        lines.append((_WORDS[one.name][0], cell(one.auc, one.interval), difference, number(one.moved)))
+        lines.append((ABLATIONS[one.name].title, cell(one.auc, one.interval), difference, number(one.moved)))
     return lines
