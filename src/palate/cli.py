@@ -171,7 +171,7 @@ def _train(config: "Config", args: argparse.Namespace) -> None:
 
 def _score(config: "Config", args: argparse.Namespace) -> None:
     from palate.commands.data_option import adopted, alpaca_of
-    from palate.commands.train import score_test
+    from palate.commands.score import score_test
 
     config = adopted(config, args.data_dir)
     if alpaca_of(config) is not None:

@@ -20,7 +20,7 @@ from tests.acceptance.test_wrong_input import expect_refusal
 from tests.tiny import random_adapter, tiny_folder
 
 from palate.cli import main
-from palate.commands.train import load_scorer
+from palate.commands.score import load_scorer
 from palate.config import load_config
 from palate.samples import load_prepared
 

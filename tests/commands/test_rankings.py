@@ -93,7 +93,7 @@ def test_a_model_cannot_rank_where_only_scores_are_brought(
 def test_the_model_is_asked_what_the_sample_asks(home: Path, config: Config, tmp_path: Path) -> None:
     """For the item of a user's first test sample the logit is that of the sample's own prompt."""
     from palate.commands.prepare import scored_tokens
-    from palate.commands.train import load_scorer
+    from palate.commands.score import load_scorer
 
     data = prepared(config)
     sets = candidate_sets(data.samples)

@@ -15,7 +15,7 @@ from tests.small import CHATML, small_tokenizer
 from tests.templates.kinds import DATED
 from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
-from palate.commands.train import load_scorer, model_key
+from palate.commands.score import load_scorer, model_key
 from palate.errors import InputError
 from palate.models.adapter import check_same_prompt, load_adapter
 from palate.models.load import load_base_model

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.small import small_tokenizer
 from tests.tiny import tiny_folder, toy_config, toy_dataset
 
-from palate.commands.train import load_scorer
+from palate.commands.score import load_scorer
 from palate.config import ModelConfig
 from palate.errors import InputError
 from palate.models.load import best_dtype, converted, load_base_model, stored_dtype, weights_fingerprint

@@ -11,7 +11,7 @@ from tests.small import CHATML, small_tokenizer
 from tests.tiny import random_adapter, tiny_folder, toy_config
 
 from palate.commands.prepare import chat_of, check_model
-from palate.commands.train import load_scorer
+from palate.commands.score import load_scorer
 from palate.config import Config
 from palate.errors import InputError
 from palate.models.adapter import as_trained

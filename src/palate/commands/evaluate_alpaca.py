@@ -43,7 +43,7 @@ def evaluate_examples(
     """
     from palate.alpaca.answers import Answers
     from palate.alpaca.baselines import text_statistics
-    from palate.commands import evaluate, report, scores, train
+    from palate.commands import evaluate, report, score, scores, train
     from palate.commands.prepare import check_model
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
     from palate.report.outcome import Outcome
@@ -61,7 +61,7 @@ def evaluate_examples(
     known = {split: text_statistics(file.frame, answers) for split, file in files.items()}
     folder = Path(out) if out else config.run_path / "evaluation"
     train.begin(config, folder)
-    rows = train.chosen_rows(config, len(files["test"]))
+    rows = score.chosen_rows(config, len(files["test"]))
     tables = {
         each.key: _score(config, files["test"], known["test"].label, rows, each, folder)
         for each in scores.models_of(config, [] if adapter is None else [adapter])
@@ -136,7 +136,7 @@ def _score(
     """Score some examples into a file of `folder`; goes on where an earlier call stopped."""
     import polars as pl
 
-    from palate.commands.train import load_scorer, model_key
+    from palate.commands.score import load_scorer, model_key
     from palate.prompt.tokenizer import tokenizer_key
     from palate.score.files import score_file
 

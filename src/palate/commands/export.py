@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
 from palate.commands.prepare import check_model
-from palate.commands.train import adapter_identity
+from palate.commands.score import adapter_identity
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from palate import console
 from palate.commands.prepare import token_options
+from palate.commands.score import load_scorer
 from palate.commands.scores import Model
-from palate.commands.train import load_scorer
 from palate.config import Config
 from palate.samples import Prepared
 from palate.store.artifacts import atomic_file, sha256_of

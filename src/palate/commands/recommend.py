@@ -13,8 +13,8 @@ from palate import console
 from palate.commands.calibrate import source_of
 from palate.commands.evaluate import model_name
 from palate.commands.prepare import prepared, token_options
+from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
-from palate.commands.train import load_scorer, model_key
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError

@@ -20,6 +20,7 @@ from palate.commands import train as model_stage
 from palate.commands.audit import check_leaks
 from palate.commands.ledger import Ledger, reading
 from palate.commands.report import METRICS, REPORT, show
+from palate.commands.score import adapter_identity
 from palate.commands.table_rows import Collected
 from palate.config import Config, write_config
 from palate.console import log
@@ -111,7 +112,7 @@ def run(config: Config) -> None:
         weights.append(folder / seeds.SEEDS)
     stage(4, "train", made_from, weights, lambda: model_stage.train(config))
 
-    score(5, main, {"adapter": dict(model_stage.adapter_identity(adapter))})
+    score(5, main, {"adapter": dict(adapter_identity(adapter))})
 
     _headline(6, "calibrate")
     scored = {model: scores.read_model(config, data, paths) for model, paths in files.items()}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate.commands.prepare import sample_ids, scored_tokens
+from palate.commands.score import adapter_identity
 from palate.commands.scores import MEASURED, VALIDATION, Model, adapted
 from palate.commands.server_model import check_served_key
-from palate.commands.train import adapter_identity
 from palate.config import Config
 from palate.errors import InputError
 from palate.measure.keys import ZERO_SHOT

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.commands.prepare import ablated_tokens, sample_ids, scored_tokens
-from palate.commands.train import chosen_rows, key_of, load_scorer, score_with
+from palate.commands.score import chosen_rows, key_of, load_scorer, score_with
 from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration

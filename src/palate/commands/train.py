@@ -1,10 +1,7 @@
-"""Train and score: the stages that hold a model in memory."""
+"""Train: fine-tune the base model on the prepared data."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from palate import console
 from palate.commands.prepare import (
@@ -12,22 +9,13 @@ from palate.commands.prepare import (
     evaluation_part,
     portable,
     prepared,
-    sample_ids,
-    scored_tokens,
     tokens_of,
 )
-from palate.commands.server_model import check_scored_with, served_key, served_scorer
 from palate.config import Config, write_config
-from palate.errors import InputError
-from palate.store.artifacts import MANIFEST, sha256_file
+from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
-    from palate.samples import Prepared
-    from palate.score.files import Columns, Scored
-    from palate.score.scorer import Scorer
-    from palate.tokens.dataset import TokenDataset
-    from palate.tokens.portable import Portable
 
 
 def train(config: Config) -> Path:
@@ -75,129 +63,3 @@ def begin(config: Config, folder: Path) -> None:
     console.start_logging(folder / "run.log")
     if not (folder / MANIFEST).is_file():
         write_config(config, folder / "config.yaml")
-
-
-def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
-    """The base model, with the adapter if one is given and proved to be loaded, ready to score.
-
-    Where the config names a server, it is what has them.
-    """
-    if config.score.server is not None:
-        return served_scorer(config, adapter)
-    from palate.models.load import load_base_model, tokenizer_of
-    from palate.prompt.chat import Chat
-    from palate.score.scorer import Scorer
-
-    model, tokenizer = load_base_model(config.model, template_date=config.tokens.template_date)
-    if config.tokens.tokenizer is not None:
-        tokenizer = tokenizer_of(config)
-    return Scorer(
-        model,
-        adapter,
-        chat=Chat(tokenizer, config.prompt.yes, config.prompt.no),
-        prompt=config.prompt,
-        history_len=config.prepare.history_len,
-        cutoff_len=config.tokens.cutoff_len,
-        truncation=config.tokens.truncation,
-    )
-
-
-def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
-    """Score the chosen rows of `evaluate.split` into the file `out`; goes on where an earlier call stopped.
-
-    Raises `InputError` for another split than test of a portable folder, which has none.
-    """
-    from palate.tokens.portable import Portable
-
-    split = config.evaluate.split
-    if isinstance(data, Portable) and split != "test":
-        raise InputError(
-            f"holds no {split} samples to score, expected a prepared folder or the test split", data.folder
-        )
-    scorer = load_scorer(config, adapter)
-    if isinstance(data, Portable):
-        data.check_tokenizer(scorer.chat)
-        tokens, about = data.dataset(split, scorer.chat), data.test_ids
-    else:
-        tokens, about = scored_tokens(config, data, scorer.chat, (split,))[split], sample_ids(data, split)
-    return score_with(scorer, config, tokens, about, chosen_rows(config, len(tokens)), adapter, out).columns
-
-
-def score_with(
-    scorer: "Scorer",
-    config: Config,
-    tokens: "TokenDataset",
-    about: "Columns",
-    rows: np.ndarray[Any, np.dtype[np.int64]],
-    adapter: Path | None,
-    out: Path,
-) -> "Scored":
-    """Score rows of a token dataset with a model that is loaded; `about` has `user_id` and `item_id` of all of them."""
-    from palate.score.files import Scored, score_file
-
-    key = key_of(scorer, config, tokens, adapter)
-    batch_size = config.evaluate.batch_size
-    columns = score_file(
-        scorer, tokens, about, rows.tolist(), out=out, batch_size=batch_size, key=key, console=console.err
-    )
-    return Scored(columns, key)
-
-
-def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Path | None) -> dict[str, Any]:
-    """What scores depend on, beside the rows."""
-    return {"tokens": tokens.identity, **model_key(scorer, config, adapter)}
-
-
-def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[str, Any]:
-    """What of the model scores depend on: weights and number format, or who serves it, and the adapter."""
-    from palate.models.load import quantization_of, weights_fingerprint
-
-    adapted = {"adapter": dict(adapter_identity(adapter))}
-    if config.score.server is not None:
-        return adapted | served_key(config, adapter)
-    return adapted | {
-        "model": weights_fingerprint(scorer.model),
-        "dtype": str(scorer.model.dtype),
-        "quantization": quantization_of(scorer.model),
-    }
-
-
-def score_test(config: Config, *, adapter: Path | None = None, base_only: bool = False, out: str | None = None) -> Path:
-    """Score the samples of a prepared or a portable folder into a file that `palate evaluate --scores` takes.
-
-    They are those of `evaluate.split`. The file is `out`, else `scores.npz` (`scores-base.npz`) in the run's folder,
-    with the split in its name unless that is test. Without `adapter` it is the run's own. Raises `InputError` if there
-    is no adapter, unless `base_only` asks for none.
-    """
-    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-
-    console.start_logging()
-    split = config.evaluate.split
-    name = "-".join(["scores", *(["base"] if base_only else []), *([split] if split != "test" else [])])
-    file = Path(out) if out else config.run_path / f"{name}.npz"
-    if file.suffix != ".npz":
-        raise InputError("is no name for scores, expected one that ends with .npz", file)
-    adapter = chosen_adapter(config, adapter, base_only)
-    config = as_trained(config, adapter)
-    chat = check_scored_with(config)
-    if adapter is not None:
-        check_same_prompt(adapter, chat, config.prompt)
-    data = portable(config, chat) or prepared(config)
-    scores = score(config, data, adapter, file)
-    told = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
-    console.out.print(told, highlight=False, soft_wrap=True)
-    return file
-
-
-def chosen_rows(config: Config, available: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Which of the available test rows to score, ascending: all, or `evaluate.max_samples` drawn with the seed."""
-    rows = np.arange(available)
-    if config.evaluate.max_samples is not None and config.evaluate.max_samples < len(rows):
-        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.evaluate.max_samples])
-    return rows
-
-
-def adapter_identity(adapter: Path | None) -> Mapping[str, str]:
-    """The hashes of an adapter's weights and settings; empty for none."""
-    names = ("adapter_model.safetensors", "adapter_config.json")
-    return {name: sha256_file(adapter / name) for name in names if adapter and (adapter / name).is_file()}

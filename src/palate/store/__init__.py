@@ -18,7 +18,7 @@ valid if the current key is equal and its files are as recorded. `keys.reason` n
 | calibration | its `source` and `fitted_on` | `measure.calibration`, `commands.scores` | refused, or fitted again | – |
 
 A rule for validity belongs in the function that makes the key: `commands.prepare` (with `samples.export`),
-`tokens.portable`, `tokens.build_tables` and `tokens.dataset`, `commands.train.model_key` for scores,
+`tokens.portable`, `tokens.build_tables` and `tokens.dataset`, `commands.score.model_key` for scores,
 `commands.recommend`, `commands.rankings`, `train.finetune`. `commands.run` makes the keys of its stages, and compares
 them first.
 """
