@@ -341,6 +341,11 @@ class Config(Section):
         return self.tokens.tokenizer or self.model.base
 
 
+def decisive_options(prepare: PrepareConfig, prompt: PromptSpec, seed: int) -> dict[str, Any]:
+    """The options that decide the prepared files, beside the ratings; the manifest holds them."""
+    return {"prepare": prepare.model_dump(mode="json"), "prompt": prompt.model_dump(mode="json"), "seed": seed}
+
+
 class Override(NamedTuple):
     """A value from the command line: its dotted key, the value, and the option that set it (the place of an error)."""
 

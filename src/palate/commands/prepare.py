@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
-from palate.config import Config
+from palate.config import Config, decisive_options
 from palate.console import log
 from palate.errors import InputError
 from palate.store import keys
@@ -241,12 +241,8 @@ def token_options(config: Config) -> "Options":
 
 
 def prepare_options(config: Config) -> dict[str, Any]:
-    """What decides the prepared files, beside the ratings; as the manifest holds it."""
-    return {
-        "prepare": config.prepare.model_dump(mode="json"),
-        "prompt": config.prompt.model_dump(mode="json"),
-        "seed": config.seed,
-    }
+    """The options that decide the prepared files, as their manifest holds them."""
+    return decisive_options(config.prepare, config.prompt, config.seed)
 
 
 def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:

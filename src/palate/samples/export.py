@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.config import PrepareConfig
+from palate.config import PrepareConfig, decisive_options
 from palate.progress import track
 from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
@@ -44,11 +44,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
             folder,
             "prepare",
             inputs=ratings.inputs,
-            options={
-                "prepare": options.model_dump(mode="json"),
-                "prompt": prompt.model_dump(mode="json"),
-                "seed": seed,
-            },
+            options=decisive_options(options, prompt, seed),
             stats=_stats(ratings, samples, drawn.size),
         )
 
