@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import synthetic
-from palate.baselines.registry import BASELINES, chosen_baselines, in_chunks
+from palate.baselines.registry import BASELINES, chosen_baselines
 from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
 from palate.measure.bootstrap import bootstrap, interval
@@ -85,7 +85,7 @@ def measured(ratings: str, resamples: int) -> dict[str, Any]:
     predictors = {}
     for baseline in chosen_baselines("all"):
         with clock() as fitting:
-            predict = predictors[baseline.key] = in_chunks(baseline.fit(known))
+            predict = predictors[baseline.key] = baseline.predictor(known, baseline.fitted(known))
         with clock() as predicting:
             scores[baseline.key] = predict(asked)
         baselines.append({"key": baseline.key, "fit": fitting.seconds, "predict": predicting.seconds})

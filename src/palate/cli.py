@@ -410,7 +410,20 @@ COMPARE = (
     _option("--out FILE", "write an HTML page"),
     SEED,
 )
-FROM_RATINGS = ("lengths", "tokenize", "plan", "audit")
+BASELINES = (
+    Option(
+        ["ratings.source"],
+        {"metavar": "RATINGS", "nargs": "?", "help": "as --ratings of other commands, or the folder of a run"},
+        "ratings.source",
+    ),
+    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
+    SCORED,
+    JSON,
+    _option("--out DIR", "folder for baselines.json (none)", dest="out"),
+)
+LOGS = ("baselines",)
+"""The commands whose argument is a log."""
+FROM_RATINGS = ("baselines", "lengths", "tokenize", "plan", "audit")
 """The commands that prefer `--ratings` to prepared data."""
 
 COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
@@ -418,6 +431,11 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         _call("run:run"),
         (SEEDS, ALLOW_LEAKS, RUN_DIR),
         "prepare, measure lengths, train, evaluate and report; skip finished stages",
+    ),
+    "baselines": (
+        _call("baselines:baselines"),
+        BASELINES,
+        "measure the classical models: the bar for a language model",
     ),
     "prepare": (_prepare, PREPARE, "turn ratings into train.json, eval.json, test_raw.jsonl and manifest.json"),
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
@@ -445,14 +463,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        common = () if name in ("compare", "cache") else COMMON
+        common: tuple[Option, ...] = () if name in ("compare", "cache") else COMMON
+        if name in LOGS:
+            common = tuple(option for option in COMMON if option.key != "ratings.source")
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)
             if option.key is None:
                 read.append(action.dest)
         if common:
-            sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
+            if name not in LOGS:
+                sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
             group = sub.add_argument_group("options of every command that reads a config")
             for option in common:
                 group.add_argument(*option.names, **option.settings)
@@ -466,6 +487,9 @@ def _config(args: argparse.Namespace) -> "Config":
     from palate.config import Override, load_config, parse_override
 
     ratings, model = (getattr(args, key, None) for key in ("ratings.source", "model.base"))
+    if args.command == "baselines" and ratings is not None and _is_recipe(Path(ratings)):
+        args.config_file, ratings = Path(ratings), None
+        setattr(args, "ratings.source", None)
     args.from_ratings = ratings is not None
     path = _recipe(args)
     overrides = []
@@ -483,6 +507,11 @@ def _config(args: argparse.Namespace) -> "Config":
     if path is None and args.command == "run":
         raise InputError("no config, expected `palate run CONFIG`, such as configs/demo.yaml", "palate run")
     return load_config(path, overrides)
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a path is that of a config or of a run."""
+    return path.suffix.lower() in (".yaml", ".yml") or (path / "config.yaml").is_file()
 
 
 def _brings_tokenizer(model: str) -> bool:

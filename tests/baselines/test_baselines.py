@@ -1,5 +1,5 @@
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,8 +11,9 @@ from tests.timelines import random_timeline
 
 from palate.baselines import factors, learned, registry
 from palate.baselines import statistics as known_data
+from palate.baselines.kept import Kept
 from palate.baselines.platt import Predict
-from palate.baselines.registry import REGISTRY, baseline_scores, fit_baselines
+from palate.baselines.registry import REGISTRY, baseline_scores, fit_baselines, named
 from palate.baselines.statistics import BaselineData
 from palate.errors import InputError
 from palate.measure.metrics import measure
@@ -231,19 +232,22 @@ def test_the_same_seed_gives_the_same_bits(samples: Samples, fitted: dict[str, P
         assert np.array_equal(fitted[name](catalogue), again[name](catalogue)), name
 
 
-@pytest.mark.parametrize(
-    ("module", "fit"), [(factors, factors.factorization), (learned, learned.boosted_trees(("prompt",)))]
-)
+@pytest.mark.parametrize(("module", "key"), [(factors, "factors"), (learned, "lightgbm-prompt")])
 def test_what_is_random_is_the_mean_of_five_seeds(
-    module: ModuleType, fit: Callable[[BaselineData], Predict], samples: Samples, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, key: str, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compared before the scaling on validation, which turns each score differently."""
-    monkeypatch.setattr(module, "platt", lambda known, statistic: statistic)
-    asked = Queries.of_samples(samples, "test")
+    asked, baseline = Queries.of_samples(samples, "test"), named(key)
     known = BaselineData.of(samples, seed=20)
-    found = fit(known)(asked)
+
+    def scored(known: BaselineData) -> np.ndarray:
+        state = baseline.fit(known)
+        assert state is not None
+        return baseline.score(known, state)(asked)
+
+    found = scored(known)
     monkeypatch.setattr(module, "SEEDS", 1)
-    alone = np.stack([fit(replace(known, seed=seed))(asked) for seed in range(20, 25)])
+    alone = np.stack([scored(replace(known, seed=seed)) for seed in range(20, 25)])
     assert np.ptp(alone, axis=0).max() > 0.01
     np.testing.assert_allclose(found, alone.mean(axis=0), rtol=1e-9)
 
@@ -292,3 +296,30 @@ def test_of_many_samples_some_are_fitted_on(samples: Samples, monkeypatch: pytes
     assert np.array_equal(liked, known.liked[asked.anchor])
     assert np.isin(asked.anchor, samples.position[samples.of("train")]).all()
     assert list(fit_baselines(known)) == ALL
+
+
+def test_kept_baselines_score_as_the_fitted_ones_and_are_not_fitted_again(
+    samples: Samples, fitted: dict[str, Predict], catalogue: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, kept = BaselineData.of(samples), Kept(tmp_path, {"data": 1})
+    fit_baselines(known, kept=kept)
+    kept_of = {file.stem: np.load(file) for file in tmp_path.iterdir()}  # refuses pickles
+    assert sorted(kept_of) == sorted(ALL)
+
+    monkeypatch.setattr(registry.Baseline, "fitted", lambda self, data: pytest.fail(f"fits {self.key} again"))
+    again = fit_baselines(BaselineData.of(samples), kept=kept)
+    assert list(again) == ALL
+    for name in ALL:
+        assert np.array_equal(again[name](catalogue), fitted[name](catalogue)), name
+
+
+def test_kept_baselines_of_other_data_and_damaged_ones_are_fitted_again(samples: Samples, tmp_path: Path) -> None:
+    known = BaselineData.of(samples)
+    fit_baselines(known, "quick", Kept(tmp_path, {"data": 1}))
+    assert Kept(tmp_path, {"data": 1}).read("item-mean") is not None
+    assert Kept(tmp_path, {"data": 2}).read("item-mean") is None
+    whole = (tmp_path / "item-mean.npz").read_bytes()
+    (tmp_path / "item-mean.npz").write_bytes(whole[: len(whole) // 2])
+    assert Kept(tmp_path, {"data": 1}).read("item-mean") is None
+    fit_baselines(known, "quick", Kept(tmp_path, {"data": 1}))
+    assert (tmp_path / "item-mean.npz").read_bytes() == whole

@@ -4,17 +4,21 @@ Static: stochastic gradient descent fits the model on the training ratings, `SEE
 An unknown user or item adds nothing to μ.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from palate.baselines.platt import SEEDS, Predict, platt
+from palate.baselines.means import known_users
+from palate.baselines.platt import SEEDS, State
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Queries
 
-OPTIONS = {"n_factors": 32, "reg_all": 0.1, "n_epochs": 40}
+FACTORS = 32
+OPTIONS = {"reg_all": 0.1, "n_epochs": 40}
 
 
-def factorization(data: BaselineData) -> Predict:
-    """Fit the factors and predict with them."""
+def fit_factors(data: BaselineData) -> State:
+    """`mu`, and bias and factors of each user and item; the last user is unknown, its row is zero."""
     from surprise import SVD, Trainset
 
     rating = data.training.rating
@@ -25,18 +29,25 @@ def factorization(data: BaselineData) -> Predict:
         by_user[u].append((i, r))
     scale = (float(rating.min()), float(rating.max()))
     trainset = Trainset(by_user, {}, len(users), len(items), len(rating), scale, {}, {})
-    fits = [SVD(**OPTIONS, random_state=data.seed + n).fit(trainset) for n in range(SEEDS)]
-    # The last row of zeros is for unknown users and items. The mean of S fits is one fit with S times the factors.
-    bu, bi = (np.append(np.mean([getattr(fit, name) for fit in fits], axis=0), 0.0) for name in ("bu", "bi"))
-    pu, qi = (np.hstack([getattr(fit, name) for fit in fits]) / np.sqrt(SEEDS) for name in ("pu", "qi"))
-    pu, qi = (np.vstack([factors, np.zeros(factors.shape[1])]) for factors in (pu, qi))
-    user_row, item_row = np.full(data.training.users, len(users)), np.full(data.training.items, len(items))
-    user_row[users], item_row[items] = np.arange(len(users)), np.arange(len(items))
-    mu = float(rating.mean())
+    fits = [SVD(FACTORS, **OPTIONS, random_state=data.seed + n).fit(trainset) for n in range(SEEDS)]
+    state = {"mu": np.array(rating.mean())}
+    for name, rows, count in (("user", users, data.training.users + 1), ("item", items, data.training.items)):
+        bias, factors = np.zeros(count), np.zeros((count, SEEDS * FACTORS))
+        bias[rows] = np.mean([getattr(fit, f"b{name[0]}") for fit in fits], axis=0)
+        # The mean of S fits is one fit with S times the factors.
+        found = np.hstack([getattr(fit, {"user": "pu", "item": "qi"}[name]) for fit in fits])
+        factors[rows] = found / np.sqrt(SEEDS)
+        state |= {f"{name} bias": bias, f"{name} factors": factors}
+    return state
+
+
+def factorization(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
+    """The estimated rating."""
 
     def estimate(queries: Queries) -> Floats:
-        u, i = user_row[data.user[queries.anchor]], item_row[queries.item]
-        found: Floats = mu + bu[u] + bi[i] + np.einsum("nk,nk->n", pu[u], qi[i])
+        u, i = known_users(data, queries, state["user bias"]), queries.item
+        bias = state["mu"] + state["user bias"][u] + state["item bias"][i]
+        found: Floats = bias + np.einsum("nk,nk->n", state["user factors"][u], state["item factors"][i])
         return found
 
-    return platt(data, estimate)
+    return estimate

@@ -11,14 +11,16 @@ after `ROUNDS` if validation lacks a class. The trees sample rows and features, 
 fits.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palate.baselines.features import features_of, item_mean, neighbour_score, past_residual, recent_residual
-from palate.baselines.platt import SEEDS, Predict, base_rate, both_classes, platt
+from palate.baselines.platt import SEEDS, Fit, State, Statistic, both_classes
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Labels, Queries
 
@@ -39,81 +41,92 @@ TREES = {
     "lambda_l2": 10.0,
     "deterministic": True,
     "force_row_wise": True,
+    "num_threads": 1,  # the fits of several seeds run side by side
     "verbose": -1,
 }
 
 
-def online_means(data: BaselineData) -> Predict:
-    """Logistic weights of the item's mean and the user's mean residuals so far."""
-    return _weighted(data, lambda queries: _means(data, queries))
-
-
-def item_neighbours(data: BaselineData) -> Predict:
-    """Item-kNN over the user's whole past."""
-
-    def statistics(queries: Queries) -> list[Floats]:
-        return [*_means(data, queries), neighbour_score(data, queries, near=False)[0]]
-
-    return _weighted(data, statistics)
-
-
-def _means(data: BaselineData, queries: Queries) -> list[Floats]:
+def online_means(data: BaselineData, queries: Queries) -> list[Floats]:
+    """The item's mean and the user's mean residuals so far."""
     return [item_mean(data, queries), past_residual(data, queries), recent_residual(data, queries)]
 
 
-def _weighted(data: BaselineData, statistics: Callable[[Queries], list[Floats]]) -> Predict:
-    from sklearn.linear_model import LogisticRegression
-
-    queries, liked = data.drawn("train")
-    if not both_classes(liked):
-        return base_rate(data)
-    weights: Floats = LogisticRegression().fit(np.column_stack(statistics(queries)), liked).coef_[0]
-    return platt(data, lambda queries: np.column_stack(statistics(queries)) @ weights)
+def item_neighbours(data: BaselineData, queries: Queries) -> list[Floats]:
+    """The same with item-kNN over the user's whole past."""
+    return [*online_means(data, queries), neighbour_score(data, queries, near=False)[0]]
 
 
-def logistic_regression(groups: Sequence[str]) -> Callable[[BaselineData], Predict]:
-    """Fits a logistic regression on groups of features."""
+def weighted(statistics: Callable[[BaselineData, Queries], list[Floats]]) -> tuple[Fit, Statistic]:
+    """A sum of statistics, weighted by a logistic regression."""
 
-    def fit(data: BaselineData) -> Predict:
-        x, liked = _features_and_labels(data, "train", groups)
+    def fit(data: BaselineData) -> State | None:
+        from sklearn.linear_model import LogisticRegression
+
+        queries, liked = data.drawn("train")
         if not both_classes(liked):
-            return base_rate(data)
-        logit = _linear(x, liked)
-        return platt(data, lambda queries: logit(features_of(data, queries, groups)[1]))
+            return None
+        return {"weights": LogisticRegression().fit(np.column_stack(statistics(data, queries)), liked).coef_[0]}
 
-    return fit
+    def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
+        return lambda queries: np.column_stack(statistics(data, queries)) @ state["weights"]
+
+    return fit, score
 
 
-def boosted_trees(groups: Sequence[str]) -> Callable[[BaselineData], Predict]:
-    """Fits LightGBM on groups of features, with the logit of their logistic regression as initial score.
+def logistic_regression(groups: Sequence[str]) -> tuple[Fit, Statistic]:
+    """A logistic regression on groups of features."""
+
+    def fit(data: BaselineData) -> State | None:
+        x, liked = _features_and_labels(data, "train", groups)
+        return _fit_linear(data, groups, x, liked) if both_classes(liked) else None
+
+    def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
+        return lambda queries: _linear(state, features_of(data, queries, groups)[1])
+
+    return fit, score
+
+
+def boosted_trees(groups: Sequence[str]) -> tuple[Fit, Statistic]:
+    """LightGBM on groups of features, with the logit of their logistic regression as initial score.
 
     The trees need not approximate the linear part by steps, which halves the time.
     """
 
-    def fit(data: BaselineData) -> Predict:
+    def fit(data: BaselineData) -> State | None:
         import lightgbm
 
         x, liked = _features_and_labels(data, "train", groups)
         if not both_classes(liked):
-            return base_rate(data)
-        logit = _linear(x, liked)
-        training = lightgbm.Dataset(x, liked, init_score=logit(x))
+            return None
+        linear = _fit_linear(data, groups, x, liked)
+        training = lightgbm.Dataset(x, liked, init_score=_linear(linear, x))
         val_x, val_liked = _features_and_labels(data, "val", groups)
         validation = None
         if both_classes(val_liked):
-            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=logit(val_x))
-        models = [_trees(data.seed + n, training, validation) for n in range(SEEDS)]
+            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=_linear(linear, val_x))
+        training.construct()
+        if validation is not None:
+            validation.construct()
+        with ThreadPoolExecutor(min(SEEDS, os.cpu_count() or 1)) as pool:
+            texts = pool.map(lambda n: _trees(data.seed + n, training, validation).model_to_string(), range(SEEDS))
+            return linear | {f"trees {n}": np.frombuffer(text.encode(), np.uint8) for n, text in enumerate(texts)}
 
-        def score(queries: Queries) -> Floats:
+    def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
+        import lightgbm
+
+        texts = [state[name].tobytes().decode() for name in state if name.startswith("trees ")]
+        models = [lightgbm.Booster(model_str=text) for text in texts]
+
+        def sum_of_trees(queries: Queries) -> Floats:
             if not len(queries):
                 return np.empty(0)
             x = features_of(data, queries, groups)[1]
             trees = np.mean([model.predict(x, raw_score=True) for model in models], axis=0, dtype=np.float64)
-            return logit(x) + trees
+            return _linear(state, x) + trees
 
-        return platt(data, score)
+        return sum_of_trees
 
-    return fit
+    return fit, score
 
 
 def _trees(seed: int, training: Any, validation: Any | None) -> Any:
@@ -127,28 +140,34 @@ def _trees(seed: int, training: Any, validation: Any | None) -> Any:
     return lightgbm.train(options, training, 1000, valid_sets=[validation], callbacks=[stop])
 
 
-def _linear(x: Matrix, liked: Labels) -> Callable[[Matrix], Floats]:
-    """The logit of a logistic regression on standardized features; an undefined feature takes its mean."""
+def _fit_linear(data: BaselineData, groups: Sequence[str], x: Matrix, liked: Labels) -> State:
+    """A logistic regression on standardized features; an undefined feature takes its mean.
+
+    Models of the same groups share it.
+    """
     from sklearn.linear_model import LogisticRegression
 
+    if tuple(groups) in data.linear:
+        return data.linear[tuple(groups)]
     defined = ~np.isnan(x)
     mean = np.where(defined, x, 0).sum(axis=0, dtype=np.float64) / np.maximum(defined.sum(axis=0), 1)
     square = np.where(defined, (x - mean) ** 2, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
-    std = np.where(square > 0, np.sqrt(square), 1)
+    state = {"mean": mean, "std": np.where(square > 0, np.sqrt(square), 1)}
+    model = LogisticRegression(C=0.1, max_iter=300).fit(_standard(state, x), liked)
+    data.linear[tuple(groups)] = state | {"weights": model.coef_[0], "constant": model.intercept_[0]}
+    return data.linear[tuple(groups)]
 
-    def standard(x: Matrix) -> Floats:
-        scaled: Floats = np.nan_to_num((x - mean) / std)
-        return scaled
 
-    model = LogisticRegression(C=0.1, max_iter=300).fit(standard(x), liked)
-    weights, constant = model.coef_[0], float(model.intercept_[0])
+def _standard(state: State, x: Matrix) -> Floats:
+    scaled: Floats = np.nan_to_num((x - state["mean"]) / state["std"])
+    return scaled
 
-    def logit(x: Matrix) -> Floats:
-        # Row by row: a matrix product's last bits would depend on the number of queries.
-        found: Floats = np.einsum("nc,c->n", standard(x), weights) + constant
-        return found
 
-    return logit
+def _linear(state: State, x: Matrix) -> Floats:
+    """The logit of the logistic regression."""
+    # Row by row: a matrix product's last bits would depend on the number of queries.
+    found: Floats = np.einsum("nc,c->n", _standard(state, x), state["weights"]) + state["constant"]
+    return found
 
 
 def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:

@@ -10,19 +10,18 @@ A user or item without a training rating takes the mean of all. The first four a
 only. Their statistics include the user's own training ratings, as is usual for these baselines.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from palate.baselines.features import last_rows
-from palate.baselines.platt import Predict, base_rate, platt
-from palate.baselines.retriever import Past, RetrieverData
+from palate.baselines.platt import State
+from palate.baselines.retriever import Past, Popularity, RetrieverData
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.context import WEIGHT, shrunk
 from palate.samples.queries import Queries, RowNumbers
-
-constant = base_rate
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,70 @@ class Means:
         return np.asarray(self.item_mean + bias)
 
 
-def user_mean(data: BaselineData) -> Predict:
-    """The user's mean rating."""
+Score = Callable[[Queries], Floats]
+
+
+def fit_user_mean(data: BaselineData) -> State:
+    """The mean rating of each user, and last that of all."""
     rated = data.training
     count = np.bincount(rated.user, minlength=rated.users)
     total = np.bincount(rated.user, rated.rating, rated.users)
-    mean = np.where(count > 0, total / np.maximum(count, 1), rated.rating.mean())
-    return platt(data, lambda queries: mean[data.user[queries.anchor]])
+    overall = rated.rating.mean()
+    return {"user": np.append(np.where(count > 0, total / np.maximum(count, 1), overall), overall)}
 
 
-def item_mean(data: BaselineData) -> Predict:
+def user_mean(data: BaselineData, state: State) -> Score:
+    """The user's mean rating."""
+    return lambda queries: state["user"][known_users(data, queries, state["user"])]
+
+
+def fit_item_mean(data: BaselineData) -> State:
+    """The mean rating of each item, shrunk."""
+    return {"item": Means.fit(data.training).item_mean}
+
+
+def item_mean(data: BaselineData, state: State) -> Score:
     """The item's mean rating, shrunk."""
-    mean = Means.fit(data.training).item_mean
-    return platt(data, lambda queries: mean[queries.item])
+    return lambda queries: state["item"][queries.item]
 
 
-def user_item(data: BaselineData) -> Predict:
-    """Item mean and user bias."""
+def fit_user_item(data: BaselineData) -> State:
+    """Item means and user biases, last the bias of an unknown user."""
     rated = data.training
     item = Means.fit(rated).item_mean
     total = np.bincount(rated.user, rated.rating - item[rated.item], rated.users)
     bias = shrunk(total, np.bincount(rated.user, minlength=rated.users))
-    return platt(data, lambda queries: item[queries.item] + bias[data.user[queries.anchor]])
+    return {"item": item, "user": np.append(bias, 0.0)}
 
 
-def history_mean(data: BaselineData) -> Predict:
+def user_item(data: BaselineData, state: State) -> Score:
+    """Item mean and user bias."""
+    return lambda queries: state["item"][queries.item] + state["user"][known_users(data, queries, state["user"])]
+
+
+def fit_history_mean(data: BaselineData) -> State:
+    """The mean of all ratings, for an empty history."""
+    return {"overall": np.array(data.training.rating.mean())}
+
+
+def history_mean(data: BaselineData, state: State) -> Score:
     """The mean of the ratings in the prompt; the mean of all for an empty history."""
-    overall = float(data.training.rating.mean())
 
     def mean(queries: Queries) -> Floats:
         rows, exists = last_rows(data, queries)
         count = exists.sum(axis=1)
         shown = (data.rating[rows] * exists).sum(axis=1) / np.maximum(count, 1)
         # Without rounding, the last bits of the sums would make equal means differ.
-        return np.where(count > 0, shown.round(9), overall)
+        return np.where(count > 0, shown.round(9), state["overall"])
 
-    return platt(data, mean)
+    return mean
+
+
+def fit_popularity(data: BaselineData) -> State:
+    """The number of likes of each item, as log(1 + likes)."""
+    return {"item": np.log1p(Popularity.fit(data.training).likes)}
+
+
+def known_users(data: BaselineData, queries: Queries, of_users: Floats) -> RowNumbers:
+    """The row of each query's user in an array of the fitted users, whose last row is for all others."""
+    return np.minimum(data.user[queries.anchor], len(of_users) - 1)

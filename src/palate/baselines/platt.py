@@ -1,21 +1,30 @@
 """From a statistic to a probability: Platt scaling (Platt 1999) on validation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Queries, Scores
 
 Predict = Callable[[Queries], Scores]
 """P(like) of n queries, float64 (n,)."""
+State = dict[str, NDArray[Any]]
+"""What a fit found: numbers by name, and LightGBM's text as bytes. It predicts for any `BaselineData` of the ratings
+that it was fitted on."""
+Fit = Callable[[BaselineData], State | None]
+"""Fits a model; None if training has one class only."""
+Statistic = Callable[[BaselineData, State], Callable[[Queries], Floats]]
+"""The score of queries, float64 (n,), before it is scaled to a probability."""
 
 SEEDS = 5
 """Number of fits that a randomized baseline averages, so that no model is compared with one lucky seed."""
 
 
-def platt(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Predict:
-    """P(like) by logistic regression on one statistic, float64 (n,), fitted on validation.
+def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> State:
+    """`scale`: slope and intercept of a logistic regression on one statistic, fitted on validation.
 
     If validation has a single class, the regression uses training instead, although training rows may be part of
     their own statistics. If training has a single class too, the result is the base rate.
@@ -28,20 +37,23 @@ def platt(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Predict
     queries, liked = fitted_on
     # scikit-learn's default L2 penalty of 1: negligible on thousands of rows, and it keeps the slope finite on a few.
     model = LogisticRegression().fit(statistic(queries)[:, None], liked)
+    return {"scale": np.array([model.coef_[0, 0], model.intercept_[0]])}
+
+
+def scaled(scale: Floats, statistic: Callable[[Queries], Floats]) -> Predict:
+    """P(like) = 1 / (1 + exp(−(slope · statistic + intercept)))."""
+    from scipy.special import expit
 
     def predict(queries: Queries) -> Scores:
-        if not len(queries):
-            return np.empty(0)
-        p: Scores = model.predict_proba(statistic(queries)[:, None])[:, 1]
+        p: Scores = expit(scale[0] * statistic(queries) + scale[1])
         return p
 
     return predict
 
 
-def base_rate(data: BaselineData) -> Predict:
-    """The training base rate for every query."""
-    rate = float(data.of_split("train")[1].mean())
-    return lambda queries: np.full(len(queries), rate)
+def base_rate(data: BaselineData) -> State:
+    """`rate`: the training base rate."""
+    return {"rate": np.array(data.of_split("train")[1].mean())}
 
 
 def both_classes(liked: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ and Platt scaling use validation. docs/baselines.md has their equations.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -14,10 +14,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from palate.baselines.factors import factorization
-from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means
-from palate.baselines.means import constant, history_mean, item_mean, user_item, user_mean
-from palate.baselines.platt import Predict
+from palate.baselines import means
+from palate.baselines.factors import factorization, fit_factors
+from palate.baselines.kept import Kept
+from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means, weighted
+from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
 from palate.baselines.statistics import BaselineData
 from palate.progress import Meter
 from palate.samples import Samples
@@ -33,15 +34,31 @@ CHUNK = 200_000
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline: its key in files, its name in tables, and the function that fits it."""
+    """A baseline: its key in files, its name in tables, and the functions that fit it and score queries."""
 
     key: str
     label: str
-    fit: Callable[[BaselineData], Predict]
+    fit: Fit | None = None
+    """Without its scale to a probability."""
+    score: Statistic | None = None
+    """None for the base rate."""
     needs: str | None = None
     """The optional package that it needs."""
     quick: bool = False
     """Whether it takes less than a second."""
+
+    def fitted(self, data: BaselineData) -> State:
+        """What a fit finds, the scale to a probability included."""
+        state = None if self.fit is None else self.fit(data)
+        if state is None or self.score is None:
+            return base_rate(data)
+        return state | fit_scale(data, self.score(data, state))
+
+    def predictor(self, data: BaselineData, state: State) -> Predict:
+        """P(like) of queries of `data`, as the fit says it, computed in chunks of queries."""
+        if "rate" in state or self.score is None:
+            return lambda queries: np.full(len(queries), float(state["rate"]))
+        return in_chunks(scaled(state["scale"], self.score(data, state)))
 
 
 PROMPT = ("prompt",)
@@ -50,24 +67,33 @@ AS_OF_THEN = ("prompt", "past", "then")
 EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
 
 REGISTRY = (
-    Baseline("constant", "constant (training base rate)", constant, quick=True),
-    Baseline("user-mean", "user mean", user_mean, quick=True),
-    Baseline("item-mean", "item mean", item_mean, quick=True),
-    Baseline("user-item", "user + item", user_item, quick=True),
-    Baseline("history-mean", "mean of the history's ratings", history_mean, quick=True),
-    Baseline("online", "online user mean + item", online_means),
-    Baseline("factors", "matrix factorization", factorization, "surprise"),
-    Baseline("item-knn", "item-kNN over the user's past", item_neighbours),
-    Baseline("logistic", "logistic regression", logistic_regression(WITH_ITEMS)),
-    Baseline("logistic-knn", "logistic regression + kNN", logistic_regression(EVERYTHING)),
-    Baseline("logistic-then", "logistic regression (as-of)", logistic_regression(AS_OF_THEN)),
-    Baseline("lightgbm-prompt", "LightGBM on the prompt", boosted_trees(PROMPT), "lightgbm"),
-    Baseline("lightgbm-item", "LightGBM + items + kNN (prompt)", boosted_trees(("prompt", "item", "near")), "lightgbm"),
-    Baseline("lightgbm-then", "LightGBM (as-of)", boosted_trees(AS_OF_THEN), "lightgbm"),
-    Baseline("lightgbm", "LightGBM (all features)", boosted_trees(EVERYTHING), "lightgbm"),
+    Baseline("constant", "constant (training base rate)", quick=True),
+    Baseline("user-mean", "user mean", means.fit_user_mean, means.user_mean, quick=True),
+    Baseline("item-mean", "item mean", means.fit_item_mean, means.item_mean, quick=True),
+    Baseline("user-item", "user + item", means.fit_user_item, means.user_item, quick=True),
+    Baseline("history-mean", "mean of the history's ratings", means.fit_history_mean, means.history_mean, quick=True),
+    Baseline("online", "online user mean + item", *weighted(online_means)),
+    Baseline("factors", "matrix factorization", fit_factors, factorization, "surprise"),
+    Baseline("item-knn", "item-kNN over the user's past", *weighted(item_neighbours)),
+    Baseline("logistic", "logistic regression", *logistic_regression(WITH_ITEMS)),
+    Baseline("logistic-knn", "logistic regression + kNN", *logistic_regression(EVERYTHING)),
+    Baseline("logistic-then", "logistic regression (as-of)", *logistic_regression(AS_OF_THEN)),
+    Baseline("lightgbm-prompt", "LightGBM on the prompt", *boosted_trees(PROMPT), "lightgbm"),
+    Baseline(
+        "lightgbm-item", "LightGBM + items + kNN (prompt)", *boosted_trees(("prompt", "item", "near")), "lightgbm"
+    ),
+    Baseline("lightgbm-then", "LightGBM (as-of)", *boosted_trees(AS_OF_THEN), "lightgbm"),
+    Baseline("lightgbm", "LightGBM (all features)", *boosted_trees(EVERYTHING), "lightgbm"),
 )
+POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
+"""Ranks items for `palate recommend`; it is in no table of P(like)."""
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys and their names in tables, in table order."""
+
+
+def named(key: str) -> Baseline:
+    """The baseline of a key, `popularity` included; raises `KeyError` for an unknown one."""
+    return {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}[key]
 
 
 def chosen_baselines(choice: Choice) -> list[Baseline]:
@@ -83,16 +109,30 @@ def chosen_baselines(choice: Choice) -> list[Baseline]:
     return chosen
 
 
-def fit_baselines(data: BaselineData, choice: Choice = "all") -> dict[str, Predict]:
-    """Fit the chosen baselines, in table order; each result predicts P(like) of any `Queries`, float64 (n,)."""
+def fit_baselines(data: BaselineData, choice: Choice = "all", kept: Kept | None = None) -> dict[str, Predict]:
+    """The chosen baselines, in table order; each result predicts P(like) of any `Queries`, float64 (n,).
+
+    Those that `kept` has are not fitted again, and it keeps the others.
+    """
     chosen = chosen_baselines(choice)
-    found = {}
-    with Meter("baselines", len(chosen), "fitted") as meter:
-        for baseline in chosen:
+    states = {baseline.key: None if kept is None else kept.read(baseline.key) for baseline in chosen}
+    missing = [baseline for baseline in chosen if states[baseline.key] is None]
+    with Meter("baselines", len(missing), "fitted") as meter:
+        for baseline in missing:
             meter.advance(0, baseline.label)
-            found[baseline.key] = in_chunks(baseline.fit(data))
+            states[baseline.key] = fit_one(baseline, data, kept)
             meter.advance(1)
-    return found
+    return {b.key: b.predictor(data, state) for b in chosen if (state := states[b.key]) is not None}
+
+
+def fit_one(baseline: Baseline, data: BaselineData, kept: Kept | None = None) -> State:
+    """The state of one baseline, from `kept` if it has it."""
+    state = None if kept is None else kept.read(baseline.key)
+    if state is None:
+        state = baseline.fitted(data)
+        if kept is not None:
+            kept.write(baseline.key, state)
+    return state
 
 
 def in_chunks(predict: Predict) -> Predict:

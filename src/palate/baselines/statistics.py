@@ -105,6 +105,8 @@ class BaselineData:
     seed: int
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Cached features of a split's samples by (split, group), which several models share."""
+    linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
+    """Cached logistic regressions by groups of features, which several models share."""
     sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
     """Cached results of `before`."""
 

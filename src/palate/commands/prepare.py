@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from palate.baselines.kept import Kept
     from palate.prompt.chat import Chat
     from palate.ratings.load import Ratings
     from palate.samples import Prepared
@@ -130,6 +131,13 @@ def made_from_of(data: "Prepared") -> dict[str, Any]:
     made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
     made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
     return made_from | ({} if data.samples.history is None else {"split": "given"})
+
+
+def kept_baselines(config: Config, data: "Prepared") -> "Kept":
+    """The baselines that were fitted on prepared data, in the run's folder."""
+    from palate.baselines.kept import Kept
+
+    return Kept(config.run_path / "baselines", made_from_of(data) | {"seed": config.seed})
 
 
 def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":

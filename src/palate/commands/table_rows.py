@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.registry import BASELINES
+from palate.commands.prepare import kept_baselines
 from palate.commands.scores import MEASURED, VALIDATION, Model, main_model
 from palate.config import Config
 from palate.console import log
@@ -52,10 +53,10 @@ class Collected:
 
     @cached_property
     def baselines(self) -> "Mapping[str, Predict]":
-        """The fitted baselines."""
+        """The fitted baselines, kept in the run's folder."""
         from palate.baselines.registry import fit_baselines
 
-        return fit_baselines(self.known, self.config.evaluate.baselines)
+        return fit_baselines(self.known, self.config.evaluate.baselines, kept_baselines(self.config, self.data))
 
     @property
     def models(self) -> list[Model]:
