@@ -8,7 +8,10 @@ from palate import __version__
 from palate.config import Config
 from palate.store.artifacts import sha256_file, write_json
 from palate.store.hub import locate
-from palate.store.keys import damage_in, reason, recorded
+from palate.store.keys import Key, as_recorded, changed, damage_in, recorded
+
+SHORT = 40
+"""Characters of a value up to which a reason shows it."""
 
 
 class Ledger:
@@ -26,7 +29,7 @@ class Ledger:
             return "not done yet"
         known = {name: entry["outputs"].get(name, "") for name in map(self._name, outputs)}
         damage = damage_in(self.folder, known)
-        return reason(entry["made_from"], made_from) or (str(damage) if damage else None)
+        return changes(entry["made_from"], made_from) or (str(damage) if damage else None)
 
     def note(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> None:
         """Remember a finished stage."""
@@ -38,16 +41,39 @@ class Ledger:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 
 
+def changes(then: Key, now: Key) -> str:
+    """The entries that differ: `train.learning_rate changed from 0.0001 to 0.0002`; empty if there are none."""
+    then, now = flat(as_recorded(then)), flat(as_recorded(now))
+    told = []
+    for name in changed(then, now):
+        values = [str(key.get(name)) for key in (then, now)]
+        shown = name in then and name in now and all(len(value) <= SHORT for value in values)
+        told.append(f"{name} changed from {values[0]} to {values[1]}" if shown else f"{name} changed")
+    return ", ".join(told)
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def reading(config: Config) -> dict[str, Any]:
     """What decides how a model reads a sample."""
     return {
         "model": model_identity(config),
         "tokenizer": config.tokenizer_name,
         "prompt": config.prompt.model_dump(mode="json"),
-        "cutoff_len": config.tokens.cutoff_len,
-        "truncation": config.tokens.truncation,
+        "tokens": {"cutoff_len": config.tokens.cutoff_len, "truncation": config.tokens.truncation},
         "palate": __version__,
     }
+
+
+def training(config: Config) -> dict[str, Any]:
+    """What decides the trained weights, beside data and seed."""
+    return {**reading(config), "train": config.train.decisive()}
 
 
 def model_identity(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
+from palate.commands.ledger import changes, flat
 from palate.config import Config, decisive_options
 from palate.console import log
 from palate.errors import InputError
@@ -255,21 +256,14 @@ def prepare_options(config: Config) -> dict[str, Any]:
 
 def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Where the manifest's options differ from the config's, in words; empty if nowhere."""
-    then, now = _flat(manifest["options"]), _flat(options)
+    then, now = flat(manifest["options"]), flat(options)
     names = sorted(keys.changed(then, now))
     return ", ".join(f"{name} = {then.get(name)!r} (the config says {now.get(name)!r})" for name in names)
 
 
 def why_again(config: Config, manifest: Mapping[str, Any]) -> str:
     """Why `palate run` prepares its data again: other options, ratings or version; empty if it need not."""
-    if options := changed_options(manifest, prepare_options(config)):
-        return options
+    if found := changes(manifest["options"], prepare_options(config)):
+        return found
     then = {"palate": manifest["palate"], "the ratings": manifest["inputs"]}
     return keys.reason(then, {"palate": __version__, "the ratings": ratings_of(config).inputs})
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -18,7 +18,7 @@ from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
 from palate.commands.audit import check_leaks
-from palate.commands.ledger import Ledger, reading
+from palate.commands.ledger import Ledger, reading, training
 from palate.commands.report import METRICS, REPORT, show
 from palate.commands.score import adapter_identity
 from palate.commands.table_rows import Collected
@@ -31,8 +31,14 @@ from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples import Prepared, load_prepared
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
+from palate.store.keys import damage_in, recorded
+
+if TYPE_CHECKING:
+    from palate.report.outcome import Outcome
 
 STAGES = 7
+WHOLE = "run"
+"""The ledger's entry of a run that went through."""
 
 
 def run(config: Config) -> None:
@@ -46,88 +52,143 @@ def run(config: Config) -> None:
             "score.server",
         )
     began = time.monotonic()
-    folder = config.run_path
     console.start_logging()
-    chat = data_stage.check_model(config)
+    outcome = _finished(config)
+    if outcome is None:
+        outcome = _Run(config).go()
+    else:
+        log.info("skipped: all stages are finished, and their inputs are unchanged")
+    show(config, outcome)
+    _say_where(config, time.monotonic() - began)
 
-    _headline(1, "prepare")
-    data = _prepare(config)
-    leaks = check_leaks(config, data)
-    # What the user gave has been checked by now: from here on the run leaves its traces.
-    console.start_logging(folder / "run.log")
-    write_config(config, folder / "config.yaml")
-    ledger = Ledger(folder)
-    hashes = data.manifest["outputs"]
-    reads = reading(config)
 
-    def stage(number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]) -> None:
+def _finished(config: Config) -> "Outcome | None":
+    """What the run left, if it went through and neither its inputs nor its files have changed since."""
+    from pydantic import ValidationError
+
+    from palate.report.outcome import Outcome
+
+    ledger = Ledger(config.run_path)
+    outputs = [config.run_path / name for name in ledger.entries.get(WHOLE, {}).get("outputs", {})]
+    manifest = recorded(config.data_path / MANIFEST)
+    if not outputs or not manifest or ledger.reason(WHOLE, _whole(config, manifest), outputs) is not None:
+        return None
+    if damage_in(config.data_path, manifest["outputs"], hashes=False):
+        return None
+    if config.ratings.source is not None and data_stage.why_again(config, manifest):
+        return None
+    with contextlib.suppress(ValidationError, InputError):
+        return Outcome.of_dict(evaluate.model_name(config), read_json(config.run_path / METRICS))
+    return None
+
+
+def _whole(config: Config, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the whole run is made from."""
+    return {**reading(config), "options": config.model_dump(mode="json"), "data": manifest["outputs"]}
+
+
+class _Run:
+    """The stages of a run that is not finished."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.folder = config, config.run_path
+        self.chat = data_stage.check_model(config)
+        _headline(1, "prepare")
+        self.data = _prepare(config)
+        self.leaks = check_leaks(config, self.data)
+        # What the user gave has been checked by now: from here on the run leaves its traces.
+        console.start_logging(self.folder / "run.log")
+        write_config(config, self.folder / "config.yaml")
+        self.ledger = Ledger(self.folder)
+        self.adapter = self.folder / "adapter"
+        self.models = scores.models_of(config, [self.adapter])
+        main = scores.main_model(self.models)
+        self.files = {
+            model: scores.score_files(config, self.data, model, self.folder, ablated=model == main)
+            for model in self.models
+        }
+
+    def go(self) -> "Outcome":
+        """Do what is not done, and return what was measured."""
+        lengths_file = self.folder / "lengths.json"
+        made_from = {"data": self._hashes("train.json"), **reading(self.config)}
+        self._stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(self.config, self.chat, lengths_file))
+        _say_lengths(read_json(lengths_file))
+        if self.models[0].adapter is None:
+            self._score(3, self.models[0], {})
+        self._train()
+        self._score(5, scores.main_model(self.models), {"adapter": dict(adapter_identity(self.adapter))})
+        return self._conclude()
+
+    def _stage(
+        self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]
+    ) -> None:
         _headline(number, name)
-        reason = ledger.reason(name, made_from, outputs)
+        reason = self.ledger.reason(name, made_from, outputs)
         if reason is None:
             log.info("skipped: finished before, and its inputs are unchanged")
             return
         if reason != "not done yet":
             log.info("again: %s", reason)
         do()
-        ledger.note(name, made_from, outputs)
+        self.ledger.note(name, made_from, outputs)
 
-    lengths_file = folder / "lengths.json"
-    made_from = {"data": hashes["train.json"], **reads}
-    stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(config, chat, lengths_file))
-    _say_lengths(read_json(lengths_file))
+    def _hashes(self, *names: str) -> dict[str, str]:
+        """The hashes of prepared files."""
+        return {name: self.data.manifest["outputs"][name] for name in names}
 
-    adapter = folder / "adapter"
-    models = scores.models_of(config, [adapter])
-    main = scores.main_model(models)
-    files = {model: scores.score_files(config, data, model, folder, ablated=model == main) for model in models}
-
-    def score(number: int, model: scores.Model, made_from: Mapping[str, Any]) -> None:
+    def _score(self, number: int, model: scores.Model, made_from: Mapping[str, Any]) -> None:
+        """Score with one model."""
+        config, data, files = self.config, self.data, self.files[model]
         asked = {"rows": scores.measured_rows(config, data), "validation": scores.validation_rows(config, data)}
         made_from = {
             **made_from,
-            "data": [hashes["test_raw.jsonl"], hashes["val_raw.jsonl"]],
-            "split": config.evaluate.split,
-            "files": sorted(files[model]),
+            "data": self._hashes("test_raw.jsonl", "val_raw.jsonl"),
+            "evaluate.split": config.evaluate.split,
+            "files": sorted(files),
             **{name: sha256_of(rows.tolist()) for name, rows in asked.items()},
-            **reads,
+            **reading(config),
         }
-        outputs = list(files[model].values())
-        stage(
-            number, f"score, {model.key}", made_from, outputs,
-            lambda: scores.score_model(config, data, model, files[model]),
+        self._stage(
+            number, f"score, {model.key}", made_from, list(files.values()),
+            lambda: scores.score_model(config, data, model, files),
         )  # fmt: skip
 
-    if models[0].adapter is None:
-        score(3, models[0], {})
+    @property
+    def _weights(self) -> list[Path]:
+        """What training leaves."""
+        names = ("adapter_model.safetensors", "adapter_config.json", "palate.json")
+        apart = [self.folder / seeds.SEEDS] if self.config.train.seeds > 1 else []
+        return [*(self.adapter / name for name in names), *apart]
 
-    weights = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json", adapter / "palate.json"]
-    made_from = {
-        "data": [hashes["train.json"], hashes["eval.json"]],
-        **reads,
-        "seed": config.train_seed,
-        "seeds": config.train.seeds,
-        **config.train.decisive(),
-    }
-    if config.train.seeds > 1:
-        weights.append(folder / seeds.SEEDS)
-    stage(4, "train", made_from, weights, lambda: model_stage.train(config))
+    def _train(self) -> None:
+        config = self.config
+        made_from = {
+            "data": self._hashes("train.json", "eval.json"),
+            **training(config),
+            "seed": config.train_seed,
+            "train.seeds": config.train.seeds,
+        }
+        self._stage(4, "train", made_from, self._weights, lambda: model_stage.train(config))
 
-    score(5, main, {"adapter": dict(adapter_identity(adapter))})
+    def _conclude(self) -> "Outcome":
+        """Calibrate, measure, report, and note that the run went through."""
+        config, data, folder = self.config, self.data, self.folder
+        _headline(6, "calibrate")
+        scored = {model: scores.read_model(config, data, paths) for model, paths in self.files.items()}
+        calibrations = calibrate.calibrations_of(config, self.chat, scored, {}, folder)
+        for model in self.models:
+            if model.key not in calibrations:
+                (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
 
-    _headline(6, "calibrate")
-    scored = {model: scores.read_model(config, data, paths) for model, paths in files.items()}
-    calibrations = calibrate.calibrations_of(config, chat, scored, {}, folder)
-    for model in models:
-        if model.key not in calibrations:
-            (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
-
-    _headline(7, "evaluate and report")
-    outcome = evaluate.conclude(Collected(config, data, scored, calibrations), leaks, folder)
-    kept = [path for paths in files.values() for path in paths.values()]
-    kept += [calibrate.home(config, model) / FILE for model in models]
-    _write_manifest(config, data, chat, kept, weights)
-    show(config, outcome)
-    _say_where(config, time.monotonic() - began)
+        _headline(7, "evaluate and report")
+        outcome = evaluate.conclude(Collected(config, data, scored, calibrations), self.leaks, folder)
+        kept = [path for paths in self.files.values() for path in paths.values()]
+        kept += [calibrate.home(config, model) / FILE for model in self.models]
+        _write_manifest(config, data, self.chat, kept, self._weights)
+        left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
+        self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])
+        return outcome
 
 
 def _headline(number: int, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from palate import console
 from palate.commands.data_option import alpaca_of
-from palate.commands.ledger import Ledger, reading
+from palate.commands.ledger import Ledger, training
 from palate.config import Config
 from palate.console import log
 from palate.progress import clock
@@ -45,7 +45,7 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
     for n, seed in enumerate(seeds):
         log.info("seed %d, %d of %d", seed, n + 1, len(seeds))
         folder = run / FOLDER / str(seed)
-        made_from = {"data": _data(config), **reading(config), "seed": seed, **config.train.decisive()}
+        made_from = {"data": _data(config), **training(config), "seed": seed}
         names = ("adapter_model.safetensors", "adapter_config.json", "palate.json", RUN)
         outputs = [folder / LOG, *(folder / "adapter" / name for name in names)]
         ledger = Ledger(folder)

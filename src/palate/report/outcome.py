@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self, get_type_hints
 
 from palate.measure.ablations import Ablations
 from palate.measure.calibration import Calibration
@@ -13,6 +13,8 @@ from palate.measure.ranking_table import RankingTable
 from palate.measure.seeds import OverSeeds
 from palate.measure.slices import Slices
 from palate.measure.stacking import Stack
+
+READABLE = ("calibrations", "ablations", "rankings", "slices", "comparison", "seeds", "leaks")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,15 @@ class Outcome:
     """Several adapters as trainings of one model."""
     leaks: Audit | None = None
     """None for Alpaca examples, which have neither users nor times."""
+
+    @classmethod
+    def of_dict(cls, model: str, values: Mapping[str, Any]) -> Self:
+        """The outcome that `to_dict` gave, without the stacks; raises pydantic's `ValidationError` for another one."""
+        from pydantic import TypeAdapter
+
+        hints = get_type_hints(cls)
+        parts = {name: TypeAdapter(hints[name]).validate_python(values.get(name)) for name in READABLE}
+        return cls(model, TypeAdapter(Evaluation).validate_python(values), **parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types, the content of `metrics.json`; for Alpaca examples only the evaluation."""
