@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from palate import __version__
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
-from palate.ratings.split_names import TABLE_SUFFIXES
+from palate.ratings.formats import table_suffixes
 from palate.train import processes
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
@@ -503,7 +503,7 @@ def _recipe(args: argparse.Namespace) -> Path | None:
     inside = path / "config.yaml"
     if path.is_dir() and inside.is_file():
         return inside
-    if path.is_dir() or path.suffix.lower() in (*TABLE_SUFFIXES, ".zip"):
+    if path.is_dir() or path.suffix.lower() in (*table_suffixes(), ".zip"):
         raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
     return path
 

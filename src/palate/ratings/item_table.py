@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from palate.errors import InputError
+from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
@@ -15,13 +16,11 @@ from palate.ratings.layout import (
     check_encoding,
     check_widths,
     column_of,
-    is_parquet,
     layout_of,
-    parquet_columns,
     rewritten_rows,
     separator_of,
 )
-from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
+from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
 from palate.ratings.source import Source, SourceFile
 from palate.ratings.text import WHITE, folded
 
@@ -32,8 +31,8 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     The columns of text files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and
     RecBole's separate year is appended to the title. Raises `InputError` with the line.
     """
-    if is_parquet(file):
-        table, layout = parquet_columns(file), None
+    if (typed := format_of(file)) is not None:
+        table, layout = typed.columns(file), None
     else:
         layout = layout_of(file)
         duplicate = next((name for name in layout.names if layout.names.count(name) > 1), None)
@@ -44,7 +43,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     rest = [c for c in table.columns if c not in (item, title)]
     if layout is None:
         for role, column in (("item", item), ("title", title)):
-            wanted = parquet_type(role, column, table.schema[column], file.place)
+            wanted = type_of(role, column, table.schema[column], file.place)
             table = table.with_columns(pl.col(column).cast(wanted))
         ids = printable(table[item])
     else:
