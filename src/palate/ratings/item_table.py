@@ -18,6 +18,7 @@ from palate.ratings.layout import (
     column_of,
     layout_of,
     rewritten_rows,
+    roles_of,
     separator_of,
 )
 from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
@@ -25,8 +26,10 @@ from palate.ratings.source import Source, SourceFile
 from palate.ratings.text import WHITE, folded
 
 
-def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Read an item table: `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
+def read_items(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Read an item table, and the role of each column of the file.
+
+    The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
 
     The columns of text files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and
     RecBole's separate year is appended to the title. Raises `InputError` with the line.
@@ -40,6 +43,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
             raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
+    roles = roles_of(table.columns, {"item_id": item, "title": title})
     rest = [c for c in table.columns if c not in (item, title)]
     if layout is None:
         for role, column in (("item", item), ("title", title)):
@@ -56,7 +60,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     _check_ids(table["item_id"], file, layout)
     table = _join_genre_flags(table)
     is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
-    return _put_year_into_title(table) if is_atomic else table
+    return (_put_year_into_title(table) if is_atomic else table), roles
 
 
 def item_table(source: str) -> SourceFile:

@@ -314,6 +314,11 @@ def check_roles(used: Mapping[str, str | None], place: str) -> None:
             raise InputError(f"{problem} (ratings.columns)", place, 1)
 
 
+def roles_of(names: Sequence[str], used: Mapping[str, str | None]) -> dict[str, str]:
+    """The role of each column in file order, such as `item, title`; empty for a column without one."""
+    return {name: ", ".join(role for role, column in used.items() if column == name) for name in names}
+
+
 def _check_header(names: Sequence[str], place: str, role: str) -> None:
     """Raise `InputError` if the header looks like a row: it has a number and no name of `ROLES`."""
     usual_names = {name for called in ROLES.values() for name in called}

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -43,6 +43,8 @@ class Ratings:
     name: str
     inputs: dict[str, str]
     scale: tuple[float, float]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
 
 
 def load_ratings(
@@ -72,13 +74,14 @@ def load_ratings(
         scale = scale or _usual_scale(name, rating_name)
         table = read_ratings(tables.open(rating_name), columns, scale)
         inputs = {table.file.name: table.file.sha256}
+        roles = {table.file.name: table.columns}
         if items is not None:
             item_file: SourceFile | None = item_table(items)
         else:
             item_name = _find_items(tables, rating_name)
             item_file = None if item_name is None else tables.open(item_name)
         if item_file is not None:
-            item_frame = read_items(item_file, columns)
+            item_frame, roles[item_file.name] = read_items(item_file, columns)
             inputs[item_file.name] = item_file.sha256
         elif "title" in table.frame.columns:
             item_frame = items_of_titles(table)
@@ -90,7 +93,7 @@ def load_ratings(
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         check_titles(table, item_frame, item_file.name if item_file else table.file.name)
-    return Ratings(table.frame, item_frame, name, inputs, scale)
+    return Ratings(table.frame, item_frame, name, inputs, scale, roles)
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:

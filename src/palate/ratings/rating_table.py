@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NoReturn
 
@@ -24,6 +24,7 @@ from palate.ratings.layout import (
     layout_of,
     records,
     rewritten_rows,
+    roles_of,
     width_problem,
 )
 from palate.ratings.source import SourceFile
@@ -50,6 +51,8 @@ class RatingTable:
     file: SourceFile
     layout: Layout | None
     """None for a file with typed columns."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The role of each column of the file, see `roles_of`."""
 
     def fail(self, message: str, row: int) -> NoReturn:
         """Raise `InputError` for a row, counted from 0."""
@@ -100,7 +103,8 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
         usual = not _has_nulls(frame)
     except POLARS_FAULTS:
         usual = False
-    return RatingTable(frame if usual else _read_carefully(file, layout, places, scale), file, layout)
+    frame = frame if usual else _read_carefully(file, layout, places, scale)
+    return RatingTable(frame, file, layout, roles_of(layout.names, used | {"title": title}))
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -280,7 +284,7 @@ def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> 
     ]
     frame = found.select(casts)
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
-    table = RatingTable(frame, file, None)
+    table = RatingTable(frame, file, None, roles_of(names, used))
     for name in COLUMNS:
         if frame[name].null_count():
             table.fail(f"{name} is missing", _first(frame[name].is_null()))

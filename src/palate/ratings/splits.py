@@ -251,7 +251,7 @@ def _items(
         else:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].file.place)
-        listed = read_items(file, columns)
+        listed, _ = read_items(file, columns)
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts:
             where = f"an item that has a title in {file.name}"
