@@ -409,6 +409,24 @@ COMPARE = (
     _option("--out FILE", "write an HTML page"),
     SEED,
 )
+LOG = "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …"
+PATH = Option(["ratings.source"], {"metavar": "PATH|NAME", "help": LOG}, "ratings.source")
+INSPECT = (
+    PATH,
+    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
+    _option("--history-len N", "rated items in a prompt (15)", key="prepare.history_len"),
+    _option("--rating-threshold R", "lowest rating that means Yes (4.0)", key="prepare.rating_threshold"),
+    _option("--html FILE", "write the figures as a page with pictures"),
+    JSON,
+)
+INIT = (
+    *INSPECT[:4],
+    _option("--noun NOUN", "what the items are, such as film or product (from the names of files and columns)"),
+    _option("--force", "replace an existing file"),
+    _option("--out FILE", "the config (palate.yaml)"),
+)
+LOGS = ("inspect", "init")
+"""The commands whose argument is a log."""
 FROM_RATINGS = ("lengths", "tokenize", "plan", "audit")
 """The commands that prefer `--ratings` to prepared data."""
 
@@ -418,6 +436,8 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         (SEEDS, ALLOW_LEAKS, RUN_DIR),
         "prepare, measure lengths, train, evaluate and report; skip finished stages",
     ),
+    "inspect": (_call("inspect:inspect"), INSPECT, "show what a log of ratings holds, and what would become of it"),
+    "init": (_call("init:init"), INIT, "write a config for a log of ratings, from its figures"),
     "prepare": (_prepare, PREPARE, "turn ratings into train.json, eval.json, test_raw.jsonl and manifest.json"),
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
     "tokenize": (_tokenize, TOKENIZE, "write the samples as token ids in Arrow files, for any trainer"),
@@ -444,14 +464,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        common = () if name in ("compare", "cache") else COMMON
+        common: tuple[Option, ...] = () if name in ("compare", "cache") else COMMON
+        if name in LOGS:
+            common = tuple(option for option in COMMON if option.key != "ratings.source")
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)
             if option.key is None:
                 read.append(action.dest)
         if common:
-            sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
+            if name not in LOGS:
+                sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
             group = sub.add_argument_group("options of every command that reads a config")
             for option in common:
                 group.add_argument(*option.names, **option.settings)
@@ -468,8 +491,9 @@ def _config(args: argparse.Namespace) -> "Config":
     args.from_ratings = ratings is not None
     path = _recipe(args)
     overrides = []
-    if path is None and ratings is not None:  # each data set gets a run of its own
-        name = re.sub(r"[^\w.-]", "-", Path(ratings).stem).lstrip(".") or "palate"
+    if ratings is not None and (path is None or args.command == "init"):  # each data set gets a run of its own
+        stem = Path(ratings).stem or Path(ratings).resolve().name
+        name = re.sub(r"[^\w.-]", "-", stem).lstrip(".") or "palate"
         overrides.append(Override("name", name, "--ratings"))
     if model is not None and _brings_tokenizer(model):  # replaces the tokenizer of the config's model
         overrides.append(Override("tokens.tokenizer", None, "--model"))

@@ -64,6 +64,7 @@ def prepare(config: Config) -> dict[str, Any]:
 
     console.start_logging()
     ratings = ratings_of(config)
+    _check_domain(config, ratings)
     items = ratings.frame["item_id"].n_unique()
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
@@ -75,6 +76,16 @@ def prepare(config: Config) -> dict[str, Any]:
         soft_wrap=True,
     )
     return manifest
+
+
+def _check_domain(config: Config, ratings: "Ratings") -> None:
+    """Warn if the default prompt, which speaks of movies, would ask about items that no name calls films."""
+    from palate.ratings.domain import may_be_films
+
+    words = {"system", "instruction", "history_header", "candidate_header", "question"}
+    if words.isdisjoint(config.prompt.model_fields_set) and not may_be_films(ratings):
+        source = config.ratings.source
+        log.warning("the prompt speaks of movies, %s does not: `palate init %s` writes a config for it", source, source)
 
 
 def prepared(config: Config) -> "Prepared":

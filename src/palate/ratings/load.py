@@ -71,7 +71,7 @@ def load_ratings(
     with open_source(path.parent if single else path) as tables:
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
-        scale = scale or _usual_scale(name, rating_name)
+        scale = scale or usual_scale(name, rating_name)
         table = read_ratings(tables.open(rating_name), columns, scale)
         inputs = {table.file.name: table.file.sha256}
         roles = {table.file.name: table.columns}
@@ -93,7 +93,7 @@ def load_ratings(
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         check_titles(table, item_frame, item_file.name if item_file else table.file.name)
-    return Ratings(table.frame, item_frame, name, inputs, scale, roles)
+    return Ratings(table.frame, item_frame, name, inputs, scale, columns=roles)
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:
@@ -163,7 +163,7 @@ def _name_of(path: Path, rating_name: str) -> str:
     return path.resolve().parent.name or stem
 
 
-def _usual_scale(name: str, rating_name: str) -> tuple[float, float]:
+def usual_scale(name: str, rating_name: str) -> tuple[float, float]:
     """The scale of a named data set; else that of MovieLens's half stars."""
     archive = ARCHIVES.get(name.lower()) or ARCHIVES.get(Path(rating_name).stem.lower())
     if rating_name.lower().endswith("u.data"):
