@@ -115,6 +115,16 @@ def test_a_noun_that_is_none_is_wrong_input(films: Path, capsys: pytest.CaptureF
     assert not Path("palate.yaml").exists()
 
 
+def test_prepare_names_the_users_that_it_loses(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = pl.read_csv("films/ratings.csv").filter((pl.col("userId") > 10) | (pl.int_range(pl.len()).over("userId") < 5))
+    log.write_csv("films/ratings.csv")
+    assert main(["prepare", "--ratings", "films", "--history-len", "5", "--out", "data"]) == 0
+    told = "10 of 30 users have too few ratings (<6): `palate inspect films` shows what a shorter history keeps"
+    assert told in capsys.readouterr().err
+    assert main(["prepare", "--ratings", "films", "--history-len", "4", "--out", "data"]) == 0
+    assert "too few" not in capsys.readouterr().err
+
+
 def test_odd_titles_leave_a_config_that_loads(films: Path) -> None:
     items = pl.read_csv("films/movies.csv").with_columns(
         title=pl.lit("\ud7ff\ufffe# *x*: 'a' \"b\" \x7f") + pl.col("movieId").cast(pl.String)

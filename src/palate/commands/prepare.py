@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from palate.tokens.dataset import Options, TokenDataset
     from palate.tokens.portable import Portable
 
+MANY_LOST = 0.1
+"""Share of the users without samples from which `palate prepare` warns."""
+
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
@@ -68,7 +71,12 @@ def prepare(config: Config) -> dict[str, Any]:
     items = ratings.frame["item_id"].n_unique()
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
-    samples = manifest["stats"]["samples"]
+    stats = manifest["stats"]
+    samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]
+    if lost > MANY_LOST * users and config.prepare.split != "given":
+        need, source = config.prepare.history_len, config.ratings.source
+        told = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
+        log.warning(told, f"{lost:,}", f"{users:,}", need + 1, source)
     console.out.print(
         f"prepared {samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples "
         f"in {config.data_path}",
