@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from palate.tokens.dataset import Options, TokenDataset
     from palate.tokens.portable import Portable
 
-MANY_LOST = 0.1
+MANY_LOST = 0.2
 """Share of the users without samples from which `palate prepare` warns."""
 
 
