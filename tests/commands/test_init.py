@@ -1,6 +1,9 @@
 """The config of `palate init`: it loads, its choices follow the figures, and `palate prepare` takes it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -107,6 +110,17 @@ def test_the_prompt_speaks_of_the_noun(noun: str, phrases: list[str]) -> None:
     text = prompt.model_dump_json()
     assert "movie" not in text
     assert all(phrase in prompt.system for phrase in phrases)
+
+
+def test_a_person_is_asked_for_the_noun_where_no_name_has_one(films: Path) -> None:
+    write_pans(Path("pans.csv"), values=2)
+    Path("pans.csv").write_text(Path("pans.csv").read_text().replace("buyer,what,points,when", "user,item,rating,time"))
+    master, terminal = os.openpty()
+    os.write(master, b"saucepan\n")
+    command = [sys.executable, "-m", "palate", "init", "pans.csv"]
+    subprocess.run(command, stdin=terminal, stdout=terminal, stderr=terminal, check=True, timeout=60)
+    assert b"What does this log rate?" in os.read(master, 10_000)
+    assert load_config(Path("palate.yaml")).prompt.candidate_header == "Candidate saucepan:"
 
 
 def test_a_noun_that_is_none_is_wrong_input(films: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,9 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
     yield "ratings:"
     yield from _indented(_sources(config, path))
     if config.ratings.scale is None and not on_usual_scale(profile):
-        yield _commented(f"scale: [{profile.scale[0]:g}, {profile.scale[1]:g}]", "lowest and highest rating of the log")
+        yield _commented(
+            f"scale: [{profile.scale[0]:.12g}, {profile.scale[1]:.12g}]", "lowest and highest rating of the log"
+        )
     yield ""
     yield "prepare:"
     yield from _choices(config, profile)
@@ -149,7 +151,7 @@ def _choices(config: Config, profile: Profile) -> Iterator[str]:
     if others:
         near = min(others, key=lambda value: abs(value - threshold))
         told += f"; {near:g} would make it {profile.share_yes(near):.0%}"
-    yield _commented(f"rating_threshold: {threshold:g}", told)
+    yield _commented(f"rating_threshold: {threshold:.12g}", told)
     rest = config.prepare.model_dump(mode="json", exclude_unset=True, exclude={"history_len", "rating_threshold"})
     yield from _indented(rest) if rest else ()
 

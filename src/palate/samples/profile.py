@@ -190,7 +190,7 @@ def bars_of(profile: Profile) -> list[Bar]:
     edges = np.linspace(values[0], values[-1], 11)
     counts, _ = np.histogram(values, bins=edges, weights=list(profile.distribution.values()))
     ranges = zip(pairwise(edges.tolist()), counts.tolist(), strict=True)
-    return [Bar(f"{low:g}–{high:g}", low, low, high, int(count)) for (low, high), count in ranges]
+    return [Bar(f"{low:.3g}–{high:.3g}", low, low, high, int(count)) for (low, high), count in ranges]
 
 
 def figures(profile: Profile) -> dict[str, object]:
