@@ -50,13 +50,14 @@ def cli() -> str:
         name: [a for a in p._actions if a.dest not in ("help", "config_file")] for name, p in commands.choices.items()
     }
     known = Counter((*a.option_strings, a.help) for own in actions.values() for a in own)
-    common = {option for option, count in known.items() if count >= len(actions) - 2}
+    common = {option for option, count in known.items() if count >= len(actions) - 4}
     text = f"""{BEGIN}
 
 # Commands
 
-CONFIG, a YAML file or the folder of a run, is the first argument of every command except `compare` and `cache`. These
-commands take the [common options](#common-options), too. Defaults are in parentheses. Exit codes are [0, 1, 2 and
+CONFIG, a YAML file or the folder of a run, is the first argument of every command except `compare` and `cache`; that of
+`inspect` and `init` is the log. All but `compare` and `cache` take the [common options](#common-options), too;
+`inspect` and `init` without `--ratings`. Defaults are in parentheses. Exit codes are [0, 1, 2 and
 130](files.md#exit-codes).
 """
     shared: list[argparse.Action] = []
@@ -64,7 +65,7 @@ commands take the [common options](#common-options), too. Defaults are in parent
         found = [a for a in actions[name] if (*a.option_strings, a.help) in common]
         if len(found) == len(common):
             shared = found
-        own = [a for a in actions[name] if a not in shared]
+        own = [a for a in actions[name] if a not in found or len(found) < len(common) - 1]
         text += f"\n## palate {name}\n\n{parser.description}\n\n{_options(own)}"
     return f"{text}\n## Common options\n\n{_options(shared)}"
 

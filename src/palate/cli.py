@@ -19,7 +19,7 @@ from palate import __version__
 from palate.ablations import ABLATIONS
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
-from palate.ratings.split_names import TABLE_SUFFIXES
+from palate.ratings.formats import table_suffixes
 from palate.train import processes
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
@@ -410,18 +410,35 @@ COMPARE = (
     _option("--out FILE", "write an HTML page"),
     SEED,
 )
+LOG = "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …"
+PATH = Option(["ratings.source"], {"metavar": "PATH|NAME", "help": LOG}, "ratings.source")
+ITEMS = _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items")
+INSPECT = (
+    PATH,
+    ITEMS,
+    _option("--history-len N", "rated items in a prompt (15)", key="prepare.history_len"),
+    _option("--rating-threshold R", "lowest rating that means Yes (4.0)", key="prepare.rating_threshold"),
+    _option("--html FILE", "write the figures as a page with pictures"),
+    JSON,
+)
+INIT = (
+    *INSPECT[:4],
+    _option("--noun NOUN", "what the items are, such as film or product (from the names of files and columns)"),
+    _option("--force", "replace an existing file"),
+    _option("--out FILE", "the config (palate.yaml)"),
+)
 BASELINES = (
     Option(
         ["ratings.source"],
         {"metavar": "RATINGS", "nargs": "?", "help": "as --ratings of other commands, or the folder of a run"},
         "ratings.source",
     ),
-    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
+    ITEMS,
     SCORED,
     JSON,
     _option("--out DIR", "folder for baselines.json (none)", dest="out"),
 )
-LOGS = ("baselines",)
+LOGS = ("inspect", "init", "baselines")
 """The commands whose argument is a log."""
 FROM_RATINGS = ("baselines", "lengths", "tokenize", "plan", "audit")
 """The commands that prefer `--ratings` to prepared data."""
@@ -432,6 +449,8 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         (SEEDS, ALLOW_LEAKS, RUN_DIR),
         "prepare, measure lengths, train, evaluate and report; skip finished stages",
     ),
+    "inspect": (_call("inspect:inspect"), INSPECT, "show what a log of ratings holds, and what would become of it"),
+    "init": (_call("init:init"), INIT, "write a config for a log of ratings, from its figures"),
     "baselines": (
         _call("baselines:baselines"),
         BASELINES,
@@ -493,8 +512,9 @@ def _config(args: argparse.Namespace) -> "Config":
     args.from_ratings = ratings is not None
     path = _recipe(args)
     overrides = []
-    if path is None and ratings is not None:  # each data set gets a run of its own
-        name = re.sub(r"[^\w.-]", "-", Path(ratings).stem).lstrip(".") or "palate"
+    if ratings is not None and (path is None or args.command == "init"):  # each data set gets a run of its own
+        stem = Path(ratings).stem or Path(ratings).resolve().name
+        name = re.sub(r"[^\w.-]", "-", stem).lstrip(".") or "palate"
         overrides.append(Override("name", name, "--ratings"))
     if model is not None and _brings_tokenizer(model):  # replaces the tokenizer of the config's model
         overrides.append(Override("tokens.tokenizer", None, "--model"))
@@ -533,7 +553,7 @@ def _recipe(args: argparse.Namespace) -> Path | None:
     inside = path / "config.yaml"
     if path.is_dir() and inside.is_file():
         return inside
-    if path.is_dir() or path.suffix.lower() in (*TABLE_SUFFIXES, ".zip"):
+    if path.is_dir() or path.suffix.lower() in (*table_suffixes(), ".zip"):
         raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
     return path
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from palate.errors import InputError
-from palate.ratings.split_names import SPLIT_NAMES, SUFFIXES, split_files
+from palate.ratings.formats import split_suffixes
+from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.store.artifacts import MANIFEST
 
 JSON = (".json", ".jsonl", ".ndjson")
@@ -40,7 +41,7 @@ def source_of(path: Path) -> DataPath | None:
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         _refuse_pickle(path)
-    if suffix not in JSON and suffix not in SUFFIXES:
+    if suffix not in JSON and suffix not in split_suffixes():
         raise InputError(f"is of an unknown kind, {EXPECTED}", path)
     if path.stem.lower() == "test":
         whole = _in_folder(path.parent, ("alpaca",) if suffix in JSON else ("tables",))

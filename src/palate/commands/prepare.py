@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from palate.tokens.dataset import Options, TokenDataset
     from palate.tokens.portable import Portable
 
+MANY_LOST = 0.2
+"""Share of the users without samples from which `palate prepare` warns."""
+
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
@@ -66,10 +69,16 @@ def prepare(config: Config) -> dict[str, Any]:
 
     console.start_logging()
     ratings = ratings_of(config)
+    _check_domain(config, ratings)
     items = ratings.frame["item_id"].n_unique()
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
-    samples = manifest["stats"]["samples"]
+    stats = manifest["stats"]
+    samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]
+    if lost > MANY_LOST * users and config.prepare.split != "given":
+        need, source = config.prepare.history_len, config.ratings.source
+        told = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
+        log.warning(told, f"{lost:,}", f"{users:,}", need + 1, source)
     console.out.print(
         f"prepared {samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples "
         f"in {config.data_path}",
@@ -77,6 +86,16 @@ def prepare(config: Config) -> dict[str, Any]:
         soft_wrap=True,
     )
     return manifest
+
+
+def _check_domain(config: Config, ratings: "Ratings") -> None:
+    """Warn if the default prompt, which speaks of movies, would ask about items that no name calls films."""
+    from palate.ratings.domain import may_be_films
+
+    words = {"system", "instruction", "history_header", "candidate_header", "question"}
+    if words.isdisjoint(config.prompt.model_fields_set) and not may_be_films(ratings):
+        source = config.ratings.source
+        log.warning("the prompt speaks of movies, %s does not: `palate init %s` writes a config for it", source, source)
 
 
 def prepared(config: Config) -> "Prepared":

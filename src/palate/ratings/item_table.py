@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from palate.errors import InputError
+from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
@@ -15,25 +16,26 @@ from palate.ratings.layout import (
     check_encoding,
     check_widths,
     column_of,
-    is_parquet,
     layout_of,
-    parquet_columns,
     rewritten_rows,
+    roles_of,
     separator_of,
 )
-from palate.ratings.rating_table import RatingTable, as_ids, parquet_type, printable
+from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
 from palate.ratings.source import Source, SourceFile
 from palate.ratings.text import WHITE, folded
 
 
-def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Read an item table: `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
+def read_items(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Read an item table, and the role of each column of the file.
+
+    The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
 
     The columns of text files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and
     RecBole's separate year is appended to the title. Raises `InputError` with the line.
     """
-    if is_parquet(file):
-        table, layout = parquet_columns(file), None
+    if (typed := format_of(file)) is not None:
+        table, layout = typed.columns(file), None
     else:
         layout = layout_of(file)
         duplicate = next((name for name in layout.names if layout.names.count(name) > 1), None)
@@ -41,10 +43,11 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
             raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
+    roles = roles_of(table.columns, {"item_id": item, "title": title})
     rest = [c for c in table.columns if c not in (item, title)]
     if layout is None:
         for role, column in (("item", item), ("title", title)):
-            wanted = parquet_type(role, column, table.schema[column], file.place)
+            wanted = type_of(role, column, table.schema[column], file.place)
             table = table.with_columns(pl.col(column).cast(wanted))
         ids = printable(table[item])
     else:
@@ -57,7 +60,7 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> pl.DataFrame:
     _check_ids(table["item_id"], file, layout)
     table = _join_genre_flags(table)
     is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
-    return _put_year_into_title(table) if is_atomic else table
+    return (_put_year_into_title(table) if is_atomic else table), roles
 
 
 def item_table(source: str) -> SourceFile:

@@ -14,7 +14,6 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.source import SourceFile
-from palate.store.parquet import DamagedError, column_names, read_parquet
 
 ROLES = {
     "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid"),
@@ -78,27 +77,6 @@ class Layout:
     rewritten: bool = False
     """Whether a field contains a quote. Polars would take it for an opening quote and join rows, so that
     `rewritten_rows` must rewrite the rows first."""
-
-
-def is_parquet(file: SourceFile) -> bool:
-    """Whether the file's name has a suffix of Parquet."""
-    return file.name.lower().endswith((".parquet", ".pq"))
-
-
-def parquet_names(file: SourceFile) -> list[str]:
-    """The columns of a Parquet table; raises `InputError` for another file."""
-    try:
-        return column_names(file.path)
-    except DamagedError as error:
-        raise InputError(f"is not a Parquet file: {error}", file.place) from None
-
-
-def parquet_columns(file: SourceFile, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """A Parquet table, or some of its columns; raises `InputError` for a damaged or another file."""
-    try:
-        return read_parquet(file.path, columns)
-    except DamagedError as error:
-        raise InputError(f"cannot be read, expected a whole Parquet file: {error}", file.place) from None
 
 
 def layout_of(file: SourceFile) -> Layout:
@@ -334,6 +312,11 @@ def check_roles(used: Mapping[str, str | None], place: str) -> None:
         if first != role and {first, role} != {"item_id", "title"}:
             problem = f"the column {column!r} has the roles {first} and {role}, expected a column for each"
             raise InputError(f"{problem} (ratings.columns)", place, 1)
+
+
+def roles_of(names: Sequence[str], used: Mapping[str, str | None]) -> dict[str, str]:
+    """The role of each column in file order, such as `item, title`; empty for a column without one."""
+    return {name: ", ".join(role for role, column in used.items() if column == name) for name in names}
 
 
 def _check_header(names: Sequence[str], place: str, role: str) -> None:

@@ -4,28 +4,21 @@ import dataclasses
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES, locate
+from palate.ratings.formats import own_suffixes, table_suffixes
 from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
 from palate.ratings.source import Source, SourceFile, open_source
-from palate.ratings.split_names import TABLE_SUFFIXES, TABLES, split_files
+from palate.ratings.split_names import split_files
 
-_RATING_FILES = (
-    *(f"{stem}.{suffix}" for stem in ("ratings", "interactions") for suffix in TABLES),
-    "ratings.dat",
-    "u.data",
-)
-ITEM_FILES = (
-    *(f"{stem}.{suffix}" for stem in ("movies", "items", "books", "products", "titles") for suffix in TABLES),
-    "movies.dat",
-    "u.item",
-)
+_RATING_STEMS, _RATING_FILES = ("ratings", "interactions"), ("ratings.dat", "u.data")
+_ITEM_STEMS, _ITEM_FILES = ("movies", "items", "books", "products", "titles"), ("movies.dat", "u.item")
 _JSON = """: a script converts it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
 _REMEDIES = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
@@ -50,6 +43,8 @@ class Ratings:
     name: str
     inputs: dict[str, str]
     scale: tuple[float, float]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
 
 
 def load_ratings(
@@ -69,24 +64,24 @@ def load_ratings(
     columns = columns or {}
     path = locate(source)
     single = path.is_file() and path.suffix.lower() != ".zip"
-    if single and path.suffix.lower() not in TABLE_SUFFIXES:
+    if single and path.suffix.lower() not in table_suffixes():
         remedy = _REMEDIES.get(path.suffix.lower(), "")
-        raise InputError(
-            f"is not a kind of file that holds ratings, expected .csv, .tsv, .parquet or .zip{remedy}", path
-        )
+        expected = f"expected {', '.join(own_suffixes())} or .zip{remedy}"
+        raise InputError(f"is not a kind of file that holds ratings, {expected}", path)
     with open_source(path.parent if single else path) as tables:
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
-        scale = scale or _usual_scale(name, rating_name)
+        scale = scale or usual_scale(name, rating_name)
         table = read_ratings(tables.open(rating_name), columns, scale)
         inputs = {table.file.name: table.file.sha256}
+        roles = {table.file.name: table.columns}
         if items is not None:
             item_file: SourceFile | None = item_table(items)
         else:
             item_name = _find_items(tables, rating_name)
             item_file = None if item_name is None else tables.open(item_name)
         if item_file is not None:
-            item_frame = read_items(item_file, columns)
+            item_frame, roles[item_file.name] = read_items(item_file, columns)
             inputs[item_file.name] = item_file.sha256
         elif "title" in table.frame.columns:
             item_frame = items_of_titles(table)
@@ -98,7 +93,7 @@ def load_ratings(
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         check_titles(table, item_frame, item_file.name if item_file else table.file.name)
-    return Ratings(table.frame, item_frame, name, inputs, scale)
+    return Ratings(table.frame, item_frame, name, inputs, scale, columns=roles)
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:
@@ -109,7 +104,7 @@ def check_scale(scale: tuple[float, float] | None) -> None:
 
 def _find_ratings(tables: Source) -> str:
     """The rating file of a folder or a zip; raises `InputError` for none, or for several."""
-    found = [name for name in tables.names if _basename(name) in _RATING_FILES or name.lower().endswith(".inter")]
+    found = [name for name in tables.names if _is_ratings(name) or name.lower().endswith(".inter")]
     if len(found) == 1:
         return found[0]
     if {"train", "test"} <= split_files(tables.names).keys():
@@ -122,7 +117,7 @@ def _find_ratings(tables: Source) -> str:
         raise InputError(f"holds {len(found)} tables of ratings, {', '.join(found[:4])}; {remedy}", tables.root)
     expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-    named = next((name for name in tables.names if name.lower().endswith(TABLE_SUFFIXES)), None)
+    named = next((name for name in tables.names if name.lower().endswith(table_suffixes())), None)
     if named is not None and tables.archive is None:
         there += "; or name the file itself as --ratings, and that of the items as --items"
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)
@@ -140,15 +135,22 @@ def _find_items(tables: Source, rating_name: str) -> str | None:
 
 def find_items(tables: Source, names: Sequence[str]) -> str | None:
     """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several."""
-    found = [name for name in names if _basename(name) in ITEM_FILES]
+    found = [name for name in names if _is_usual(name, _ITEM_STEMS, _ITEM_FILES)]
     if len(found) > 1:
         remedy = "expected one, or its path as --items"
         raise InputError(f"holds {len(found)} tables of items, {', '.join(found[:4])}; {remedy}", tables.root)
     return found[0] if found else None
 
 
-def _basename(name: str) -> str:
-    return posixpath.basename(name).lower()
+def _is_ratings(name: str) -> bool:
+    return _is_usual(name, _RATING_STEMS, _RATING_FILES)
+
+
+def _is_usual(name: str, stems: Sequence[str], files: Sequence[str]) -> bool:
+    """Whether a file has one of these names, or one of these stems and the suffix of your own tables."""
+    base = posixpath.basename(name).lower()
+    stem, suffix = posixpath.splitext(base)
+    return base in files or (stem in stems and suffix in own_suffixes())
 
 
 def _name_of(path: Path, rating_name: str) -> str:
@@ -156,12 +158,12 @@ def _name_of(path: Path, rating_name: str) -> str:
     if path.is_dir():
         return path.resolve().name
     stem = Path(rating_name).stem
-    if path.suffix.lower() == ".zip" or rating_name.lower() not in _RATING_FILES:
+    if path.suffix.lower() == ".zip" or not _is_ratings(rating_name):
         return path.stem
     return path.resolve().parent.name or stem
 
 
-def _usual_scale(name: str, rating_name: str) -> tuple[float, float]:
+def usual_scale(name: str, rating_name: str) -> tuple[float, float]:
     """The scale of a named data set; else that of MovieLens's half stars."""
     archive = ARCHIVES.get(name.lower()) or ARCHIVES.get(Path(rating_name).stem.lower())
     if rating_name.lower().endswith("u.data"):

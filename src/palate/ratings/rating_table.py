@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NoReturn
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
+from palate.ratings.formats import Format, format_of
 from palate.ratings.layout import (
     IN_UTF8,
     POLARS_FAULTS,
@@ -20,12 +21,10 @@ from palate.ratings.layout import (
     check_encoding,
     check_roles,
     column_of,
-    is_parquet,
     layout_of,
-    parquet_columns,
-    parquet_names,
     records,
     rewritten_rows,
+    roles_of,
     width_problem,
 )
 from palate.ratings.source import SourceFile
@@ -51,7 +50,9 @@ class RatingTable:
     frame: pl.DataFrame
     file: SourceFile
     layout: Layout | None
-    """None for Parquet, whose rows have no lines."""
+    """None for a file with typed columns."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The role of each column of the file, see `roles_of`."""
 
     def fail(self, message: str, row: int) -> NoReturn:
         """Raise `InputError` for a row, counted from 0."""
@@ -61,10 +62,15 @@ class RatingTable:
         raise InputError(message, self.file.place, line)
 
     def lines_of(self, rows: Sequence[int]) -> list[int | None]:
-        """The lines of the given rows, which ascend; None for each row of a Parquet file."""
-        if self.layout is None:
+        """The lines of the given rows, which ascend; None for each row if the format has no lines."""
+        lines: Iterable[int]
+        if self.layout is not None:
+            lines = (line for line, _ in records(self.file, self.layout))
+        elif (typed := format_of(self.file)) is not None and typed.lines is not None:
+            lines = typed.lines(self.file.path)
+        else:
             return [None for _ in rows]
-        walk = enumerate(line for line, _ in records(self.file, self.layout))
+        walk = enumerate(lines)
         return [next(line for row, line in walk if row == wanted) for wanted in rows]
 
 
@@ -73,7 +79,8 @@ def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[floa
 
     Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64.
     """
-    table = _read_parquet(file, columns) if is_parquet(file) else _read_text(file, columns, scale)
+    typed = format_of(file)
+    table = _read_text(file, columns, scale) if typed is None else _read_typed(file, typed, columns)
     if table.frame.is_empty():
         raise InputError("has no ratings, expected at least one row", file.place)
     for name in _IDS:
@@ -96,7 +103,8 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
         usual = not _has_nulls(frame)
     except POLARS_FAULTS:
         usual = False
-    return RatingTable(frame if usual else _read_carefully(file, layout, places, scale), file, layout)
+    frame = frame if usual else _read_carefully(file, layout, places, scale)
+    return RatingTable(frame, file, layout, roles_of(layout.names, used | {"title": title}))
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -263,28 +271,28 @@ def timestamp_problem(name: str, value: str) -> str | None:
     return None
 
 
-def _read_parquet(file: SourceFile, columns: Mapping[str, str]) -> RatingTable:
-    names = parquet_names(file)
+def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> RatingTable:
+    names = typed.header(file)
     roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
     used = {n: column_of(r, names, columns, file.place, needed=r != "title") for n, r in roles.items()}
     check_roles(used, file.place)
     present = {name: column for name, column in used.items() if column is not None}
-    found = parquet_columns(file, list(dict.fromkeys(present.values())))
+    found = typed.columns(file, list(dict.fromkeys(present.values())))
     casts = [
-        pl.col(column).cast(parquet_type(roles[name], column, found.schema[column], file.place)).alias(name)
+        pl.col(column).cast(type_of(roles[name], column, found.schema[column], file.place)).alias(name)
         for name, column in present.items()
     ]
     frame = found.select(casts)
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
-    table = RatingTable(frame, file, None)
+    table = RatingTable(frame, file, None, roles_of(names, used))
     for name in COLUMNS:
         if frame[name].null_count():
             table.fail(f"{name} is missing", _first(frame[name].is_null()))
     return table
 
 
-def parquet_type(role: str, column: str, found: pl.DataType, place: str) -> pl.DataType:
-    """The type to cast a role's Parquet column to; raises `InputError` if the column's type does not fit the role.
+def type_of(role: str, column: str, found: pl.DataType, place: str) -> pl.DataType:
+    """The type to cast a role's typed column to; raises `InputError` if the column's type does not fit the role.
 
     Integer types that are wider than Int64 stay, see `printable`.
     """

@@ -4,13 +4,8 @@ import posixpath
 from collections.abc import Sequence
 
 from palate.errors import InputError
+from palate.ratings.formats import split_suffixes
 
-TABLES = ("csv", "tsv", "parquet", "pq")
-"""How the names of your own tables end."""
-SUFFIXES = (*(f".{name}" for name in TABLES), ".inter")
-"""How the names of tables with splits end."""
-TABLE_SUFFIXES = (*SUFFIXES, ".txt", ".dat", ".data")
-"""How the names of all tables end."""
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval"),
@@ -27,7 +22,7 @@ def split_files(names: Sequence[str]) -> dict[str, str]:
         words = stem.replace("-", "_").replace(".", "_").split("_")
         words = words if suffix == ".inter" else words[:1]  # RecBole puts the data set's name first
         split = next((split for word in words for split, called in SPLIT_NAMES.items() if word in called), None)
-        if split is None or suffix not in SUFFIXES:
+        if split is None or suffix not in split_suffixes():
             continue
         if split in found:
             raise InputError(f"and {found[split]} are both of the split {split}, expected one file each", name)

@@ -12,6 +12,7 @@ from typing import NoReturn
 import polars as pl
 
 from palate.errors import InputError
+from palate.ratings.formats import format_of
 from palate.ratings.item_table import item_table, read_items
 from palate.ratings.layout import (
     POLARS_FAULTS,
@@ -20,21 +21,18 @@ from palate.ratings.layout import (
     check_roles,
     check_widths,
     column_of,
-    is_parquet,
     layout_of,
-    parquet_columns,
-    parquet_names,
 )
 from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import (
     RatingTable,
     as_ids,
     as_integers,
-    parquet_type,
     rating_problem,
     scan,
     spelled_twice,
     timestamp_problem,
+    type_of,
 )
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
@@ -125,8 +123,8 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
     Fields lose the white space around them, and titles become one line. Raises `InputError` for a file that is not a
     table or lacks a column.
     """
-    if is_parquet(file):
-        header, layout = parquet_names(file), None
+    if (typed := format_of(file)) is not None:
+        header, layout = typed.header(file), None
     else:
         layout = layout_of(file)
         header = list(layout.names)
@@ -142,10 +140,10 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
     if "label" in names:
         names.pop("rating", None)
     check_roles(names, file.place)
-    if layout is None:
-        table = parquet_columns(file, list(dict.fromkeys(names.values())))
+    if typed is not None:
+        table = typed.columns(file, list(dict.fromkeys(names.values())))
         for name in ("user_id", "item_id"):
-            parquet_type(_ROLES[name], names[name], table.schema[names[name]], file.place)
+            type_of(_ROLES[name], names[name], table.schema[names[name]], file.place)
         frame = table.select(pl.col(column).alias(name) for name, column in names.items())
         nested = [n for n, found in frame.schema.items() if found.is_nested() or found == pl.Binary]
         if nested:
@@ -153,6 +151,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
                              file.place)  # fmt: skip
         frame = frame.with_columns(pl.all().cast(pl.String))
     else:
+        assert layout is not None
         try:
             places = {name: layout.names.index(column) for name, column in names.items()}
             others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
@@ -252,7 +251,7 @@ def _items(
         else:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].file.place)
-        listed = read_items(file, columns)
+        listed, _ = read_items(file, columns)
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts:
             where = f"an item that has a title in {file.name}"

@@ -1,4 +1,4 @@
-"""Pages: an evaluation, or runs side by side, as one self-contained HTML file."""
+"""Pages: an evaluation, runs side by side, or the figures of a log, as one self-contained HTML file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,12 @@ from palate.measure.figures import bounds, difference_text, least, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, COMBINED, FINE_TUNED, MARK, MEAN, STACKED, in_words
 from palate.measure.leaks import Audit
 from palate.measure.metrics import METRIC_LABELS, metrics_in
-from palate.report import plots
+from palate.report import plots, profile_plots
 from palate.report.outcome import Outcome
 from palate.report.side_by_side import SideBySide
 from palate.report.table import caption, cell, ece_text, groups, plain, training_rows
 from palate.report.verdict import slice_reading
+from palate.samples.profile import Profile, advice, bars_of, date_of
 from palate.samples.queries import Labels
 from palate.store.artifacts import atomic_file
 
@@ -164,6 +165,25 @@ def render_comparison(found: SideBySide) -> str:
         interval_scale=plots.interval_scale(between for _, _, between, _ in rows),
         trained=trained,
         same_name=str,
+    )
+
+
+def render_profile(found: Profile, columns: Mapping[str, Mapping[str, str]]) -> str:
+    """The page of the figures of a log as text; `columns` by file, see `Ratings.columns`."""
+    ratings = f"{found.ratings:,}, {found.density:.2%} of all pairs"
+    facts = {"ratings": ratings, "users": found.users, "items with ratings": found.items}
+    facts |= {"time": " to ".join(map(date_of, found.times))} if found.dated else {}
+    return _render(
+        "profile.html.jinja",
+        title=found.name,
+        facts=facts,
+        contents=[("pictures", "Pictures"), ("columns", "Columns"), ("samples", "Samples")],
+        found=found,
+        files=columns,
+        advice=advice(found),
+        bars=bars_of(found),
+        kept=found.keeps(found.options.history_len),
+        pictures=profile_plots,
     )
 
 

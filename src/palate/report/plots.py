@@ -75,6 +75,13 @@ class Axes:
         across, down = self.at(x, y)
         return tag("circle", tag("title", title), class_=css, cx=across, cy=down, r=radius)
 
+    def limit(self, at: float, text: str) -> Markup:
+        """A dashed line across the drawing, with its text on the side that has more space."""
+        (x, y0), (_, y1) = self.at(at, self.y[0]), self.at(at, self.y[1])
+        side, anchor = (-6, "end") if x > WIDTH / 2 else (6, "start")
+        note = tag("text", text, class_="note", x=x + side, y=y1 + 12, text_anchor=anchor)
+        return line("cutoff", x, x, y0, y1) + note
+
     def drawing(
         self,
         name: str,
@@ -82,6 +89,7 @@ class Axes:
         y_title: str,
         marks: Iterable[Markup],
         y_text: Callable[[float], str] | None = None,
+        x_text: Callable[[float], str] | None = None,
     ) -> Markup:
         """The whole drawing: grid, ticks and titles around the marks; `name` is what a screen reader says."""
         (x0, y0), (x1, y1) = self.at(self.x[0], self.y[0]), self.at(self.x[1], self.y[1])
@@ -95,7 +103,8 @@ class Axes:
         for x in ticks(*self.x):
             px = self.at(x, self.y[0])[0]
             parts.append(line("axis", px, px, y0, y0 + 4))
-            parts.append(tag("text", tick_text(x, step), class_="tick", x=px, y=y0 + 18, text_anchor="middle"))
+            text = x_text(x) if x_text else tick_text(x, step)
+            parts.append(tag("text", text, class_="tick", x=px, y=y0 + 18, text_anchor="middle"))
         turned = f"translate(12 {(y0 + y1) / 2}) rotate(-90)"
         parts += [
             line("axis", x0, x1, y0, y0),
@@ -209,10 +218,7 @@ def length_plot(lengths: Mapping[int, int], cutoff: int) -> Markup:
         for low, high, count in bins
         if count
     ]
-    (x, y0), (_, y1) = axes.at(cutoff, 0), axes.at(cutoff, axes.y[1])
-    side, anchor = (-6, "end") if x > WIDTH / 2 else (6, "start")
-    marks.append(line("cutoff", x, x, y0, y1))
-    marks.append(tag("text", f"cutoff {cutoff:,}", class_="note", x=x + side, y=y1 + 12, text_anchor=anchor))
+    marks.append(axes.limit(cutoff, f"cutoff {cutoff:,}"))
     return axes.drawing("Token lengths", "tokens a sample", "samples", marks)
 
 
