@@ -39,6 +39,30 @@ def test_a_prompt_may_name_item_columns() -> None:
 
 
 @pytest.mark.parametrize(
+    ("title", "short"),
+    [
+        ("Matrix, The (1999)", "The Matrix"),
+        ("Postino, Il (1994)", "Il Postino"),
+        ("Shanghai Triad (Yao a yao yao dao waipo qiao) (1995)", "Shanghai Triad"),
+        ("(500) Days of Summer (2009)", "(500) Days of Summer"),
+        ("(1984)", "(1984)"),
+        ("Mug, blue", "Mug, blue"),
+    ],
+)
+def test_a_short_title_has_no_year_and_its_article_in_front(title: str, short: str) -> None:
+    spec = PromptSpec(history_line="{title:short} {rating:4|Yes|No}", candidate_line="{title:short}")
+
+    assert spec.candidate({"title": title}) == short
+    assert spec.history([{"title": title}] * 3, [4.0, 3.5, 5.0]) == f"{short} Yes\n{short} No\n{short} Yes"
+
+
+def test_empty_headers_and_question_leave_no_line() -> None:
+    spec = PromptSpec(history_header="", candidate_header="", candidate_line="{title}:", question="")
+
+    assert spec.alpaca("Heat: Yes", spec.candidate({"title": "Ran"}), "No", 1)["input"] == "Heat: Yes\nRan:"
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"history_line": "{title!r}"},

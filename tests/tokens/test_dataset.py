@@ -39,6 +39,13 @@ PROMPTS = {
     "rating twice": PromptSpec(history_line="{rating:.1f} for {title}, {rating:.0f} rounded"),
     "counted": PromptSpec(history_header="The last {history_len}:", history_line="- {title} #{n}"),
     "one candidate": PromptSpec(candidate_line="the same for all"),
+    "the answer's words": PromptSpec(
+        history_header="",
+        history_line="{title:short}: {rating:4|Yes|No}",
+        candidate_header="",
+        candidate_line="{title:short}, {item_mean:.1f}:",
+        question="",
+    ),
     "candidate's context": PromptSpec(candidate_line="{title} – rated {item_mean:.1f} by {item_count} users"),
     "every context": PromptSpec(
         history_line="{n}. {title} ({item_count:,}: {item_mean:.1f}) (rating ≈ {rating:.1f})",

@@ -4,6 +4,7 @@ The config's section `prompt` is a `PromptSpec`; its defaults are the guide's st
 messages with a model's chat template.
 """
 
+import re
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -33,16 +34,40 @@ def split_template(template: str) -> list[TemplatePart]:
 
 
 class Number(float):
-    """A float whose format spec may also be two words, `liked|disliked`: the first for 1, the second for 0."""
+    """A float whose format spec may also choose between two words.
+
+    `liked|disliked` writes a label: the first word for 1, the second for 0. `4|Yes|No` writes a rating: the first word
+    from 4 on, the second below.
+    """
 
     def __format__(self, spec: str) -> str:
-        words = spec.split("|")
-        if len(words) != 2 or not all(words):
+        *bound, high, low = ["", *spec.split("|")]
+        if not (high and low) or len(bound) > 2:
             return super().__format__(spec)
         value = float(self)
+        if len(bound) == 2:
+            return high if value >= float(bound[1]) else low
         if value not in (0.0, 1.0):
-            raise ValueError("two words as a format are for labels, expected 1 or 0")
-        return words[0] if value else words[1]
+            raise ValueError("two words as a format are for labels, expected 1 or 0; for ratings, such as {:4|Yes|No}")
+        return high if value else low
+
+
+class Text(str):
+    """A text whose format spec may also be `short`, for titles: `Matrix, The (1999)` becomes `The Matrix`.
+
+    `short` removes what stands in parentheses at the end, and moves an article from the end to the front.
+    """
+
+    def __format__(self, spec: str) -> str:
+        if spec != "short":
+            return super().__format__(spec)
+        bare = _PARENTHESES.sub("", self)
+        inverted = _ARTICLE.fullmatch(bare)
+        return f"{inverted[2]} {inverted[1]}" if inverted else bare or str(self)
+
+
+_PARENTHESES = re.compile(r"(\s*\([^()]*\))+\s*$")
+_ARTICLE = re.compile(r"(.+), (The|An?|L[ae]s?|El|Los|Il|D[aei][srne])")
 
 
 Of = Literal["literal", "n", "rating", "context", "item"]
@@ -99,16 +124,17 @@ class PromptSpec(BaseModel):
     instruction: str = "Predict whether the user will like the candidate movie. Answer only with Yes or No."
     """First line of the user's message."""
     history_header: str = "User's last {history_len} watched movies:"
-    """Line above the history; `{history_len}` is the number of history lines."""
+    """Line above the history; `{history_len}` is the number of history lines. Empty: no line."""
     history_line: str = "{n}. {title} (rating ≈ {rating:.1f})"
     """One line for each item of the history, oldest first: `{n}` is the line's number from 1, `{rating}` the user's
-    rating. `{rating:liked|disliked}` writes a label of 1 or 0 as a word."""
+    rating. `{rating:4|Yes|No}` writes the first word from 4 on, `{rating:liked|disliked}` a label of 1 or 0.
+    `{title:short}` leaves out a year or other parentheses at the title's end, in both lines."""
     candidate_header: str = "Candidate movie:"
-    """Line above the candidate."""
+    """Line above the candidate. Empty: the candidate follows the history as its next line."""
     candidate_line: str = "{title}"
     """The candidate; it has neither `{n}` nor `{rating}`."""
     question: str = "Should we recommend this movie to the user? Answer Yes or No."
-    """Last line of the user's message."""
+    """Last line of the user's message. Empty: the message ends with the candidate."""
     yes: str = Field("Yes", min_length=1)
     """Answer for a candidate that the user likes; its response differs from that of `no` in exactly one token."""
     no: str = Field("No", min_length=1)
@@ -145,18 +171,22 @@ class PromptSpec(BaseModel):
     def history(self, items: Iterable[Mapping[str, Any]], ratings: Iterable[float]) -> str:
         """The history as text: a line for each item, oldest first."""
         return "\n".join(
-            self.history_line.format(**{**item, "n": n, "rating": Number(rating)})
+            self.history_line.format(**{**_texts(item), "n": n, "rating": Number(rating)})
             for n, (item, rating) in enumerate(zip(items, ratings, strict=True), start=1)
         )
 
     def candidate(self, item: Mapping[str, Any]) -> str:
         """The candidate as text."""
-        return self.candidate_line.format(**item)
+        return self.candidate_line.format(**_texts(item))
 
     def frame(self, history_len: int) -> tuple[str, str, str]:
         """The Alpaca `input` before the history, between history and candidate, and after the candidate."""
         header = self.history_header.format(history_len=history_len)
-        return f"{header}\n", f"\n\n{self.candidate_header}\n", f"\n\n{self.question}"
+        return (
+            f"{header}\n" if header else "",
+            f"\n\n{self.candidate_header}\n" if self.candidate_header else "\n",
+            f"\n\n{self.question}" if self.question else "",
+        )
 
     def alpaca(self, history: str, candidate: str, label: str, history_len: int) -> dict[str, Any]:
         """One Alpaca example, with the keys in the order of the files."""
@@ -168,3 +198,8 @@ class PromptSpec(BaseModel):
             "system": self.system,
             "history": [],
         }
+
+
+def _texts(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item's values, texts as `Text`."""
+    return {name: Text(value) if isinstance(value, str) else value for name, value in item.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate.errors import InputError
-from palate.prompt.spec import Number, Of, PromptSpec, TemplatePart, runs_of
+from palate.prompt.spec import Number, Of, PromptSpec, TemplatePart, Text, runs_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,8 +131,10 @@ class Wording:
 
 
 def format_value(value: object, spec: str, option: str) -> str:
-    """`format(value, spec)`, with floats as `Number`; an error is an `InputError` for the prompt's `option`."""
+    """`format(value, spec)`, as `Number` and `Text` do; an error is an `InputError` for the prompt's `option`."""
+    if isinstance(value, (float, str)):
+        value = Number(value) if isinstance(value, float) else Text(value)
     try:
-        return format(Number(value) if isinstance(value, float) else value, spec)
+        return format(value, spec)
     except (ValueError, TypeError) as error:
         raise InputError(f"{value!r} cannot be written as {{:{spec}}}: {error}", f"prompt.{option}") from None
