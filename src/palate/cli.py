@@ -210,7 +210,7 @@ def _recommend(config: "Config", args: argparse.Namespace) -> None:
 
     options = {name: getattr(args, name) for name in args.own}
     apart = {name: options.pop(name) for name in ("adapter", "base_only", "as_json")}
-    recommend(config, Request(**options), **apart)
+    recommend(config, Request(**options), baseline=args.baseline, **apart)
 
 
 def _cache(config: "Config", args: argparse.Namespace) -> None:
@@ -263,7 +263,11 @@ COMMON = (
     _option("--set KEY=VALUE", "override a config key, such as train.epochs=2", repeat=True),
     _option("--ratings PATH|NAME", "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …", key="ratings.source"),
     _option("--tokenizer NAME|PATH", "qwen3, smollm2, a hub id or a folder", key="tokens.tokenizer"),
-    _option("--model NAME|PATH", "smollm2-135m, a hub id, a folder or a GGUF file", key="model.base"),
+    _option(
+        "--model NAME|PATH",
+        "smollm2-135m, hub id, folder, GGUF file; recommend: or a baseline",
+        key="model.base",
+    ),
     SEED,
 )
 SPLITS = ("train", "val", "test")
@@ -509,6 +513,10 @@ def _config(args: argparse.Namespace) -> "Config":
     if args.command == "baselines" and ratings is not None and _is_recipe(Path(ratings)):
         args.config_file, ratings = Path(ratings), None
         setattr(args, "ratings.source", None)
+    args.baseline = model if args.command == "recommend" and _is_baseline(model) else None
+    if args.baseline is not None:
+        model = None
+        setattr(args, "model.base", None)
     args.from_ratings = ratings is not None
     path = _recipe(args)
     overrides = []
@@ -532,6 +540,13 @@ def _config(args: argparse.Namespace) -> "Config":
 def _is_recipe(path: Path) -> bool:
     """Whether a path is that of a config or of a run."""
     return path.suffix.lower() in (".yaml", ".yml") or (path / "config.yaml").is_file()
+
+
+def _is_baseline(model: str | None) -> bool:
+    """Whether --model names a baseline."""
+    from palate.baselines.registry import RANKERS
+
+    return model in RANKERS
 
 
 def _brings_tokenizer(model: str) -> bool:

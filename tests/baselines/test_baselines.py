@@ -13,7 +13,7 @@ from palate.baselines import factors, learned, registry
 from palate.baselines import statistics as known_data
 from palate.baselines.kept import Kept
 from palate.baselines.platt import Predict
-from palate.baselines.registry import REGISTRY, baseline_scores, fit_baselines, named
+from palate.baselines.registry import RANKERS, REGISTRY, baseline_scores, fit_baselines
 from palate.baselines.statistics import BaselineData
 from palate.errors import InputError
 from palate.measure.metrics import measure
@@ -237,7 +237,7 @@ def test_what_is_random_is_the_mean_of_five_seeds(
     module: ModuleType, key: str, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compared before the scaling on validation, which turns each score differently."""
-    asked, baseline = Queries.of_samples(samples, "test"), named(key)
+    asked, baseline = Queries.of_samples(samples, "test"), RANKERS[key]
     known = BaselineData.of(samples, seed=20)
 
     def scored(known: BaselineData) -> np.ndarray:

@@ -86,14 +86,10 @@ REGISTRY = (
     Baseline("lightgbm", "LightGBM (all features)", *boosted_trees(EVERYTHING), "lightgbm"),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
-"""Ranks items for `palate recommend`; it is in no table of P(like)."""
+RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
+"""The baselines that `palate recommend --model` takes, by key."""
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys and their names in tables, in table order."""
-
-
-def named(key: str) -> Baseline:
-    """The baseline of a key, `popularity` included; raises `KeyError` for an unknown one."""
-    return {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}[key]
 
 
 def chosen_baselines(choice: Choice) -> list[Baseline]:

@@ -111,15 +111,19 @@ class BaselineData:
     """Cached results of `before`."""
 
     @classmethod
-    def of(cls, samples: Samples, seed: int = 13) -> Self:
-        """The data of samples; raises `InputError` if there is no training sample."""
+    def of(cls, samples: Samples, seed: int = 13, guests: int = 0) -> Self:
+        """The data of samples; raises `InputError` if there is no training sample.
+
+        The last `guests` users are not of the log. They do not change the folds of the others.
+        """
         timeline = samples.timeline
         if not samples.of("train").size:
             raise InputError("the timeline has no training rows, expected some to fit the baselines on")
         user = samples.user
         rating = timeline["rating"].to_numpy().astype(np.float64)
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
-        fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1) % FOLDS
+        fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1 - guests) % FOLDS
+        fold = np.append(fold, np.zeros(guests, np.int64))
         return cls(samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed)
 
     def of_split(self, split: str) -> tuple[Queries, Labels]:

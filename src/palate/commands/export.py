@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from palate.prompt.messages import Message
 
 RECORD = "export.json"
+NOTHING = "nothing to write, expected --merge (a model folder), --gguf (a file for llama.cpp), or both"
 
 
 def export(
@@ -46,15 +47,10 @@ def export(
     from palate.models.load import stored_dtype
     from palate.models.merge import write_model
 
-    if not merge and gguf is None:
-        raise InputError(
-            "nothing to write, expected --merge (a model folder), --gguf (a file for llama.cpp), or both",
-            "palate export",
-        )
     console.start_logging()
-    adapter = adapter or config.run_path / "adapter"
-    if not adapter.is_dir():
-        raise InputError("there is no adapter; train one, or name one with --adapter", adapter)
+    if not merge and gguf is None:
+        raise InputError(NOTHING, "palate export")
+    adapter = _adapter(config, adapter)
     folder = Path(out) if out else config.run_path / ("merged" if merge else "gguf")
     _check_replaceable(folder, [adapter, locate(config.model.base).path])
     if not merge:
@@ -65,12 +61,8 @@ def export(
 
     model, about, expected = _merged(config, chat, adapter)
     dtype = dtype or str(stored_dtype(config.model)).removeprefix("torch.")
-    record = {
-        "palate": __version__,
-        "adapter": {"folder": str(adapter), **adapter_identity(adapter)},
-        "base": about["base"],
-        "dtype": dtype,
-    }
+    made_from = {"adapter": {"folder": str(adapter), **adapter_identity(adapter)}, "base": about["base"]}
+    record = {"palate": __version__, **made_from, "dtype": dtype}
     file = f"{config.name}-{gguf}.gguf"
     with atomic_folder(folder, whole=True) as partial:
         home = partial if merge else partial / "model"
@@ -92,6 +84,14 @@ def export(
         write_json(folder / RECORD, record | {"gguf": found})
         _tell(folder / file, gguf, proof)
     return folder
+
+
+def _adapter(config: Config, adapter: Path | None) -> Path:
+    """The adapter's folder, the run's own without `adapter`; raises `InputError` if it is not there."""
+    adapter = adapter or config.run_path / "adapter"
+    if not adapter.is_dir():
+        raise InputError("there is no adapter; train one, or name one with --adapter", adapter)
+    return adapter
 
 
 def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:

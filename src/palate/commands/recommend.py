@@ -3,31 +3,31 @@
 import json
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palate import console
+from palate import __version__, console
 from palate.commands.calibrate import source_of
 from palate.commands.evaluate import model_name
-from palate.commands.prepare import prepared, token_options
+from palate.commands.prepare import kept_baselines, prepared, token_options
 from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.measure.calibration import FILE, Calibration, load_calibration
+from palate.measure.calibration import FILE, Calibration, load_calibration, sigmoid
 from palate.progress import clock
 from palate.store.artifacts import sha256_file, sha256_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from palate.recommend.recommender import Asker, Recommender
-    from palate.samples import Prepared
-    from palate.score.scorer import Scorer
+    from palate.recommend.recommender import Asker, Recommender, Score
+    from palate.samples import Prepared, Samples
 
 Retrieving = Literal["item-knn", "popularity"]
 Longs = NDArray[np.int64]
@@ -76,47 +76,64 @@ class Request:
         return None if self.retrieve is None else self.retriever or "item-knn"
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A language model or a baseline that ranks."""
+
+    name: str
+    """In the last line of the output."""
+    about: dict[str, str | None]
+    """In the JSON."""
+    key: dict[str, Any]
+    """What its scores depend on, beside the data."""
+    score: "Score"
+    samples: "Samples"
+    """The log, then the ratings of the guest."""
+    item: Longs
+    """The row in the item table of each row of the timeline."""
+    calibration: Calibration | None = None
+    prompts: bool = True
+    """Whether it reads prompts."""
+
+
 def recommend(
-    config: Config, request: Request, *, adapter: Path | None = None, base_only: bool = False, as_json: bool = False
+    config: Config,
+    request: Request,
+    *,
+    adapter: Path | None = None,
+    base_only: bool = False,
+    baseline: str | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Print recommendations for one user, or write those for all users.
+    """Print recommendations for one user, or write those for all users, with a language model or with a baseline.
 
     Without `adapter` it is the run's own. Raises `InputError` if there is no adapter, unless `base_only` is set, for a
     user without ratings, and for files that name unknown items.
     """
-    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
     from palate.recommend.batch import kept_recommendations
 
     console.start_logging()
-    adapter = chosen_adapter(config, adapter, base_only)  # wrong input is reported before the model is loaded
-    config = as_trained(config, adapter)
+    if baseline is None:
+        config, adapter = _with_adapter(config, adapter, base_only)
+    elif adapter is not None or base_only:
+        raise InputError(f"{baseline} is a baseline, expected neither --adapter nor --base-only beside it", "--model")
     data = prepared(config)
     guest, listed = _files(config, request, data)
     asker = None if request.all_users else _asker(request, data, guest)
     if request.out is not None:
         kept_recommendations(request.out, {})
-    chat = check_scored_with(config)
-    if adapter is not None:
-        check_same_prompt(adapter, chat, config.prompt)
-    scorer = load_scorer(config, adapter)
-    model = model_key(scorer, config, adapter)
-    folder = adapter or config.run_path
-    calibration = None
-    if config.score.calibration != "none":
-        calibration = load_calibration(folder, source=source_of(config, chat, model))
-    if calibration is None:
-        log.info("P(like) is not calibrated: %s holds no calibration", folder)
-    recommender = _recommender(config, request, data, scorer, (guest, listed), calibration)
+    if baseline is None:
+        model = _language_model(config, data, adapter, guest)
+    else:
+        model = _baseline(config, data, baseline, guest)
+    recommender = _recommender(request, data, model, listed)
     if asker is not None:
-        about = {"model": model_name(config), "adapter": None if adapter is None else str(adapter)}
-        _for_one(recommender, request, asker, about, as_json)
+        _for_one(recommender, request, asker, model, as_json)
         return
     key = {
         "data": {name: data.manifest["outputs"][name] for name in ("ratings.parquet", "items.parquet")},
         "options": data.manifest["options"],
-        "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
-        **model,
-        "calibration": None if calibration is None else sha256_file(folder / FILE),
+        **model.key,
         "candidates": "all" if listed is None else sha256_of(listed.tolist()),
         "include_seen": request.include_seen,
         "retriever": request.first_stage,
@@ -126,15 +143,84 @@ def recommend(
     _for_all(recommender, request, data, key, as_json)
 
 
-def _for_one(
-    recommender: "Recommender", request: Request, asker: "Asker", about: dict[str, str | None], as_json: bool
-) -> None:
+def _with_adapter(config: Config, adapter: Path | None, base_only: bool) -> tuple[Config, Path | None]:
+    """The config with the base model that the chosen adapter names; wrong input is reported before anything loads."""
+    from palate.models.adapter import as_trained, chosen_adapter
+
+    adapter = chosen_adapter(config, adapter, base_only)
+    return as_trained(config, adapter), adapter
+
+
+def _language_model(config: Config, data: "Prepared", adapter: Path | None, guest: "pl.DataFrame | None") -> _Model:
+    """The base model, with an adapter and its calibration if there are any."""
+    from palate.models.adapter import check_same_prompt
+    from palate.recommend.recommender import PromptScores
+    from palate.samples.lines import renderer
+    from palate.samples.questions import asked_now
+    from palate.score.prompt_writer import PromptWriter
+
+    chat = check_scored_with(config)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+    scorer = load_scorer(config, adapter)
+    key = model_key(scorer, config, adapter)
+    folder = adapter or config.run_path
+    calibration = None
+    if config.score.calibration != "none":
+        calibration = load_calibration(folder, source=source_of(config, chat, key))
+    if calibration is None:
+        log.info("P(like) is not calibrated: %s holds no calibration", folder)
+    questions = asked_now(data.samples, guest)
+    render = renderer(questions.samples, config.prompt)
+    prompts = PromptWriter(render, scorer.chat, token_options(config))
+    about = {"model": model_name(config), "adapter": None if adapter is None else str(adapter)}
+    return _Model(
+        name=f"{about['model']} {'without an adapter' if adapter is None else f'with {adapter}'}",
+        about=about,
+        key={
+            "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
+            **key,
+            "calibration": None if calibration is None else sha256_file(folder / FILE),
+        },
+        score=PromptScores(scorer, prompts, int(questions.target[0]), config.evaluate.batch_size),
+        samples=questions.samples,
+        item=render.item.to_numpy().astype(np.int64),
+        calibration=calibration,
+    )
+
+
+def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame | None") -> _Model:
+    """A baseline as the run kept it; fitted first, and kept, if the run has none."""
+    from palate.baselines.registry import RANKERS, fit_one
+    from palate.baselines.statistics import BaselineData
+    from palate.recommend.recommender import BaselineScores, ends_of, with_ends
+    from palate.samples.queries import item_rows
+    from palate.samples.questions import asked_now
+
+    baseline, kept = RANKERS[name], kept_baselines(config, data)
+    if baseline.needs is not None and find_spec(baseline.needs) is None:
+        raise InputError(f"{name} needs {baseline.needs}, which is not installed", "--model")
+    state = kept.read(name) or fit_one(baseline, BaselineData.of(data.samples, config.seed), kept)
+    asked = BaselineData.of(with_ends(data.samples, guest), config.seed, guests=0 if guest is None else 1)
+    samples = asked_now(data.samples, guest).samples
+    return _Model(
+        name=baseline.label,
+        about={"model": name, "adapter": None},
+        key={"palate": __version__, "baseline": name, "seed": config.seed},
+        score=BaselineScores(baseline.predictor(asked, state), ends_of(data.samples)),
+        samples=samples,
+        item=item_rows(samples),
+        prompts=False,
+    )
+
+
+def _for_one(recommender: "Recommender", request: Request, asker: "Asker", model: _Model, as_json: bool) -> None:
     """Rank for one asker, and print."""
     from palate.progress import Meter
     from palate.recommend.table import history_line, rich_table
 
-    samples, shown = recommender.prompts.render.samples, recommender.shown(asker)
-    if shown < samples.history_len:
+    samples, shown = recommender.samples, recommender.shown(asker)
+    if model.prompts and shown < samples.history_len:
         told = "%s has %d of the %d ratings that prompts showed in training"
         log.warning(told, asker.name, shown, samples.history_len)
     item, left_out = recommender.candidates_for(asker)
@@ -147,23 +233,22 @@ def _for_one(
     seconds = time.monotonic() - began
     if as_json:
         scored: dict[str, Any] = {"candidates": item.size, "items": samples.items.height, "left_out_as_seen": left_out}
-        scored |= {"seconds": seconds, **about, "retriever": request.first_stage}
+        scored |= {"seconds": seconds, **model.about, "retriever": request.first_stage}
         found = {"for": asker.name, "recommendations": ranked.to_dicts(), "scored": scored}
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     past = recommender.past(asker)
     titles = samples.items["title"].gather(past.item).to_list()
-    model = f"{about['model']} {'without an adapter' if about['adapter'] is None else 'with ' + about['adapter']}"
     how = "" if request.first_stage is None else f", found by {request.first_stage}"
     seen = f"; {left_out:,} left out as rated before" if left_out else ""
     count = f"{item.size:,} of {samples.items.height:,} items"
     console.out.print()
-    said = history_line(asker.name, titles, past.rating.tolist(), shown, console.out.width)
+    said = history_line(asker.name, titles, past.rating.tolist(), shown if model.prompts else None, console.out.width)
     console.out.print(said, highlight=False)
     console.out.print()
     console.out.print(rich_table(ranked, console.out.width))
     console.out.print()
-    console.out.print(f"{model} scored {count}{how}, in {clock(seconds)}{seen}", highlight=False, style="dim")
+    console.out.print(f"{model.name} scored {count}{how}, in {clock(seconds)}{seen}", highlight=False, style="dim")
 
 
 def _for_all(
@@ -232,37 +317,16 @@ def _asker(request: Request, data: "Prepared", guest: "pl.DataFrame | None") -> 
     return Asker(f"user {request.user}", int(rows[0]), int(rows[-1]) + 1)
 
 
-def _recommender(
-    config: Config,
-    request: Request,
-    data: "Prepared",
-    scorer: "Scorer",
-    named: "tuple[pl.DataFrame | None, Longs | None]",
-    calibration: Calibration | None,
-) -> "Recommender":
-    """The model and its candidates; `named` are the history and the candidates of files."""
+def _recommender(request: Request, data: "Prepared", model: _Model, listed: "Longs | None") -> "Recommender":
+    """The model and its candidates; `listed` are those of a file."""
     from palate.baselines.means import Means
     from palate.baselines.retriever import ItemKNN, Popularity, RetrieverData
     from palate.recommend.recommender import Candidates, Recommender
-    from palate.samples.lines import renderer
-    from palate.samples.questions import asked_now
-    from palate.score.prompt_writer import PromptWriter
 
-    guest, listed = named
-    questions = asked_now(data.samples, guest)
-    render = renderer(questions.samples, config.prompt)
     known = RetrieverData.of(data.samples)
     candidates = Candidates(listed=listed, include_seen=request.include_seen)
     if request.retrieve is not None:
         kind = Popularity if request.first_stage == "popularity" else ItemKNN
         candidates = Candidates(kind.fit(known), request.retrieve, include_seen=request.include_seen)
-    return Recommender(
-        scorer,
-        PromptWriter(render, scorer.chat, token_options(config)),
-        render.item.to_numpy().astype(np.int64),
-        int(questions.target[0]),
-        Means.fit(known),
-        candidates,
-        calibration,
-        config.evaluate.batch_size,
-    )
+    to_p = sigmoid if model.calibration is None else model.calibration.p
+    return Recommender(model.score, model.samples, model.item, Means.fit(known), candidates, to_p)

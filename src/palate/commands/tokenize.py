@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from palate.samples.prepared import TABLES
 from palate.samples.split import SPLITS
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
 from palate.tokens.arrow import TOKEN_BYTES, Chunk, write_dataset
-from palate.tokens.dataset import TokenDataset, token_datasets
+from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.portable import STAGE as PORTABLE
 from palate.tokens.portable import write_portable
 
@@ -66,12 +66,8 @@ def tokenize(
         datasets = tokens_of(config, data, chat, wanted)
         inputs = {table: data.manifest["outputs"][table] for table in TABLES}
     stats = {split: _stats(dataset) for split, dataset in datasets.items()}
-    tokens = sum(each["tokens"] for each in stats.values())
     with atomic_folder(out, whole=True) as folder:
-        free = shutil.disk_usage(folder).free
-        if free < tokens * TOKEN_BYTES:
-            need = f"{tokens * TOKEN_BYTES / 1e9:.1f} GB are needed for {tokens:,} tokens"
-            raise WorkError(f"{out}: cannot be written: {need}, {free / 1e9:.1f} GB are free")
+        _check_space(out, folder, sum(each["tokens"] for each in stats.values()))
         for split, dataset in datasets.items():
             description = f"{name}, {split}: tokens of {config.tokenizer_name}"
             write_dataset(folder / split, _chunks(dataset), split=split, name=name, description=description)
@@ -92,18 +88,32 @@ def tokenize(
     if as_json:
         print(json.dumps({"folder": str(out), **manifest}, ensure_ascii=False, indent=2))
     else:
-        each = ", ".join(f"{stats[split]['samples']:,} {split}" for split in wanted)
-        told = f"tokenized {each} samples in {out}: {tokens:,} tokens"
-        console.out.print(told, highlight=False, soft_wrap=True)
-        for split in wanted:
-            lost = stats[split]["truncation"]
-            if lost["samples_cut"]:
-                what = "left out" if options.truncation == "drop" else f"cut ({options.truncation})"
-                log.warning(
-                    "%s: %s samples are over %d tokens and were %s, %s tokens in all",
-                    *(split, f"{lost['samples_cut']:,}", options.cutoff_len, what, f"{lost['tokens_cut']:,}"),
-                )
+        _tell(out, stats, options)
     return manifest
+
+
+def _check_space(out: Path, folder: Path, tokens: int) -> None:
+    """Raise `WorkError` if the disk of `folder` has no room for the tokens."""
+    free = shutil.disk_usage(folder).free
+    if free < tokens * TOKEN_BYTES:
+        need = f"{tokens * TOKEN_BYTES / 1e9:.1f} GB are needed for {tokens:,} tokens"
+        raise WorkError(f"{out}: cannot be written: {need}, {free / 1e9:.1f} GB are free")
+
+
+def _tell(out: Path, stats: Mapping[str, Mapping[str, Any]], options: Options) -> None:
+    """Print what was written, and log what truncation took."""
+    each = ", ".join(f"{found['samples']:,} {split}" for split, found in stats.items())
+    tokens = sum(found["tokens"] for found in stats.values())
+    told = f"tokenized {each} samples in {out}: {tokens:,} tokens"
+    console.out.print(told, highlight=False, soft_wrap=True)
+    for split, found in stats.items():
+        lost = found["truncation"]
+        if lost["samples_cut"]:
+            what = "left out" if options.truncation == "drop" else f"cut ({options.truncation})"
+            log.warning(
+                "%s: %s samples are over %d tokens and were %s, %s tokens in all",
+                *(split, f"{lost['samples_cut']:,}", options.cutoff_len, what, f"{lost['tokens_cut']:,}"),
+            )
 
 
 def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool = False) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""`Recommender`: choose candidates for a person, score them with the model, and sort them."""
+"""`Recommender`: choose candidates for a person, score them with a language model or a baseline, and sort them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.means import Means
+from palate.baselines.platt import Predict
 from palate.baselines.retriever import Past, Retriever
-from palate.measure.calibration import Calibration, sigmoid
+from palate.measure.metrics import logit
+from palate.samples.build import ROLES, Samples
+from palate.samples.queries import Queries
 from palate.score.backend import AnswerScores, OnBatch
-from palate.score.prompt_writer import PromptWriter
-from palate.score.scorer import Scorer
+
+if TYPE_CHECKING:  # these need torch and transformers, a baseline does not
+    from palate.score.prompt_writer import PromptWriter
+    from palate.score.scorer import Scorer
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +33,10 @@ class Asker:
     name: str
     begin: int
     end: int
+
+
+Score = Callable[[Asker, NDArray[np.int64], OnBatch], AnswerScores]
+"""Scores an asker's candidates (rows of the item table)."""
 
 
 @dataclass(frozen=True)
@@ -54,54 +65,49 @@ class Candidates:
 class Recommender:
     """Ranks candidates.
 
-    `prompts` renders a timeline whose row `first` + i has row i of the item table as its target. `item` (rows,) int64
-    gives the item table's row for each row of the timeline.
+    `samples` has the log, then the ratings of a guest, if any; `item` (rows,) int64 gives the item table's row for each
+    row of its timeline. `score` scores candidates, and `to_p` turns logits into P(like).
     """
 
-    scorer: Scorer
-    prompts: PromptWriter
+    score: Score
+    samples: Samples
     item: NDArray[np.int64]
-    first: int
     means: Means
     candidates: Candidates
-    calibration: Calibration | None
-    batch_size: int
+    to_p: Callable[[Floats], Floats]
 
     def past(self, asker: Asker) -> Past:
         """The ratings of an asker."""
-        samples, rows = self.prompts.render.samples, slice(asker.begin, asker.end)
-        return Past(self.item[rows], samples.timeline["rating"][rows].to_numpy(), samples.liked[rows])
+        rows = slice(asker.begin, asker.end)
+        return Past(self.item[rows], self.samples.timeline["rating"][rows].to_numpy(), self.samples.liked[rows])
 
     def shown(self, asker: Asker) -> int:
         """Number of ratings in the asker's prompt."""
-        return min(self.prompts.render.samples.history_len, asker.end - asker.begin)
+        return min(self.samples.history_len, asker.end - asker.begin)
 
     def candidates_for(self, asker: Asker) -> tuple[NDArray[np.int64], int]:
         """The candidates for an asker, and the number excluded."""
-        return self.candidates.of(self.past(asker), self.prompts.render.samples.items.height)
+        return self.candidates.of(self.past(asker), self.samples.items.height)
 
     def rank(
         self, asker: Asker, item: NDArray[np.int64], top_k: int, on_batch: OnBatch = lambda n: None
     ) -> pl.DataFrame:
         """The `top_k` of the candidates `item` (rows of the item table), the highest P(like) first.
 
-        Columns: `rank` (Int32, from 1), `item_id`, `title`, `p`, `logit`, `mass` (Float32, see `AnswerScores`; with a
-        `calibration`, `p` is calibrated), `item_mean` (Float32), `item_count` (Int32), `user_item` (Float32; see
-        `Means`). Calls `on_batch` with the number of candidates in each finished batch.
+        Columns: `rank` (Int32, from 1), `item_id`, `title`, `p` (as `to_p` gives it), `logit`, `mass` (Float32, see
+        `AnswerScores`), `item_mean` (Float32), `item_count` (Int32), `user_item` (Float32; see `Means`). Calls
+        `on_batch` with the number of candidates in each finished batch.
         """
-        scores = self._score(asker, item, on_batch)
+        scores = self.score(asker, item, on_batch)
         best = np.argsort(-scores.logit, kind="stable")[:top_k]
-        logit = scores.logit[best].astype(np.float64)
-        p = sigmoid(logit) if self.calibration is None else self.calibration.p(logit)
-        row = item[best]
-        items = self.prompts.render.samples.items
+        row, items = item[best], self.samples.items
         return pl.DataFrame(
             {
                 "rank": np.arange(1, best.size + 1, dtype=np.int32),
                 "item_id": items["item_id"].gather(row),
                 "title": items["title"].gather(row),
-                "p": p.astype(np.float32),
-                "logit": scores.logit[best],
+                "p": self.to_p(scores.logit[best].astype(np.float64)).astype(np.float32),
+                "logit": scores.logit[best].astype(np.float32),
                 "mass": scores.mass[best],
                 "item_mean": self.means.item_mean[row].astype(np.float32),
                 "item_count": self.means.item_count[row].astype(np.int32),
@@ -109,11 +115,69 @@ class Recommender:
             }
         )
 
-    def _score(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Scores candidates with a language model.
+
+    `prompts` renders a timeline whose row `first` + i has row i of the item table as its target.
+    """
+
+    scorer: "Scorer"
+    prompts: "PromptWriter"
+    first: int
+    batch_size: int
+
+    def __call__(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
         """Score candidates in chunks."""
+        shown = min(self.prompts.render.samples.history_len, asker.end - asker.begin)
         found = [AnswerScores(*np.empty((3, 0), np.float32))]
         for start in range(0, item.size, CHUNK):
             target = self.first + item[start : start + CHUNK]
-            prompts = self.prompts.ids(np.full(target.size, asker.end), target, self.shown(asker))
+            prompts = self.prompts.ids(np.full(target.size, asker.end), target, shown)
             found.append(self.scorer.rank_ids(prompts, self.batch_size, on_batch))
         return AnswerScores(*map(np.concatenate, zip(*found, strict=True)))
+
+
+@dataclass(frozen=True)
+class BaselineScores:
+    """Scores candidates with a baseline; `predict` takes queries of a timeline that `with_ends` made.
+
+    `ends` are the ends of the users in the log, ascending. A baseline has no tokens: its `mass` is 1.
+    """
+
+    predict: Predict
+    ends: NDArray[np.int64]
+
+    def __call__(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
+        """Score candidates as of after the asker's last rating."""
+        anchor = asker.end + int(np.searchsorted(self.ends, asker.end))
+        p = self.predict(Queries(np.full(item.size, anchor), item))
+        on_batch(item.size)
+        return AnswerScores(p.astype(np.float32), np.ones(item.size, np.float32), logit(p).astype(np.float32))
+
+
+def ends_of(samples: Samples) -> NDArray[np.int64]:
+    """The row after the last one of each user."""
+    return np.flatnonzero(np.diff(samples.user, append=-1)) + 1
+
+
+def with_ends(samples: Samples, guest: pl.DataFrame | None = None) -> Samples:
+    """Samples whose timeline has one more row after each user's, to ask about any item after all of their ratings.
+
+    `guest` (see `asked_now`) is one more user, at the end. No baseline learns from the new rows.
+    """
+    timeline, ends = samples.timeline, ends_of(samples)
+    now = pl.lit(int(timeline["timestamp"].to_numpy().max()) + 1, timeline.schema["timestamp"])
+    new = {"timestamp": now, "split": pl.lit("unused", ROLES)}
+    after = timeline[ends - 1].with_columns(**new, at=2 * pl.Series(ends) - 1)
+    log = timeline.with_columns(at=2 * pl.int_range(pl.len(), dtype=pl.Int64))
+    timeline = pl.concat([log, after]).sort("at").drop("at")
+    if guest is not None:
+        rows = np.append(guest["item"].to_numpy(), 0)
+        rating = np.append(guest["rating"].to_numpy(), samples.timeline["rating"][0])
+        own = pl.DataFrame({"item_id": samples.items["item_id"].gather(rows), "rating": rating}).with_columns(**new)
+        own = own.cast({name: timeline.schema[name] for name in own.columns})
+        timeline = pl.concat([timeline, own], how="diagonal")
+    position = samples.position + samples.user[samples.position]
+    return replace(samples, timeline=timeline, position=position, context=None)

@@ -65,18 +65,19 @@ def one_line(title: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in title).split())
 
 
-def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int, width: int) -> str:
+def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int | None, width: int) -> str:
     """Two lines about the asker: the number and mean of the ratings with the number shown, and the latest ratings.
 
-    `titles` and `ratings` are all of the asker's, oldest first; prompts show the last `shown`. The second line has as
-    many of the latest ratings as fit into `width` columns, at most `LATEST`.
+    `titles` and `ratings` are all of the asker's, oldest first; prompts show the last `shown` (None: no prompt). The
+    second line has as many of the latest ratings as fit into `width` columns, at most `LATEST`.
     """
     from rich.cells import cell_len
 
     count = len(ratings)
     noun = "rating" if count == 1 else "ratings"
-    part = "them" if shown == count else f"the last {shown}"
-    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average; the prompt shows {part}"
+    part = "" if shown is None else f"; the prompt shows {'them' if shown == count else f'the last {shown}'}"
+    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average{part}"
+    shown = count if shown is None else shown
     newest = list(zip(reversed(titles), reversed(ratings), strict=True))[: min(shown, LATEST)]
     texts = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
     for n in range(len(texts), 0, -1):
