@@ -13,6 +13,7 @@ from rich.text import Text
 from palate import console
 from palate.commands.prepare import ratings_of
 from palate.config import Config
+from palate.errors import InputError
 from palate.samples.profile import Profile, advice, bars_of, figures, profile_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def log_of(config: Config) -> "Ratings":
     if config.ratings.scale is not None:
         return ratings_of(config)
     wide = config.ratings.model_copy(update={"scale": ANY_SCALE})
-    ratings = ratings_of(config.model_copy(update={"ratings": wide}))
+    try:
+        ratings = ratings_of(config.model_copy(update={"ratings": wide}))
+    except InputError:
+        return ratings_of(config)  # its error names the usual scale
     rating = ratings.frame["rating"].to_numpy()
     low, high = usual_scale(ratings.name, next(iter(ratings.inputs)))
     beyond = ((rating < low) | (rating > high)).mean()
