@@ -13,7 +13,8 @@ from rich.text import Text
 from palate import console
 from palate.commands.prepare import ratings_of
 from palate.config import Config
-from palate.samples.profile import Profile, advice, bars_of, date_of, figures, profile_of
+from palate.errors import InputError
+from palate.samples.profile import Profile, advice, bars_of, figures, profile_of
 
 if TYPE_CHECKING:
     from palate.ratings.load import Ratings
@@ -36,7 +37,8 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
 
         write_page(html, render_profile(profile, ratings.columns))
     if as_json:
-        print(json.dumps({"columns": ratings.columns} | figures(profile), ensure_ascii=False, indent=2))
+        read = {"columns": ratings.columns, "time_form": ratings.times}
+        print(json.dumps(read | figures(profile), ensure_ascii=False, indent=2))
         return
     for part in _parts(profile, ratings, str(config.ratings.source)):
         console.out.print(part)
@@ -55,7 +57,10 @@ def log_of(config: Config) -> "Ratings":
     if config.ratings.scale is not None:
         return ratings_of(config)
     wide = config.ratings.model_copy(update={"scale": ANY_SCALE})
-    ratings = ratings_of(config.model_copy(update={"ratings": wide}))
+    try:
+        ratings = ratings_of(config.model_copy(update={"ratings": wide}))
+    except InputError:
+        return ratings_of(config)  # its error names the usual scale
     rating = ratings.frame["rating"].to_numpy()
     low, high = usual_scale(ratings.name, next(iter(ratings.inputs)))
     beyond = ((rating < low) | (rating > high)).mean()
@@ -66,7 +71,7 @@ def log_of(config: Config) -> "Ratings":
 
 
 def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[RenderableType]:
-    yield _summary(profile)
+    yield _summary(profile, ratings.times)
     yield Group(Text("Columns", style="bold"), _columns(profile, ratings))
     yield Group(Text("Ratings", style="bold"), _distribution(profile))
     yield Group(Text("How much there is of each", style="bold"), _quantiles(profile))
@@ -78,15 +83,13 @@ def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[Render
     yield Group(Text("Advice", style="bold"), lines)
 
 
-def _summary(profile: Profile) -> RenderableType:
-    first, last = map(date_of, profile.times)
-    when = f"{first} to {last}" if profile.dated else f"times {profile.times[0]:,} to {profile.times[1]:,}, no dates"
+def _summary(profile: Profile, times: str) -> RenderableType:
     facts = _table()
     rated = f"{profile.items:,}" + (f" of {profile.listed:,}" if profile.listed > profile.items else "")
     facts.add_row("ratings", f"{profile.ratings:,}, {profile.density:.2%} of all pairs of a user and an item")
     facts.add_row("users", f"{profile.users:,}")
     facts.add_row("items", f"{rated} with ratings")
-    facts.add_row("time", when + (", whole days" if profile.daily else ""))
+    facts.add_row("time", times + (", whole days" if profile.daily else ""))
     facts.add_row("ties", f"{profile.tied:.1%} of the ratings at the time of another of the user")
     facts.add_row("repeated", f"{profile.repeated:,} ratings of an item that the user had rated")
     return Group(Text(profile.name, style="bold"), facts)

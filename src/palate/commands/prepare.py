@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
@@ -38,7 +39,16 @@ def ratings_of(config: Config) -> "Ratings":
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     load = load_given if config.prepare.split == "given" else load_ratings
     columns = {str(role): name for role, name in wanted.columns.items()}
-    return load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
+    ratings = load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
+    if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
+        _log_once(f"{ratings.name}: timestamp: {ratings.times}")
+    return ratings
+
+
+@cache
+def _log_once(line: str) -> None:
+    """Log a line the first time; a command may read its ratings several times."""
+    log.info(line)
 
 
 def chat_of(config: Config) -> "Chat":
@@ -72,6 +82,8 @@ def prepare(config: Config) -> dict[str, Any]:
     _check_domain(config, ratings)
     items = ratings.frame["item_id"].n_unique()
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
+    if ratings.times:
+        _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
     stats = manifest["stats"]
     samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]

@@ -16,15 +16,22 @@ from palate.errors import InputError
 from palate.ratings.source import SourceFile
 
 ROLES = {
-    "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid"),
-    "item": ("itemid", "movieid", "item", "movie", "bookid", "productid", "asin", "parentasin", "isbn", "iid"),
-    "rating": ("rating", "score", "stars", "overall"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime"),
+    "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid", "customer", "client", "clientid",
+             "reviewer", "member", "buyer", "buyerid", "visitorid", "accountid"),
+    "item": ("itemid", "movieid", "item", "movie", "bookid", "productid", "asin", "parentasin", "isbn", "iid", "sku",
+             "articleid", "filmid", "trackid", "songid", "gameid", "businessid", "recipeid", "product", "article"),
+    "rating": ("rating", "score", "stars", "overall", "starrating", "reviewscore", "reviewrating", "ratingvalue",
+               "userrating", "grade"),
+    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "createdat", "date",
+                  "reviewdate", "ratingdate", "orderdate", "purchasedate", "ratedat", "reviewedat", "createddate"),
     "label": ("label", "like", "liked", "click", "clicked", "islike", "isclick"),
     "split": ("split", "subset", "fold", "partition"),
-    "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name"),
-}
+    "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name", "productname", "itemname"),
+}  # fmt: skip
 """Column names of each role, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
+_SURE = {"userid", "user", "itemid", "item", "movieid", "rating", "timestamp", "title"}
+"""Names that mean their role whatever the other columns are called."""
+_OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating")} | {"timestamp": "--time"}
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GENRES = (
@@ -275,7 +282,7 @@ def column_of(
 ) -> str | None:
     """The name of a role's column; `columns` overrides the names in `ROLES`.
 
-    Raises `InputError` if two columns match, or if a `needed` column is missing.
+    Raises `InputError` if two columns have one name, or if a `needed` column is missing or has several candidates.
     """
     chosen = columns.get(role)
     if chosen is not None and (chosen in names or needed):
@@ -285,11 +292,16 @@ def column_of(
             raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
         return chosen
     plain = {_plain(name): name for name in reversed(names)}
-    found = next((plain[p] for p in ROLES[role] if p in plain), None)
+    known = [plain[p] for p in ROLES[role] if p in plain and f"{p}id" not in plain]
+    found = known[0] if known else None
     same = [name for name in names if found is not None and _plain(name) == _plain(found)]
     if len(same) > 1:
         expected = f"expected one {role} column, or its name as ratings.columns.{role}"
         raise InputError(f"the columns {same[0]!r} and {same[1]!r} have the same name, {expected}", place, 1)
+    if needed and len(known) > 1 and not _SURE & {_plain(name) for name in known}:
+        option = f"{_OPTIONS[role]} NAME, or " if role in _OPTIONS else ""
+        expected = f"expected the name of one: {option}--set ratings.columns.{role}=NAME"
+        raise InputError(f"the columns {known[0]!r} and {known[1]!r} can both be the {role}, {expected}", place, 1)
     if found is None and needed:
         _check_header(names, place, role)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)

@@ -16,6 +16,7 @@ from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import split_files
+from palate.ratings.times import in_seconds
 
 _RATING_STEMS, _RATING_FILES = ("ratings", "interactions"), ("ratings.dat", "u.data")
 _ITEM_STEMS, _ITEM_FILES = ("movies", "items", "books", "products", "titles"), ("movies.dat", "u.item")
@@ -33,9 +34,9 @@ class Ratings:
     """Ratings in file order, and their items.
 
     `frame` has `user_id` and `item_id` (Int64 if all tables write all ids as plain integers, else String), `rating`
-    (Float64) and `timestamp` (Int64), and with given splits also `split` (String), see `palate.ratings.splits`. `items`
-    has one row for each item: `item_id`, `title` (String) and the item table's other columns. `inputs` maps the names
-    of the files that were read to their SHA-256.
+    (Float64) and `timestamp` (Int64, whole seconds), and with given splits also `split` (String), see
+    `palate.ratings.splits`. `items` has one row for each item: `item_id`, `title` (String) and the item table's other
+    columns. `inputs` maps the names of the files that were read to their SHA-256.
     """
 
     frame: pl.DataFrame
@@ -43,6 +44,8 @@ class Ratings:
     name: str
     inputs: dict[str, str]
     scale: tuple[float, float]
+    times: str = ""
+    """How the file writes its times, and the first and last day."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
 
@@ -93,7 +96,8 @@ def load_ratings(
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         check_titles(table, item_frame, item_file.name if item_file else table.file.name)
-    return Ratings(table.frame, item_frame, name, inputs, scale, columns=roles)
+    times = table.form.span(table.frame["timestamp"])
+    return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, roles)
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:

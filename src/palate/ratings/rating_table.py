@@ -3,8 +3,8 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise, takewhile
 from typing import NoReturn
 
 import numpy as np
@@ -29,6 +29,7 @@ from palate.ratings.layout import (
 )
 from palate.ratings.source import SourceFile
 from palate.ratings.text import WHITE, is_shown
+from palate.ratings.times import SECONDS, TimeForm, TimesError, time_form
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
@@ -51,6 +52,8 @@ class RatingTable:
     file: SourceFile
     layout: Layout | None
     """None for a file with typed columns."""
+    form: TimeForm = SECONDS
+    """The form of the times; `timestamp` has its integers."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """The role of each column of the file, see `roles_of`."""
 
@@ -77,7 +80,8 @@ class RatingTable:
 def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
     """Read and check a table of ratings; raises `InputError` with the first wrong line.
 
-    Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64.
+    Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64
+    in the unit of the table's `form`.
     """
     typed = format_of(file)
     table = _read_text(file, columns, scale) if typed is None else _read_typed(file, typed, columns)
@@ -98,13 +102,17 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
     title = column_of("title", layout.names, columns, file.place, needed=False)
     check_roles(used | {"title": title}, file.place)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    roles = roles_of(layout.names, used | {"title": title})
     try:
         frame = scan(file, layout, places, _TYPES, ids=_IDS)
-        usual = not _has_nulls(frame)
+        if not _has_nulls(frame):
+            form = time_form(frame["timestamp"])
+            frame = frame.with_columns(form.values(frame["timestamp"]))
+            if not _has_nulls(frame):
+                return RatingTable(frame, file, layout, form, roles)
     except POLARS_FAULTS:
-        usual = False
-    frame = frame if usual else _read_carefully(file, layout, places, scale)
-    return RatingTable(frame, file, layout, roles_of(layout.names, used | {"title": title}))
+        pass
+    return replace(_read_carefully(file, layout, places, scale), columns=roles)
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -159,31 +167,32 @@ def scan(
 
 def _read_carefully(
     file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]
-) -> pl.DataFrame:
-    """Read all columns as text first, to allow ids that are words, integers written as 1.0, and blank lines.
+) -> RatingTable:
+    """Read all columns as text first, to allow ids that are words, times that are dates, and blank lines.
 
     Raises `InputError` with the line of the first wrong value.
     """
     try:
         text = scan(file, layout, places, {})
     except POLARS_FAULTS as error:
-        _diagnose(file, layout, places, scale)
+        _diagnose(file, layout, places, scale, None)
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    stripped = text.with_columns(pl.col(COLUMNS).str.strip_chars(WHITE).replace("", None))
-    frame = stripped.with_columns(
-        as_ids(stripped["user_id"]),
-        as_ids(stripped["item_id"]),
-        pl.col("rating").cast(pl.Float64, strict=False),
-        as_integers(stripped["timestamp"]),
-    )
+    texts = _stripped(text)
+    try:
+        form = time_form(texts["timestamp"])
+    except TimesError as error:
+        blank = texts.head(error.row).select(pl.all_horizontal(pl.col(COLUMNS).is_null())).sum().item()
+        table = RatingTable(texts, file, layout)
+        table.fail(f"{layout.names[places['timestamp']]} {error}", error.row - blank)
+    frame = _typed(texts, form)
     if _has_nulls(frame):
-        _diagnose(file, layout, places, scale)
+        _diagnose(file, layout, places, scale, form)
         blank = frame.select(pl.all_horizontal(pl.col(COLUMNS).is_null())).to_series()
         frame = frame.filter(~blank)
         if _has_nulls(frame):
             raise InputError("has fields that cannot be read as ratings", file.place)
-    return frame
+    return RatingTable(frame, file, layout, form)
 
 
 def as_ids(texts: pl.Series) -> pl.Series:
@@ -212,33 +221,67 @@ def _is_respelled(text: pl.Expr) -> pl.Expr:
     return zeros | text.str.starts_with("+") | text.str.starts_with("-0")
 
 
-def as_integers(texts: pl.Series) -> pl.Series:
-    """Text as Int64, including integers such as `881250949.0`; null for other text."""
-    numbers = texts.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # exact beyond 2^53
-    floats = texts.cast(pl.Float64, strict=False)
-    whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
-    return numbers.fill_null(whole).alias(texts.name)
+def _typed(texts: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
+    """Text as typed columns; null for what cannot be read."""
+    return texts.with_columns(
+        as_ids(texts["user_id"]),
+        as_ids(texts["item_id"]),
+        pl.col("rating").cast(pl.Float64, strict=False),
+        form.values(texts["timestamp"]),
+    )
 
 
-def _diagnose(file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float]) -> None:
-    """Raise `InputError` for the first wrong row; return if all are right."""
-    names = layout.names
-    user, item, rating, timestamp = (places[name] for name in COLUMNS)
-    for line, fields in records(file, layout):
-        problem = None
-        if len(fields) != len(names):
-            problem = width_problem(fields, names)
-        else:
-            values = [field.strip(WHITE) for field in fields]
-            for place in (user, item):
-                if not values[place]:
-                    problem = problem or f"{names[place]} is empty, expected an id"
-                elif "\ufffd" in values[place]:
-                    problem = problem or f"{names[place]} {values[place]!r} is not UTF-8 text: {IN_UTF8}"
-            problem = problem or rating_problem(names[rating], values[rating], scale)
-            problem = problem or timestamp_problem(names[timestamp], values[timestamp])
-        if problem:
-            raise InputError(problem, file.place, line)
+def _stripped(texts: pl.DataFrame) -> pl.DataFrame:
+    return texts.with_columns(pl.col(COLUMNS).str.strip_chars(WHITE).replace("", None))
+
+
+def _diagnose(
+    file: SourceFile, layout: Layout, places: Mapping[str, int], scale: tuple[float, float], form: TimeForm | None
+) -> None:
+    """Raise `InputError` for the first wrong row; return if all are right.
+
+    Without a `form` of the times, that of the first rows counts.
+    """
+    names, rows = layout.names, records(file, layout)
+    while block := list(islice(rows, BLOCK)):
+        whole = list(takewhile(lambda row: len(row[1]) == len(names), block))
+        texts = {name: [fields[places[name]] for _, fields in whole] for name in COLUMNS}
+        frame = _stripped(pl.DataFrame(texts, dict.fromkeys(COLUMNS, pl.String())))
+        try:
+            form = form or time_form(frame["timestamp"])
+        except TimesError as error:
+            raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
+        wrong = faults(_typed(frame, form), scale)
+        if wrong.any():
+            row = _first(wrong)
+            called = {name: names[places[name]] for name in COLUMNS}
+            raise InputError(_problem(frame.row(row, named=True), called, scale, form), file.place, whole[row][0])
+        if len(whole) < len(block):
+            line, fields = block[len(whole)]
+            raise InputError(width_problem(fields, names), file.place, line)
+
+
+def faults(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
+    """Whether a row has a value that is missing, that cannot be read, or that is outside of its range."""
+    wrong_ids = [pl.col(n).is_null() | pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True) for n in _IDS]
+    wrong_rating = ~pl.col("rating").is_between(*scale).fill_null(False)
+    return frame.select(
+        pl.any_horizontal(*wrong_ids, wrong_rating, ~(pl.col("timestamp") >= 0).fill_null(False))
+    ).to_series()
+
+
+def _problem(
+    row: Mapping[str, str | None], names: Mapping[str, str], scale: tuple[float, float], form: TimeForm
+) -> str:
+    """The message for a wrong row; `names` are the file's own."""
+    for name in _IDS:
+        value = row[name]
+        if value is None:
+            return f"{names[name]} is empty, expected an id"
+        if "\ufffd" in value:
+            return f"{names[name]} {value!r} is not UTF-8 text: {IN_UTF8}"
+    problem = rating_problem(names["rating"], row["rating"] or "", scale)
+    return problem or form.problem(names["timestamp"], row["timestamp"] or "")
 
 
 def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
@@ -257,20 +300,6 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
     return None
 
 
-def timestamp_problem(name: str, value: str) -> str | None:
-    """The problem with a timestamp, and the remedy; None if it is right."""
-    number = float(value) if _NUMBER.fullmatch(value) else math.nan
-    if not number.is_integer():
-        dated = re.match(r"\d{4}-\d\d-\d\d", value)
-        script = "`pl.col(NAME).str.to_datetime().dt.epoch('s')` of Polars converts dates"
-        return f"{name} {value!r} is not an integer, expected seconds since 1970" + (f": {script}" if dated else "")
-    if number < 0:
-        return f"{name} {value} is negative, expected seconds since 1970"
-    if number >= 2**63:
-        return f"{name} {value} is too large, expected seconds since 1970"
-    return None
-
-
 def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> RatingTable:
     names = typed.header(file)
     roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
@@ -284,7 +313,19 @@ def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> 
     ]
     frame = found.select(casts)
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
-    table = RatingTable(frame, file, None, roles_of(names, used))
+    table = RatingTable(frame, file, None)
+    times = frame["timestamp"]
+    if times.dtype == pl.String:
+        times = times.str.strip_chars(WHITE).replace("", None)
+    try:
+        form = time_form(times)
+    except TimesError as error:
+        table.fail(f"{present['timestamp']} {error}", error.row)
+    frame = frame.with_columns(form.values(times))
+    table = RatingTable(frame, file, None, form, roles_of(names, used))
+    wrong = frame["timestamp"].is_null() & times.is_not_null()
+    if wrong.any():
+        table.fail(form.problem(present["timestamp"], str(times[_first(wrong)])), _first(wrong))
     for name in COLUMNS:
         if frame[name].null_count():
             table.fail(f"{name} is missing", _first(frame[name].is_null()))
@@ -308,9 +349,8 @@ def type_of(role: str, column: str, found: pl.DataType, place: str) -> pl.DataTy
     elif role == "rating":
         fits, expected, wanted = found.is_numeric(), "numbers", pl.Float64()
     else:
-        if found in (pl.Date, pl.Datetime):
-            remedy = f": `pl.col({column!r}).dt.epoch('s')` of Polars makes them"
-        fits, expected, wanted = found.is_integer(), "integers, seconds since 1970" + remedy, pl.Int64()
+        fits = found.is_numeric() or is_text or found in (pl.Date, pl.Datetime)
+        expected, wanted = "times: numbers, text, dates or datetimes", pl.String() if is_text else found
     if not fits:
         raise InputError(f"column '{column}' holds {found}, expected {expected}", place)
     return wanted
@@ -325,14 +365,14 @@ def printable(ids: pl.Series) -> pl.Series:
 
 
 def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
-    """Raise `InputError` for the first rating outside of the scale, or negative timestamp."""
+    """Raise `InputError` for the first rating outside of the scale, or time before 1970."""
     rating, timestamp = table.frame["rating"], table.frame["timestamp"]
     wrong = ~(rating.is_between(*scale) & rating.is_finite())
     early = timestamp < 0
     if wrong.any() or early.any():
         row = _first(wrong | early)
         problem = rating_problem("rating", str(rating[row]), scale)
-        table.fail(problem or f"timestamp {timestamp[row]} is negative, expected seconds since 1970", row)
+        table.fail(problem or table.form.problem("timestamp", table.form.shown(timestamp[row])), row)
 
 
 def _check_duplicates(table: RatingTable) -> None:
@@ -361,10 +401,9 @@ def _check_duplicates(table: RatingTable) -> None:
         return
     row, user, item, time, first = duplicates.row(0)
     lines = table.lines_of([first, row])
-    noun, before = ("row", first + 1) if lines[0] is None else ("line", lines[0])
-    table.fail(
-        f"user {user} rated item {item} at {time} already on {noun} {before}, expected one rating at a time", row
-    )
+    before = f"row {first + 1}" if lines[0] is None else f"line {lines[0]}"
+    found = f"user {user} rated item {item} at {table.form.shown(time)} already on {before}"
+    table.fail(f"{found}, expected one rating at a time", row)
 
 
 def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:

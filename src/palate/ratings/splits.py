@@ -27,16 +27,15 @@ from palate.ratings.load import Ratings, check_scale, find_items
 from palate.ratings.rating_table import (
     RatingTable,
     as_ids,
-    as_integers,
     rating_problem,
     scan,
     spelled_twice,
-    timestamp_problem,
     type_of,
 )
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.ratings.text import WHITE, folded, is_shown
+from palate.ratings.times import SECONDS, TimeForm, TimesError, in_seconds, time_form
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
@@ -70,7 +69,7 @@ def load_given(
             raise InputError(f"has no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
         read = [_read(tables.open(names[split]), columns, split) for split in SPLIT_NAMES if split in names]
         read = read or [_read(tables.open(path.name), columns, None)]
-        frame, scale = _joined(read, scale)
+        frame, scale, times = _joined(read, scale)
         item_frame, inputs = _items(read, frame, tables, items, columns)
         inputs = {part.file.name: part.file.sha256 for part in read} | inputs
     for split in ("train", "test"):
@@ -80,7 +79,7 @@ def load_given(
         item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
         frame = frame.with_columns(pl.col("item_id").cast(pl.String))
     order = ["user_id", "item_id", "rating", "timestamp", "split"]
-    return Ratings(frame.select(order), item_frame, path.resolve().stem, inputs, scale)
+    return Ratings(frame.select(order), item_frame, path.resolve().stem, inputs, scale, times)
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,8 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
         if nested:
             raise InputError(f"column '{names[nested[0]]}' has {frame.schema[nested[0]]}, expected one value a row",
                              file.place)  # fmt: skip
+        zoned = [n for n, found in frame.schema.items() if isinstance(found, pl.Datetime) and found.time_zone]
+        frame = frame.with_columns(pl.col(zoned).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
         frame = frame.with_columns(pl.all().cast(pl.String))
     else:
         assert layout is not None
@@ -169,8 +170,8 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
     return _Part(frame, file, layout, names)
 
 
-def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float]]:
-    """All rows with checked values, sorted by split with train first, and the scale of their ratings."""
+def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float], str]:
+    """All rows with checked values, sorted by split with train first, the scale of their ratings, and their times."""
     kinds = {"label" in part.names for part in parts}
     if len(kinds) > 1:
         odd = next(part for part in parts if ("label" in part.names) != ("label" in parts[0].names))
@@ -182,6 +183,7 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
         raise InputError(
             "has no timestamps, expected them in all tables or in none", parts[timed.index(False)].file.place
         )
+    form = _time_form(parts) if all(timed) else SECONDS
     values, scale = _values(parts, scale)
     frames = []
     for part, rating in zip(parts, values, strict=True):
@@ -202,9 +204,9 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
         part.refuse(split.is_null(), "train, valid or test", "split")
         columns = [frame["user_id"], frame["item_id"], rating.alias("rating"), split]
         if all(timed):
-            time = as_integers(frame["timestamp"])
+            time = form.values(frame["timestamp"])
             wrong = time.is_null() | (time < 0).fill_null(True)
-            part.refuse(wrong, "whole seconds since 1970", "timestamp", timestamp_problem)
+            part.refuse(wrong, "seconds since 1970, or a date", "timestamp", form.problem)
             columns.append(time)
         frames.append(pl.DataFrame(columns))
     for name in ("user_id", "item_id"):
@@ -212,11 +214,26 @@ def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[
             for part in parts:
                 part.refuse(part.frame[name] == pair[0], f"{pair[1]} as in other rows", name)
     frame = pl.concat(frames).with_columns(as_ids(pl.concat(frames)[name]) for name in ("user_id", "item_id"))
+    times = form.span(frame["timestamp"]) if all(timed) else ""
+    frame = in_seconds(frame, form) if all(timed) else frame
     rank = pl.col("split").replace_strict(list(SPLIT_NAMES), range(len(SPLIT_NAMES)), return_dtype=pl.UInt8)
     frame = frame.sort(rank, maintain_order=True)
     if not all(timed):
         frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-    return frame, scale
+    return frame, scale, times
+
+
+def _time_form(parts: Sequence[_Part]) -> TimeForm:
+    """The form of the times in all files."""
+    try:
+        return time_form(pl.concat([part.frame["timestamp"] for part in parts]))
+    except TimesError as error:
+        row = error.row
+        for part in parts:
+            if row < part.frame.height:
+                part.fail(f"{part.names['timestamp']} {error}", row)
+            row -= part.frame.height
+        raise
 
 
 def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[list[pl.Series], tuple[float, float]]:

@@ -25,8 +25,8 @@ BALANCED = (0.25, 0.75)
 MANY = 11
 """More distinct ratings than this are shown in ranges."""
 QUANTILES = {"least": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "most": 1.0}
-FIRST_DATE = 315_532_800
-"""Times before 1980 are not dates: the rows are numbered, or the times are invented."""
+FIRST_DATE = 10**8
+"""Smaller times number the rows, and are no dates."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""Times of ratings: numbers in any unit, dates and times as text, and columns of dates become whole numbers.
+
+One form holds for a whole column. `time_form` finds it, `TimeForm.values` applies it to a column or a part of one.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_BORDER = 10**11
+"""Seconds of the year 5138, and milliseconds of 1973: larger numbers are in the next smaller unit."""
+_COMPACT = (("%Y%m%d", 19700101, 20991231), ("%Y%m%d%H%M%S", 19700101000000, 20991231235959))
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_TEXT = (
+    r"^(?:(?P<year>\d{4})([-/.])(?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
+    r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<late_year>\d{4}))"
+    r"(?:(?:[T ]|, ?)(?P<hours>\d{1,2}):(?P<minutes>\d\d)(?::(?P<seconds>\d\d)(?:[.,](?P<fraction>\d{1,9})\d*)?)?"
+    r"(?: ?(?P<half>[AaPp])[Mm])?"
+    r" ?(?:[Zz]|UTC|GMT|(?P<sign>[+-])(?P<zone_hours>\d\d)(?::?(?P<zone_minutes>\d\d))?)?)?$"
+)
+"""ISO dates and times, and dates such as 13.5.2024 or 5/13/2024 with or without a time."""
+_DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
+_USUAL = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+EXPECTED = "expected a time such as 2024-05-01T12:00:00Z"
+
+
+class TimesError(ValueError):
+    """A column has no single form; `row` is the first row that shows it."""
+
+    def __init__(self, problem: str, row: int) -> None:
+        super().__init__(problem)
+        self.row = row
+
+
+@dataclass(frozen=True)
+class TimeForm:
+    """How a column writes times, and the integers that they become: `per_second` of them in a second since 1970."""
+
+    name: str
+    per_second: int
+    kind: Literal["number", "compact", "text", "column"] = "number"
+    day_first: bool = False
+    pattern: str = ""
+    fractions: bool = False
+    """Whether numbers have fractions: they are multiplied by `per_second`."""
+
+    def values(self, column: pl.Series) -> pl.Series:
+        """The times as integers, Int64; null for a value of another form."""
+        if self.kind == "column":
+            return column.cast(pl.Datetime("ms")).to_physical() if column.dtype == pl.Date else column.to_physical()
+        if self.kind == "text":
+            return _from_text(column, self.day_first)
+        if self.fractions:
+            return (_floats(column) * self.per_second).round().cast(pl.Int64, strict=False)
+        numbers = as_integers(column) if column.dtype == pl.String else column.cast(pl.Int64, strict=False)
+        if self.kind == "compact":
+            return numbers.cast(pl.String).str.to_datetime(self.pattern, strict=False, time_unit="ms").to_physical()
+        if self.per_second == 1 and int(numbers.max() or 0) < _BORDER:  # type: ignore[arg-type]
+            return numbers
+        low, high = _BORDER * self.per_second // 1000, min(_BORDER * self.per_second, 2**63 - 1)
+        fits = numbers.is_between(low if self.per_second > 1 else -(2**63), high, closed="left")
+        return pl.select(pl.when(fits).then(numbers)).to_series().alias(numbers.name)
+
+    def problem(self, name: str, value: str) -> str:
+        """What is wrong with a value that `values` makes null or negative."""
+        if self.kind in ("text", "column"):
+            date = _from_text(pl.Series([value]), self.day_first)[0]
+            return f"{name} {value!r} is " + (
+                f"not a time, {EXPECTED}" if date is None else "before 1970, expected later"
+            )
+        number = float(value) if _NUMBER.fullmatch(value) else None
+        expected = f"expected {self.name} since 1970" if self.kind == "number" else f"expected {self.name}"
+        if number is None or not (self.fractions or number.is_integer()):
+            return f"{name} {value!r} is not a number, {expected}, or dates in all rows"
+        if number < 0:
+            return f"{name} {value} is negative, {expected}"
+        if self.kind == "number" and number < 2**63:
+            return f"{name} {value} is in another unit than the rows around it, {expected}"
+        return f"{name} {value} is " + (f"too large, {expected}" if self.kind == "number" else f"no date, {expected}")
+
+    def shown(self, value: int) -> str:
+        """A value for a message: a number as it is, a date as ISO text."""
+        return str(value) if self.kind == "number" else self.date(value, time=True)
+
+    def date(self, value: int, *, time: bool = False) -> str:
+        """The day of a value, or its day and time."""
+        moment = pl.from_epoch(pl.Series([value // self.per_second]), "s")[0]
+        return f"{moment:%Y-%m-%d %H:%M:%S}" if time else f"{moment:%Y-%m-%d}"
+
+    def span(self, values: pl.Series) -> str:
+        """The form and the first and last day of some values, for the log."""
+        low, high = int(values.min() or 0), int(values.max() or 0)  # type: ignore[arg-type]
+        if self.kind == "number" and high < 10**8 * self.per_second:
+            return f"numbers from {low} to {high}, taken as an order"
+        return f"{self.name}, {self.date(low)} to {self.date(high)}"
+
+
+SECONDS = TimeForm("seconds", 1)
+
+
+def time_form(column: pl.Series) -> TimeForm:
+    """The form of a column of numbers, text, dates or times; raises `TimesError` if dates have no single order."""
+    kind = column.dtype
+    if isinstance(kind, pl.Datetime):
+        zone = f" ({kind.time_zone})" if kind.time_zone else ""
+        return TimeForm(f"times{zone}", {"ms": 10**3, "us": 10**6, "ns": 10**9}[kind.time_unit], "column")
+    if kind == pl.Date:
+        return TimeForm("dates", 10**3, "column")
+    if kind.is_integer():
+        return _of_integers(column)
+    floats = _floats(column)
+    if kind == pl.String and column.filter(floats.is_null()).str.contains(_DATE).sum() > floats.count():
+        return _of_text(column)
+    integers = as_integers(column) if kind == pl.String else column.cast(pl.Int64, strict=False)
+    form = _of_integers(integers)
+    if form.per_second == 1 and form.kind == "number" and (floats != floats.floor()).any():
+        return TimeForm("seconds", 10**6, fractions=True)
+    return form
+
+
+def in_seconds(frame: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
+    """The frame with `timestamp` in whole seconds.
+
+    Rows whose times differ by less than a second would lose their order, so that users and times are sorted first.
+    """
+    if form.per_second == 1:
+        return frame
+    if (frame["timestamp"] % form.per_second != 0).any():
+        frame = frame.sort("user_id", "timestamp", maintain_order=True)
+    return frame.with_columns(pl.col("timestamp") // form.per_second)
+
+
+def as_integers(texts: pl.Series) -> pl.Series:
+    """Text as Int64, including integers such as `881250949.0`; null for other text."""
+    numbers = texts.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # exact beyond 2^53
+    floats = _floats(texts)
+    whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
+    return numbers.fill_null(whole).alias(texts.name)
+
+
+def _floats(column: pl.Series) -> pl.Series:
+    floats = column.cast(pl.Float64, strict=False)
+    return pl.select(pl.when(floats.is_finite()).then(floats)).to_series()
+
+
+def _of_integers(numbers: pl.Series) -> TimeForm:
+    low, high = numbers.min(), numbers.max()
+    if low is None or high is None:
+        return SECONDS
+    for pattern, first, last in _COMPACT:
+        if first <= low and high <= last:  # type: ignore[operator]
+            form = TimeForm(f"dates written as {pattern}", 10**3, "compact", pattern=pattern)
+            if form.values(numbers).null_count() == numbers.null_count():
+                return form
+    if high < _BORDER:  # type: ignore[operator]
+        return SECONDS
+    middle = int(numbers.quantile(0.5, "lower") or 0)
+    name = next((name for name, per_second in UNITS.items() if middle < _BORDER * per_second), "nanoseconds")
+    return TimeForm(name, UNITS[name])
+
+
+def _of_text(texts: pl.Series) -> TimeForm:
+    if not texts.str.contains(r"^\d{1,2}[-/.]\d{1,2}[-/.]\d{4}").any():
+        return TimeForm("ISO text", 10**9, "text")
+    order = texts.str.extract_groups(_TEXT).struct.unnest().select(pl.col("first", "second").cast(pl.Int32))
+    both = order.select(day=pl.col("first") > 12, month=pl.col("second") > 12)
+    day, month = bool(both["day"].any()), bool(both["month"].any())
+    if day and month:
+        one, other = (int(both[name].arg_true()[0]) for name in ("day", "month"))
+        problem = f"{texts[other]!r} has the month first, {texts[one]!r} the day, expected one order"
+        raise TimesError(problem, max(one, other))
+    if not day and not month:
+        row = int(order["first"].is_not_null().arg_true()[0])
+        remedy = "`pl.col(NAME).str.to_date('%d/%m/%Y')` of Polars converts day-first dates"
+        raise TimesError(
+            f"{texts[row]!r} may have the day or the month first, as in all rows; expected 2024-12-31: {remedy}", row
+        )
+    return TimeForm("day-first dates" if day else "month-first dates", 10**9, "text", day_first=day)
+
+
+def _from_text(texts: pl.Series, day_first: bool) -> pl.Series:
+    """Nanoseconds since 1970; text without a zone is in UTC; null for other text.
+
+    Text in the pattern of the first row is read in a tenth of the time that `_of_parts` takes.
+    """
+    start = texts.drop_nulls().head(1)
+    for pattern in _USUAL:
+        if start.str.to_datetime(pattern, strict=False, time_unit="ns").count():
+            values = texts.str.to_datetime(pattern, strict=False, time_unit="ns").to_physical()
+            others = values.is_null() & texts.is_not_null()
+            return values.scatter(others.arg_true(), _of_parts(texts.filter(others), day_first))
+    return _of_parts(texts, day_first)
+
+
+def _of_parts(texts: pl.Series, day_first: bool) -> pl.Series:
+    """As `_from_text`, from the numbers in each text."""
+    parts = texts.str.extract_groups(_TEXT).struct.unnest()
+    part = pl.col
+    month, day = ("second", "first") if day_first else ("first", "second")
+    date = pl.concat_str(
+        pl.coalesce("year", "late_year"),
+        pl.coalesce("month", month).str.zfill(2),
+        pl.coalesce("day", day).str.zfill(2),
+    ).str.to_date("%Y%m%d", strict=False)
+    number = {name: part(name).cast(pl.Int64) for name in ("hours", "minutes", "seconds", "zone_hours", "zone_minutes")}
+    afternoon = part("half").str.to_lowercase() == "p"
+    hours = pl.when(part("half").is_null()).then(number["hours"]).otherwise(number["hours"] % 12 + 12 * afternoon)
+    is_clock = part("hours").is_null() | (
+        (hours < 24) & (number["minutes"] < 60) & (number["seconds"].fill_null(0) < 60)
+    ) & (part("half").is_null() | number["hours"].is_between(1, 12))
+    clock = hours.fill_null(0) * 3600 + number["minutes"].fill_null(0) * 60 + number["seconds"].fill_null(0)
+    zone = number["zone_hours"].fill_null(0) * 3600 + number["zone_minutes"].fill_null(0) * 60
+    zone = pl.when(part("sign") == "-").then(-zone).otherwise(zone)
+    seconds = date.to_physical().cast(pl.Int64) * 86_400 + clock - zone
+    fraction = part("fraction").str.pad_end(9, "0").cast(pl.Int64).fill_null(0)
+    fits = is_clock & (seconds < 2**63 // 10**9)
+    values = pl.when(fits).then(seconds * 10**9 + fraction)
+    return parts.select(values.alias(texts.name)).to_series()

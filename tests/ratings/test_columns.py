@@ -1,0 +1,52 @@
+"""The columns that a log of a shop has, and the choice between two."""
+
+import pytest
+
+from palate.errors import InputError
+from palate.ratings.load import load_ratings
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "customer,product,stars,created_at",
+        "Client ID,SKU,review_score,Order Date",
+        "reviewer,asin,Star Rating,date",
+        "customer_id,product_id,star_rating,review_date",
+        "buyer_id,article_id,grade,datetime",
+    ],
+)
+def test_the_names_of_a_shop_are_known(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header},title\n7,8,4,2024-05-01,T\n")
+    assert load_ratings(str(tmp_path / "a.csv")).frame.rows() == [(7, 8, 4.0, 1714521600)]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user,asin,stars,date,sku", "the columns 'asin' and 'sku' can both be the item, .*--item NAME"),
+        (
+            "customer,buyer_id,item,stars,date",
+            "'customer' and 'buyer_id' can both be the user, .*--user NAME",
+        ),
+        ("user,item,score,date,stars", "the columns 'score' and 'stars' can both be the rating, .*--rating NAME"),
+        (
+            "user,item,stars,order_date,review_date",
+            "'review_date' and 'order_date' can both be the timestamp, .*--time",
+        ),
+    ],
+)
+def test_two_columns_for_one_role_are_refused_with_the_way_out(tmp_path, header, message):
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2,3,4,5\n")
+    with pytest.raises(InputError, match=rf"a\.csv:1: .*{message}"):
+        load_ratings(str(tmp_path / "a.csv"))
+
+
+def test_a_sure_name_and_an_id_win(tmp_path):
+    (tmp_path / "a.csv").write_text("client,client_id,item_id,sku,stars,timestamp,date,title\nAnn,1,2,x,3,4,5,T\n")
+    assert load_ratings(str(tmp_path / "a.csv")).frame.rows() == [(1, 2, 3.0, 4)]
+
+
+def test_a_name_decides(tmp_path):
+    (tmp_path / "a.csv").write_text("user,asin,sku,stars,date,title\n1,2,3,4,5,T\n")
+    assert load_ratings(str(tmp_path / "a.csv"), columns={"item": "sku"}).frame["item_id"].to_list() == [3]
