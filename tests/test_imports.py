@@ -10,7 +10,19 @@ import palate
 ROOT = Path(palate.__file__).parent
 ORDER = [
     *("errors", "store", "console", "progress", "ratings", "prompt", "config", "samples", "tokens", "models", "train"),
-    *("score", "baselines", "measure", "report", "alpaca", "recommend", "plan", "commands", "cli", "__main__"),
+    *(
+        "score",
+        "baselines",
+        "measure",
+        "report",
+        "alpaca",
+        "recommend",
+        "plan",
+        "commands",
+        "parser",
+        "cli",
+        "__main__",
+    ),
 ]
 
 
