@@ -1,13 +1,16 @@
 """What the command does where nobody reads its output, and with what it cannot print as it stands."""
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from palate.cli import main
+from palate.cli import _parser, main
 
 
 @pytest.mark.parametrize("words", [["--help"], ["cache"], ["cache", "--json"]])
@@ -46,9 +49,77 @@ def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys:
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("lenghts", "no command 'lenghts', did you mean 'lengths'? palate --help lists all"),
+        ("xyz", "no command 'xyz'; palate --help lists all"),
+        ("", "missing COMMAND; palate --help shows the usage"),
+        ("compare", "missing RUN; palate compare --help shows the usage"),
+        (
+            "lengths --cutof-len 512",
+            "palate lengths has no option '--cutof-len', did you mean '--cutoff-len'? palate lengths --help lists all",
+        ),
+        ("train a b", "palate train has no argument 'b'; palate train --help lists all"),
+        ("lengths --cutoff-len", "--cutoff-len: expected one value"),
+        ("lengths --cutoff-len 1k", "--cutoff-len: is '1k', expected a whole number, did you mean 1000?"),
+        ("lengths --cutoff-len 1,024", "--cutoff-len: is '1,024', expected a whole number, did you mean 1024?"),
+        ("train --max-samples 10%", "--max-samples: is '10%', expected a whole number"),
+        ("prepare --val-ratio 5%", "--val-ratio: is '5%', expected a number from 0 to 1, did you mean 0.05?"),
+        ("cache --older-than 3d", "--older-than: is '3d', expected a number of days, such as 7"),
+        (
+            "lengths --split tset",
+            "--split/--on: is 'tset', expected one of train, eval, val, test, did you mean 'test'?",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_corrected_in_one_line(
+    words: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_names_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    dashes = "-l " if shell == "fish" else "--"
+    for sub in (name for action in _parser()._actions if isinstance(name := action.choices, dict)):
+        for name, parser in sub.items():
+            assert re.search(rf"\b{name}\b", script)
+            assert all(
+                f"{dashes}{option[2:]}" in script for option in parser._option_string_actions if option[1] == "-"
+            )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("palate ex", ["export"]),
+        ("palate lengths --cu", ["--cutoff-len"]),
+        ("palate lengths runs/x --split ", ["train", "eval", "val", "test"]),
+        ("palate --help completion z", ["zsh"]),
+        ("palate train runs/", []),
+    ],
+)
+def test_bash_completes_commands_options_and_choices(
+    line: str, found: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out
+    words = shlex.split(line) + ([""] if line.endswith(" ") else [])
+    script += f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; complete -p palate >&2; _palate\n"
+    script += r'printf "%s\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "--norc", "-euc", script], capture_output=True, text=True)
+    assert done.stderr == "complete -o default -F _palate palate\n"
+    assert done.stdout.split() == found
+
+
 def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
     code = (
-        "import contextlib, sys; from palate.cli import main\n"
+        "import contextlib, sys; from palate.cli import _parser, main\n"
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )

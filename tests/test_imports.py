@@ -11,7 +11,19 @@ ROOT = Path(palate.__file__).parent
 ORDER = [
     *("errors", "store", "console", "progress", "ratings", "prompt", "ablations", "config"),
     *("samples", "tokens", "models", "train"),
-    *("score", "baselines", "measure", "report", "alpaca", "recommend", "plan", "commands", "cli", "__main__"),
+    *(
+        "score",
+        "baselines",
+        "measure",
+        "report",
+        "alpaca",
+        "recommend",
+        "plan",
+        "commands",
+        "parser",
+        "cli",
+        "__main__",
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ from palate import __version__
 from palate.ablations import ABLATIONS
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
+from palate.parser import SHELLS, Parser, completion, number
 from palate.ratings.formats import table_suffixes
 from palate.train import processes
 
@@ -49,14 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(words: Sequence[str]) -> int:
     """Parse, run, and turn errors into a line and an exit code; raises `BrokenPipeError` where nobody reads it."""
-    try:
-        args = _parser().parse_args(words)
-    except SystemExit:  # --help and --version are written by now
-        sys.stdout.flush()
-        raise
     _quiet_libraries()
     _end_on_sigterm()
     try:
+        parser = _parser()
+        args = parser.parse_args(words)
+        if args.command == "completion":  # a shell runs it at each start: without the imports of a config
+            print(completion(parser, args.shell), end="")
+            return 0
         config = _config(args)
         if _is_to_launch(args):
             from palate.train.launch import launch
@@ -64,6 +65,9 @@ def _command(words: Sequence[str]) -> int:
             return launch(words, args.launch, args.accelerate_config)
         args.run(config, args)
         sys.stdout.flush()
+    except SystemExit:  # --help and --version are written by now
+        sys.stdout.flush()
+        raise
     except InterruptedWorkError as stop:
         return _end(str(stop), stop.exit_code)
     except PalateError as error:
@@ -237,7 +241,11 @@ class Option(NamedTuple):
     """The key of the config that the option overrides; None: the command reads the option."""
 
 
-TYPES = {"N": int, "K": int, "R": float, "F": float, "DAYS": float, "FILE": Path, "DIR": Path}
+WHOLE = number(int, "a whole number")
+TYPES: dict[str, Callable[[str], Any]] = {
+    **{"N": WHOLE, "K": WHOLE, "R": number(float, "a number"), "F": number(float, "a number from 0 to 1")},
+    **{"DAYS": number(float, "a number of days, such as 7"), "FILE": Path, "DIR": Path},
+}
 """The type of an option's value by its metavar; text for all others."""
 
 
@@ -482,8 +490,8 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="palate", description="Train and evaluate an LLM recommender from ratings.")
+def _parser() -> Parser:
+    parser = Parser(prog="palate", description="Train and evaluate an LLM recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
@@ -503,6 +511,9 @@ def _parser() -> argparse.ArgumentParser:
                 group.add_argument(*option.names, **option.settings)
         keys = {option.key: option.names[0] for option in (*own, *common) if option.key is not None}
         sub.set_defaults(run=run, keys=keys, own=read)
+    text = "print a script for a shell that completes commands and options"
+    shell = commands.add_parser("completion", help=text, description=text[0].upper() + text[1:] + ".")
+    shell.add_argument("shell", choices=SHELLS, help='put `eval "$(palate completion bash)"` into ~/.bashrc')
     return parser
 
 

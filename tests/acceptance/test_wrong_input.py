@@ -221,12 +221,6 @@ def test_no_ratings_at_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureF
     expect_refusal(["prepare", "--out", str(tmp_path / "x")], capsys, words=["--ratings"])
 
 
-def test_usage_errors_exit_with_two() -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["prepare", "--no-such-option"])
-    assert stopped.value.code == 2
-
-
 @pytest.mark.parametrize(
     ("option", "words"),
     [
