@@ -75,7 +75,7 @@ def test_ctrl_c_ends_all_with_a_checkpoint_and_the_command_goes_on(recipe: Path)
     assert len(list(run.glob("checkpoints/checkpoint-*/whole"))) == 1
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("training goes on from") == 1
+    assert again.stderr.count("training resumes from") == 1
     assert (run / "adapter/adapter_model.safetensors").is_file()
 
 

@@ -57,7 +57,7 @@ def test_seeds_are_trained_beside_each_other_and_their_spread_is_told(
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("skipped: trained before") == 1
     assert "adapter_model.safetensors is missing" in said
-    assert "training goes on from" in said
+    assert "training resumes from" in said
     assert (first / "adapter" / "training.json").stat().st_mtime_ns == before
     assert [row["seed"] for row in json.loads((run / "seeds.json").read_text())["seeds"]] == [13, 14, 15]
 

@@ -227,7 +227,7 @@ def test_the_prompt_must_be_the_one_of_training(adapter: Path, base: Path) -> No
     _, tokenizer = load_base_model(config.model)
     chat = Chat(tokenizer)
     check_same_prompt(adapter, chat, config.prompt)
-    with pytest.raises(InputError, match=r"was trained with prompt.question 'Yes or No\?', asked is 'Well\?'"):
+    with pytest.raises(InputError, match=r"was trained with prompt.question 'Yes or No\?', the config has 'Well\?'"):
         check_same_prompt(adapter, chat, config.prompt.model_copy(update={"question": "Well?"}))
     tokenizer.chat_template = CHATML.replace("assistant", "helper")
     with pytest.raises(InputError, match="was trained with another"):

@@ -72,7 +72,9 @@ def test_the_revision_that_an_adapter_records_is_the_one_that_is_loaded(tmp_path
 
 def test_another_revision_than_the_adapters_is_refused(tmp_path: Path) -> None:
     adapter = random_adapter(at(OLD), tmp_path / "adapter")
-    with pytest.raises(InputError, match=rf"adapter_config.json: records revision '{OLD}' of {BASE}, asked is '{NEW}'"):
+    with pytest.raises(
+        InputError, match=rf"adapter_config.json: records revision '{OLD}' of {BASE}, the config has '{NEW}'"
+    ):
         as_trained(at(NEW), adapter)
     moved = toy_config(tmp_path / "new")
     assert as_trained(moved, adapter) == moved, "a folder has no revisions"

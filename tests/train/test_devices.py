@@ -213,7 +213,7 @@ def test_a_stopped_run_goes_on_in_any_number_of_processes(recipe: Path, alone: P
     codes, errors, told = end(processes)
     assert codes == [130, 130], errors
     assert len(told) == 1
-    goes_on = r"stopped by .* at step \d+ of 64; the last checkpoint is .*: the same command goes on from there"
+    goes_on = r"stopped by .* at step \d+ of 64; the last checkpoint is .*: the same command resumes from it"
     assert re.fullmatch(goes_on, told[0])
     first = check_one_checkpoint(run)
 
@@ -226,7 +226,7 @@ def test_a_stopped_run_goes_on_in_any_number_of_processes(recipe: Path, alone: P
 
     codes, errors, _ = end(start(tmp_path, [("again", slow, "")]))
     assert codes == [0, 0], errors
-    assert errors[0].count(f"training goes on from {run}/checkpoints/checkpoint-{second}") == 1
+    assert errors[0].count(f"training resumes from {run}/checkpoints/checkpoint-{second}") == 1
     assert cli.main(words(recipe, tmp_path / "undisturbed", *slow[5:])) == 0
     mine, theirs = (log(each, "step", "loss") for each in (run, tmp_path / "undisturbed"))
     assert len(mine) == len(theirs) > 64
@@ -277,8 +277,8 @@ def test_what_accelerate_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_machines": 2, "main_process_ip": "10.0.0.1"}, "is for several machines, expected `accelerate launch`"),
-        ({"distributed_type": "MULTI_TOASTER"}, "accelerate does not take it"),
+        ({"num_machines": 2, "main_process_ip": "10.0.0.1"}, "configures several machines, expected `accelerate"),
+        ({"distributed_type": "MULTI_TOASTER"}, "accelerate rejects it"),
     ],
 )
 def test_files_that_cannot_be_launched_here(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_as_if_undisturbed(
     with caplog.at_level("INFO", "palate"):
         resumed = train(config, toy_dataset(64, config), None, out)
     assert resumed.resumed_at >= 4
-    assert "training goes on from" in caplog.text
+    assert "training resumes from" in caplog.text
     train(config, toy_dataset(64, config), None, tmp_path / "undisturbed")
     assert losses(out) == pytest.approx(losses(tmp_path / "undisturbed"), rel=1e-5)
     ends = [load_file(tmp_path / run / "adapter/adapter_model.safetensors") for run in ("killed", "undisturbed")]

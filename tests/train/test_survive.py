@@ -141,7 +141,7 @@ def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
     last = [max((int(name.partition("-")[2]) for name in leg["whole"]), default=0) for leg in legs]
     assert last == sorted(last)
     assert all(last[1:])
-    assert said.count("training goes on from") >= 2, said
+    assert said.count("training resumes from") >= 2, said
     assert_same(run, reference)
 
 
@@ -195,7 +195,7 @@ def test_sigterm_ends_with_a_checkpoint_and_the_run_goes_on(
     assert legs[0]["status"] == 130
     assert legs[0]["whole"]
     assert not legs[0]["adapter"]
-    assert "goes on from there" in said.splitlines()[-1]
+    assert "resumes from it" in said.splitlines()[-1]
     legs, _, _ = run_legs(config, [None])
     assert legs[0]["status"] == 0
     assert_same(run, reference)
@@ -232,8 +232,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_same_command_goes_on(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     place = re.escape(f"{tmp_path}/checkpoints/checkpoint-")
-    goes_on = f"the last checkpoint is {place}2: the same command goes on from there"
-    assert re.fullmatch(rf"{place}4: cannot be written: [^;\n]+ MB are free there\); {goes_on}", str(caught.value))
+    goes_on = f"the last checkpoint is {place}2: the same command resumes from it"
+    assert re.fullmatch(rf"{place}4: cannot be written: [^;\n]+ MB free\); {goes_on}", str(caught.value))
     assert not (tmp_path / "checkpoints/checkpoint-4").exists()
     assert fit(base, tmp_path).resumed_at == 2
 
@@ -272,7 +272,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(
     assert [p.name for p in tmp_path.glob("checkpoints/checkpoint-*")] == ["checkpoint-2"]
     with caplog.at_level("INFO", "palate"):
         assert fit(base, tmp_path, learning_rate=0.001).resumed_at == 0
-    assert "training starts over, learning_rate changed" in caplog.text
+    assert "training starts over: learning_rate changed" in caplog.text
     assert (tmp_path / "checkpoints.1/checkpoint-2/whole").is_file()
 
 
@@ -291,7 +291,7 @@ def test_a_signal_in_the_last_step_calls_off_what_was_to_follow(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_step(monkeypatch, 5, "training_step", lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(InterruptedWorkError, match=r"stopped by SIGTERM at step 6 of 6; .*goes on from there"):
+    with pytest.raises(InterruptedWorkError, match=r"stopped by SIGTERM at step 6 of 6; .*resumes from it"):
         fit(base, tmp_path)
     assert fit(base, tmp_path).resumed_at == 6
     assert (tmp_path / "adapter").is_dir()

@@ -212,17 +212,12 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
         axes = figure.add_subplot()
         axes.hist(lengths.total, bins=min(120, max(10, int(figures["max"] - figures["min"]))), color="#3b6ea8")
 
-        def mark(text: str, at: float, height: float, shift: int, **style: Any) -> None:
-            axes.annotate(
-                text, (at, height), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points",
-                **style,
-            )  # fmt: skip
-
-        for name in ("p50", "p99"):
-            axes.axvline(figures[name], color="#555555", linewidth=0.8, linestyle=":")
-            mark(f"{name} {figures[name]:.0f}", figures[name], 0.98, 3, va="top", color="#555555")
-        axes.axvline(cutoff, color="#c0392b", linewidth=1.5)
-        mark(f"cutoff {cutoff}", cutoff, 0.6, -4, ha="right", rotation=90, va="center", color="#c0392b")
+        # A legend, as labels beside the lines overprint each other where the lines are close.
+        for name, color in (("p50", "#111111"), ("p99", "#e08a1e")):
+            label = f"{name}: {figures[name]:,.0f} tokens"
+            axes.axvline(figures[name], color=color, linewidth=1.2, linestyle=":", label=label)
+        axes.axvline(cutoff, color="#c0392b", linewidth=1.5, label=f"cutoff: {cutoff:,} tokens")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         over = lengths.truncation(cutoff)
         axes.set_title(f"{title}: {over['samples_cut']:,} of {len(lengths):,} samples over the cutoff", loc="left")
         axes.set_xlabel("tokens in a sample")

@@ -161,7 +161,8 @@ def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
         return model
     if model.revision is not None:
         raise InputError(
-            f"records revision {recorded!r} of {name}, asked is {model.revision!r}: expected the same, or none", place
+            f"records revision {recorded!r} of {name}, the config has {model.revision!r}: expected the same, or none",
+            place,
         )
     return model.model_copy(update={"revision": recorded})
 
@@ -180,7 +181,9 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     about = read_about(adapter)
     trained, current = about.get("prompt", {}), prompt.model_dump(mode="json")
     for key in [key for key in current if trained.get(key) != current[key]]:
-        raise InputError(f"was trained with prompt.{key} {trained.get(key)!r}, asked is {current[key]!r}", adapter)
+        raise InputError(
+            f"was trained with prompt.{key} {trained.get(key)!r}, the config has {current[key]!r}", adapter
+        )
     if about.get("decision") != chat.decision.describe(chat.tokenizer):
         raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
     what = differing(chat.tokenizer, about.get("tokenizer", {}))

@@ -1,8 +1,9 @@
 """Checkpoints: from which one a run resumes, and how a signal stops a run.
 
-A run resumes from a checkpoint if three things hold: it was marked after its last file was on the disk, its files still
-have the sizes in the mark, and the folder's fingerprint has this run's model, data and options. An older checkpoint is
-removed only after a newer one is marked, its mark first: a process killed at any time leaves a whole one.
+A run resumes from a checkpoint on three conditions: the checkpoint is marked (after its last file was synced to the
+disk), its files still have the sizes in the mark, and the folder's fingerprint equals this run's model, data and
+options. An older checkpoint is removed, its mark first, only after a newer one is marked: a process killed at any time
+leaves a complete one.
 """
 
 import logging
@@ -27,27 +28,27 @@ WHOLE = "whole"
 
 
 def resume_from(folder: Path, fingerprint: Mapping[str, Any]) -> Path | None:
-    """The last whole checkpoint of a run with this fingerprint; None to start anew.
+    """The last complete checkpoint of a run with this fingerprint; None if there is none.
 
-    Moves checkpoints of another run to a folder beside it and removes half-written ones; the log gives the reason.
+    Moves checkpoints of another run to a folder beside it and removes incomplete ones; logs the reason.
     """
-    found = recorded(folder / FINGERPRINT)
+    stored = recorded(folder / FINGERPRINT)
     checkpoints = _checkpoints(folder)
-    why = reason(found, fingerprint) if found else "they do not say what they belong to"
+    why = reason(stored, fingerprint) if stored else f"the checkpoints have no {FINGERPRINT}"
     if checkpoints and why:
         aside = next(p for n in count(1) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
         folder.rename(aside)
-        log.info("training starts over, %s; the checkpoints of before are kept in %s", why, aside)
+        log.info("training starts over: %s; moved the earlier checkpoints to %s", why, aside)
         checkpoints = []
     whole = [checkpoint for checkpoint in checkpoints if is_whole(checkpoint)]
     for checkpoint in checkpoints:
         if checkpoint not in whole:
-            log.info("checkpoint %s is half-written and not used", checkpoint)
+            log.info("removed the incomplete checkpoint %s", checkpoint)
             discard(checkpoint)
     write_json(folder / FINGERPRINT, dict(fingerprint))
     if not whole:
         return None
-    log.info("training goes on from %s", whole[-1])
+    log.info("training resumes from %s", whole[-1])
     return whole[-1]
 
 
@@ -85,15 +86,15 @@ def rotate(folder: Path, limit: int, best: str | None) -> None:
 
 
 def going_on(folder: Path) -> str:
-    """What the same command does next, for an error message."""
+    """What the same command will do next, for an error message."""
     whole = [checkpoint for checkpoint in _checkpoints(folder) if is_whole(checkpoint)]
     if not whole:
-        return "no checkpoint was written yet: the same command begins anew"
-    return f"the last checkpoint is {whole[-1]}: the same command goes on from there"
+        return "there is no checkpoint yet: the same command starts over"
+    return f"the last checkpoint is {whole[-1]}: the same command resumes from it"
 
 
 def unwritten(checkpoint: Path, error: Exception) -> WorkError | None:
-    """Remove a checkpoint if it is half-written; returns the error that says why it could not be written."""
+    """Remove an incomplete checkpoint; returns an error with the reason, None for a complete one."""
     if not checkpoint.is_dir() or is_whole(checkpoint):
         return None
     discard(checkpoint)  # the space is needed
@@ -104,13 +105,11 @@ def unwritten(checkpoint: Path, error: Exception) -> WorkError | None:
     if cause is None and ("space left" in reason or "unexpected pos" in reason):  # safetensors, torch
         reason = "the disk is full"
     free = shutil.disk_usage(checkpoint.parent).free / 1e6
-    return WorkError(
-        f"{checkpoint}: cannot be written: {reason} ({free:,.0f} MB are free there); {going_on(checkpoint.parent)}"
-    )
+    return WorkError(f"{checkpoint}: cannot be written: {reason} ({free:,.0f} MB free); {going_on(checkpoint.parent)}")
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """All folders named as checkpoints, the earliest first."""
+    """All checkpoint folders, the earliest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
@@ -118,8 +117,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 class StopRequest:
     """Records Ctrl-C and SIGTERM, so that training ends after the current step; a second signal ends it at once.
 
-    A context manager that works in the main thread only. A signal less than `echo` seconds after the first counts as
-    the same: a launcher may pass on one that the terminal has sent to all processes.
+    A context manager; it has no effect outside the main thread. A signal less than `echo` seconds after the first
+    counts as the same: a launcher may forward a signal that the terminal has sent to all processes.
     """
 
     def __init__(self, echo: float = 0.0) -> None:
@@ -146,4 +145,4 @@ class StopRequest:
             raise KeyboardInterrupt
         self._since = time.monotonic()
         self.signal = signal.Signals(number).name
-        log.warning("%s: a checkpoint is written after this step; once more ends at once", self.signal)
+        log.warning("%s: stopping after this step with a checkpoint; repeat to stop at once", self.signal)

@@ -1,4 +1,4 @@
-"""Draw: which samples a few-shot run is trained on, with the classes in their shares."""
+"""Draw the training samples of a few-shot run, stratified by class."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,12 +7,12 @@ from palate.tokens.packed import Longs
 
 
 def draw(liked: NDArray[np.bool_], unit: Longs, wanted: int, seed: int) -> Longs:
-    """Draw `wanted` samples in whole units, stratified by how many of a unit's samples are a Yes; ascending.
+    """Draw `wanted` samples in whole units, stratified by the units' positive rate; ascending (wanted,) int64.
 
-    `liked` (n,) bool, `unit` (n,) int64 the number of the unit, from 0, that each sample belongs to. Units are put in
-    order of their share of Yes, ties at random, and every so manieth is taken from a random start (systematic
-    sampling): the drawn samples have about the share of all, exactly if a unit is one sample. Units are added or
-    one is cut short until there are `wanted` samples.
+    `liked` is (n,) bool; `unit` (n,) int64 is the number, from 0, of each sample's unit. Units are sorted by positive
+    rate, ties at random, then sampled at a fixed interval from a random offset (systematic sampling). The positive
+    rate of the draw is close to that of all samples, and equal if a unit is one sample. The function adds units, or
+    cuts the last one short, until there are `wanted` samples.
     """
     rng = np.random.default_rng(seed)
     size, yes = np.bincount(unit), np.bincount(unit, weights=liked)
@@ -25,5 +25,5 @@ def draw(liked: NDArray[np.bool_], unit: Longs, wanted: int, seed: int) -> Longs
     enough = int(np.searchsorted(np.cumsum(size[chosen]), wanted)) + 1
     place = np.full(size.size, enough)
     place[chosen[:enough]] = np.arange(min(enough, chosen.size))
-    rows = np.argsort(place[unit], kind="stable")[:wanted]  # the last unit is the one that is cut short
+    rows = np.argsort(place[unit], kind="stable")[:wanted]  # cuts the last unit short
     return np.sort(rows)

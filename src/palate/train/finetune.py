@@ -148,6 +148,12 @@ def train(
         save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
         write_card(result.adapter, config)
     processes.wait()  # no process returns before the adapter is written
+    _log_result(result)
+    trainer.attention.warn()  # again, at the end of the run's log
+    return result
+
+
+def _log_result(result: TrainResult) -> None:
     log.info(
         "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
         result.samples,
@@ -158,8 +164,6 @@ def train(
         result.peak_memory / 1e9,
         result.adapter,
     )
-    trainer.attention.warn()  # again, at the end of the run's log
-    return result
 
 
 def _fit(trainer: AnswerTrainer, stop: StopRequest, report: Report, checkpoint: Path | None, started: float) -> _Fit:

@@ -1,7 +1,7 @@
-"""The processes of a run: which one this is, and how they wait for each other.
+"""The processes of a run: the rank of this one, and how they synchronize.
 
-`torchrun`, `accelerate launch` and `palate train --launch` start the same command once for each device and say so in
-the environment. The first process writes what a run leaves; the others read it, and keep silent.
+`torchrun`, `accelerate launch` and `palate train --launch` start the same command once for each device and set its rank
+in the environment. The first process writes the run's files and the log; the others read the files.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from palate.errors import InputError
 T = TypeVar("T")
 
 LAUNCHER = "PALATE_LAUNCHER"
-"""Names, to a process that `palate train --launch` started, the pipe that tells when its launcher is gone."""
+"""Environment variable of `palate train --launch`: a pipe that closes when the launcher dies."""
 PATIENCE = timedelta(days=7)
-"""How long processes wait for one that prepares data, or for each other at a step."""
+"""Timeout of a process that waits for data or for the others' step."""
 LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -30,21 +30,21 @@ LOST = (
     "Connection refused",
     "recvValue failed",
 )
-"""What gloo and the store say when another process is gone."""
+"""Errors of gloo and of the store after another process has ended."""
 
 Sharding = Literal["fsdp2", "zero1", "zero2", "zero3"]
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `world`. Made by `join`."""
+    """One of `world` processes; `join` makes it."""
 
     rank: int = 0
     local_rank: int = 0
-    """Among those of this machine."""
+    """The rank on this machine."""
     world: int = 1
     group: Any = None
-    """A gloo group beside the one that trains: waiting in it neither uses a GPU nor runs into NCCL's timeout."""
+    """A gloo group beside the training group: a wait in it needs no GPU and has no NCCL timeout."""
     store: Any = None
 
     @property
@@ -53,7 +53,7 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Block until all processes have called this."""
         if self.group is not None:
             import torch
 
@@ -61,16 +61,19 @@ class Processes:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Let the first process go ahead, then the first of each machine, then the others: they find what was made."""
+        """Run the block on the first process, then on the first of each machine, then on the others.
+
+        Later processes find the files of earlier ones.
+        """
         turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
         for _ in range(turn):
             self.wait()
         yield
-        for _ in range(3 - turn):  # nobody goes on before all have what they need
+        for _ in range(3 - turn):  # all leave together, with every file written
             self.wait()
 
     def first(self, do: Callable[[], T]) -> T:
-        """What `do` gives on the first process, where alone it is called."""
+        """Call `do` on the first process only; return its result on all."""
         value = [do() if self.is_first else None]
         if self.group is not None:
             import torch
@@ -84,18 +87,18 @@ class Processes:
             return flag
         import torch
 
-        found = torch.tensor(int(flag))
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.group)
-        return bool(found)
+        largest = torch.tensor(int(flag))
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=self.group)
+        return bool(largest)
 
 
 def launched() -> bool:
-    """Whether a launcher started this process, perhaps as the only one."""
+    """Whether a launcher started this process."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
 
 
 def place() -> Processes:
-    """What the environment says of this process; asks no other."""
+    """Read this process's ranks from the environment, without any communication."""
     if not launched():
         return Processes()
     try:
@@ -106,7 +109,7 @@ def place() -> Processes:
 
 
 def sharding() -> Sharding | None:
-    """What accelerate is told to spread over the devices beside the samples; None: each device has all of the model."""
+    """How accelerate shards the model over the devices; None: every device holds the whole model."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         return "fsdp2"
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
@@ -118,9 +121,9 @@ def sharding() -> Sharding | None:
 
 @cache
 def join() -> Processes:
-    """Meet the other processes of this run; alone, where no launcher started more than one.
+    """Connect to the other processes of this run, if a launcher started several.
 
-    Raises `InputError` for more processes than GPUs, and for options of accelerate that cannot be kept.
+    Raises `InputError` for more processes than GPUs, and for unsupported options of accelerate.
     """
     here = place()
     if here.world == 1:
@@ -145,7 +148,7 @@ def join() -> Processes:
 
 
 def leave() -> None:
-    """Part in peace: all processes are done."""
+    """Wait for the other processes and close the connection to them."""
     if join.cache_info().currsize and join().group is not None:
         import torch
 
@@ -154,9 +157,9 @@ def leave() -> None:
 
 
 def ends(code: int) -> tuple[bool, int]:
-    """Say that this process ends badly; gives whether it is the one to tell why, and the code to exit with.
+    """Record that this process failed; returns whether it reports the error, and its exit code.
 
-    What ends one process ends all, and is told once: by the first that met it. The others exit with its code.
+    Only the first process that fails reports its error. The others exit with the same code.
     """
     here = place()
     if here.world == 1:
@@ -175,28 +178,29 @@ def ends(code: int) -> tuple[bool, int]:
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error says no more than that another process has ended."""
+    """Whether an error only follows from the end of another process."""
     return place().world > 1 and any(text in str(error) for text in LOST)
 
 
 def _check_options() -> None:
-    """Refuse what would train something else than one process does, or fail after the model is loaded."""
+    """Raise `InputError` for options of FSDP that change the result, or that fail only after the model is loaded."""
     if sharding() == "fsdp2":
         if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise InputError("is not 2, which is the one that adapters are trained with", "fsdp_version")
+            raise InputError("is not 2, expected 2: adapters are trained with FSDP 2 only", "fsdp_version")
         if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true":
             raise InputError(
-                "is true, expected false: every process proves its attention on weights that it has loaded",
+                "is true, expected false: every process tests its attention on the loaded weights",
                 "fsdp_cpu_ram_efficient_loading",
             )
         if os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") != "FULL_STATE_DICT":
             raise InputError(
-                "is not FULL_STATE_DICT, with which a run goes on on any number of devices", "fsdp_state_dict_type"
+                "is not FULL_STATE_DICT, expected it: a run must resume on any number of devices",
+                "fsdp_state_dict_type",
             )
 
 
 def _end_with(pipe: int) -> None:
-    """Ask this process to stop when its launcher has died, however it died: nobody else would."""
+    """Send this process SIGTERM when its launcher dies, even by SIGKILL."""
     with contextlib.suppress(OSError):
         os.read(pipe, 1)
     os.kill(os.getpid(), signal.SIGTERM)

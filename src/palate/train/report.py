@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and what makes it stop: the log file, the bar, a signal, no better AUC."""
+"""Callbacks of a training: the log file, the progress bar, and stopping on a signal or without a better AUC."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LOG = "training_log.jsonl"
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
-    """Writes `training_log.jsonl` and moves the bar, on the first device; stops all when any is asked to."""
+    """Writes `training_log.jsonl` and the progress bar on the first device; stops all devices after a signal to any."""
 
     def __init__(
         self, stop: StopRequest, path: Path, schedule: Schedule, console: "Console | None", processes: Processes
@@ -30,21 +30,21 @@ class Report(TrainerCallback):  # type: ignore[misc]
         self.note: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the log back to where the run goes on, and open the bar."""
+        """Truncate the log to the checkpoint that the run resumes from, and open the bar."""
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
         if state.best_global_step and best.is_dir():
             state.best_model_checkpoint = str(best)  # the run's folder may have been moved
         self.resumed_at = self.seen = state.global_step
         if not state.is_world_process_zero:
             return
-        # A run that goes on has lost what came after its checkpoint.
+        # The steps after the checkpoint are trained again.
         with atomic_file(self.path) as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in state.log_history).encode())
         total, done = self.schedule.samples_in(state.max_steps), self.schedule.samples_in(state.global_step)
         self.meter = Meter("training", total, done=done, console=self.console).__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar; stop with a checkpoint if any device was asked to."""
+        """Move the bar; stop with a checkpoint after a signal to any device."""
         if self.meter is not None:
             note = ", ".join(f"{name} {value:.4f}" for name, value in self.note.items())
             self.meter.advance(self.schedule.samples_in(state.global_step) - self.schedule.samples_in(self.seen), note)
@@ -52,16 +52,16 @@ class Report(TrainerCallback):  # type: ignore[misc]
         self._heed(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop here, rather than after one more step, if any device was asked to meanwhile."""
+        """Stop before the next step after a signal to any device."""
         self._heed(control)
 
     def _heed(self, control: Any) -> None:
-        if self.processes.any(self.stop.signal is not None):  # all must leave off at the same step
+        if self.processes.any(self.stop.signal is not None):  # all must stop at the same step
             self.stop.signal = self.stop.signal or "a signal to another process"
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One line of JSON an entry."""
+        """Append the entry as a line of JSON."""
         entry = state.log_history[-1]
         names = {"loss": "loss", "eval_auc": "validation AUC"}
         self.note |= {name: entry[key] for key, name in names.items() if key in entry}
@@ -78,18 +78,18 @@ class Report(TrainerCallback):  # type: ignore[misc]
 class EarlyStop(TrainerCallback):  # type: ignore[misc]
     """Stops after `patience` evaluations without a better AUC.
 
-    It counts them in the history that a checkpoint holds: transformers' own counter begins at 0 in each process.
+    It counts them in the checkpoint's history: transformers' own counter restarts at 0 in each process.
     """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A run that had stopped before it was killed does not go on."""
+        """Stop a resumed run that had already stopped early."""
         self.on_evaluate(args, state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at all evaluations so far."""
-        found = [entry["eval_auc"] for entry in state.log_history if "eval_auc" in entry]
-        if found and len(found) - 1 - found.index(max(found)) >= self.patience:
+        """Stop if the best AUC is `patience` evaluations old."""
+        aucs = [entry["eval_auc"] for entry in state.log_history if "eval_auc" in entry]
+        if aucs and len(aucs) - 1 - aucs.index(max(aucs)) >= self.patience:
             control.should_training_stop = True

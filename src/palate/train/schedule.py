@@ -1,9 +1,9 @@
-"""Schedule: which samples every optimizer step, device and forward pass of a run has, known before it begins.
+"""Schedule: the samples of every optimizer step, device and forward pass, computed before training.
 
-A step has `samples_per_step` labelled samples on any number of devices; where prompts have several targets, those
-that are left over fill up steps among themselves, so that few prompts are torn apart. What a step has is shared out
-to the devices and packed into forward passes of at most `tokens_per_batch` tokens. All of it is a function of the
-seed and the step's number: a run can go on at any step, on another number of devices too.
+A step has `samples_per_step` labelled samples on any number of devices. Prompts with several targets stay whole where
+possible: leftover samples fill steps of their own. `share_out` divides a step among the devices, and `pack_passes`
+packs each share into forward passes of at most `tokens_per_batch` tokens. The schedule depends on the seed and the
+step's number only, so a run can resume at any step and on another number of devices.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Pass(NamedTuple):
     """One forward and backward pass: `pieces` (k, 2) int64 as `SharedHistory.pack` takes them.
 
-    One that does not count is there because all devices must make the same number of passes.
+    `counts` is false for padding: all devices must make the same number of passes.
     """
 
     pieces: Longs
@@ -34,7 +34,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a run. `tokens_per_batch` may be exceeded by a single sequence that is longer."""
+    """The steps of a run. Only a single sequence may be longer than `tokens_per_batch`."""
 
     prompts: SharedHistory
     samples_per_step: int
@@ -45,27 +45,27 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every sample is trained once; the last may have fewer samples than the others."""
+        """Number of steps that train every sample once; the last may have fewer samples."""
         return math.ceil(self.prompts.order.size / self.samples_per_step)
 
     @property
     def steps(self) -> int:
-        """Steps of the run."""
+        """Number of steps of the run."""
         return self.max_steps or math.ceil(self.epochs * self.steps_per_epoch)
 
     def samples_in(self, steps: int) -> int:
-        """Labelled samples of the first so many steps, repeated ones as often as they are trained."""
+        """Labelled samples of the first `steps` steps, with repetitions."""
         size = self.prompts.order.size
         epochs, place = divmod(steps, self.steps_per_epoch)
         return int(epochs * size + min(place * self.samples_per_step, size))
 
     def pieces(self, step: int) -> Longs:
-        """What step `step` (from 0) trains, (k, 2) int64."""
+        """The pieces of step `step` (from 0), (k, 2) int64."""
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[place]
 
     def passes(self, step: int, rank: int = 0, world: int = 1) -> list[Pass]:
-        """The forward passes of device `rank` of `world` in step `step`; as many on every device."""
+        """The forward passes of device `rank` of `world` in step `step`; every device has the same number."""
         shares = share_out(self.prompts, self.pieces(step), world)
         packed = [pack_passes(self.prompts, share, self.tokens_per_batch) for share in shares]
         most = max(map(len, packed))
@@ -86,7 +86,7 @@ class Schedule:
         return np.concatenate([[0], np.cumsum(self.prompts.trained)])
 
     def _smallest(self, shares: list[Longs]) -> Longs:
-        """One sequence to repeat."""
+        """The first sequence of the shortest piece, as padding."""
         pieces = np.concatenate(shares)
         begin = int(pieces[self.prompts.tokens(pieces).argmin(), 0])
         return np.array([[begin, begin + 1]])
@@ -100,9 +100,9 @@ class Schedule:
 
 
 def schedule_of(config: Config, prompts: "TrainingPrompts") -> Schedule:
-    """The steps that the config asks for."""
+    """The schedule of a config."""
     options, train = config.train, prompts.train
-    # A prompt that is split pays for its history again, so only a budget that is asked for splits one.
+    # Splitting a prompt repeats its history, so only an explicit `tokens_per_batch` splits one.
     whole = int(train.tokens(_at_most(train.pieces(), options.samples_per_step)).max())
     return Schedule(
         train,
@@ -153,7 +153,7 @@ def fill_steps(prompts: Longs, samples: int, seed: int | list[int]) -> list[Long
 
 
 def share_out(prompts: SharedHistory, pieces: Longs, world: int) -> list[Longs]:
-    """Give each of `world` devices its share of a step, of about as many tokens; prompts are split for it if need be.
+    """Divide a step among `world` devices by tokens; splits long prompts.
 
     A device without any sample gets (0, 2) pieces.
     """
@@ -161,7 +161,7 @@ def share_out(prompts: SharedHistory, pieces: Longs, world: int) -> list[Longs]:
         return [pieces]
     parts = [tuple(piece) for piece in pieces.tolist()]
     cost = dict(zip(parts, prompts.tokens(pieces).tolist(), strict=True))
-    # A prompt that is well more than a device's share is halved, as long as there is something to halve.
+    # Halve prompts of more than 1.25 shares of a device, while any has two samples.
     while True:
         largest = max(cost, key=lambda part: (cost[part], part))
         splits = [part for part in cost if part[1] - part[0] > 1]
@@ -184,9 +184,9 @@ def share_out(prompts: SharedHistory, pieces: Longs, world: int) -> list[Longs]:
 
 
 def pack_passes(prompts: SharedHistory, pieces: Longs, budget: int) -> list[Longs]:
-    """Pack pieces into forward passes of at most `budget` tokens: the longest first, each where it fits first.
+    """Pack pieces into forward passes of at most `budget` tokens (first-fit decreasing).
 
-    A prompt that is longer than that is split, one sequence that is longer goes by itself.
+    Longer prompts are split; a longer sequence gets its own pass.
     """
     fitting: list[tuple[int, int, int]] = []
     waiting = deque(pieces.tolist())
@@ -212,7 +212,7 @@ def pack_passes(prompts: SharedHistory, pieces: Longs, budget: int) -> list[Long
 
 
 def _at_most(prompts: Longs, samples: int) -> Longs:
-    """Prompts of more samples than a step has, cut into parts that have no more."""
+    """Cut prompts of more than `samples` samples into parts of at most `samples`."""
     size = prompts[:, 1] - prompts[:, 0]
     if not (size > samples).any():
         return prompts

@@ -1,4 +1,4 @@
-"""What a run is trained and evaluated on: datasets become prompts, of which some may be drawn."""
+"""The prompts of a training: draws samples from the datasets and groups them into prompts."""
 
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingPrompts(NamedTuple):
-    """What to train on, out of how many samples, and what to evaluate on."""
+    """The prompts to train and evaluate on; `available` counts the samples before the draw."""
 
     train: SharedHistory
     available: int
@@ -30,9 +30,9 @@ class TrainingPrompts(NamedTuple):
 def prompts_of(
     config: Config, chat: Chat, train: "TokenDataset | Dataset", evaluated: "TokenDataset | Dataset | None"
 ) -> TrainingPrompts:
-    """Draw what the config asks for and put it into prompts; the log says how the classes stand.
+    """Draw `train.max_samples` samples and group them into prompts; logs the positive rate.
 
-    Raises `InputError` if there is nothing to train on, and for options that these data cannot serve.
+    Raises `InputError` without training samples, and for options that do not fit the data.
     """
     if len(train) == 0:
         raise InputError("there are no training samples", config.data_path)
@@ -59,17 +59,18 @@ def prompts_of(
             (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
             apart / together,
         )  # fmt: skip
-    there = evaluated is not None and len(evaluated) > 0
-    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)) if there else None)
+    if evaluated is None or len(evaluated) == 0:
+        return TrainingPrompts(shared, len(train), None)
+    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)))
 
 
 def units(source: Sequences, by: str, targets: int) -> Longs:
-    """The number of the unit that each sample is drawn in, (n,) int64; see `TrainConfig.draw_by`."""
+    """The number of each sample's unit of the draw, (n,) int64; see `TrainConfig.draw_by`."""
     n = len(source)
     if by == "sample" or (by == "prompt" and targets == 1):
         return np.arange(n)
     if not isinstance(source, TokenDataset):
-        raise InputError(f"these examples do not say who the user is, expected sample, not {by!r}", "train.draw_by")
+        raise InputError(f"is {by!r}, expected 'sample': these examples have no user column", "train.draw_by")
     position = source.tables.position(source.split)[source.numbers]
     users = source.tables.users
     if by == "user":
@@ -82,15 +83,14 @@ def units(source: Sequences, by: str, targets: int) -> Longs:
 
 
 def _sequences(config: Config, chat: Chat, data: "TokenDataset | Dataset | Any") -> Sequences:
-    """A dataset as sequences: token datasets as they are, Alpaca examples tokenized."""
+    """A dataset as sequences; tokenizes Alpaca examples."""
     if isinstance(data, TokenDataset):
         return data
     from palate.tokens.cache import content_hash, preprocess_datasets_parallel
 
     if config.train.train_on != "response" or config.tokens.truncation != "left":
         raise InputError(
-            "Alpaca files of other origin are cut on the left and trained on the response, expected "
-            "tokens.truncation=left and train.train_on=response",
+            "Alpaca files of other programs need tokens.truncation=left and train.train_on=response",
             config.data_path,
         )
     tokens = preprocess_datasets_parallel({"data": data}, chat.tokenizer, config.tokens.cutoff_len)["data"]
