@@ -261,10 +261,16 @@ COMMON = (
     _option("--config FILE", RECIPE),
     _option("--set KEY=VALUE", "override a config key, such as train.epochs=2", repeat=True),
     _option("--ratings PATH|NAME", "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …", key="ratings.source"),
+    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
+    _option("--user NAME", "column of the users, if Palate does not know its name", key="ratings.columns.user"),
+    _option("--item NAME", "column of the items", key="ratings.columns.item"),
+    _option("--rating NAME", "column of the ratings", key="ratings.columns.rating"),
+    _option("--time NAME", "column of the times", key="ratings.columns.timestamp"),
     _option("--tokenizer NAME|PATH", "qwen3, smollm2, a hub id or a folder", key="tokens.tokenizer"),
     _option("--model NAME|PATH", "smollm2-135m, a hub id, a folder or a GGUF file", key="model.base"),
     SEED,
 )
+"""Options of every command that reads a config; a command's own option of the same name replaces one."""
 SPLITS = ("train", "val", "test")
 RUN_DIR = _option("--out DIR", "run folder (runs/NAME)", key="run_dir")
 READ_DIR = _option("--out DIR", "run folder whose prepared data is read (runs/NAME)", key="run_dir")
@@ -298,7 +304,6 @@ PREPARE = (
         "tables with splits: a folder with train, valid and test, or a file with a column split",
         dest="tables",
     ),
-    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
     _option("--out DIR", "prepared folder (data in the run folder)", key="data_dir"),
 )
 LENGTHS = (
@@ -413,14 +418,13 @@ LOG = "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …"
 PATH = Option(["ratings.source"], {"metavar": "PATH|NAME", "help": LOG}, "ratings.source")
 INSPECT = (
     PATH,
-    _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
     _option("--history-len N", "rated items in a prompt (15)", key="prepare.history_len"),
     _option("--rating-threshold R", "lowest rating that means Yes (4.0)", key="prepare.rating_threshold"),
     _option("--html FILE", "write the figures as a page with pictures"),
     JSON,
 )
 INIT = (
-    *INSPECT[:4],
+    *INSPECT[:3],
     _option("--noun NOUN", "what the items are, such as film or product (from the names of files and columns)"),
     _option("--force", "replace an existing file"),
     _option("--out FILE", "the config (palate.yaml)"),
@@ -464,9 +468,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        common: tuple[Option, ...] = () if name in ("compare", "cache") else COMMON
-        if name in LOGS:
-            common = tuple(option for option in COMMON if option.key != "ratings.source")
+        taken = {word for option in own for word in option.names} | ({"--ratings"} if name in LOGS else set())
+        common = [] if name in ("compare", "cache") else [o for o in COMMON if not taken & set(o.names)]
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)

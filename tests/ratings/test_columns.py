@@ -2,6 +2,7 @@
 
 import pytest
 
+from palate.cli import main
 from palate.errors import InputError
 from palate.ratings.load import load_ratings
 
@@ -50,3 +51,25 @@ def test_a_sure_name_and_an_id_win(tmp_path):
 def test_a_name_decides(tmp_path):
     (tmp_path / "a.csv").write_text("user,asin,sku,stars,date,title\n1,2,3,4,5,T\n")
     assert load_ratings(str(tmp_path / "a.csv"), columns={"item": "sku"}).frame["item_id"].to_list() == [3]
+
+
+def test_options_of_the_command_line_name_columns_and_items(tmp_path, capsys):
+    lines = [f"{user},{item},{item % 2 * 4 + 1},{user * 100 + item}" for user in range(4) for item in range(12)]
+    (tmp_path / "log.csv").write_text("who,what,how,when\n" + "\n".join(lines) + "\n")
+    (tmp_path / "wares.csv").write_text("what,title\n" + "".join(f"{i},Thing {i}\n" for i in range(12)))
+    ratings = ["--ratings", str(tmp_path / "log.csv"), "--items", str(tmp_path / "wares.csv")]
+    names = ["--user", "who", "--item", "what", "--rating", "how", "--time", "when"]
+    small = ["--set", "prepare.history_len=4", "--set", f"run_dir={tmp_path / 'run'}"]
+    assert main(["audit", *ratings, *names, *small, "--json"]) == 0
+    assert '"split": "user-time"' in capsys.readouterr().out
+    assert main(["audit", *ratings, *small]) == 2
+    assert (
+        "log.csv:1: has no user column, expected one such as userId, or its name as --user" in capsys.readouterr().err
+    )
+
+
+def test_recommend_keeps_its_own_user(capsys):
+    with pytest.raises(SystemExit):
+        main(["recommend", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert [word in text for word in ("--user ID", "--user NAME", "--item NAME")] == [True, False, True]

@@ -305,7 +305,7 @@ def column_of(
     if found is None and needed:
         _check_header(names, place, role)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
-        option = "" if role == "title" else f", or its name as ratings.columns.{role}"
+        option = "" if role == "title" else f", or its name as {_OPTIONS.get(role, f'ratings.columns.{role}')}"
         if role == "timestamp":
             option += " (without times, a column that counts the rows, if they are in order of time)"
         raise InputError(
