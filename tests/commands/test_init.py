@@ -69,7 +69,7 @@ def test_a_config_in_another_folder_finds_the_log(films: Path) -> None:
 def test_columns_scale_and_threshold_are_written_where_the_log_needs_them(films: Path) -> None:
     write_pans(Path("pans.csv"))
     roles = {"user": "buyer", "item": "what", "rating": "points", "timestamp": "when"}
-    options = [word for role, name in roles.items() for word in ("--set", f"ratings.columns.{role}={name}")]
+    options = ["--user", "buyer", "--item", "what", "--rating", "points", "--time", "when"]
     assert main(["init", "pans.csv", "--noun", "pan", *options]) == 0
     config = load_config(Path("palate.yaml"))
     assert config.ratings.columns == roles
