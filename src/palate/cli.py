@@ -275,6 +275,18 @@ COMMON = (
     _option("--item NAME", "column of the items", key="ratings.columns.item"),
     _option("--rating NAME", "column of the ratings", key="ratings.columns.rating"),
     _option("--time NAME", "column of the times", key="ratings.columns.timestamp"),
+    _option(
+        "--bad-rows",
+        "wrong rows: refuse, skip with counts, or report to skipped.csv (refuse)",
+        key="ratings.bad_rows",
+        choices=("refuse", "skip", "report"),
+    ),
+    _option(
+        "--untitled",
+        "ratings of items without a title: refuse, drop, or show the id (refuse)",
+        key="ratings.untitled",
+        choices=("refuse", "drop", "id"),
+    ),
     _option("--tokenizer NAME|PATH", "qwen3, smollm2, a hub id or a folder", key="tokens.tokenizer"),
     _option(
         "--model NAME|PATH",

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from palate.ablations import ABLATIONS
 from palate.errors import InputError
@@ -48,6 +57,19 @@ class RatingsConfig(Section):
     item table."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5)."""
+    bad_rows: Literal["refuse", "skip", "report"] = "refuse"
+    """Rows with a missing or unreadable value, a rating outside of the scale, a wrong number of fields, or the user,
+    item and time of an earlier row. `refuse`: the first stops the command. `skip`: they are left out and counted by
+    reason. `report`: also, `palate prepare` writes them with line and reason to `skipped.csv`."""
+    untitled: Literal["refuse", "drop", "id"] = "refuse"
+    """Rated items without a title. `refuse`: the first stops the command. `drop`: their ratings are left out and
+    counted. `id`: their id is their title."""
+
+    @model_serializer(mode="wrap")
+    def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
+        rules = ("bad_rows", "untitled")
+        return {key: value for key, value in dump(self).items() if key not in rules or value != "refuse"}
 
 
 class PrepareConfig(Section):

@@ -11,7 +11,7 @@ from palate.cli import main
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("work") / "shop", faults=False)
+    return write_shop(tmp_path_factory.mktemp("work") / "shop")
 
 
 def test_a_shop_is_inspected_and_prepared_from_the_config_that_init_writes(
@@ -23,6 +23,8 @@ def test_a_shop_is_inspected_and_prepared_from_the_config_that_init_writes(
     assert found["users"] == 3000
     assert found["time_form"].startswith("ISO text, 2023-01-0")
     assert {text["column"] for text in found["texts"]} == {"title", "category", "price", "description"}
+    assert found["dropped"]["item without a title"] > 1000
+    assert sum(found["dropped"].values()) - found["dropped"]["item without a title"] > 1000
     (sentence,) = (line for line in found["advice"] if "too few ratings" in line)
     assert sentence.endswith(f"`history_len 5` would keep {found['kept'][1]['users']:,}")
 

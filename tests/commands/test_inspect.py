@@ -70,8 +70,12 @@ def test_a_few_ratings_beyond_the_scale_are_mistakes(tmp_path: Path, capsys: pyt
     rows = [f"{user},{item},{(user + item) % 5 + 1},{item},Pan {item}" for user in range(10) for item in range(20)]
     path = tmp_path / "pans.csv"
     path.write_text("\n".join(["user,item,rating,timestamp,title", *rows, "9,1,-1,30,Pan 1"]) + "\n")
-    assert main(["inspect", str(path)]) == 2
+    assert main(["inspect", str(path), "--bad-rows", "refuse"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}:202: rating -1 is outside of the scale")
+    assert main(["inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scale"] == [0.5, 5]
+    assert sum(found["dropped"].values()) == 1
 
 
 def test_inspect_without_a_log_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from palate.ratings.domain import noun_of
 from palate.ratings.load import Ratings
 from palate.samples.build import checked_samples
 from palate.samples.lines import iter_examples
-from palate.samples.profile import Profile, date_of, on_usual_scale, profile_of
+from palate.samples.profile import UNTITLED, Profile, date_of, on_usual_scale, profile_of
 from palate.store.artifacts import atomic_file
 
 COMMENT = 34
@@ -99,6 +99,12 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
         yield _commented(
             f"scale: [{profile.scale[0]:.12g}, {profile.scale[1]:.12g}]", "lowest and highest rating of the log"
         )
+    given, untitled = config.ratings.model_fields_set, profile.dropped.get(UNTITLED, 0)
+    wrong = sum(profile.dropped.values()) - untitled
+    if wrong and "bad_rows" not in given:
+        yield _commented("bad_rows: skip", f"{wrong:,} rows; refuse, the default, stops at the first")
+    if untitled and "untitled" not in given:
+        yield _commented("untitled: drop", f"{untitled:,} ratings of items without a title; id shows their ids instead")
     yield ""
     yield "prepare:"
     yield from _choices(config, profile)

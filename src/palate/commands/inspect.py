@@ -48,12 +48,16 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
 
 
 def log_of(config: Config) -> "Ratings":
-    """The config's ratings; if it names no scale, many ratings may exceed the usual one, and their range replaces it.
+    """The config's ratings, without wrong rows and items without a title unless the config says what to do with them.
 
-    Raises `InputError` as `ratings_of`, also for a few ratings beyond the usual scale.
+    If it names no scale, and many ratings exceed the usual one, their range is the scale. Raises `InputError` as
+    `ratings_of`.
     """
     from palate.ratings.load import usual_scale
 
+    unset = {"bad_rows": "skip", "untitled": "drop"}.items()
+    skipping = {key: choice for key, choice in unset if key not in config.ratings.model_fields_set}
+    config = config.model_copy(update={"ratings": config.ratings.model_copy(update=skipping)})
     if config.ratings.scale is not None:
         return ratings_of(config)
     wide = config.ratings.model_copy(update={"scale": ANY_SCALE})
@@ -90,6 +94,8 @@ def _summary(profile: Profile, times: str) -> RenderableType:
     facts.add_row("users", f"{profile.users:,}")
     facts.add_row("items", f"{rated} with ratings")
     facts.add_row("time", times + (", whole days" if profile.daily else ""))
+    if profile.dropped:
+        facts.add_row("left out", "; ".join(f"{count:,} {reason}" for reason, count in profile.dropped.items()))
     facts.add_row("ties", f"{profile.tied:.1%} of the ratings at the time of another of the user")
     facts.add_row("repeated", f"{profile.repeated:,} ratings of an item that the user had rated")
     return Group(Text(profile.name, style="bold"), facts)

@@ -37,9 +37,24 @@ def ratings_of(config: Config) -> "Ratings":
     wanted = config.ratings
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
-    load = load_given if config.prepare.split == "given" else load_ratings
     columns = {str(role): name for role, name in wanted.columns.items()}
-    ratings = load(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
+    if config.prepare.split == "given":
+        for option, value in (("bad_rows", wanted.bad_rows), ("untitled", wanted.untitled)):
+            if value != "refuse":
+                raise InputError(f"is {value}, expected refuse beside tables with splits", f"ratings.{option}")
+        ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
+    else:
+        ratings = load_ratings(
+            wanted.source,
+            items=wanted.items,
+            columns=columns,
+            scale=wanted.scale,
+            bad_rows=wanted.bad_rows,
+            untitled=wanted.untitled,
+        )
+    if ratings.dropped:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
+        _log_once(f"{ratings.name}: {sum(ratings.dropped.values()):,} rows left out: {counts}")
     if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return ratings
@@ -186,8 +201,15 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "columns": config.ratings.model_dump(mode="json")["columns"],
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
+        **_row_rules(config),
     }
     return checked_samples(ratings, config.prepare), made_from, ratings.name
+
+
+def _row_rules(config: Config) -> dict[str, str]:
+    """The rules for bad rows and untitled items that decide which ratings are read; the default rules go without."""
+    rules: dict[str, str] = config.ratings.model_dump(mode="json", include={"bad_rows", "untitled"})
+    return rules
 
 
 def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":

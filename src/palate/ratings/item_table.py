@@ -149,7 +149,7 @@ def _check_ids(ids: pl.Series, file: SourceFile, layout: Layout | None) -> None:
     row = int(wrong.arg_true()[0])
     value = ids[row]
     first = ids.index_of(value) if value is not None else None
-    table = RatingTable(pl.DataFrame(), file, layout)
+    table = RatingTable(ids.to_frame(), file, layout)
     if value is None or first is None:
         table.fail("the item's id is missing, expected one", row)
     noun, before = "row", first + 1

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -13,9 +14,10 @@ from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.formats import own_suffixes, table_suffixes
 from palate.ratings.item_table import item_table, items_of_titles, read_items
-from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings
+from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings, without_title
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import split_files
+from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
 
 _RATING_STEMS, _RATING_FILES = ("ratings", "interactions"), ("ratings.dat", "u.data")
@@ -46,6 +48,10 @@ class Ratings:
     scale: tuple[float, float]
     times: str = ""
     """How the file writes its times, and the first and last day."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """The number of rows that were left out, by reason."""
+    skipped: pl.DataFrame | None = None
+    """These rows with `line`, `reason` and `row` (their text), if a report was asked for."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
 
@@ -56,12 +62,14 @@ def load_ratings(
     items: str | None = None,
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
+    bad_rows: Literal["refuse", "skip", "report"] = "refuse",
+    untitled: Literal["refuse", "drop", "id"] = "refuse",
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
-    `rating`, `timestamp` to other column names than the usual ones. Raises `InputError` with file and line for the
-    first mistake, `WorkError` if a download fails.
+    `rating`, `timestamp` to other column names than the usual ones. `bad_rows` and `untitled` are the options of
+    `RatingsConfig`. Raises `InputError` with file and line for the first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
@@ -75,7 +83,7 @@ def load_ratings(
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
         scale = scale or usual_scale(name, rating_name)
-        table = read_ratings(tables.open(rating_name), columns, scale)
+        table = read_ratings(tables.open(rating_name), columns, scale, skip=bad_rows != "refuse")
         inputs = {table.file.name: table.file.sha256}
         roles = {table.file.name: table.columns}
         if items is not None:
@@ -95,9 +103,29 @@ def load_ratings(
         if item_frame["item_id"].dtype != table.frame["item_id"].dtype:
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
+        if untitled == "id":
+            item_frame = _titled_by_id(item_frame, table.frame["item_id"])
+        elif untitled == "drop":
+            lacking = without_title(table.frame["item_id"], item_frame)
+            reason = pl.when(pl.col("item_id").is_in(lacking.implode())).then(pl.lit("item without a title"))
+            table = table.without(table.frame.select(reason).to_series())
         check_titles(table, item_frame, item_file.name if item_file else table.file.name)
+        if table.frame.is_empty():
+            raise InputError("has no ratings, expected at least one row that is kept", table.file.place)
+        skipped = table.report() if bad_rows == "report" else None
+    dropped = dict(
+        table.skipped["reason"].value_counts(sort=True).sort("count", "reason", descending=[True, False]).rows()
+    )
     times = table.form.span(table.frame["timestamp"])
-    return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, roles)
+    return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+
+
+def _titled_by_id(items: pl.DataFrame, rated: pl.Series) -> pl.DataFrame:
+    """The items, and the rated items that they lack; one without a title has its id as title."""
+    ids = pl.col("item_id").cast(pl.String)
+    missing = rated.unique(maintain_order=True).to_frame().join(items, on="item_id", how="anti", maintain_order="left")
+    items = pl.concat([items, missing], how="diagonal").with_columns(pl.col(pl.String).exclude("item_id").fill_null(""))
+    return items.with_columns(title=pl.when(is_shown(pl.col("title"))).then("title").otherwise(ids))
 
 
 def check_scale(scale: tuple[float, float] | None) -> None:

@@ -1,9 +1,11 @@
 """Read a table of ratings: typed columns in one pass, and the first wrong line if a value is wrong."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice, pairwise, takewhile
 from typing import NoReturn
 
@@ -54,6 +56,8 @@ class RatingTable:
     """None for a file with typed columns."""
     form: TimeForm = SECONDS
     """The form of the times; `timestamp` has its integers."""
+    skipped: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String}))
+    """The rows of the file that `frame` lacks, counted from 0, and why."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """The role of each column of the file, see `roles_of`."""
 
@@ -61,6 +65,7 @@ class RatingTable:
         """Raise `InputError` for a row, counted from 0."""
         (line,) = self.lines_of([row])
         if line is None:
+            row = int(self.rows[row])
             raise InputError(f"row {row + 1}: {message}", self.file.place)
         raise InputError(message, self.file.place, line)
 
@@ -74,17 +79,54 @@ class RatingTable:
         else:
             return [None for _ in rows]
         walk = enumerate(lines)
-        return [next(line for row, line in walk if row == wanted) for wanted in rows]
+        return [next(line for row, line in walk if row == wanted) for wanted in self.rows[rows].tolist()]
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of the file of each row of `frame`, (rows,) int64."""
+        rows = np.arange(self.frame.height + self.skipped.height)
+        return np.delete(rows, self.skipped["row"].to_numpy())
+
+    def without(self, reasons: pl.Series) -> "RatingTable":
+        """The table without the rows that have a reason, (rows,) String; null keeps a row."""
+        wrong = reasons.is_not_null()
+        if not wrong.any():
+            return self
+        rows = pl.DataFrame({"row": self.rows[wrong.to_numpy()], "reason": reasons.filter(wrong)})
+        return replace(self, frame=self.frame.filter(~wrong), skipped=pl.concat([self.skipped, rows]))
+
+    def report(self) -> pl.DataFrame:
+        """The skipped rows in file order: `line` (of a typed format: row, from 1), `reason`, and the `row` as text."""
+        skipped = self.skipped.sort("row")
+        wanted = dict(skipped.iter_rows())
+        if self.layout is None and (typed := format_of(self.file)) is not None:
+            texts = [
+                json.dumps(row, default=str) for row in typed.columns(self.file)[list(wanted)].iter_rows(named=True)
+            ]
+            lines = [row + 1 for row in wanted]
+        else:
+            assert self.layout is not None
+            found = [at for row, at in enumerate(records(self.file, self.layout)) if row in wanted]
+            lines, texts = [line for line, _ in found], [self.layout.separator.join(fields) for _, fields in found]
+        return pl.DataFrame(
+            {"line": lines, "reason": skipped["reason"], "row": texts}, schema_overrides={"row": pl.String}
+        )
 
 
-def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
-    """Read and check a table of ratings; raises `InputError` with the first wrong line.
+def read_ratings(
+    file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float], *, skip: bool = False
+) -> RatingTable:
+    """Read and check a table of ratings; raises `InputError` with the first wrong line, or skips wrong rows.
 
     Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64
     in the unit of the table's `form`.
     """
     typed = format_of(file)
-    table = _read_text(file, columns, scale) if typed is None else _read_typed(file, typed, columns)
+    table = _read_text(file, columns, scale, skip) if typed is None else _read_typed(file, typed, columns, skip)
+    if skip:
+        table = table.without(_reasons(table.frame, scale))
+        texts = [name for name in _IDS if typed is None and table.frame[name].dtype == pl.String]
+        table = replace(table, frame=table.frame.with_columns(as_ids(table.frame[name]) for name in texts))
     if table.frame.is_empty():
         raise InputError("has no ratings, expected at least one row", file.place)
     for name in _IDS:
@@ -92,11 +134,19 @@ def read_ratings(file: SourceFile, columns: Mapping[str, str], scale: tuple[floa
             row = _first(table.frame[name] == pair[0])
             table.fail(f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling", row)
     _check_values(table, scale)
-    _check_duplicates(table)
+    duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"))
+    if skip and not duplicates.is_empty():
+        return table.without(
+            pl.select(
+                pl.when(pl.int_range(table.frame.height).is_in(duplicates["row"].implode())).then(pl.lit("repeated"))
+            ).to_series()
+        )
+    if not duplicates.is_empty():
+        _refuse_duplicate(table, *duplicates.row(0))
     return table
 
 
-def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float]) -> RatingTable:
+def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float], skip: bool) -> RatingTable:
     layout = layout_of(file)
     used = {n: column_of(r, layout.names, columns, file.place) for n, r in zip(COLUMNS, _ROLES, strict=True)}
     title = column_of("title", layout.names, columns, file.place, needed=False)
@@ -109,10 +159,11 @@ def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float,
             form = time_form(frame["timestamp"])
             frame = frame.with_columns(form.values(frame["timestamp"]))
             if not _has_nulls(frame):
-                return RatingTable(frame, file, layout, form, roles)
+                return RatingTable(frame, file, layout, form, columns=roles)
     except POLARS_FAULTS:
         pass
-    return replace(_read_carefully(file, layout, places, scale), columns=roles)
+    read = _read_leniently(file, layout, places) if skip else _read_carefully(file, layout, places, scale)
+    return replace(read, columns=roles)
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -195,6 +246,39 @@ def _read_carefully(
     return RatingTable(frame, file, layout, form)
 
 
+def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> RatingTable:
+    """As `_read_carefully`: wrong values become null, and rows with another number of fields are skipped."""
+    texts, ragged = _whole_rows(file, layout, places)
+    skipped = pl.DataFrame({"row": ragged}, {"row": pl.Int64}).with_columns(reason=pl.lit("wrong number of fields"))
+    texts = _stripped(texts)
+    try:
+        form = time_form(texts["timestamp"])
+    except TimesError as error:
+        table = RatingTable(texts, file, layout, skipped=skipped)
+        table.fail(f"{layout.names[places['timestamp']]} {error}", error.row)
+    return RatingTable(_typed(texts, form), file, layout, form, skipped)
+
+
+def _whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
+    """The text of the rows that have as many fields as the header, and the other rows, counted from 0."""
+    others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
+    last = next(name for name, place in (dict(places) | others).items() if place == len(layout.names) - 1)
+    try:
+        texts = scan(file, layout, dict(places) | others, {})
+        texts = texts.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
+        if not texts[last].null_count():  # fields that a row lacks are null
+            return texts.drop(others), []
+    except POLARS_FAULTS:
+        pass
+    rows, ragged = [], []
+    for row, (_, fields) in enumerate(records(file, layout)):
+        if len(fields) == len(layout.names):
+            rows.append([fields[place] for place in places.values()])
+        else:
+            ragged.append(row)
+    return pl.DataFrame(rows, dict.fromkeys(places, pl.String()), orient="row"), ragged
+
+
 def as_ids(texts: pl.Series) -> pl.Series:
     """Ids as Int64 if each is a plain integer; otherwise unchanged.
 
@@ -251,7 +335,7 @@ def _diagnose(
             form = form or time_form(frame["timestamp"])
         except TimesError as error:
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
-        wrong = faults(_typed(frame, form), scale)
+        wrong = _reasons(_typed(frame, form), scale).is_not_null()
         if wrong.any():
             row = _first(wrong)
             called = {name: names[places[name]] for name in COLUMNS}
@@ -261,13 +345,19 @@ def _diagnose(
             raise InputError(width_problem(fields, names), file.place, line)
 
 
-def faults(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
-    """Whether a row has a value that is missing, that cannot be read, or that is outside of its range."""
-    wrong_ids = [pl.col(n).is_null() | pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True) for n in _IDS]
-    wrong_rating = ~pl.col("rating").is_between(*scale).fill_null(False)
-    return frame.select(
-        pl.any_horizontal(*wrong_ids, wrong_rating, ~(pl.col("timestamp") >= 0).fill_null(False))
-    ).to_series()
+def _reasons(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
+    """Why a row is wrong, (rows,) String: a value is missing, cannot be read, or is out of its range; else null."""
+    rating, time = pl.col("rating"), pl.col("timestamp")
+    ids = [(pl.col(name).is_null(), f"no {name}") for name in _IDS]
+    codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in _IDS]
+    values = [
+        (rating.is_null(), "no rating that is a number"),
+        (~rating.is_between(*scale), "rating outside of the scale"),
+        (time.is_null(), "no readable timestamp"),
+        (time < 0, "timestamp before 1970"),
+    ]
+    found = [pl.when(wrong).then(pl.lit(reason)) for wrong, reason in (*ids, *codes, *values)]
+    return frame.select(pl.coalesce(found)).to_series()
 
 
 def _problem(
@@ -300,7 +390,7 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
     return None
 
 
-def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> RatingTable:
+def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str], skip: bool) -> RatingTable:
     names = typed.header(file)
     roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
     used = {n: column_of(r, names, columns, file.place, needed=r != "title") for n, r in roles.items()}
@@ -322,7 +412,9 @@ def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str]) -> 
     except TimesError as error:
         table.fail(f"{present['timestamp']} {error}", error.row)
     frame = frame.with_columns(form.values(times))
-    table = RatingTable(frame, file, None, form, roles_of(names, used))
+    table = RatingTable(frame, file, None, form, columns=roles_of(names, used))
+    if skip:
+        return table
     wrong = frame["timestamp"].is_null() & times.is_not_null()
     if wrong.any():
         table.fail(form.problem(present["timestamp"], str(times[_first(wrong)])), _first(wrong))
@@ -375,13 +467,12 @@ def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
         table.fail(problem or table.form.problem("timestamp", table.form.shown(timestamp[row])), row)
 
 
-def _check_duplicates(table: RatingTable) -> None:
-    """Raise `InputError` if a user rates an item twice at one time.
+def _duplicates(keys: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose user rated the item at that time before: `row`, the columns of `keys`, and the `first` such row.
 
     Sorted 64-bit hashes find the candidates: 8 bytes for each row, and block by block if users ascend. Only rows with
     equal hashes are compared.
     """
-    keys = table.frame.select("user_id", "item_id", "timestamp")
     bounds, users = np.array([0, keys.height]), keys["user_id"]
     if users.is_sorted():
         bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
@@ -392,14 +483,14 @@ def _check_duplicates(table: RatingTable) -> None:
         same = ordered[1:][ordered[1:] == ordered[:-1]]
         if same.size:
             candidates.append(begin + np.flatnonzero(np.isin(hashes, same)))
-    if not candidates:
-        return
-    rows = keys.with_row_index("row")[np.concatenate(candidates)]
+    rows = keys.with_row_index("row")[np.concatenate(candidates) if candidates else []]
     rows = rows.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
-    duplicates = rows.filter(pl.col("row") > pl.col("first")).sort("row")
-    if duplicates.is_empty():
-        return
-    row, user, item, time, first = duplicates.row(0)
+    return rows.filter(pl.col("row") > pl.col("first")).sort("row")
+
+
+def _refuse_duplicate(
+    table: RatingTable, row: int, user: str | int, item: str | int, time: int, first: int
+) -> NoReturn:
     lines = table.lines_of([first, row])
     before = f"row {first + 1}" if lines[0] is None else f"line {lines[0]}"
     found = f"user {user} rated item {item} at {table.form.shown(time)} already on {before}"
@@ -417,15 +508,25 @@ def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
     return total
 
 
+def without_title(rated: pl.Series, items: pl.DataFrame) -> pl.Series:
+    """The distinct rated items that have no title in `items`."""
+    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], rated.unique()
+    return rated.filter(~rated.is_in(titled.implode()))
+
+
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` for the first rating whose item has no title in `items`."""
-    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], table.frame["item_id"].unique()
-    missing = rated.filter(~rated.is_in(titled.implode()))
+    titled = items.filter(is_shown(pl.col("title")))["item_id"]
+    missing = without_title(table.frame["item_id"], items)
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
         other = _spelled_otherwise(item, titled)
-        expected = "one for every rated item" if other is None else f"one spelling in both tables: it has item {other}"
+        expected = (
+            "one for every rated item, or --untitled drop or id"
+            if other is None
+            else f"one spelling in both tables: it has item {other}"
+        )
         table.fail(f"item {item} has no title in {where}, expected {expected}", row)
 
 

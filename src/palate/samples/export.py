@@ -24,8 +24,9 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
     """Build the samples and write the folder `out`; returns its manifest.
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
-    `ratings.parquet`, `items.parquet`, and last `manifest.json`. The same ratings, options, prompt and seed
-    give the same bytes. Raises `InputError` as `checked_samples` and `renderer` do, before it writes anything.
+    `ratings.parquet`, `items.parquet`, `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
+    The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
+    `renderer` do, before it writes anything.
     """
     samples = checked_samples(ratings, options)
     render = renderer(samples, prompt)
@@ -40,6 +41,8 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
         write_json(folder / "dataset_info.json", _dataset_info())
         samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
         samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+        if ratings.skipped is not None:
+            ratings.skipped.write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
             "prepare",

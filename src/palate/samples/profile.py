@@ -25,6 +25,8 @@ BALANCED = (0.25, 0.75)
 MANY = 11
 """More distinct ratings than this are shown in ranges."""
 QUANTILES = {"least": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "most": 1.0}
+UNTITLED = "item without a title"
+"""The reader's reason for a rating that it left out."""
 FIRST_DATE = 10**8
 """Smaller times number the rows, and are no dates."""
 
@@ -80,6 +82,8 @@ class Profile:
     of_item: dict[str, float]
     """Quantiles of the ratings of an item."""
     texts: tuple[Text, ...]
+    dropped: dict[str, int]
+    """Rows that the reader left out, by reason."""
     options: PrepareConfig
     samples: dict[str, int]
     """Samples by split; empty if there are none, see `problem`."""
@@ -162,6 +166,7 @@ def profile_of(ratings: Ratings, options: PrepareConfig) -> Profile:
         of_user=_quantiles(sizes[0]),
         of_item=_quantiles(sizes[1]),
         texts=tuple(text for name in rated.columns if name != "item_id" and (text := _text(rated[name]))),
+        dropped=ratings.dropped,
         options=options,
         samples={} if samples is None else {name: samples.of(name).size for name in SPLITS},
         yes={} if samples is None else {name: int(samples.label[samples.of(name)].sum()) for name in SPLITS},
@@ -226,6 +231,13 @@ def advice(profile: Profile) -> list[str]:
     if not on_usual_scale(profile):
         low, high = profile.scale
         found.append(f"ratings are from {low:g} to {high:g}: a config needs `ratings.scale: [{low:g}, {high:g}]`")
+    untitled = profile.dropped.get(UNTITLED, 0)
+    wrong = {reason: count for reason, count in profile.dropped.items() if reason != UNTITLED}
+    if wrong:
+        first = next(iter(wrong))
+        found.append(f"{sum(wrong.values()):,} rows are wrong, such as: {first}; `--bad-rows skip` leaves them out")
+    if untitled:
+        found.append(f"{untitled:,} ratings are of items without a title; `--untitled drop` leaves them out")
     if better.users > here.users and here.users < KEPT * users:
         found.append(
             f"{users - here.users:,} of {users:,} users have too few ratings (<{need + 1}); "

@@ -1,0 +1,138 @@
+"""Wrong rows that are left out and reported, and items without a title."""
+
+import csv
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palate.cli import main
+from palate.errors import InputError
+from palate.ratings.load import load_ratings
+
+HEAD = "customer,sku,stars,order_date,note"
+ROWS = """\
+1,5,4,2024-05-01,
+1,6,,2024-05-02,"a, b"
+,5,4,2024-05-03,
+
+1,6,9,2024-05-04,x
+1,6,3,soon,
+1,6,3,2024-05-05
+1,6,good,2024-05-06,
+2,5,2,1969-01-01,
+1,5,4,2024-05-01,again
+2,6,5,2024-05-07,
+,,,,
+"""
+WRONG = {
+    3: "no rating that is a number",
+    4: "no user_id",
+    6: "rating outside of the scale",
+    7: "no readable timestamp",
+    8: "wrong number of fields",
+    9: "no rating that is a number",
+    10: "timestamp before 1970",
+    11: "repeated",
+}
+GOOD = [(1, 5, 4.0, 1714521600), (2, 6, 5.0, 1715040000)]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    (tmp_path / "ratings.csv").write_text(f"{HEAD}\n{ROWS}")
+    (tmp_path / "items.csv").write_text("sku,title,price\n5,Heat,3\n6,Ran,4\n7,,5\n")
+    return tmp_path
+
+
+def test_the_first_wrong_row_is_refused_by_default(shop):
+    with pytest.raises(InputError, match=r"ratings\.csv:3: stars '' is not a number"):
+        load_ratings(str(shop))
+
+
+def test_wrong_rows_are_left_out_and_counted_by_reason(shop):
+    ratings = load_ratings(str(shop), bad_rows="skip")
+    assert ratings.frame.rows() == GOOD
+    assert ratings.dropped == {reason: list(WRONG.values()).count(reason) for reason in set(WRONG.values())}
+    assert next(iter(ratings.dropped)) == "no rating that is a number"
+    assert ratings.skipped is None
+
+
+def test_a_report_has_line_reason_and_text(shop):
+    skipped = load_ratings(str(shop), bad_rows="report").skipped
+    assert dict(skipped.select("line", "reason").rows()) == WRONG
+    assert skipped["row"][0] == "1,6,,2024-05-02,a, b"
+
+
+def test_rows_of_parquet_are_reported_by_number(tmp_path):
+    rows = {"user": [1, None, 2], "item": [5, 5, 6], "rating": [4.0, 3.0, None], "timestamp": [7, 8, 9], "title": "T"}
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    ratings = load_ratings(str(tmp_path / "a.parquet"), bad_rows="report")
+    assert ratings.frame.rows() == [(1, 5, 4.0, 7)]
+    assert ratings.skipped.select("line", "reason").rows() == [(2, "no user_id"), (3, "no rating that is a number")]
+    assert json.loads(ratings.skipped["row"][1]) == {"user": 2, "item": 6, "rating": None, "timestamp": 9, "title": "T"}
+
+
+def test_ids_are_integers_if_the_rows_that_stay_have_integers(shop):
+    (shop / "ratings.csv").write_text(f"{HEAD}\n1,5,4,3,\nann,5,,3,\n")
+    assert load_ratings(str(shop), bad_rows="skip").frame.rows() == [(1, 5, 4.0, 3)]
+
+
+def test_a_later_mistake_is_named_with_its_own_line(shop):
+    (shop / "ratings.csv").write_text(f"{HEAD}\n\n1,5,,3,\n1,5\n1,5,4,3,\n1,8,4,4,\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:6: item 8 has no title"):
+        load_ratings(str(shop), bad_rows="skip")
+
+
+def test_a_table_without_a_good_row_is_refused(shop):
+    (shop / "ratings.csv").write_text(f"{HEAD}\n1,5,,3,\n")
+    with pytest.raises(InputError, match=r"has no ratings, expected at least one row"):
+        load_ratings(str(shop), bad_rows="skip")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["1,5,4,{n},", "1,5,x,{n},", "1,5,4", "", "u,6,4,{n},n", '1,"5",99,{n},"a\nb"']), max_size=9
+    )
+)
+def test_what_stays_is_what_a_table_of_good_rows_gives(tmp_path_factory, drawn):
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "items.csv").write_text("sku,title\n5,A\n6,B\n")
+    rows = ["2,6,1,1,"] + [row.format(n=n) for n, row in enumerate(drawn, 2)]
+    good = [row for row in rows if row.count(",") == 4 and ",x," not in row and ",99," not in row]
+    (folder / "ratings.csv").write_text("\n".join([HEAD, *good]) + "\n")
+    expected = load_ratings(str(folder)).frame
+    (folder / "ratings.csv").write_text("\n".join([HEAD, *rows]) + "\n")
+    ratings = load_ratings(str(folder), bad_rows="report")
+    assert ratings.frame.equals(expected)
+    assert ratings.skipped.height == sum(row != "" for row in rows) - len(good)
+
+
+def test_ratings_of_items_without_a_title(shop):
+    (shop / "ratings.csv").write_text(f"{HEAD}\n1,5,4,3,\n1,7,4,4,\n1,8,4,5,\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:3: item 7 has no title .* or --untitled drop or id"):
+        load_ratings(str(shop))
+    dropped = load_ratings(str(shop), untitled="drop")
+    assert (dropped.frame["item_id"].to_list(), dropped.dropped) == ([5], {"item without a title": 2})
+    by_id = load_ratings(str(shop), untitled="id")
+    assert by_id.frame["item_id"].to_list() == [5, 7, 8]
+    assert by_id.items.rows() == [(5, "Heat", "3"), (6, "Ran", "4"), (7, "7", "5"), (8, "8", "")]
+
+
+def test_prepare_writes_the_rows_that_it_left_out(tmp_path, capsys):
+    rows = [f"{user},{item},{item % 2 * 4 + 1},{user * 100 + item}" for user in range(6) for item in range(12)]
+    rows.insert(30, "9,3,,7")
+    (tmp_path / "ratings.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows) + "\n9,99,3,8\n")
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{i},T{i}\n" for i in range(12)))
+    out = tmp_path / "out"
+    rules = ["--bad-rows", "report", "--untitled", "drop", "--history-len", "4"]
+    assert main(["prepare", "--ratings", str(tmp_path), *rules, "--out", str(out)]) == 0
+    with (out / "skipped.csv").open() as file:
+        found = [(row["line"], row["reason"], row["row"]) for row in csv.DictReader(file)]
+    assert found == [("32", "no rating that is a number", "9,3,,7"), ("75", "item without a title", "9,99,3,8")]
+    assert "skipped.csv" in json.loads((out / "manifest.json").read_text())["outputs"]
+    told = capsys.readouterr().err
+    assert "2 rows left out: 1 item without a title, 1 no rating that is a number" in " ".join(told.split())
