@@ -175,7 +175,7 @@ def test_tables_that_changed_are_prepared_again(base: Path, tmp_path: Path, monk
     ("name", "content", "words"),
     [
         ("x.pkl", b"\x80\x04", ["x.pkl: is a pickle", "to_parquet('x.parquet')"]),
-        ("x.docx", b"PK", ["x.docx: is of an unknown kind", ".json"]),
+        ("x.docx", b"PK", ["x.docx: has an unknown suffix", ".json"]),
         ("x.json", b'[{"instruction": "a", "output": "Perhaps"}]', ["x.json:1: record 1: the answer is 'Perhaps'"]),
         ("x.json", b'[{"instruction": "a"}]', ["x.json:1: record 1 has no 'output'"]),
         ("x.csv", b"user,item,label\n1,2,1\n", ["x.csv:1: has no split column"]),

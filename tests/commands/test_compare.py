@@ -201,14 +201,14 @@ def test_many_runs_are_each_compared_with_the_first(runs: list[Path]) -> None:
     ("make", "words", "message"),
     [
         (None, ["FIRST"], "palate compare: 1 named, expected two or more to compare"),
-        (None, ["FIRST", "FIRST"], "is named twice, expected each once"),
+        (None, ["FIRST", "FIRST"], "is given twice, expected each once"),
         (None, ["FIRST", "nowhere"], "does not exist, expected a run's or an evaluation's folder"),
         ("folder", ["FIRST", "folder"], "has no metrics.json"),
-        ("text.txt", ["FIRST", "text.txt"], "is of an unknown kind"),
+        ("text.txt", ["FIRST", "text.txt"], "has an unknown suffix"),
         ("broken.json", ["FIRST", "broken.json"], "broken.json"),
         ("other.json", ["FIRST", "other.json"], "is not readable, expected the metrics.json of palate evaluate"),
         ("broken.parquet", ["FIRST", "broken.parquet"], "is not readable, expected scores that"),
-        (None, ["FIRST", "SECOND", "--out", "page.pdf"], "is no name for a page"),
+        (None, ["FIRST", "SECOND", "--out", "page.pdf"], "has another suffix, expected .html"),
     ],
 )
 def test_wrong_input_is_told_in_one_line(
