@@ -24,7 +24,7 @@ def verdict(evaluation: Evaluation) -> list[str]:
     models = sorted((entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == ZERO_SHOT)
     if not models:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
-        return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
+        return [f"No model was scored. The best baseline is {name_in_prose(best)}, at AUC {best.metrics.auc:.3f}."]
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
     # `metrics.json` of earlier versions lacks the AUC over pairs
     per_user = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
@@ -48,7 +48,7 @@ def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
     )
 
 
-def _name(entry: Entry) -> str:
+def name_in_prose(entry: Entry) -> str:
     """An entry's name in a sentence."""
     names = {
         ZERO_SHOT: "the zero-shot model",
@@ -68,19 +68,19 @@ def _compared(evaluation: Evaluation, d: Difference) -> str:
     baselines = (e.metrics.auc or 0 for e in evaluation.entries if e.kind == "baseline")
     best = ", the best baseline" if second.kind == "baseline" and second.metrics.auc == max(baselines) else ""
     numbers = f"AUC {number(first.metrics.auc or 0)} against {number(second.metrics.auc or 0)}"
-    who = _name(first)[0].upper() + _name(first)[1:]
+    who = name_in_prose(first)[0].upper() + name_in_prose(first)[1:]
     if d.interval is None:
         side = "is ahead of" if d.value > 0 else "does not beat"
-        return f"{who} {side} {_name(second)}{best}: {numbers}, with no interval to say whether that is chance."
+        return f"{who} {side} {name_in_prose(second)}{best}: {numbers}, with no interval to say whether that is chance."
     difference = f"difference {difference_text(d.value, d.interval, prose=True)}"
     if d.interval.low > 0:
-        return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
+        return f"{who} beats {name_in_prose(second)}{best}: {numbers}, {difference}."
     if d.interval.high < 0:
-        return f"{who} does not beat {_name(second)}{best}: {numbers}, {difference}."
+        return f"{who} does not beat {name_in_prose(second)}{best}: {numbers}, {difference}."
     if d.interval.low == d.interval.high == 0:
-        return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
+        return f"{who} sorts the rows exactly as {name_in_prose(second)}{best} does: {numbers}."
     side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
-    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
+    return f"{who} {side} {name_in_prose(second)}{best}, but the interval includes zero: {numbers}, {difference}."
 
 
 def _within_users(evaluation: Evaluation, d: Difference) -> str:
@@ -91,7 +91,8 @@ def _within_users(evaluation: Evaluation, d: Difference) -> str:
     over = ", over all their pairs of a liked and a disliked row," if d.metric == "pair_auc" else ""
     sentence = (
         f"Within the {first.metrics.gauc_users:,} users with both classes, where knowing who is generous does not "
-        f"help, {_name(first)} reaches{over} an AUC of {number(reached)}; {_name(second)}, {best}, {number(other)}"
+        f"help, {name_in_prose(first)} reaches{over} an AUC of {number(reached)}; "
+        f"{name_in_prose(second)}, {best}, {number(other)}"
     )
     if d.interval is None:
         return sentence + "."
@@ -100,7 +101,7 @@ def _within_users(evaluation: Evaluation, d: Difference) -> str:
 
 def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
     """Warnings about a model's probabilities."""
-    who = _name(model)[0].upper() + _name(model)[1:]
+    who = name_in_prose(model)[0].upper() + name_in_prose(model)[1:]
     answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
     if len(answers) == 1:
         yield (
@@ -110,7 +111,7 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
     constant = evaluation.entry(CONSTANT).metrics.log_loss
     if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
         yield (
-            f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
+            f"As probabilities the scores of {name_in_prose(model)} are worse than always saying the base rate: "
             f"log loss {number(model.metrics.log_loss)} against {number(constant)}."
         )
     if model.mass is not None and model.mass.mean < LOW_MASS:
