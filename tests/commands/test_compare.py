@@ -267,7 +267,7 @@ def test_the_page_has_the_floor_of_ece_and_the_detectable_size(runs: list[Path],
     size = least(auc.interval)
     assert f"detects {size}</title>" in page
     assert f'<td class="n">{size}</td>' in page
-    assert f"these rows detect differences from {size} on" in html.unescape(page)
+    assert f"these rows detect differences of at least {size}" in html.unescape(page)
 
 
 def test_runs_of_earlier_versions_are_compared(runs: list[Path], tmp_path: Path) -> None:

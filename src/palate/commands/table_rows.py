@@ -208,8 +208,8 @@ def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[st
         if calibration.method == "none":
             if fitted.asked == "auto":
                 sentences.append(
-                    f"The {in_words(key)} model is not calibrated: on {fitted.rows:,} validation rows of "
-                    f"{fitted.users:,} users nothing is clearly better than what it says."
+                    f"The {in_words(key)} model is not calibrated: no calibration is clearly better on "
+                    f"{fitted.rows:,} validation rows of {fitted.users:,} users."
                 )
             continue
         raw, after = found.entry(key).metrics, found.entry(key + CALIBRATED).metrics
@@ -218,7 +218,7 @@ def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[st
         sentences.append(
             f"Calibration of the {in_words(key)} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
-            f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; the order, and with it the AUC, stays."
+            f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; order and AUC stay the same."
         )
     apart = None if rows.seeds is None else rows.seeds.spread["auc"]
     if rows.seeds is not None and apart is not None:

@@ -211,7 +211,7 @@ def _contents(outcome: Outcome, about: About, went_in: bool) -> list[tuple[str, 
         ("comparison", "Comparison", True),
         ("ranking", "Ranking", outcome.rankings),
         ("curves", "Curves", True),
-        ("slices", "For whom", outcome.slices),
+        ("slices", "Slices", outcome.slices),
         ("examples", "Examples", about.examples),
         ("ablations", "What it uses", outcome.ablations),
         ("seeds", "Trained again", outcome.seeds),
@@ -278,10 +278,10 @@ def _leak_summary(found: Audit | None) -> str:
     """The numbers of checks by severity of their finding."""
     if found is None:
         return ""
-    fatal = f"{len(found.fatal)} found what makes the numbers worthless" if found.fatal else "none found anything fatal"
+    fatal = f"{len(found.fatal)} found a fatal leak" if found.fatal else "no fatal leak"
     return (
         f"{len(found.findings)} checks of the {found.split} split and the prompt: {fatal}; "
-        f"{len(found.stated)} found what a reader has to know."
+        f"{len(found.stated)} found a property to report."
     )
 
 
