@@ -21,9 +21,11 @@ from palate.measure.ranking_table import ranking_table
 from palate.measure.seeds import over_seeds
 from palate.measure.slices import measure_slices
 from palate.prompt.spec import PromptSpec
+from palate.report.costs import Cost
 from palate.report.evaluate import Models, beside_baselines, evaluate
 from palate.report.outcome import Outcome
 from palate.report.page import About
+from palate.report.user_examples import Candidate, UserExample
 from palate.samples import Samples
 
 LABELS = {"zero-shot": "SmolLM2, zero-shot", "fine-tuned": "SmolLM2, fine-tuned"}
@@ -112,6 +114,16 @@ def about() -> About:
         title="A run",
         histories={example.row: ["1. Heat (1995)", "2. Babe (1995)"] for example in slices.wins},
         run={"Model": "SmolLM2", "Seed": 13},
+        users=[
+            UserExample(
+                "7",
+                4,
+                ["Babe (1995)"],
+                [Candidate("Heat (1995)", 0.9, 5.0, True)],
+                [Candidate("Cats", 0.1, 1.0, False)],
+            )
+        ],
+        costs=[Cost("SmolLM2, fine-tuned", 40, 8.0, 9000), Cost("user + item, the best baseline", 40, 0.001)],
         lengths={"lengths": {"400": 10, "430": 25, "600": 2}, "cutoff_len": 512, "stats": {"max": 600, "mean": 431.2}},
         training=[{"step": 5, "loss": 2.5}, {"step": 10, "loss": 1.2}, {"step": 10, "eval_loss": 1.3}],
         data_stats={"ratings": 100836, "samples": {"train": 78271}},

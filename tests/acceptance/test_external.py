@@ -53,7 +53,7 @@ def test_alpaca_files_of_others_are_trained_on_and_scored(movie: Path, trained: 
     keys = [entry["key"] for entry in found["entries"]]
     assert keys == ["constant", "history-share", "item-mean", "zero-shot", "fine-tuned"]
     assert (found["n"], found["unit"], found["rating_threshold"]) == (60, "rows", None)
-    assert any("Nobody knows whose rows these are" in sentence for sentence in found["verdict"])
+    assert any("The data names no users" in sentence for sentence in found["verdict"])
     assert found["entries"][1]["metrics"]["auc"] > 0.6
     assert all(entry["metrics"]["gauc"] is None for entry in found["entries"])
     assert "User Preference" in (tmp_path / "out" / "report.html").read_text()
@@ -175,7 +175,7 @@ def test_tables_that_changed_are_prepared_again(base: Path, tmp_path: Path, monk
     ("name", "content", "words"),
     [
         ("x.pkl", b"\x80\x04", ["x.pkl: is a pickle", "to_parquet('x.parquet')"]),
-        ("x.docx", b"PK", ["x.docx: is of an unknown kind", ".json"]),
+        ("x.docx", b"PK", ["x.docx: has an unknown suffix", ".json"]),
         ("x.json", b'[{"instruction": "a", "output": "Perhaps"}]', ["x.json:1: record 1: the answer is 'Perhaps'"]),
         ("x.json", b'[{"instruction": "a"}]', ["x.json:1: record 1 has no 'output'"]),
         ("x.csv", b"user,item,label\n1,2,1\n", ["x.csv:1: has no split column"]),

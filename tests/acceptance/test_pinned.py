@@ -26,7 +26,7 @@ TOLERANCE = 2e-3
 DECIMAL = re.compile(r"[−-]?\d+\.\d+(?:e-?\d+)?")
 TIMED = ("manifest.json", "entry.json")  # these have the time at which they were written
 HASH = re.compile(r"\b[0-9a-f]{64}\b")  # in a JSON file: of files that hold decimal numbers
-SECONDS = re.compile(r'"seconds": [\d.]+')
+SECONDS = re.compile(r'"seconds": [\d.]+|(?<=class="n seconds">)[^<]+')
 DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z| UTC)?")
 
 CONFIG = {

@@ -201,14 +201,14 @@ def test_many_runs_are_each_compared_with_the_first(runs: list[Path]) -> None:
     ("make", "words", "message"),
     [
         (None, ["FIRST"], "palate compare: 1 named, expected two or more to compare"),
-        (None, ["FIRST", "FIRST"], "is named twice, expected each once"),
+        (None, ["FIRST", "FIRST"], "is given twice, expected each once"),
         (None, ["FIRST", "nowhere"], "does not exist, expected a run's or an evaluation's folder"),
         ("folder", ["FIRST", "folder"], "has no metrics.json"),
-        ("text.txt", ["FIRST", "text.txt"], "is of an unknown kind"),
+        ("text.txt", ["FIRST", "text.txt"], "has an unknown suffix"),
         ("broken.json", ["FIRST", "broken.json"], "broken.json"),
         ("other.json", ["FIRST", "other.json"], "is not readable, expected the metrics.json of palate evaluate"),
         ("broken.parquet", ["FIRST", "broken.parquet"], "is not readable, expected scores that"),
-        (None, ["FIRST", "SECOND", "--out", "page.pdf"], "is no name for a page"),
+        (None, ["FIRST", "SECOND", "--out", "page.pdf"], "has another suffix, expected .html"),
     ],
 )
 def test_wrong_input_is_told_in_one_line(
@@ -267,7 +267,7 @@ def test_the_page_has_the_floor_of_ece_and_the_detectable_size(runs: list[Path],
     size = least(auc.interval)
     assert f"detects {size}</title>" in page
     assert f'<td class="n">{size}</td>' in page
-    assert f"these rows detect differences from {size} on" in html.unescape(page)
+    assert f"these rows detect differences of at least {size}" in html.unescape(page)
 
 
 def test_runs_of_earlier_versions_are_compared(runs: list[Path], tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_prompt_that_cannot_be_cut_is_told_with_the_field(tmp_path: Path) -> N
 
 
 def test_a_tokenizer_of_which_nothing_is_proved_is_told_with_the_token_to_blame(tmp_path: Path) -> None:
-    assert "the added token '</s>' takes in what stands beside it" in found(tmp_path, "phi3_like")["summary"]
+    assert "the added token '</s>' matches text beside it" in found(tmp_path, "phi3_like")["summary"]
 
 
 def test_titles_that_are_tokenized_whole_are_named(tmp_path: Path) -> None:

@@ -156,7 +156,5 @@ def test_one_class_has_no_ablations_to_tell_apart(timeline: pl.DataFrame) -> Non
     index = np.flatnonzero(samples.label)
     p = np.full(len(index), 0.5)
     found = compare_ablations(samples, index, {UNCHANGED: p, "empty": p}, model="tiny", resamples=20, seed=1)
-    assert found.reading == [
-        "The rows have one label only: no ablation can be told from the unchanged prompts by them."
-    ]
+    assert found.reading == ["All rows have the same label, so they cannot compare ablations."]
     assert found.to_dict()["ablated"][0]["auc"] is None

@@ -102,7 +102,7 @@ def test_the_verdict_says_who_wins(evaluation: Evaluation) -> None:
     assert "The fine-tuned model beats the zero-shot model" in text
     assert "The zero-shot model does not beat" in text
     assert "puts 40\N{NO-BREAK SPACE}% of its probability on the two answers" in text
-    assert "users with both classes, where knowing who is generous does not help" in text
+    assert "have both classes), the fine-tuned model reaches an AUC of" in text
     assert "the same answer" not in text
     assert "only 39 users" in text
 
@@ -127,7 +127,7 @@ def test_the_verdict_claims_no_more_than_the_interval(
     assert words in sentence
     assert ", the best baseline" not in verdict(replace(evaluation, differences=[difference]))[0]
     assert ("beats" in sentence) == (low > 0)
-    assert ("these rows detect differences from 0.0" in sentence) == (low <= 0 <= high and low < high)
+    assert ("these rows detect differences of at least 0.0" in sentence) == (low <= 0 <= high and low < high)
 
 
 def test_the_verdict_says_so_when_a_baseline_wins(timeline: pl.DataFrame) -> None:
@@ -136,25 +136,25 @@ def test_the_verdict_says_so_when_a_baseline_wins(timeline: pl.DataFrame) -> Non
     )
     assert got.verdict[0].startswith("The fine-tuned model does not beat the ")
     assert "difference −0." in got.verdict[0]
-    assert any("worse than always saying the base rate" in sentence for sentence in got.verdict)
+    assert any("worse than the constant base rate" in sentence for sentence in got.verdict)
 
 
 def test_without_resamples_the_verdict_claims_nothing(timeline: pl.DataFrame) -> None:
     got = evaluate(samples_of(timeline), {"fine-tuned": frame(leaning(liked(timeline), 2.0))}, **OPTIONS, bootstrap=0)
     assert got.differences[0].interval is None
-    assert "no interval" in got.verdict[0]
+    assert "Without an interval, this may be chance." in got.verdict[0]
 
 
 def test_one_class_has_a_verdict_and_no_differences(timeline: pl.DataFrame) -> None:
     p = leaning(liked(timeline), 0.0)
     got = evaluate(samples_of(timeline, 0.5), {"llm": frame(p)}, baselines="quick", bootstrap=20)
-    assert got.verdict == [f"All {len(p):,} rows have the same label: no model can be told from another by them."]
+    assert got.verdict == [f"All {len(p):,} rows have the same label, so they cannot compare models."]
     json.dumps(asdict(got), allow_nan=False)
 
 
 def test_no_rows_have_a_verdict(timeline: pl.DataFrame) -> None:
     got = evaluate(samples_of(timeline), {"llm": frame(np.empty(0))}, **OPTIONS, rows=[], bootstrap=20)
-    assert (got.n, got.differences, got.verdict) == (0, [], ["No test row was scored: there is nothing to say."])
+    assert (got.n, got.differences, got.verdict) == (0, [], ["No test row was scored."])
 
 
 def test_no_models_leave_the_baselines(timeline: pl.DataFrame) -> None:

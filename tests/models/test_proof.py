@@ -27,7 +27,7 @@ def test_figures_of_a_difference() -> None:
     assert found.rms == pytest.approx((4 / 150) ** 0.5)
     assert found.p == pytest.approx(1 / (1 + np.exp(-3)) - 1 / (1 + np.exp(-1)))
     assert (found.swapped, found.pairs) == (1, 3)
-    assert str(found) == "logits differ by 2 at most, P(yes) by 0.22, 1 of 3 pairs in another order"
+    assert str(found) == "logits differ by 2 at most, P(like) by 0.22, 1 of 3 pairs in another order"
 
 
 def test_vocabularies_of_different_sizes_are_no_comparison() -> None:
@@ -50,7 +50,7 @@ def test_without_rounding_the_logits_must_be_the_same() -> None:
 def test_rounding_must_not_move_the_probability_far() -> None:
     proof = Target(said(BASE), said(ADAPTED)).proof(said([2.0, -1.0, 0.1]), exact=False)
 
-    with pytest.raises(WorkError, match=r"expected P\(yes\) within 0.05"):
+    with pytest.raises(WorkError, match=r"expected P\(like\) within 0.05"):
         proof.check("x")
 
 

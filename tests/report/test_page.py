@@ -16,13 +16,15 @@ from tests.tree import Tree
 
 from palate.measure.evaluation import Evaluation
 from palate.measure.figures import least
+from palate.report.answer import answer
 from palate.report.evaluate import evaluate
 from palate.report.outcome import Outcome
 from palate.report.page import About, Example, extreme_rows, render_report, write_page
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
 WIDTHS = (1400, 1280, 800, 390)
-SECTIONS = ["verdict", "comparison", "slices", "ranking", "curves", "ablations", "seeds", "leaks", "training", "data"]
+SECTIONS = ["verdict", "users", "costs", "comparison", "ranking", "curves", "slices", "ablations", "seeds", "leaks",
+            "training", "data"]  # fmt: skip
 
 
 def page_of(outcome: Outcome | None = None, **told: Any) -> str:
@@ -40,6 +42,27 @@ def test_the_page_is_well_formed_and_holds_every_part_in_its_order() -> None:
         assert f"{entry.metrics.auc:.3f}" in page
 
 
+def test_the_answer_comes_first_and_users_and_costs_before_the_tables() -> None:
+    page = html.unescape(page_of())
+    first = answer(whole().evaluation)
+    assert first is not None
+    assert f'<p class="first">{first.sentence}</p>' in page
+    assert all(f"<b>Warning</b> {warning}</p>" in page for warning in first.warnings)
+    assert "<h3>User 7</h3>" in page
+    assert "<td>Heat (1995)</td>" in page
+    assert re.search(r'<td class="n seconds">3 min</td><td class="n">225</td><td class="n">40</td>', page)
+    assert '<td class="n seconds">under 1 s</td>' in page
+
+
+def test_slices_are_folded_below_their_sentences() -> None:
+    section = page_of().partition('<section id="slices">')[2].partition("</section>")[0]
+    before, fold, inside = section.partition('<details class="fold">')
+    assert fold
+    assert "Against " in before
+    assert "forest" not in before
+    assert "forest" in inside
+
+
 def test_where_cards_are_few_the_stack_with_the_best_baseline_has_one() -> None:
     found = whole().evaluation
     stacks = [replace(found.entry("fine-tuned"), key=key, label=key) for key in ("stacked", "stacked-baseline")]
@@ -54,7 +77,7 @@ def test_where_cards_are_few_the_stack_with_the_best_baseline_has_one() -> None:
 def test_every_link_of_the_contents_leads_to_a_part() -> None:
     page = page_of()
     linked = re.findall(r'<a href="#([\w-]+)"', page)
-    assert len(linked) == 11
+    assert len(linked) == 13
     assert set(linked) <= Tree(page).ids
 
 

@@ -1,6 +1,7 @@
 """Scoring a file: complete, in order, and taken up again after an interruption."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -46,7 +47,10 @@ def test_every_row_is_scored_in_order(scorer: Scorer, tmp_path: Path) -> None:
     assert scores["p"][41] == pytest.approx(alone.p[0], abs=1e-5)
     assert scores["logit"][41] == pytest.approx(alone.logit[0], abs=1e-4)
     assert_frame_equal(scores, pl.read_parquet(tmp_path / "scores.parquet"))
-    assert [p.name for p in tmp_path.iterdir()] == ["scores.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.parquet", "scores.speed.json"]
+    speed = json.loads((tmp_path / "scores.speed.json").read_text())
+    assert (speed["rows"], speed["tokens"]) == (70, sum(map(len, tokens.prompts())))
+    assert speed["seconds"] > 0
 
 
 def test_chosen_rows_are_scored_as_they_are_in_the_whole(scorer: Scorer, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from transformers import TrainingArguments
 
 from palate.config import ModelConfig
 from palate.models.load import load_base_model
+from palate.store.artifacts import write_json
 from palate.store.hub import locate
 from palate.tokens.packed import Packed, tensors
 from palate.tokens.shared import SharedHistory
-from palate.train.answers import AnswerTrainer, Step, auc, ranking_loss
+from palate.train.answers import AnswerTrainer, Step, auc, ranking_loss, read_unlogged
 from palate.train.attention import Attention, choose_attention
 from palate.train.schedule import Schedule
 
@@ -330,3 +331,11 @@ def test_several_gpus_without_a_launcher_train_on_one(tmp_path: Path, caplog: py
 def test_the_private_names_of_transformers_that_training_relies_on_are_there() -> None:
     assert "_n_gpu" in inspect.getsource(TrainingArguments)
     assert callable(GradientState._set_sync_gradients)
+
+
+def test_checkpoints_of_earlier_versions_keep_their_unlogged_loss(tmp_path: Path) -> None:
+    stored = {"since": 3, "loss": 0.5, "seen": None}
+    write_json(tmp_path / "untold.json", stored)
+    assert read_unlogged(tmp_path) == stored
+    write_json(tmp_path / "unlogged.json", stored | {"since": 4})
+    assert read_unlogged(tmp_path)["since"] == 4

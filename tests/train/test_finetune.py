@@ -186,7 +186,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, tmp_path: 
     config = toy_config(base, train={"epochs": 50})
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    with pytest.raises(WorkError, match=r"stopped by SIGINT at step \d+ of 800.*the same command goes on"):
+    with pytest.raises(WorkError, match=r"stopped by SIGINT at step \d+ of 800.*the same command resumes"):
         fit(config, tmp_path)
     thread.join()
     assert len(list(tmp_path.glob("checkpoints/checkpoint-*/whole"))) == 1

@@ -1,4 +1,4 @@
-"""Killed, stopped, out of disk or memory: what is left, and that the same command goes on from it."""
+"""Killed, stopped, out of disk or memory: what is left, and that the same command resumes from it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Leaks: the audit of a config's samples, as a table, and as what stops a run whose numbers would mean nothing."""
+"""Leaks: audits the samples of a config, prints the findings, and stops a run with a fatal one."""
 
 import json
 import textwrap
@@ -20,9 +20,9 @@ STYLES = {"fatal": "bold red", "stated": "yellow", "clean": "dim"}
 
 
 def check_leaks(config: Config, data: "Prepared") -> "Audit":
-    """Audit prepared data before anything is scored, and tell in a line or two what it found.
+    """Audit prepared data before scoring, and log a summary.
 
-    Raises `InputError` for a fatal finding, unless `evaluate.allow_leaks` lets it pass.
+    Raises `InputError` for a fatal finding, unless `evaluate.allow_leaks` is set.
     """
     from palate.measure.leaks import audit
 
@@ -35,7 +35,7 @@ def check_leaks(config: Config, data: "Prepared") -> "Audit":
 
 
 def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
-    """Print the audit of ratings, with nothing written, or of prepared data; raises `InputError` as `check_leaks`."""
+    """Print the audit of ratings or of prepared data, without writing; raises `InputError` as `check_leaks`."""
     from palate.measure.leaks import audit
     from palate.samples.build import checked_samples
 
@@ -58,16 +58,16 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
 
 
 def summary(found: "Audit") -> str:
-    """How many checks found what, and how much of the future leaks, in one line."""
+    """The numbers of findings by severity, and the share of later training rows, in one line."""
     if found.fatal:
         worst = f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
     else:
         worst = "nothing fatal"
-    told = f"{len(found.findings)} checks, {worst}; {len(found.stated)} to be stated"
+    text = f"{len(found.findings)} checks, {worst}; {len(found.stated)} to be stated"
     for finding in found.stated:
         if finding.check == "future":
-            told += f", among them: {_share(finding)} of the training rows are later than the median test row"
-    return told
+            text += f", among them: {_share(finding)} of the training rows are later than the median test row"
+    return text
 
 
 def table(found: "Audit", title: str) -> "Table":

@@ -1,4 +1,4 @@
-"""Caches: what is kept, how large it is, and what of it may go."""
+"""Inspect and prune the cache."""
 
 import json
 import math
@@ -20,12 +20,12 @@ from palate.store.cache import DAY, Cache, CacheItem
 USELESS = ("damaged", "unfinished")
 STYLES = {"damaged": "red", "unfinished": "yellow", "being made": "cyan", "unchecked": "dim"}
 WIDE = 110
-"""Columns of a terminal in which the whole key has room."""
+"""Columns of a terminal that fits the whole key."""
 
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """What of the cache is to be removed: what meets all criteria; without any, what nobody can use."""
+    """The criteria of `palate cache prune`: an entry must meet all; without any, unusable entries."""
 
     kind: str | None = None
     older_than: float | None = None
@@ -49,12 +49,12 @@ class CacheChoice:
             return False
         if self.older_than is None:
             return True
-        # The last use of what other code keeps is not known: a model that is loaded every day is never written again.
+        # The last use of other programs' files is unknown: loading a model does not write to it.
         return bool(item.key) and item.used is not None and now - item.used >= self.older_than * DAY
 
 
 def show_caches(*, kind: str | None = None, verify: bool = False, as_json: bool = False) -> None:
-    """Print what is kept, of one kind or all; `verify` reads every byte to tell what is damaged."""
+    """Print the entries of one kind or all; `verify` reads every byte to find damage."""
     cache = Cache()
     items = [item for item in _items(cache, kind, verify) if kind in (None, item.kind)]
     size, useless = _size(items), [item for item in items if item.state in USELESS]
@@ -69,7 +69,7 @@ def show_caches(*, kind: str | None = None, verify: bool = False, as_json: bool 
 
 
 def prune(choice: CacheChoice, *, verify: bool = False, dry_run: bool = False, as_json: bool = False) -> None:
-    """Remove what is chosen, and print what that was and how much it freed."""
+    """Remove the chosen entries, and print them and the freed size."""
     cache, now = Cache(), time.time()
     removed: list[CacheItem] = []
     kept: list[CacheItem] = []
@@ -113,7 +113,7 @@ def table(items: Sequence[CacheItem], width: int, now: float) -> Table:
     longest = max(cell_len(row[1]) for row in rows)
     shown = Table(box=None, padding=(0, gap, 0, 0))
     for head in heads:
-        # Only the name may be cut: rich would take something from every column.
+        # Only the name may be shortened: rich would shorten every column.
         room = max(8, width - taken + longest) if head == "what" else None
         right = head in ("size", "made", "last used")
         shown.add_column(head, justify="right" if right else "left", no_wrap=True, max_width=room)
@@ -125,7 +125,7 @@ def table(items: Sequence[CacheItem], width: int, now: float) -> Table:
 def _items(cache: Cache, kind: str | None, verify: bool) -> list[CacheItem]:
     items = cache.items(hashes=verify)
     kinds = sorted({item.kind for item in items})
-    # An empty cache has nothing of any kind, and to prune it is no mistake.
+    # An empty cache has no kinds, and pruning it is not an error.
     if kind is not None and kinds and kind not in kinds:
         raise InputError(f"{cache.folder} holds no {kind!r}, expected {', '.join(kinds)}", "--kind")
     return items
@@ -144,7 +144,7 @@ def _size(items: Sequence[CacheItem]) -> int:
 
 
 def _title(item: CacheItem) -> str:
-    """What a line calls an item."""
+    """The name of an item in a line."""
     named = f"{item.kind} of {item.name}" if item.key and item.name else item.kind
     return f"{named} ({item.key[:8] or item.name})"
 
@@ -156,7 +156,7 @@ def _condition(item: CacheItem, now: float) -> str:
 
 
 def _ago(then: float | None, now: float) -> str:
-    """The largest unit of which a whole one has passed."""
+    """The time since `then` in its largest whole unit."""
     if then is None:
         return "–"
     for seconds, unit in ((DAY, "d"), (3600.0, "h"), (60.0, "min")):

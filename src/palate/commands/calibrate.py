@@ -1,4 +1,4 @@
-"""Calibrate: fit on the validation scores, or take the calibration that was fitted to the same ones before."""
+"""Calibrate: fits on the validation scores, or reads the calibration that was fitted to the same scores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,12 +42,12 @@ def home(config: Config, model: Model) -> Path:
 
 
 def known_calibration(config: Config, model: Model) -> Calibration | None:
-    """What was fitted before; raises `InputError` as `load_calibration` does."""
+    """The stored calibration; raises `InputError` as `load_calibration` does."""
     return None if config.score.calibration == "none" else load_calibration(home(config, model))
 
 
 def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -> Calibration | None:
-    """Fit what `score.calibration` asks for; None, told in the log, where there is too little to fit on."""
+    """Fit the method of `score.calibration`; None, with a log line, for too few rows."""
     from palate.measure.fit_calibration import MIN_ROWS, fit_calibration
 
     if validation is None:

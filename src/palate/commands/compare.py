@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
 TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
-"""What is told of a training, as `training.json` calls it."""
+"""The fields of `training.json` to compare."""
 
 
 def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Path | None = None) -> None:
-    """Print runs side by side, and write `out` as a page if it is named.
+    """Print runs side by side, and write the page `out`, if given.
 
-    Raises `InputError` for fewer than two places, one that is none of what may be compared, and one named twice.
+    Raises `InputError` for fewer than two places, for a repeated place, and for one that is no run or scores.
     """
     from palate.report.side_by_side import side_by_side
 
@@ -39,9 +39,9 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
     resolved = [place.resolve() for place in places]
     twice = next((place for n, place in enumerate(places) if resolved[n] in resolved[:n]), None)
     if twice is not None:
-        raise InputError("is named twice, expected each once", twice)
+        raise InputError("is given twice, expected each once", twice)
     if out is not None and out.suffix != ".html":
-        raise InputError("is no name for a page, expected one that ends with .html", out)
+        raise InputError("has another suffix, expected .html", out)
     runs = _with_own_names([read_run(place) for place in places])
     found = side_by_side(runs, seed=seed)
     if out is not None:
@@ -59,9 +59,9 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
 
 
 def read_run(place: Path) -> "Run":
-    """A run or an evaluation by its folder or `metrics.json`, or a file of scores by itself.
+    """Read a run or an evaluation from its folder or `metrics.json`, or a single file of scores.
 
-    Raises `InputError` for anything else, and for a file that is broken.
+    Raises `InputError` for anything else, and for a damaged file.
     """
     if not place.exists():
         raise InputError(f"does not exist, {WANTED}", place)
@@ -72,7 +72,7 @@ def read_run(place: Path) -> "Run":
     if place.suffix in (".parquet", ".npz"):
         return _read_scores_alone(place)
     if place.suffix != ".json":
-        raise InputError(f"is of an unknown kind, {WANTED}", place)
+        raise InputError(f"has an unknown suffix, {WANTED}", place)
     return _read_folder(place.parent, place)
 
 
@@ -80,9 +80,9 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     from palate.measure.evaluation import Evaluation
     from palate.report.side_by_side import Run
 
-    told = read_json(metrics)
+    stored = read_json(metrics)
     try:
-        evaluation = TypeAdapter(Evaluation).validate_python(told)
+        evaluation = TypeAdapter(Evaluation).validate_python(stored)
         models = [entry.key for entry in evaluation.models]
         main = main_key(models)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -90,7 +90,7 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     calibrated = main + CALIBRATED
     config = _config(folder / "config.yaml")
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
-    calibration = told.get("calibrations", {}).get(main) if calibrated in models else None
+    calibration = stored.get("calibrations", {}).get(main) if calibrated in models else None
     return Run(
         name=str(config.get("name", folder.name)),
         place=folder,
@@ -112,7 +112,7 @@ def _read_scores_alone(path: Path) -> "Run":
 
 
 def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame | None":
-    """The scores in a file, calibrated; None where there is none."""
+    """The scores in a file, calibrated; None without the file."""
     import polars as pl
 
     from palate.measure.calibration import apply, sigmoid
@@ -127,7 +127,7 @@ def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame 
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """A resolved config as `section.key` by value; empty where there is none."""
+    """A resolved config as `section.key`: value; empty without the file."""
     if not path.is_file():
         return {}
     try:
@@ -137,7 +137,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings, by their names one behind the other; empty for anything else."""
+    """Flatten nested mappings: names joined by dots; empty for anything else."""
     found: dict[str, Any] = {}
     for key, inner in value.items() if isinstance(value, dict) else ():
         found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
@@ -145,7 +145,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the training: of the adapter here, else of that of the run that the config names."""
+    """The training facts of the adapter in this folder, else in the config's run, else in the parent folder."""
     from palate.train.card import RUN
 
     homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
@@ -154,8 +154,8 @@ def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> dict[str, Any]:
-    """What the rows are of."""
-    told: dict[str, Any] = {
+    """The origin of the rows: data, split, threshold, hash of the timeline."""
+    origin: dict[str, Any] = {
         "data": config.get("ratings.source"),
         "split": config.get("prepare.split"),
         "rows of": evaluation.split,
@@ -164,11 +164,11 @@ def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> 
     run = f"{config['run_dir']}/data" if config.get("run_dir") else None
     for home in (config.get("data_dir"), run, folder / "data"):
         if home and (path := Path(home) / MANIFEST).is_file():
-            return told | {"timeline": read_json(path).get("outputs", {}).get("ratings.parquet")}
-    return told
+            return origin | {"timeline": read_json(path).get("outputs", {}).get("ratings.parquet")}
+    return origin
 
 
 def _with_own_names(runs: "Sequence[Run]") -> "list[Run]":
-    """The runs under names that tell them apart: those of their configs, where two share one their places."""
+    """The runs under unique names: that of the config, or the path where two configs share a name."""
     names = [run.name for run in runs]
     return [replace(run, name=str(run.place) if names.count(run.name) > 1 else run.name) for run in runs]

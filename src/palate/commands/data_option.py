@@ -1,4 +1,4 @@
-"""Data of others as the stages take them: the config that they come to; Alpaca files trained on and scored."""
+"""The option --data: the config for tables with splits, and Alpaca files to train on and to score."""
 
 import re
 from pathlib import Path
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Section = TypeVar("Section", bound=BaseModel)
 
 LABEL_LINE = "{n}. {title} ({rating:liked|disliked})"
-"""A history line for tables of labels, which have no rating to tell."""
+"""The history line for tables of labels, which have no ratings."""
 LABEL_THRESHOLD = 0.5
 
 
 def adopted(config: Config, given: str | None = None) -> Config:
-    """The config that the data come to, where `data_dir` names data of others; what is set by hand stays as it is.
+    """The config for the data that `data_dir` names; keeps values that the user set.
 
     Of Alpaca files the answers are taken, of tables that they bring their splits, and whether they hold labels; the
     latter are prepared into the run's folder. A folder that was prepared from such tables brings its options. `given`
@@ -55,7 +55,7 @@ def adopted(config: Config, given: str | None = None) -> Config:
 
 
 def of_tables(config: Config, path: Path) -> Config:
-    """The config that prepares tables with splits: where they lie, and what labels ask of threshold and prompt."""
+    """The config that prepares tables with splits: their path, and for labels the threshold and history line."""
     from palate.commands.prepare import ratings_of
     from palate.ratings.splits import SCALE_OF_LABELS
 
@@ -82,8 +82,8 @@ def to_prepare(config: Config, path: Path) -> Config:
     source = source_of(path)
     if source is None or source.kind == "alpaca":
         what = "is ready" if source is not None or (path / MANIFEST).is_file() else "holds no tables with splits"
-        told = "give it to train and evaluate as --data" if what == "is ready" else "expected train, valid and test"
-        raise InputError(f"{what}: {told}", path)
+        remedy = "give it to train and evaluate as --data" if what == "is ready" else "expected train, valid and test"
+        raise InputError(f"{what}: {remedy}", path)
     return of_tables(_named(config, source), source.path)
 
 
@@ -94,7 +94,7 @@ def alpaca_of(config: Config) -> DataPath | None:
 
 
 def training_data(config: Config, source: DataPath) -> "tuple[Dataset, Dataset | None]":
-    """What Alpaca files give to train on and to evaluate on, at most `prepare.max_eval` examples."""
+    """The training examples of Alpaca files, and at most `prepare.max_eval` validation examples."""
     from datasets import Dataset
 
     from palate.alpaca.answers import Answers, labels_of, written
@@ -113,7 +113,7 @@ def training_data(config: Config, source: DataPath) -> "tuple[Dataset, Dataset |
 
 
 def read_files(source: DataPath) -> "dict[str, AlpacaFile]":
-    """The Alpaca files by split; raises `InputError` for the first thing in them that is wrong."""
+    """Read the Alpaca files by split; raises `InputError` for their first defect."""
     from palate.alpaca.reader import read_alpaca
 
     return {split: read_alpaca(path) for split, path in source.files.items()}
@@ -132,7 +132,7 @@ def _of_manifest(config: Config) -> Config:
 
 
 def _unless_set(section: "Section", values: dict[str, Any]) -> "Section":
-    """A section with these values, but for those that were set by hand."""
+    """A section with these values, except for keys that the user set."""
     unset = {name: value for name, value in values.items() if name not in section.model_fields_set}
     return type(section).model_validate(section.model_dump() | unset)
 
@@ -144,7 +144,7 @@ def _named(config: Config, source: DataPath) -> Config:
 
 
 def _prepare_again_if_changed(config: Config) -> None:
-    """Prepare the run's data anew if they were made from other tables than those that are named."""
+    """Prepare the run's data again if the tables changed."""
     from palate.commands.prepare import prepare, ratings_of
 
     path = config.data_path / MANIFEST

@@ -1,4 +1,4 @@
-"""What lies at a path: Alpaca files, tables with splits, a folder of Palate's own, or nothing that can be read."""
+"""Detects the data at a path: Alpaca files, tables with splits, or a folder that Palate wrote."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class DataPath:
-    """Data of others: Alpaca files by split, or where the tables lie."""
+    """Foreign data: Alpaca files by split, or the path of tables."""
 
     kind: Literal["alpaca", "tables"]
     path: Path
@@ -42,7 +42,7 @@ def source_of(path: Path) -> DataPath | None:
     if suffix in PICKLES:
         _refuse_pickle(path)
     if suffix not in JSON and suffix not in split_suffixes():
-        raise InputError(f"is of an unknown kind, {EXPECTED}", path)
+        raise InputError(f"has an unknown suffix, {EXPECTED}", path)
     if path.stem.lower() == "test":
         whole = _in_folder(path.parent, ("alpaca",) if suffix in JSON else ("tables",))
         if whole is not None and (whole.kind == "tables" or whole.files["test"] == path):

@@ -100,12 +100,12 @@ def _data_packages() -> dict[str, str]:
 
 
 def _tokenizers(config: Config) -> list[str]:
-    """The config's tokenizer, if one is named or at hand; and those of installed packages."""
+    """The config's tokenizer, if it names one, and those of installed packages."""
     names = [name for name in (*TOKENIZERS, *MODELS) if locate(name, tokenizer=True).path is not None]
-    asked = config.tokens.tokenizer
-    if asked is None and config.model.base != Config().model.base:
-        asked = config.model.base
-    return [asked, *names] if asked and ALIASES.get(asked, asked) not in names else names
+    own = config.tokens.tokenizer
+    if own is None and config.model.base != Config().model.base:
+        own = config.model.base
+    return [own, *names] if own and ALIASES.get(own, own) not in names else names
 
 
 def _decision(name: str, config: Config) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _decision(name: str, config: Config) -> dict[str, Any]:
 
 
 def _composition(name: str, config: Config) -> dict[str, Any]:
-    """Whether the config's prompts are composed with a tokenizer, and by what that is proved, or why not."""
+    """Whether safe cuts are proved for the config's prompts with a tokenizer: by what stages, or why not."""
     try:
         import polars as pl
     except ModuleNotFoundError:
@@ -140,7 +140,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
 
     prompt = config.prompt
     fields = [p for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line) if p.field]
-    # Other columns of the items are not known: text will do for those that are not formatted as numbers.
+    # The other item columns are unknown: use text, except for fields formatted as numbers.
     columns = {p.field: [1995] * len(TITLES) if p.format_spec else ["Drama"] * len(TITLES) for p in fields}
     items = pl.DataFrame({**columns, "title": TITLES})
     try:

@@ -1,5 +1,6 @@
 """Evaluate: the models' scores calibrated, measured beside the baselines that cost nothing, and reported."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,16 @@ from palate.commands.calibrate import calibrations_of, known_calibration
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
-from palate.commands.scores import MEASURED, Model, main_model, measured_rows, models_of, score_files, score_model
+from palate.commands.scores import (
+    MEASURED,
+    Model,
+    main_model,
+    measured_file,
+    measured_rows,
+    models_of,
+    score_files,
+    score_model,
+)
 from palate.commands.server_model import check_scored_with, served_name
 from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
 from palate.commands.train import begin
@@ -20,6 +30,7 @@ from palate.config import Config
 from palate.errors import InputError
 from palate.measure.keys import ALONE, BESIDE, STACKED, ZERO_SHOT
 from palate.samples import Prepared
+from palate.store.artifacts import read_json
 from palate.store.hub import locate
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
     from palate.measure.leaks import Audit
     from palate.measure.paired import Comparison, SameRows
     from palate.measure.slices import Slices
+    from palate.report.costs import Cost
     from palate.report.outcome import Outcome
 
 
@@ -101,6 +113,7 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     from palate.baselines.registry import scores_of
     from palate.report.evaluate import beside_baselines, measure_rows
     from palate.report.outcome import Outcome
+    from palate.report.user_examples import user_examples
 
     config, data, known = collected.config, collected.data, collected.known
     rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
@@ -124,8 +137,28 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
         seeds=rows.seeds,
         leaks=leaks,
     )
-    publish(config, data, outcome, folder)
+    p = same.scores[found.believed(main.key)]
+    users = user_examples(data.samples, split, same.rows, p)
+    publish(config, data, outcome, folder, users=users, costs=_costs(collected, found, same, folder))
     return outcome
+
+
+def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":
+    """The speed of each model, if its scores were made here, and that of the best baseline, measured now."""
+    from palate.report.costs import Cost
+    from palate.score.files import speed_file
+
+    costs, labels = [], {entry.key: entry.label for entry in found.entries}
+    for model in collected.models:
+        file = speed_file(measured_file(collected.config, model, folder))
+        if file.is_file():
+            costs.append(Cost(labels[model.key], **read_json(file)))
+    best = found.best_baseline()
+    if best is not None and same.rows.size:
+        began = time.monotonic()
+        collected.of_baseline(best.key, found.split, same.rows)
+        costs.append(Cost(f"{best.label}, the best baseline", same.rows.size, time.monotonic() - began))
+    return costs
 
 
 def _ablations(collected: Collected, model: Model) -> "Ablations | None":

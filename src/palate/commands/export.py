@@ -1,4 +1,4 @@
-"""Export: the run's adapter and its base as one plain model, in a folder or a GGUF file, proved to be the same."""
+"""Export: merges the adapter into its base, writes a model folder or a GGUF file, and tests that it scores the same."""
 
 import shutil
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def export(
     dtype: str | None = None,
     converter: Path | None = None,
 ) -> Path:
-    """Write a merged model folder, a GGUF file of a type, or the one in the other; returns the folder.
+    """Write a merged model folder, a GGUF file, or both; returns the folder.
 
     The folder is `out`, else `merged` or (GGUF alone) `gguf` in the run's. Weights are summed in float32, rounded
     once to `dtype` (None: the base's own) and converted from there. What disagrees with base and adapter is not
@@ -68,7 +68,7 @@ def export(
         home = partial if merge else partial / "model"
         log.info("writing the merged model in %s", dtype)
         write_model(model, chat.tokenizer, home, dtype)
-        del model  # before another as large is loaded
+        del model  # frees the memory for the next model
         proof = _prove_folder(home, expected, dtype)
         if merge:
             record |= {"files": _sizes_and_hashes(home), "proof": proof.describe()}
@@ -95,7 +95,7 @@ def _adapter(config: Config, adapter: Path | None) -> Path:
 
 
 def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
-    """Nothing but an earlier export is ever replaced, and never one that the new export is made from."""
+    """Raise `InputError` unless the folder is absent or an earlier export that this one does not read."""
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, expected a folder to write", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
@@ -107,7 +107,7 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What the written model is asked, and held against."""
+    """Prompts for the written model, and the expected scores."""
 
     conversations: "Sequence[Sequence[Message]]"
     prompts: list[list[int]]
@@ -116,7 +116,7 @@ class _Expected:
 
 
 def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str, Any], _Expected]:
-    """The merged model in float32 on the CPU, what the adapter's folder says of it, and what it has to answer."""
+    """The merged model in float32 on the CPU, the adapter's `palate.json`, and the expected scores."""
     import torch
 
     from palate.models.adapter import ABOUT, describe, load_adapter
@@ -126,12 +126,12 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     from palate.models.proof import Target, answers
     from palate.tokens.cut import cut_prompts
 
-    asked, source = conversations(config)
-    prompts = cut_prompts(chat.decision_prompts(asked), chat, config.tokens.cutoff_len)
+    prompted, source = conversations(config)
+    prompts = cut_prompts(chat.decision_prompts(prompted), chat, config.tokens.cutoff_len)
     log.info("the proof asks %d prompts: %s", len(prompts), source)
     in_4_bits = None
     if config.model.quantization == "nf4":
-        # Computed in float32, so that the 4 bits are all that differs.
+        # In float32, so that only the 4 bits differ.
         settings = config.model.model_copy(update={"dtype": "float32"})
         in_4_bits = answers(load_adapter(load_base_model(settings)[0], adapter), chat.decision, prompts)
     whole = config.model.model_copy(update={"dtype": "float32", "quantization": "none"})
@@ -143,11 +143,11 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     both = answers(adapted, chat.decision, prompts)
     with adapted.disable_adapter():
         target = Target(answers(adapted, chat.decision, prompts), both, in_4_bits)
-    return merge(adapted), about, _Expected(asked, prompts, chat, target)
+    return merge(adapted), about, _Expected(prompted, prompts, chat, target)
 
 
 def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
-    """Load the written model and tokenizer again, ask both, and compare; raises `WorkError` if they disagree."""
+    """Load the written model and tokenizer, score the prompts, and compare; raises `WorkError` if they disagree."""
     from palate.models.merge import read_model
     from palate.models.proof import answers
     from palate.prompt.chat import Chat
@@ -165,7 +165,7 @@ def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
 def _convert(
     converter: Path, home: Path, file: Path, kind: str, expected: _Expected, dtype: str
 ) -> tuple["ExportProof", dict[str, Any]]:
-    """Have a GGUF file made of the written model, read it back, and compare it; the proof, and what to say of it."""
+    """Convert the written model to GGUF, read it back, and compare the scores; returns the proof and a sentence."""
     from palate.models.gguf import convert
     from palate.models.merge import read_model
     from palate.models.proof import answers
@@ -180,13 +180,13 @@ def _convert(
 
 
 def _sizes_and_hashes(folder: Path) -> dict[str, Any]:
-    """Of every file in a folder its size and SHA-256."""
+    """Size and SHA-256 of every file in a folder."""
     files = [p for p in sorted(folder.iterdir()) if p.is_file()]
     return {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
 
 
 def _tell(place: Path, form: str, proof: "ExportProof") -> None:
-    """What was written, and how it was proved."""
+    """Print the written files and the result of the comparison."""
     size = sum(p.stat().st_size for p in ([place] if place.is_file() else place.iterdir()))
     text = f"exported {place} ({form}, {size / 1e6:,.0f} MB)\nproved   on {proof}"
     console.out.print(text, highlight=False, soft_wrap=True)

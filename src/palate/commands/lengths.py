@@ -1,4 +1,4 @@
-"""Lengths: how many tokens the samples have, what a cutoff would cost, and what is trained."""
+"""Lengths: tokens of the samples, the cost of a cutoff, and the trained tokens."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -42,13 +42,13 @@ def show_lengths(
     as_json: bool = False,
     plot: Path | None = None,
 ) -> None:
-    """Print how long the samples of a split are and what becomes of them, or JSON; `eval` is a part of `val`.
+    """Print the lengths of a split's samples and the effect of the cutoff, or JSON; `eval` is a part of `val`.
 
     Truncations are compared at the config's cutoff and at `cutoffs`, as JSON at the usual ones too.
     """
     console.start_logging()
     if plot is not None and plot.suffix not in lengths_tables.PLOTS:
-        raise InputError(f"{plot.name!r} names no format, expected {', '.join(lengths_tables.PLOTS)}", "--plot")
+        raise InputError(f"{plot.name!r} has another suffix, expected {', '.join(lengths_tables.PLOTS)}", "--plot")
     if min(cutoffs, default=8) < 8:
         raise InputError(f"{min(cutoffs)} is too short for a sample, expected at least 8", "--cutoff-len")
     chat = chat_of(config)
@@ -76,7 +76,7 @@ def show_lengths(
 
 
 def summary(source: "Composed | AlpacaLengths", config: Config, cutoffs: Sequence[int] = ()) -> dict[str, Any]:
-    """Everything that is known of the lengths, for `--json`, the run's folder and the report."""
+    """All measurements of the lengths, for `--json`, the run's folder and the report."""
     lengths, cutoff = source.lengths, config.tokens.cutoff_len
     mask = source.mask(config.seed)
     return {
@@ -98,11 +98,11 @@ def summary(source: "Composed | AlpacaLengths", config: Config, cutoffs: Sequenc
 def source_of(
     config: Config, chat: Chat, split: str = "train", *, from_ratings: bool = False
 ) -> "Composed | AlpacaLengths":
-    """The samples of a split: straight from the ratings, of prepared data, or of an Alpaca file of other origin."""
+    """The samples of a split: from the ratings, from prepared data, or from a foreign Alpaca file."""
     path = config.data_path / f"{split}.json"
     if not from_ratings and path.is_file() and not (config.data_path / MANIFEST).is_file():
         return AlpacaLengths(path, chat, token_options(config).cutoff_len)
-    # Lengths are those before any truncation, which may refuse these samples or leave some out.
+    # Lengths before truncation, which may refuse or drop samples.
     uncut = config.model_copy(update={"tokens": config.tokens.model_copy(update=UNCUT)})
     key = "val" if split == "eval" else split
     if from_ratings:
@@ -121,15 +121,15 @@ class Composed:
 
     @cached_property
     def cut(self) -> "TokenDataset":
-        """The samples as they are trained on; raises `InputError` if truncation refuses them."""
+        """The truncated samples; raises `InputError` if truncation refuses them."""
         return self._whole.under(self._options)
 
     def strategies(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
-        """What every truncation does at each cutoff."""
+        """The effect of every truncation at each cutoff."""
         return self._whole.compared(cutoffs)
 
     def mask(self, seed: int) -> "MaskAudit | InputError":
-        """What is trained, or why truncation refuses the samples."""
+        """The audit of the trained tokens, or the error of the truncation."""
         from palate.tokens.mask_audit import audit_mask
 
         try:
@@ -139,7 +139,7 @@ class Composed:
         return audit_mask(cut, seed)
 
     def first(self, n: int) -> Iterator[Example]:
-        """The first samples as they are trained on."""
+        """The first samples after truncation."""
         for index in range(min(n, len(self.lengths)) and min(n, len(self.cut))):
             row = self.cut[index]
             yield Example(self.cut.example(index), row["input_ids"].tolist(), row["labels"].tolist())
@@ -157,14 +157,14 @@ class AlpacaLengths:
         self.lengths = _measured(measure_examples(self._examples, chat, path.name), self.name)
 
     def strategies(self, cutoffs: Sequence[int]) -> list[dict[str, Any]]:
-        """Nothing: what a history item is, is not known of such an example."""
+        """Empty: such examples have no history items to drop."""
         return []
 
     def mask(self, seed: int) -> None:
-        """Nothing beside the lengths of the responses."""
+        """None: the lengths already say which tokens are trained."""
 
     def first(self, n: int) -> Iterator[Example]:
-        """The first examples as they are trained on."""
+        """The first examples after truncation."""
         from palate.tokens.plain import conversation, label
 
         for example in self._examples.select(range(min(n, len(self._examples)))):

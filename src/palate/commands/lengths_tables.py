@@ -23,7 +23,7 @@ PLOTS = (".png", ".svg", ".pdf")
 MASKED = ("grey50", "grey42")
 TRAINED = ("bold black on green3", "bold black on spring_green2")
 RISKS = ((0.001, "low", "green"), (0.01, "medium", "yellow"), (2, "high", "red"))
-"""Below which share of all tokens that are cut a cutoff is called so; and its colour."""
+"""Names and colours of a cutoff's cost, by the upper limit of its share of cut tokens."""
 RECOMMENDED = "history"
 GOES = {
     "left": "the system message first",
@@ -34,11 +34,11 @@ GOES = {
     "error": "nothing",
 }
 SEQUENCES = 4
-"""Distinct trained sequences that are shown."""
+"""Number of distinct trained sequences to show."""
 
 
 class Example(NamedTuple):
-    """A sample in Alpaca form, and as it is trained on."""
+    """A sample in Alpaca form, and its ids and labels."""
 
     alpaca: Mapping[str, Any]
     ids: list[int]
@@ -59,7 +59,7 @@ def lengths_table(lengths: Lengths, title: str) -> RenderableType:
 
 
 def truncation_table(lengths: Lengths, cutoff: int, *others: int) -> RenderableType:
-    """What the cutoff does, and what others and the usual ones would do."""
+    """The effect of the cutoff, and of the usual ones."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("cutoff", "samples over", "share", "tokens cut", "memory saved", "risk"):
         table.add_column(name, justify="left" if name == "risk" else "right", no_wrap=name != "risk")
@@ -78,7 +78,7 @@ def truncation_table(lengths: Lengths, cutoff: int, *others: int) -> RenderableT
 
 
 def _risk(row: Mapping[str, Any], lengths: Lengths) -> Text:
-    """What a cutoff costs, in the part of all text that goes, and in tokens of a sample that is cut."""
+    """The cost of a cutoff: the share of all tokens that it drops, and the tokens of a truncated sample."""
     longest = int(lengths.total.max())
     if row["responses_cut"]:
         return Text(f"cuts {row['responses_cut']:,} answers", style="bold red")
@@ -91,7 +91,7 @@ def _risk(row: Mapping[str, Any], lengths: Lengths) -> Text:
 
 
 def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> RenderableType:
-    """What every truncation does at one cutoff, side by side; `rows` as `palate.tokens.cut.compared`."""
+    """The effect of every truncation at one cutoff; `rows` as `palate.tokens.cut.compared`."""
     cutoff = rows[0]["cutoff_len"]
     title = Text(f"What tokens.truncation would do at {cutoff}", style="bold")
     if not any(row.get("samples_cut", 1) for row in rows):
@@ -111,7 +111,7 @@ def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> Rend
             refusals.append(Text.assemble((f"{name}: ", "cyan"), ("refused: ", "red"), row["refused"]))
             continue
         unknown = row["samples_with_unknown_items"]
-        # What is not known of some samples makes the count of the others a lower bound.
+        # With unknown samples, the count of the others is a lower bound.
         items = f"{'≥ ' if unknown else ''}{row['history_items_cut']:,}"
         table.add_row(
             shown,
@@ -127,7 +127,7 @@ def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> Rend
 
 
 def mask_table(mask: "MaskAudit | InputError | None") -> RenderableType:
-    """What is trained, or why nothing can be."""
+    """The trained tokens, or the error of the truncation."""
     if mask is None:
         return Text("")
     if isinstance(mask, InputError):
@@ -179,13 +179,13 @@ def example_panels(example: Example, chat: Chat, title: str) -> RenderableType:
 
 
 def _runs(labels: list[int]) -> str:
-    """Labels, those that follow each other and are ignored as a number of them."""
+    """Labels as text; a run of ignored labels becomes its count."""
     runs = [(ignored, list(run)) for ignored, run in groupby(labels, lambda label: label == IGNORED)]
     return ", then ".join(f"{len(run)} × {IGNORED}" if ignored else str(run) for ignored, run in runs)
 
 
 def _letters(ids: list[int], labels: list[int], chat: Chat) -> Iterator[tuple[str, bool]]:
-    """The text of each token and whether it is masked; tokens that share a letter come together."""
+    """The text of each token and whether it is masked; tokens that share a character are joined."""
     pending: list[int] = []
     for token, target in zip(ids, labels, strict=True):
         pending.append(token)

@@ -1,4 +1,4 @@
-"""Plan: what a config's training run takes, before any of it is spent."""
+"""Plan: predicts tokens, FLOPs, memory and time of a training run."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def show_plan(
 
 
 def prices_of(texts: Sequence[str]) -> dict[str, float]:
-    """Prices an hour by device; raises `InputError` for an unknown device and for what is no price."""
+    """Prices per hour by device; raises `InputError` for an unknown device and for an invalid price."""
     from palate.plan import find_device
 
     prices = {}
@@ -58,7 +58,7 @@ def prices_of(texts: Sequence[str]) -> dict[str, float]:
 
 
 def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workload, str]":
-    """The tokens of the samples that the config trains on, and where they come from."""
+    """The tokens of the config's training samples, and their source."""
     from palate.plan import Workload
     from palate.tokens.examples import load_examples
     from palate.train.schedule import schedule_of

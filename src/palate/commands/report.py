@@ -1,6 +1,8 @@
-"""What an evaluation leaves: `metrics.json`, the page, the model card's table, and the terminal's."""
+"""The outputs of an evaluation: `metrics.json`, the page, the model card's table, and the terminal's."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +17,35 @@ if TYPE_CHECKING:
     from palate.measure.evaluation import Evaluation
     from palate.measure.leaks import Audit
     from palate.measure.slices import Slices
+    from palate.report.costs import Cost
     from palate.report.outcome import Outcome
     from palate.report.page import About
+    from palate.report.user_examples import UserExample
 
 METRICS = "metrics.json"
 REPORT = "report.html"
 SENTENCES = 7
-"""Of the verdict, shown on the terminal; the report has all of them."""
+"""Number of the verdict's sentences on the terminal; the report has all of them."""
 
 
-def publish(config: Config, data: Prepared, outcome: "Outcome", folder: Path) -> None:
-    """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card."""
+def publish(
+    config: Config,
+    data: Prepared,
+    outcome: "Outcome",
+    folder: Path,
+    *,
+    users: "Sequence[UserExample]" = (),
+    costs: "Sequence[Cost]" = (),
+) -> None:
+    """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card.
+
+    `users` and `costs` are shown on the page.
+    """
     from palate.models.adapter import ABOUT
     from palate.train.card import RUN, write_card
 
-    write_evidence(outcome, _about(config, data, outcome), folder)
+    about = replace(_about(config, data, outcome), users=users, costs=costs)
+    write_evidence(outcome, about, folder)
     adapter = config.run_path / "adapter"
     if folder == config.run_path and all((adapter / name).is_file() for name in (ABOUT, RUN)):
         write_card(adapter, config, metrics=card_rows(outcome.evaluation), data_manifest=data.manifest)
@@ -44,7 +60,7 @@ def write_evidence(outcome: "Outcome", about: "About", folder: Path) -> None:
 
 
 def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
-    """Print the table and where the report lies, or the metrics as JSON."""
+    """Print the table and the report's path, or the metrics as JSON."""
     if as_json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
         return
@@ -53,8 +69,16 @@ def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: 
 
 
 def show(config: Config, outcome: "Outcome") -> None:
-    """Print the table and what it comes to."""
+    """Print the answer, the table and the verdict."""
+    from palate.report.answer import answer
     from palate.report.table import ablation_table, evaluation_table
+
+    first = answer(outcome.evaluation)
+    if first is not None:
+        console.out.print()
+        console.out.print(first.sentence, style="bold", highlight=False)
+        for warning in first.warnings:
+            console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
 
     tables = [evaluation_table(outcome.evaluation)]
     if outcome.ablations is not None:
@@ -70,7 +94,7 @@ def show(config: Config, outcome: "Outcome") -> None:
 
 
 def _in_the_report(outcome: "Outcome") -> str:
-    """What the terminal leaves to the page."""
+    """The sentence that names the parts of the page."""
     more = len(outcome.evaluation.verdict) - SENTENCES
     slices = outcome.slices and f"{len(outcome.slices.slices)} slices, and rows that the model wins and loses"
     rankings = [
@@ -93,7 +117,7 @@ def _in_the_report(outcome: "Outcome") -> str:
 
 
 def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
-    """What the page tells beside the outcome, gathered from the run's folder and the data."""
+    """The context of the page, from the run's folder and the data."""
     from palate.report.page import About
 
     run, split, stats = config.run_path, config.evaluate.split, data.manifest["stats"]
@@ -128,7 +152,7 @@ def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
 
 
 def _fatal(found: "Audit | None") -> str:
-    """The worst of the leak audit; the page has the rest."""
+    """The fatal findings of the leak audit."""
     if found is None or not found.fatal:
         return "nothing fatal"
     return f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
@@ -151,14 +175,14 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
 
 
 def _histories(config: Config, data: Prepared, slices: "Slices | None") -> dict[int, list[str]]:
-    """The histories of the rows that are told as examples; of training samples there is no raw file."""
+    """The histories of the example rows, by row; training samples have no raw file."""
     split = config.evaluate.split
     if slices is None or split == "train":
         return {}
     wanted = {example.row for example in (*slices.wins, *slices.losses)}
     with (data.folder / f"{split}_raw.jsonl").open(encoding="utf-8") as lines:
-        told = {row: json.loads(line)["history_titles"] for row, line in enumerate(lines) if row in wanted}
-    return {row: text.splitlines() if isinstance(text, str) else list(text) for row, text in told.items()}
+        histories = {row: json.loads(line)["history_titles"] for row, line in enumerate(lines) if row in wanted}
+    return {row: text.splitlines() if isinstance(text, str) else list(text) for row, text in histories.items()}
 
 
 def _prompt(config: Config, data: Prepared) -> str | None:
@@ -178,8 +202,8 @@ def _prompt(config: Config, data: Prepared) -> str | None:
 
 
 def lines_if_there(path: Path) -> list[Any] | None:
-    """The JSON of each whole line of a file; None where there is no file."""
+    """The JSON of each complete line of a file; None without a file."""
     if not path.is_file():
         return None
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut off
+    return [json.loads(line) for line in lines[:-1]]  # a line without its line break is incomplete

@@ -57,8 +57,7 @@ def score_files(config: Config, data: Prepared, model: Model, folder: Path, *, a
     """The files of scores of a model: `MEASURED`, `VALIDATION` if something is fitted on it, and each ablation."""
     from palate.measure.ablations import has_effect
 
-    split = config.evaluate.split
-    files = {MEASURED: folder / "scores" / f"{'' if split == 'test' else split + '-'}{model.key}.parquet"}
+    files = {MEASURED: measured_file(config, model, folder)}
     if validation_rows(config, data).size:
         files[VALIDATION] = folder / "scores" / f"validation-{model.key}.parquet"
     for ablation in dict.fromkeys(config.evaluate.ablations if ablated else ()):
@@ -67,6 +66,12 @@ def score_files(config: Config, data: Prepared, model: Model, folder: Path, *, a
         else:
             log.info("ablation %s is left out: the prompt does not show what it would hide", ablation)
     return files
+
+
+def measured_file(config: Config, model: Model, folder: Path) -> Path:
+    """The file with the scores of `evaluate.split`."""
+    split = config.evaluate.split
+    return folder / "scores" / f"{'' if split == 'test' else split + '-'}{model.key}.parquet"
 
 
 def measured_rows(config: Config, data: Prepared) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Scoring with a model that a server holds: which one, and proved to be there."""
+"""Scoring with a served model: finds it by name and tests that the server has it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from palate.score.scorer import Scorer
 
 PROBES = 3
-"""Prompts with invented titles that a server is tried on."""
+"""The number of probes: prompts with invented titles that test a server."""
 
 
 def check_scored_with(config: Config) -> "Chat":
@@ -21,7 +21,7 @@ def check_scored_with(config: Config) -> "Chat":
 
 
 def served_name(config: Config, adapter: Path | None) -> str:
-    """What the server calls the base with the adapter, or the base alone.
+    """The server's name of the base with the adapter, or of the base alone.
 
     Raises `InputError`, with what it does serve, if the config does not say: a guess might score the wrong one.
     """
@@ -41,7 +41,7 @@ def served_name(config: Config, adapter: Path | None) -> str:
 
 
 def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
-    """A scorer that asks the config's server, tried on probes; no weights are loaded.
+    """A scorer that calls the config's server, tested on probes; it loads no weights.
 
     Raises `InputError` if the adapter was trained with another prompt, and where its server has both, if base and
     adapter answer alike.
@@ -53,15 +53,15 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     from palate.score.server import check_differ, connect
     from palate.tokens.cut import cut_prompts
 
-    chat, asked = chat_of(config), config.score
-    url, name = str(asked.server), served_name(config, adapter)
+    chat, options = chat_of(config), config.score
+    url, name = str(options.server), served_name(config, adapter)
     conversations = [to_generation_messages(invented(config, n)) for n in range(PROBES)]
     probes = cut_prompts(chat.decision_prompts(conversations), chat, config.tokens.cutoff_len)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
-    backend = connect(url, name, chat, probes, in_flight=asked.in_flight)
-    if adapter is not None and asked.served_base is not None:
-        check_differ(backend, connect(url, asked.served_base, chat, probes), probes)
+    backend = connect(url, name, chat, probes, in_flight=options.in_flight)
+    if adapter is not None and options.served_base is not None:
+        check_differ(backend, connect(url, options.served_base, chat, probes), probes)
     return Scorer(
         backend,
         adapter,
@@ -73,7 +73,7 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
 
 
 def served_key(config: Config, adapter: Path | None) -> dict[str, Any]:
-    """What scores of a served model depend on beside tokens and adapter: its weights are not ours to look at."""
+    """The key of a served model's scores, beside tokens and adapter: Palate cannot hash its weights."""
     return {"server": config.score.server, "served_model": served_name(config, adapter)}
 
 

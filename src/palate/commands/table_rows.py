@@ -1,4 +1,4 @@
-"""The rows of the table: each model as it scored, calibrated, their mean, and stacked with statistics."""
+"""The rows of the table: each model, calibrated, the adapters' mean, and stacked with statistics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,17 +36,17 @@ STATISTICS = ("past", "item", "past-item")
 
 @dataclass(frozen=True)
 class Collected:
-    """All that an evaluation measures: the scores of each model by what they are of, calibrations, and baselines."""
+    """The inputs of an evaluation: scores of each model by kind, calibrations, and baselines."""
 
     config: Config
     data: Prepared
     scored: Mapping[Model, Mapping[str, Scored]]
     calibrations: Mapping[str, Calibration]
-    """By the models' keys."""
+    """By model key."""
 
     @cached_property
     def known(self) -> "BaselineData":
-        """What baselines may learn from."""
+        """The data that baselines learn from."""
         from palate.baselines.statistics import BaselineData
 
         return BaselineData.of(self.data.samples, self.config.seed)
@@ -65,7 +65,7 @@ class Collected:
 
     @property
     def adapters(self) -> list[Model]:
-        """The models but the base model."""
+        """The models with an adapter."""
         return [model for model in self.scored if model.adapter is not None]
 
     def logit(self, model: Model, what: str = MEASURED) -> Floats:
@@ -73,11 +73,11 @@ class Collected:
         return self.scored[model][what].columns["logit"].astype(np.float64)
 
     def p(self, model: Model, what: str = MEASURED) -> Floats:
-        """P(like) as the model says it."""
+        """P(like) without calibration."""
         return sigmoid(self.logit(model, what))
 
     def believed(self, model: Model) -> pl.DataFrame:
-        """`row` and `p` of the measured rows: calibrated where there is a calibration."""
+        """`row` and `p` of the measured rows, calibrated if the model has a calibration."""
         calibration = self.calibrations.get(model.key)
         p = self.p(model) if calibration is None else calibration.p(self.logit(model))
         return pl.DataFrame({"row": self.scored[model][MEASURED].columns["row"], "p": p})
@@ -88,21 +88,21 @@ class Collected:
 
     @cached_property
     def best_on_validation(self) -> str | None:
-        """The baseline of the smallest log loss on all validation rows: chosen without a look at the measured rows.
+        """The baseline with the smallest log loss on all validation rows; the measured rows have no influence.
 
         None without validation rows.
         """
         from palate.measure.metrics import nats
 
-        asked, liked = self.known.drawn("val")
-        if not len(asked):
+        queries, liked = self.known.drawn("val")
+        if not len(queries):
             return None
-        return min(self.baselines, key=lambda key: float(nats(liked, self.baselines[key](asked)).mean()))
+        return min(self.baselines, key=lambda key: float(nats(liked, self.baselines[key](queries)).mean()))
 
 
 @dataclass
 class TableRows(Models):
-    """The models of the table, and how those were made that are made of several."""
+    """The models of the table, and the fits behind the combined ones."""
 
     stack: "Stack | None" = None
     beside: "tuple[str, Stack] | None" = None
@@ -114,11 +114,11 @@ def rows_of(collected: Collected, name: str) -> TableRows:
     """All rows; `name` is what tables call the base model."""
     rows = TableRows()
     for model in collected.models:
-        columns, said = collected.scored[model][MEASURED].columns, in_words(model.key)
-        rows.add(model.key, f"{name}, {said}", pl.DataFrame(columns).with_columns(p=collected.p(model)))
+        columns, words = collected.scored[model][MEASURED].columns, in_words(model.key)
+        rows.add(model.key, f"{name}, {words}", pl.DataFrame(columns).with_columns(p=collected.p(model)))
         calibration = collected.calibrations.get(model.key)
         if calibration is not None and calibration.method != "none":
-            label = f"{said}, calibrated ({calibration.method})"
+            label = f"{words}, calibrated ({calibration.method})"
             rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
     adapters = collected.adapters
     if len(adapters) > 1:
@@ -129,7 +129,7 @@ def rows_of(collected: Collected, name: str) -> TableRows:
 
 
 def adapters_apart(collected: Collected, same: "SameRows") -> "OverSeeds | None":
-    """How far several adapters lie apart, as they scored, and how far above the baseline that is best on validation."""
+    """The spread of several adapters, and their differences to the baseline that is best on validation."""
     from palate.measure.seeds import over_seeds
 
     adapters = collected.adapters
@@ -148,7 +148,7 @@ def adapters_apart(collected: Collected, same: "SameRows") -> "OverSeeds | None"
 
 
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
-    """The mean of the adapters' P(like) on the rows that the first has, calibrated where they are."""
+    """The mean of the adapters' P(like), calibrated if they are, on the rows of the first."""
     joined = collected.believed(adapters[0])
     for n, model in enumerate(adapters[1:]):
         joined = joined.join(collected.believed(model), on="row", how="left", maintain_order="left", suffix=str(n))
@@ -156,7 +156,7 @@ def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
 
 
 def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
-    """The model's logit beside statistics, these alone, and beside a baseline's logit; all fitted on validation."""
+    """Add the stacks, fitted on validation: logit and statistics, statistics alone, logit and best baseline."""
     from palate.baselines.features import features_of
     from palate.measure.stacking import MIN_ROWS, fit_stack
 
@@ -167,21 +167,21 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
     liked, row = parts[VALIDATION].columns["label"], parts[MEASURED].columns["row"]
     places = (("val", parts[VALIDATION].columns["row"]), (collected.config.evaluate.split, row))
 
-    def stacked(names: Sequence[str], fitted_on: Floats, asked: Floats) -> "Stack | None":
+    def stacked(names: Sequence[str], fitted_on: Floats, measured: Floats) -> "Stack | None":
         logits = collected.logit(model, VALIDATION), collected.logit(model)
-        return fit_stack(logits[0], fitted_on, liked, tuple(names), logits[1], asked)
+        return fit_stack(logits[0], fitted_on, liked, tuple(names), logits[1], measured)
 
-    (names, fitted_on), (_, asked) = (
+    (names, fitted_on), (_, measured) = (
         features_of(known, known.of_split(split)[0].take(at), STATISTICS) for split, at in places
     )
-    stack = stacked(names, fitted_on.astype(np.float64), asked.astype(np.float64))
+    stack = stacked(names, fitted_on.astype(np.float64), measured.astype(np.float64))
     if stack is None:
         log.info(
             "%s is not stacked: %d validation rows, expected %d with both answers", model.key, len(liked), MIN_ROWS
         )
         return
-    said = in_words(model.key)
-    rows.add(STACKED, f"stacked: {said} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
+    words = in_words(model.key)
+    rows.add(STACKED, f"stacked: {words} + statistics", pl.DataFrame({"row": row, "p": stack.stacked}))
     rows.add(ALONE, "the same statistics alone", pl.DataFrame({"row": row, "p": stack.alone}), aside=True)
     rows.pairs += [(STACKED, ALONE), (STACKED, model.key)]
     rows.stack = stack
@@ -189,7 +189,7 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
         return
     odds = [log_odds(collected.of_baseline(best, *place))[:, None] for place in places]
     if (beside := stacked((best,), *odds)) is not None:
-        rows.add(BESIDE, f"stacked: {said} + {BASELINES[best]}", pl.DataFrame({"row": row, "p": beside.stacked}))
+        rows.add(BESIDE, f"stacked: {words} + {BASELINES[best]}", pl.DataFrame({"row": row, "p": beside.stacked}))
         rows.pairs.append((BESIDE, best))
         rows.beside = best, beside
 
@@ -202,36 +202,36 @@ def log_odds(p: Floats) -> Floats:
 
 
 def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[str]:
-    """What a reader must know of how these rows came about."""
-    said = []
+    """Sentences on calibration, adapters and the split, for the verdict."""
+    sentences = []
     for key, calibration in collected.calibrations.items():
         fitted = calibration.fitted_on
         if calibration.method == "none":
             if fitted.asked == "auto":
-                said.append(
-                    f"The {in_words(key)} model is not calibrated: on {fitted.rows:,} validation rows of "
-                    f"{fitted.users:,} users nothing is clearly better than what it says."
+                sentences.append(
+                    f"The {in_words(key)} model is not calibrated: no calibration is clearly better on "
+                    f"{fitted.rows:,} validation rows of {fitted.users:,} users."
                 )
             continue
         raw, after = found.entry(key).metrics, found.entry(key + CALIBRATED).metrics
         if raw.log_loss is None or after.log_loss is None or raw.ece is None or after.ece is None:
             continue
-        said.append(
+        sentences.append(
             f"Calibration of the {in_words(key)} model ({calibration.method}, fitted on "
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
-            f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; the order, and with it the AUC, stays."
+            f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; order and AUC stay the same."
         )
     apart = None if rows.seeds is None else rows.seeds.spread["auc"]
     if rows.seeds is not None and apart is not None:
         over = "" if apart.interval is None else f", 95 % over users and adapters {bounds(apart.interval)}"
-        said.append(
+        sentences.append(
             f"AUC of {len(rows.seeds.seeds)} adapters: {apart.mean:.3f} ± {apart.sd:.3f} (sd), "
             f"{apart.low:.3f} to {apart.high:.3f}{over}."
         )
         gap = rows.seeds.differences.get("auc")
         if rows.seeds.against is not None and gap is not None:
             over = "" if gap.interval is None else ", 95 % over users and adapters"
-            said.append(
+            sentences.append(
                 f"AUC of {len(rows.seeds.seeds)} adapters minus that of {BASELINES[rows.seeds.against]}, the best "
                 f"baseline on validation, with sd {number(gap.sd)}{over}: "
                 f"{difference_text(gap.mean, gap.interval, gap.detectable, prose=True)}."
@@ -239,14 +239,14 @@ def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[st
     split = found.split
     if split == "val":
         used = [*(["calibration"] if collected.calibrations else []), *(["stacking"] if rows.stack else [])]
-        said.append(
+        sentences.append(
             "These are validation rows: the baselines' probabilities"
             + "".join(f", the {name}" for name in used)
-            + " were fitted on such rows, and what is said of them here is too good. The test split is for that."
+            + " were fitted on such rows, so these figures are too good. Use the test split."
         )
     elif split == "train":
-        said.append(
+        sentences.append(
             "These are training rows: the model, the item and user means and the baselines have seen their answers, "
-            "and nothing here says how they do on others."
+            "so these figures do not hold for other rows."
         )
-    return said
+    return sentences

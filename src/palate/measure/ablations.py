@@ -183,7 +183,7 @@ def _auc(y: NDArray[np.bool_], users: NDArray[np.int64], p: Floats, among: NDArr
 def reading(found: Ablations) -> list[str]:
     """The conclusions of the ablation table, in sentences that claim no more than the intervals."""
     if found.auc is None:
-        return ["The rows have one label only: no ablation can be told from the unchanged prompts by them."]
+        return ["All rows have the same label, so they cannot compare ablations."]
     sentences = [_used(found, one) for one in found.ablated if one.auc is not None and one.difference is not None]
     empty = next((one for one in found.ablated if one.name == "empty" and one.auc is not None), None)
     if empty is not None:
@@ -196,7 +196,7 @@ def _used(found: Ablations, one: Ablated) -> str:
     ablation = ABLATIONS[one.name]
     numbers = f"AUC {number(found.auc or 0)} → {number(one.auc or 0)}"
     if one.difference_interval is None:
-        return f"{ablation.title.capitalize()}: {numbers}, with no interval to say whether that is chance."
+        return f"{ablation.title.capitalize()}: {numbers}. Without an interval, this may be chance."
     numbers += f", difference {difference_text(one.difference, one.difference_interval, prose=True)}"
     if one.difference_interval.high < 0:
         return f"The model uses {ablation.removed}: {ablation.title} costs it ranking ({numbers})."

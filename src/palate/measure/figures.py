@@ -38,7 +38,7 @@ def difference_text(
     if between is None:
         return text
     size = least(between, detected)
-    found = "" if not size else f"; these rows detect differences from {size} on" if prose else f", detects {size}"
+    found = "" if not size else f"; these rows detect differences of at least {size}" if prose else f", detects {size}"
     return f"{text} {bounds(between, signed=True)}{found}"
 
 

@@ -19,15 +19,15 @@ Floats = NDArray[np.float32]
 EXACT_LOGIT = 1e-3
 """Maximum difference of a logit without rounding; float32 gives 1e-4 or less."""
 ROUNDED_P = 0.05
-"""Maximum difference of P(yes) with weights rounded to 16 or 8 bits."""
+"""Maximum difference of P(like) with weights rounded to 16 or 8 bits."""
 ROUNDED_SHARE = 0.5
 """Maximum ratio of the rounding's effect to the adapter's, both as root mean squares over logits. Rounding can hide a
-small adapter; P(yes) would not show it, since such an adapter hardly changes P(yes)."""
+small adapter; P(like) would not show it, since such an adapter hardly changes P(like)."""
 
 
 @dataclass(frozen=True)
 class ProbeAnswers:
-    """A model's logits at the decision token of n prompts, (n, vocabulary), and P(yes) among the answers, (n,)."""
+    """A model's logits at the decision token of n prompts, (n, vocabulary), and P(like) among the answers, (n,)."""
 
     logits: Floats
     p: Floats
@@ -38,7 +38,7 @@ class AnswerDifference:
     """The difference between two models' answers to the same prompts.
 
     `logit` and `p` are the largest differences, `rms` is the root mean square over all logits. `swapped` of the `pairs`
-    of prompts have the opposite order by P(yes).
+    of prompts have the opposite order by P(like).
     """
 
     logit: float
@@ -49,7 +49,7 @@ class AnswerDifference:
 
     def __str__(self) -> str:
         order = "same order" if not self.swapped else f"{self.swapped} of {self.pairs} pairs in another order"
-        return f"logits differ by {self.logit:.2g} at most, P(yes) by {self.p:.2g}, {order}"
+        return f"logits differ by {self.logit:.2g} at most, P(like) by {self.p:.2g}, {order}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ExportProof:
         if self.exact and not self.export.logit <= EXACT_LOGIT:
             raise WorkError(f"{found}; expected logits within {EXACT_LOGIT:g}")
         if not self.exact and not self.export.p <= ROUNDED_P:
-            raise WorkError(f"{found}; expected P(yes) within {ROUNDED_P:g}, a wider number format is closer")
+            raise WorkError(f"{found}; expected P(like) within {ROUNDED_P:g}, a wider number format is closer")
         if not self.exact and not self.export.rms <= ROUNDED_SHARE * self.adapter.rms:
             raise WorkError(
                 f"{found}; rounding moves the logits by {self.export.rms:.2g}, the adapter by {self.adapter.rms:.2g} "

@@ -17,9 +17,12 @@ from palate.measure.keys import ALONE, BESIDE, CALIBRATED, COMBINED, FINE_TUNED,
 from palate.measure.leaks import Audit
 from palate.measure.metrics import METRIC_LABELS, metrics_in
 from palate.report import plots, profile_plots
+from palate.report.answer import answer
+from palate.report.costs import Cost
 from palate.report.outcome import Outcome
 from palate.report.side_by_side import SideBySide
 from palate.report.table import caption, cell, ece_text, groups, plain, training_rows
+from palate.report.user_examples import UserExample
 from palate.report.verdict import slice_reading
 from palate.samples.profile import Profile, advice, bars_of, date_of
 from palate.samples.queries import Labels
@@ -61,6 +64,10 @@ class About:
     """Example rows if there are no slices."""
     run: Mapping[str, Any] = field(default_factory=dict)
     """The run's properties, in page order: model, data, split, samples, seed, date."""
+    users: Sequence[UserExample] = ()
+    """How the model orders the candidates of a few users."""
+    costs: Sequence[Cost] = ()
+    """The measured cost of the models and of the best baseline."""
     lengths: Mapping[str, Any] | None = None
     """`lengths` (tokens: samples), `cutoff_len` and `stats` (name: number)."""
     training: Sequence[Mapping[str, Any]] | None = None
@@ -105,6 +112,7 @@ def render_report(outcome: Outcome, about: About) -> str:
         outcome=outcome,
         about=about,
         evaluation=found,
+        answer=answer(found),
         EXAMPLES=EXAMPLES,
         SENTENCES=SENTENCES,
         right=[e for e in surest if e.right][:EXAMPLES],
@@ -218,10 +226,12 @@ def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> 
 def _contents(outcome: Outcome, about: About, went_in: bool) -> list[tuple[str, str]]:
     """The sections of the page, as (id, name)."""
     sections = [
+        ("users", "Users", about.users),
+        ("costs", "Cost", about.costs),
         ("comparison", "Comparison", True),
-        ("slices", "For whom", outcome.slices),
         ("ranking", "Ranking", outcome.rankings),
         ("curves", "Curves", True),
+        ("slices", "Slices", outcome.slices),
         ("examples", "Examples", about.examples),
         ("ablations", "What it uses", outcome.ablations),
         ("seeds", "Trained again", outcome.seeds),
@@ -288,10 +298,10 @@ def _leak_summary(found: Audit | None) -> str:
     """The numbers of checks by severity of their finding."""
     if found is None:
         return ""
-    fatal = f"{len(found.fatal)} found what makes the numbers worthless" if found.fatal else "none found anything fatal"
+    fatal = f"{len(found.fatal)} found a fatal leak" if found.fatal else "no fatal leak"
     return (
         f"{len(found.findings)} checks of the {found.split} split and the prompt: {fatal}; "
-        f"{len(found.stated)} found what a reader has to know."
+        f"{len(found.stated)} found a property to report."
     )
 
 

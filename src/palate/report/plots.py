@@ -1,7 +1,7 @@
-"""Plots of the pages: small SVG drawings whose colours are CSS classes, so that they follow the page's theme.
+"""Plots of the pages: small SVG drawings with CSS classes as colours, so that they follow the page's theme.
 
-Drawn by hand and not by matplotlib: a class on a line is all that light, dark and print need, and a plot costs a few
-kilobytes. The classes (`m0`…, `base`, `grid`, `axis`, `diagonal`, `cutoff`, `faint`) are styled in `style.css`.
+The module writes SVG itself, as matplotlib's output has fixed colours and is larger. `style.css` styles the classes
+(`m0`…, `base`, `grid`, `axis`, `diagonal`, `cutoff`, `faint`).
 """
 
 import math
@@ -20,20 +20,20 @@ from palate.measure.paired import Paired
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 480, 62, 14, 12, 46
 LINED = 0.005
-"""Share of the rows that a reliability bin must hold for the line to go through it: two rows make no trend."""
+"""Minimum share of the rows in a reliability bin on the line: two rows make no trend."""
 FOREST_WIDTH, FOREST_HEIGHT, EDGE = 150, 20, 8
 WIDEST = 0.3
-"""No forest's scale reaches further from zero: one slice of thirty rows must not make a line of all others."""
+"""Maximum reach of a forest's scale: one slice of thirty rows must not shrink all others."""
 
 Point = tuple[float, float]
 
 
 def tag(name: str, inner: object = None, **attributes: object) -> Markup:
     """An element of SVG; `class_` is its class, and `_` within a name stands for `-`. Text is escaped."""
-    told = Markup("").join(
+    pairs = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items()
     )
-    return Markup("<{}{}/>" if inner is None else "<{0}{1}>{2}</{0}>").format(name, told, inner)
+    return Markup("<{}{}/>" if inner is None else "<{0}{1}>{2}</{0}>").format(name, pairs, inner)
 
 
 def line(css: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
@@ -50,7 +50,7 @@ class Axes:
     height: int = 300
 
     def at(self, x: float, y: float) -> Point:
-        """Where a point of data lies on the drawing."""
+        """The place of a data point on the drawing."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0] or 1)
         up = (y - self.y[0]) / (self.y[1] - self.y[0] or 1)
         return (
@@ -64,7 +64,7 @@ class Axes:
         return tag("polyline", tag("title", title), class_=f"line {css}", points=path)
 
     def bar(self, low: float, high: float, top: float, css: str, title: str) -> Markup:
-        """A bar from zero to `top` over [low, high], with a hair of space to the next."""
+        """A bar from zero to `top` over [low, high], with one unit of space to the next."""
         (x0, y0), (x1, y1) = self.at(low, 0), self.at(high, top)
         width, height = f"{max(x1 - x0 - 1, 0.6):.1f}", round(abs(y1 - y0), 1)
         place = {"x": f"{x0 + 0.5:.1f}", "y": min(y0, y1), "width": width, "height": height}
@@ -91,7 +91,7 @@ class Axes:
         y_text: Callable[[float], str] | None = None,
         x_text: Callable[[float], str] | None = None,
     ) -> Markup:
-        """The whole drawing: grid, ticks and titles around the marks; `name` is what a screen reader says."""
+        """The whole drawing: grid, ticks and titles around the marks; screen readers read `name`."""
         (x0, y0), (x1, y1) = self.at(self.x[0], self.y[0]), self.at(self.x[1], self.y[1])
         parts, step = [], tick_step(*self.y)
         for y in ticks(*self.y):
@@ -117,7 +117,7 @@ class Axes:
 
 
 def tick_step(low: float, high: float, about: int = 5) -> float:
-    """A round distance (1, 2 or 5 times a power of ten) that cuts [low, high] into about so many parts."""
+    """A round distance (1, 2 or 5 times a power of ten) that divides [low, high] into about `about` parts."""
     raw = (high - low or 1) / about
     power = 10.0 ** math.floor(math.log10(raw))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
@@ -131,13 +131,13 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def tick_text(value: float, step: float) -> str:
-    """A tick's number with as many decimals as its step has."""
+    """A tick's number with the decimals of its step."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def css_of(key: str, position: int) -> str:
-    """The class of a model's ink: the rows that a run has keep theirs wherever they stand, calibrated or not."""
+    """The class of a model's ink: fixed for the rows of a run, calibrated or not; others by position."""
     known = {ZERO_SHOT: "m0", STACKED: "m2", MEAN: "m3", BESIDE: "m5", ALONE: "m4"}
     if key.startswith(FINE_TUNED):
         return "m1"
@@ -157,7 +157,7 @@ def roc_plot(models: Sequence[Entry], baselines: Sequence[Entry]) -> Markup:
 
 
 def reliability_plot(models: Sequence[Entry], baseline: Entry | None) -> Markup:
-    """Reliability curves: what came true against what was said; a dot's area is its share of the rows."""
+    """Reliability curves: the liked share against P(like); a dot's area is its share of the rows."""
     inks = [(baseline, "base")] if baseline else []
     return _reliability("Reliability curves", [*inks, *((e, css_of(e.key, i)) for i, e in enumerate(models))])
 
@@ -177,8 +177,8 @@ def _reliability(name: str, inks: Iterable[tuple[Entry, str]]) -> Markup:
         marks.append(axes.curve(lined, css, entry.label))
         for b, x, y in filled:
             radius = 2.5 + 14 * math.sqrt(b.count / max(1, entry.metrics.n)) / 2
-            told = f"{entry.label}: {b.count:,} rows said {x:.2f}, {y:.2f} liked"
-            marks.append(axes.dot(x, y, f"dot {css}", f"{radius:.1f}", told))
+            title = f"{entry.label}: {b.count:,} rows, P(like) {x:.2f}, {y:.2f} liked"
+            marks.append(axes.dot(x, y, f"dot {css}", f"{radius:.1f}", title))
     return axes.drawing(name, "predicted P(like)", "share that was liked", marks)
 
 
@@ -209,7 +209,7 @@ def length_bins(lengths: Mapping[int, int], cutoff: int, bins: int = 100) -> lis
 
 
 def length_plot(lengths: Mapping[int, int], cutoff: int) -> Markup:
-    """Token lengths with the cutoff, beyond which a sample loses tokens."""
+    """Token lengths and the cutoff, above which samples lose tokens."""
     bins = length_bins(lengths, cutoff)
     end = max(bins[-1][1], cutoff)
     axes = Axes((bins[0][0], end + 0.02 * (end - bins[0][0])), (0, 1.08 * max(count for *_, count in bins)))
@@ -241,7 +241,7 @@ def loss_points(training: Sequence[Mapping[str, Any]], name: str) -> list[Point]
 
 
 def interval_scale(intervals: Iterable[Interval | None], start: float = 0.5) -> Point:
-    """A scale with round ends that holds every interval, and `start` where nothing does."""
+    """A scale with round ends that contains every interval; `start` is its low end without any."""
     found = [i for i in intervals if i is not None]
     low = math.floor(20 * min((i.low for i in found), default=start)) / 20
     return low, max(low + 0.1, math.ceil(20 * max((i.high for i in found), default=start + 0.1)) / 20)
@@ -264,13 +264,13 @@ def interval_plot(value: float, interval: Interval, scale: Point, mark: float | 
 
 
 def forest_scale(intervals: Iterable[Interval | None]) -> float:
-    """How far from zero a scale reaches that holds the intervals: a round number, `WIDEST` at most and for none."""
+    """The reach of a scale around zero that contains the intervals: a round number, at most `WIDEST`."""
     reach = max((max(-i.low, i.high) for i in intervals if i is not None), default=WIDEST)
     return min(WIDEST, max(0.02, math.ceil(50 * reach) / 50))
 
 
 def difference_plot(pair: Paired, reach: float) -> Markup:
-    """A difference and its interval on a line from −reach to reach; what lies beyond ends in an arrow.
+    """A difference and its interval on a line from −reach to reach; an arrow marks an end beyond it.
 
     Its class says who is ahead with the whole interval: `ahead` (the first), `behind` or `even`.
     """

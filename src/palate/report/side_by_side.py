@@ -177,7 +177,7 @@ def _verdict(shared: Shared | None) -> list[str]:
         return ["Nothing was compared row by row."]
     pairs = [pair for pair in shared.comparison.of("auc") if pair.value is not None]
     if not pairs:
-        return [f"The {shared.n:,} rows that all runs scored have one label only: no order can be told from another."]
+        return [f"The {shared.n:,} common rows have the same label, so they cannot compare runs."]
     sentences = []
     for pair in sorted(pairs, key=lambda pair: -abs(pair.value or 0.0)):
         first, second = (pair.first, pair.second) if (pair.value or 0.0) >= 0 else (pair.second, pair.first)
@@ -191,6 +191,6 @@ def _verdict(shared: Shared | None) -> list[str]:
         elif pair.value == 0:
             sentences.append(f"{first} and {second} sort alike: AUC {aucs}.")
         else:
-            why = "with no interval to say whether that is chance" if between is None else "but the interval holds zero"
+            why = "without an interval" if between is None else "but the interval includes zero"
             sentences.append(f"{first} is ahead of {second}, {why}: {numbers}.")
     return sentences

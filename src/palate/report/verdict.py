@@ -18,25 +18,23 @@ LOW_MASS = 0.9
 def verdict(evaluation: Evaluation) -> list[str]:
     """The sentences: models against baselines, fine-tuned against zero-shot, within users, calibration, warnings."""
     if not evaluation.n:
-        return [f"No {evaluation.split} row was scored: there is nothing to say."]
+        return [f"No {evaluation.split} row was scored."]
     if evaluation.entries[0].metrics.auc is None:
-        return [f"All {evaluation.n:,} rows have the same label: no model can be told from another by them."]
+        return [f"All {evaluation.n:,} rows have the same label, so they cannot compare models."]
     models = sorted((entry for entry in evaluation.models if not entry.aside), key=lambda entry: entry.key == ZERO_SHOT)
     if not models:
         best = max(evaluation.entries, key=lambda entry: entry.metrics.auc or 0.0)
-        return [f"No model was scored. The best baseline is {_name(best)}, at AUC {best.metrics.auc:.3f}."]
+        return [f"No model was scored. The best baseline is {name_in_prose(best)}, at AUC {best.metrics.auc:.3f}."]
     pooled = [_compared(evaluation, d) for d in _of(evaluation, "auc")]
     # `metrics.json` of earlier versions lacks the AUC over pairs
     per_user = list(_of(evaluation, "pair_auc")) or list(_of(evaluation, "gauc"))
     within = [_within_users(evaluation, d) for d in per_user if d.first == models[0].key][:1]
     warnings = [text for model in models for text in _warnings(evaluation, model)]
     if evaluation.unit == "rows":
-        warnings.append(
-            "Nobody knows whose rows these are: intervals resample rows, and are too narrow where a user has several."
-        )
+        warnings.append("The data names no users: intervals resample rows, and are too narrow if a user has several.")
     elif evaluation.users < FEW_USERS:
         counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
-        warnings.append(f"The {evaluation.split} rows come from {counted}: read every number here as a rough one.")
+        warnings.append(f"The {evaluation.split} rows come from {counted}: all figures are imprecise.")
     return [*pooled, *within, *warnings]
 
 
@@ -48,7 +46,7 @@ def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
     )
 
 
-def _name(entry: Entry) -> str:
+def name_in_prose(entry: Entry) -> str:
     """An entry's name in a sentence."""
     names = {
         ZERO_SHOT: "the zero-shot model",
@@ -68,30 +66,30 @@ def _compared(evaluation: Evaluation, d: Difference) -> str:
     baselines = (e.metrics.auc or 0 for e in evaluation.entries if e.kind == "baseline")
     best = ", the best baseline" if second.kind == "baseline" and second.metrics.auc == max(baselines) else ""
     numbers = f"AUC {number(first.metrics.auc or 0)} against {number(second.metrics.auc or 0)}"
-    who = _name(first)[0].upper() + _name(first)[1:]
+    who = name_in_prose(first)[0].upper() + name_in_prose(first)[1:]
     if d.interval is None:
         side = "is ahead of" if d.value > 0 else "does not beat"
-        return f"{who} {side} {_name(second)}{best}: {numbers}, with no interval to say whether that is chance."
+        return f"{who} {side} {name_in_prose(second)}{best}: {numbers}. Without an interval, this may be chance."
     difference = f"difference {difference_text(d.value, d.interval, prose=True)}"
     if d.interval.low > 0:
-        return f"{who} beats {_name(second)}{best}: {numbers}, {difference}."
+        return f"{who} beats {name_in_prose(second)}{best}: {numbers}, {difference}."
     if d.interval.high < 0:
-        return f"{who} does not beat {_name(second)}{best}: {numbers}, {difference}."
+        return f"{who} does not beat {name_in_prose(second)}{best}: {numbers}, {difference}."
     if d.interval.low == d.interval.high == 0:
-        return f"{who} sorts the rows exactly as {_name(second)}{best} does: {numbers}."
+        return f"{who} sorts the rows exactly as {name_in_prose(second)}{best} does: {numbers}."
     side = "is ahead of" if d.value > 0 else "is behind" if d.value < 0 else "equals"
-    return f"{who} {side} {_name(second)}{best}, but the interval includes zero: {numbers}, {difference}."
+    return f"{who} {side} {name_in_prose(second)}{best}, but the interval includes zero: {numbers}, {difference}."
 
 
 def _within_users(evaluation: Evaluation, d: Difference) -> str:
     """A sentence on the per-user AUC, which the users' differences in generosity do not affect."""
     first, second = evaluation.entry(d.first), evaluation.entry(d.second)
-    best = "the best of the baselines there" if second.kind == "baseline" else "the model before"
+    best = "the best baseline there" if second.kind == "baseline" else "the model without training"
     reached, other = (getattr(entry.metrics, d.metric) or 0 for entry in (first, second))
-    over = ", over all their pairs of a liked and a disliked row," if d.metric == "pair_auc" else ""
+    over = " over all pairs of a liked and a disliked row" if d.metric == "pair_auc" else ""
     sentence = (
-        f"Within the {first.metrics.gauc_users:,} users with both classes, where knowing who is generous does not "
-        f"help, {_name(first)} reaches{over} an AUC of {number(reached)}; {_name(second)}, {best}, {number(other)}"
+        f"Within users ({first.metrics.gauc_users:,} have both classes), {name_in_prose(first)} reaches an AUC of "
+        f"{number(reached)}{over}, and {name_in_prose(second)}, {best}, {number(other)}"
     )
     if d.interval is None:
         return sentence + "."
@@ -100,17 +98,17 @@ def _within_users(evaluation: Evaluation, d: Difference) -> str:
 
 def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
     """Warnings about a model's probabilities."""
-    who = _name(model)[0].upper() + _name(model)[1:]
+    who = name_in_prose(model)[0].upper() + name_in_prose(model)[1:]
     answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
     if len(answers) == 1:
         yield (
-            f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}: at 0.5 it decides nothing, "
-            "and only its order can be of use."
+            f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}, at the threshold 0.5: "
+            "only its order is informative."
         )
     constant = evaluation.entry(CONSTANT).metrics.log_loss
     if model.metrics.log_loss is not None and constant is not None and model.metrics.log_loss > constant:
         yield (
-            f"As probabilities the scores of {_name(model)} are worse than always saying the base rate: "
+            f"The probabilities of {name_in_prose(model)} are worse than the constant base rate: "
             f"log loss {number(model.metrics.log_loss)} against {number(constant)}."
         )
     if model.mass is not None and model.mass.mean < LOW_MASS:
@@ -125,13 +123,13 @@ def slice_reading(slices: Slices, baseline: str) -> list[str]:
     counted = [part for part in slices.slices if not part.small and part.difference("auc").interval is not None]
     small = sum(part.small and part.n > 0 for part in slices.slices)
     if not counted:
-        return ["No slice has users and rows enough to say where the model is better and where it is worse."]
+        return ["No slice has enough users and rows for a comparison."]
     ahead, behind = (slices.ahead(key) for key in (slices.model, slices.baseline))
     rest = len(counted) - len(ahead) - len(behind)
     sentences = [
         f"Against {baseline}, the model sorts better on {len(ahead)} of {len(counted)} slices and worse on "
-        f"{len(behind)}; on {rest} the interval of the AUC's difference holds zero."
-        + (f" {small} more are too small to count, and grey." if small else "")
+        f"{len(behind)}; on {rest} the interval of the AUC difference includes zero."
+        + (f" {small} more are too small to count (grey)." if small else "")
     ]
     if ahead:
         sentences.append(f"It is ahead furthest on {_named(ahead)}.")

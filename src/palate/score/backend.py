@@ -34,7 +34,7 @@ class Backend(Protocol):
 class AnswerScores(NamedTuple):
     """A model's answers to n prompts, each array (n,) float32.
 
-    `p` is P(yes) given one of the two answers, `mass` the probability of both together over the vocabulary, and
+    `p` is P(like) given one of the two answers, `mass` the probability of both together over the vocabulary, and
     `logit` = z_yes − z_no, the difference of their logits: p = 1 / (1 + exp(−logit)). Near 0 and 1 `p` rounds, `logit`
     does not.
     """

@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from palate.errors import InputError
 from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
-from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.artifacts import atomic_file, sha256_of, write_json
 from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import LongWork
@@ -66,7 +67,8 @@ def score_file(
 
     `ids` has `user_id` and `item_id` of every sample. `key` records what the scores depend on beside the rows: model,
     adapter, tokens. The function reuses scores with the same key, finished or in parts (`out.parts/`), and removes
-    others, which it logs.
+    others, which it logs. Beside a Parquet file it writes `speed_file(out)`: the `rows` that this call scored, their
+    wall time in `seconds`, and their prompt `tokens`.
 
     Raises `InputError` for a row beyond the last sample.
     """
@@ -78,21 +80,31 @@ def score_file(
     work = LongWork(f"scoring {out.stem}", out, key, len(wanted), "rows")
 
     def score(done: int) -> Columns:
-        size = batch_size * BATCHES_A_PART
+        size, tokens_read, began = batch_size * BATCHES_A_PART, 0, time.monotonic()
         with Meter(work.what, len(wanted), done=done, console=console) as meter:
             for start in range(done, len(wanted), size):
                 window = np.array(wanted[start : start + size], np.int64)
-                scored = scorer.score_ids(tokens.prompts(window), batch_size, on_batch=meter.advance)
+                prompts = tokens.prompts(window)
+                tokens_read += sum(map(len, prompts))
+                scored = scorer.score_ids(prompts, batch_size, on_batch=meter.advance)
                 part: dict[str, Any] = {name: ids[name][window] for name in ("user_id", "item_id")}
                 part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
                 with work.part(start, start + len(window)) as file:
                     np.savez(file, **part)
+        if out.suffix == ".parquet" and done < len(wanted):
+            speed = {"rows": len(wanted) - done, "seconds": time.monotonic() - began, "tokens": tokens_read}
+            write_json(speed_file(out), speed)
         files = [_arrays(path) for path in work.parts()] or [_empty(ids)]
         scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
         write_scores(out, Scored(scores, key))
         return scores
 
     return work.result(lambda: _finished(out, key), score)
+
+
+def speed_file(out: Path) -> Path:
+    """The file with the speed at which a file of scores was made."""
+    return out.with_suffix(".speed.json")
 
 
 def write_scores(out: Path, scored: Scored) -> None:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNLOGGED = "untold.json"
+UNLOGGED = "unlogged.json"
 """In a checkpoint: loss and sums of the steps since the last line of the log."""
+EARLIER_UNLOGGED = "untold.json"
+"""Its name in checkpoints of earlier versions."""
 SUMS = 6
 """Number of the sums that `AnswerTrainer._losses` returns."""
 
@@ -269,11 +271,18 @@ class _Checkpoints(TrainerCallback):  # type: ignore[misc]
         """Continue the sums of the checkpoint that the run resumes from."""
         if state.global_step == 0:
             return
-        unlogged = read_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / UNLOGGED)
+        unlogged = read_unlogged(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self.trainer.logged_at = unlogged["since"]
         self.trainer.loss.fill_(unlogged["loss"])
         if unlogged["seen"] and args.process_index == 0:  # null in checkpoints of earlier versions
             self.trainer.sums += self.trainer.sums.new_tensor(unlogged["seen"])
+
+
+def read_unlogged(checkpoint: Path) -> dict[str, Any]:
+    """The loss and sums that a checkpoint stores for the next line of the log."""
+    file = checkpoint / UNLOGGED
+    stored: dict[str, Any] = read_json(file if file.is_file() else checkpoint / EARLIER_UNLOGGED)
+    return stored
 
 
 def _rates(sums: list[float]) -> dict[str, float]:

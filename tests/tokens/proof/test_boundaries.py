@@ -243,7 +243,7 @@ def test_the_cut_lies_beside_the_given_characters_only() -> None:
         ({"normalizer": normalizers.Precompiled(bytes(4 + 4))}, "normalizer Precompiled"),
         ({"pre_tokenizer": pre_tokenizers.UnicodeScripts()}, "pre-tokenizer UnicodeScripts"),
         ({"pre_tokenizer": None}, "no pre-tokenizer splits the text before the WordLevel"),
-        ({"pre_tokenizer": pre_tokenizers.PreTokenizer.custom(str)}, "nothing is known of its PreTokenizer"),
+        ({"pre_tokenizer": pre_tokenizers.PreTokenizer.custom(str)}, "unsupported component PreTokenizer"),
     ],
 )
 def test_what_is_not_known_is_refused_with_a_reason(change: dict, reason: str) -> None:
@@ -298,7 +298,7 @@ def test_an_added_token_that_swallows_its_neighbours_is_refused() -> None:
     greedy = Tokenizer(models.BPE())
     greedy.pre_tokenizer = pre_tokenizers.Whitespace()
     greedy.add_tokens([AddedToken("  ", lstrip=True)])
-    assert "takes in" in (Boundaries(greedy).reason or "")
+    assert "matches text beside it" in (Boundaries(greedy).reason or "")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,22 @@
-"""Where no token can span a cut, proved from the tokenizer's own description.
+"""Proves from the description of a tokenizer that no token spans a cut.
 
-A tokenizer is a chain: added tokens, normalizer, pre-tokenizer, model. Each stage is asked about the two
-characters at the cut and either *parts* them, for certain and in every text, *joins* them, for certain, and
-hands on what it made of them, or is not sure, which ends the proof. By induction over the stages that join,
-what a stage is given on either side of the cut does not depend on the other side, except that the left side
-may see the first character on the right. After the stage that parts them the sides are pieces of their own,
-and every later stage works piece by piece.
+A tokenizer is a chain: added tokens, normalizer, pre-tokenizer, model. For the two characters at the cut each stage
+gives one of three answers. It *parts* them in every text; or it *joins* them in every text and passes their images to
+the next stage; or neither is certain, and the proof fails. By induction over the joining stages, the input of a stage
+on one side of the cut does not depend on the other side, except that the left side may see the first character on the
+right. After the stage that parts them, the sides are separate pieces, and later stages work piece by piece.
 
-- Normalizer: both characters keep their normal form whatever stands around them. A character that no
-  composition reaches back over is such a boundary for NFC and its kin (UAX 15); the others map single
-  characters, or are patterns as below.
-- Regular expression: where a and b do not cross (see `palate.tokens.proof.regex`), matching begins afresh at b.
-  A character is then *always* in a match, *never*, or maybe; two of these answers say what the split does.
-- Splits by the kind of single characters depend on the two neighbours alone: the stage is asked itself.
-- No stage parts them, BPE over characters: a merge over the cut would need a vocabulary entry that holds the
-  pair, and merges on both sides are independent of each other.
+- Normalizer: both characters keep their normal form in every context. For NFC, NFD, NFKC and NFKD this holds for a
+  character over which no composition reaches back (UAX 15). The other normalizers map single characters, or are
+  patterns as below.
+- Regular expression: if a and b do not cross (see `palate.tokens.proof.regex`), matching restarts at b. Each character
+  is then *always* in a match, *never*, or sometimes; two certain answers decide the split.
+- Splits by character class depend on the two neighbours only: the code runs the stage on them.
+- BPE over characters without a parting stage: a merge across the cut needs a vocabulary entry with the pair, and merges
+  on the two sides are independent.
 
-What a stage does at the ends of a section of text (a prefix, stripping) is left to the caller, who never cuts
-at a section's end. Where every piece gets a prefix, whether b gets one must not depend on a (`_prefix`).
+Stages that act at the ends of a text section (prefixes, stripping) are the caller's concern, who never cuts at the end
+of a section. If every piece gets a prefix, the prefix of b must not depend on a (`_prefix`).
 """
 
 import json
@@ -33,9 +32,9 @@ from palate.tokens.proof.regex import Pattern, Refused
 
 Pair = tuple[str, str]
 Stage = Callable[[str, str], Pair | bool]
-"""The text left and right of a cut → the same after the stage, true if parted, false if not proved.
+"""Maps the texts left and right of a cut to their images; True if parted, False if not proved.
 
-Of the left only the last character is sure, of the right only the first."""
+Only the last character on the left and the first on the right are certain."""
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BY_NEIGHBOURS = {
@@ -49,10 +48,10 @@ BY_NEIGHBOURS = {
 
 
 class Boundaries:
-    """Where no token can span, whatever stands further left or right.
+    """Decides whether a token can span a cut, for every text further left and right.
 
-    `tokenizer` is the ordinary one: its added tokens are at most runs of white space. `reason` says why
-    nothing at all can be proved for it, if so.
+    The added tokens of `tokenizer` are at most runs of white space. `reason` says why no cut can be proved for it;
+    None if cuts can.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -68,14 +67,14 @@ class Boundaries:
         self._near = cache(self._touching)
 
     def describe(self) -> str:
-        """By what cuts are proved, or that none is."""
+        """The stages that prove cuts, or the reason without any."""
         return self.reason or ", ".join(self._kinds)
 
     def safe(self, left: str, right: str) -> bool:
-        """Whether no token spans the cut between `left` and `right`, whatever stands further out.
+        """Whether no token spans the cut between `left` and `right`, for every text further out.
 
-        The tokens right of it then do not depend on the text left of it, and those left of it on no more of
-        the text right of it than its first character.
+        The tokens on the right then do not depend on the text on the left, and those on the left depend only on the
+        first character on the right.
         """
         if self.reason or not left or not right or not self._decide(left[-1], right[:2]):
             return False
@@ -91,11 +90,11 @@ class Boundaries:
                 return result
             left, right = result
             if not left or not right:
-                return False  # what the neighbour is lies further out
+                return False  # the neighbour is unknown: it lies further out
         return False
 
     def _touching(self, a: str, b: str) -> list[Pair]:
-        """Added tokens that may begin at, end at or span a cut between a and b, as what lies on either side."""
+        """Added tokens that may begin at, end at or span a cut between a and b, as (left part, right part)."""
         return [
             (token[:k], token[k:])
             for token in self._added
@@ -104,9 +103,9 @@ class Boundaries:
         ]
 
     def ahead(self, left: str, right: str) -> tuple[tuple[bool, ...], ...]:
-        """What tokens left of a safe cut can tell of the character after it.
+        """The properties of the character after a safe cut that the tokens on the left can depend on.
 
-        Where it is equal for two texts on the right, the same tokens stand on the left.
+        Two right texts with equal properties give the same tokens on the left.
         """
         seen: list[tuple[bool, ...]] = []
         left, right = left[-1], right[:2]
@@ -122,9 +121,9 @@ class Boundaries:
     def _read(self, tokenizer: Tokenizer) -> None:
         model = tokenizer.model
         if tokenizer.truncation or tokenizer.padding:
-            raise Refused("it truncates or pads")
+            raise Refused("the tokenizer truncates or pads")
         if getattr(model, "dropout", None):
-            raise Refused("its merges are random (dropout)")
+            raise Refused("the tokenizer merges at random (dropout)")
         normalizer, pre_tokenizer = _described(tokenizer.normalizer), _described(tokenizer.pre_tokenizer)
         steps = _flat(normalizer, "normalizers")
         self._stages += [_normalizer(step, first=n == 0) for n, step in enumerate(steps)]
@@ -132,7 +131,7 @@ class Boundaries:
         byte_level = False
         for step in _flat(pre_tokenizer, "pretokenizers"):
             if byte_level:
-                break  # pieces are bytes from here on; what is not parted yet remains so
+                break  # pieces are bytes from here on, and no later stage parts them
             if self._kinds and (step.get("add_prefix_space") or step.get("prepend_scheme") == "always"):
                 self._stages.append(_prefix(step.get("replacement", " ")))
             stage, kind = _pre_tokenizer(step)
@@ -153,13 +152,13 @@ class Boundaries:
         normalized = []
         for token in tokenizer.get_added_tokens_decoder().values():
             if token.single_word or token.lstrip or token.rstrip:
-                raise Refused(f"the added token {token.content!r} takes in what stands beside it")
+                raise Refused(f"the added token {token.content!r} matches text beside it")
             if token.normalized and tokenizer.normalizer:
                 normalized.append(tokenizer.normalizer.normalize_str(token.content))
             else:
                 self._added.append(token.content)
 
-        # Of the normal form only two characters are known: no such token may begin, end or lie there.
+        # Only two characters of the normal form are known: no such token may begin, end or lie there.
         def stage(left: str, right: str) -> Pair | bool:
             a, b = left[-1], right[0]
             clear = not any(token[-1:] == a or token[:1] == b or a + b in token for token in normalized)
@@ -173,13 +172,13 @@ def _ends(left: str, head: str) -> bool:
 
 
 def _described(component: Any) -> dict[str, Any] | None:
-    """A normalizer or pre-tokenizer as `tokenizer.json` would have it, without the vocabulary being written too."""
+    """A normalizer or pre-tokenizer as in `tokenizer.json`; does not serialize the vocabulary."""
     if component is None:
         return None
     try:
         state: dict[str, Any] = json.loads(component.__getstate__())
-    except Exception as error:  # one that is written in Python cannot be read
-        raise Refused(f"nothing is known of its {type(component).__name__}") from error
+    except Exception as error:  # a component in Python has no state
+        raise Refused(f"unsupported component {type(component).__name__}") from error
     return state
 
 
@@ -211,7 +210,7 @@ def _normalizer(step: dict[str, Any], first: bool) -> Stage:
     if kind in ("Lowercase", "StripAccents", "Nmt"):
         one = _build("normalizer", step).normalize_str
         return lambda left, right: (one(left[-1]), one(right[0]))
-    raise Refused(f"nothing is known of the normalizer {kind}")
+    raise Refused(f"unsupported normalizer {kind}")
 
 
 def _unicode_form(normalizer: Any, composes: bool, first: bool) -> Stage:
@@ -219,7 +218,7 @@ def _unicode_form(normalizer: Any, composes: bool, first: bool) -> Stage:
         a, b = left[-1], right[0]
         if not (inert(a) and inert(b)):
             return False
-        # A mark that follows b may still change it. Only at the first stage is the text after b what was given.
+        # A mark after b may still change b. Only the first stage sees the original text after b.
         if composes and not (stable(b) or (first and inert(right[1:2]))):
             return False
         return normalizer.normalize_str(a), normalizer.normalize_str(b)
@@ -228,9 +227,9 @@ def _unicode_form(normalizer: Any, composes: bool, first: bool) -> Stage:
 
 
 def inert(c: str) -> bool:
-    """Whether a character is a boundary of every normal form: nothing in it reaches back to what precedes it.
+    """Whether a character is a boundary of every normal form: it never composes with the text before it.
 
-    Above the Latin letters, marks do that, conjoining jamo, and a few letters of scripts encoded lately.
+    Beyond the Latin letters, marks, conjoining jamo and a few letters of recent scripts do compose.
     """
     return bool(c) and all(
         d < "\u0300"
@@ -245,7 +244,7 @@ def inert(c: str) -> bool:
 
 
 def stable(c: str) -> bool:
-    """Whether nothing that follows can be composed with a character."""
+    """Whether a character composes with no character after it."""
     return all(
         unicodedata.category(d)[0] in "PZ" or d.isspace() or d.isdecimal() for d in c + unicodedata.normalize("NFKC", c)
     )
@@ -264,7 +263,7 @@ def _replace(pattern: Pattern, content: str) -> Stage:
 
 
 def _pre_tokenizer(step: dict[str, Any]) -> tuple[Stage, str]:
-    """A stage, and by what it parts characters (nothing if it never does)."""
+    """A stage, and the kind of its splits (empty if it never splits)."""
     kind = step["type"]
     if kind == "ByteLevel":
         if not step["use_regex"]:
@@ -272,13 +271,13 @@ def _pre_tokenizer(step: dict[str, Any]) -> tuple[Stage, str]:
         return _Split(Pattern(GPT2), "Isolated"), "regex split"
     if kind == "Split":
         if step["invert"] and step["behavior"] not in ("Isolated", "Removed"):
-            raise Refused("nothing is known of an inverted split")
+            raise Refused("unsupported inverted split")
         return _Split(_pattern(step["pattern"]), step["behavior"]), "regex split"
     if kind == "Metaspace":
         return _metaspace(step["replacement"], step["split"]), "Metaspace" if step["split"] else ""
     if kind in BY_NEIGHBOURS:
         return _by_neighbours(_build("pre_tokenizer", step)), f"split at {BY_NEIGHBOURS[kind]}"
-    raise Refused(f"nothing is known of the pre-tokenizer {kind}")
+    raise Refused(f"unsupported pre-tokenizer {kind}")
 
 
 def _pattern(pattern: dict[str, str]) -> Pattern:
@@ -288,7 +287,7 @@ def _pattern(pattern: dict[str, str]) -> Pattern:
 
 
 class _Split:
-    """A split by a regular expression; of the stages the only kind that can look ahead."""
+    """A split by a regular expression: the only kind of stage that can look ahead."""
 
     def __init__(self, pattern: Pattern, behavior: str) -> None:
         self.pattern, self.behavior = pattern, behavior
@@ -320,15 +319,15 @@ def _metaspace(mark: str, split: bool) -> Stage:
 
 
 def _prefix(mark: str) -> Stage:
-    """Before a stage that puts `mark` before every piece without one, if others have split the text already.
+    """The check before a stage that adds `mark` to every piece without one, after an earlier split.
 
-    Whether b got one would depend on whether it is here or earlier that b is parted from a.
+    Without the check, the mark of b would depend on the stage that parts b from a.
     """
     return lambda left, right: right[0] in (" ", mark) and (left, right)
 
 
 def _by_neighbours(pre_tokenizer: Any) -> Stage:
-    """A split whose places depend on the two neighbouring characters alone."""
+    """A split that depends on the two neighbouring characters only."""
 
     def stage(left: str, right: str) -> Pair | bool:
         a, b = left[-1], right[0]
@@ -351,7 +350,7 @@ def _by_vocabulary(vocabulary: dict[str, int]) -> Stage:
     def adjacent() -> set[str]:
         return {entry[i : i + 2] for entry in vocabulary for i in range(len(entry) - 1)}
 
-    # A character that is no entry may be joined with others by unknown-token fusing or byte fallback.
+    # Unknown-token fusing or byte fallback may join a character without an entry to others.
     return lambda left, right: (
         left[-1] in vocabulary and right[0] in vocabulary and left[-1] + right[0] not in adjacent()
     )

@@ -1,9 +1,8 @@
-"""Where a prompt is cut into fragments: for each kind of field one cut to its left and one to its right.
+"""Chooses the cuts of a prompt into fragments: for each kind of field one to its left and one to its right.
 
-A cut lies in the constant text beside the field, and at the same distance wherever the field occurs, so that
-one fragment serves all places. Each is one that `Boundaries` proves. A cut between two constant characters
-is proved for every value; where there is none, a cut at the value's own edge is, for most values, and the others
-are named.
+A cut lies in the constant text beside the field, at the same distance in all places, so that one fragment serves all of
+them. `Boundaries` proves every cut. A cut between two constant characters is safe for every value. Without one,
+`choose_cuts` takes a cut at the edge of the value, which is safe for most values, and lists the others.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,17 +14,17 @@ from palate.tokens.proof.boundaries import Boundaries
 
 
 class UnprovedError(Exception):
-    """No exact composition is proved; the message says why, for the log."""
+    """The cuts cannot be proved; the message is the reason, for the log."""
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """For each kind: how many characters of constant text its fragments take with them."""
+    """For each kind: the number of constant characters that its fragments include."""
 
     left: list[int]
     right: list[int]
     unproved: list[set[int]]
-    """The values (codes) of each kind whose own edge no cut is proved for."""
+    """The values (codes) of each kind without a proved cut at their edge."""
 
     def spans(self, turn: Turn, values: list[str]) -> list[tuple[int, int]]:
         """The fragments of the fields in the turn's text: (begin, end) in characters."""
@@ -46,17 +45,17 @@ class _Sides:
 
     @property
     def before(self) -> str:
-        """What always stands to the left."""
+        """The constant text to the left in all places."""
         return _common([gap[::-1] for gap, _ in self.left])[::-1]
 
     @property
     def after(self) -> str:
-        """What always stands to the right."""
+        """The constant text to the right in all places."""
         return _common([gap for gap, _ in self.right])
 
 
 def choose_cuts(layout: PromptLayout, history_len: int, proof: Boundaries) -> Cuts:
-    """Choose the cuts of all kinds; raises `UnprovedError` where there is no safe one."""
+    """Choose the cuts of all kinds; raises `UnprovedError` if a kind has no safe cut."""
     if proof.reason is not None:
         raise UnprovedError(proof.reason)
     sides = _sides(layout, history_len)
@@ -68,17 +67,17 @@ def choose_cuts(layout: PromptLayout, history_len: int, proof: Boundaries) -> Cu
             continue
         for chosen, side in ((cuts.left, "left"), (cuts.right, "right")):
             best: tuple[int, int, int] | None = None
-            found: dict[int, set[int]] = {}
+            unsafe: dict[int, set[int]] = {}
             for size, at_value, bad in _cuts(layout, sides, number, proof, right=side == "right"):
                 rank = (sum(map(len, bad.values())), at_value, size)
                 if best is None or rank < best:
-                    best, found = rank, bad
+                    best, unsafe = rank, bad
                 if rank[:2] == (0, 0):
                     break
             if best is None or best[0] >= len(kind.texts):
                 raise UnprovedError(f"no token boundary is certain to the {side} of {kind.name}")
             chosen.append(best[2])
-            for other, codes in found.items():
+            for other, codes in unsafe.items():
                 cuts.unproved[other] |= codes
     for number, side_ in enumerate(sides):
         for gap, beyond in side_.right:
@@ -90,16 +89,15 @@ def choose_cuts(layout: PromptLayout, history_len: int, proof: Boundaries) -> Cu
 def _cuts(
     layout: PromptLayout, sides: list[_Sides], number: int, proof: Boundaries, *, right: bool
 ) -> Iterator[tuple[int, int, dict[int, set[int]]]]:
-    """The cuts to one side of a kind that the constant text allows.
+    """Yield the possible cuts to one side of a kind.
 
-    Each is the constant characters taken, 1 if it touches a value's own edge, and by kind the values for which it is
-    not safe.
+    Each is the number of constant characters, 1 if the cut touches the edge of a value, and by kind the unsafe values.
     """
     own, kinds = sides[number], layout.kinds
     common, gaps = (own.after, own.right) if right else (own.before, own.left)
 
     def safe(near: str, far: str) -> bool:
-        """Whether a cut is safe between what stands at the field and what stands beyond it."""
+        """Whether a cut is safe between the text at the field and the text beyond it."""
         return proof.safe(near, far) if right else proof.safe(far, near)
 
     def touched(taken: str, other: int) -> set[int]:
@@ -123,18 +121,18 @@ def _cuts(
 
 
 def _shown(rest: str, other: int | None) -> bool:
-    """Whether what is left of a gap keeps the cut off the ends of the turn, where templates trim."""
+    """Whether the rest of a gap separates the cut from the ends of the turn, which templates trim."""
     return bool(rest.strip() if other is None else rest)
 
 
 def _common(texts: list[str]) -> str:
-    """What all texts begin with: what the first and the last in order share."""
+    """The common prefix of all texts: that of the first and the last in order."""
     low, high = min(texts), max(texts)
     return low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))]
 
 
 def _bad(kind: Piece, safe: Callable[[str], bool]) -> set[int]:
-    """The codes of the texts that are not safe."""
+    """The codes of the unsafe texts."""
     return {code for code, text in enumerate(kind.texts) if not safe(text)}
 
 
@@ -145,7 +143,7 @@ def _sides(layout: PromptLayout, history_len: int) -> list[_Sides]:
         constants, fields = layout.turn(m)
         if not constants[0].strip() or not constants[-1].strip():
             end = "begins" if not constants[0].strip() else "ends"
-            raise UnprovedError(f"the prompt {end} with a field, and what a template does there is not known")
+            raise UnprovedError(f"the prompt {end} with a field, where templates may trim the text")
         kinds = [field.kind for field in fields]
         for place, kind in enumerate(kinds):
             sides[kind].left.add((constants[place], kinds[place - 1] if place else None))

@@ -1,14 +1,13 @@
 """Which pairs of adjacent characters a tokenizer's regular expression can match together.
 
-A pattern becomes a Glushkov automaton: a position for each character class, and for each position those
-that may follow it. Characters a and b *cross* if a position that holds a is followed by one that holds b.
-Where they do not, neither a match nor an attempt at one reads over the cut between them, except for a
-lookahead of one character, which sees b.
+The module turns a pattern into a Glushkov automaton: a position for each character class, and for each position its
+possible successors. Characters a and b *cross* if a position that contains a has a successor that contains b. If they
+do not cross, neither a match nor an attempt reads over the cut between them, except for a lookahead of one character,
+which sees b.
 
-All is as Oniguruma reads it with Ruby's syntax, which is what `tokenizers` does. Whether a class holds a
-character is asked of that engine, so no two Unicode tables have to agree. Whatever is not certain counts as
-possible: lookaheads are taken to succeed, and what reads more than one character ahead or any behind is
-refused.
+The syntax is Ruby's, as Oniguruma reads it for `tokenizers`. That engine also decides whether a class contains a
+character, so no two Unicode tables have to agree. Uncertain cases count as possible: lookaheads are assumed to succeed.
+The module refuses patterns that read behind, or more than one character ahead.
 """
 
 import re
@@ -28,21 +27,21 @@ ESCAPE = re.compile(
 CASELESS = re.compile(r"[A-Za-z0-9' ]|\[[A-Za-z0-9' ]+\]")
 
 
-class Refused(Exception):  # noqa: N818 - not an error: the plain path serves
-    """Why a tokenizer's cuts cannot be proved, in one clause."""
+class Refused(Exception):  # noqa: N818 - not an error: samples are tokenized whole
+    """The reason why a tokenizer's cuts cannot be proved, in one clause."""
 
 
 class RegexPart(NamedTuple):
-    """What the automaton needs of a part of a pattern."""
+    """The Glushkov sets of a part of a pattern."""
 
     empty: bool
-    """Whether it may match nothing."""
+    """Whether it may match the empty text."""
     first: Positions
     last: Positions
     skip: bool
-    """Whether it can match nothing whatever follows."""
+    """Whether it can match the empty text before every text."""
     single: Positions
-    """Positions that, given one character they hold, match it whatever follows."""
+    """Positions that match a character of theirs before every text."""
 
 
 EMPTY = RegexPart(True, NONE, NONE, True, NONE)
@@ -50,7 +49,7 @@ LOOK = RegexPart(True, NONE, NONE, False, NONE)
 
 
 class Pattern:
-    """A regular expression, read; raises `Refused` where it is not understood."""
+    """A parsed regular expression; raises `Refused` for unsupported syntax."""
 
     def __init__(self, source: str) -> None:
         reader = _Reader(source)
@@ -58,30 +57,30 @@ class Pattern:
         if reader.at < len(source):
             raise Refused(f"the pattern has a stray {source[reader.at]!r}")
         if whole.empty:
-            raise Refused("the pattern may match nothing")
+            raise Refused("the pattern may match the empty text")
         self._classes = reader.classes
         self._follow = reader.follow
         self._single = whole.single
         self._held: dict[str, Positions] = {}
         self._looked_at = reader.looked_at
         self.one_wide = not reader.looks and not any(reader.follow)
-        """Whether every match is a single character, taken without a look at the next."""
+        """Whether every match is a single character, without a lookahead."""
 
     def cross(self, a: str, b: str) -> bool:
-        """Whether a match, or an attempt at one, may hold the adjacent characters a and b."""
+        """Whether a match, or an attempt at one, may contain the adjacent characters a and b."""
         then = self._holding(b)
         return any(self._follow[p] & then for p in self._holding(a))
 
     def never(self, c: str) -> bool:
-        """Whether no match ever holds the character."""
+        """Whether no match contains the character."""
         return not self._holding(c)
 
     def always(self, c: str) -> bool:
-        """Whether every occurrence is in a match, provided that none comes to it over a cut."""
+        """Whether every occurrence is in a match, if no match reaches it over a cut."""
         return any(self._classes[p].holds(c) for p in self._single)
 
     def looked_at(self, c: str) -> tuple[bool, ...]:
-        """What the pattern's lookaheads can tell of a character, `$` being one for a line end."""
+        """The answers of the pattern's lookaheads for a character; `$` is the lookahead for a line end."""
         return (c == "\n", *(held for one in self._looked_at for held in (one.holds(c), one.may_hold(c))))
 
     def _holding(self, c: str) -> Positions:
@@ -107,7 +106,7 @@ class _Class:
 
 @lru_cache(maxsize=4096)
 def _eraser(source: str) -> Any:
-    """Removes what the engine says `source` matches."""
+    """Removes the matches of `source`."""
     try:
         return normalizers.Replace(Regex(source), "")
     except Exception as error:  # the binding raises no narrower class
@@ -167,7 +166,7 @@ class _Reader:
         return part
 
     def _quantifier(self) -> tuple[int, bool, bool]:
-        """The least count, whether there may be more than one, and whether nothing is given back."""
+        """The least count, whether more than one is allowed, and whether the quantifier is possessive."""
         interval = INTERVAL.match(self.source, self.at)
         if interval is None:
             mark = self.source[self.at]
@@ -199,7 +198,7 @@ class _Reader:
             self.looks += 1
             return LOOK
         if mark in "^?*+{":
-            raise Refused(f"the pattern has {mark!r} where it is not understood")
+            raise Refused(f"the pattern has {mark!r} in an unsupported place")
         if mark == "[":
             end = self._bracket_end()
         elif mark == "\\":
@@ -252,10 +251,10 @@ class _Reader:
             if any(self.follow[before:]) or self.looks != looks:
                 raise Refused("the pattern looks more than one character ahead")
             self.looked_at += self.classes[before:]
-            del self.classes[before:], self.follow[before:]  # no match holds what is only looked at
+            del self.classes[before:], self.follow[before:]  # a match does not contain its lookahead
             self.looks += 1
             return LOOK
-        # An atomic group does not give back what it took, so it cannot be relied on to take nothing.
+        # An atomic group does not backtrack, so it may not match the empty text.
         return part._replace(skip=False) if kind == "(?>" else part
 
     def _link(self, last: Positions, first: Positions) -> None:
