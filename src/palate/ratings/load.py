@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -52,6 +52,8 @@ class Ratings:
     """The number of rows that were left out, by reason."""
     skipped: pl.DataFrame | None = None
     """These rows with `line`, `reason` and `row` (their text), if a report was asked for."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
 
 
 def load_ratings(

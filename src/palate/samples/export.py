@@ -51,6 +51,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
                 "prepare": options.model_dump(mode="json"),
                 "prompt": prompt.model_dump(mode="json"),
                 "seed": seed,
+                **({"ratings": ratings.options} if ratings.options else {}),
             },
             stats=_stats(ratings, samples, drawn.size),
         )
