@@ -136,3 +136,14 @@ def test_prepare_writes_the_rows_that_it_left_out(tmp_path, capsys):
     assert "skipped.csv" in json.loads((out / "manifest.json").read_text())["outputs"]
     told = capsys.readouterr().err
     assert "2 rows left out: 1 item without a title, 1 no rating that is a number" in " ".join(told.split())
+
+
+def test_data_that_were_read_in_another_way_are_prepared_again(tmp_path, capsys):
+    rows = [f"{user},{item},{item % 2 * 4 + 1},{user * 100 + item},T{item}" for user in range(6) for item in range(12)]
+    text = "user,item,rating,timestamp,title\n" + "\n".join(rows) + "\n"
+    (tmp_path / "log.csv").write_text(text + "9,3,,7,T3\n")
+    at = ["--ratings", str(tmp_path / "log.csv"), "--set", f"run_dir={tmp_path / 'run'}"]
+    at += ["--set", "prepare.history_len=4"]
+    assert main(["prepare", *at, "--bad-rows", "skip"]) == 0
+    assert main(["recommend", *at, "--user", "1", "--base-only"]) == 2
+    assert "prepared with ratings.bad_rows = 'skip' (the config says None)" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Prepare: from ratings to the prepared folder, and back from the folder for the stages after it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def ratings_of(config: Config) -> "Ratings":
         _log_once(f"{ratings.name}: {sum(ratings.dropped.values()):,} rows left out: {counts}")
     if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
-    return ratings
+    return replace(ratings, options=_reading(config))
 
 
 @cache
@@ -136,7 +136,10 @@ def prepared(config: Config) -> "Prepared":
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
         prepare(config)
     data = load_prepared(folder)
-    changed = changed_options(data.manifest, prepare_options(config))
+    options = prepare_options(config)
+    if config.data_dir is not None:  # a folder of another place says itself how its tables were read
+        options["ratings"] = data.manifest["options"].get("ratings", {})
+    changed = changed_options(data.manifest, options)
     if changed:
         raise InputError(
             f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
@@ -201,15 +204,15 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "columns": config.ratings.model_dump(mode="json")["columns"],
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
-        **_row_rules(config),
+        **{name: rule for name, rule in _reading(config).items() if name != "columns"},
     }
     return checked_samples(ratings, config.prepare), made_from, ratings.name
 
 
-def _row_rules(config: Config) -> dict[str, str]:
-    """The rules for bad rows and untitled items that decide which ratings are read; the default rules go without."""
-    rules: dict[str, str] = config.ratings.model_dump(mode="json", include={"bad_rows", "untitled"})
-    return rules
+def _reading(config: Config) -> dict[str, Any]:
+    """How the config's tables are read: columns by name, and rules that do not refuse; empty for the usual way."""
+    reading = config.ratings.model_dump(mode="json", include={"columns", "bad_rows", "untitled"})
+    return {name: value for name, value in reading.items() if value}
 
 
 def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
@@ -288,7 +291,8 @@ def portable(config: Config, chat: "Chat") -> "Portable | None":
 
 def portable_options(config: Config) -> dict[str, Any]:
     """What a portable token folder must agree in with a config: what decides its samples and their sequences."""
-    return prepare_options(config) | {"tokens": asdict(token_options(config))}
+    options = {name: value for name, value in prepare_options(config).items() if name != "ratings"}
+    return options | {"tokens": asdict(token_options(config))}
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,8 +307,9 @@ def token_options(config: Config) -> "Options":
 
 
 def prepare_options(config: Config) -> dict[str, Any]:
-    """The options that decide the prepared files, as their manifest holds them."""
-    return decisive_options(config.prepare, config.prompt, config.seed)
+    """The options that decide the prepared files, beside the ratings, as their manifest holds them."""
+    reading = _reading(config)
+    return ({"ratings": reading} if reading else {}) | decisive_options(config.prepare, config.prompt, config.seed)
 
 
 def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:

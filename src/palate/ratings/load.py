@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -54,6 +54,8 @@ class Ratings:
     """These rows with `line`, `reason` and `row` (their text), if a report was asked for."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
 
 
 def load_ratings(

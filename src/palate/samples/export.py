@@ -47,7 +47,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
             folder,
             "prepare",
             inputs=ratings.inputs,
-            options=decisive_options(options, prompt, seed),
+            options=decisive_options(options, prompt, seed) | ({"ratings": ratings.options} if ratings.options else {}),
             stats=_stats(ratings, samples, drawn.size),
         )
 
