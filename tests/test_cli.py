@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_bash_completes_commands_options_and_choices(
 
 def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
     code = (
-        "import contextlib, sys; from palate.cli import _parser, main\n"
+        "import contextlib, sys; from palate.cli import main\n"
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
@@ -127,3 +128,18 @@ def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
 
     assert "palate.cli" in loaded
     assert not {"pydantic", "yaml", "numpy", "polars", "rich", "torch", "transformers"} & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["argparse", "palate.cli", "pydantic", "numpy", "torch"])
+def test_ctrl_c_during_the_imports_ends_with_one_line(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "palate", "doctor"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rpartition("|")[2].strip() == module:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.wait() == 130
+    assert len(rest) == 1
+    assert rest[0].startswith("interrupted")

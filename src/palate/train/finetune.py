@@ -140,6 +140,7 @@ def train(
     with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
         report = Report(stop, out / LOG, schedule, console, processes)
         trainer.add_callback(report)
+        trainer.stopped = report.stopped
         fit = _fit(trainer, stop, report, checkpoint, started)
     result = _result(config, out / "adapter", trainer, prompts, report, fit)
     weights = trainer.trained_weights()
