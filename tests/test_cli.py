@@ -7,11 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tests.acceptance.ratings import write_ratings
 
 from palate.cli import _parser, main
+from palate.console import start_logging
+from palate.progress import Meter
 
 
 @pytest.mark.parametrize("words", [["--help"], ["cache"], ["cache", "--json"]])
@@ -143,3 +147,32 @@ def test_ctrl_c_during_the_imports_ends_with_one_line(module: str) -> None:
     assert process.wait() == 130
     assert len(rest) == 1
     assert rest[0].startswith("interrupted")
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ratings(tmp_path_factory.mktemp("ratings"), users=20)
+
+
+@pytest.mark.parametrize("words", [["lengths", "-v"], ["--verbose", "lengths"], ["lengths"]])
+def test_the_cache_is_mentioned_for_verbose_only(
+    words: list[str], ratings: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--ratings", str(ratings), "--tokenizer", str(base)]) == 0
+    assert ("cache" in capsys.readouterr().err) == (len(words) == 2)
+
+
+@pytest.mark.parametrize(("verbose", "lines"), [(False, 3), (True, 13)])
+def test_long_work_without_a_terminal_logs_a_line_a_minute(
+    verbose: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    start_logging(verbose=verbose)
+    with Meter("scoring", 200) as meter:
+        for _ in range(200):
+            now += 1.0
+            meter.advance(1)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == lines
+    assert all(len(line) < 80 for line in shown)

@@ -57,6 +57,9 @@ def _command(words: Sequence[str]) -> int:
         if args.command == "completion":  # a shell runs it at each start: without the imports of a config
             print(completion(parser, args.shell), end="")
             return 0
+        from palate import console
+
+        console.start_logging(verbose=args.verbose)
         config = _config(args)
         if _is_to_launch(args):
             from palate.train.launch import launch
@@ -264,6 +267,7 @@ def _option(usage: str, text: str, *, key: str | None = None, repeat: bool = Fal
 
 
 RECIPE = "config: a YAML file, or the folder of a run"
+VERBOSE = _option("-v --verbose", "show the cache's use and long work's progress too", default=argparse.SUPPRESS)
 SEED = _option("--seed N", "random seed (13)", key="seed")
 COMMON = (
     _option("--config FILE", RECIPE),
@@ -272,6 +276,7 @@ COMMON = (
     _option("--tokenizer NAME|PATH", "qwen3, smollm2, a hub id or a folder", key="tokens.tokenizer"),
     _option("--model NAME|PATH", "smollm2-135m, a hub id, a folder or a GGUF file", key="model.base"),
     SEED,
+    VERBOSE,
 )
 SPLITS = ("train", "val", "test")
 RUN_DIR = _option("--out DIR", "run folder (runs/NAME)", key="run_dir")
@@ -449,20 +454,22 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 def _parser() -> Parser:
     parser = Parser(prog="palate", description="Train and evaluate an LLM recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
+    parser.add_argument(*VERBOSE.names, action="store_true", help=VERBOSE.settings["help"])
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        common = () if name in ("compare", "cache") else COMMON
+        common = (VERBOSE,) if name in ("compare", "cache") else COMMON
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)
             if option.key is None:
                 read.append(action.dest)
-        if common:
+        group: argparse._ActionsContainer = sub
+        if common is COMMON:
             sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
             group = sub.add_argument_group("options of every command that reads a config")
-            for option in common:
-                group.add_argument(*option.names, **option.settings)
+        for option in common:
+            group.add_argument(*option.names, **option.settings)
         keys = {option.key: option.names[0] for option in (*own, *common) if option.key is not None}
         sub.set_defaults(run=run, keys=keys, own=read)
     text = "print a script for a shell that completes commands and options"

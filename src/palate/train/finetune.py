@@ -150,12 +150,15 @@ def train(
         write_card(result.adapter, config)
     processes.wait()  # no process returns before the adapter is written
     log.info(
-        "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
+        "trained on %d samples in %s%s%s",
         result.samples,
         clock(result.seconds),
+        "" if result.train_loss is None else f", loss {result.train_loss:.4f}",
+        "" if result.eval_auc is None else f", validation AUC {result.eval_auc:.4f}",
+    )
+    log.debug(
+        "%.2g %% of the time waiting for samples, peak memory %.1f GB; adapter in %s",
         100 * result.waited / result.seconds,
-        "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
-        "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
         result.peak_memory / 1e9,
         result.adapter,
     )
