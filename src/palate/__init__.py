@@ -1,11 +1,8 @@
 """Palate turns a ratings log into an LLM recommender that can be trusted."""
 
 from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING
 
-__version__ = version("palate")
-
+TYPE_CHECKING = False  # typing takes 3 ms, in which Ctrl-C would print a traceback
 PLACES = {
     "Chat": "palate.prompt.chat",
     "Config": "palate.config",
@@ -28,6 +25,7 @@ PLACES = {
 __all__ = ["__version__", *PLACES]
 
 if TYPE_CHECKING:
+    __version__: str
     from palate.config import Config as Config
     from palate.config import PrepareConfig as PrepareConfig
     from palate.config import load_config as load_config
@@ -46,9 +44,15 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        if name not in PLACES:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("palate")
+        elif name in PLACES:
+            value = getattr(import_module(PLACES[name]), name)
+        else:
             raise AttributeError(f"module 'palate' has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(PLACES[name]), name)
+        globals()[name] = value
         return value
 
     def __dir__():

@@ -58,6 +58,9 @@ def _command(words: Sequence[str]) -> int:
         if args.command == "completion":  # a shell runs it at each start: without the imports of a config
             print(completion(parser, args.shell), end="")
             return 0
+        from palate import console
+
+        console.start_logging(verbose=args.verbose)
         config = _config(args)
         if _is_to_launch(args):
             from palate.train.launch import launch
@@ -265,6 +268,7 @@ def _option(usage: str, text: str, *, key: str | None = None, repeat: bool = Fal
 
 
 RECIPE = "config: a YAML file, or the folder of a run"
+VERBOSE = _option("-v --verbose", "show the cache's use and long work's progress too", default=argparse.SUPPRESS)
 SEED = _option("--seed N", "random seed (13)", key="seed")
 COMMON = (
     _option("--config FILE", RECIPE),
@@ -294,6 +298,7 @@ COMMON = (
         key="model.base",
     ),
     SEED,
+    VERBOSE,
 )
 """Options of every command that reads a config; a command's own option of the same name replaces one."""
 SPLITS = ("train", "val", "test")
@@ -505,22 +510,25 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 def _parser() -> Parser:
     parser = Parser(prog="palate", description="Train and evaluate an LLM recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
+    parser.add_argument(*VERBOSE.names, action="store_true", help=VERBOSE.settings["help"])
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         taken = {word for option in own for word in option.names} | ({"--ratings"} if name in LOGS else set())
-        common = [] if name in ("compare", "cache") else [o for o in COMMON if not taken & set(o.names)]
+        bare = name in ("compare", "cache")
+        common = [VERBOSE] if bare else [o for o in COMMON if not taken & set(o.names)]
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)
             if option.key is None:
                 read.append(action.dest)
-        if common:
+        group: argparse._ActionsContainer = sub
+        if not bare:
             if name not in LOGS:
                 sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
             group = sub.add_argument_group("options of every command that reads a config")
-            for option in common:
-                group.add_argument(*option.names, **option.settings)
+        for option in common:
+            group.add_argument(*option.names, **option.settings)
         keys = {option.key: option.names[0] for option in (*own, *common) if option.key is not None}
         sub.set_defaults(run=run, keys=keys, own=read)
     text = "print a script for a shell that completes commands and options"

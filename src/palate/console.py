@@ -54,16 +54,19 @@ class _Lines(logging.Handler):
         err.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def start_logging(file: Path | None = None) -> None:
-    """Send the log to stderr, and to `file` with times; `file` starts with the records logged before this call."""
-    log.setLevel(logging.INFO)
+def start_logging(file: Path | None = None, *, verbose: bool = False) -> None:
+    """Send the log to stderr, and to `file` with times; `file` starts with the records logged before this call.
+
+    `verbose`, in the first call, shows the cache and the progress of long work on stderr, too; `file` has all.
+    """
+    log.setLevel(logging.DEBUG)
     log.propagate = False
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # only the first process logs
         log.addHandler(logging.NullHandler())
         out.quiet = err.quiet = True
         return
     if not log.handlers:
-        log.addHandler(_Lines())
+        log.addHandler(_Lines(logging.DEBUG if verbose else logging.INFO))
         log.addHandler(MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))
     if file is None:
         return

@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 Batch = TypeVar("Batch", bound=Sized)
 
 LINES = 10
-"""Log lines of a whole run without a terminal."""
+"""Log lines of the whole work for `--verbose`."""
 SHORTEST, LONGEST = 5.0, 60.0
-"""Seconds between two such lines."""
+"""Seconds between two such lines, and between two that are always shown."""
 
 
 class Meter:
     """A context manager that counts `unit`s up to `total` and shows the rate, the time left and a note.
 
-    An earlier run finished `done` units; the rate leaves them out. Without a terminal the meter logs a line after
-    each tenth of the work, at most one in `SHORTEST` and at least one in `LONGEST` seconds.
+    An earlier run finished `done` units; the rate leaves them out. Without a terminal the meter logs a line every
+    `LONGEST` seconds, and for `--verbose` after each tenth of the work, at most one in `SHORTEST` seconds.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Meter:
     ) -> None:
         self.what, self.total, self.unit, self.count = what, total, unit, done
         self._first = done
-        self._started = self._logged_at = time.monotonic()
+        self._started = self._logged_at = self._shown_at = time.monotonic()
         self._logged = done
         console = console or err
         self._bar: Progress | None = None
@@ -51,7 +51,7 @@ class Meter:
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
-        self._started = self._logged_at = time.monotonic()
+        self._started = self._logged_at = self._shown_at = time.monotonic()
         if self._bar is not None:
             self._bar.start()
         return self
@@ -74,12 +74,14 @@ class Meter:
             return
         now = time.monotonic()
         tenth = self.count * LINES // self.total > self._logged * LINES // self.total if self.total else False
-        silence = now - self._logged_at
-        if (tenth and silence > SHORTEST) or silence > LONGEST:
+        shown = now - self._shown_at > LONGEST
+        if shown or (tenth and now - self._logged_at > SHORTEST):
             left = (self.total - self.count) / max(self.rate, 1e-9)
             done = f"{self.count:,} of {self.total:,} {self.unit}"
-            log.info("%s: %s, %s, %s left", self.what, done, text, clock(left))
+            level = logging.INFO if shown else logging.DEBUG
+            log.log(level, "%s: %s, %s, %s left", self.what, done, text, clock(left))
             self._logged, self._logged_at = self.count, now
+            self._shown_at = now if shown else self._shown_at
 
 
 def _short(rate: float) -> str:

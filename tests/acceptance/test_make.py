@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,31 @@ def test_a_second_make_installs_nothing(target: str) -> None:
 
     assert "pip" not in planned
     assert ".venv/bin/" in planned
+
+
+def test_make_install_takes_neither_the_demo_nor_the_tools() -> None:
+    command = ["make", "-n", "VENV=no-such-environment", "install"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert [line.partition(" install ")[2].split() for line in planned.splitlines() if " -m pip " in line] == [
+        ["-c", "constraints.txt", "-e", "'.[train]'"]
+    ]
+
+
+def test_the_image_is_pinned_and_runs_without_root() -> None:
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
+    text = "\n".join(lines)
+
+    assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["python:3.12-slim"]
+    user = re.findall(r"^USER (.*)$", text, re.MULTILINE)
+    assert user
+    assert user[-1] not in ("root", "0")
+    assert lines.index(f"USER {user[-1]}") < lines.index('ENTRYPOINT ["palate"]')
+    assert all("-c constraints.txt" in line for line in lines if "pip install" in line)
+    assert re.search(r"^torch==\d", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert set(copied) <= {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    assert all((ROOT / name).exists() for name in copied)
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.py") if p.name != "utils.py"))

@@ -28,7 +28,7 @@ PARTS = {"ratings": "r1", "tokenizer": "t1", "prompt": {"yes": "Yes"}, "cutoff":
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.getLogger("palate").propagate = True
-    caplog.set_level(logging.INFO, logger="palate")
+    caplog.set_level(logging.DEBUG, logger="palate")
     return caplog
 
 

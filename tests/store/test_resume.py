@@ -15,7 +15,7 @@ from palate.store.resume import LongWork
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.getLogger("palate").propagate = True
-    caplog.set_level(logging.INFO, logger="palate")
+    caplog.set_level(logging.DEBUG, logger="palate")
     return caplog
 
 

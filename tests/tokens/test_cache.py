@@ -24,7 +24,7 @@ def examples(n: int = 12) -> Dataset:
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.getLogger("palate").propagate = True
-    caplog.set_level(logging.INFO, logger="palate")
+    caplog.set_level(logging.DEBUG, logger="palate")
     return caplog
 
 

@@ -233,7 +233,7 @@ def test_a_run_of_the_same_samples_reuses_tables_and_says_what_is_new(
     samples: Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chat = Chat(small_tokenizer())
-    with caplog.at_level("INFO", "palate"):
+    with caplog.at_level("DEBUG", "palate"):
         composed(samples, PromptSpec(), chat, tmp_path, cutoff_len=400)
         caplog.clear()
         composed(samples, PromptSpec(), chat, tmp_path, cutoff_len=380)

@@ -297,6 +297,26 @@ def test_a_signal_in_the_last_step_calls_off_what_was_to_follow(
     assert (tmp_path / "adapter").is_dir()
 
 
+def test_a_signal_cancels_an_evaluation_which_the_resumed_run_makes_up_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(base, train={"save_steps": 3, "batch_size": 2, "gradient_accumulation": 2, "eval_steps": 2})
+
+    def evaluations(out: Path) -> list[dict[str, float]]:
+        train(config, toy_dataset(24, config), toy_dataset(12, config), out)
+        lines = map(json.loads, (out / "training_log.jsonl").read_text().splitlines())
+        return [{k: v for k, v in entry.items() if k not in CLOCKS} for entry in lines if "eval_loss" in entry]
+
+    whole = evaluations(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, "evaluate", lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(InterruptedWorkError, match=r"stopped by SIGINT at step 4 of 6; .*goes on from there"):
+            evaluations(tmp_path / "cut")
+    log = (tmp_path / "cut/training_log.jsonl").read_text().splitlines()
+    assert [entry["step"] for entry in map(json.loads, log) if "eval_loss" in entry] == [2]
+    assert evaluations(tmp_path / "cut") == whole
+
+
 def test_a_checkpoint_that_was_cut_off_is_not_used(base: Path, tmp_path: Path) -> None:
     fit(base, tmp_path)
     with (tmp_path / "checkpoints/checkpoint-6/optimizer.pt").open("r+b") as file:

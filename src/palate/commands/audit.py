@@ -30,7 +30,9 @@ def check_leaks(config: Config, data: "Prepared") -> "Audit":
     _refuse(config, found, str(data.folder))
     for finding in found.fatal:
         log.warning("leak allowed: %s: %s", finding.check, finding.sentence)
-    log.info("leak audit: %s", summary(found))
+    text = summary(found)
+    log.info("leak audit: %s", text.partition(", among them: ")[0])
+    log.debug("leak audit: %s", text)
     return found
 
 

@@ -217,10 +217,9 @@ def _lengths(config: Config, chat: Chat, path: Path) -> None:
 def _say_lengths(summary: Mapping[str, Any]) -> None:
     stats, cut = summary["stats"], summary["truncation"]
     log.info(
-        "%s samples of %d to %d tokens, mean %.0f, p99 %.0f; %.1f %% masked; %s over the cutoff of %d",
+        "%s samples of %d to %d tokens, mean %.0f; %s over the cutoff of %d",
         f"{summary['samples']:,}",
-        *(stats["min"], stats["max"], stats["mean"], stats["p99"]),
-        100 * summary["masked_share"],
+        *(stats["min"], stats["max"], stats["mean"]),
         f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none",
         summary["cutoff_len"],
     )

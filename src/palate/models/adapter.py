@@ -406,4 +406,4 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
     change = (adapted - base).abs().max().item()
     if not change > 0:  # NaN counts as no effect
         raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
-    log.info("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)
+    log.debug("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)

@@ -60,7 +60,7 @@ class Cache:
         name: str = "",
         note: Mapping[str, str] | None = None,
     ) -> Path:
-        """The folder of the entry for `parts`; `build` makes it on a miss. The log has the hit, or the miss's reason.
+        """The folder of the entry for `parts`; `build` makes it on a miss. The log has the hit or the miss's reason.
 
         `parts` maps names for the log to JSON values; `name` names the data of the entry. `build` writes into an empty
         folder; if it raises, no entry appears. If another process builds the same entry, this one waits and takes it.
@@ -78,7 +78,7 @@ class Cache:
             place.parent.mkdir(parents=True, exist_ok=True)
             with locked(place) as got:
                 if not _is_hit(place, what, parts):
-                    log.info("%s: cache miss, %s", what, _reason(place, parts, name, note or {}))
+                    log.debug("%s: cache miss, %s", what, _reason(place, parts, name, note or {}))
                     _make(place, {"kind": kind, "name": name}, parts, build, got)
         except PalateError:
             raise
@@ -176,7 +176,7 @@ def _is_hit(place: Path, what: str, parts: Key) -> bool:
     # Pruning reads this time. The write fails in a read-only cache, whose hits count all the same.
     with contextlib.suppress(OSError):
         os.utime(place / ENTRY)
-    log.info("%s: cache hit, same %s (%s)", what, ", ".join(parts), place)
+    log.debug("%s: cache hit, same %s (%s)", what, ", ".join(parts), place)
     return True
 
 
@@ -203,7 +203,7 @@ def _make(place: Path, about: Key, parts: Key, build: Callable[[Path], None], go
     """Build an entry under its lock in a hidden folder beside `place`, then move it to `place`."""
     for left in place.parent.glob(f".{place.name}.partial-*"):
         if _is_abandoned(left, got):
-            log.info("removed the unfinished files of a killed process: %s", left)
+            log.debug("removed the unfinished files of a killed process: %s", left)
             _discard(place, (left,))
     partial = _hidden(place)
     partial.mkdir()

@@ -48,7 +48,7 @@ class LongWork:
                     found = make(self._finished())
                     shutil.rmtree(self._folder)
                     return found
-        log.info("%s is up to date: same %s", self.out, ", ".join(self.key))
+        log.debug("%s is up to date: same %s", self.out, ", ".join(self.key))
         return found
 
     def parts(self) -> list[Path]:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
 from operator import itemgetter
@@ -75,6 +76,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     control: Any
     console: "Console | None" = None
     """Shows the progress of `evaluate`."""
+    stopped: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether a signal asks any device to stop; `evaluate` then leaves off unless it looks for the best checkpoint."""
 
     def __init__(
         self,
@@ -194,6 +197,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         meter = Meter("validation", prompts.order.size, console=self.console) if rank == 0 else None
         with torch.no_grad(), without_dropout(model), meter or nullcontext():
             for n in range(rounds):  # every device makes as many passes
+                if self.args.metric_for_best_model is None and self.stopped():
+                    self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+                    return {}
                 place = n * world + rank
                 packed = prompts.pack(passes[min(place, len(passes) - 1)])
                 with self.compute_loss_context_manager():
@@ -276,6 +282,10 @@ class _Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.trainer.loss.fill_(unlogged["loss"])
         if unlogged["seen"] and args.process_index == 0:  # null in checkpoints of earlier versions
             self.trainer.sums += self.trainer.sums.new_tensor(unlogged["seen"])
+        found = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
+        due = args.eval_strategy == "steps" and state.global_step % args.eval_steps == 0
+        if due and not found and args.metric_for_best_model is None:  # a signal had cancelled this evaluation
+            self.trainer.evaluate()
 
 
 def read_unlogged(checkpoint: Path) -> dict[str, Any]:

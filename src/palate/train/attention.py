@@ -114,7 +114,7 @@ def choose_attention(
                 if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
                     exhausted = error
                 continue
-            log.info("attention: %s (%s), checked against sequences alone", way, implementation)
+            log.debug("attention: %s (%s), checked against sequences alone", way, implementation)
             attention = replace(attention, refused=tuple(refused))
             attention.warn()
             return attention

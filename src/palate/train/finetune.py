@@ -140,6 +140,7 @@ def train(
     with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
         report = Report(stop, out / LOG, schedule, console, processes)
         trainer.add_callback(report)
+        trainer.stopped = report.stopped
         fit = _fit(trainer, stop, report, checkpoint, started)
     result = _result(config, out / "adapter", trainer, prompts, report, fit)
     weights = trainer.trained_weights()
@@ -155,12 +156,15 @@ def train(
 
 def _log_result(result: TrainResult) -> None:
     log.info(
-        "trained on %d samples in %s, %.2g %% of it waiting for them, %s%speak memory %.1f GB; adapter in %s",
+        "trained on %d samples in %s%s%s",
         result.samples,
         clock(result.seconds),
+        "" if result.train_loss is None else f", loss {result.train_loss:.4f}",
+        "" if result.eval_auc is None else f", validation AUC {result.eval_auc:.4f}",
+    )
+    log.debug(
+        "%.2g %% of the time waiting for samples, peak memory %.1f GB; adapter in %s",
         100 * result.waited / result.seconds,
-        "" if result.train_loss is None else f"loss {result.train_loss:.4f}, ",
-        "" if result.eval_auc is None else f"validation AUC {result.eval_auc:.4f}, ",
         result.peak_memory / 1e9,
         result.adapter,
     )

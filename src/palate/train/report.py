@@ -55,9 +55,15 @@ class Report(TrainerCallback):  # type: ignore[misc]
         """Stop before the next step after a signal to any device."""
         self._heed(control)
 
+    def stopped(self) -> bool:
+        """Whether any device was asked to stop; all must ask at the same place, and leave off there."""
+        if not self.processes.any(self.stop.signal is not None):
+            return False
+        self.stop.signal = self.stop.signal or "a signal to another process"
+        return True
+
     def _heed(self, control: Any) -> None:
-        if self.processes.any(self.stop.signal is not None):  # all must stop at the same step
-            self.stop.signal = self.stop.signal or "a signal to another process"
+        if self.stopped():
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

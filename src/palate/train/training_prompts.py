@@ -43,17 +43,17 @@ def prompts_of(
         rows = draw(source.labels, units(source, options.draw_by, options.targets_per_prompt), options.max_samples,
                     config.train_seed)  # fmt: skip
         source = source.select(rows)
-        log.info(
+        log.debug(
             "training on %s of %s samples, %.1f %% of them a Yes (of all: %.1f %%), drawn by %s with seed %d",
             f"{len(source):,}", f"{len(train):,}", 100 * source.labels.mean(), 100 * before, options.draw_by,
             config.train_seed,
         )  # fmt: skip
     else:
-        log.info("training on all %s samples, %.1f %% of them a Yes", f"{len(source):,}", 100 * before)
+        log.debug("training on all %s samples, %.1f %% of them a Yes", f"{len(source):,}", 100 * before)
     shared = SharedHistory(source, options.targets_per_prompt)
     if options.targets_per_prompt > 1:
         together, apart = int(shared.tokens(shared.pieces()).sum()), int(shared.needed.sum())
-        log.info(
+        log.debug(
             "%s prompts of up to %d targets, %.0f tokens and %.0f more a target: %s an epoch for %s, %.1f × fewer",
             f"{len(shared):,}", options.targets_per_prompt, shared.prefix.mean(),
             (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
