@@ -33,12 +33,12 @@ def main() -> int:
         signal.signal(signal.SIGINT, hear)
         signal.signal(signal.SIGALRM, hear)
         sys.unraisablehook, sys.excepthook = raise_again, report
-    code, told = 0, False
+    code, reported = 0, False
     try:
         from palate.cli import main as command
 
         code = command()
-        told = code == 130
+        reported = code == 130
     except BaseException as error:
         if not heard or isinstance(error, SystemExit):
             raise
@@ -46,7 +46,7 @@ def main() -> int:
     if not heard:
         return code
     exec("")  # an interrupted `exec` of a string, as in imports, would make Python end as killed by the signal
-    if not told:
+    if not reported:
         print("interrupted", file=sys.stderr)
     return 130
 

@@ -78,9 +78,9 @@ def number(kind: Callable[[str], T], expected: str) -> Callable[[str], T]:
 def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     """A script that completes commands, options and choices in a shell; files complete everything else."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    told = {action.dest: action.help or "" for action in commands._choices_actions}
+    help_of = {action.dest: action.help or "" for action in commands._choices_actions}
     if shell == "fish":
-        return "".join(_fish(commands.choices, told))
+        return "".join(_fish(commands.choices, help_of))
     options = {name: " ".join(_names(sub)) for name, sub in commands.choices.items()}
     choices = {
         f"{name} {option}": " ".join(map(str, action.choices))
@@ -126,9 +126,9 @@ def _names(parser: argparse.ArgumentParser) -> Sequence[str]:
     return [name for action in parser._actions for name in action.option_strings]
 
 
-def _fish(commands: dict[str, argparse.ArgumentParser], told: dict[str, str]) -> Iterator[str]:
+def _fish(commands: dict[str, argparse.ArgumentParser], help_of: dict[str, str]) -> Iterator[str]:
     for name, sub in commands.items():
-        yield f"complete -c palate -f -n __fish_use_subcommand -a {name} -d {shlex.quote(told[name])}\n"
+        yield f"complete -c palate -f -n __fish_use_subcommand -a {name} -d {shlex.quote(help_of[name])}\n"
         for action in sub._actions:
             names = [f"-{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in action.option_strings]
             values = f"-x -a {shlex.quote(' '.join(map(str, action.choices)))}" if action.choices else ""

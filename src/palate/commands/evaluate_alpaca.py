@@ -133,7 +133,7 @@ def _score(
     config: Config, file: "AlpacaFile", labels: "NDArray[np.bool_]", rows: "NDArray[np.int64]", model: "Model",
     folder: Path,
 ) -> "pl.DataFrame":  # fmt: skip
-    """Score some examples into a file of `folder`; goes on where an earlier call stopped."""
+    """Score some examples into a file of `folder`; resumes an interrupted call."""
     import polars as pl
 
     from palate.commands.score import load_scorer, model_key

@@ -147,17 +147,17 @@ def _choices(config: Config, profile: Profile) -> Iterator[str]:
     default, given = type(config.prepare)(), config.prepare.model_fields_set
     need = config.prepare.history_len if "history_len" in given else profile.chosen_history_len
     here, usual = profile.keeps(need), profile.keeps(default.history_len)
-    told = f"{here.users:,} of {profile.users:,} users have more ratings than this"
+    line = f"{here.users:,} of {profile.users:,} users have more ratings than this"
     if usual.users < here.users:
-        told += f"; the default, {default.history_len}, keeps {usual.users:,}"
-    yield _commented(f"history_len: {need}", told)
+        line += f"; the default, {default.history_len}, keeps {usual.users:,}"
+    yield _commented(f"history_len: {need}", line)
     threshold = config.prepare.rating_threshold if "rating_threshold" in given else profile.chosen_threshold
-    told = f"{profile.share_yes(threshold):.0%} of the ratings are a Yes"
+    line = f"{profile.share_yes(threshold):.0%} of the ratings are a Yes"
     others = [value for value in list(profile.distribution)[1:] if value != threshold]
     if others:
         near = min(others, key=lambda value: abs(value - threshold))
-        told += f"; {near:g} would make it {profile.share_yes(near):.0%}"
-    yield _commented(f"rating_threshold: {threshold:.12g}", told)
+        line += f"; {near:g} would make it {profile.share_yes(near):.0%}"
+    yield _commented(f"rating_threshold: {threshold:.12g}", line)
     rest = config.prepare.model_dump(mode="json", exclude_unset=True, exclude={"history_len", "rating_threshold"})
     yield from _indented(rest) if rest else ()
 

@@ -44,12 +44,12 @@ class Ledger:
 def changes(then: Key, now: Key) -> str:
     """The entries that differ: `train.learning_rate changed from 0.0001 to 0.0002`; empty if there are none."""
     then, now = flat(as_recorded(then)), flat(as_recorded(now))
-    told = []
+    changes = []
     for name in changed(then, now):
         values = [str(key.get(name)) for key in (then, now)]
         shown = name in then and name in now and all(len(value) <= SHORT for value in values)
-        told.append(f"{name} changed from {values[0]} to {values[1]}" if shown else f"{name} changed")
-    return ", ".join(told)
+        changes.append(f"{name} changed from {values[0]} to {values[1]}" if shown else f"{name} changed")
+    return ", ".join(changes)
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

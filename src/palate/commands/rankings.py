@@ -1,4 +1,4 @@
-"""Ranked: whole catalogues put in order, by the baselines always, and by the model for as many users as asked for."""
+"""Rank whole catalogues: always with the baselines, and with the model for `evaluate.rank_users` users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def rankings(
         return []
     retriever = ItemKNN.fit(known.training)
     free: dict[str, Predict] = {
-        POPULARITY: lambda asked: retriever.popular.likes[asked.item].astype(np.float64),
+        POPULARITY: lambda queries: retriever.popular.likes[queries.item].astype(np.float64),
         FIRST_STAGE: first_stage(known, retriever),
         **fitted,
     }
@@ -81,7 +81,7 @@ def rankings(
     labels["constant"] = "chance"
     quick = {key: predict for key, predict in free.items() if key in (POPULARITY, FIRST_STAGE, *QUICK)}
     tables, catalogue = [], Catalogue.of(known)
-    for count, asked in (
+    for count, predictors in (
         (max(1, PAIRS // max(1, data.samples.items.height)), quick),
         (evaluation.rank_users, {key: predict for key, predict in free.items() if key not in SAME_ORDER}),
     ):
@@ -90,13 +90,13 @@ def rankings(
         sets = _sets(config, data, users, count)
         if not len(sets):
             continue
-        ranked = {key: rank(sets, predict, catalogue=catalogue) for key, predict in asked.items()}
-        if asked is not quick:
+        ranked = {key: rank(sets, predict, catalogue=catalogue) for key, predict in predictors.items()}
+        if predictors is not quick:
             logits = model_logits(config, data, scored, sets, folder)
             ranked[scored.model.key] = rank(sets, _in_turn(logits), catalogue=catalogue)
         tables.append(
             ranking_table(
-                ranked, baselines=list(asked), labels=labels, resamples=evaluation.bootstrap, seed=config.seed
+                ranked, baselines=list(predictors), labels=labels, resamples=evaluation.bootstrap, seed=config.seed
             )
         )
     return tables
@@ -108,16 +108,16 @@ def first_stage(known: "BaselineData", retriever: "Retriever") -> "Predict":
 
     items = known.samples.items.height
 
-    def predict(asked: "Queries") -> NDArray[np.float64]:
-        score = np.empty(len(asked))
-        anchors, of = np.unique(asked.anchor, return_inverse=True)
+    def predict(queries: "Queries") -> NDArray[np.float64]:
+        score = np.empty(len(queries))
+        anchors, of = np.unique(queries.anchor, return_inverse=True)
         for n, anchor in enumerate(anchors.tolist()):
             past = slice(known.first[anchor], anchor)
             order = retriever.top(
                 Past(known.item[past], known.rating[past], known.liked[past]), items, np.empty(0, np.int64)
             )
             own = of == n
-            score[own] = -np.argsort(order)[asked.item[own]]
+            score[own] = -np.argsort(order)[queries.item[own]]
         return score
 
     return predict
@@ -128,17 +128,17 @@ def model_logits(
 ) -> NDArray[np.float32]:
     """The model's logit of every candidate of every user, in the order of `sets.chunks()`.
 
-    Kept in `scores/ranking-KEY.npz` of the folder, with a part for each user while it goes on: an interrupted ranking
-    is taken up again.
+    The function keeps them in `scores/ranking-KEY.npz` of the folder, with a part for each user while it works, so that
+    the next call resumes an interrupted ranking.
     """
     from palate.progress import Meter
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_then
     from palate.score.prompt_writer import PromptWriter
 
-    pairs = [asked for _, _, asked, _ in sets.chunks()]
-    anchor = np.concatenate([asked.anchor for asked in pairs])
-    item = np.concatenate([asked.item for asked in pairs])
+    pairs = [queries for _, _, queries, _ in sets.chunks()]
+    anchor = np.concatenate([queries.anchor for queries in pairs])
+    item = np.concatenate([queries.item for queries in pairs])
     out = folder / "scores" / f"ranking-{scored.model.key}.npz"
     key = {**scored.key, "ranked": sha256_of([anchor.tolist(), item.tolist()])}
     work = LongWork(f"ranking with {scored.model.key}", out, key, anchor.size, "candidates")
@@ -169,7 +169,7 @@ def model_logits(
 
 
 def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "CandidateSets":
-    """What is ranked for `count` of the users, drawn with the seed; fewer of them are among more of them."""
+    """The candidates of `count` users, drawn with the seed; a larger draw contains a smaller one."""
     from palate.measure.candidates import candidate_sets
 
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(users))[:count])
@@ -184,13 +184,13 @@ def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "Ca
 
 
 def _in_turn(logits: NDArray[np.float32]) -> "Predict":
-    """Scores that were made before, handed out in the order in which they are asked for."""
+    """A predictor that returns scores computed before, in the order of its calls."""
     given = 0
 
-    def predict(asked: "Queries") -> NDArray[np.float64]:
+    def predict(queries: "Queries") -> NDArray[np.float64]:
         nonlocal given
-        given += len(asked)
-        return logits[given - len(asked) : given].astype(np.float64)
+        given += len(queries)
+        return logits[given - len(queries) : given].astype(np.float64)
 
     return predict
 

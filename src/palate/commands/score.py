@@ -47,7 +47,7 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
 
 
 def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
-    """Score the chosen rows of `evaluate.split` into the file `out`; goes on where an earlier call stopped.
+    """Score the chosen rows of `evaluate.split` into the file `out`; resumes an interrupted call.
 
     Raises `InputError` for another split than test of a portable folder, which has none.
     """
@@ -128,8 +128,8 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
     scores = score(config, data, adapter, file)
-    told = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
-    console.out.print(told, highlight=False, soft_wrap=True)
+    line = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
+    console.out.print(line, highlight=False, soft_wrap=True)
     return file
 
 

@@ -25,14 +25,14 @@ TOLD = {
     "eval_auc": "eval AUC",
     "seconds": "time",
 }
-"""What is told of each training, as `training.json` calls it, and what the table does."""
+"""The figures shown of each training: the key in `training.json`, and the name in the table."""
 
 
 def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[str, Any] | None) -> Path:
     """Train with each seed in `seeds/SEED` of the run's folder; the first one's adapter becomes the run's.
 
-    Seeds that are done are skipped, an interrupted one goes on. Writes `seeds.json`, and prints its table. Returns the
-    run's adapter.
+    The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
+    returns the run's adapter.
     """
     from palate.train.card import RUN
     from palate.train.finetune import train as finetune

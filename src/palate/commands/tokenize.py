@@ -104,8 +104,8 @@ def _tell(out: Path, stats: Mapping[str, Mapping[str, Any]], options: Options) -
     """Print what was written, and log what truncation took."""
     each = ", ".join(f"{found['samples']:,} {split}" for split, found in stats.items())
     tokens = sum(found["tokens"] for found in stats.values())
-    told = f"tokenized {each} samples in {out}: {tokens:,} tokens"
-    console.out.print(told, highlight=False, soft_wrap=True)
+    line = f"tokenized {each} samples in {out}: {tokens:,} tokens"
+    console.out.print(line, highlight=False, soft_wrap=True)
     for split, found in stats.items():
         lost = found["truncation"]
         if lost["samples_cut"]:
@@ -140,8 +140,8 @@ def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool 
         return manifest
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     each = ", ".join(f"{len(dataset):,} {name}" for name, dataset in datasets.items())
-    told = f"wrote {each} samples to {out}: {size / 1e6:.1f} MB; train with `palate train --config … --data {out.name}`"
-    console.out.print(told, highlight=False, soft_wrap=True)
+    line = f"wrote {each} samples to {out}: {size / 1e6:.1f} MB; train with `palate train --config … --data {out.name}`"
+    console.out.print(line, highlight=False, soft_wrap=True)
     return manifest
 
 
