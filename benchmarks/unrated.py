@@ -56,7 +56,7 @@ def measured(config: Config, adapter: Path, out: Path) -> dict[str, Any]:
     """Score these rows, kept in `out`, and measure them beside the baselines."""
     from palate.commands.prepare import prepared, sample_ids, scored_tokens
     from palate.commands.score import load_scorer, score_with
-    from palate.report.evaluate import evaluate
+    from palate.measure.rows import evaluate
 
     data, scorer = prepared(config), load_scorer(config, adapter)
     rows, about = unrated(data.samples), sample_ids(data, "test")

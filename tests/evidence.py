@@ -18,11 +18,11 @@ from palate.measure.leaks import audit
 from palate.measure.paired import compare
 from palate.measure.ranking import rank
 from palate.measure.ranking_table import ranking_table
+from palate.measure.rows import Models, beside_baselines, evaluate
 from palate.measure.seeds import over_seeds
 from palate.measure.slices import measure_slices
 from palate.prompt.spec import PromptSpec
 from palate.report.costs import Cost
-from palate.report.evaluate import Models, beside_baselines, evaluate
 from palate.report.outcome import Outcome
 from palate.report.page import About
 from palate.report.user_examples import Candidate, UserExample

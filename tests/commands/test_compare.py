@@ -20,7 +20,7 @@ from tests.tree import Tree
 from palate.cli import main
 from palate.commands.compare import read_run
 from palate.measure.figures import least
-from palate.report.evaluate import Models, evaluate
+from palate.measure.rows import Models, evaluate
 from palate.report.side_by_side import Run, side_by_side
 from palate.score.files import Scored, write_scores
 from palate.store.artifacts import write_json

@@ -12,8 +12,8 @@ from palate.baselines.registry import REGISTRY, baseline_scores
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval
 from palate.measure.evaluation import Difference, Evaluation
-from palate.report.evaluate import Models, evaluate
-from palate.report.verdict import verdict
+from palate.measure.rows import Models, evaluate
+from palate.measure.verdict import verdict
 
 OPTIONS = {"baselines": "quick"}
 

@@ -16,8 +16,8 @@ from tests.tree import Tree
 
 from palate.measure.evaluation import Evaluation
 from palate.measure.figures import least
+from palate.measure.rows import evaluate
 from palate.report.answer import answer
-from palate.report.evaluate import evaluate
 from palate.report.outcome import Outcome
 from palate.report.page import About, Example, extreme_rows, render_report, write_page
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from tests.rated import samples_of
 
 from palate.measure.evaluation import Evaluation
-from palate.report.evaluate import Models, evaluate
+from palate.measure.rows import Models, evaluate
 from palate.report.table import cell, ece_text, evaluation_table, floor_note
 
 

@@ -32,7 +32,7 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     from palate.baselines.registry import fit_baselines, scores_of
     from palate.baselines.statistics import BaselineData
     from palate.commands.score import chosen_rows
-    from palate.report.evaluate import Models, beside_baselines, measure_rows
+    from palate.measure.rows import Models, beside_baselines, measure_rows
 
     console.start_logging()
     began = time.monotonic()

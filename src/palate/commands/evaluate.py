@@ -111,7 +111,7 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
 def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     """Measure what was scored, beside the baselines on the same rows, and write the evidence."""
     from palate.baselines.registry import scores_of
-    from palate.report.evaluate import beside_baselines, measure_rows
+    from palate.measure.rows import beside_baselines, measure_rows
     from palate.report.outcome import Outcome
     from palate.report.user_examples import user_examples
 

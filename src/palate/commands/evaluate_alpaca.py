@@ -167,7 +167,7 @@ def _measure(
     from palate.alpaca.baselines import example_baselines
     from palate.commands.evaluate import short_name
     from palate.measure.paired import SameRows
-    from palate.report.evaluate import Models, measure_rows
+    from palate.measure.rows import Models, measure_rows
 
     baselines, names = example_baselines(known["test"], known.get("train"), known.get("val"))
     if "history-share" not in baselines:

@@ -17,7 +17,7 @@ from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MARK, MEAN, STACKED, in_words
-from palate.report.evaluate import Models
+from palate.measure.rows import Models
 from palate.report.table import ece_text
 from palate.samples import Prepared
 from palate.score.files import Scored

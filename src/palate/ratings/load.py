@@ -77,10 +77,8 @@ def load_ratings(
     columns = columns or {}
     path = locate(source)
     single = path.is_file() and path.suffix.lower() != ".zip"
-    if single and path.suffix.lower() not in table_suffixes():
-        remedy = _REMEDIES.get(path.suffix.lower(), "")
-        expected = f"expected {', '.join(own_suffixes())} or .zip{remedy}"
-        raise InputError(f"is not a kind of file that holds ratings, {expected}", path)
+    if single:
+        _check_suffix(path)
     with open_source(path.parent if single else path) as tables:
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
@@ -120,6 +118,14 @@ def load_ratings(
     )
     times = table.form.span(table.frame["timestamp"])
     return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+
+
+def _check_suffix(path: Path) -> None:
+    """Raise `InputError` for a file of a kind that holds no ratings, with the way to convert it."""
+    suffix = path.suffix.lower()
+    if suffix not in table_suffixes():
+        expected = f"expected {', '.join(own_suffixes())} or .zip{_REMEDIES.get(suffix, '')}"
+        raise InputError(f"is not a kind of file that holds ratings, {expected}", path)
 
 
 def _titled_by_id(items: pl.DataFrame, rated: pl.Series) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from palate.measure.bootstrap import Interval, detectable
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, number
 from palate.measure.keys import COMBINED, FINE_TUNED
-from palate.report.verdict import name_in_prose
+from palate.measure.verdict import name_in_prose
 
 COARSE = 0.05
 """If the test detects only larger differences of AUC, it has too few rows."""

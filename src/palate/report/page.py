@@ -16,6 +16,7 @@ from palate.measure.figures import bounds, difference_text, least, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, COMBINED, FINE_TUNED, MARK, MEAN, STACKED, in_words
 from palate.measure.leaks import Audit
 from palate.measure.metrics import METRIC_LABELS, metrics_in
+from palate.measure.verdict import slice_reading
 from palate.report import plots, profile_plots
 from palate.report.answer import answer
 from palate.report.costs import Cost
@@ -23,7 +24,6 @@ from palate.report.outcome import Outcome
 from palate.report.side_by_side import SideBySide
 from palate.report.table import caption, cell, ece_text, groups, plain, training_rows
 from palate.report.user_examples import UserExample
-from palate.report.verdict import slice_reading
 from palate.samples.profile import Profile, advice, bars_of, date_of
 from palate.samples.queries import Labels
 from palate.store.artifacts import atomic_file

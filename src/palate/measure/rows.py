@@ -16,7 +16,7 @@ from palate.measure.evaluation import Difference, Entry, Evaluation, Unit, mass_
 from palate.measure.keys import FINE_TUNED, ZERO_SHOT
 from palate.measure.metrics import measure, metrics_in
 from palate.measure.paired import SameRows
-from palate.report.verdict import verdict
+from palate.measure.verdict import verdict
 from palate.samples import Samples
 
 

@@ -9,8 +9,8 @@ from palate.measure.bootstrap import Interval
 from palate.measure.figures import difference_text
 from palate.measure.paired import Paired
 from palate.measure.slices import Slices
+from palate.measure.verdict import slice_reading
 from palate.report.page import render_report
-from palate.report.verdict import slice_reading
 
 
 @pytest.mark.parametrize(
