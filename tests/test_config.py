@@ -96,6 +96,19 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert (config.train.epochs, config.train.learning_rate, config.train.lora.r) == (3.0, 1e-4, 8)
 
 
+def test_an_inputs_path_is_relative_to_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, here = tmp_path / "recipes" / "x.yaml", tmp_path / "here"
+    for folder in (recipe.parent / "shop", here / "model", here / "shop"):
+        folder.mkdir(parents=True)
+    recipe.write_text("ratings: {source: shop, items: ml-100k}\nmodel: {base: model}\ndata_dir: shop\n")
+    monkeypatch.chdir(here)
+    config = load_config(recipe)
+
+    assert config.ratings.source == str(recipe.parent / "shop")
+    assert (config.ratings.items, config.model.base, config.data_dir) == ("ml-100k", "model", "shop")
+    assert load_config(recipe, [Override("ratings.source", "shop", "--ratings")]).ratings.source == "shop"
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -566,7 +566,19 @@ def _config(args: argparse.Namespace) -> "Config":
         overrides.append(Override("tokens.cutoff_len", cutoffs[0], "--cutoff-len"))
     if path is None and args.command == "run":
         raise InputError("no config, expected `palate run CONFIG`, such as configs/demo.yaml", "palate run")
-    return load_config(path, overrides)
+    config = load_config(path, overrides)
+    moved = _moved_run(args, config)
+    if moved is not None and not {"name", "run_dir"} & {override.key for override in overrides}:
+        config = load_config(path, [*overrides, Override("run_dir", str(moved), str(moved))])
+    return config
+
+
+def _moved_run(args: argparse.Namespace, config: "Config") -> Path | None:
+    """The folder of a run that was named and lies elsewhere than its config says."""
+    folder: Path | None = getattr(args, "config_file", None) or getattr(args, "config", None)
+    if folder is None or not (folder / "run.log").is_file() or folder.resolve() == config.run_path.resolve():
+        return None
+    return folder
 
 
 def _is_recipe(path: Path) -> bool:

@@ -27,10 +27,13 @@ from palate.ablations import ABLATIONS
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
+from palate.ratings.archives import ARCHIVES
 from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
 """The truncations with which several targets of a prompt can share its history."""
+INPUTS = (("ratings", "source"), ("ratings", "items"), ("model", "base"), ("tokens", "tokenizer"))
+"""The keys whose value may be the path of an input."""
 _DEPTH = 4
 
 if TYPE_CHECKING:
@@ -379,6 +382,9 @@ class Override(NamedTuple):
 def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) -> Config:
     """Read a YAML config and apply `overrides`.
 
+    A relative path of an input in the file is relative to the file's folder, or to the working folder if nothing is
+    there.
+
     Raises `InputError` for a file that is missing or is not YAML, an unknown key, and a value of the wrong kind. The
     error names file and line, or the option if an override is wrong.
     """
@@ -395,6 +401,7 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
         if not isinstance(values, dict):
             raise InputError(f"is {type(values).__name__}, expected a mapping of sections", path, 1)
         lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
+        _find_inputs(values, path.parent)
     options: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys = tuple(override.key.split("."))
@@ -415,6 +422,17 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
             raise InputError(_explain(first, loc), option) from None
         line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
         raise InputError(_explain(first, loc), path, line) from None
+
+
+def _find_inputs(values: dict[str, Any], folder: Path) -> None:
+    """Replace the relative paths of inputs that exist in the config's folder."""
+    if folder == Path():
+        return
+    for section, key in INPUTS:
+        part = values.get(section)
+        value = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(value, str) and value not in ARCHIVES and (folder / value).exists():
+            part[key] = str(folder / value)
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """`palate run` and the commands around it, from a ratings log to a report, on a tiny model."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,20 @@ def test_commands_need_no_config_file(
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert manifest["options"]["prepare"]["history_len"] == 5
     assert manifest["stats"]["eval"] == 3
+
+
+def test_a_run_works_where_it_was_moved_to(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "elsewhere" / "moved")
+    finished = finished.rename(finished.with_name("gone"))  # whatever still looks there fails
+    try:
+        monkeypatch.chdir(tmp_path)
+        assert main(["recommend", "elsewhere/moved", "--model", "item-mean", "--user", "1", "--top-k", "3"]) == 0
+        assert main(["audit", "elsewhere/moved", "--json"]) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"], "a command that reads wrote here"
+    finally:
+        finished.rename(finished.with_name("run"))
 
 
 def test_doctor_tells_where_the_decision_lies(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,9 +137,9 @@ def _sources(config: Config, path: Path) -> dict[str, object]:
 
 
 def _place(data: Path, path: Path) -> str:
-    """A path in the config: relative to the working folder if both lie in it, else absolute."""
+    """A path in the config: relative to the config's folder if it lies in it, else absolute."""
     here, folder = data.resolve(), path.resolve().parent
-    return os.path.relpath(here) if folder == Path.cwd() and here.is_relative_to(folder) else str(here)
+    return os.path.relpath(here, folder) if here.is_relative_to(folder) else str(here)
 
 
 def _choices(config: Config, profile: Profile) -> Iterator[str]:
