@@ -158,7 +158,8 @@ def test_evaluate_scores_the_runs_adapter_and_leaves_the_runs_own_evidence(
     models = [entry["key"] for entry in found["entries"] if entry["kind"] == "model"]
     assert models == ["zero-shot", "zero-shot-calibrated", "fine-tuned", "fine-tuned-calibrated"]
     assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "metrics.json", "report.html", "run.log", "scores"}
-    assert {p.name for p in (tmp_path / "scores").iterdir()} == {"zero-shot.parquet", "fine-tuned.parquet"}
+    scored = {p.name for p in (tmp_path / "scores").iterdir()}
+    assert scored == {f"{of}.{kind}" for of in ("zero-shot", "fine-tuned") for kind in ("parquet", "speed.json")}
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 

@@ -91,7 +91,7 @@ def test_base_and_adapter_of_one_server_are_rows_of_one_table(recipe: Path) -> N
     with serving(stub) as address:
         served = through(address, served_base="base", served_model="adapter")
         assert main(["evaluate", "--config", str(recipe), "--out", str(out), *served]) == 0
-    tables = {path.stem: pl.read_parquet(path)["logit"].to_numpy() for path in (out / "scores").iterdir()}
+    tables = {path.stem: pl.read_parquet(path)["logit"].to_numpy() for path in (out / "scores").glob("*.parquet")}
     assert set(tables) == {"zero-shot", "fine-tuned"}
     assert np.abs(tables["zero-shot"] - tables["fine-tuned"]).min() > 0
     assert json.loads((out / "metrics.json").read_text())

@@ -50,13 +50,13 @@ def untitled(folder: Path) -> None:
         (line(5, "1,2,4.0"), "ratings.csv:5", ["3", "4"]),
         (line(6, "1,2,7.5,1000"), "ratings.csv:6", ["7.5", "0.5", "5"]),
         (line(6, "1,2,good,1000"), "ratings.csv:6", ["good"]),
-        (line(7, "1,2,4.0,84743496 https://example.org/1"), "ratings.csv:7", ["84743496 https", "integer"]),
+        (line(7, "1,2,4.0,84743496 https://example.org/1"), "ratings.csv:7", ["84743496 https", "number"]),
         (doubled, "ratings.csv:42", ["line 2"]),
         (untitled, "ratings.csv:7", ["title"]),
     ],
     ids=[
         *("no ratings", "no titles", "empty", "missing column", "too few fields", "outside the scale"),
-        *("rating is no number", "timestamp is no integer", "duplicate", "an item without a title"),
+        *("rating is no number", "timestamp is no number", "duplicate", "an item without a title"),
     ],
 )
 def test_ratings_that_are_wrong_are_told_in_one_line(

@@ -16,7 +16,7 @@ from tests.tokens.test_dataset import HISTORY, PROMPTS, samples_of
 from palate.errors import InputError
 from palate.prompt.chat import Chat, Encoded
 from palate.prompt.messages import to_chat_messages
-from palate.prompt.spec import PromptSpec
+from palate.prompt.spec import Number, PromptSpec, Text
 from palate.samples.build import Samples
 from palate.tokens.cut import STRATEGIES, Strategy
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
@@ -49,7 +49,16 @@ class Case:
     def lines(self, sample: int) -> list[str]:
         """The history lines of a training sample."""
         past, _, _ = told(self.samples, sample, HISTORY)
-        return [self.prompt.history_line.format(**{**row, "n": n}) for n, row in enumerate(past, start=1)]
+        return [
+            self.prompt.history_line.format(
+                **{
+                    name: Text(v) if isinstance(v, str) else Number(v) if type(v) is float else v
+                    for name, v in row.items()
+                }
+                | {"n": n}
+            )
+            for n, row in enumerate(past, start=1)
+        ]
 
 
 def told(samples: Samples, sample: int, m: int) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
@@ -173,7 +182,7 @@ def cut_lines(this: Case, sample: int, begin: int, end: int) -> tuple[int, int]:
     encoding = this.chat.untrimmed.encode(text, add_special_tokens=False)
     assert encoding.ids == this.plain[sample][HISTORY].ids
     gone = encoding.offsets[begin:end]
-    at = text.index("\n".join(lines) + f"\n\n{this.prompt.candidate_header}")
+    at = text.index("\n".join(lines) + this.prompt.frame(len(lines))[1])
     strict = wide = 0
     for line in lines:
         stop = at + len(line)

@@ -310,7 +310,7 @@ def test_a_signal_cancels_an_evaluation_which_the_resumed_run_makes_up_for(
     whole = evaluations(tmp_path / "whole")
     with monkeypatch.context() as patch:
         at_step(patch, 4, "evaluate", lambda _: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(InterruptedWorkError, match=r"stopped by SIGINT at step 4 of 6; .*goes on from there"):
+        with pytest.raises(InterruptedWorkError, match=r"stopped by SIGINT at step 4 of 6; .*resumes from it"):
             evaluations(tmp_path / "cut")
     log = (tmp_path / "cut/training_log.jsonl").read_text().splitlines()
     assert [entry["step"] for entry in map(json.loads, log) if "eval_loss" in entry] == [2]

@@ -281,7 +281,7 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     lines = [tables.wording.history_line(codes, n) for n in range(1, m + 1)]
     example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(codes), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
-    at = text.index("\n".join(lines) + f"\n\n{prompt.candidate_header}\n")
+    at = text.index("\n".join(lines) + prompt.frame(m)[1])
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
     steps = f.steps[f.first[m] : f.first[m + 1]]
     ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])

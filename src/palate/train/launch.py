@@ -32,6 +32,8 @@ def launch(words: Sequence[str], processes: int, accelerate_config: Path | None 
     environment = {**os.environ, **(accelerate_environment(accelerate_config, processes) if accelerate_config else {})}
     # With a thread per core in every process, the processes would compete for the cores.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # Where one process fails, torch would print a stack trace for each that waited for it.
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     read, write = os.pipe()
     children: list[subprocess.Popen[bytes]] = []
     try:
