@@ -37,6 +37,7 @@ COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
 _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
+_WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 _WIDE = (pl.UInt64, pl.Int128)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
@@ -335,14 +336,17 @@ def _diagnose(
             form = form or time_form(frame["timestamp"])
         except TimesError as error:
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
-        wrong = _reasons(_typed(frame, form), scale).is_not_null()
+        typed = _typed(frame, form)
+        wrong = _reasons(typed, scale).is_not_null()
         if wrong.any():
             row = _first(wrong)
             called = {name: names[places[name]] for name in COLUMNS}
-            raise InputError(_problem(frame.row(row, named=True), called, scale, form), file.place, whole[row][0])
+            problem = _problem(frame.row(row, named=True), called, scale, form)
+            way_out = _WAY_OUT if None in typed.row(row) else ""  # a number beyond the scale may mean another scale
+            raise InputError(f"{problem}{way_out}", file.place, whole[row][0])
         if len(whole) < len(block):
             line, fields = block[len(whole)]
-            raise InputError(width_problem(fields, names), file.place, line)
+            raise InputError(f"{width_problem(fields, names)}{_WAY_OUT}", file.place, line)
 
 
 def _reasons(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
