@@ -71,7 +71,7 @@ CONFIG, a YAML file or the folder of a run, is the first argument of every comma
 def _options(actions: list[argparse.Action]) -> str:
     rows = []
     for action in actions:
-        value = action.metavar or (None if action.nargs == 0 else "|".join(map(str, action.choices or ())))
+        value = "|".join(map(str, action.choices)) if action.choices else action.metavar
         value = f"[{value}]" if action.nargs == "?" else f"{value} …" if action.nargs == "+" else value
         rows.append((f"`{' '.join([', '.join(action.option_strings), value or '']).strip()}`", action.help or ""))
     return _table(("option", "meaning"), rows)

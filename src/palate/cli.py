@@ -385,8 +385,8 @@ EVALUATE = (
     TEST_SAMPLES,
     SCORED,
     _option(
-        "--ablations",
-        f"score again after {', '.join(ablation.title for ablation in ABLATIONS.values())}",
+        "--ablations PART",
+        f"score again after {', '.join(f'{each.title} ({name})' for name, each in ABLATIONS.items())}",
         key="evaluate.ablations",
         nargs="+",
         choices=tuple(ABLATIONS),
