@@ -1,4 +1,4 @@
-"""A shop's log, from a first look to prepared samples."""
+"""A shop's log with its faults, from a first look to recommendations."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(tmp_path_factory.mktemp("work") / "shop")
 
 
-def test_a_shop_is_inspected_and_prepared_from_the_config_that_init_writes(
+def test_a_shops_log_leads_from_inspect_to_recommendations(
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(shop.parent)
     assert main(["inspect", "shop", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["users"] == 3000
+    assert found["dropped"] == {"item without a title": 4481, "no rating that is a number": 1751}
     assert found["time_form"].startswith("ISO text, 2023-01-0")
     assert {text["column"] for text in found["texts"]} == {"title", "category", "price", "description"}
     assert found["dropped"]["item without a title"] > 1000
@@ -36,3 +37,12 @@ def test_a_shop_is_inspected_and_prepared_from_the_config_that_init_writes(
     manifest = json.loads(Path("runs/shop/data/manifest.json").read_text())
     assert manifest["stats"]["users_with_samples"] == found["kept"][1]["users"]
     assert "Will the user like this product?" in manifest["options"]["prompt"]["question"]
+
+    assert main(["baselines", "palate.yaml", "--set", "evaluate.baselines=quick", "--json"]) == 0
+    measured = {entry["key"]: entry["metrics"]["auc"] for entry in json.loads(capsys.readouterr().out)["entries"]}
+    assert measured["user-item"] > measured["item-mean"] > 0.6 > measured["constant"]
+
+    assert main(["recommend", "palate.yaml", "--model", "item-knn", "--user", "C00005", "--top-k", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "user C00005: 38 ratings" in printed.out
+    assert len([line for line in printed.out.splitlines() if line[:1].isdigit()]) == 3
