@@ -48,7 +48,7 @@ def init(config: Config, *, noun: str | None = None, out: Path | None = None, fo
         file.write(text.encode())
     need = written.prepare.history_len
     console.out.print(f"wrote {path}: a prompt about {_plural(noun)}, history_len {need}", highlight=False)
-    console.out.print(f"next: palate prepare {path}", highlight=False, soft_wrap=True)
+    console.out.print(f"next: palate baselines {path}, then palate run {path}", highlight=False, soft_wrap=True)
 
 
 def prompt_about(noun: str, *, labels: bool, highest: float) -> PromptSpec:
@@ -87,7 +87,7 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
     place = visible(str(path))
     yield f"# {_printable(visible(profile.name))}, from the figures that `palate inspect` shows."
     yield "#"
-    yield f"#   palate prepare {place}     writes the samples"
+    yield f"#   palate baselines {place}   measures the classical models"
     yield f"#   palate run {place}         prepares, trains, scores and reports"
     yield ""
     yield f'name: "{config.name}"'
