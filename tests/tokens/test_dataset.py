@@ -106,10 +106,13 @@ def as_lists(dataset: TokenDataset) -> list[dict[str, list[int]]]:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_composed_sample_is_the_whole_one(name: str, prompt: str, tmp_path: Path) -> None:
+def test_a_composed_sample_is_the_whole_one(
+    name: str, prompt: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     chat, samples = Chat(TOKENIZERS[name]), samples_of(TITLES)
     for split, dataset in composed(samples, PROMPTS[prompt], chat, tmp_path, cutoff_len=100_000).items():
         assert as_lists(dataset) == whole(samples, PROMPTS[prompt], chat, split)
+    assert "defect" not in caplog.text, "composition itself was wrong, and every sample was tokenized whole"
 
 
 @settings(max_examples=20, deadline=None)

@@ -59,8 +59,9 @@ class PromptLayout:
     def turn(self, m: int) -> Turn:
         """The user turn with `m` history items."""
         opening, middle, closing = self.prompt.frame(m)
-        begin = to_generation_messages({"instruction": self.prompt.instruction, "input": opening})
-        constants, fields = [begin[-1]["content"]], list[Field]()
+        # An input of no text would leave out the blank line before it, which stands before the history too.
+        begin = to_generation_messages({"instruction": self.prompt.instruction, "input": f"{opening}\n"})
+        constants, fields = [begin[-1]["content"].removesuffix("\n")], list[Field]()
 
         def add(line: Sequence[Piece], slot: int, kind: int) -> None:
             for piece in line:
