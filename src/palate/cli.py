@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed while working, 2 wrong input or usage, 130 interrup
 """
 
 import argparse
+import difflib
 import logging
 import os
 import re
@@ -587,9 +588,12 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _is_baseline(model: str | None) -> bool:
-    """Whether --model names a baseline."""
+    """Whether --model names a baseline; raises `InputError` for a name that is one but for a letter or two."""
     from palate.baselines.registry import RANKERS
 
+    near = difflib.get_close_matches(model or "", RANKERS, n=1, cutoff=0.85)
+    if near and model not in RANKERS and not Path(str(model)).exists():
+        raise InputError(f"is {model!r}, did you mean {near[0]!r}?", "--model")
     return model in RANKERS
 
 

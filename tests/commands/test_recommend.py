@@ -145,3 +145,8 @@ def test_the_table_names_the_baseline_and_no_prompt(run: Path, capsys: pytest.Ca
 def test_a_baseline_has_no_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", str(run), "--model", "lightgbm", "--user", "3", "--base-only"]) == 2
     assert "--model: lightgbm is a baseline, expected neither --adapter" in capsys.readouterr().err
+
+
+def test_a_mistyped_baseline_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--ratings", "ml-100k", "--model", "lightgmb", "--user", "1"]) == 2
+    assert capsys.readouterr().err == "error: --model: is 'lightgmb', did you mean 'lightgbm'?\n"

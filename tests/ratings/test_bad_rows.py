@@ -135,7 +135,7 @@ def test_prepare_writes_the_rows_that_it_left_out(tmp_path, capsys):
     assert found == [("32", "no rating that is a number", "9,3,,7"), ("75", "item without a title", "9,99,3,8")]
     assert "skipped.csv" in json.loads((out / "manifest.json").read_text())["outputs"]
     told = capsys.readouterr().err
-    assert "2 rows left out: 1 item without a title, 1 no rating that is a number" in " ".join(told.split())
+    assert "left out 2 rows: 1 item without a title, 1 no rating that is a number" in " ".join(told.split())
 
 
 def test_data_that_were_read_in_another_way_are_prepared_again(tmp_path, capsys):

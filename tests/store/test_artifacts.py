@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ def test_a_path_that_can_be_no_output_is_wrong_input(tmp_path: Path, write: Call
         pass
     assert raised.value.exit_code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is a device or a pipe"):
+        write_json(path, {})
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_keeps_what_was_not_written_again_and_its_manifest_comes_last(tmp_path: Path) -> None:

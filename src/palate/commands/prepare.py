@@ -54,7 +54,7 @@ def ratings_of(config: Config) -> "Ratings":
         )
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
-        _log_once(f"{ratings.name}: {sum(ratings.dropped.values()):,} rows left out: {counts}")
+        _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
     if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))

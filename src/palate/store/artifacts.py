@@ -29,7 +29,12 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that appears at `path` only if the block ends without an exception."""
+    """Open a binary file that appears at `path` only if the block ends without an exception.
+
+    Raises `InputError` for a device or a pipe, which the rename would replace.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError("is a device or a pipe, expected the name of a file", path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
