@@ -33,10 +33,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises `InputError` for a device or a pipe, which the rename would replace.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError("is a device or a pipe, expected the name of a file", path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with writing(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError("is a device or a pipe, expected the name of a file", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
