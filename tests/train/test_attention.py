@@ -307,3 +307,30 @@ def test_a_probe_without_memory_is_not_called_a_wrong_attention(
     config = toy_config(base, train={"attention": "segments"})
     with pytest.raises(attention.WorkError, match=r"out of memory: try .* train.gradient_checkpointing=true"):
         train(config, toy_dataset(8, config), None, tmp_path)
+
+
+def test_a_gradient_a_tenth_too_large_is_noticed_beside_the_rounding_of_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights in float32 compare gradients without the autocast, whose rounding would hide this."""
+
+    def bfloat16() -> Any:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    class TooLarge(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Any) -> Any:
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return 1.1 * gradient
+
+    model = tiny_model("qwen3")
+    right = choose_attention(model, "segments", 4, 100, bfloat16)
+    attend = attention.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention, "scaled_dot_product_attention", lambda q, k, v, **kwargs: attend(q, k, TooLarge.apply(v), **kwargs)
+    )
+    with pytest.raises(attention.WorkError, match="norms off"):
+        probe(model, right, "sdpa", 100, bfloat16)

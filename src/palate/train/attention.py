@@ -140,8 +140,31 @@ def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Au
     """Raise `WorkError` unless packed prompts give the results of their sequences alone with the attention `own`.
 
     Compares logits and gradients on prompts of up to `longest` tokens, in training mode, so that gradient checkpointing
-    is as in training. Clears the gradients of the weights.
+    is as in training. Weights in float32 compare their gradients without the autocast, and so within narrow bounds:
+    in bfloat16, rounding can turn a small gradient of a correct pass around. FlexAttention is compiled for the
+    precision of training alone. Clears the gradients of the weights.
     """
+    with autocast():
+        cast = torch.is_autocast_enabled(next(model.parameters()).device.type)
+    trained = [weight.dtype for weight in model.parameters() if weight.requires_grad]
+    exactly = cast and {torch.float32, _dtype(model)} == {torch.float32, *trained} and attention.way != "flex"
+    if exactly:
+        _probe(model, attention, own, longest, nullcontext, "float32", gradients=True)
+    precision = "other" if cast or _dtype(model) != torch.float32 else "float32"
+    _probe(model, attention, own, longest, autocast, precision, gradients=not exactly)
+
+
+def _probe(
+    model: Any,
+    attention: Attention,
+    own: str,
+    longest: int,
+    autocast: Autocast,
+    precision: Literal["float32", "other"],
+    *,
+    gradients: bool,
+) -> None:
+    """Compare logits, and gradients if asked for, under `autocast`, within the bounds of a precision."""
     base = _transformer(model)
     vocabulary = base.get_input_embeddings().weight.shape[0]
     packed, changed = (
@@ -149,17 +172,14 @@ def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Au
     )
     implementation = base.config._attn_implementation
     with _as_in_training(model):
-        together, ours = _learn(model, autocast, [(packed, lambda: attention.logits(model, packed))])
+        together, ours = _learn(model, autocast, [(packed, lambda: attention.logits(model, packed))], gradients)
         with torch.no_grad(), autocast():
             elsewhere = attention.logits(model, changed).float()
         base.set_attn_implementation(own)
         try:
-            alone, theirs = _learn(model, autocast, _alone(model, packed))
+            alone, theirs = _learn(model, autocast, _alone(model, packed), gradients)
         finally:
             base.set_attn_implementation(implementation)
-    with autocast():
-        exact = _dtype(model) == torch.float32 and not torch.is_autocast_enabled(alone.device.type)
-    precision = "float32" if exact else "other"
     _compare_logits(packed, together, alone, elsewhere, TOLERANCE[precision])
     _compare_gradients(ours, theirs, GRADIENTS[precision])
 
@@ -200,9 +220,11 @@ def _compare_gradients(ours: dict[str, Any], theirs: dict[str, Any], tolerance: 
         raise WorkError(f"the probe's gradients are {mean:.2g} norms off those of sequences alone")
 
 
-def _learn(model: Any, autocast: Autocast, passes: Iterable[tuple[Packed, Callable[[], Any]]]) -> tuple[Any, Any]:
+def _learn(
+    model: Any, autocast: Autocast, passes: Iterable[tuple[Packed, Callable[[], Any]]], gradients: bool
+) -> tuple[Any, Any]:
     """The logits (r, vocabulary) of all passes, in float32, and the gradients of their loss by name of the weight."""
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    trained = {name: weight for name, weight in model.named_parameters() if gradients and weight.requires_grad}
     found = []
     model.zero_grad(set_to_none=True)
     try:
