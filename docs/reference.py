@@ -28,6 +28,7 @@ MORE = {
     "train.draw_by": "training.md#train-on-few-samples",
     "train.targets_per_prompt": "training.md#choose-the-number-of-targets",
     "train.attention": "block-mask.md#attention-implementations",
+    "train.teacher": "training.md#learn-from-a-baseline",
     "train.ranking_weight": "training.md#rank-what-one-user-likes",
     "train.seeds": "training.md#train-on-few-samples",
     "score.calibration": "calibration.md",

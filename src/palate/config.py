@@ -132,6 +132,13 @@ class ModelConfig(Section):
     """Passed to transformers (`sdpa`, `eager`, `flash_attention_2`); None: transformers chooses."""
 
 
+Teacher = Literal[
+    "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
+    "lightgbm-then", "lightgbm",
+]  # fmt: skip
+"""Keys of baselines that can teach; see `palate.baselines.registry`."""
+
+
 class LoraConfig(Section):
     """The LoRA adapter."""
 
@@ -164,6 +171,8 @@ class TrainConfig(Section):
     training."""
     train_on: Literal["response", "answer"] = "response"
     """The tokens with a loss: the whole response, or the answer token alone."""
+    teacher: Teacher | None = None
+    """A baseline whose probabilities the model learns instead of the answers. Each comes from a fit on other users."""
     ranking_weight: float = Field(0.0, ge=0)
     """Weight of a pairwise ranking loss over the liked and disliked targets of a prompt; needs `targets_per_prompt`
     above 1."""

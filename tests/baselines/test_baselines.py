@@ -13,8 +13,16 @@ from palate.baselines import factors, learned, registry
 from palate.baselines import statistics as known_data
 from palate.baselines.kept import Kept
 from palate.baselines.platt import Predict
-from palate.baselines.registry import RANKERS, REGISTRY, baseline_scores, fit_baselines
-from palate.baselines.statistics import BaselineData
+from palate.baselines.registry import (
+    RANKERS,
+    REGISTRY,
+    TEACHERS,
+    baseline_scores,
+    cross_fitted,
+    fit_baselines,
+)
+from palate.baselines.statistics import PARTS, BaselineData
+from palate.config import TrainConfig
 from palate.errors import InputError
 from palate.measure.metrics import measure
 from palate.samples import Samples
@@ -323,3 +331,43 @@ def test_kept_baselines_of_other_data_and_damaged_ones_are_fitted_again(samples:
     assert Kept(tmp_path, {"data": 1}).read("item-mean") is None
     fit_baselines(known, "quick", Kept(tmp_path, {"data": 1}))
     assert (tmp_path / "item-mean.npz").read_bytes() == whole
+
+
+def test_the_config_takes_the_baselines_that_can_teach() -> None:
+    field = TrainConfig.model_json_schema()["properties"]["teacher"]
+    assert field["anyOf"][0]["enum"] == TEACHERS
+
+
+def test_a_cross_fit_learns_from_the_samples_of_other_users_alone() -> None:
+    class Known(registry.Baseline):
+        """1 for the samples of users that it was fitted on."""
+
+        def fitted(self, data: BaselineData) -> dict[str, np.ndarray]:
+            queries, _ = data.drawn("train")
+            return {"users": np.unique(data.user[queries.anchor[data.learned(queries)]])}
+
+        def predictor(self, data: BaselineData, state: dict[str, np.ndarray]) -> Predict:
+            return lambda queries: np.isin(data.user[queries.anchor], state["users"]).astype(float)
+
+    data, known = BaselineData.of(samples_of(random_timeline(users=60, seed=3))), Known("known", "known")
+    queries, liked = data.of_split("train")
+    assert known.predictor(data, known.fitted(data))(queries).all()
+    assert cross_fitted(known, data).tolist() == [0.0] * len(liked)
+    for part in range(PARTS):
+        others = replace(data, without=part, linear={})
+        rows = others.learned(queries)
+        x, labels = learned._features_and_labels(others, "train", ("prompt", "item"))
+        assert 0 < len(x) == rows.size < len(liked)
+        assert np.array_equal(labels, liked[rows])
+        fitted = RANKERS["online"].fitted(others)["weights"]
+        alone = LogisticRegression().fit(np.column_stack(learned.online_means(data, queries))[rows], liked[rows])
+        assert np.allclose(fitted, alone.coef_[0])
+
+
+def test_cross_fitted_predictions_are_kept(tmp_path: Path) -> None:
+    data = BaselineData.of(samples_of(random_timeline(seed=4)))
+    kept = Kept(tmp_path, {"data": "these"})
+    p = cross_fitted(RANKERS["logistic"], data, kept)
+    assert np.array_equal(kept.read("logistic-cross-fitted")["p"], p)
+    kept.write("logistic-cross-fitted", {"p": p + 1})
+    assert np.array_equal(cross_fitted(RANKERS["logistic"], data, kept), p + 1)

@@ -144,6 +144,33 @@ def test_a_ranking_loss_is_that_of_the_pairs_of_separate_sequences(tmp_path: Pat
     check_same(ours, (plain + total, gradients(model)))
 
 
+def test_a_teachers_loss_is_the_cross_entropy_to_its_probabilities(tmp_path: Path) -> None:
+    """Each decision's target is the teacher's P(Yes) and P(No), of its own sample; other tokens keep theirs."""
+    prompts = prompts_for("gpt2_like", tmp_path, 5)
+    model = adapted(tiny_model("qwen3", 2048))
+    attention = choose_attention(model, "auto", 5, 400)
+    taught = np.random.default_rng(0).random(prompts.order.size)
+    trainer = trainer_on(model, Schedule(prompts, 20, 1500, seed=0), attention, tmp_path, taught=taught)
+    step = next(iter(trainer.get_train_dataloader()))
+    model.zero_grad()
+    ours = trainer.training_step(model, step).item(), gradients(model)
+    model.zero_grad()
+    model.get_base_model().set_attn_implementation("sdpa")
+    total = 0.0
+    for packed in step.passes:
+        for i in range(packed.block.size):
+            alone = packed.alone(i)
+            logits = model(input_ids=tensors(alone)["input_ids"]).logits[0, alone.at]
+            target = torch.nn.functional.one_hot(torch.from_numpy(alone.targets.astype(np.int64)), 2048).float()
+            p = taught[alone.samples[0]]
+            target[alone.decision[0]] = 0
+            target[alone.decision[0], list(ANSWERS)] = torch.tensor([p, 1 - p], dtype=torch.float32)
+            loss = cross_entropy(logits, target, reduction="sum") / step.labelled
+            loss.backward()
+            total += loss.item()
+    check_same(ours, (total, gradients(model)))
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(-9, 9)), min_size=1, max_size=30), st.floats(-9, 9)
 )

@@ -63,6 +63,8 @@ def weighted(statistics: Callable[[BaselineData, Queries], list[Floats]]) -> tup
         from sklearn.linear_model import LogisticRegression
 
         queries, liked = data.drawn("train")
+        kept = data.learned(queries)
+        queries, liked = queries.take(kept), liked[kept]
         if not both_classes(liked):
             return None
         return {"weights": LogisticRegression().fit(np.column_stack(statistics(data, queries)), liked).coef_[0]}
@@ -171,9 +173,13 @@ def _linear(state: State, x: Matrix) -> Floats:
 
 
 def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
-    """Features and labels of the samples of a split; all models share the features of a group."""
+    """Features and labels of the samples of a split that a fit uses; all models share the features of a group."""
     queries, liked = data.drawn(split)
     for group in groups:
         if (split, group) not in data.features:
             data.features[split, group] = features_of(data, queries, [group])[1]
-    return np.hstack([data.features[split, group] for group in groups]), liked
+    x = np.hstack([data.features[split, group] for group in groups])
+    if split != "train" or data.without is None:
+        return x, liked
+    kept = data.learned(queries)
+    return x[kept], liked[kept]

@@ -7,7 +7,7 @@ and Platt scaling use validation. docs/baselines.md has their equations.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
@@ -19,7 +19,7 @@ from palate.baselines.factors import factorization, fit_factors
 from palate.baselines.kept import Kept
 from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means, weighted
 from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
-from palate.baselines.statistics import BaselineData
+from palate.baselines.statistics import PARTS, BaselineData
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.queries import Queries, Scores
@@ -90,6 +90,8 @@ RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
 """The baselines that `palate recommend --model` takes, by key."""
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys and their names in tables, in table order."""
+TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
+"""The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 
 
 def chosen_baselines(choice: Choice) -> list[Baseline]:
@@ -129,6 +131,28 @@ def fit_one(baseline: Baseline, data: BaselineData, kept: Kept | None = None) ->
         if kept is not None:
             kept.write(baseline.key, state)
     return state
+
+
+def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = None) -> Scores:
+    """P(like) of every training sample, float64 (n,), each by a fit on the samples of other users.
+
+    The users form `PARTS` parts. So no label is part of its own sample's prediction, even if the baseline can learn its
+    samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
+    """
+    name = f"{baseline.key}-cross-fitted"
+    if kept is not None and (state := kept.read(name)) is not None:
+        return state["p"]
+    queries, _ = data.of_split("train")
+    p = np.empty(len(queries))
+    with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
+        for part in range(PARTS):
+            others = replace(data, without=part, linear={})
+            rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
+            p[rows] = baseline.predictor(others, baseline.fitted(others))(queries.take(rows))
+            meter.advance(1)
+    if kept is not None:
+        kept.write(name, {"p": p})
+    return p
 
 
 def in_chunks(predict: Predict) -> Predict:

@@ -29,6 +29,8 @@ from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
 Floats = NDArray[np.float64]
 
 FOLDS = 10
+PARTS = 5
+"""Number of parts of users, each of two folds, in a cross-fit."""
 MOST = 500_000
 """Maximum number of a split's samples in a fit, which bounds memory."""
 NEIGHBOURS = 200
@@ -103,6 +105,8 @@ class BaselineData:
     fold: RowNumbers
     """The fold of the row's user."""
     seed: int
+    without: int | None = None
+    """The part of users whose training samples a fit leaves out; None: it uses those of all."""
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Cached features of a split's samples by (split, group), which several models share."""
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
@@ -130,6 +134,10 @@ class BaselineData:
         """The samples of a split and their labels, (n,) bool."""
         position = self.samples.position[self.samples.of(split)]
         return Queries(position, self.item[position]), self.liked[position]
+
+    def learned(self, queries: Queries) -> RowNumbers:
+        """The rows of the training queries that a fit uses; see `without`."""
+        return np.flatnonzero(self.fold[queries.anchor] % PARTS != (-1 if self.without is None else self.without))
 
     def drawn(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split to fit on: all, or a random `MOST` of them, in order."""

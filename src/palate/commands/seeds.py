@@ -28,7 +28,9 @@ TOLD = {
 """The figures shown of each training: the key in `training.json`, and the name in the table."""
 
 
-def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[str, Any] | None) -> Path:
+def train_seeds(
+    config: Config, train: Any, evaluated: Any, manifest: Mapping[str, Any] | None, taught: Any = None
+) -> Path:
     """Train with each seed in `seeds/SEED` of the run's folder; the first one's adapter becomes the run's.
 
     The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
@@ -57,7 +59,7 @@ def train_seeds(config: Config, train: Any, evaluated: Any, manifest: Mapping[st
                 log.info("again: %s", reason)
             alone = config.train.model_copy(update={"seed": seed, "seeds": 1})
             one = config.model_copy(update={"train": alone})
-            finetune(one, train, evaluated, folder, data_manifest=manifest, console=console.err)
+            finetune(one, train, evaluated, folder, taught=taught, data_manifest=manifest, console=console.err)
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
             _make_room()

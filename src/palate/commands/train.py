@@ -1,5 +1,6 @@
 """Train: fine-tune the base model on the prepared data."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,15 +8,18 @@ from palate import console
 from palate.commands.prepare import (
     check_model,
     evaluation_part,
+    kept_baselines,
     portable,
     prepared,
     tokens_of,
 )
 from palate.config import Config, write_config
+from palate.errors import InputError
 from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
+    from palate.samples.queries import Scores
 
 
 def train(config: Config) -> Path:
@@ -27,6 +31,7 @@ def train(config: Config) -> Path:
     with processes.in_turn():
         chat = check_model(config)
         train, evaluated, manifest = _training_data(config, chat)
+        taught = _taught(config)
         from palate.commands.seeds import train_seeds
         from palate.models.load import files_at_hand
         from palate.train.finetune import train as finetune
@@ -35,9 +40,11 @@ def train(config: Config) -> Path:
     if processes.is_first:
         begin(config, config.run_path)
     if config.train.seeds > 1:
-        adapter = train_seeds(config, train, evaluated, manifest)
+        adapter = train_seeds(config, train, evaluated, manifest, taught)
     else:
-        result = finetune(config, train, evaluated, config.run_path, data_manifest=manifest, console=console.err)
+        result = finetune(
+            config, train, evaluated, config.run_path, taught=taught, data_manifest=manifest, console=console.err
+        )
         adapter = result.adapter
     leave()
     return adapter
@@ -56,6 +63,25 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
     data = prepared(config)
     tokens = tokens_of(config, data, chat, ("train", "val"))
     return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
+
+
+def _taught(config: Config) -> "Scores | None":
+    """P(like) of every training sample by `train.teacher`; None without one."""
+    teacher = config.train.teacher
+    if teacher is None:
+        return None
+    from palate.baselines.registry import RANKERS, cross_fitted
+    from palate.baselines.statistics import BaselineData
+    from palate.commands import data_option
+    from palate.tokens.portable import is_portable
+
+    if is_portable(config.data_path) or data_option.alpaca_of(config) is not None:
+        raise InputError(f"learns from ratings, which {config.data_path} does not have, expected null", "train.teacher")
+    needed = RANKERS[teacher].needs
+    if needed is not None and find_spec(needed) is None:
+        raise InputError(f"{teacher} needs {needed}, which is not installed", "train.teacher")
+    data = prepared(config)
+    return cross_fitted(RANKERS[teacher], BaselineData.of(data.samples, config.seed), kept_baselines(config, data))
 
 
 def begin(config: Config, folder: Path) -> None:

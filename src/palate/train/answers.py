@@ -67,8 +67,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     The loss of a step is the mean negative log-likelihood of its labelled tokens, on however many devices and in
     however many passes; with `ranking_weight`, each sample's decision has that many times its `ranking_loss` added.
-    Logs tell the decision token's loss and accuracy apart from the rest of the response, which is the same in every
-    sample.
+    With a teacher, the decision's target is the teacher's probability of Yes and No instead of the answer. Logs tell
+    the decision token's loss and accuracy apart from the rest of the response, which is the same in every sample.
     """
 
     attention: Attention
@@ -87,10 +87,15 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         answers: tuple[int, int],
         evaluated: SharedHistory | None = None,
         ranking_weight: float = 0.0,
+        taught: NDArray[np.float64] | None = None,
     ) -> None:
-        """`answers` are the ids of Yes and No; `evaluate` computes its metrics on the prompts `evaluated`."""
+        """`answers` are the ids of Yes and No; `evaluate` computes its metrics on the prompts `evaluated`.
+
+        `taught` (samples,) is P(like) by the teacher, of each sample in the order of the prompts.
+        """
         self.schedule, self.answers, self.evaluated = schedule, answers, evaluated
         self.ranking_weight = ranking_weight
+        self.taught = None if taught is None else torch.from_numpy(taught).to(args.device, torch.float32)
         # transformers would remove an old checkpoint before the new one is marked as whole.
         self.checkpoints_kept, args.save_total_limit = args.save_total_limit, None
         self.waited = 0.0
@@ -131,7 +136,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     logits = self.attention.logits(model, packed)
-                loss, seen = self._losses(logits, packed)
+                taught = None if self.taught is None else self.taught[torch.from_numpy(packed.samples)]
+                loss, seen = self._losses(logits, packed, taught)
                 # Data parallelism averages gradients over the devices; this makes it a sum over samples.
                 loss = loss * (world / inputs.labelled if counts else 0.0)
                 self.accelerator.backward(loss, **kwargs)
@@ -151,8 +157,11 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             f"training then starts over, and the checkpoints in {self.args.output_dir} are set aside"
         )
 
-    def _losses(self, logits: Any, packed: Packed) -> tuple[Any, Any]:
-        """The sum of the samples' losses, and the sums (SUMS,) float64 that `_rates` divides."""
+    def _losses(self, logits: Any, packed: Packed, taught: Any | None = None) -> tuple[Any, Any]:
+        """The sum of the samples' losses, and the sums (SUMS,) float64 that `_rates` divides.
+
+        `taught` (n,) is the teacher's P(like) of the pass's samples.
+        """
         device = logits.device
         targets = torch.from_numpy(packed.targets.astype(np.int64)).to(device)
         decision = torch.from_numpy(packed.decision).to(device)
@@ -161,6 +170,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         nll = cross_entropy(logits, targets, reduction="none")
         yes, no = (logits[decision, answer] for answer in self.answers)
         margin = yes - no
+        if taught is not None:
+            nll = nll.index_copy(0, decision, logits[decision].logsumexp(-1) - no - taught * margin)
         ranking = ranking_loss(margin, packed) if self.ranking_weight else margin.new_zeros(())
         with torch.no_grad():
             correct = ((margin > 0) == liked).sum()

@@ -30,14 +30,15 @@ from palate.tokens.packed import Packed, pack, tensors
 log = logging.getLogger(__name__)
 
 Way = Literal["segments", "flex", "mask", "padded"]
+Precision = Literal["float32", "other"]
 SEGMENTS = "palate_segments"
 CHUNK = 256
 """Tokens of blocks in one attention call: with a larger chunk there are fewer calls and more masked scores."""
 ONE_KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 """Below 128 tokens FlexAttention would use its decoding kernel, which rejects some ratios of grouped heads."""
-TOLERANCE = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
+TOLERANCE: dict[Precision, tuple[float, float]] = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
 """Mean difference of the probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
-GRADIENTS = {"float32": (0.01, 0.03, 1e-3), "other": (0.15, 0.5, 0.03)}
+GRADIENTS: dict[Precision, tuple[float, float, float]] = {"float32": (0.01, 0.03, 1e-3), "other": (0.15, 0.5, 0.03)}
 """Difference of a weight's gradient to that of the sequences alone, in norms: the mean over the weights, the largest,
 and the floor of a weight's norm as a share of the mean norm: the gradient of a key's bias is rounding error only.
 SmolLM2-135M in bfloat16 has 0.05 and 0.21."""
@@ -150,7 +151,7 @@ def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Au
     exactly = cast and {torch.float32, _dtype(model)} == {torch.float32, *trained} and attention.way != "flex"
     if exactly:
         _probe(model, attention, own, longest, nullcontext, "float32", gradients=True)
-    precision = "other" if cast or _dtype(model) != torch.float32 else "float32"
+    precision: Precision = "other" if cast or _dtype(model) != torch.float32 else "float32"
     _probe(model, attention, own, longest, autocast, precision, gradients=not exactly)
 
 
@@ -160,7 +161,7 @@ def _probe(
     own: str,
     longest: int,
     autocast: Autocast,
-    precision: Literal["float32", "other"],
+    precision: Precision,
     *,
     gradients: bool,
 ) -> None:

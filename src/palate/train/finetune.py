@@ -7,10 +7,13 @@ import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
@@ -103,13 +106,15 @@ def train(
     eval: "Dataset | TokenDataset | None",
     out: Path,
     *,
+    taught: NDArray[np.float64] | None = None,
     data_manifest: Mapping[str, Any] | None = None,
     console: "Console | None" = None,
 ) -> TrainResult:
     """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.
 
     `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which this function
-    tokenizes. `train.max_samples` of them are drawn with the seed. An interrupted run resumes from its last
+    tokenizes. `train.max_samples` of them are drawn with the seed. `taught` (samples of the split,) float64 is the
+    P(like) of `train.teacher` for each. An interrupted run resumes from its last
     checkpoint if model, data and options are the same. Ctrl-C and SIGTERM end with a checkpoint.
 
     Raises `InputError` for a model or options that do not fit, `WorkError` if training was stopped, the
@@ -123,7 +128,7 @@ def train(
     model = load_model(held, for_training=True, on=_loading_device(config))
     check_vocabulary(model, chat.tokenizer)
     about = describe(config, chat, model)
-    prompts = prompts_of(config, chat, train, eval)
+    prompts = prompts_of(config, chat, train, eval, taught)
     schedule = schedule_of(config, prompts)
     checkpoints = out / "checkpoints"
     fingerprint = _fingerprint(config, prompts, weights_fingerprint(model)) | _layout(processes)
@@ -231,6 +236,8 @@ def _fingerprint(config: Config, prompts: TrainingPrompts, weights: str) -> dict
     options = config.train.decisive()
     del options["max_samples"], options["draw_by"]  # the data's hash covers the drawn samples only
     data = {"data": prompts.train.identity}
+    if prompts.taught is not None:
+        data["taught"] = sha256(prompts.taught.tobytes()).hexdigest()
     if config.train.looks_for_best and prompts.evaluated is not None:
         data["evaluated"] = prompts.evaluated.identity
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
@@ -274,7 +281,7 @@ def _trainer(
         peft.enable_input_require_grads()
         peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
     answers = chat.decision.yes_id, chat.decision.no_id
-    trainer = AnswerTrainer(peft, args, schedule, answers, prompts.evaluated, options.ranking_weight)
+    trainer = AnswerTrainer(peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught)
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
         peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast

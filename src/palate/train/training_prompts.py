@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate.config import Config
 from palate.errors import InputError
@@ -18,19 +19,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Floats = NDArray[np.float64]
+
 
 class TrainingPrompts(NamedTuple):
-    """The prompts to train and evaluate on; `available` counts the samples before the draw."""
+    """The prompts to train and evaluate on; `available` counts the samples before the draw.
+
+    `taught` (n,) float64 is the teacher's P(like) of each sample of `train`, None without a teacher.
+    """
 
     train: SharedHistory
     available: int
     evaluated: SharedHistory | None
+    taught: Floats | None = None
 
 
 def prompts_of(
-    config: Config, chat: Chat, train: "TokenDataset | Dataset", evaluated: "TokenDataset | Dataset | None"
+    config: Config,
+    chat: Chat,
+    train: "TokenDataset | Dataset",
+    evaluated: "TokenDataset | Dataset | None",
+    taught: Floats | None = None,
 ) -> TrainingPrompts:
     """Draw `train.max_samples` samples and group them into prompts; logs the positive rate.
+
+    `taught` (samples of the split,) float64 is the teacher's P(like) of each.
 
     Raises `InputError` without training samples, and for options that do not fit the data.
     """
@@ -59,9 +72,12 @@ def prompts_of(
             (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
             apart / together,
         )  # fmt: skip
+    if taught is not None:
+        assert isinstance(source, TokenDataset)
+        taught = taught[source.numbers[shared.order]]
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None)
-    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)))
+        return TrainingPrompts(shared, len(train), None, taught)
+    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)), taught)
 
 
 def units(source: Sequences, by: str, targets: int) -> Longs:
