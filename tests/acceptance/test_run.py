@@ -76,10 +76,12 @@ def test_the_table_has_both_models_and_the_quick_baselines(finished: Path, recip
     assert [entry["key"] for entry in metrics["entries"]][: len(quick)] == quick
     assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * len(quick) + ["model"] * 4
     assert metrics["n"] == pl.read_parquet(finished / "data" / "ratings.parquet").filter(split="test").height
-    for entry in metrics["entries"]:
-        assert entry["label"].partition(" (")[0] in shown
+    rows = ["user mean", "item mean", "user + item", "model, zero-shot", "model, fine-tuned"]
+    assert [line.split("   ")[0].strip() for line in shown.splitlines() if "   [" in line] == rows
     assert metrics["verdict"]
     assert str(finished / "report.html") in shown
+    assert shown.count("Film ") >= 5
+    assert f"palate recommend {finished} --user 1 --model item-mean" in shown.replace("\n", "")
     card = (finished / "adapter" / "README.md").read_text()
     assert "model, fine-tuned" in card
     assert "fine-tuned, calibrated (" in card
@@ -102,7 +104,7 @@ def test_the_same_run_again_skips_what_is_done(finished: Path, recipe: Path) -> 
     assert again.returncode == 0, again.stderr
     assert again.stderr == "skipped: all stages are finished, and their inputs are unchanged\n"
     first = (recipe.parent / "first.txt").read_text()
-    assert again.stdout.split("took")[0] in first  # the same tables and sentences
+    assert again.stdout.split("report  ")[0] in first  # the same answer and table
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "run.log"} == before
 
 

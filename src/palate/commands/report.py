@@ -70,16 +70,9 @@ def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: 
 
 def show(config: Config, outcome: "Outcome") -> None:
     """Print the answer, the table and the verdict."""
-    from palate.report.answer import answer
     from palate.report.table import ablation_table, evaluation_table
 
-    first = answer(outcome.evaluation)
-    if first is not None:
-        console.out.print()
-        console.out.print(first.sentence, style="bold", highlight=False)
-        for warning in first.warnings:
-            console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
-
+    show_answer(outcome)
     tables = [evaluation_table(outcome.evaluation)]
     if outcome.ablations is not None:
         tables.append(ablation_table(outcome.ablations))
@@ -91,6 +84,22 @@ def show(config: Config, outcome: "Outcome") -> None:
     for sentence in (*outcome.evaluation.verdict[:SENTENCES], *([apart] if apart else []), _in_the_report(outcome)):
         console.out.print(f"• {sentence}", highlight=False)
     console.out.print()
+
+
+def show_answer(outcome: "Outcome", *, table_rows: int | None = None) -> None:
+    """Print the first line of the report with its warnings, and a table of this many rows if it is named."""
+    from palate.report.answer import answer
+    from palate.report.table import evaluation_table
+
+    first = answer(outcome.evaluation)
+    if first is not None:
+        console.out.print()
+        console.out.print(first.sentence, style="bold", highlight=False)
+        for warning in first.warnings:
+            console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
+    if table_rows is not None:
+        console.out.print()
+        console.out.print(evaluation_table(outcome.evaluation, most=table_rows))
 
 
 def _in_the_report(outcome: "Outcome") -> str:

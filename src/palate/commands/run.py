@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from palate import __version__, console
-from palate.commands import calibrate, evaluate, scores, seeds
+from palate.commands import calibrate, evaluate, recommend, scores, seeds
 from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
 from palate.commands.audit import check_leaks
 from palate.commands.ledger import Ledger, reading, training
-from palate.commands.report import METRICS, REPORT, show
+from palate.commands.report import METRICS, REPORT, show_answer
 from palate.commands.score import adapter_identity
 from palate.commands.table_rows import Collected
 from palate.config import Config, write_config
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from palate.report.outcome import Outcome
 
 STAGES = 7
+ROWS = 5
+"""Number of the table's rows at the end, and of the recommendations below it."""
+CANDIDATES = 50
+"""Number of items that the language model ranks for these recommendations."""
 WHOLE = "run"
 """The ledger's entry of a run that went through."""
 
 
 def run(config: Config) -> None:
-    """Do all stages that are not done, then print the table and where everything lies.
+    """Do all stages that are not done, then print the answer, recommendations for one user, and the next commands.
 
     Raises `InputError` for a server that is to score: it cannot have the adapter that is still to be trained.
     """
@@ -55,11 +59,17 @@ def run(config: Config) -> None:
     console.start_logging()
     outcome = _finished(config)
     if outcome is None:
-        outcome = _Run(config).go()
+        whole = _Run(config)
+        outcome = whole.go()
+        took = time.monotonic() - began
+        show_answer(outcome, table_rows=ROWS)
+        user = _recommend(config, outcome, whole.data)
     else:
         log.info("skipped: all stages are finished, and their inputs are unchanged")
-    show(config, outcome)
-    _say_where(config, time.monotonic() - began)
+        took = time.monotonic() - began
+        show_answer(outcome, table_rows=ROWS)
+        user = "USER"
+    _say_where(config, took, user, _best(outcome))
 
 
 def _finished(config: Config) -> "Outcome | None":
@@ -244,18 +254,43 @@ def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path]
     )
 
 
-def _say_where(config: Config, seconds: float) -> None:
+def _best(outcome: "Outcome") -> str | None:
+    """The baseline that the answer prefers to the language model, by its key; None for the language model."""
+    from palate.baselines.registry import RANKERS
+    from palate.report.answer import answer
+
+    first, best = answer(outcome.evaluation), outcome.evaluation.best_baseline()
+    return None if first is None or first.use or best is None or best.key not in RANKERS else best.key
+
+
+def _recommend(config: Config, outcome: "Outcome", data: Prepared) -> str:
+    """Print what the better of model and best baseline recommends to the user of the first measured row; that user."""
+    ranker, samples = _best(outcome), data.samples
+    row = samples.of(config.evaluate.split)[scores.measured_rows(config, data)[0]]
+    user = str(samples.timeline["user_id"][int(samples.position[row])])
+    request = recommend.Request(user=user, top_k=ROWS, retrieve=CANDIDATES if ranker is None else None)
+    recommend.recommend(config, request, baseline=ranker)
+    console.out.print()
+    return user
+
+
+def _say_where(config: Config, seconds: float, user: str, ranker: str | None) -> None:
+    """Print what lies where, and commands that go on from here."""
     import resource
     import sys
 
     folder = config.run_path
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    apart = seeds.sentence(config)
+    if apart is not None:
+        console.out.print(f"{apart}\n", highlight=False)
     lines = [
         ("report", folder / REPORT),
         ("adapter", folder / "adapter"),
         ("data", config.data_path),
         ("took", f"{clock(seconds)}, {peak / 1e9:.1f} GB of memory at most"),
-        ("next", f"palate lengths {folder} --show-examples 2"),
+        ("next", f"palate recommend {folder} --user {user}" + (f" --model {ranker}" if ranker else "")),
+        ("", f"palate evaluate {folder}"),
     ]
     if config.train.max_samples is not None:
         more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"

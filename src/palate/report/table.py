@@ -70,14 +70,23 @@ def caption(evaluation: Evaluation) -> str:
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
-def evaluation_table(evaluation: Evaluation) -> "Table":
-    """Models and baselines in groups; the best of each column in bold green."""
+def evaluation_table(evaluation: Evaluation, *, most: int | None = None) -> "Table":
+    """Models and baselines in groups; the best of each column in bold green.
+
+    With `most`, the table has that many rows and no titles: the models, and the best baselines by AUC, the best mean
+    among them.
+    """
     from rich.text import Text
 
     table = _metric_table(caption(evaluation))
     best = {column.key: evaluation.best(column.key) for column in COLUMNS}
-    for title, entries in groups(evaluation):
-        table.add_row(Text(title, "italic"))
+    shown = groups(evaluation)
+    if most is not None:
+        kept = _best_rows(shown, most)
+        shown = [(title, [entry for entry in entries if entry.key in kept]) for title, entries in shown]
+    for title, entries in shown:
+        if most is None:
+            table.add_row(Text(title, "italic"))
         for n, entry in enumerate(entries, start=1):
             values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in COLUMNS)
             first, *others = (Text(value, "bold green" if is_best else "") for value, is_best in values)
@@ -157,6 +166,19 @@ def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[st
     for key, values in rows.items():
         table.add_row(key, *map(Text, values))
     return table
+
+
+def _best_rows(groups: list[tuple[str, list[Entry]]], most: int) -> set[str]:
+    """The keys of the rows of a short table."""
+
+    def by_auc(entries: list[Entry]) -> list[str]:
+        return [e.key for e in sorted(entries, key=lambda e: -(e.metrics.auc or 0.0))]
+
+    baselines = [entries for _, entries in groups if entries[0].kind == "baseline"]
+    kept = [e.key for _, entries in groups for e in entries if e.kind == "model" and not e.aside][-most:]
+    kept += [key for entries in baselines for key in by_auc(entries)[:1]]
+    kept += by_auc([entry for entries in baselines for entry in entries])
+    return set(list(dict.fromkeys(kept))[:most])
 
 
 def _metric_table(note: str) -> "Table":
