@@ -38,20 +38,15 @@ def ratings_of(config: Config) -> "Ratings":
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     columns = {str(role): name for role, name in wanted.columns.items()}
-    if config.prepare.split == "given":
-        for option, value in (("bad_rows", wanted.bad_rows), ("untitled", wanted.untitled)):
-            if value != "refuse":
-                raise InputError(f"is {value}, expected refuse beside tables with splits", f"ratings.{option}")
-        ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
-    else:
-        ratings = load_ratings(
-            wanted.source,
-            items=wanted.items,
-            columns=columns,
-            scale=wanted.scale,
-            bad_rows=wanted.bad_rows,
-            untitled=wanted.untitled,
-        )
+    read = load_given if config.prepare.split == "given" else load_ratings
+    ratings = read(
+        wanted.source,
+        items=wanted.items,
+        columns=columns,
+        scale=wanted.scale,
+        bad_rows=wanted.bad_rows,
+        untitled=wanted.untitled,
+    )
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
