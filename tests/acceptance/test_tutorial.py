@@ -67,3 +67,4 @@ def test_the_tutorial_leads_from_a_shops_log_to_recommendations(
     assert [len(re.findall(r"^ *\d+ ", text, re.MULTILINE)) for text in tables] == [10, 10, 10]
     manifest = json.loads(Path("runs/shop/data/manifest.json").read_text())
     assert manifest["stats"]["users_with_samples"] == 2664
+    assert manifest["stats"]["times"] == "ISO text, 2023-01-01 to 2024-11-30"

@@ -50,7 +50,7 @@ def ratings_of(config: Config) -> "Ratings":
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
-    if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
+    if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))
 

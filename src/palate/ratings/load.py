@@ -57,6 +57,11 @@ class Ratings:
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
 
+    @property
+    def dated(self) -> bool:
+        """Whether times are neither seconds nor numbers that only give an order."""
+        return bool(self.times) and not self.times.startswith(("seconds", "numbers"))
+
 
 def load_ratings(
     source: str,

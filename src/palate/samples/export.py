@@ -133,7 +133,7 @@ def _dataset_info() -> dict[str, Any]:
 
 
 def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]:
-    """Counts for the manifest."""
+    """Counts for the manifest, and the form of times that are no plain seconds."""
     users, items = ratings.frame["user_id"].n_unique(), ratings.frame["item_id"].n_unique()
     return {
         "name": ratings.name,
@@ -142,6 +142,7 @@ def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]
         "items": items,
         "ratings": ratings.frame.height,
         "scale": list(ratings.scale),
+        **({"times": ratings.times} if ratings.dated else {}),
         "density": round(ratings.frame.height / (users * items), 6),
         "samples": {name: int(samples.of(name).size) for name in SPLITS},
         "yes": {name: int(samples.label[samples.of(name)].sum()) for name in SPLITS},
