@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
 from palate.commands.ledger import changes, flat
-from palate.config import Config, decisive_options
+from palate.config import Config, decisive_options, write_config
 from palate.console import log
 from palate.errors import InputError
 from palate.store import keys
@@ -84,7 +84,10 @@ def check_model(config: Config) -> "Chat":
 
 
 def prepare(config: Config) -> dict[str, Any]:
-    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest."""
+    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest.
+
+    A run's folder without a log gets the config, so that other commands take the folder for it.
+    """
     from palate.samples import prepare as export
 
     console.start_logging()
@@ -95,6 +98,8 @@ def prepare(config: Config) -> dict[str, Any]:
     if ratings.times:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
+    if config.data_dir is None and not (config.run_path / "run.log").is_file():
+        write_config(config, config.run_path / "config.yaml")
     stats = manifest["stats"]
     samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]
     if lost > MANY_LOST * users and config.prepare.split != "given":
