@@ -12,7 +12,7 @@ from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
 from palate.measure.keys import CONSTANT
-from palate.progress import clock
+from palate.progress import clock, working
 from palate.store.artifacts import MANIFEST, write_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     rows = chosen_rows(config, samples.of(split).size)
     same = beside_baselines(samples, {}, scores, rows=rows, split=split)
     pairs = list(permutations(same.scores, 2))
-    found = measure_rows(same, Models(pairs=pairs), bootstrap=chosen.bootstrap, seed=config.seed, split=split)
+    with working("resampling users"):
+        found = measure_rows(same, Models(pairs=pairs), bootstrap=chosen.bootstrap, seed=config.seed, split=split)
     if out is not None:
         write_json(out / FILE, to_dict(found))
     if as_json:

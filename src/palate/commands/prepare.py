@@ -10,6 +10,7 @@ from palate.commands.ledger import changes, flat
 from palate.config import Config, decisive_options, write_config
 from palate.console import log
 from palate.errors import InputError
+from palate.progress import working
 from palate.store import keys
 from palate.store.artifacts import MANIFEST
 
@@ -39,14 +40,15 @@ def ratings_of(config: Config) -> "Ratings":
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     columns = {str(role): name for role, name in wanted.columns.items()}
     read = load_given if config.prepare.split == "given" else load_ratings
-    ratings = read(
-        wanted.source,
-        items=wanted.items,
-        columns=columns,
-        scale=wanted.scale,
-        bad_rows=wanted.bad_rows,
-        untitled=wanted.untitled,
-    )
+    with working(f"reading {wanted.source}"):
+        ratings = read(
+            wanted.source,
+            items=wanted.items,
+            columns=columns,
+            scale=wanted.scale,
+            bad_rows=wanted.bad_rows,
+            untitled=wanted.untitled,
+        )
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.config import PrepareConfig, decisive_options
-from palate.progress import track
+from palate.progress import track, working
 from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
@@ -35,14 +35,15 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
         train = samples.of("train")
         chunks = track(_chunks(train, CHUNK), train.size, "writing train.json")
         _write_array(folder / "train.json", _alpaca(render, chunks))
-        _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
-        _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
-        _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
-        write_json(folder / "dataset_info.json", _dataset_info())
-        samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
-        samples.items.write_parquet(folder / "items.parquet", compression="zstd")
-        if ratings.skipped is not None:
-            ratings.skipped.write_csv(folder / "skipped.csv")
+        with working("writing test and validation samples"):
+            _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
+            _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
+            _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
+            write_json(folder / "dataset_info.json", _dataset_info())
+            samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
+            samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+            if ratings.skipped is not None:
+                ratings.skipped.write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
             "prepare",
