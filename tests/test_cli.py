@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tests.acceptance.ratings import write_ratings
 
 from palate.cli import _parser, main
 from palate.console import start_logging
-from palate.progress import Meter
+from palate.progress import Meter, working
 
 
 @pytest.mark.parametrize("words", [["--help"], ["cache"], ["cache", "--json"]])
@@ -176,3 +179,14 @@ def test_long_work_without_a_terminal_logs_a_line_a_minute(
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == lines
     assert all(len(line) < 80 for line in shown)
+
+
+def test_a_long_call_shows_its_time_on_a_terminal_alone_even_while_stderr_is_dropped() -> None:
+    shown, piped, dropped = StringIO(), StringIO(), StringIO()
+    terminal = Console(file=shown, force_terminal=True)
+    with working("loading [b]model", terminal), redirect_stderr(dropped), working("reading", Console(file=piped)):
+        time.sleep(0.3)
+    assert "loading [b]model" in shown.getvalue()
+    assert "0:00:00" in shown.getvalue()
+    assert shown.getvalue().endswith("\x1b[2K"), "the line is erased"
+    assert (piped.getvalue(), dropped.getvalue()) == ("", "")

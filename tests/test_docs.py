@@ -85,22 +85,6 @@ def test_python_blocks_run_one_after_the_other(name: str, folder: Path) -> None:
         pytest.skip("; ".join(absent))
 
 
-def test_the_tutorial_runs_from_start_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = TEXTS["docs/tutorial.md"]
-    blocks = dict(FENCED.findall(text))
-    smaller = re.sub(r"(samples: )\d+", r"\g<1>48", blocks["yaml"])
-    (folder / "mine.yaml").write_text(f"{smaller}  bootstrap: 50\n")
-    (folder / "me.csv").write_text(blocks["csv"])
-    items = (folder / "data" / "ml-latest-small" / "movies.csv").read_text()
-    for number, title in enumerate(re.findall(r"^(.*),[\d.]+$", blocks["csv"], re.MULTILINE), 1):
-        items = re.sub(f'"Film {number}, The .*?"', title, items)
-    (folder / "movies.csv").write_text(items)
-    shutil.copy(folder / "data" / "ml-latest-small" / "ratings.csv", folder)
-    for line in re.findall(r"^    (palate .*)$", text, re.MULTILINE):
-        assert cli.main(shlex.split(line.replace("=5120", "=96"))[1:]) == 0, capsys.readouterr().err
-    assert (folder / "runs" / "mine" / "report.html").is_file()
-
-
 @pytest.mark.parametrize(("name", "line"), sorted(COMMANDS))
 def test_a_command_line_parses(name: str, line: str) -> None:
     cli._parser().parse_args(shlex.split(line, comments=True)[1:])

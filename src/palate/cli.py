@@ -577,9 +577,9 @@ def _config(args: argparse.Namespace) -> "Config":
 def _moved_run(args: argparse.Namespace, config: "Config") -> Path | None:
     """The folder of a run that was named and lies elsewhere than its config says."""
     folder: Path | None = getattr(args, "config_file", None) or getattr(args, "config", None)
-    if folder is None or not (folder / "run.log").is_file() or folder.resolve() == config.run_path.resolve():
+    if folder is None or folder.resolve() == config.run_path.resolve():
         return None
-    return folder
+    return folder if any((folder / name).is_file() for name in ("run.log", "data/manifest.json")) else None
 
 
 def _is_recipe(path: Path) -> bool:

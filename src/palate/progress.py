@@ -1,13 +1,22 @@
 """Progress of long work: a live bar in a terminal, a few log lines elsewhere."""
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from palate.console import err
 
@@ -105,6 +114,23 @@ def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples"
         for batch in batches:
             yield batch
             meter.advance(len(batch))
+
+
+@contextmanager
+def working(what: str, console: Console | None = None) -> Iterator[None]:
+    """On a terminal, show what one long call does and its time so far; the line goes when the call ends.
+
+    Of several processes only the first shows it.
+    """
+    console = console or err
+    if not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    console.file = console.file  # else the spinner stands still where a library's stderr is dropped
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as line:
+        line.add_task(what, total=None)
+        yield
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def test_all_models_are_measured_without_torch_and_nothing_is_written(ratings: P
     assert all(label in table for label in BASELINES.values())
     assert "The bar for a language model: " in sentences
     assert "a test detects a difference in AUC of 0." in " ".join(sentences.split())
+    assert "means of 2 fits here, of 5 in `palate run`" in " ".join(sentences.split())
 
 
 def test_the_best_is_first_and_out_has_the_figures(

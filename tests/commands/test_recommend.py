@@ -150,3 +150,20 @@ def test_a_baseline_has_no_adapter(run: Path, capsys: pytest.CaptureFixture[str]
 def test_a_mistyped_baseline_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--ratings", "ml-100k", "--model", "lightgmb", "--user", "1"]) == 2
     assert capsys.readouterr().err == "error: --model: is 'lightgmb', did you mean 'lightgbm'?\n"
+
+
+def test_a_folder_that_was_only_prepared_is_a_config_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ratings(tmp_path / "shop", users=40)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "--ratings", "shop", "--history-len", "4"]) == 0
+    capsys.readouterr()
+    question = ["--model", "item-mean", "--user", "1", "--top-k", "3"]
+    assert main(["recommend", "runs/shop", *question]) == 0
+    there = capsys.readouterr().out
+    (tmp_path / "runs" / "shop").rename(tmp_path / "moved")
+    (tmp_path / "shop").rename(tmp_path / "gone")
+    assert main(["recommend", "moved", *question]) == 0
+    assert capsys.readouterr().out == there
+    assert not any((tmp_path / "runs").iterdir())

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from palate.cli import main
 from palate.errors import InputError
 from palate.ratings.split_names import split_files
 from palate.ratings.splits import load_given
@@ -197,3 +198,68 @@ def test_a_damaged_parquet_table_and_one_of_bytes_are_refused(tmp_path: Path) ->
     rows.with_columns(title=pl.lit(b"\xff")).write_parquet(tmp_path / "train.parquet")
     with pytest.raises(InputError, match=r"train\.parquet: column 'title' has Binary, expected one value"):
         load_given(str(tmp_path))
+
+
+WRONG = {
+    "train": ["1,10,5,2024-01-01,Heat", "1,11,,2024-01-02,Ran", "2,10,9,2024-01-03,", "2,12,1,2024-01-04,"],
+    "test": [",10,4,2024-02-02,Heat", "1,12,3", "2,10,4,soon,Heat", "2,10,2,2024-02-04,Heat"],
+}
+
+
+@pytest.mark.parametrize("shape", ["files", "column"])
+def test_wrong_rows_and_items_without_a_title_are_left_out(tmp_path: Path, shape: str) -> None:
+    place = tmp_path / ("all.csv" if shape == "column" else "tables")
+    if shape == "column":
+        lines = [f"{line},{split}" for split, rows in WRONG.items() for line in rows]
+        place.write_text("\n".join(["u,i,rating,time,title,split", *lines, "2,10,4,2024-02-02,Heat,tets", ""]))
+    else:
+        place.mkdir()
+        for split, rows in WRONG.items():
+            (place / f"{split}.csv").write_text("\n".join(["u,i,rating,time,title", *rows, ""]))
+    columns = {"user": "u", "item": "i"}
+    with pytest.raises(InputError, match=r":3: rating is missing"):
+        load_given(str(place), columns=columns)
+    with pytest.raises(InputError, match=r":5: title is missing, expected a title, or --untitled drop or id"):
+        load_given(str(place), columns=columns, bad_rows="skip")
+
+    ratings = load_given(str(place), columns=columns, bad_rows="report", untitled="drop")
+
+    first, last = 1704067200, 1707004800
+    assert ratings.frame.rows() == [(1, 10, 5.0, first, "train"), (2, 10, 2.0, last, "test")]
+    assert ratings.items.rows() == [(10, "Heat")]
+    assert ratings.skipped is not None
+    files = ["all.csv"] * 8 if shape == "column" else ["train.csv"] * 3 + ["test.csv"] * 3
+    assert ratings.skipped["file"].to_list() == files[: ratings.skipped.height]
+    reasons = ["no rating that is a number", "rating outside of the scale", "item without a title",
+               "no user_id", "wrong number of fields", "no readable timestamp"]  # fmt: skip
+    assert ratings.skipped["reason"].to_list() == reasons + ["no split"] * (shape == "column")
+    lines_of_files = [3, 4, 5, 2, 3, 4] if shape == "files" else [3, 4, 5, 6, 7, 8, 10]
+    assert ratings.skipped["line"].to_list() == lines_of_files
+    assert sum(ratings.dropped.values()) == ratings.skipped.height
+
+    titles = load_given(str(place), columns=columns, bad_rows="skip", untitled="id").items
+    assert titles.rows() == [(10, "Heat"), (12, "12")]
+
+
+def test_a_parquet_table_and_an_item_table_beside_skip_too(tmp_path: Path) -> None:
+    tables = {"train": [(1, 10, 1), (1, 11, None), (2, 12, 0)], "test": [(1, 12, 1), (2, 10, 0)]}
+    for split, rows in tables.items():
+        pl.DataFrame(rows, ["user_id", "item_id", "label"], orient="row").write_parquet(tmp_path / f"{split}.parquet")
+    (tmp_path / "items.csv").write_text("item_id,title\n10,Heat\n")
+
+    with pytest.raises(InputError, match=r"row 3: item_id '12' is wrong, .* or --untitled drop or id"):
+        load_given(str(tmp_path), bad_rows="skip")
+    ratings = load_given(str(tmp_path), bad_rows="report", untitled="drop")
+
+    assert ratings.frame.select("user_id", "item_id", "rating").rows() == [(1, 10, 1.0), (2, 10, 0.0)]
+    assert ratings.dropped == {"item without a title": 2, "no label of 0 or 1": 1}
+    assert ratings.skipped is not None
+    assert ratings.skipped["line"].to_list() == [2, 3, 1]
+
+
+def test_prepare_takes_tables_with_splits_and_their_wrong_rows(tmp_path: Path) -> None:
+    place = tables(tmp_path / "ml", train=HEAD + ROWS["train"] + '2,11,maybe,103,"Alien (1979)",[0],1\n')
+    command = ["prepare", "--data", str(place), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert main([*command, "--bad-rows", "report"]) == 0
+    assert (tmp_path / "out" / "skipped.csv").read_text().splitlines()[1].startswith("train_ood2.csv,5,no label of 0")

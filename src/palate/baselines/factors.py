@@ -1,6 +1,6 @@
 """Biased matrix factorization: r̂ = μ + bᵤ + bᵢ + pᵤ · qᵢ (Koren, Bell & Volinsky 2009), by scikit-surprise's `SVD`.
 
-Static: stochastic gradient descent fits the model on the training ratings, `SEEDS` times; r̂ is the mean of the fits.
+Static: stochastic gradient descent fits the model on the training ratings, `fits` times; r̂ is the mean of the fits.
 An unknown user or item adds nothing to μ.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from palate.baselines.means import known_users
-from palate.baselines.platt import SEEDS, State
+from palate.baselines.platt import State
 from palate.baselines.statistics import BaselineData, Floats
 from palate.samples.queries import Queries
 
@@ -29,14 +29,14 @@ def fit_factors(data: BaselineData) -> State:
         by_user[u].append((i, r))
     scale = (float(rating.min()), float(rating.max()))
     trainset = Trainset(by_user, {}, len(users), len(items), len(rating), scale, {}, {})
-    fits = [SVD(FACTORS, **OPTIONS, random_state=data.seed + n).fit(trainset) for n in range(SEEDS)]
+    fits = [SVD(FACTORS, **OPTIONS, random_state=data.seed + n).fit(trainset) for n in range(data.fits)]
     state = {"mu": np.array(rating.mean())}
     for name, rows, count in (("user", users, data.training.users + 1), ("item", items, data.training.items)):
-        bias, factors = np.zeros(count), np.zeros((count, SEEDS * FACTORS))
+        bias, factors = np.zeros(count), np.zeros((count, data.fits * FACTORS))
         bias[rows] = np.mean([getattr(fit, f"b{name[0]}") for fit in fits], axis=0)
         # The mean of S fits is one fit with S times the factors.
         found = np.hstack([getattr(fit, {"user": "pu", "item": "qi"}[name]) for fit in fits])
-        factors[rows] = found / np.sqrt(SEEDS)
+        factors[rows] = found / np.sqrt(data.fits)
         state |= {f"{name} bias": bias, f"{name} factors": factors}
     return state
 

@@ -19,9 +19,6 @@ Fit = Callable[[BaselineData], State | None]
 Statistic = Callable[[BaselineData, State], Callable[[Queries], Floats]]
 """The score of queries, float64 (n,), before it is scaled to a probability."""
 
-SEEDS = 5
-"""Number of fits that a randomized baseline averages, so that no model is compared with one lucky seed."""
-
 
 def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> State:
     """`scale`: slope and intercept of a logistic regression on one statistic, fitted on validation.

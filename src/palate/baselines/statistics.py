@@ -35,6 +35,8 @@ MOST = 500_000
 """Maximum number of a split's samples in a fit, which bounds memory."""
 NEIGHBOURS = 200
 """Neighbours stored per item."""
+SEEDS = 5
+"""Number of fits that a randomized baseline averages, so that no model is compared with one lucky seed."""
 FEW_SHARED = 50.0
 """Shrinkage of similarities: with n users who rated both items, the factor is (n − 1) / (n − 1 + FEW_SHARED)."""
 
@@ -107,6 +109,8 @@ class BaselineData:
     seed: int
     without: int | None = None
     """The part of users whose training samples a fit leaves out; None: it uses those of all."""
+    fits: int = SEEDS
+    """Number of fits that a randomized baseline averages."""
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Cached features of a split's samples by (split, group), which several models share."""
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)

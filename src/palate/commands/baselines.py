@@ -12,7 +12,7 @@ from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
 from palate.measure.keys import CONSTANT
-from palate.progress import clock
+from palate.progress import clock, working
 from palate.store.artifacts import MANIFEST, write_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from palate.measure.evaluation import Entry, Evaluation
 
 FILE = "baselines.json"
+FITS = 2
+"""Fits of a randomized baseline, for an answer in seconds; a run averages more."""
 
 
 def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as_json: bool = False) -> None:
@@ -29,8 +31,8 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     It reads prepared data if the config has some, and takes what a run fitted before. It writes only `baselines.json`,
     into the folder `out`.
     """
-    from palate.baselines.registry import fit_baselines, scores_of
-    from palate.baselines.statistics import BaselineData
+    from palate.baselines.registry import chosen_baselines, fit_baselines, scores_of
+    from palate.baselines.statistics import SEEDS, BaselineData
     from palate.commands.score import chosen_rows
     from palate.measure.rows import Models, beside_baselines, measure_rows
 
@@ -44,12 +46,14 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=False)
     chosen, split = config.evaluate, config.evaluate.split
-    known = BaselineData.of(samples, config.seed)
+    known = replace(BaselineData.of(samples, config.seed), fits=FITS)
+    random = [b.key for b in chosen_baselines(chosen.baselines) if b.needs and (kept is None or not kept.read(b.key))]
     scores = scores_of(known, fit_baselines(known, chosen.baselines, kept), split)
     rows = chosen_rows(config, samples.of(split).size)
     same = beside_baselines(samples, {}, scores, rows=rows, split=split)
     pairs = list(permutations(same.scores, 2))
-    found = measure_rows(same, Models(pairs=pairs), bootstrap=chosen.bootstrap, seed=config.seed, split=split)
+    with working("resampling users"):
+        found = measure_rows(same, Models(pairs=pairs), bootstrap=chosen.bootstrap, seed=config.seed, split=split)
     if out is not None:
         write_json(out / FILE, to_dict(found))
     if as_json:
@@ -58,6 +62,9 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     console.out.print(table(found, f"{name}, {clock(time.monotonic() - began)}"))
     for sentence in bar_to_clear(found):
         console.out.print(f"• {sentence}", highlight=False)
+    if random:
+        line = f"• Factors and trees are means of {FITS} fits here, of {SEEDS} in `palate run`: up to 0.002 of AUC."
+        console.out.print(line, highlight=False)
 
 
 def to_dict(found: "Evaluation") -> dict[str, Any]:

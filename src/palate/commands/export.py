@@ -12,6 +12,7 @@ from palate.commands.score import adapter_identity
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
+from palate.progress import working
 from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
 
@@ -67,9 +68,11 @@ def export(
     with atomic_folder(folder, whole=True) as partial:
         home = partial if merge else partial / "model"
         log.info("writing the merged model in %s", dtype)
-        write_model(model, chat.tokenizer, home, dtype)
+        with working("writing the merged model"):
+            write_model(model, chat.tokenizer, home, dtype)
         del model  # frees the memory for the next model
-        proof = _prove_folder(home, expected, dtype)
+        with working("comparing the written model's scores"):
+            proof = _prove_folder(home, expected, dtype)
         if merge:
             record |= {"files": _sizes_and_hashes(home), "proof": proof.describe()}
         elif gguf and converter:
@@ -171,8 +174,10 @@ def _convert(
     from palate.models.proof import answers
 
     log.info("converting to %s with %s", kind, converter)
-    convert(converter, home, file, kind)
-    written = answers(read_model(file.parent, file.name), expected.chat.decision, expected.prompts)
+    with working(f"converting to {kind}"):
+        convert(converter, home, file, kind)
+    with working("comparing the GGUF file's scores"):
+        written = answers(read_model(file.parent, file.name), expected.chat.decision, expected.prompts)
     proof = expected.target.proof(written, exact=(kind, dtype) == ("f32", "float32"))
     proof.check(file.name)
     facts = {"type": kind, "converter": converter.name, "proof": proof.describe()}

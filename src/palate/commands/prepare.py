@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
 from palate.commands.ledger import changes, flat
-from palate.config import Config, decisive_options
+from palate.config import Config, decisive_options, write_config
 from palate.console import log
 from palate.errors import InputError
+from palate.progress import working
 from palate.store import keys
 from palate.store.artifacts import MANIFEST
 
@@ -38,13 +39,9 @@ def ratings_of(config: Config) -> "Ratings":
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     columns = {str(role): name for role, name in wanted.columns.items()}
-    if config.prepare.split == "given":
-        for option, value in (("bad_rows", wanted.bad_rows), ("untitled", wanted.untitled)):
-            if value != "refuse":
-                raise InputError(f"is {value}, expected refuse beside tables with splits", f"ratings.{option}")
-        ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale)
-    else:
-        ratings = load_ratings(
+    read = load_given if config.prepare.split == "given" else load_ratings
+    with working(f"reading {wanted.source}"):
+        ratings = read(
             wanted.source,
             items=wanted.items,
             columns=columns,
@@ -55,7 +52,7 @@ def ratings_of(config: Config) -> "Ratings":
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
-    if ratings.times and not ratings.times.startswith(("seconds", "numbers")):
+    if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))
 
@@ -89,7 +86,10 @@ def check_model(config: Config) -> "Chat":
 
 
 def prepare(config: Config) -> dict[str, Any]:
-    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest."""
+    """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest.
+
+    A run's folder without a log gets the config, so that other commands take the folder for it.
+    """
     from palate.samples import prepare as export
 
     console.start_logging()
@@ -100,6 +100,8 @@ def prepare(config: Config) -> dict[str, Any]:
     if ratings.times:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
+    if config.data_dir is None and not (config.run_path / "run.log").is_file():
+        write_config(config, config.run_path / "config.yaml")
     stats = manifest["stats"]
     samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]
     if lost > MANY_LOST * users and config.prepare.split != "given":

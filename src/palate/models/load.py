@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError, first_line
+from palate.progress import working
 from palate.prompt.template import DATE
 from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
 from palate.store.artifacts import sha256_of
@@ -71,7 +72,8 @@ def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = Non
     _bound_kernel_caches()
     location = locate(config.base)
     source, revision = _source(location, config.revision)
-    model = _load(source, revision, config, location.path or config.base, on or device())
+    with working(f"loading {base_name(config)}"):
+        model = _load(source, revision, config, location.path or config.base, on or device())
     model.config._name_or_path = model.name_or_path = base_name(config)
     setattr(model, DIGEST, _files_digest(location, getattr(model.config, "_commit_hash", None)))
     model.train(for_training)
@@ -322,7 +324,8 @@ def converted(gguf: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        _convert(gguf, partial)
+        with working(f"converting {gguf.name}"):
+            _convert(gguf, partial)
         try:
             partial.rename(folder)
         except OSError:

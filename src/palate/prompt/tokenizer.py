@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from palate.errors import InputError, WorkError
+from palate.progress import working
 from palate.prompt.template import DATE, Template, with_date, without_date
 from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
 
@@ -33,6 +34,11 @@ def dated(tokenizer: Any, template_date: datetime.date) -> Any:
 
 def tokenizer_at(location: Location, revision: str | None = None) -> Any:
     """Load the tokenizer at `location`."""
+    with working("loading the tokenizer"):  # the import of transformers takes seconds
+        return _tokenizer_at(location, revision)
+
+
+def _tokenizer_at(location: Location, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     place = location.path or location.hub_id

@@ -51,11 +51,16 @@ class Ratings:
     dropped: dict[str, int] = field(default_factory=dict)
     """The number of rows that were left out, by reason."""
     skipped: pl.DataFrame | None = None
-    """These rows with `line`, `reason` and `row` (their text), if a report was asked for."""
+    """These rows with `line`, `reason` and `row` (their text), and with given splits `file`, if a report is wanted."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
+
+    @property
+    def dated(self) -> bool:
+        """Whether times are neither seconds nor numbers that only give an order."""
+        return bool(self.times) and not self.times.startswith(("seconds", "numbers"))
 
 
 def load_ratings(
@@ -104,7 +109,7 @@ def load_ratings(
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
         if untitled == "id":
-            item_frame = _titled_by_id(item_frame, table.frame["item_id"])
+            item_frame = titled_by_id(item_frame, table.frame["item_id"])
         elif untitled == "drop":
             lacking = without_title(table.frame["item_id"], item_frame)
             reason = pl.when(pl.col("item_id").is_in(lacking.implode())).then(pl.lit("item without a title"))
@@ -113,11 +118,14 @@ def load_ratings(
         if table.frame.is_empty():
             raise InputError("has no ratings, expected at least one row that is kept", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
-    dropped = dict(
-        table.skipped["reason"].value_counts(sort=True).sort("count", "reason", descending=[True, False]).rows()
-    )
+    dropped = counted(table.skipped["reason"])
     times = table.form.span(table.frame["timestamp"])
     return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+
+
+def counted(reasons: pl.Series) -> dict[str, int]:
+    """The number of rows for each reason, the most frequent first."""
+    return dict(reasons.value_counts(sort=True).sort("count", "reason", descending=[True, False]).rows())
 
 
 def _check_suffix(path: Path) -> None:
@@ -128,7 +136,7 @@ def _check_suffix(path: Path) -> None:
         raise InputError(f"is not a kind of file that holds ratings, {expected}", path)
 
 
-def _titled_by_id(items: pl.DataFrame, rated: pl.Series) -> pl.DataFrame:
+def titled_by_id(items: pl.DataFrame, rated: pl.Series) -> pl.DataFrame:
     """The items, and the rated items that they lack; one without a title has its id as title."""
     ids = pl.col("item_id").cast(pl.String)
     missing = rated.unique(maintain_order=True).to_frame().join(items, on="item_id", how="anti", maintain_order="left")

@@ -125,7 +125,7 @@ def read_ratings(
     typed = format_of(file)
     table = _read_text(file, columns, scale, skip) if typed is None else _read_typed(file, typed, columns, skip)
     if skip:
-        table = table.without(_reasons(table.frame, scale))
+        table = table.without(reasons_of(table.frame, scale))
         texts = [name for name in _IDS if typed is None and table.frame[name].dtype == pl.String]
         table = replace(table, frame=table.frame.with_columns(as_ids(table.frame[name]) for name in texts))
     if table.frame.is_empty():
@@ -249,7 +249,7 @@ def _read_carefully(
 
 def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> RatingTable:
     """As `_read_carefully`: wrong values become null, and rows with another number of fields are skipped."""
-    texts, ragged = _whole_rows(file, layout, places)
+    texts, ragged = whole_rows(file, layout, places)
     skipped = pl.DataFrame({"row": ragged}, {"row": pl.Int64}).with_columns(reason=pl.lit("wrong number of fields"))
     texts = _stripped(texts)
     try:
@@ -260,7 +260,7 @@ def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int])
     return RatingTable(_typed(texts, form), file, layout, form, skipped)
 
 
-def _whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
+def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
     """The text of the rows that have as many fields as the header, and the other rows, counted from 0."""
     others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
     last = next(name for name, place in (dict(places) | others).items() if place == len(layout.names) - 1)
@@ -337,7 +337,7 @@ def _diagnose(
         except TimesError as error:
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
         typed = _typed(frame, form)
-        wrong = _reasons(typed, scale).is_not_null()
+        wrong = reasons_of(typed, scale).is_not_null()
         if wrong.any():
             row = _first(wrong)
             called = {name: names[places[name]] for name in COLUMNS}
@@ -349,7 +349,7 @@ def _diagnose(
             raise InputError(f"{width_problem(fields, names)}{_WAY_OUT}", file.place, line)
 
 
-def _reasons(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
+def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
     """Why a row is wrong, (rows,) String: a value is missing, cannot be read, or is out of its range; else null."""
     rating, time = pl.col("rating"), pl.col("timestamp")
     ids = [(pl.col(name).is_null(), f"no {name}") for name in _IDS]

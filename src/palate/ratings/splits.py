@@ -4,10 +4,11 @@ A row has a user, an item, and a label of 0 or 1 or a rating; optionally a title
 beside the files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import polars as pl
 
@@ -23,19 +24,21 @@ from palate.ratings.layout import (
     column_of,
     layout_of,
 )
-from palate.ratings.load import Ratings, check_scale, find_items
+from palate.ratings.load import Ratings, check_scale, counted, find_items, titled_by_id
 from palate.ratings.rating_table import (
     RatingTable,
     as_ids,
     rating_problem,
+    reasons_of,
     scan,
     spelled_twice,
     type_of,
+    whole_rows,
 )
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.ratings.text import WHITE, folded, is_shown
-from palate.ratings.times import SECONDS, TimeForm, TimesError, in_seconds, time_form
+from palate.ratings.times import TimeForm, TimesError, in_seconds, time_form
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
@@ -49,55 +52,93 @@ def load_given(
     items: str | None = None,
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
+    bad_rows: Literal["refuse", "skip", "report"] = "refuse",
+    untitled: Literal["refuse", "drop", "id"] = "refuse",
 ) -> Ratings:
     """Read a folder with a table for each split, or one table with a split column; `columns` maps roles to columns.
 
     The frame has the additional column `split` (String: train, val, test), and train comes first. Labels become ratings
     on the scale 0 to 1; ratings that are all 0 or 1 get this scale too. Without times, `timestamp` is the number of the
-    row, train before val before test. Raises `InputError` with file and line for the first mistake.
+    row, train before val before test. `bad_rows` and `untitled` are the options of `RatingsConfig`; repeated rows stay.
+    Raises `InputError` with file and line for the first mistake.
     """
     check_scale(scale)
-    path = Path(source)
-    if not path.exists():
-        raise InputError("no such file or folder, expected tables with splits", path)
-    columns = columns or {}
-    with open_source(path if path.is_dir() else path.parent) as tables:
-        names = split_files(tables.names) if path.is_dir() else {}
-        missing = [split for split in ("train", "test") if split not in names]
-        if path.is_dir() and missing:
-            there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-            raise InputError(f"has no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
-        read = [_read(tables.open(names[split]), columns, split) for split in SPLIT_NAMES if split in names]
-        read = read or [_read(tables.open(path.name), columns, None)]
-        frame, scale, times = _joined(read, scale)
-        item_frame, inputs = _items(read, frame, tables, items, columns)
-        inputs = {part.file.name: part.file.sha256 for part in read} | inputs
+    path, columns, skip = Path(source), columns or {}, bad_rows != "refuse"
+    with _tables(path) as (tables, names):
+        parts = [_read(tables.open(name), columns, split, skip) for name, split in names.items()]
+        scale = _check_together(parts, scale)
+        form = _time_form(parts) if "timestamp" in parts[0].names else None
+        parts = [_checked(part, form, scale, skip) for part in parts]
+        item_frame, inputs = _items(parts, tables, items, columns, untitled)
+        if untitled == "drop":
+            parts = [part.titled(item_frame) for part in parts]
+        skipped = [part.report() for part in parts] if bad_rows == "report" else None
+    frame = _joined(parts)
     for split in ("train", "test"):
         if not (frame["split"] == split).any():
             raise InputError(f"has no rows of the split {split}, expected some", path)
     if item_frame["item_id"].dtype != frame["item_id"].dtype:
         item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
         frame = frame.with_columns(pl.col("item_id").cast(pl.String))
-    order = ["user_id", "item_id", "rating", "timestamp", "split"]
-    return Ratings(frame.select(order), item_frame, path.resolve().stem, inputs, scale, times)
+    if untitled == "id":
+        item_frame = titled_by_id(item_frame, frame["item_id"])
+    return Ratings(
+        frame if form is None else in_seconds(frame, form),
+        item_frame,
+        path.resolve().stem,
+        {part.table.file.name: part.table.file.sha256 for part in parts} | inputs,
+        scale,
+        "" if form is None else form.span(frame["timestamp"]),
+        counted(pl.concat(part.table.skipped["reason"] for part in parts)),
+        None if skipped is None else pl.concat(skipped),
+    )
+
+
+@contextmanager
+def _tables(path: Path) -> Iterator[tuple[Source, dict[str, str | None]]]:
+    """The folder of the tables, and their names with the split of each; None for a file with a split column."""
+    if not path.exists():
+        raise InputError("no such file or folder, expected tables with splits", path)
+    with open_source(path if path.is_dir() else path.parent) as tables:
+        found = split_files(tables.names) if path.is_dir() else {}
+        missing = [split for split in ("train", "test") if split not in found]
+        if path.is_dir() and missing:
+            there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
+            raise InputError(f"has no table of {missing[0]}, expected files such as {missing[0]}.csv{there}", path)
+        yield tables, {found[split]: split for split in SPLIT_NAMES if split in found} or {path.name: None}
 
 
 @dataclass(frozen=True)
 class _Part:
     """The table of one file: its rows as text, with those columns of `_ROLES` that it has."""
 
-    frame: pl.DataFrame
-    file: SourceFile
-    layout: Layout | None
+    table: RatingTable
     names: Mapping[str, str]
     """The file's column name for each column of `frame`."""
 
+    @property
+    def frame(self) -> pl.DataFrame:
+        return self.table.frame
+
+    def without(self, reasons: pl.Series) -> "_Part":
+        """The table without the rows that have a reason, (rows,) String."""
+        return replace(self, table=self.table.without(reasons))
+
+    def titled(self, items: pl.DataFrame) -> "_Part":
+        """The table without ratings of items that have no title in `items`."""
+        known = items.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
+        lacks = ~pl.col("item_id").is_in(known.implode())
+        return self.without(self.frame.select(pl.when(lacks).then(pl.lit("item without a title"))).to_series())
+
+    def report(self) -> pl.DataFrame:
+        """The skipped rows, see `RatingTable.report`, and their `file`."""
+        return self.table.report().select(pl.lit(self.table.file.name).alias("file"), pl.all())
+
     def fail(self, message: str, row: int) -> NoReturn:
         """Raise `InputError` for a row, or for an earlier row with another number of fields than the header."""
-        table = RatingTable(self.frame, self.file, self.layout)
-        if self.layout is not None:
-            check_widths(self.file, self.layout, row + 1)
-        table.fail(message, row)
+        if self.table.layout is not None and self.table.skipped.is_empty():
+            check_widths(self.table.file, self.table.layout, row + 1)
+        self.table.fail(message, row)
 
     def refuse(
         self,
@@ -116,11 +157,11 @@ class _Part:
             self.fail(found or f"{column} {state}, expected {expected}", row)
 
 
-def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _Part:
+def _read(file: SourceFile, columns: Mapping[str, str], split: str | None, skip: bool) -> _Part:
     """Read a file's columns with a role; all rows are of `split` (None: the file has a split column).
 
     Fields lose the white space around them, and titles become one line. Raises `InputError` for a file that is not a
-    table or lacks a column.
+    table or lacks a column, and unless `skip` for a row with too many fields.
     """
     if (typed := format_of(file)) is not None:
         header, layout = typed.header(file), None
@@ -129,6 +170,7 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
         header = list(layout.names)
     needed = {"user_id", "item_id"} | ({"split"} if split is None else set())
     names: dict[str, str] = {}
+    ragged: list[int] = []
     for name, role in _ROLES.items():
         found = column_of(role, header, columns, file.place, needed=name in needed)
         if found is not None:
@@ -153,74 +195,105 @@ def _read(file: SourceFile, columns: Mapping[str, str], split: str | None) -> _P
         frame = frame.with_columns(pl.all().cast(pl.String))
     else:
         assert layout is not None
-        try:
-            places = {name: layout.names.index(column) for name, column in names.items()}
-            others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
-            frame = scan(file, layout, places | others, {})
-        except POLARS_FAULTS as error:
-            check_widths(file, layout)
-            check_encoding(file)
-            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
-        frame = frame.drop(others).with_columns(pl.all().str.strip_chars(WHITE))
+        frame, ragged = _read_text(file, layout, names, skip)
     if "title" in names:
         frame = frame.with_columns(folded(pl.col("title")))
     if split is not None:
         frame = frame.with_columns(split=pl.lit(split))
-    return _Part(frame, file, layout, names)
+    skipped = pl.DataFrame({"row": ragged}, {"row": pl.Int64}).with_columns(reason=pl.lit("wrong number of fields"))
+    return _Part(RatingTable(frame, file, layout, skipped=skipped), names)
 
 
-def _joined(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[pl.DataFrame, tuple[float, float], str]:
-    """All rows with checked values, sorted by split with train first, the scale of their ratings, and their times."""
-    kinds = {"label" in part.names for part in parts}
-    if len(kinds) > 1:
-        odd = next(part for part in parts if ("label" in part.names) != ("label" in parts[0].names))
-        raise InputError(
-            f"has other columns than {parts[0].file.name}, expected labels or ratings in all", odd.file.place
+def _read_text(
+    file: SourceFile, layout: Layout, names: Mapping[str, str], skip: bool
+) -> tuple[pl.DataFrame, list[int]]:
+    """The columns `names` of a text file, and with `skip` the rows with another number of fields than the header."""
+    places = {name: layout.names.index(column) for name, column in names.items()}
+    if skip:
+        frame, ragged = whole_rows(file, layout, places)
+        return frame.with_columns(pl.all().str.strip_chars(WHITE)), ragged
+    others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
+    try:
+        frame = scan(file, layout, places | others, {})
+    except POLARS_FAULTS as error:
+        check_widths(file, layout)
+        check_encoding(file)
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
+    return frame.drop(others).with_columns(pl.all().str.strip_chars(WHITE)), []
+
+
+def _check_together(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[float, float]:
+    """The scale of all ratings; raises `InputError` for tables that have not the same columns."""
+    for role, what in (("label", "other columns than {}, expected labels or ratings in all"),
+                       ("timestamp", "no timestamps, expected them in all tables or in none")):  # fmt: skip
+        has = [role in part.names for part in parts]
+        if any(has) and not all(has):
+            odd = parts[has.index(not has[0]) if role == "label" else has.index(False)]
+            raise InputError(f"has {what.format(parts[0].table.file.name)}", odd.table.file.place)
+    if "label" in parts[0].names:
+        return SCALE_OF_LABELS
+    ratings = pl.concat(part.frame["rating"].cast(pl.Float64, strict=False) for part in parts)
+    if scale is None and ratings.is_in([0.0, 1.0]).all():
+        return SCALE_OF_LABELS
+    return scale or (0.5, 5.0)
+
+
+def _checked(part: _Part, form: TimeForm | None, scale: tuple[float, float], skip: bool) -> _Part:
+    """The table with ratings and times as numbers, and splits by their usual names; `form` is that of the times.
+
+    Wrong rows are left out if `skip`, else the first raises `InputError`.
+    """
+    frame, labelled = part.frame, "label" in part.names
+    splits = {called: split for split, names in SPLIT_NAMES.items() for called in names}
+    ids = {name: frame[name].replace("", None) for name in ("user_id", "item_id")}
+    split = frame["split"].str.to_lowercase().replace_strict(splits, default=None, return_dtype=pl.String)
+    if labelled:
+        rating = frame["label"].str.to_lowercase().replace_strict(LABELS, default=None, return_dtype=pl.Float64)
+    else:
+        rating = frame["rating"].cast(pl.Float64, strict=False)
+    time = pl.zeros(frame.height, pl.Int64, eager=True) if form is None else form.values(frame["timestamp"])
+    typed = frame.with_columns(**ids, rating=rating, timestamp=time, split=split)
+    numbers = replace(part, table=replace(part.table, frame=typed))
+    if skip:
+        reasons = reasons_of(typed, scale)
+        if labelled:
+            reasons = reasons.replace("no rating that is a number", "no label of 0 or 1")
+        lacks = pl.when(split.is_null()).then(pl.lit("no split"))
+        return numbers.without(typed.select(pl.coalesce(reasons, lacks)).to_series())
+    if frame.is_empty():
+        raise InputError("has no rows, expected at least one", part.table.file.place)
+    if labelled:
+        part.refuse(rating.is_null(), "0 or 1, or true or false", "label")
+    else:
+        expected = (
+            f"a number from {scale[0]:g} to {scale[1]:g} (another scale is set as ratings.scale, such as [1, 10])"
         )
-    timed = [("timestamp" in part.names) for part in parts]
-    if any(timed) and not all(timed):
-        raise InputError(
-            "has no timestamps, expected them in all tables or in none", parts[timed.index(False)].file.place
-        )
-    form = _time_form(parts) if all(timed) else SECONDS
-    values, scale = _values(parts, scale)
-    frames = []
-    for part, rating in zip(parts, values, strict=True):
-        frame = part.frame
-        if frame.is_empty():
-            raise InputError("has no rows, expected at least one", part.file.place)
-        for name in ("user_id", "item_id"):
-            part.refuse(frame[name].fill_null("") == "", "an id", name)
-        split = (
-            frame["split"]
-            .str.to_lowercase()
-            .replace_strict(
-                {called: split for split, names in SPLIT_NAMES.items() for called in names},
-                default=None,
-                return_dtype=pl.String,
-            )
-        )
-        part.refuse(split.is_null(), "train, valid or test", "split")
-        columns = [frame["user_id"], frame["item_id"], rating.alias("rating"), split]
-        if all(timed):
-            time = form.values(frame["timestamp"])
-            wrong = time.is_null() | (time < 0).fill_null(True)
-            part.refuse(wrong, "seconds since 1970, or a date", "timestamp", form.problem)
-            columns.append(time)
-        frames.append(pl.DataFrame(columns))
+        wrong = ~rating.is_between(*scale).fill_null(False)
+        part.refuse(wrong, expected, "rating", lambda name, value: rating_problem(name, value, scale))
+    for name, found in ids.items():
+        part.refuse(found.is_null(), "an id", name)
+    part.refuse(split.is_null(), "train, valid or test", "split")
+    if form is not None:
+        wrong = time.is_null() | (time < 0).fill_null(True)
+        part.refuse(wrong, "seconds since 1970, or a date", "timestamp", form.problem)
+    return numbers
+
+
+def _joined(parts: Sequence[_Part]) -> pl.DataFrame:
+    """All rows, sorted by split with train first; without times, `timestamp` is the number of the row."""
+    order = ["user_id", "item_id", "rating", "timestamp", "split"]
+    frame = pl.concat(part.frame.select(order) for part in parts)
     for name in ("user_id", "item_id"):
-        if (pair := spelled_twice(pl.concat(frames)[name])) is not None:
+        if (pair := spelled_twice(frame[name])) is not None:
             for part in parts:
                 part.refuse(part.frame[name] == pair[0], f"{pair[1]} as in other rows", name)
-    frame = pl.concat(frames).with_columns(as_ids(pl.concat(frames)[name]) for name in ("user_id", "item_id"))
-    times = form.span(frame["timestamp"]) if all(timed) else ""
-    frame = in_seconds(frame, form) if all(timed) else frame
+    frame = frame.with_columns(as_ids(frame[name]) for name in ("user_id", "item_id"))
     rank = pl.col("split").replace_strict(list(SPLIT_NAMES), range(len(SPLIT_NAMES)), return_dtype=pl.UInt8)
     frame = frame.sort(rank, maintain_order=True)
-    if not all(timed):
+    if "timestamp" not in parts[0].names:
         frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-    return frame, scale, times
+    return frame
 
 
 def _time_form(parts: Sequence[_Part]) -> TimeForm:
@@ -236,29 +309,13 @@ def _time_form(parts: Sequence[_Part]) -> TimeForm:
         raise
 
 
-def _values(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[list[pl.Series], tuple[float, float]]:
-    """The ratings of each file and their scale; labels become ratings of 0 and 1."""
-    if "label" in parts[0].names:
-        labels = [part.frame["label"].str.to_lowercase().replace_strict(LABELS, default=None, return_dtype=pl.Float64)
-                  for part in parts]  # fmt: skip
-        for part, label in zip(parts, labels, strict=True):
-            part.refuse(label.is_null(), "0 or 1, or true or false", "label")
-        return labels, SCALE_OF_LABELS
-    ratings = [part.frame["rating"].cast(pl.Float64, strict=False) for part in parts]
-    if scale is None and all(rating.is_in([0.0, 1.0]).all() for rating in ratings):
-        return ratings, SCALE_OF_LABELS
-    low, high = scale or (0.5, 5.0)
-    expected = f"a number from {low:g} to {high:g} (another scale is set as ratings.scale, such as [1, 10])"
-    for part, rating in zip(parts, ratings, strict=True):
-        wrong = ~rating.is_between(low, high).fill_null(False)
-        part.refuse(wrong, expected, "rating", lambda name, value: rating_problem(name, value, (low, high)))
-    return ratings, (low, high)
-
-
 def _items(
-    parts: Sequence[_Part], frame: pl.DataFrame, tables: Source, items: str | None, columns: Mapping[str, str]
+    parts: Sequence[_Part], tables: Source, items: str | None, columns: Mapping[str, str], untitled: str
 ) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The item table, and the name and SHA-256 of its file; no file if the titles are in the tables."""
+    """The item table, and the name and SHA-256 of its file; no file if the titles are in the tables.
+
+    Raises `InputError` for the first rating of an item without a title if `untitled` is `refuse`.
+    """
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
     if items is not None or not all("title" in part.names for part in parts):
         if items is not None:
@@ -267,25 +324,31 @@ def _items(
             file = tables.open(beside)
         else:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
-            raise InputError(f"has no titles: {wanted}", parts[0].file.place)
+            raise InputError(f"has no titles: {wanted}", parts[0].table.file.place)
         listed, _ = read_items(file, columns)
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
-        for part in parts:
-            where = f"an item that has a title in {file.name}"
+        for part in parts if untitled == "refuse" else ():
+            where = f"an item that has a title in {file.name}, or --untitled drop or id"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
         return listed, {file.name: file.sha256}
+    return _items_of_titles(parts, untitled), {}
+
+
+def _items_of_titles(parts: Sequence[_Part], untitled: str) -> pl.DataFrame:
+    """The items of tables with a title column, in the order of their first row with a title."""
     pairs = pl.concat(
         part.frame.select("item_id", "title").with_row_index("row").with_columns(part=pl.lit(number))
         for number, part in enumerate(parts)
     )
-    for number, part in enumerate(parts):
-        shown = pairs.filter(pl.col("part") == number).select(is_shown(pl.col("title")))["title"]
-        part.refuse(~shown, "a title", "title")
-    pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
+    for part in parts if untitled == "refuse" else ():
+        part.refuse(
+            ~part.frame.select(is_shown(pl.col("title")))["title"], "a title, or --untitled drop or id", "title"
+        )
+    pairs = pairs.filter(is_shown(pl.col("title"))).unique(["item_id", "title"], keep="first", maintain_order=True)
     duplicates = pairs.filter(~pl.col("item_id").is_first_distinct())
     if duplicates.height:
         row, item, title, number = duplicates.row(0)
         first = pairs.filter(pl.col("item_id") == item)["title"][0]
         parts[number].fail(f"item {item} is titled {title!r} here and {first!r} before, expected one title", row)
-    titles = pairs.select("item_id", "title")
-    return titles.with_columns(pl.col("item_id").cast(frame["item_id"].dtype)), {}
+    rated = pl.concat(part.frame["item_id"] for part in parts)
+    return pairs.select(pl.col("item_id").cast(as_ids(rated.unique()).dtype), "title")

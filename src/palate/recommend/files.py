@@ -1,7 +1,6 @@
 """Files that users write by hand: a history of ratings, and a list of candidates."""
 
 import csv
-import datetime
 import io
 import json
 import math
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError
 from palate.ratings.layout import column_of, csv_problem
 from palate.ratings.text import fold
+from palate.ratings.times import TimesError, time_form
 from palate.recommend.lookup import Lookup, shortened
 from palate.store.json_text import Decoder
 
@@ -33,8 +33,8 @@ def read_history(
 
     The file is CSV with a header, or JSON lines. Both name an item by id or title, and its rating, under the column
     names that rating tables may use, or those in `columns` (by role). A column `year` completes a title without year.
-    If every row has a timestamp, the reader sorts by it. Raises `InputError` with the line for an item that is unknown
-    or repeated, a second user, and a rating outside the `scale`.
+    If every row has a timestamp, in any form that ratings may have, the reader sorts by it. Raises `InputError` with
+    the line for an item that is unknown or repeated, a second user, and a rating outside the `scale`.
     """
     text, columns = _text(path), columns or {}
     start = text.lstrip()[:1]
@@ -43,7 +43,7 @@ def read_history(
     rows = _json_lines(text, path, columns) if start == "{" else _csv(text, path, columns)
     line_of: dict[int, int] = {}
     ratings: list[float] = []
-    times: list[float] = []
+    times: list[str] = []
     person: str | None = None
     for line, row in rows:
         user = str(row.get("user"))
@@ -56,13 +56,13 @@ def read_history(
         line_of[item] = line
         ratings.append(_rating(row["rating"], scale, path, line))
         if "timestamp" in row:
-            times.append(_time(row["timestamp"], path, line))
+            times.append(str(row["timestamp"]).strip())
     if not line_of:
         raise InputError("has no ratings, expected at least one", path)
     history = pl.DataFrame({"item": list(line_of), "rating": ratings}, schema={"item": pl.Int64, "rating": pl.Float64})
     if len(times) != history.height:
         return history
-    return history.with_columns(time=pl.Series(times, dtype=pl.Float64)).sort("time", maintain_order=True).drop("time")
+    return history[_order(times, list(line_of.values()), path)]
 
 
 def read_candidates(path: Path, lookup: Lookup) -> NDArray[np.int64]:
@@ -173,17 +173,19 @@ def _item(row: Mapping[str, Any], lookup: Lookup, path: Path, line: int) -> int:
     return lookup.by_title(dated if lookup.has_title(dated) else title, path, line)
 
 
-def _time(value: Any, path: Path, line: int) -> float:
-    """Seconds since 1970 from a number or an ISO 8601 date."""
-    text = str(value).strip()
-    if not isinstance(value, bool) and _NUMBER.fullmatch(text):
-        return float(text)
+def _order(times: Sequence[str], lines: Sequence[int], path: Path) -> pl.Series:
+    """The rows by time, read as those of ratings; rows of one time keep their order."""
+    texts = pl.Series(times, dtype=pl.String)
     try:
-        time = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        problem = f"timestamp {shortened(repr(value))}, expected seconds since 1970 or a date such as 2024-07-26"
-        raise InputError(problem, path, line) from None
-    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
+        form = time_form(texts)
+    except TimesError as error:
+        raise InputError(f"timestamp {error}", path, lines[error.row]) from None
+    values = form.values(texts)
+    wrong = values.is_null() | (values < 0).fill_null(True)
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        raise InputError(form.problem("timestamp", times[row]), path, lines[row])
+    return values.to_frame("time").with_row_index().sort("time", maintain_order=True)["index"]
 
 
 def _rating(value: Any, scale: tuple[float, float], path: Path, line: int) -> float:

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.config import PrepareConfig, decisive_options
-from palate.progress import track
+from palate.progress import track, working
 from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
@@ -35,14 +35,15 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
         train = samples.of("train")
         chunks = track(_chunks(train, CHUNK), train.size, "writing train.json")
         _write_array(folder / "train.json", _alpaca(render, chunks))
-        _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
-        _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
-        _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
-        write_json(folder / "dataset_info.json", _dataset_info())
-        samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
-        samples.items.write_parquet(folder / "items.parquet", compression="zstd")
-        if ratings.skipped is not None:
-            ratings.skipped.write_csv(folder / "skipped.csv")
+        with working("writing test and validation samples"):
+            _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
+            _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
+            _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
+            write_json(folder / "dataset_info.json", _dataset_info())
+            samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
+            samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+            if ratings.skipped is not None:
+                ratings.skipped.write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
             "prepare",
@@ -133,7 +134,7 @@ def _dataset_info() -> dict[str, Any]:
 
 
 def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]:
-    """Counts for the manifest."""
+    """Counts for the manifest, and the form of times that are no plain seconds."""
     users, items = ratings.frame["user_id"].n_unique(), ratings.frame["item_id"].n_unique()
     return {
         "name": ratings.name,
@@ -142,6 +143,7 @@ def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]
         "items": items,
         "ratings": ratings.frame.height,
         "scale": list(ratings.scale),
+        **({"times": ratings.times} if ratings.dated else {}),
         "density": round(ratings.frame.height / (users * items), 6),
         "samples": {name: int(samples.of(name).size) for name in SPLITS},
         "yes": {name: int(samples.label[samples.of(name)].sum()) for name in SPLITS},

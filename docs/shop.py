@@ -1,5 +1,11 @@
-"""A generated shop: customers who rate products, with the faults of real logs."""
+"""A generated shop for the tutorial: customers who rate products, with the faults of real logs.
 
+    python docs/shop.py FOLDER [--customers 3000]
+
+The same arguments give the same bytes.
+"""
+
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +23,12 @@ LOOKS = ("Copper", "Folding", "Large", "Small", "Classic", "Oak", "Steel", "Red"
 RATINGS, PRODUCTS = "ratings.csv", "products.csv"
 
 
-def write_shop(folder: Path, *, customers: int = 3000, products: int = 400, faults: bool = True, seed: int = 0) -> Path:
+def write_shop(folder: Path, *, customers: int = 3000, products: int = 400, seed: int = 0) -> None:
     """Write `ratings.csv` and `products.csv`.
 
     A customer prefers some kinds of products, and products differ in quality, so that a model of taste can beat chance.
-    Dates are text; some products have no price or description; two customers of five have fewer than 16 ratings. With
-    `faults` one rating in fifty has no stars, and one product in twenty has ratings but is delisted.
+    Dates are text; some products have no price or description; two customers of five have fewer than 16 ratings. One
+    rating in fifty has no stars, and one product in twenty has ratings but is delisted.
     """
     rng = np.random.default_rng(seed)
     kind = rng.integers(len(KINDS), size=products)
@@ -34,7 +40,7 @@ def write_shop(folder: Path, *, customers: int = 3000, products: int = 400, faul
     item = np.concatenate([_bought(rng, np.exp(0.7 * taste[u])[kind] * popularity, n) for u, n in enumerate(sizes)])
     score = 3.5 + 0.6 * taste[user, kind[item]] + quality[item] + rng.normal(0, 0.9, user.size)
     stars = np.clip(np.rint(score), 1, 5).astype(int).astype(str)
-    stars[rng.random(user.size) < 0.02 * faults] = ""
+    stars[rng.random(user.size) < 0.02] = ""
     day = np.datetime64("2023-01-01") + np.sort(rng.integers(0, 700, user.size))[rng.permutation(user.size)]
     codes = np.array([f"P{number:05}" for number in rng.permutation(90_000)[:products] + 10_000])
     log = {
@@ -45,8 +51,7 @@ def write_shop(folder: Path, *, customers: int = 3000, products: int = 400, faul
     }
     folder.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(log)[rng.permutation(user.size)].sort("date", maintain_order=True).write_csv(folder / RATINGS)
-    _products(rng, codes, kind).filter(pl.Series(rng.random(products) >= 0.05 * faults)).write_csv(folder / PRODUCTS)
-    return folder
+    _products(rng, codes, kind).filter(pl.Series(rng.random(products) >= 0.05)).write_csv(folder / PRODUCTS)
 
 
 def _bought(rng: np.random.Generator, weight: np.ndarray, count: int) -> np.ndarray:
@@ -65,3 +70,11 @@ def _products(rng: np.random.Generator, codes: np.ndarray, kind: np.ndarray) -> 
     prices = [f"{price:.2f}" if price < 90 else "" for price in rng.gamma(2, 18, codes.size)]
     columns = {"category": np.array(list(KINDS))[kind], "price": prices, "description": described}
     return pl.DataFrame({"product_id": codes, "name": names} | columns)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a generated shop's ratings.csv and products.csv.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--customers", type=int, default=3000)
+    chosen = parser.parse_args()
+    write_shop(chosen.folder, customers=chosen.customers)
