@@ -108,7 +108,7 @@ def test_nothing_is_scored_or_trained_on_data_that_leak(
     for command in (["run", str(recipe)], ["evaluate", "--config", str(recipe), "--base-only"]):
         assert main(command) == 2
         expect_refusal(capsys)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "data"}
 
 
 def test_a_leak_that_is_allowed_is_in_the_metrics_and_in_the_report(
