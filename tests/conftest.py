@@ -1,4 +1,3 @@
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -7,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from hypothesis import settings
+from tests.command import forget_log
 from tests.timelines import random_timeline
 
 # A change is judged on the same examples each time; on a developer's machine every run tries new ones.
@@ -32,12 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def log() -> Iterator[None]:
     """Commands send the log to a terminal of their own; the next test begins without."""
     yield
-    palate = logging.getLogger("palate")
-    for handler in list(palate.handlers):
-        palate.removeHandler(handler)
-        handler.close()
-    palate.setLevel(logging.NOTSET)
-    palate.propagate = True
+    forget_log()
 
 
 @pytest.fixture(scope="session")

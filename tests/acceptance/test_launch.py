@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.acceptance.ratings import write_ratings
+from tests.command import palate
 from tests.tiny import tiny_folder
+
+from palate.cli import main
 
 WORDS = [sys.executable, "-m", "palate", "train", "--launch", "2"]
 
@@ -40,19 +43,26 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--accelerate-config", "none.yaml"], "error: none.yaml: not found"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(recipe: Path, words: list[str], line: str, tmp_path: Path) -> None:
-    words = [*WORDS, "--config", str(recipe), "--out", str(tmp_path / "run"), *words]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
+def test_wrong_input_is_one_line_and_exit_code_2(
+    recipe: Path,
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*WORDS[3:], "--config", str(recipe), "--out", str(tmp_path / "run"), *words]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(line)
+    assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_only_training_is_for_several_processes(recipe: Path) -> None:
-    launched = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-    words = [sys.executable, "-m", "palate", "evaluate", "--config", str(recipe)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=launched)
+def test_only_training_is_for_several_processes(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    done = palate("evaluate", "--config", recipe)
     assert done.returncode == 2
     assert done.stderr == (
         "error: WORLD_SIZE: several processes were launched, only `palate train` works in more than one\n"

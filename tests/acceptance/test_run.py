@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
+from tests.command import palate
 from tests.recipes import recipe_to_run
 
 from palate.baselines.registry import REGISTRY
@@ -35,12 +35,6 @@ def finished(recipe: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (recipe.parent / "first.txt").write_text(done.stdout + done.stderr)
     return recipe.parent / "run"
-
-
-def palate(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "palate", *words], capture_output=True, text=True, check=False, **kwargs
-    )
 
 
 def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
