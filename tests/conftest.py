@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 from hypothesis import settings
 from tests.command import forget_log
+from tests.examples import examples
 from tests.timelines import random_timeline
 
 # A change is judged on the same examples each time; on a developer's machine every run tries new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("palate", examples(100), derandomize=bool(os.environ.get("CI")))
+settings.load_profile("palate")
 # Tiny models gain nothing from threads, and lose much where other processes want the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's script starts background jobs with SIGINT ignored, and children inherit that; tests press Ctrl-C.
