@@ -89,7 +89,7 @@ def test_the_tutorial_runs_from_start_to_end(folder: Path, capsys: pytest.Captur
     text = TEXTS["docs/tutorial.md"]
     blocks = dict(FENCED.findall(text))
     smaller = re.sub(r"(samples: )\d+", r"\g<1>48", blocks["yaml"])
-    (folder / "mine.yaml").write_text(f"{smaller}  bootstrap: 50\n")
+    (folder / "mine.yaml").write_text(f"{smaller}  bootstrap: 50\n  baselines: quick\n")
     (folder / "me.csv").write_text(blocks["csv"])
     items = (folder / "data" / "ml-latest-small" / "movies.csv").read_text()
     for number, title in enumerate(re.findall(r"^(.*),[\d.]+$", blocks["csv"], re.MULTILINE), 1):

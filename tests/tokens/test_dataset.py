@@ -57,12 +57,17 @@ PROMPTS = {
 }
 
 
-def tokenizers() -> dict[str, Any]:
-    real = {name: load_tokenizer(name) for name in ("qwen3", "smollm2") if locate(name, tokenizer=True).path}
-    return {**all_small(), "trimming": small_tokenizer(TRIMMING), **real}
+class Tokenizers(dict[str, Any]):
+    """Small ones, and those of real models that are here, which are loaded when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__getitem__(name) is None:
+            self[name] = load_tokenizer(name)
+        return super().__getitem__(name)
 
 
-TOKENIZERS = tokenizers()
+REAL = [name for name in ("qwen3", "smollm2") if locate(name, tokenizer=True).path]
+TOKENIZERS = Tokenizers({**all_small(), "trimming": small_tokenizer(TRIMMING), **dict.fromkeys(REAL)})
 FAST = [
     *product(all_small(), ["guide", "the answer's words", "context touching"]),
     *product(["byte_level_bpe"], PROMPTS),
