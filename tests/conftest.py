@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ settings.load_profile("palate")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's script starts background jobs with SIGINT ignored, and children inherit that; tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported: it would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

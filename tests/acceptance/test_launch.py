@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.acceptance.ratings import write_ratings
-from tests.command import palate
 from tests.tiny import tiny_folder
 
 from palate.cli import main
@@ -59,10 +58,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_only_training_is_for_several_processes(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    done = palate("evaluate", "--config", recipe)
+def test_only_training_is_for_several_processes(recipe: Path) -> None:
+    launched = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    words = [sys.executable, "-m", "palate", "evaluate", "--config", str(recipe)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=launched)
     assert done.returncode == 2
     assert done.stderr == (
         "error: WORLD_SIZE: several processes were launched, only `palate train` works in more than one\n"
