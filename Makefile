@@ -27,9 +27,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
-# make test-slow   the tests that take minutes: an hour in all, most of it trainings that are killed at every change
+# make test-slow   more than an hour: trainings killed at every change, each tokenizer with each prompt, all examples
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" -n $(WORKERS) --dist loadfile
 
 # make lint   ruff: style and format
 lint: $(VENV)/.test

@@ -1,10 +1,11 @@
-"""Runs `palate` as on a machine that lacks what preparing needs: `python tests/bare.py WORD …`.
+"""Runs `palate` as on a machine that lacks what preparing needs: `python tests/bare.py WORD … [then WORD …]`.
 
 Packages are hidden, not forbidden: libraries that would take one if it were there do without it too.
 """
 
 import importlib.machinery
 import sys
+from itertools import groupby
 from typing import Any
 
 HIDDEN = ("polars", "datasets", "trl", "numba", "llvmlite", "sklearn", "pyarrow", "matplotlib", "pandas", "scipy")
@@ -34,4 +35,5 @@ if __name__ == "__main__":
     hide()
     from palate.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+    commands = [list(words) for last, words in groupby(sys.argv[1:], lambda word: word == "then") if not last]
+    sys.exit(next((code for code in map(main, commands) if code), 0))

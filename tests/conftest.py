@@ -1,4 +1,4 @@
-import logging
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -7,16 +7,23 @@ from pathlib import Path
 import polars as pl
 import pytest
 from hypothesis import settings
+from tests.command import forget_log
+from tests.examples import examples
 from tests.timelines import random_timeline
 
 # A change is judged on the same examples each time; on a developer's machine every run tries new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("palate", examples(100), derandomize=bool(os.environ.get("CI")))
+settings.load_profile("palate")
 # Tiny models gain nothing from threads, and lose much where other processes want the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's script starts background jobs with SIGINT ignored, and children inherit that; tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported: it would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,12 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def log() -> Iterator[None]:
     """Commands send the log to a terminal of their own; the next test begins without."""
     yield
-    palate = logging.getLogger("palate")
-    for handler in list(palate.handlers):
-        palate.removeHandler(handler)
-        handler.close()
-    palate.setLevel(logging.NOTSET)
-    palate.propagate = True
+    forget_log()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ BARE = Path(__file__).parents[1] / "bare.py"
 
 
 def bare(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A command on a machine without the hidden packages."""
+    """Commands on a machine without the hidden packages, with "then" between two."""
     return subprocess.run([sys.executable, str(BARE), *map(str, words)], capture_output=True, text=True, check=False)
 
 
@@ -68,11 +68,10 @@ def away(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("away")
     shutil.copytree(home / "T", folder / "T")
     config = write_config(folder, home / "model")
-    trained = bare("train", "--config", config, "--data", folder / "T")
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stderr.count("the loops that compose tokens are not compiled") == 1
-    scored = bare("score", "--config", config, "--data", folder / "T", "--out", folder / "scores.npz")
-    assert scored.returncode == 0, scored.stderr
+    data = ("--config", config, "--data", folder / "T")
+    done = bare("train", *data, "then", "score", *data, "--out", folder / "scores.npz")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the loops that compose tokens are not compiled") == 1
     return folder
 
 

@@ -1,14 +1,13 @@
 """Small inputs that people really have: each is read as it is meant, or refused in one line with the way out."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import polars as pl
 import pytest
+from tests.command import palate
 
 from palate.errors import InputError
 from palate.ratings.load import load_ratings
@@ -24,10 +23,9 @@ def test_each_case_is_in_a_test() -> None:
     assert not [case.name for case in CASES.iterdir() if case.is_dir() and case.name not in named]
 
 
-def prepare(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+def prepare(tmp_path: Path, *words: str) -> tuple[CompletedProcess[str], Path]:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "palate", "prepare", *words, "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False), out
+    return palate("prepare", *words, "--out", out, cwd=tmp_path), out
 
 
 def prepared(tmp_path: Path, *words: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import yaml
 from tests.acceptance.ratings import write_ratings
 from tests.tiny import tiny_folder
 
+from palate.cli import main
+
 WORDS = [sys.executable, "-m", "palate", "train", "--launch", "2"]
 
 
@@ -40,12 +42,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--accelerate-config", "none.yaml"], "error: none.yaml: not found"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(recipe: Path, words: list[str], line: str, tmp_path: Path) -> None:
-    words = [*WORDS, "--config", str(recipe), "--out", str(tmp_path / "run"), *words]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
+def test_wrong_input_is_one_line_and_exit_code_2(
+    recipe: Path,
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*WORDS[3:], "--config", str(recipe), "--out", str(tmp_path / "run"), *words]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(line)
+    assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

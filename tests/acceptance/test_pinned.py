@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import polars as pl
 import pytest
 import yaml
 from tests.acceptance.ratings import write_ratings
+from tests.command import palate
 from tests.tiny import tiny_folder
 
 PINNED = Path(__file__).parent / "pinned"
@@ -60,9 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export", "run", "--merge", "--out", "exported"),
         ("recommend", "run", "--user", "3", "--top-k", "5", "--json"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "palate", *words], cwd=folder, capture_output=True, text=True, check=False
-        )
+        done = palate(*words, cwd=folder)
         assert done.returncode == 0, done.stderr
         (folder / f"{words[0]}.stdout").write_text(done.stdout)
     return folder

@@ -254,6 +254,7 @@ def test_an_interrupted_batch_goes_on_to_the_same_file(
     expect_to_go_on(run, batch, out, capsys)
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_to_the_same_file(
     run: Path, batch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """`palate run` and the commands around it, from a ratings log to a report, on a tiny model."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.command import palate
 from tests.recipes import recipe_to_run
 
 from palate.baselines.registry import REGISTRY
@@ -35,12 +37,6 @@ def finished(recipe: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (recipe.parent / "first.txt").write_text(done.stdout + done.stderr)
     return recipe.parent / "run"
-
-
-def palate(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "palate", *words], capture_output=True, text=True, check=False, **kwargs
-    )
 
 
 def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
@@ -108,14 +104,15 @@ def test_the_same_run_again_skips_what_is_done(finished: Path, recipe: Path) -> 
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "run.log"} == before
 
 
-def test_a_changed_option_runs_what_depends_on_it_and_says_so(finished: Path, recipe: Path) -> None:
-    again = palate("run", str(recipe), "--set", "train.learning_rate=0.01", "--set", "train.logging_steps=3")
+def test_a_changed_option_runs_what_depends_on_it_and_says_so(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    changed = ("--set", "train.learning_rate=0.01", "--set", "train.logging_steps=3")
+    again = palate("run", str(recipe), "--out", str(tmp_path / "run"), *changed)
 
     assert again.returncode == 0, again.stderr
     assert "again: train.learning_rate changed from 0.0002 to 0.01\n" in again.stderr
     assert "again: adapter.adapter_model.safetensors changed" in again.stderr
     assert again.stderr.count("skipped") == 3
-    assert palate("run", str(recipe)).returncode == 0  # as it was, for the other tests
 
 
 KILLED = """
@@ -132,10 +129,25 @@ sys.exit(main(sys.argv[1:]))
 """kill -9 as the second of three checkpoints begins, however fast the machine."""
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(finished: Path, recipe: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", KILLED, "run", str(recipe), "--out", str(tmp_path / "run")]
-    killed = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("killed", marks=pytest.mark.slow)])
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    finished: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "killed":
+        words = [sys.executable, "-c", KILLED, "run", str(recipe), "--out", str(tmp_path / "run")]
+        killed = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    else:
+        mkdir = os.mkdir
+
+        def interrupt(path: Any, *args: Any, **kwargs: Any) -> None:
+            if "checkpoint-4" in os.fspath(path):
+                os.kill(os.getpid(), signal.SIGINT)
+            mkdir(path, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "mkdir", interrupt)
+            assert palate("run", recipe, "--out", tmp_path / "run").returncode == 130
     assert not (tmp_path / "run" / "adapter").exists()
 
     again = palate("run", str(recipe), "--out", str(tmp_path / "run"))
@@ -207,7 +219,10 @@ def test_a_run_works_where_it_was_moved_to(
         finished.rename(finished.with_name("run"))
 
 
-def test_doctor_tells_where_the_decision_lies(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_tells_where_the_decision_lies(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("palate.commands.doctor.MODELS", {})  # a GGUF file's tokenizer takes six seconds
     assert main(["doctor", "--tokenizer", str(recipe.parent / "model"), "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)["decision"][str(recipe.parent / "model")]

@@ -6,8 +6,9 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.rated import samples_of
 from tests.timelines import random_timeline
 
@@ -170,7 +171,7 @@ def with_another_future(samples: Samples, anchor: int, seed: int) -> Samples:
     return replace(samples, timeline=timeline.with_columns(rating=rating, item_id=item))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.sampled_from(SAMPLES.position[SAMPLES.of("test")].tolist()), st.integers(0, 10**6))
 def test_nothing_that_came_after_the_anchor_is_seen(anchor: int, seed: int) -> None:
     asked = Queries(np.full(60, anchor), np.arange(60))
@@ -222,7 +223,7 @@ def with_other_ratings_later(anchor: int, seed: int) -> BaselineData:
     return BaselineData.of(replace(MIXED.samples, timeline=timeline.with_columns(rating=rating)))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.sampled_from(SAMPLES.position[SAMPLES.of("test")].tolist()), st.integers(0, 10**6))
 def test_features_of_then_hold_no_later_rating_of_anybody(anchor: int, seed: int) -> None:
     asked, groups = Queries(np.full(60, anchor), np.arange(60)), ["prompt", "past", "then"]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever, RetrieverData
 from palate.config import PrepareConfig
@@ -62,7 +63,7 @@ rated = st.tuples(st.integers(0, 7), st.integers(0, 9), st.sampled_from([1.0, 4.
 
 
 @BOTH
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(rows=st.lists(rated, min_size=1, max_size=60, unique_by=lambda r: r[:2]), data=st.data())
 def test_a_retriever_gives_as_many_different_items_as_there_are_and_none_that_is_barred(
     fit: Fit, rows: list[tuple[int, int, float]], data: st.DataObject

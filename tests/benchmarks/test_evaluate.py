@@ -3,11 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from palate.baselines.registry import BASELINES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "evaluate.py"
 
 
+@pytest.mark.slow
 def test_the_quick_look_measures_every_baseline_and_the_time(tmp_path: Path) -> None:
     words = [sys.executable, str(SCRIPT), "--quick", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -9,6 +9,12 @@ from palate.config import Config
 from palate.prompt.spec import PromptSpec
 
 
+@pytest.fixture(autouse=True)
+def no_gguf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GGUF file's tokenizer takes six seconds to read."""
+    monkeypatch.setattr("palate.commands.doctor.MODELS", {})
+
+
 def found(folder: Path, kind: str, **prompt: str) -> Any:
     """What is said of the prompts of a tokenizer."""
     all_small()[kind].save_pretrained(folder / kind)

@@ -2,8 +2,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.measure import bootstrap as module
 from palate.measure.bootstrap import Interval, bootstrap, detectable, interval
@@ -28,7 +29,7 @@ def naive(y: np.ndarray, p: np.ndarray, users: np.ndarray, counts: np.ndarray) -
     return {name: np.nan if got[name] is None else got[name] for name in METRICS}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(st.integers(0, 10_000), st.integers(2, 12))
 def test_replicates_equal_measuring_copied_rows(seed: int, n_users: int) -> None:
     y, p, users = rows(seed, n=40, users=n_users)

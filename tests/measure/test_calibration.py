@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.calibration import CalibratedClassifierCV
@@ -15,6 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
+from tests.examples import examples
 
 from palate.errors import InputError
 from palate.measure.calibration import (
@@ -104,7 +105,7 @@ def test_no_method_changes_the_order(method: str, slope: float) -> None:
         assert roc_auc_score(liked, p) == roc_auc_score(liked, z)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=30, unique=True))
 def test_isotonic_tells_any_two_float32_logits_apart(values: list[float]) -> None:
     z = np.sort(np.array(values, np.float32)).astype(np.float64)

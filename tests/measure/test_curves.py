@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc, roc_auc_score
@@ -10,7 +10,6 @@ from palate.measure.curves import histogram, reliability, roc
 PAIRS = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=80)
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_reliability_bins_hold_every_row_once_and_its_means(pairs: list[tuple[bool, float]]) -> None:
     y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
@@ -32,7 +31,6 @@ def test_reliability_agrees_with_scikit_learn() -> None:
     np.testing.assert_allclose([b.mean_p for b in filled], predicted)
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_histogram_counts_each_class_apart(pairs: list[tuple[bool, float]]) -> None:
     y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
@@ -45,7 +43,6 @@ def test_probabilities_at_the_edges_fall_inside() -> None:
     assert (bins[0].disliked, bins[-1].liked) == (1, 1)
 
 
-@settings(deadline=None)
 @given(PAIRS.filter(lambda pairs: len({a for a, _ in pairs}) == 2))
 def test_a_short_roc_curve_is_exact(pairs: list[tuple[bool, float]]) -> None:
     y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])

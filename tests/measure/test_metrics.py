@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +19,6 @@ def columns(rows: list[tuple[bool, float, int]]) -> tuple[np.ndarray, np.ndarray
     return np.array(y, dtype=bool), np.array(p, dtype=np.float64), np.array(users, dtype=np.int64)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_pooled_metrics_agree_with_scikit_learn(rows: list[tuple[bool, float, int]]) -> None:
     y, p, users = columns(rows)
@@ -34,7 +33,6 @@ def test_pooled_metrics_agree_with_scikit_learn(rows: list[tuple[bool, float, in
         assert got.f1 == pytest.approx(f1_score(y, p >= 0.5))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_gauc_is_the_mean_of_scikit_learns_auc_over_users_with_both_classes(
     rows: list[tuple[bool, float, int]],
@@ -57,7 +55,6 @@ def test_gauc_is_the_mean_of_scikit_learns_auc_over_users_with_both_classes(
         assert got.gauc_mean is None
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_ece_weighs_the_gap_of_each_bin_by_its_rows(rows: list[tuple[bool, float, int]]) -> None:
     y, p, users = columns(rows)
@@ -183,7 +180,6 @@ def test_slope_and_intercept_are_those_of_scikit_learns_logistic_regression(inte
     assert recalibration(y, p) == pytest.approx((intercept, slope), abs=0.2)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_a_recalibration_is_a_stationary_point_or_does_not_exist(rows: list[tuple[bool, float, int]]) -> None:
     y, p, _ = columns(rows)

@@ -3,7 +3,7 @@ from dataclasses import asdict
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import InputError
@@ -98,7 +98,6 @@ def test_no_difference_is_called_one_about_as_often_as_the_level_says() -> None:
     assert claimed <= 13  # 6 are expected, and more than 13 once in 200
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(-0.3, 0.3))
 def test_the_p_value_says_what_the_interval_says(seed: int, shift: float) -> None:
     differences = np.random.default_rng(seed).normal(shift, 0.1, size=400)

@@ -2,9 +2,10 @@ from itertools import chain, pairwise, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, recall_score, top_k_accuracy_score
+from tests.examples import examples
 from tests.films import film_samples
 
 from palate.measure import candidates
@@ -39,7 +40,7 @@ def over_all_orders(rows: list[tuple[float, bool]]) -> dict[str, float]:
     return {name: float(np.mean([order[name] for order in orders])) for name in orders[0]}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(LIST, min_size=1, max_size=3))
 def test_every_metric_is_its_mean_over_all_orders_of_the_ties(users: list[list[tuple[float, bool]]]) -> None:
     user = np.repeat(np.arange(len(users)), [len(rows) for rows in users])
@@ -51,7 +52,7 @@ def test_every_metric_is_its_mean_over_all_orders_of_the_ties(users: list[list[t
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0, 1, 9]))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_order_of_rows_does_not_matter(seed: int, decimals: int) -> None:
     rng = np.random.default_rng(seed)
     user, score, relevant = np.repeat([0, 1], [30, 50]), rng.random(80).round(decimals), rng.random(80) < 0.2

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.small import small_tokenizer
-from tests.tiny import tiny_folder, toy_config, toy_dataset
+from tests.llamacpp import write_gguf
+from tests.small import sentencepiece_bpe, small_tokenizer
+from tests.tiny import tiny_folder, tiny_model, toy_config, toy_dataset
 
 from palate.commands.score import load_scorer
 from palate.config import ModelConfig
@@ -108,7 +109,19 @@ def test_a_file_that_is_no_gguf_is_wrong_input_and_leaves_nothing(tmp_path: Path
     assert not list((cache_dir() / "models").glob("*bad*"))
 
 
+def test_a_gguf_file_is_converted_once(tmp_path: Path) -> None:
+    tiny = tiny_model(head_dim=128)
+    gguf = write_gguf(tiny, small_tokenizer(), tmp_path / "tiny.gguf")
+    folder = converted(gguf)
+    before = (folder / "config.json").stat().st_mtime_ns
+    assert converted(gguf) == folder
+    assert (folder / "config.json").stat().st_mtime_ns == before
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(weights[name], weight) for name, weight in tiny.state_dict().items())
+
+
 @SMOLLM2
+@pytest.mark.slow
 def test_a_gguf_file_is_converted_once_by_two_processes_at_a_time(capfd: pytest.CaptureFixture[str]) -> None:
     gguf = locate("smollm2-135m").path
     assert gguf is not None
@@ -142,14 +155,14 @@ def test_the_stored_dtype_is_what_the_config_says(base: Path, tmp_path: Path) ->
         stored_dtype(config)
 
 
-@SMOLLM2
 def test_neither_training_nor_scoring_takes_a_tokenizer_that_the_model_cannot_embed(tmp_path: Path) -> None:
-    config = toy_config(tiny_folder(tmp_path / "tiny"), tokens={"tokenizer": "smollm2"})
+    sentencepiece_bpe().save_pretrained(tmp_path / "larger")
+    config = toy_config(tiny_folder(tmp_path / "tiny"), tokens={"tokenizer": str(tmp_path / "larger")})
     for work in (
         lambda: load_scorer(config, None),
         lambda: train(config, toy_dataset(8, toy_config(tiny_folder(tmp_path / "tiny"))), None, tmp_path / "run"),
     ):
-        with pytest.raises(InputError, match=r"has 49152 tokens, .* embeds .*: expected the model's own tokenizer"):
+        with pytest.raises(InputError, match=r"has 563 tokens, .* embeds .*: expected the model's own tokenizer"):
             work()
 
 

@@ -6,8 +6,9 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.small import CHATML, THINKING, TRIMMING, all_small, byte_level_bpe, gpt2_like, small_tokenizer
 from tests.titles import TITLES, plain_titles, titles
 
@@ -38,7 +39,7 @@ NAMES = [
     "thinking",
     *all_small(),
 ]
-FEW = settings(max_examples=40, deadline=None)
+FEW = examples(40)
 ANSWERS = st.sampled_from(["Yes", "No"])
 HARMLESS = ["s", "u", "a", "q"]
 

@@ -5,8 +5,9 @@ import json
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.cli import main
 from palate.errors import InputError
@@ -92,7 +93,7 @@ def test_a_table_without_a_good_row_is_refused(shop):
         load_ratings(str(shop), bad_rows="skip")
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(
         st.sampled_from(["1,5,4,{n},", "1,5,x,{n},", "1,5,4", "", "u,6,4,{n},n", '1,"5",99,{n},"a\nb"']), max_size=9

@@ -2,13 +2,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.ratings.blocks import BLOCK, bounds_of
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(1, 300), st.integers(1, 3 * BLOCK)), max_size=200))
 def test_blocks_are_whole_users_and_no_longer_than_they_must_be(counts):
     bounds = bounds_of(np.array(counts, np.int64)).tolist()

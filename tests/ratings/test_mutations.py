@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.errors import InputError
 from palate.ratings.load import Ratings, load_ratings
@@ -43,7 +44,7 @@ def plain_rows(content: bytes) -> int:
     return sum(1 for line in content.split(b"\n") if line.strip()) - 1
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(CUTS, st.sampled_from(["ratings.csv", "movies.csv"]))
 @example([(200, 0, b'"')], "ratings.csv")
 @example([(200, 0, b'"')], "movies.csv")
@@ -72,7 +73,7 @@ def archive(method: int) -> bytes:
     return file.getvalue()
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), min_size=1, max_size=3),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.errors import InputError
 from palate.ratings.load import load_ratings
@@ -81,7 +82,7 @@ def test_a_title_that_cannot_be_read_whole_is_refused_with_its_line(table, movie
         titles(table(ROWS, movies))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(st.sampled_from(list("ab \"'\\,\t\r\n\x1b[31mJ;\x07\x00\x85\x9b\u2028\u2029"))))
 def test_a_column_is_folded_as_a_text_is(text):
     one_line = fold(text)
@@ -90,7 +91,7 @@ def test_a_column_is_folded_as_a_text_is(text):
     assert one_line.split() == one_line.split("\n")[0].split()
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1), min_size=1))
 def test_text_without_control_characters_stays_as_it_stands(tmp_path_factory, texts):
     assert [fold(text) for text in texts] == texts

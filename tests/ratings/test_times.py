@@ -5,8 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.errors import InputError
 from palate.ratings.load import Ratings, load_ratings
@@ -119,7 +120,7 @@ ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.lists(st.tuples(MOMENTS, st.one_of(st.none(), ZONES)), min_size=1, max_size=8),
     st.sampled_from(["T", " "]),
@@ -135,7 +136,7 @@ def test_iso_text_is_read_as_python_reads_it(moments, separator, precision):
     assert form.values(column).to_list() == [(time - epoch) // timedelta(microseconds=1) * 1000 for time in expected]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.dates(date(1971, 1, 1), date(2200, 1, 1)), min_size=1, max_size=8), st.sampled_from("-/."))
 def test_dates_of_either_order_are_read_or_refused(days, separator):
     for pattern, tells in (("%d/%m/%Y", "day"), ("%m/%d/%Y", "month")):

@@ -6,8 +6,9 @@ from unittest.mock import patch
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.errors import InputError
 from palate.ratings.load import load_ratings
@@ -72,7 +73,7 @@ STARS = st.sampled_from(["4", "4.0", " 3.5 ", "0.5", "5e0", "5.5", "", "x", "nan
 TIMES = st.sampled_from(["100", "7.0", "1e3", " 5", "7.5", "", "x", "-4", "-0", "1_0", "9" * 30, '"8"', "84 http://1"])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.one_of(st.tuples(IDS, STARS, TIMES), st.none()), max_size=6), st.data())
 def test_what_is_wrong_is_found_where_a_plain_reading_finds_it(tmp_path_factory, drawn, data):
     lines, first_wrong, good = ["userId,movieId,rating,timestamp"], None, []
@@ -112,7 +113,7 @@ def test_one_item_at_two_times_is_no_duplicate(table):
     assert load_ratings(str(table(HEAD + GOOD + "1,10,4.0,101\r\n"))).frame.height == 2
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     ids=st.sampled_from([(1, 2, 3), (-1, 0, 2**62), ("1", "a", "é")]),
     ascend=st.booleans(),
@@ -146,7 +147,7 @@ def test_the_first_rating_that_is_there_already_is_named_with_the_first_like_it(
             assert f"a.parquet: {place}, expected" in error_of(path)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.sampled_from([(0, 1, 2, 5), (-1, 0, 1, 3), (1, 3, 2**40, 2**63 - 1), ("1", "2", "a", "é")]), st.data())
 def test_the_first_item_without_a_title_is_named(tmp_path_factory, ids, data):
     rated = data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=6))

@@ -2,10 +2,11 @@
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from tests.examples import examples
 
 from palate.recommend.table import bar, history_line, rich_table
 
@@ -54,7 +55,7 @@ def test_every_recommendation_has_one_line_and_every_figure_room(width: int) -> 
         assert all(title in row for title, row in list(zip(TITLES, rows, strict=True))[:3])
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(titles=st.lists(st.text(max_size=60), min_size=1, max_size=5), width=st.integers(60, 140))
 def test_no_title_breaks_the_table(titles: list[str], width: int) -> None:
     found = lines(titles, width)

@@ -4,8 +4,9 @@ from unittest.mock import patch
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
@@ -41,7 +42,7 @@ def test_a_small_user_keeps_training_first_then_test(make_ratings, timeline_of, 
     assert splits_of(samples) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     counts=st.lists(st.integers(0, 90), min_size=1, max_size=8),
     ratios=st.sampled_from([(0.05, 0.1), (0.0, 0.1), (0.05, 0.0), (0.0, 0.0), (0.3, 0.6), (0.1, 0.2)]),
@@ -69,7 +70,7 @@ USERS = {
 TIMES = {"few": st.integers(0, 4), "many": st.integers(0, 2**40), "far": st.sampled_from([0, 1, 2**62, 2**63 - 1])}
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     users=st.sampled_from(["numbers", "one", "words"]),
     times=st.sampled_from(["few", "many", "far"]),  # users, far times and places do not fit in 64 bits
@@ -146,7 +147,7 @@ def test_no_user_long_enough_names_the_longest_and_the_need(make_ratings, timeli
         build_samples(make_ratings(timeline_of(1, 15) + timeline_of(2, 3)), PrepareConfig())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     times=st.lists(st.lists(st.integers(0, 30), min_size=2, max_size=25), min_size=1, max_size=6),
     ratios=st.sampled_from([(0.05, 0.1), (0.2, 0.3), (0.0, 0.1), (0.1, 0.0)]),

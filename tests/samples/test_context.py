@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from tests.prompt_rows import contexts_of
 
@@ -65,7 +65,6 @@ def coarse(count: int) -> int:
     return max(step for step in STEPS.tolist() if step <= count)
 
 
-@settings(deadline=None)
 @given(ratings=logs(), split=st.sampled_from(SPLITS))
 def test_a_context_is_what_its_definition_says(ratings: Ratings, split: str) -> None:
     samples = samples_of(ratings, split)
@@ -78,7 +77,6 @@ def test_a_context_is_what_its_definition_says(ratings: Ratings, split: str) -> 
         assert told["item_count"] == coarse(count)
 
 
-@settings(deadline=None)
 @given(ratings=logs(), split=st.sampled_from(SPLITS), data=st.data())
 def test_a_rating_that_is_not_trained_on_is_in_no_prompt(ratings: Ratings, split: str, data: st.DataObject) -> None:
     samples = samples_of(ratings, split)
@@ -90,7 +88,6 @@ def test_a_rating_that_is_not_trained_on_is_in_no_prompt(ratings: Ratings, split
     assert told_of(other) == told_of(samples)
 
 
-@settings(deadline=None)
 @given(ratings=logs(), split=st.sampled_from(SPLITS), data=st.data())
 def test_no_rating_of_its_own_time_or_later_is_in_a_prompt(ratings: Ratings, split: str, data: st.DataObject) -> None:
     samples = samples_of(ratings, split)

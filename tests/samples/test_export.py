@@ -3,8 +3,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
@@ -92,7 +93,7 @@ TITLES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.samp
 )
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(titles=st.lists(TITLES, min_size=12, max_size=12))
 def test_any_title_comes_back_from_the_files_as_it_went_in(tmp_path_factory, titles):
     frame = pl.DataFrame({"user_id": [1] * 12, "item_id": range(12), "rating": [4.0, 3.5] * 6, "timestamp": range(12)})

@@ -1,7 +1,8 @@
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.prompt_rows import prompt_rows
 
 from palate.config import PrepareConfig
@@ -47,7 +48,7 @@ def plain_examples(samples: Samples, split: str, prompt: PromptSpec) -> list[dic
     return examples
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(titles=st.lists(TITLES, min_size=6, max_size=6), prompt=PROMPTS, data=st.data())
 def test_a_chunk_of_samples_reads_as_the_plain_renderer_writes_each(titles, prompt, data):
     count = data.draw(st.integers(5, 20))

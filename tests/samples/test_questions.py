@@ -3,8 +3,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from palate.config import PrepareConfig
 from palate.prompt import PromptSpec
@@ -34,7 +35,7 @@ rated = st.tuples(st.integers(0, 5), st.sampled_from([0.5, 3.0, 4.0, 5.0]), st.i
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(each=st.lists(st.lists(rated, min_size=5, max_size=12), min_size=2, max_size=3))
 def test_a_question_about_a_samples_item_at_its_time_reads_as_the_sample(
     prompt: PromptSpec, each: list[list[tuple[int, float, int]]]

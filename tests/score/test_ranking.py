@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.small import small_tokenizer
 from tests.tiny import EMPTY_THINK, random_adapter, tiny_folder, tiny_model, toy_config
 
@@ -61,7 +62,7 @@ def assert_same(found: AnswerScores, expected: AnswerScores, atol: float = 1e-4)
 
 
 @given(st.integers(0, 40), st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 13), st.randoms())
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_neither_batch_nor_padding_nor_order_nor_a_shared_prefix_changes_a_score(
     scorer: Scorer, prefix: int, sizes: list[int], batch_size: int, random: Any
 ) -> None:

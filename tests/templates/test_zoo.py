@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.examples import mostly_slow
 from tests.templates.kinds import KINDS, tokenizer_of
 from tests.tiny import tiny_folder, toy_config, toy_dataset, toy_tokens
 from transformers import AutoTokenizer
@@ -17,7 +18,7 @@ from palate.tokens.cache import preprocess_datasets_parallel
 from palate.train.finetune import train
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["dated if able", "parts, no system turn", "think block"]))
 def test_the_ids_are_the_same_throughout(kind: str, tmp_path: Path) -> None:
     base = tiny_folder(tmp_path / "base", tokenizer=tokenizer_of(kind))
     config = toy_config(base, run_dir=str(tmp_path / "run"), train={"epochs": 1})

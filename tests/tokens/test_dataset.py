@@ -2,14 +2,16 @@
 
 import pickle
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples, mostly_slow
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.tiny import EMPTY_THINK
 from tests.titles import PLAIN, TITLES, titles
@@ -55,12 +57,24 @@ PROMPTS = {
 }
 
 
-def tokenizers() -> dict[str, Any]:
-    real = {name: load_tokenizer(name) for name in ("qwen3", "smollm2") if locate(name, tokenizer=True).path}
-    return {**all_small(), "trimming": small_tokenizer(TRIMMING), **real}
+class Tokenizers(dict[str, Any]):
+    """Small ones, and those of real models that are here, which are loaded when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if super().__getitem__(name) is None:
+            self[name] = load_tokenizer(name)
+        return super().__getitem__(name)
 
 
-TOKENIZERS = tokenizers()
+REAL = [name for name in ("qwen3", "smollm2") if locate(name, tokenizer=True).path]
+TOKENIZERS = Tokenizers({**all_small(), "trimming": small_tokenizer(TRIMMING), **dict.fromkeys(REAL)})
+FAST = [
+    *product(all_small(), ["guide", "the answer's words", "context touching"]),
+    *product(["byte_level_bpe"], PROMPTS),
+    ("trimming", "touching"),
+    ("smollm2", "guide"),
+    ("qwen3", "every context"),
+]
 
 
 def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -> Samples:
@@ -104,8 +118,7 @@ def as_lists(dataset: TokenDataset) -> list[dict[str, list[int]]]:
     return [{name: values.tolist() for name, values in row.items()} for row in dataset]
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(("name", "prompt"), mostly_slow(product(TOKENIZERS, PROMPTS), FAST))
 def test_a_composed_sample_is_the_whole_one(
     name: str, prompt: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,11 +128,11 @@ def test_a_composed_sample_is_the_whole_one(
     assert "defect" not in caplog.text, "composition itself was wrong, and every sample was tokenized whole"
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     names=st.lists(titles(), min_size=1, max_size=12), seed=st.integers(0, 99), prompt=st.sampled_from(sorted(PROMPTS))
 )
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", mostly_slow(TOKENIZERS, all_small()))
 def test_whatever_the_titles_are(
     name: str, names: list[str], seed: int, prompt: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

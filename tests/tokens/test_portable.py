@@ -2,11 +2,13 @@
 
 import shutil
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.examples import mostly_slow
 from tests.templates.kinds import KINDS, tokenizer_of
 from tests.titles import TITLES
 from tests.tokens.test_dataset import PROMPTS, TOKENIZERS, as_lists, composed, samples_of
@@ -22,8 +24,13 @@ from palate.tokens.portable import MANIFEST, Portable, is_portable, open_portabl
 DATA = {"outputs": {"ratings.parquet": "0" * 64}}
 
 
-@pytest.mark.parametrize("truncation", ["left", "history", "drop"])
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("name", "truncation"),
+    mostly_slow(
+        product(TOKENIZERS, ["left", "history", "drop"]),
+        [*product(["byte_level_bpe", "phi3_like"], ["left", "history", "drop"]), ("unigram", "left")],
+    ),
+)
 def test_a_carried_folder_gives_the_same_samples(name: str, truncation: Any, tmp_path: Path) -> None:
     spec, samples = PROMPTS["many fields"], with_users(samples_of(TITLES[:60]))
     chat = Chat(TOKENIZERS[name], spec.yes, spec.no)

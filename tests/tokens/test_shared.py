@@ -1,15 +1,17 @@
 """Prompts of several targets against the sequences that they stand for, tokenized whole."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples, mostly_slow
 from tests.prompt_rows import prompt_rows
+from tests.small import all_small
 from tests.titles import TITLES, titles
 from tests.tokens.test_dataset import HISTORY, PROMPTS, TOKENIZERS, composed, samples_of
 
@@ -79,9 +81,18 @@ def check(shared: SharedHistory, samples: Samples, prompt: PromptSpec, packed: P
         assert bool(packed.liked[i]) == bool(samples.timeline["rating"][target] >= 4)
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("prompt", ["guide", "rating first", "many fields", "every context"])
-@pytest.mark.parametrize("train_on", ["response", "answer"])
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt", "train_on"),
+    mostly_slow(
+        product(TOKENIZERS, ["guide", "rating first", "many fields", "every context"], ["response", "answer"]),
+        [
+            *product(all_small(), ["guide"], ["response"]),
+            *product(["byte_level_bpe"], ["rating first", "many fields", "every context"], ["response", "answer"]),
+            ("trimming", "many fields", "response"),
+            ("qwen3", "every context", "answer"),
+        ],
+    ),
+)
 def test_each_target_is_the_sequence_that_it_would_be_alone(
     tokenizer: str, prompt: str, train_on: str, tmp_path: Path
 ) -> None:
@@ -95,7 +106,7 @@ def test_each_target_is_the_sequence_that_it_would_be_alone(
         check(shared, samples, PROMPTS[prompt], packed)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     names=st.lists(titles(), min_size=3, max_size=8, unique=True), seed=st.integers(0, 99), targets=st.integers(2, 6)
 )

@@ -1,6 +1,7 @@
 """Token datasets in the hands of those that read them: torch's DataLoader, `datasets`, TRL's trainer."""
 
 import pickle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from tests.acceptance.ratings import write_ratings
+from tests.examples import mostly_slow
 from tests.small import small_tokenizer
 
 from palate.config import PrepareConfig
@@ -52,8 +54,9 @@ def test_a_pickle_holds_names_only(tokens: dict[str, TokenDataset]) -> None:
     assert len(pickle.dumps(dataset.as_hf())) < 8 * len(dataset) + 5000
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("kind", ["tokens", "hf"])
+@pytest.mark.parametrize(
+    ("context", "kind"), mostly_slow(product(["fork", "spawn"], ["tokens", "hf"]), product(["fork"], ["tokens", "hf"]))
+)
 def test_workers_compose_the_same_batches(tokens: dict[str, TokenDataset], context: str, kind: str) -> None:
     data = pytest.importorskip("torch.utils.data")
     dataset = tokens["val"] if kind == "tokens" else tokens["val"].as_hf()

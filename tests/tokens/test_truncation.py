@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.examples import examples, mostly_slow
 from tests.prompt_rows import CONTEXT, prompt_rows
 from tests.small import TRIMMING, all_small, small_tokenizer
 from tests.titles import TITLES
@@ -116,9 +117,9 @@ def expected(case: Case, cutoff: int, strategy: Strategy) -> list[Row] | str:
     return rows or "leaves none"
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(prompt=st.sampled_from(sorted(PROMPTS)), pick=st.integers(0, 10**6), strategy=st.sampled_from(STRATEGIES))
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", mostly_slow(TOKENIZERS, ["byte_level_bpe", "phi3_like", "trimming"]))
 def test_what_is_left_is_the_plain_samples_cut_as_the_strategy_says(
     name: str, prompt: str, pick: int, strategy: Strategy
 ) -> None:
@@ -137,14 +138,14 @@ def test_what_is_left_is_the_plain_samples_cut_as_the_strategy_says(
     assert dataset.lengths.max() <= cutoff
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     prompt=st.sampled_from(sorted(PROMPTS)),
     pick=st.integers(0, 10**6),
     strategy=st.sampled_from(STRATEGIES),
     train_on=st.sampled_from(["response", "answer"]),
 )
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", mostly_slow(TOKENIZERS, ["byte_level_bpe", "phi3_like", "trimming"]))
 def test_no_sample_ever_loses_part_of_its_response(
     name: str, prompt: str, pick: int, strategy: Strategy, train_on: Any
 ) -> None:
@@ -193,14 +194,14 @@ def cut_lines(this: Case, sample: int, begin: int, end: int) -> tuple[int, int]:
     return strict, wide
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     prompt=st.sampled_from(sorted(PROMPTS)),
     pick=st.integers(0, 10**6),
     strategy=st.sampled_from(["left", "middle", "history", "drop"]),
 )
 @example(prompt="bare titles", pick=1, strategy="left")
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", mostly_slow(TOKENIZERS, ["byte_level_bpe", "unigram"]))
 def test_the_audit_counts_what_a_count_over_the_text_finds(
     name: str, prompt: str, pick: int, strategy: Strategy
 ) -> None:

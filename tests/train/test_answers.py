@@ -201,6 +201,7 @@ def packed_of(prompt: np.ndarray, liked: np.ndarray) -> Packed:
     )
 
 
+@pytest.mark.slow
 def test_so_they_are_on_smollm2(tmp_path: Path) -> None:
     if locate("smollm2-135m").path is None:
         pytest.skip("the data package of smollm2-135m is absent")

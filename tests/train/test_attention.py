@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.examples import mostly_slow
 from tests.tiny import tiny_model, toy_config, toy_dataset
 from tests.train.test_answers import adapted, prompts_for
 
@@ -45,6 +46,7 @@ def test_segments_are_the_mask_in_pieces(chunk: int, tmp_path: Path, monkeypatch
     assert torch.equal(mask, torch.from_numpy(packed.mask()))
 
 
+@pytest.mark.slow
 def test_flex_attention_computes_the_same(tmp_path: Path) -> None:
     """Compiled for the CPU, where it has a forward pass only."""
     model = tiny_model("qwen3", 2048)
@@ -180,7 +182,7 @@ def bf16() -> Any:
     return torch.autocast("cpu", torch.bfloat16)
 
 
-@pytest.mark.parametrize("longest", [40, 130, 700])
+@pytest.mark.parametrize("longest", mostly_slow([40, 130, 700], [40, 130]))
 @pytest.mark.parametrize("autocast", [nullcontext, bf16])
 @pytest.mark.parametrize("checkpointed", [True, False])
 @pytest.mark.parametrize("way", ["segments", "mask", "padded"])

@@ -63,7 +63,7 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     for sentence in bar_to_clear(found):
         console.out.print(f"• {sentence}", highlight=False)
     if random:
-        line = f"• Factors and trees are means of {FITS} fits here, of {SEEDS} in `palate run`: up to 0.002 of AUC."
+        line = f"• Factors and trees are means of {FITS} fits here, of {SEEDS} in `palate run`."
         console.out.print(line, highlight=False)
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.measure.leaks.logs import EACH, ITEMS, USERS, clean_log, ratings_of, replaced, samples_of
 
 from palate.config import PrepareConfig
@@ -157,7 +158,7 @@ def test_a_log_that_is_sorted_by_its_label_is_fatal(check: str, liked: pl.Expr) 
 
 
 @given(seed=st.integers(0, 10_000), users=st.integers(20, 35))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_users_who_differ_in_generosity_alone_are_no_leak(seed: int, users: int) -> None:
     log = clean_log(seed, users)
     rng = np.random.default_rng(seed)
@@ -255,7 +256,7 @@ def test_test_rows_of_what_training_has_not_seen_are_counted() -> None:
 
 
 @given(seed=st.integers(0, 10_000), data=st.data())
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_neither_the_order_of_the_rows_nor_the_ids_change_a_finding(seed: int, data: st.DataObject) -> None:
     log = clean_log(seed % 7)
     planted = data.draw(st.sampled_from(["nothing", "pair", "time", "order"]))

@@ -6,8 +6,9 @@ from itertools import pairwise, product
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 from tests.small import all_small
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -159,7 +160,7 @@ def check(tokenizer: Tokenizer, proved: Boundaries, text: str, other: str, befor
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(texts, texts, st.integers(1, 3), st.integers(1, 3))
 def test_no_token_spans_a_safe_cut_and_neither_side_depends_on_the_other(
     name: str, text: str, other: str, before: int, after: int
@@ -386,7 +387,7 @@ patterns = st.recursive(st.tuples(classes, marks, looks).map("".join), grouped, 
 behaviors = st.sampled_from(["isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"])
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     patterns, behaviors, behaviors, st.lists(st.text("ab1 s\r\n'Sé.", min_size=2, max_size=8), min_size=4, max_size=4)
 )
