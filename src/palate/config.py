@@ -198,6 +198,8 @@ class TrainConfig(Section):
     """Needs less memory and a third more compute."""
     optimizer: str = "adamw_torch"
     """Optimizer, as transformers names it."""
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    """Decay of AdamW's mean of squared gradients; in a run of few steps, 0.95 sooner forgets the first, large ones."""
     logging_steps: int = Field(10, ge=1)
     """Steps between two lines of `training_log.jsonl`; the result does not depend on it."""
     eval_steps: int | None = Field(None, ge=1)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.rated import samples_of
 from tests.timelines import random_timeline
 
-from palate.baselines import registry
+from palate.baselines import learned, registry
 from palate.baselines import statistics as known_data
 from palate.baselines.kept import Kept
 from palate.baselines.platt import Predict

@@ -321,6 +321,7 @@ def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, fol
         gradient_checkpointing=options.gradient_checkpointing,
         gradient_checkpointing_kwargs=CHECKPOINTING if options.gradient_checkpointing else None,
         optim=options.optimizer,
+        adam_beta2=options.adam_beta2,
         logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluated else "no",
