@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from palate.baselines.registry import REGISTRY
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
-from palate.measure.metrics import Metrics, metrics_in
+from palate.measure.metrics import Metric, Metrics, metrics_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COLUMNS = metrics_in("terminal")
 """The metrics of the tables, in order; `metrics.json` has more."""
+SHORT = ("auc", "gauc", "log_loss")
+"""The metrics of a short table."""
 LONG = 40
 """Maximum number of characters of a config value in a table."""
 _MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
@@ -73,13 +75,14 @@ def caption(evaluation: Evaluation) -> str:
 def evaluation_table(evaluation: Evaluation, *, most: int | None = None) -> "Table":
     """Models and baselines in groups; the best of each column in bold green.
 
-    With `most`, the table has that many rows and no titles: the models, and the best baselines by AUC, the best mean
-    among them.
+    With `most`, the table has that many rows, the columns of `SHORT` and no titles: the models, and the best baselines
+    by AUC, the best mean among them. It fits into 80 columns.
     """
     from rich.text import Text
 
-    table = _metric_table(caption(evaluation))
-    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
+    columns = [column for column in COLUMNS if most is None or column.key in SHORT]
+    table = _metric_table(caption(evaluation), columns)
+    best = {column.key: evaluation.best(column.key) for column in columns}
     shown = groups(evaluation)
     if most is not None:
         kept = _best_rows(shown, most)
@@ -88,7 +91,7 @@ def evaluation_table(evaluation: Evaluation, *, most: int | None = None) -> "Tab
         if most is None:
             table.add_row(Text(title, "italic"))
         for n, entry in enumerate(entries, start=1):
-            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in COLUMNS)
+            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in columns)
             first, *others = (Text(value, "bold green" if is_best else "") for value, is_best in values)
             label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
             between = entry.intervals.get("auc")
@@ -181,12 +184,12 @@ def _best_rows(groups: list[tuple[str, list[Entry]]], most: int) -> set[str]:
     return set(list(dict.fromkeys(kept))[:most])
 
 
-def _metric_table(note: str) -> "Table":
+def _metric_table(note: str, columns: Sequence[Metric] = COLUMNS) -> "Table":
     table = _table(note)
     table.add_column("", overflow="fold", max_width=36)
     table.add_column("AUC", justify="right")
     table.add_column("95 %", style="dim", no_wrap=True)
-    for column in COLUMNS[1:]:
+    for column in columns[1:]:
         table.add_column(column.label, justify="right", no_wrap=True)
     return table
 
