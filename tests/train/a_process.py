@@ -68,7 +68,7 @@ def spoil_losses() -> None:
     from palate.train.answers import AnswerTrainer
 
     losses = AnswerTrainer._losses
-    AnswerTrainer._losses = lambda self, logits, packed: losses(self, logits * float("nan"), packed)  # type: ignore[method-assign]
+    AnswerTrainer._losses = lambda self, logits, *rest: losses(self, logits * float("nan"), *rest)  # type: ignore[method-assign]
 
 
 def lack_the_model() -> None:
