@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.tiny import tiny_folder
 import palate
 from palate import cli
 from palate.baselines.registry import BASELINES
+from palate.prompt.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -38,14 +40,16 @@ MENTIONS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with small stand-ins under the names that the pages use."""
     write_ratings(tmp_path / "data" / "ml-latest-small", users=60)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for name in ("qwen3", "smollm2-135m", "Qwen/Qwen3-0.6B"):
         shutil.copytree(base, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    load_tokenizer.cache_clear()  # it knows tokenizers by name, here those of other folders
+    yield tmp_path
+    load_tokenizer.cache_clear()
 
 
 def prepare_data(folder: Path) -> None:
