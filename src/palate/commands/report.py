@@ -60,18 +60,12 @@ def write_evidence(outcome: "Outcome", about: "About", folder: Path) -> None:
 
 
 def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
-    """Print the table and the report's path, or the metrics as JSON."""
+    """Print the answer, the table, the verdict and the report's path, or the metrics as JSON."""
+    from palate.report.table import ablation_table, evaluation_table
+
     if as_json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
         return
-    show(config, outcome)
-    console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
-
-
-def show(config: Config, outcome: "Outcome") -> None:
-    """Print the answer, the table and the verdict."""
-    from palate.report.table import ablation_table, evaluation_table
-
     show_answer(outcome)
     tables = [evaluation_table(outcome.evaluation)]
     if outcome.ablations is not None:
@@ -84,6 +78,7 @@ def show(config: Config, outcome: "Outcome") -> None:
     for sentence in (*outcome.evaluation.verdict[:SENTENCES], *([apart] if apart else []), _in_the_report(outcome)):
         console.out.print(f"• {sentence}", highlight=False)
     console.out.print()
+    console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
 def show_answer(outcome: "Outcome", *, table_rows: int | None = None) -> None:

@@ -36,7 +36,8 @@ from palate.store.keys import damage_in, recorded
 if TYPE_CHECKING:
     from palate.report.outcome import Outcome
 
-STAGES = 7
+STAGES, ZERO_SHOT = 7, 3
+"""The number of stages, and the place of the zero-shot scores among them."""
 ROWS = 5
 """Number of the table's rows at the end, and of the recommendations below it."""
 CANDIDATES = 50
@@ -103,7 +104,7 @@ class _Run:
     def __init__(self, config: Config) -> None:
         self.config, self.folder = config, config.run_path
         self.chat = data_stage.check_model(config)
-        _headline(1, "prepare")
+        self._headline(1, "prepare")
         self.data = _prepare(config)
         self.leaks = check_leaks(config, self.data)
         # What the user gave has been checked by now: from here on the run leaves its traces.
@@ -118,6 +119,12 @@ class _Run:
             for model in self.models
         }
 
+    def _headline(self, number: int, name: str) -> None:
+        """Name a stage; without a zero-shot model, the stages behind its own count one less."""
+        left_out = not self.config.evaluate.zero_shot
+        place = f"{number - (left_out and number > ZERO_SHOT)}/{STAGES - left_out}"
+        console.err.print(Text.assemble((place, "bold cyan"), " ", (name, "bold")), highlight=False)
+
     def go(self) -> "Outcome":
         """Do what is not done, and return what was measured."""
         lengths_file = self.folder / "lengths.json"
@@ -125,7 +132,7 @@ class _Run:
         self._stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(self.config, self.chat, lengths_file))
         _say_lengths(read_json(lengths_file))
         if self.models[0].adapter is None:
-            self._score(3, self.models[0], {})
+            self._score(ZERO_SHOT, self.models[0], {})
         self._train()
         self._score(5, scores.main_model(self.models), {"adapter": dict(adapter_identity(self.adapter))})
         return self._conclude()
@@ -133,7 +140,7 @@ class _Run:
     def _stage(
         self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]
     ) -> None:
-        _headline(number, name)
+        self._headline(number, name)
         reason = self.ledger.reason(name, made_from, outputs)
         if reason is None:
             log.info("skipped: finished before, and its inputs are unchanged")
@@ -184,14 +191,14 @@ class _Run:
     def _conclude(self) -> "Outcome":
         """Calibrate, measure, report, and note that the run went through."""
         config, data, folder = self.config, self.data, self.folder
-        _headline(6, "calibrate")
+        self._headline(6, "calibrate")
         scored = {model: scores.read_model(config, data, paths) for model, paths in self.files.items()}
         calibrations = calibrate.calibrations_of(config, self.chat, scored, {}, folder)
         for model in self.models:
             if model.key not in calibrations:
                 (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
 
-        _headline(7, "evaluate and report")
+        self._headline(7, "evaluate and report")
         outcome = evaluate.conclude(Collected(config, data, scored, calibrations), self.leaks, folder)
         kept = [path for paths in self.files.values() for path in paths.values()]
         kept += [calibrate.home(config, model) / FILE for model in self.models]
@@ -199,10 +206,6 @@ class _Run:
         left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
         self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])
         return outcome
-
-
-def _headline(number: int, name: str) -> None:
-    console.err.print(Text.assemble((f"{number}/{STAGES}", "bold cyan"), " ", (name, "bold")), highlight=False)
 
 
 def _prepare(config: Config) -> Prepared:
