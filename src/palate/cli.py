@@ -327,7 +327,8 @@ PREPARE = (
     _option("--max-eval N", "validation examples in eval.json (150)", key="prepare.max_eval"),
     _option(
         "--split HOW",
-        "user-time: the last samples of each user are test; global-time: one cutoff for all users (user-time)",
+        "user-time: the last samples of each user are test; global-time: one cutoff for all users; cold-items: of each "
+        "user's last samples those of items that nothing is learned from (user-time)",
         key="prepare.split",
     ),
     _option(
@@ -399,7 +400,7 @@ EVALUATE = (
 )
 AUDIT = (
     _option("--data PATH", "prepared folder", key="data_dir"),
-    _option("--split HOW", "split of --ratings: user-time or global-time (user-time)", key="prepare.split"),
+    _option("--split HOW", "split of --ratings: user-time, global-time or cold-items (user-time)", key="prepare.split"),
     ALLOW_LEAKS,
     JSON,
     READ_DIR,

@@ -86,11 +86,20 @@ class PrepareConfig(Section):
     """Share of validation samples: of each user's samples, or of all samples by time."""
     test_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of test samples: of each user's samples, or of all samples by time."""
-    split: Literal["user-time", "global-time", "given"] = "user-time"
-    """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users. `given`: the
-    tables of `ratings.source` have splits, and each of their rows is a sample."""
+    split: Literal["user-time", "global-time", "cold-items", "given"] = "user-time"
+    """`user-time`: each user's last samples are test. `global-time`: one cutoff in time for all users. `cold-items`: of
+    each user's last samples those of items that nothing is learned from. `given`: the tables of `ratings.source` have
+    splits, and each of their rows is a sample."""
+    cold_share: float = Field(0.2, gt=0, lt=0.5)
+    """Under `cold-items`, the share of the rated items that appear in test alone, drawn with the seed; as many others
+    appear in validation alone."""
     max_eval: int = Field(150, ge=0)
     """Validation examples in `eval.json`, drawn with the seed."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_share(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The section; other splits go without `cold_share`, so that data prepared before stay valid."""
+        return {key: value for key, value in dump(self).items() if key != "cold_share" or self.split == "cold-items"}
 
     @model_validator(mode="after")
     def _leaves_training(self) -> "PrepareConfig":

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from tests.examples import examples
 
 from palate.config import PrepareConfig
@@ -182,6 +183,51 @@ def test_a_global_cutoff_that_leaves_no_training_is_told(make_ratings):
     rows = [(1, i, 3, 5) for i in range(20)]
     with pytest.raises(InputError, match="none of 17 samples to train on"):
         build_samples(make_ratings(rows), PrepareConfig(history_len=3, split="global-time"))
+
+
+@examples(60)
+@given(
+    ratings=st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), max_size=25), min_size=1, max_size=6),
+    share=st.sampled_from([0.1, 0.3, 0.49]),
+    seed=st.integers(0, 3),
+)
+def test_under_cold_items_nothing_is_learned_from_the_items_of_test_and_validation(ratings, share, seed):
+    rows = [(user, item, 3.0, time) for user, pairs in enumerate(ratings) for item, time in sorted(set(pairs))]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(13), "title": ["x"] * 13})
+    options = PrepareConfig(history_len=2, split="cold-items", cold_share=share, val_ratio=0.2, test_ratio=0.4)
+    log = Ratings(frame, items, "test", {}, (1, 5))
+    try:
+        samples = build_samples(log, options, seed)
+    except InputError as error:
+        assert "expected" in str(error)  # noqa: PT017
+        return
+    assert_frame_equal(samples.timeline, build_samples(log, options, seed).timeline)
+    rated = samples.timeline["item_id"].to_numpy()
+    held_out = {split: set(rated[samples.position[samples.of(split)]]) for split in ("val", "test")}
+    train = samples.position[samples.of("train")]
+    learned = set(rated[samples.timeline["split"].is_in(["warmup", "train"]).to_numpy()])
+    shown = {item for position in train for item in rated[position - 2 : position]}
+    assert not (learned | shown | held_out["val"]) & held_out["test"]
+    assert not (learned | shown) & held_out["val"]
+    assert (samples.position - samples.first[samples.position] >= 2).all()
+    whole = frame.sort("user_id", "timestamp", maintain_order=True)  # what is left keeps its order
+    assert_frame_equal(whole.join(samples.timeline.drop("split"), on=frame.columns, how="semi"),
+                       samples.timeline.drop("split"))  # fmt: skip
+
+
+def test_cold_items_of_ml_latest_small_take_their_share_of_the_test_rows(ml_latest_small):
+    warm = build_samples(ml_latest_small, PrepareConfig())
+    samples = build_samples(ml_latest_small, PrepareConfig(split="cold-items", cold_share=0.2))
+    assert np.bincount(samples.split)[2] == pytest.approx(0.2 * np.bincount(warm.split)[2], rel=0.05)
+    other = build_samples(ml_latest_small, PrepareConfig(split="cold-items", cold_share=0.2), seed=14)
+    assert set(samples.timeline["item_id"]) != set(other.timeline["item_id"])
+
+
+def test_a_cold_share_without_test_samples_is_refused(make_ratings, timeline_of):
+    ratings = make_ratings(timeline_of(1, 20))
+    with pytest.raises(InputError, match=r"cold-items with cold_share 0.05 leaves no (test|train) samples, expected"):
+        build_samples(ratings, PrepareConfig(split="cold-items", cold_share=0.05, history_len=15))
 
 
 def test_the_guides_counts_come_out_of_ml_latest_small(ml_latest_small):

@@ -44,7 +44,7 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
     console.start_logging()
     if from_ratings or outdated(config):
         ratings = ratings_of(config)
-        samples, place = checked_samples(ratings, config.prepare), ratings.name
+        samples, place = checked_samples(ratings, config.prepare, config.seed), ratings.name
     else:
         data = prepared(config)
         samples, place = data.samples, str(data.folder)

@@ -164,7 +164,7 @@ def _choices(config: Config, profile: Profile) -> Iterator[str]:
 
 def _sample(ratings: Ratings, config: Config) -> Iterator[str]:
     """A sample in the middle of the training samples, as comments."""
-    samples = checked_samples(ratings, config.prepare)
+    samples = checked_samples(ratings, config.prepare, config.seed)
     train = samples.of("train")
     (example,) = next(iter_examples(samples, "train", config.prompt, train[:1] * 0 + train.size // 2)).to_dicts()
     yield ""

@@ -207,8 +207,9 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
         **{name: rule for name, rule in _reading(config).items() if name != "columns"},
+        **({"seed": config.seed} if config.prepare.split == "cold-items" else {}),
     }
-    return checked_samples(ratings, config.prepare), made_from, ratings.name
+    return checked_samples(ratings, config.prepare, config.seed), made_from, ratings.name
 
 
 def _reading(config: Config) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from palate.errors import InputError
 from palate.ratings.blocks import bounds_of
 from palate.ratings.load import Ratings
 from palate.samples.context import Context
-from palate.samples.split import SPLITS, split_by_time, split_by_user
+from palate.samples.split import SPLITS, TRAIN, cold_items, split_by_time, split_by_user
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
 """The role of a rating: a sample of a split, part of a user's warm-up, or unused."""
+WARMUP, UNUSED = np.uint8(0), np.uint8(len(SPLITS) + 1)
+"""Numbers of these roles; that of a sample is its split's + 1."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Samples:
     means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows.
 
     Models may learn from the roles "warmup" and "train". A warm-up rating after the first cutoff of a global-time split
-    is therefore "unused", though it is part of a history.
+    is therefore "unused", though it is part of a history. So are, under cold-items, the other ratings at the time of a
+    user's validation and test samples.
     """
 
     timeline: pl.DataFrame
@@ -73,11 +76,12 @@ class Samples:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
-def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
+def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 
-    With given splits every rating is a sample of its split. Raises `InputError` if the threshold is outside the
-    ratings' scale, if no user has more than `history_len` ratings, or if no samples are left to train on.
+    With given splits every rating is a sample of its split. `seed` draws the items of a cold-items split. Raises
+    `InputError` if the threshold is outside the ratings' scale, if no user has more than `history_len` ratings, or if
+    no samples are left to train on.
     """
     low, high = ratings.scale
     if not low < options.rating_threshold <= high:
@@ -101,21 +105,67 @@ def build_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
             f"expected at least {need + 1}, or a smaller history_len",
             ratings.name,
         )
-    warmup = np.minimum(counts, need)
-    is_sample = np.repeat(np.tile([False, True], counts.size), np.column_stack([warmup, counts - warmup]).ravel())
-    unused = np.uint8(len(SPLITS) + 1)
-    role = np.repeat(np.where(counts > need, np.uint8(0), unused), counts)
+    if options.split == "cold-items":
+        timeline, role = _cold_items(timeline, counts, options, seed)
+    else:
+        role = _roles(timeline["timestamp"].to_numpy(), counts, options)
+    timeline = timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)))
+    return samples_of(timeline, ratings.items, options)
+
+
+def _roles(times: NDArray[np.int64], counts: NDArray[np.int64], options: PrepareConfig) -> NDArray[np.uint8]:
+    """The role of each rating under a split by user or by time, (rows,); users have `counts` ratings."""
+    need = options.history_len
+    is_sample = _after_warmup(counts, need)
+    role = np.repeat(np.where(counts > need, WARMUP, UNUSED), counts)
     if options.split == "user-time":
         split = split_by_user(counts[counts > need] - need, options.val_ratio, options.test_ratio)
     else:
-        times = timeline["timestamp"].to_numpy()
         split, cutoffs = split_by_time(times[is_sample], options.val_ratio, options.test_ratio)
         reached = [cutoff for cutoff in cutoffs if cutoff is not None]
         if reached:
-            role[times >= min(reached)] = unused
+            role[times >= min(reached)] = UNUSED
     role[is_sample] = split + 1
-    timeline = timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)))
-    return samples_of(timeline, ratings.items, options)
+    return role
+
+
+def _cold_items(
+    timeline: pl.DataFrame, counts: NDArray[np.int64], options: PrepareConfig, seed: int
+) -> tuple[pl.DataFrame, NDArray[np.uint8]]:
+    """The timeline without ratings of held-out items at the wrong time, and the role of each rating that is left.
+
+    A split by user decides the time of each user's test and validation samples. Of them, those of held-out items
+    become samples; the others are parts of histories. At any other time, ratings of held-out items leave the timeline,
+    so that no history of a training sample shows one. Raises `InputError` if no training or no test sample is left.
+    """
+    need = options.history_len
+    part = np.full(timeline.height, TRAIN, np.uint8)
+    part[_after_warmup(counts, need)] = split_by_user(
+        counts[counts > need] - need, options.val_ratio, options.test_ratio
+    )
+    item = timeline["item_id"].rank("dense").to_numpy() - 1
+    only = cold_items(int(item.max()) + 1, options.cold_share, seed)[item]
+    kept = (only == TRAIN) | (only == part)
+    timeline, part, only = timeline.filter(kept), part[kept], only[kept]
+    counts = _lengths(timeline["user_id"])
+    warmup = ~_after_warmup(counts, need)
+    is_sample = ~warmup & (only == part)
+    role = np.where(is_sample, part + 1, np.where(warmup & (part == TRAIN), WARMUP, UNUSED)).astype(np.uint8)
+    role[~np.repeat(np.logical_or.reduceat(is_sample, np.cumsum(counts) - counts), counts)] = UNUSED
+    for split in ("train", "test"):
+        if not (role == ROLES.categories.to_list().index(split)).any():
+            raise InputError(
+                f"cold-items with cold_share {options.cold_share:g} leaves no {split} samples, expected more ratings, "
+                "or another share",
+                "prepare.split",
+            )
+    return timeline, role
+
+
+def _after_warmup(counts: NDArray[np.int64], need: int) -> NDArray[np.bool_]:
+    """Whether each rating comes after its user's first `need`, (sum of counts,)."""
+    warmup = np.minimum(counts, need)
+    return np.repeat(np.tile([False, True], counts.size), np.column_stack([warmup, counts - warmup]).ravel())
 
 
 def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConfig) -> Samples:
@@ -130,14 +180,14 @@ def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConf
     return replace(samples, history=np.minimum(before, options.history_len))
 
 
-def checked_samples(ratings: Ratings, options: PrepareConfig) -> Samples:
+def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
     """`build_samples` for data to train on.
 
     Also raises `InputError` if no user has ratings at two times, since histories then have no order, and if two or more
     training samples all have one answer.
     """
     _check_times(ratings)
-    samples = build_samples(ratings, options)
+    samples = build_samples(ratings, options, seed)
     train = samples.of("train")
     label = samples.label[train]
     if label.size < 2 or label.min() != label.max():

@@ -28,7 +28,7 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
     The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
     `renderer` do, before it writes anything.
     """
-    samples = checked_samples(ratings, options)
+    samples = checked_samples(ratings, options, seed)
     render = renderer(samples, prompt)
     drawn = draw(samples.of("val"), options.max_eval, seed)
     with atomic_folder(out) as folder:

@@ -1,4 +1,4 @@
-"""Split samples: the last ones of each user, or all after one cutoff in time."""
+"""Split samples: the last ones of each user, all after one cutoff in time, or those of items held out."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,3 +56,16 @@ def split_by_time(
             "prepare.split",
         )
     return split, (cutoffs[1], cutoffs[0])
+
+
+def cold_items(items: int, share: float, seed: int) -> NDArray[np.uint8]:
+    """The only split that each of `items` items may appear in, (items,) uint8; `TRAIN` for items without a limit.
+
+    A `share` of the items, drawn with the seed and rounded to at least one, is `TEST`, and as many others are `VAL`.
+    """
+    count = max(1, round(share * items))
+    drawn = np.random.default_rng(seed).permutation(items)
+    only = np.full(items, TRAIN, np.uint8)
+    only[drawn[:count]] = TEST
+    only[drawn[count : 2 * count]] = VAL
+    return only

@@ -52,6 +52,18 @@ def test_a_training_row_after_the_cutoff_is_fatal_under_a_split_at_one_moment() 
     assert finding.example.times == (row["timestamp"], first)
 
 
+def test_a_training_row_with_the_item_of_a_test_row_is_fatal_under_cold_items() -> None:
+    samples = samples_of(clean_log(), "cold-items")
+    assert fatal(audit(samples, "cold-items")) == set()
+    cold = samples.timeline.filter(split="test")["item_id"][0]
+    train = int(samples.position[samples.of("train")][-1])
+    for row in (train, train - 1):  # itself, and a row that its history shows
+        items = samples.timeline["item_id"].to_list()
+        items[row] = cold
+        finding = audit(replaced(samples, item_id=items), "cold-items").finding("known-cold-items")
+        assert (finding.severity, finding.count) == ("fatal", 1)
+
+
 def test_a_validation_row_after_the_cutoff_is_fatal_too() -> None:
     samples = samples_of(clean_log(), "global-time")
     roles = samples.timeline["split"].to_list()

@@ -16,14 +16,14 @@ def audit(samples: Samples, split: str, prompt: PromptSpec | None = None) -> Aud
     """Check samples, and a prompt if there is one, for leaks of the answer.
 
     `split` is the kind of split. Under `global-time`, no training row may be later than a test sample; under any other,
-    none of the same user. The audit checks the numbers that `prompt` shows for leaks of the answer. Raises `InputError`
-    if the prompt does not fit the items.
+    none of the same user. Under `cold-items`, no training row may have the item of a test sample. The audit checks the
+    numbers that `prompt` shows for leaks of the answer. Raises `InputError` if the prompt does not fit the items.
 
     The audit sorts and scans the timeline. The order of input rows affects it only among a user's ratings of one
     timestamp, and the ids only by their order, which `label-by-user-order` checks.
     """
     rows = rows_of(samples)
-    findings = [*order(rows, split), *pairs(rows), *confounding(rows)]
+    findings = [*order(rows, split), *pairs(rows, split), *confounding(rows)]
     if prompt is not None:
         findings += prompts(rows, prompt)
     return Audit(

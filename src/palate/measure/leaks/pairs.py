@@ -5,16 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from palate.measure.leaks.findings import Finding, share
+from palate.measure.leaks.order import LEARNED
 from palate.measure.leaks.rows import TEST, TRAIN, VAL, Longs, TimelineRows
 
 
-def pairs(rows: TimelineRows) -> Iterator[Finding]:
-    """Findings on repeated pairs, and on users and items without training rows."""
+def pairs(rows: TimelineRows, split: str) -> Iterator[Finding]:
+    """Findings on repeated pairs, and on users and items without training rows; under cold-items also on items with."""
     again, before = _repeated(rows)
     yield from _both_sides(rows, again, before)
     yield _shown(rows, again, before)
     yield _duplicates(rows, again, before)
     yield from _unseen(rows)
+    if split == "cold-items":
+        yield _known(rows)
 
 
 def _repeated(rows: TimelineRows) -> tuple[Longs, Longs]:
@@ -87,3 +90,20 @@ def _unseen(rows: TimelineRows) -> Iterator[Finding]:
             f"{known}",
             clean=f"every {name} of a test row has a {known}",
         )
+
+
+def _known(rows: TimelineRows) -> Finding:
+    """Under cold-items: training and warm-up rows, and rows of their histories, that have the item of a test row."""
+    cold = np.zeros(int(rows.item.max(initial=-1)) + 1, bool)
+    cold[rows.item[rows.role == TEST]] = True
+    shown = np.zeros(rows.role.size + 1, np.int64)
+    learned = rows.samples.position[rows.samples.split == TRAIN - 1]
+    np.add.at(shown, learned - rows.samples.history_len, 1)
+    np.add.at(shown, learned + 1, -1)
+    seen = (np.cumsum(shown)[:-1] > 0) | (rows.role <= TRAIN)
+    return rows.finding(
+        *("known-cold-items", "fatal", np.flatnonzero(seen & cold[rows.item]), int(seen.sum()), LEARNED),
+        text="rows that are learned from, or in a history of these, have the item of a test row, though the split "
+        "promises items that nothing is learned from",
+        clean="nothing is learned from an item of a test row",
+    )
