@@ -128,7 +128,8 @@ def test_a_gguf_file_is_converted_once_by_two_processes_at_a_time(capfd: pytest.
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         folders = pool.map(converted, [gguf, gguf])
     assert folders[0] == folders[1]
-    assert [p.name for p in (cache_dir() / "models").iterdir()] == [folders[0].name]
+    of_this_file = [p.name for p in (cache_dir() / "models").iterdir() if gguf.stem in p.name]
+    assert of_this_file == [folders[0].name], "a part was left"
     model, tokenizer = load_base_model(ModelConfig(base="smollm2-135m", dtype="float32"), for_training=True)
     assert model.name_or_path == MODELS["smollm2-135m"].hub_id
     model.float()  # refused by a model that still calls itself quantized

@@ -5,6 +5,7 @@ A GGUF file is converted once into a folder of safetensors in the cache, which l
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import io
 import logging
@@ -344,7 +345,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet(stderr=True):
+        with quiet(stderr=True), _read_once():
             tokenizer = tokenizer_at(Location(gguf))
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
@@ -356,3 +357,16 @@ def _convert(gguf: Path, folder: Path) -> None:
     with quiet(stderr=True):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers read a GGUF file's fields once: it does so three times, at two seconds each."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
