@@ -247,7 +247,13 @@ class Option(NamedTuple):
 
 WHOLE = number(int, "a whole number")
 TYPES: dict[str, Callable[[str], Any]] = {
-    **{"N": WHOLE, "K": WHOLE, "R": number(float, "a number"), "F": number(float, "a number from 0 to 1")},
+    **{
+        "N": WHOLE,
+        "K": WHOLE,
+        "R": number(float, "a number"),
+        "M": number(float, "a number of minutes"),
+        "F": number(float, "a number from 0 to 1"),
+    },
     **{"DAYS": number(float, "a number of days, such as 7"), "FILE": Path, "DIR": Path},
 }
 """The type of an option's value by its metavar; text for all others."""
@@ -471,9 +477,15 @@ BASELINES = (
     JSON,
     _option("--out DIR", "folder for baselines.json (none)", dest="out"),
 )
-LOGS = ("inspect", "init", "baselines")
+ADVISE = (
+    *BASELINES[:2],
+    _option("--minutes M", "time for all models; no fit begins after it (10)", default=10.0),
+    JSON,
+    _option("--out DIR", "folder for advice.json (none)", dest="out"),
+)
+LOGS = ("inspect", "init", "baselines", "advise")
 """The commands whose argument is a log."""
-FROM_RATINGS = ("baselines", "lengths", "tokenize", "plan", "audit")
+FROM_RATINGS = ("baselines", "advise", "lengths", "tokenize", "plan", "audit")
 """The commands that prefer `--ratings` to prepared data."""
 
 COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
@@ -489,6 +501,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         BASELINES,
         "measure the classical models: the bar for a language model",
     ),
+    "advise": (_call("advise:advise"), ADVISE, "try models from cheap to dear, and say which one to use"),
     "prepare": (_prepare, PREPARE, "turn ratings into train.json, eval.json, test_raw.jsonl and manifest.json"),
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
     "tokenize": (_tokenize, TOKENIZE, "write the samples as token ids in Arrow files, for any trainer"),
@@ -544,7 +557,7 @@ def _config(args: argparse.Namespace) -> "Config":
     from palate.config import Override, load_config, parse_override
 
     ratings, model = (getattr(args, key, None) for key in ("ratings.source", "model.base"))
-    if args.command == "baselines" and ratings is not None and _is_recipe(Path(ratings)):
+    if args.command in ("baselines", "advise") and ratings is not None and _is_recipe(Path(ratings)):
         args.config_file, ratings = Path(ratings), None
         setattr(args, "ratings.source", None)
     args.baseline = model if args.command == "recommend" and _is_baseline(model) else None

@@ -1,0 +1,142 @@
+"""The ladder: models from cheap to dear on the same rows, and the dearest one that still pays.
+
+A rung pays if the paired interval of its AUC, less that of the rung in use below it, lies above zero. The ladder ends
+at the first rung that does not pay: each rung costs a multiple of the one below.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.measure.bootstrap import detectable
+from palate.measure.metrics import Metrics, Users, measure
+from palate.measure.paired import Paired, compare
+from palate.samples.queries import Labels, Scores
+
+
+@dataclass(frozen=True)
+class Scored:
+    """P(like) of rows by one model, and its costs."""
+
+    p: Scores
+    """(m,), float64."""
+    fit_seconds: float
+    """Processor time of the fit; of a model that was kept, 0."""
+    score_seconds: float
+    """Wall time of a thousand requests."""
+    rows: NDArray[np.int64] | None = None
+    """(m,): which of the ladder's rows were scored; None: all."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model that the ladder may try."""
+
+    key: str
+    label: str
+    score: Callable[[], Scored]
+    """Fits and scores; raises `Skipped` with the reason if it cannot."""
+
+
+class Skipped(Exception):  # noqa: N818
+    """A step cannot be tried; the message says why and what would allow it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A model that was tried."""
+
+    key: str
+    label: str
+    metrics: Metrics
+    scored: Scored
+    below: str | None
+    """The key of the rung in use when this one was tried; None for the first."""
+    gains: list[Paired] = field(default_factory=list)
+    """Each metric less that of `below`, on the rows that both have."""
+
+    @property
+    def gain(self) -> Paired | None:
+        """The difference in AUC."""
+        return next((pair for pair in self.gains if pair.metric == "auc"), None)
+
+    @property
+    def pays(self) -> bool:
+        """Whether the interval of the gain lies above zero; True for the first rung."""
+        return self.gain is None or (self.gain.interval is not None and self.gain.interval.low > 0)
+
+    @property
+    def detects(self) -> float | None:
+        """The smallest gain in AUC that these rows detect in four of five cases."""
+        between = None if self.gain is None else self.gain.interval
+        return None if between is None or between.low == between.high else detectable(between)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs that were tried, from cheap to dear, and the reasons for those that were not."""
+
+    n: int
+    users: int
+    resamples: int
+    rungs: list[Rung]
+    skipped: dict[str, str]
+    """Reasons by label."""
+
+    @property
+    def used(self) -> Rung:
+        """The dearest rung that pays."""
+        return [rung for rung in self.rungs if rung.pays][-1]
+
+
+def climb(
+    y: Labels,
+    users: Users,
+    steps: Iterable[Step],
+    *,
+    resamples: int = 1000,
+    seed: int = 13,
+    whole: bool = False,
+    done: Callable[[Rung], None] = lambda rung: None,
+) -> Ladder:
+    """Try the steps in order until one does not pay; with `whole`, all of them.
+
+    `y` (bool) and `users` (integers) have shape (n,). A rung is compared with the last one that paid, on the rows that
+    both scored. `done` is called after each. The first step must not be skipped.
+    """
+    rungs: list[Rung] = []
+    skipped: dict[str, str] = {}
+    below: Rung | None = None
+    for step in steps:
+        if below is not None and not rungs[-1].pays and not whole:
+            skipped[step.label] = f"not tried: {rungs[-1].label} does not pay"
+            continue
+        try:
+            scored = step.score()
+        except Skipped as reason:
+            skipped[step.label] = str(reason)
+            continue
+        rung = _rung(step, scored, below, (y, users), (resamples, seed))
+        rungs.append(rung)
+        done(rung)
+        below = rung if rung.pays else below
+    return Ladder(len(y), len(np.unique(users)), resamples, rungs, skipped)
+
+
+def _rung(
+    step: Step, scored: Scored, below: Rung | None, rows: tuple[Labels, Users], bootstrap: tuple[int, int]
+) -> Rung:
+    """A tried step, measured on its rows and compared with the rung below."""
+    y, users = rows
+    own = np.arange(len(y)) if scored.rows is None else scored.rows
+    metrics = measure(y[own], scored.p, users[own])
+    if below is None:
+        return Rung(step.key, step.label, metrics, scored, None)
+    other = np.arange(len(y)) if below.scored.rows is None else below.scored.rows
+    shared, first, second = np.intersect1d(own, other, return_indices=True)
+    scores = {step.key: scored.p[first], below.key: below.scored.p[second]}
+    resamples, seed = bootstrap
+    pairs = compare(y[shared], users[shared], scores, [(step.key, below.key)], resamples=resamples, seed=seed).pairs
+    return Rung(step.key, step.label, metrics, scored, below.key, pairs)
