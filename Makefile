@@ -25,7 +25,7 @@ demo: $(VENV)/.demo
 
 # Tests of a file run one after the other, in one process; torch gets a thread in each.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # make test-slow   more than an hour: trainings killed at every change, each tokenizer with each prompt, all examples
 test-slow: $(VENV)/.test

@@ -20,6 +20,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("survive", "finetune", "devices", "bare", "run", "page", "dataset", "answers", "export", "portable")
+"""The files that take longest: with several workers they begin first, so that none is left to the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by `LONGEST`; tests of a file keep their order."""
+    place = {f"test_{name}.py": n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over what was imported: it would look through it again and again."""
     gc.collect()
