@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from palate import console
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
-from palate.commands.calibrate import calibrations_of, known_calibration
+from palate.commands.calibrate import calibrations_of
+from palate.commands.offset import corrected, known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
@@ -70,6 +71,8 @@ def evaluate(
         if adapter.is_dir():
             check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
+    for adapter in chosen:
+        corrected(config, data, adapter)  # what it refuses, it refuses before anything is scored
     leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
@@ -78,20 +81,23 @@ def evaluate(
         if config.evaluate.rank_users:
             raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
         scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
-        known = {model: known_calibration(config, model) for model in scored}
+        known, factors = known_fits(config, scored)
         begin(config, folder)
     else:
         models = models_of(config, chosen)
-        known = {model: known_calibration(config, model) for model in models}
+        known, factors = known_fits(config, models)
         if config.score.server is not None:
             for model in models:
                 served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
         main = main_model(models)
         files = {model: score_files(config, data, model, folder, ablated=model is main) for model in models}
-        scored = {model: score_model(config, data, model, files[model], known[model]) for model in models}
+        scored = {
+            model: score_model(config, data, model, files[model], factors[model] or known[model]) for model in models
+        }
     calibrations = calibrations_of(config, chat, scored, known, folder)
-    outcome = conclude(Collected(config, data, scored, calibrations), leaks, folder)
+    offsets = offsets_of(config, chat, data, scored, factors, folder)
+    outcome = conclude(Collected(config, data, scored, calibrations, offsets), leaks, folder)
     show_evidence(config, outcome, folder, as_json=as_json)
 
 
@@ -123,11 +129,14 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     rows.seeds = adapters_apart(collected, same)
     told = notes(found, collected, rows) if found.n else []
     found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
-    ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
+    ranking = rankings.RankedModel(
+        main, rows.labels[main.key], collected.scored[main][MEASURED].key, collected.offsets.get(main.key)
+    )
     outcome = Outcome(
         model=model_name(config),
         evaluation=found,
         calibrations=collected.calibrations,
+        offsets={key: each.offset for key, each in collected.offsets.items()},
         ablations=_ablations(collected, main),
         stack=rows.stack,
         beside=rows.beside,
@@ -199,6 +208,7 @@ def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str 
         pairs += [(STACKED, ALONE), (STACKED, believed)]
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
+    pairs += [(e.key, e.corrects) for e in found.models if e.corrects is not None and e.corrects != best.key]
     return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed)
 
 
