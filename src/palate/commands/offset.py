@@ -37,6 +37,11 @@ class Corrected:
     offset: Offset
     state: "State"
 
+    def warn(self) -> None:
+        """Log that the factors were not fitted on validation."""
+        if self.offset.fitted_on is None:
+            log.info("alpha is that of the training: `palate evaluate` fits it on validation")
+
     def describe(self) -> dict[str, Any]:
         """What a sum depends on beside the language model's logit and the ratings."""
         return {"baseline": self.offset.baseline, "alpha": self.offset.alpha, "intercept": self.offset.intercept}
@@ -77,8 +82,7 @@ def offset_training(config: Config, data: Prepared, known: "BaselineData", apart
 def corrected(config: Config, data: Prepared, adapter: Path | None, fitted: Offset | None = None) -> Corrected | None:
     """The baseline that an adapter corrects; None for another adapter.
 
-    The factors are `fitted`, else those beside the adapter, else those of the training, with a line in the log.
-    Raises `InputError` if the baseline's file is missing or damaged, or if it was fitted on other ratings.
+    The factors are `fitted`, else those beside the adapter, else those of the training. Raises `InputError` if the baseline's file is missing or damaged, or if it was fitted on other ratings.
     """
     from palate.baselines.kept import read_state
     from palate.baselines.registry import RANKERS
@@ -101,7 +105,6 @@ def corrected(config: Config, data: Prepared, adapter: Path | None, fitted: Offs
     offset = fitted or load_offset(adapter)
     if offset is None:
         offset = Offset(about["baseline"], about["alpha"], about["intercept"])
-        log.info("alpha is that of the training: `palate evaluate` fits it on validation")
     return Corrected(offset, state)
 
 

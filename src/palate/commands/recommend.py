@@ -182,6 +182,7 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     score: Score = own
     name = f"{about['model']} {'without an adapter' if adapter is None else f'with {adapter}'}"
     if sum_of is not None:
+        sum_of.warn()
         baseline = _baseline_scores(config, data, sum_of.predictor, guest)
         score, name = SumScores(own, baseline, sum_of.offset.added), f"{sum_of.offset.baseline} + {name}"
         key = {**key, "offset": sum_of.describe()}

@@ -132,6 +132,7 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
     found = corrected(config, data, adapter)
     if found is None:
         return score(config, data, adapter, out)
+    found.warn()
     from palate.baselines.statistics import BaselineData
     from palate.score.files import Scored, read_scores, write_scores
 
