@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from palate import console
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
@@ -23,6 +25,7 @@ from palate.commands.scores import (
     models_of,
     score_files,
     score_model,
+    sum_file,
 )
 from palate.commands.server_model import check_scored_with, served_name
 from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
@@ -124,6 +127,7 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     config, data, known = collected.config, collected.data, collected.known
     rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
     baselines = scores_of(known, collected.baselines, split)
+    _write_sums(collected, folder)
     same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
     found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
     rows.seeds = adapters_apart(collected, same)
@@ -150,6 +154,19 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     users = user_examples(data.samples, split, same.rows, p)
     publish(config, data, outcome, folder, users=users, costs=_costs(collected, found, same, folder))
     return outcome
+
+
+def _write_sums(collected: Collected, folder: Path) -> None:
+    """Write the scores of models that correct a baseline once more, with P(like) of the sum."""
+    from palate.score.files import Scored, write_scores
+
+    for model in collected.models:
+        offset = collected.offsets.get(model.key)
+        if offset is not None:
+            scored = collected.scored[model][MEASURED]
+            columns = {**scored.columns, "p": collected.p(model).astype(np.float32)}
+            found = Scored(columns, {**scored.key, "offset": offset.describe()})
+            write_scores(sum_file(collected.config, model, folder), found)
 
 
 def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":

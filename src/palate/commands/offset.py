@@ -82,7 +82,8 @@ def offset_training(config: Config, data: Prepared, known: "BaselineData", apart
 def corrected(config: Config, data: Prepared, adapter: Path | None, fitted: Offset | None = None) -> Corrected | None:
     """The baseline that an adapter corrects; None for another adapter.
 
-    The factors are `fitted`, else those beside the adapter, else those of the training. Raises `InputError` if the baseline's file is missing or damaged, or if it was fitted on other ratings.
+    The factors are `fitted`, else those beside the adapter, else those of the training. Raises `InputError` if the
+    baseline's file is missing or damaged, or if it was fitted on other ratings.
     """
     from palate.baselines.kept import read_state
     from palate.baselines.registry import RANKERS

@@ -206,7 +206,7 @@ class _Run:
         outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
         kept = [path for paths in self.files.values() for path in paths.values()]
         kept += [calibrate.home(config, model) / FILE for model in self.models]
-        kept.append(self.adapter / OFFSET)
+        kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
         _write_manifest(config, data, self.chat, kept, self._weights)
         left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
         self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])

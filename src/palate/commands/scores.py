@@ -75,6 +75,11 @@ def measured_file(config: Config, model: Model, folder: Path) -> Path:
     return folder / "scores" / f"{'' if split == 'test' else split + '-'}{model.key}.parquet"
 
 
+def sum_file(config: Config, model: Model, folder: Path) -> Path:
+    """The file with P(like) of the sum of a baseline and a model that corrects it."""
+    return measured_file(config, model, folder).with_suffix(".sum.parquet")
+
+
 def measured_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
     """Which rows of `evaluate.split` are measured, ascending."""
     return chosen_rows(config, data.samples.of(config.evaluate.split).size)
