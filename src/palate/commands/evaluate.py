@@ -12,7 +12,8 @@ from palate import console
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
 from palate.commands.calibrate import calibrations_of
-from palate.commands.offset import corrected, known_fits, offsets_of
+from palate.commands.correction import correction_of
+from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
@@ -75,7 +76,7 @@ def evaluate(
             check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
     for adapter in chosen:
-        corrected(config, data, adapter)  # what it refuses, it refuses before anything is scored
+        correction_of(config, data, adapter)  # what it refuses, it refuses before anything is scored
     leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:

@@ -44,7 +44,7 @@ def evaluate_examples(
     from palate.alpaca.answers import Answers
     from palate.alpaca.baselines import text_statistics
     from palate.commands import evaluate, report, score, scores, train
-    from palate.commands.offset import refuse_without_ratings
+    from palate.commands.correction import refuse_without_ratings
     from palate.commands.prepare import check_model
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
     from palate.report.outcome import Outcome

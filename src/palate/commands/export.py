@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
-from palate.commands.offset import STATE
+from palate.commands.correction import STATE
 from palate.commands.prepare import check_model
 from palate.commands.score import adapter_identity
 from palate.config import Config

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from palate.baselines.retriever import Retriever
     from palate.baselines.statistics import BaselineData
-    from palate.commands.offset import Corrected
+    from palate.commands.correction import Correction
     from palate.measure.candidates import CandidateSets
     from palate.measure.ranking import Predict
     from palate.measure.ranking_table import RankingTable
@@ -47,7 +47,7 @@ class RankedModel:
     model: Model
     label: str
     key: Mapping[str, object]
-    corrected: "Corrected | None" = None
+    corrected: "Correction | None" = None
     """The baseline that the model corrects: the sum ranks."""
 
 
@@ -186,7 +186,7 @@ def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "Ca
     )
 
 
-def _in_turn(logits: NDArray[np.float32], corrected: "Corrected | None", known: "BaselineData") -> "Predict":
+def _in_turn(logits: NDArray[np.float32], corrected: "Correction | None", known: "BaselineData") -> "Predict":
     """A predictor that returns scores computed before, in the order of its calls, added to the baseline's if any."""
     given = 0
 

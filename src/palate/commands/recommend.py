@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from palate import __version__, console
 from palate.commands.calibrate import source_of
+from palate.commands.correction import correction_of
 from palate.commands.evaluate import model_name
-from palate.commands.offset import corrected
 from palate.commands.prepare import kept_baselines, prepared, token_options
 from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
@@ -169,7 +169,7 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     scorer = load_scorer(config, adapter)
     key = model_key(scorer, config, adapter)
     folder = adapter or config.run_path
-    calibration, sum_of = None, corrected(config, data, adapter)
+    calibration, sum_of = None, correction_of(config, data, adapter)
     if sum_of is None and config.score.calibration != "none":
         calibration = load_calibration(folder, source=source_of(config, chat, key))
     if calibration is None and sum_of is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from palate import __version__, console
-from palate.commands import calibrate, evaluate, offset, recommend, scores, seeds
+from palate.commands import calibrate, correction, evaluate, offset, recommend, scores, seeds
 from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
@@ -177,7 +177,7 @@ class _Run:
         """What training leaves."""
         names = ("adapter_model.safetensors", "adapter_config.json", "palate.json")
         apart = [self.folder / seeds.SEEDS] if self.config.train.seeds > 1 else []
-        baseline = [self.adapter / offset.STATE] if self.config.train.offset is not None else []
+        baseline = [self.adapter / correction.STATE] if self.config.train.offset is not None else []
         return [*(self.adapter / name for name in names), *baseline, *apart]
 
     def _train(self) -> None:

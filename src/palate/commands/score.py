@@ -122,14 +122,14 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
 
     Raises `InputError` for such an adapter and a portable folder, whose rows no baseline can predict.
     """
-    from palate.commands.offset import corrected, refuse_without_ratings
+    from palate.commands.correction import correction_of, refuse_without_ratings
     from palate.measure.calibration import sigmoid
     from palate.samples import Prepared
 
     if not isinstance(data, Prepared):
         refuse_without_ratings(adapter, data.folder)
         return score(config, data, adapter, out)
-    found = corrected(config, data, adapter)
+    found = correction_of(config, data, adapter)
     if found is None:
         return score(config, data, adapter, out)
     found.warn()

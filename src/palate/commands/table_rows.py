@@ -26,7 +26,7 @@ from palate.score.files import Scored
 if TYPE_CHECKING:
     from palate.baselines.platt import Predict
     from palate.baselines.statistics import BaselineData
-    from palate.commands.offset import Corrected
+    from palate.commands.correction import Correction
     from palate.measure.evaluation import Evaluation
     from palate.measure.paired import SameRows
     from palate.measure.seeds import OverSeeds
@@ -45,7 +45,7 @@ class Collected:
     scored: Mapping[Model, Mapping[str, Scored]]
     calibrations: Mapping[str, Calibration]
     """By model key."""
-    offsets: Mapping[str, "Corrected"] = field(default_factory=dict)
+    offsets: Mapping[str, "Correction"] = field(default_factory=dict)
     """The baselines that models correct, by model key."""
 
     @cached_property

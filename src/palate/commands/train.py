@@ -67,7 +67,7 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
 
 def _beside(config: Config) -> "FromBaseline | None":
     """What `train.teacher` or `train.offset` says of the samples; None without either."""
-    from palate.commands.offset import offset_training
+    from palate.commands.correction import offset_training
 
     teacher, offset = config.train.teacher, config.train.offset
     option, key = ("train.teacher", teacher) if teacher is not None else ("train.offset", offset)
