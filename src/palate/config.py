@@ -145,7 +145,7 @@ Teacher = Literal[
     "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
     "lightgbm-then", "lightgbm",
 ]  # fmt: skip
-"""Keys of baselines that can teach; see `palate.baselines.registry`."""
+"""Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
 
 
 class LoraConfig(Section):
@@ -182,6 +182,9 @@ class TrainConfig(Section):
     """The tokens with a loss: the whole response, or the answer token alone."""
     teacher: Teacher | None = None
     """A baseline whose probabilities the model learns instead of the answers. Each comes from a fit on other users."""
+    offset: Teacher | None = None
+    """A baseline whose logit the model corrects: P(like) is of the sum of both. Each sample's logit comes from a fit on
+    other users. Needs `train_on: answer`."""
     ranking_weight: float = Field(0.0, ge=0)
     """Weight of a pairwise ranking loss over the liked and disliked targets of a prompt; needs `targets_per_prompt`
     above 1."""
@@ -259,6 +262,16 @@ class TrainConfig(Section):
     def _is_evaluated(self) -> "TrainConfig":
         if self.looks_for_best and self.eval_steps is None:
             raise ValueError("keep=best and early_stopping need the AUC during training, expected eval_steps to be set")
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_answers(self) -> "TrainConfig":
+        if self.offset is None:
+            return self
+        if self.teacher is not None:
+            raise ValueError("offset corrects a baseline, teacher imitates one, expected one of them")
+        if self.train_on != "answer":
+            raise ValueError(f"offset trains the answer's two logits, expected train_on=answer, not {self.train_on}")
         return self
 
     @model_validator(mode="after")

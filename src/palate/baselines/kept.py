@@ -30,17 +30,27 @@ class Kept:
 
     def read(self, key: str) -> State | None:
         """What was fitted before; None if there is no valid file."""
-        try:
-            with np.load(self.folder / f"{key}.npz") as file:
-                state = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return None
-        return state if str(state.pop(KEY, "")) == self._hash else None
+        state = read_state(self.folder / f"{key}.npz")
+        return state if state is not None and str(state.pop(KEY, "")) == self._hash else None
 
     def write(self, key: str, state: State) -> None:
         """Keep what was fitted, if the folder is to be written."""
         if not self.writes:
             return
-        arrays: dict[str, Any] = {KEY: np.array(self._hash), **state}
-        with atomic_file(self.folder / f"{key}.npz") as file:
-            np.savez_compressed(file, **arrays)
+        write_state(self.folder / f"{key}.npz", {KEY: np.array(self._hash), **state})
+
+
+def read_state(path: Path) -> State | None:
+    """The numbers in a file; None if it is missing or damaged."""
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def write_state(path: Path, state: State) -> None:
+    """Write numbers to a file, atomically."""
+    arrays: dict[str, Any] = dict(state)
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)

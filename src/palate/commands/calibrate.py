@@ -91,10 +91,14 @@ def calibrations_of(
 
     Raises `InputError` if the known one has to be taken and is of another model.
     """
+    from palate.models.adapter import corrects
+
     if config.score.calibration == "none":
         return {}
     found = {
-        model.key: _calibration_of(config, chat, model, scored[model], known.get(model), folder) for model in scored
+        model.key: _calibration_of(config, chat, model, scored[model], known.get(model), folder)
+        for model in scored
+        if corrects(model.adapter) is None  # `offsets_of` fits those
     }
     return {key: calibration for key, calibration in found.items() if calibration is not None}
 

@@ -91,11 +91,12 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     config = _config(folder / "config.yaml")
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
     calibration = stored.get("calibrations", {}).get(main) if calibrated in models else None
+    part = ".sum" if main in stored.get("offsets", {}) else ""
     return Run(
         name=str(config.get("name", folder.name)),
         place=folder,
         model=main if calibration is None else calibrated,
-        scores=_scores(folder / "scores" / f"{prefix}{main}.parquet", calibration),
+        scores=_scores(folder / "scores" / f"{prefix}{main}{part}.parquet", calibration),
         evaluation=evaluation,
         config=config,
         training=_training(folder, config),
@@ -112,7 +113,7 @@ def _read_scores_alone(path: Path) -> "Run":
 
 
 def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame | None":
-    """The scores in a file, calibrated; None without the file."""
+    """The scores in a file, calibrated, or those of the sum with a baseline; None without the file."""
     import polars as pl
 
     from palate.measure.calibration import apply, sigmoid
@@ -120,9 +121,15 @@ def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame 
 
     if not path.is_file():
         return None
-    columns = read_scores(path).columns
-    logit = columns["logit"].astype(np.float64)
-    p = sigmoid(logit) if calibration is None else apply(calibration["method"], calibration["parameters"], logit)
+    scored = read_scores(path)
+    columns, logit = scored.columns, scored.columns["logit"].astype(np.float64)
+    p = (
+        columns["p"].astype(np.float64)
+        if "offset" in scored.key
+        else sigmoid(logit)
+        if calibration is None
+        else apply(calibration["method"], calibration["parameters"], logit)
+    )
     return pl.DataFrame({name: columns[name] for name in ("row", "user_id", "item_id", "label")} | {"p": p})
 
 

@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from palate import console
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
-from palate.commands.calibrate import calibrations_of, known_calibration
+from palate.commands.calibrate import calibrations_of
+from palate.commands.correction import correction_of
+from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
 from palate.commands.score_files import brought, models_brought
@@ -22,6 +26,7 @@ from palate.commands.scores import (
     models_of,
     score_files,
     score_model,
+    sum_file,
 )
 from palate.commands.server_model import check_scored_with, served_name
 from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
@@ -70,6 +75,8 @@ def evaluate(
         if adapter.is_dir():
             check_same_prompt(adapter, chat, config.prompt)
     data = prepared(config)
+    for adapter in chosen:
+        correction_of(config, data, adapter)  # what it refuses, it refuses before anything is scored
     leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
@@ -78,20 +85,23 @@ def evaluate(
         if config.evaluate.rank_users:
             raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
         scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
-        known = {model: known_calibration(config, model) for model in scored}
+        known, factors = known_fits(config, scored)
         begin(config, folder)
     else:
         models = models_of(config, chosen)
-        known = {model: known_calibration(config, model) for model in models}
+        known, factors = known_fits(config, models)
         if config.score.server is not None:
             for model in models:
                 served_name(config, model.adapter)  # now rather than after the first has been scored
         begin(config, folder)
         main = main_model(models)
         files = {model: score_files(config, data, model, folder, ablated=model is main) for model in models}
-        scored = {model: score_model(config, data, model, files[model], known[model]) for model in models}
+        scored = {
+            model: score_model(config, data, model, files[model], factors[model] or known[model]) for model in models
+        }
     calibrations = calibrations_of(config, chat, scored, known, folder)
-    outcome = conclude(Collected(config, data, scored, calibrations), leaks, folder)
+    offsets = offsets_of(config, chat, data, scored, factors, folder)
+    outcome = conclude(Collected(config, data, scored, calibrations, offsets), leaks, folder)
     show_evidence(config, outcome, folder, as_json=as_json)
 
 
@@ -118,16 +128,20 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     config, data, known = collected.config, collected.data, collected.known
     rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
     baselines = scores_of(known, collected.baselines, split)
+    _write_sums(collected, folder)
     same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
     found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
     rows.seeds = adapters_apart(collected, same)
     told = notes(found, collected, rows) if found.n else []
     found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
-    ranking = rankings.RankedModel(main, rows.labels[main.key], collected.scored[main][MEASURED].key)
+    ranking = rankings.RankedModel(
+        main, rows.labels[main.key], collected.scored[main][MEASURED].key, collected.offsets.get(main.key)
+    )
     outcome = Outcome(
         model=model_name(config),
         evaluation=found,
         calibrations=collected.calibrations,
+        offsets={key: each.offset for key, each in collected.offsets.items()},
         ablations=_ablations(collected, main),
         stack=rows.stack,
         beside=rows.beside,
@@ -141,6 +155,19 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     users = user_examples(data.samples, split, same.rows, p)
     publish(config, data, outcome, folder, users=users, costs=_costs(collected, found, same, folder))
     return outcome
+
+
+def _write_sums(collected: Collected, folder: Path) -> None:
+    """Write the scores of models that correct a baseline once more, with P(like) of the sum."""
+    from palate.score.files import Scored, write_scores
+
+    for model in collected.models:
+        offset = collected.offsets.get(model.key)
+        if offset is not None:
+            scored = collected.scored[model][MEASURED]
+            columns = {**scored.columns, "p": collected.p(model).astype(np.float32)}
+            found = Scored(columns, {**scored.key, "offset": offset.describe()})
+            write_scores(sum_file(collected.config, model, folder), found)
 
 
 def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":
@@ -199,6 +226,7 @@ def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str 
         pairs += [(STACKED, ALONE), (STACKED, believed)]
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
+    pairs += [(e.key, e.corrects) for e in found.models if e.corrects is not None and e.corrects != best.key]
     return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
+from palate.commands.correction import STATE
 from palate.commands.prepare import check_model
 from palate.commands.score import adapter_identity
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
+from palate.measure.offset import FILE
 from palate.progress import working
 from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
@@ -80,7 +82,17 @@ def export(
             shutil.rmtree(home)
         write_json(partial / ABOUT, about)
         write_json(partial / RECORD, record)
+        for name in (STATE, FILE):  # of an adapter that corrects a baseline
+            if (adapter / name).is_file():
+                shutil.copy(adapter / name, partial / name)
     _tell(folder if merge else folder / file, dtype if merge else str(gguf), proof)
+    if (offset := about.get("offset")) is not None:
+        console.out.print(
+            f"corrects {offset['baseline']}: P(like) needs the baseline's logit beside that of this model ({FILE}); "
+            "what serves the model alone gives the correction alone",
+            highlight=False,
+            soft_wrap=True,
+        )
     if merge and gguf:
         with atomic_folder(folder) as partial:
             proof, found = _convert(find_converter(converter), folder, partial / file, gguf, expected, dtype)

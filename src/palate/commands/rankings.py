@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from palate.baselines.retriever import Retriever
     from palate.baselines.statistics import BaselineData
+    from palate.commands.correction import Correction
     from palate.measure.candidates import CandidateSets
     from palate.measure.ranking import Predict
     from palate.measure.ranking_table import RankingTable
@@ -46,6 +47,8 @@ class RankedModel:
     model: Model
     label: str
     key: Mapping[str, object]
+    corrected: "Correction | None" = None
+    """The baseline that the model corrects: the sum ranks."""
 
 
 def rankings(
@@ -93,7 +96,7 @@ def rankings(
         ranked = {key: rank(sets, predict, catalogue=catalogue) for key, predict in predictors.items()}
         if predictors is not quick:
             logits = model_logits(config, data, scored, sets, folder)
-            ranked[scored.model.key] = rank(sets, _in_turn(logits), catalogue=catalogue)
+            ranked[scored.model.key] = rank(sets, _in_turn(logits, scored.corrected, known), catalogue=catalogue)
         tables.append(
             ranking_table(
                 ranked, baselines=list(predictors), labels=labels, resamples=evaluation.bootstrap, seed=config.seed
@@ -183,14 +186,15 @@ def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "Ca
     )
 
 
-def _in_turn(logits: NDArray[np.float32]) -> "Predict":
-    """A predictor that returns scores computed before, in the order of its calls."""
+def _in_turn(logits: NDArray[np.float32], corrected: "Correction | None", known: "BaselineData") -> "Predict":
+    """A predictor that returns scores computed before, in the order of its calls, added to the baseline's if any."""
     given = 0
 
     def predict(queries: "Queries") -> NDArray[np.float64]:
         nonlocal given
         given += len(queries)
-        return logits[given - len(queries) : given].astype(np.float64)
+        z = logits[given - len(queries) : given].astype(np.float64)
+        return z if corrected is None else corrected.logit(known, queries, z)
 
     return predict
 

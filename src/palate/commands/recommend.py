@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from palate import __version__, console
 from palate.commands.calibrate import source_of
+from palate.commands.correction import correction_of
 from palate.commands.evaluate import model_name
 from palate.commands.prepare import kept_baselines, prepared, token_options
 from palate.commands.score import load_scorer, model_key
@@ -26,7 +28,9 @@ from palate.store.artifacts import sha256_file, sha256_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from palate.recommend.recommender import Asker, Recommender, Score
+    from palate.baselines.platt import Predict
+    from palate.baselines.statistics import BaselineData
+    from palate.recommend.recommender import Asker, BaselineScores, Recommender, Score
     from palate.samples import Prepared, Samples
 
 Retrieving = Literal["item-knn", "popularity"]
@@ -154,7 +158,7 @@ def _with_adapter(config: Config, adapter: Path | None, base_only: bool) -> tupl
 def _language_model(config: Config, data: "Prepared", adapter: Path | None, guest: "pl.DataFrame | None") -> _Model:
     """The base model, with an adapter and its calibration if there are any."""
     from palate.models.adapter import check_same_prompt
-    from palate.recommend.recommender import PromptScores
+    from palate.recommend.recommender import PromptScores, SumScores
     from palate.samples.lines import renderer
     from palate.samples.questions import asked_now
     from palate.score.prompt_writer import PromptWriter
@@ -165,24 +169,32 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     scorer = load_scorer(config, adapter)
     key = model_key(scorer, config, adapter)
     folder = adapter or config.run_path
-    calibration = None
-    if config.score.calibration != "none":
+    calibration, sum_of = None, correction_of(config, data, adapter)
+    if sum_of is None and config.score.calibration != "none":
         calibration = load_calibration(folder, source=source_of(config, chat, key))
-    if calibration is None:
+    if calibration is None and sum_of is None:
         log.info("P(like) is not calibrated: %s holds no calibration", folder)
     questions = asked_now(data.samples, guest)
     render = renderer(questions.samples, config.prompt)
     prompts = PromptWriter(render, scorer.chat, token_options(config))
     about = {"model": model_name(config), "adapter": None if adapter is None else str(adapter)}
+    own = PromptScores(scorer, prompts, int(questions.target[0]), config.evaluate.batch_size)
+    score: Score = own
+    name = f"{about['model']} {'without an adapter' if adapter is None else f'with {adapter}'}"
+    if sum_of is not None:
+        sum_of.warn()
+        baseline = _baseline_scores(config, data, sum_of.predictor, guest)
+        score, name = SumScores(own, baseline, sum_of.offset.added), f"{sum_of.offset.baseline} + {name}"
+        key = {**key, "offset": sum_of.describe()}
     return _Model(
-        name=f"{about['model']} {'without an adapter' if adapter is None else f'with {adapter}'}",
+        name=name,
         about=about,
         key={
             "tokens": config.tokens.model_dump(mode="json", exclude={"num_proc"}),
             **key,
             "calibration": None if calibration is None else sha256_file(folder / FILE),
         },
-        score=PromptScores(scorer, prompts, int(questions.target[0]), config.evaluate.batch_size),
+        score=score,
         samples=questions.samples,
         item=render.item.to_numpy().astype(np.int64),
         calibration=calibration,
@@ -193,7 +205,6 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     """A baseline as the run kept it; fitted first, and kept, if the run has none."""
     from palate.baselines.registry import RANKERS, fit_one
     from palate.baselines.statistics import BaselineData
-    from palate.recommend.recommender import BaselineScores, ends_of, with_ends
     from palate.samples.queries import item_rows
     from palate.samples.questions import asked_now
 
@@ -201,17 +212,27 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     if baseline.needs is not None and find_spec(baseline.needs) is None:
         raise InputError(f"{name} needs {baseline.needs}, which is not installed", "--model")
     state = kept.read(name) or fit_one(baseline, BaselineData.of(data.samples, config.seed), kept)
-    asked = BaselineData.of(with_ends(data.samples, guest), config.seed, guests=0 if guest is None else 1)
     samples = asked_now(data.samples, guest).samples
     return _Model(
         name=baseline.label,
         about={"model": name, "adapter": None},
         key={"palate": __version__, "baseline": name, "seed": config.seed},
-        score=BaselineScores(baseline.predictor(asked, state), ends_of(data.samples)),
+        score=_baseline_scores(config, data, lambda known: baseline.predictor(known, state), guest),
         samples=samples,
         item=item_rows(samples),
         prompts=False,
     )
+
+
+def _baseline_scores(
+    config: Config, data: "Prepared", of: "Callable[[BaselineData], Predict]", guest: "pl.DataFrame | None"
+) -> "BaselineScores":
+    """Scores by a fitted baseline after every user's last rating, the guest's included."""
+    from palate.baselines.statistics import BaselineData
+    from palate.recommend.recommender import BaselineScores, ends_of, with_ends
+
+    known = BaselineData.of(with_ends(data.samples, guest), config.seed, guests=0 if guest is None else 1)
+    return BaselineScores(of(known), ends_of(data.samples))
 
 
 def _for_one(recommender: "Recommender", request: Request, asker: "Asker", model: _Model, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from palate import __version__, console
-from palate.commands import calibrate, evaluate, recommend, scores, seeds
+from palate.commands import calibrate, correction, evaluate, offset, recommend, scores, seeds
 from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
@@ -26,6 +26,7 @@ from palate.config import Config, write_config
 from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import FILE
+from palate.measure.offset import FILE as OFFSET
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
@@ -176,7 +177,8 @@ class _Run:
         """What training leaves."""
         names = ("adapter_model.safetensors", "adapter_config.json", "palate.json")
         apart = [self.folder / seeds.SEEDS] if self.config.train.seeds > 1 else []
-        return [*(self.adapter / name for name in names), *apart]
+        baseline = [self.adapter / correction.STATE] if self.config.train.offset is not None else []
+        return [*(self.adapter / name for name in names), *baseline, *apart]
 
     def _train(self) -> None:
         config = self.config
@@ -194,14 +196,17 @@ class _Run:
         self._headline(6, "calibrate")
         scored = {model: scores.read_model(config, data, paths) for model, paths in self.files.items()}
         calibrations = calibrate.calibrations_of(config, self.chat, scored, {}, folder)
+        (self.adapter / OFFSET).unlink(missing_ok=True)
+        offsets = offset.offsets_of(config, self.chat, data, scored, {}, folder)
         for model in self.models:
             if model.key not in calibrations:
                 (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
 
         self._headline(7, "evaluate and report")
-        outcome = evaluate.conclude(Collected(config, data, scored, calibrations), self.leaks, folder)
+        outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
         kept = [path for paths in self.files.values() for path in paths.values()]
         kept += [calibrate.home(config, model) / FILE for model in self.models]
+        kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
         _write_manifest(config, data, self.chat, kept, self._weights)
         left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
         self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])

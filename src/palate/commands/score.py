@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,10 +47,17 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
     )
 
 
-def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
+def score(
+    config: Config,
+    data: "Prepared | Portable",
+    adapter: Path | None,
+    out: Path,
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> "Columns":
     """Score the chosen rows of `evaluate.split` into the file `out`; resumes an interrupted call.
 
-    Raises `InputError` for another split than test of a portable folder, which has none.
+    `beside` is what the file depends on beside rows, tokens and model. Raises `InputError` for another split than test
+    of a portable folder, which has none.
     """
     from palate.tokens.portable import Portable
 
@@ -64,7 +72,8 @@ def score(config: Config, data: "Prepared | Portable", adapter: Path | None, out
         tokens, about = data.dataset(split, scorer.chat), data.test_ids
     else:
         tokens, about = scored_tokens(config, data, scorer.chat, (split,))[split], sample_ids(data, split)
-    return score_with(scorer, config, tokens, about, chosen_rows(config, len(tokens)), adapter, out).columns
+    rows, key = chosen_rows(config, len(tokens)), {**key_of(scorer, config, tokens, adapter), **beside}
+    return score_with(scorer, config, tokens, about, rows, key, out).columns
 
 
 def score_with(
@@ -73,13 +82,15 @@ def score_with(
     tokens: "TokenDataset",
     about: "Columns",
     rows: np.ndarray[Any, np.dtype[np.int64]],
-    adapter: Path | None,
+    key: dict[str, Any],
     out: Path,
 ) -> "Scored":
-    """Score rows of a token dataset with a model that is loaded; `about` has `user_id` and `item_id` of all of them."""
+    """Score rows of a token dataset with a model that is loaded; `about` has `user_id` and `item_id` of all of them.
+
+    `key` is that of `key_of`.
+    """
     from palate.score.files import Scored, score_file
 
-    key = key_of(scorer, config, tokens, adapter)
     batch_size = config.evaluate.batch_size
     columns = score_file(
         scorer, tokens, about, rows.tolist(), out=out, batch_size=batch_size, key=key, console=console.err
@@ -106,6 +117,34 @@ def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[st
     }
 
 
+def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None, out: Path) -> "Columns":
+    """As `score`; of an adapter that corrects a baseline, `p` is P(like) of the sum, `logit` the model's own z.
+
+    Raises `InputError` for such an adapter and a portable folder, whose rows no baseline can predict.
+    """
+    from palate.commands.correction import correction_of, refuse_without_ratings
+    from palate.measure.calibration import sigmoid
+    from palate.samples import Prepared
+
+    if not isinstance(data, Prepared):
+        refuse_without_ratings(adapter, data.folder)
+        return score(config, data, adapter, out)
+    found = correction_of(config, data, adapter)
+    if found is None:
+        return score(config, data, adapter, out)
+    found.warn()
+    from palate.baselines.statistics import BaselineData
+    from palate.score.files import Scored, read_scores, write_scores
+
+    columns = score(config, data, adapter, out, {"offset": found.describe()})
+    known = BaselineData.of(data.samples, config.seed)
+    queries = known.of_split(config.evaluate.split)[0].take(columns["row"])
+    p = sigmoid(found.logit(known, queries, columns["logit"].astype(np.float64))).astype(np.float32)
+    columns = {**columns, "p": p}
+    write_scores(out, Scored(columns, read_scores(out).key))
+    return columns
+
+
 def score_test(config: Config, *, adapter: Path | None = None, base_only: bool = False, out: str | None = None) -> Path:
     """Score the samples of a prepared or a portable folder into a file that `palate evaluate --scores` takes.
 
@@ -127,7 +166,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
-    scores = score(config, data, adapter, file)
+    scores = score_sum(config, data, adapter, file)
     line = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
     console.out.print(line, highlight=False, soft_wrap=True)
     return file

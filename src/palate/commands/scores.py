@@ -14,6 +14,7 @@ from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration
 from palate.measure.keys import FINE_TUNED, MARK, ZERO_SHOT
+from palate.measure.offset import Offset
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 from palate.store.artifacts import sha256_of
@@ -74,13 +75,18 @@ def measured_file(config: Config, model: Model, folder: Path) -> Path:
     return folder / "scores" / f"{'' if split == 'test' else split + '-'}{model.key}.parquet"
 
 
+def sum_file(config: Config, model: Model, folder: Path) -> Path:
+    """The file with P(like) of the sum of a baseline and a model that corrects it."""
+    return measured_file(config, model, folder).with_suffix(".sum.parquet")
+
+
 def measured_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
     """Which rows of `evaluate.split` are measured, ascending."""
     return chosen_rows(config, data.samples.of(config.evaluate.split).size)
 
 
 def validation_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
-    """Which validation rows calibration and stacking are fitted on, ascending; none if nothing can be fitted.
+    """Which validation rows calibration, offset and stacking are fitted on, ascending; none if nothing can be fitted.
 
     Drawn as those of `eval.json` are, with the same seed.
     """
@@ -88,13 +94,14 @@ def validation_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
     from palate.samples.export import draw
 
     wanted, available = config.evaluate.calibration_samples, data.samples.of("val").size
-    if min(wanted, available) < MIN_ROWS or (config.score.calibration == "none" and not config.score.stack):
+    fits = config.score.calibration != "none" or config.score.stack or config.train.offset is not None
+    if min(wanted, available) < MIN_ROWS or not fits:
         wanted = 0
     return draw(np.arange(available), wanted, config.seed)
 
 
 def score_model(
-    config: Config, data: Prepared, model: Model, files: Mapping[str, Path], known: Calibration | None = None
+    config: Config, data: Prepared, model: Model, files: Mapping[str, Path], known: Calibration | Offset | None = None
 ) -> dict[str, Scored]:
     """Score all files of one model, which is loaded once; `row` counts within the split, in ablations too.
 
@@ -109,9 +116,10 @@ def score_model(
         if what == VALIDATION and known is not None and not config.score.stack:
             key = validation_key(key_of(scorer, config, tokens, model.adapter), rows)
             if is_fitted_to(known, config, key):
-                log.info("validation is not scored again: the calibration was fitted to the same scores")
+                what_was = "offset" if isinstance(known, Offset) else "calibration"
+                log.info("validation is not scored again: the %s was fitted to the same scores", what_was)
                 continue
-        scored = score_with(scorer, config, tokens, about, rows, model.adapter, path)
+        scored = score_with(scorer, config, tokens, about, rows, key_of(scorer, config, tokens, model.adapter), path)
         found[what] = _numbered(config, data, what, scored)
     return found
 
@@ -144,13 +152,15 @@ def _asked(
     return tokens, {name: ids[rows] for name, ids in about.items()}, np.arange(rows.size)
 
 
-def is_fitted_to(calibration: Calibration, config: Config, key: str) -> bool:
-    """Whether a calibration is what the config would have fitted to the scores of a key."""
-    fitted_on = calibration.fitted_on
-    return (fitted_on.key, fitted_on.asked, fitted_on.seed) == (key, config.score.calibration, config.seed)
+def is_fitted_to(fit: Calibration | Offset, config: Config, key: str) -> bool:
+    """Whether a calibration or an offset is what the config would have fitted to the scores of a key."""
+    fitted_on = fit.fitted_on
+    if fitted_on is None or (fitted_on.key, fitted_on.seed) != (key, config.seed):
+        return False
+    return isinstance(fit, Offset) or fitted_on.asked == config.score.calibration
 
 
 def validation_key(key: Mapping[str, object], rows: NDArray[np.int64]) -> str:
     """The hash of everything that validation scores depend on; `key` as `key_of` gives it, or as a file holds it."""
-    made_from = {name: value for name, value in key.items() if name not in ("rows", "columns")}
+    made_from = {name: value for name, value in key.items() if name not in ("rows", "columns", "offset")}
     return sha256_of({**made_from, "rows": rows.tolist()})

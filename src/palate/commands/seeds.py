@@ -29,7 +29,7 @@ TOLD = {
 
 
 def train_seeds(
-    config: Config, train: Any, evaluated: Any, manifest: Mapping[str, Any] | None, taught: Any = None
+    config: Config, train: Any, evaluated: Any, manifest: Mapping[str, Any] | None, beside: Any = None
 ) -> Path:
     """Train with each seed in `seeds/SEED` of the run's folder; the first one's adapter becomes the run's.
 
@@ -59,7 +59,7 @@ def train_seeds(
                 log.info("again: %s", reason)
             alone = config.train.model_copy(update={"seed": seed, "seeds": 1})
             one = config.model_copy(update={"train": alone})
-            finetune(one, train, evaluated, folder, taught=taught, data_manifest=manifest, console=console.err)
+            finetune(one, train, evaluated, folder, beside=beside, data_manifest=manifest, console=console.err)
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
             _make_room()

@@ -1,7 +1,7 @@
 """The rows of the table: each model, calibrated, the adapters' mean, and stacked with statistics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MARK, MEAN, STACKED, in_words
+from palate.measure.offset import Offset, log_odds
 from palate.measure.rows import Models
 from palate.report.table import ece_text
 from palate.samples import Prepared
@@ -25,6 +26,7 @@ from palate.score.files import Scored
 if TYPE_CHECKING:
     from palate.baselines.platt import Predict
     from palate.baselines.statistics import BaselineData
+    from palate.commands.correction import Correction
     from palate.measure.evaluation import Evaluation
     from palate.measure.paired import SameRows
     from palate.measure.seeds import OverSeeds
@@ -43,6 +45,8 @@ class Collected:
     scored: Mapping[Model, Mapping[str, Scored]]
     calibrations: Mapping[str, Calibration]
     """By model key."""
+    offsets: Mapping[str, "Correction"] = field(default_factory=dict)
+    """The baselines that models correct, by model key."""
 
     @cached_property
     def known(self) -> "BaselineData":
@@ -53,10 +57,11 @@ class Collected:
 
     @cached_property
     def baselines(self) -> "Mapping[str, Predict]":
-        """The fitted baselines, kept in the run's folder."""
+        """The fitted baselines, kept in the run's folder, and those that models correct."""
         from palate.baselines.registry import fit_baselines
 
-        return fit_baselines(self.known, self.config.evaluate.baselines, kept_baselines(self.config, self.data))
+        fitted = fit_baselines(self.known, self.config.evaluate.baselines, kept_baselines(self.config, self.data))
+        return fitted | {each.offset.baseline: each.predictor(self.known) for each in self.offsets.values()}
 
     @property
     def models(self) -> list[Model]:
@@ -73,8 +78,13 @@ class Collected:
         return self.scored[model][what].columns["logit"].astype(np.float64)
 
     def p(self, model: Model, what: str = MEASURED) -> Floats:
-        """P(like) without calibration."""
-        return sigmoid(self.logit(model, what))
+        """P(like) without calibration; that of the sum, if the model corrects a baseline."""
+        offset = self.offsets.get(model.key)
+        if offset is None:
+            return sigmoid(self.logit(model, what))
+        split = "val" if what == VALIDATION else self.config.evaluate.split
+        queries = self.known.of_split(split)[0].take(self.scored[model][what].columns["row"])
+        return sigmoid(offset.logit(self.known, queries, self.logit(model, what)))
 
     def believed(self, model: Model) -> pl.DataFrame:
         """`row` and `p` of the measured rows, calibrated if the model has a calibration."""
@@ -115,7 +125,12 @@ def rows_of(collected: Collected, name: str) -> TableRows:
     rows = TableRows()
     for model in collected.models:
         columns, words = collected.scored[model][MEASURED].columns, in_words(model.key)
-        rows.add(model.key, f"{name}, {words}", pl.DataFrame(columns).with_columns(p=collected.p(model)))
+        offset = collected.offsets.get(model.key)
+        label = f"{name}, {words}" if offset is None else f"{offset.offset.baseline} + {name}, {words}"
+        rows.add(model.key, label, pl.DataFrame(columns).with_columns(p=collected.p(model)))
+        if offset is not None:
+            rows.pairs.append((model.key, offset.offset.baseline))
+            rows.corrected[model.key] = offset.offset.baseline
         calibration = collected.calibrations.get(model.key)
         if calibration is not None and calibration.method != "none":
             label = f"{words}, calibrated ({calibration.method})"
@@ -194,11 +209,17 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
         rows.beside = best, beside
 
 
-def log_odds(p: Floats) -> Floats:
-    """ln(p / (1 − p)) of a baseline's P(like), kept 1e-9 away from 0 and 1."""
-    p = np.clip(p, 1e-9, 1 - 1e-9)
-    found: Floats = np.log(p / (1 - p))
-    return found
+def _alpha(key: str, offset: Offset) -> str:
+    """A sentence on how much of a model's logit its sum with a baseline takes."""
+    what = f"alpha, the weight of the {in_words(key)} model's logit beside {BASELINES[offset.baseline]}"
+    if offset.fitted_on is None or offset.slope is None:
+        return f"{what}, is {number(offset.alpha)}, that of the training: it was not fitted on validation."
+    over = "" if offset.interval is None else f", 95 % over users {bounds(offset.interval)}"
+    fitted = f"fitted on {offset.fitted_on.rows:,} validation rows of {offset.fitted_on.users:,} users"
+    if offset.alpha:
+        return f"{what}, is {number(offset.alpha)} ({fitted}{over})."
+    why = "is negative" if offset.slope <= 0 else "does no better on users left out of the fit"
+    return f"{what}, is 0, so that the sum is the baseline: {number(offset.slope)} {why} ({fitted}{over})."
 
 
 def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[str]:
@@ -221,6 +242,7 @@ def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[st
             f"{fitted.rows:,} validation rows of {fitted.users:,} users): log loss {raw.log_loss:.3f} → "
             f"{after.log_loss:.3f}, ECE {ece_text(raw)} → {ece_text(after)}; order and AUC stay the same."
         )
+    sentences += [_alpha(key, each.offset) for key, each in collected.offsets.items()]
     apart = None if rows.seeds is None else rows.seeds.spread["auc"]
     if rows.seeds is not None and apart is not None:
         over = "" if apart.interval is None else f", 95 % over users and adapters {bounds(apart.interval)}"

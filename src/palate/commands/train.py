@@ -19,7 +19,7 @@ from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from palate.prompt.chat import Chat
-    from palate.samples.queries import Scores
+    from palate.train.training_prompts import FromBaseline
 
 
 def train(config: Config) -> Path:
@@ -31,7 +31,7 @@ def train(config: Config) -> Path:
     with processes.in_turn():
         chat = check_model(config)
         train, evaluated, manifest = _training_data(config, chat)
-        taught = _taught(config)
+        beside = _beside(config)
         from palate.commands.seeds import train_seeds
         from palate.models.load import files_at_hand
         from palate.train.finetune import train as finetune
@@ -40,10 +40,10 @@ def train(config: Config) -> Path:
     if processes.is_first:
         begin(config, config.run_path)
     if config.train.seeds > 1:
-        adapter = train_seeds(config, train, evaluated, manifest, taught)
+        adapter = train_seeds(config, train, evaluated, manifest, beside)
     else:
         result = finetune(
-            config, train, evaluated, config.run_path, taught=taught, data_manifest=manifest, console=console.err
+            config, train, evaluated, config.run_path, beside=beside, data_manifest=manifest, console=console.err
         )
         adapter = result.adapter
     leave()
@@ -65,23 +65,29 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
     return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
 
 
-def _taught(config: Config) -> "Scores | None":
-    """P(like) of every training sample by `train.teacher`; None without one."""
-    teacher = config.train.teacher
-    if teacher is None:
+def _beside(config: Config) -> "FromBaseline | None":
+    """What `train.teacher` or `train.offset` says of the samples; None without either."""
+    from palate.commands.correction import offset_training
+
+    teacher, offset = config.train.teacher, config.train.offset
+    option, key = ("train.teacher", teacher) if teacher is not None else ("train.offset", offset)
+    if key is None:
         return None
     from palate.baselines.registry import RANKERS, cross_fitted
     from palate.baselines.statistics import BaselineData
     from palate.commands import data_option
     from palate.tokens.portable import is_portable
+    from palate.train.training_prompts import FromBaseline
 
     if is_portable(config.data_path) or data_option.alpaca_of(config) is not None:
-        raise InputError(f"learns from ratings, which {config.data_path} does not have, expected null", "train.teacher")
-    needed = RANKERS[teacher].needs
+        raise InputError(f"learns from ratings, which {config.data_path} does not have, expected null", option)
+    needed = RANKERS[key].needs
     if needed is not None and find_spec(needed) is None:
-        raise InputError(f"{teacher} needs {needed}, which is not installed", "train.teacher")
+        raise InputError(f"{key} needs {needed}, which is not installed", option)
     data = prepared(config)
-    return cross_fitted(RANKERS[teacher], BaselineData.of(data.samples, config.seed), kept_baselines(config, data))
+    known, kept = BaselineData.of(data.samples, config.seed), kept_baselines(config, data)
+    apart = cross_fitted(RANKERS[key], known, kept)
+    return FromBaseline(taught=apart) if teacher is not None else offset_training(config, data, known, apart)
 
 
 def begin(config: Config, folder: Path) -> None:

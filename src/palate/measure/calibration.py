@@ -157,8 +157,16 @@ def load_calibration(folder: Path, *, source: CalibrationSource | None = None) -
     if not path.is_file():
         return None
     found = read_calibration(path)
+    found.check(recorded_source(folder, found.source), path)
+    if source is not None:
+        found.check(source, path)
+    return found
+
+
+def recorded_source(folder: Path, source: CalibrationSource) -> CalibrationSource:
+    """A fit's source with what an adapter's folder records: the adapter's files, and those of its `palate.json`."""
     adapter = {name: sha256_file(folder / name) for name in _ADAPTER if (folder / name).is_file()}
-    expected = replace(found.source, adapter=adapter)
+    expected = replace(source, adapter=adapter)
     if (folder / "palate.json").is_file():
         about = read_json(folder / "palate.json")
         if not is_text_hash(
@@ -167,10 +175,7 @@ def load_calibration(folder: Path, *, source: CalibrationSource | None = None) -
             expected = replace(expected, prompt=prompt_hash(about["prompt"], about["tokenizer"], about["decision"]))
         if expected.server is None:  # a server's weights are unknown
             expected = replace(expected, model=about["base"]["weights"])
-    found.check(expected, path)
-    if source is not None:
-        found.check(source, path)
-    return found
+    return expected
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -40,6 +40,8 @@ class Entry:
     histogram: list[HistogramBin]
     aside: bool = False
     """Whether it is the calibrated variant of another row: it has metrics, but no comparisons and no verdict."""
+    corrects: str | None = None
+    """The key of the baseline that the model corrects; its scores are then those of the sum."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Models:
     labels: dict[str, str] = field(default_factory=dict)
     aside: list[str] = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    corrected: dict[str, str] = field(default_factory=dict)
+    """The baseline that a model corrects, by the model's key: its scores are those of the sum."""
 
     def add(self, key: str, label: str, frame: pl.DataFrame, *, aside: bool = False) -> None:
         """Append a row."""
@@ -87,6 +89,7 @@ def measure_rows(
             roc=roc(same.y, p),
             histogram=histogram(same.y, p),
             aside=key in models.aside,
+            corrects=models.corrected.get(key),
         )
         for key, p in same.scores.items()
     ]

@@ -54,6 +54,8 @@ def name_in_prose(entry: Entry) -> str:
         CONSTANT: "the constant",
         "user-item": "the user and item means together",
     }
+    if entry.corrects is not None:
+        return f"the sum of {entry.corrects} and {names.get(entry.key, entry.key)}"
     if entry.key in names:
         return names[entry.key]
     plain = entry.kind == "baseline" and ("mean" in entry.label or "share" in entry.label)

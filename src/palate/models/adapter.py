@@ -67,6 +67,15 @@ class _Base(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class _Corrects(BaseModel):
+    """The baseline that an adapter corrects, in `palate.json`."""
+
+    baseline: str
+    data: str
+    alpha: float
+    intercept: float
+
+
 class _About(BaseModel):
     """The types of the keys that Palate reads in a `palate.json`."""
 
@@ -78,6 +87,7 @@ class _About(BaseModel):
     cutoff_len: int | None = None
     truncation: str | None = None
     template_date: datetime.date | None = None
+    offset: _Corrects | None = None
 
 
 def read_about(adapter: Path) -> dict[str, Any]:
@@ -93,6 +103,14 @@ def read_about(adapter: Path) -> dict[str, Any]:
         key, wanted = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
         raise InputError(f"{key} is {str(first['input'])[:80]!r}, expected {wanted}", file) from None
     return dict(about)
+
+
+def corrects(adapter: Path | None) -> dict[str, Any] | None:
+    """The baseline that an adapter was trained to correct, as its `palate.json` has it; None for other adapters.
+
+    The key `baseline`, a hash of its `data`, and the factors `alpha` and `intercept` of the training.
+    """
+    return None if adapter is None else read_about(adapter).get("offset")
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from palate.baselines.means import Means
 from palate.baselines.platt import Predict
 from palate.baselines.retriever import Past, Retriever
+from palate.measure.calibration import sigmoid
 from palate.measure.metrics import logit
 from palate.samples.build import ROLES, Samples
 from palate.samples.queries import Queries
@@ -149,12 +150,35 @@ class BaselineScores:
     predict: Predict
     ends: NDArray[np.int64]
 
+    def p(self, asker: Asker, item: NDArray[np.int64]) -> Floats:
+        """P(like) of candidates as of after the asker's last rating, (n,)."""
+        anchor = asker.end + int(np.searchsorted(self.ends, asker.end))
+        return self.predict(Queries(np.full(item.size, anchor), item))
+
     def __call__(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
         """Score candidates as of after the asker's last rating."""
-        anchor = asker.end + int(np.searchsorted(self.ends, asker.end))
-        p = self.predict(Queries(np.full(item.size, anchor), item))
+        p = self.p(asker, item)
         on_batch(item.size)
         return AnswerScores(p.astype(np.float32), np.ones(item.size, np.float32), logit(p).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class SumScores:
+    """Scores candidates with the sum of a baseline's logit and a language model's, both as they score alone.
+
+    `add` takes P(like) of the baseline and the language model's logits, (n,) float64 each, and returns the sum's
+    logits. `mass` is the language model's.
+    """
+
+    prompts: PromptScores
+    baseline: BaselineScores
+    add: Callable[[Floats, Floats], Floats]
+
+    def __call__(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
+        """Score candidates as of after the asker's last rating."""
+        own, other = self.prompts(asker, item, on_batch), self.baseline.p(asker, item)
+        logits = self.add(other, own.logit.astype(np.float64))
+        return AnswerScores(sigmoid(logits).astype(np.float32), own.mass, logits.astype(np.float32))
 
 
 def ends_of(samples: Samples) -> NDArray[np.int64]:

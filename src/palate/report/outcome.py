@@ -8,13 +8,14 @@ from palate.measure.ablations import Ablations
 from palate.measure.calibration import Calibration
 from palate.measure.evaluation import Evaluation
 from palate.measure.leaks import Audit
+from palate.measure.offset import Offset
 from palate.measure.paired import Comparison
 from palate.measure.ranking_table import RankingTable
 from palate.measure.seeds import OverSeeds
 from palate.measure.slices import Slices
 from palate.measure.stacking import Stack
 
-READABLE = ("calibrations", "ablations", "rankings", "slices", "comparison", "seeds", "leaks")
+READABLE = ("calibrations", "offsets", "ablations", "rankings", "slices", "comparison", "seeds", "leaks")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Outcome:
     """The name of the base model."""
     evaluation: Evaluation
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    offsets: Mapping[str, Offset] = field(default_factory=dict)
+    """The factors of the sums with baselines, by model key."""
     ablations: Ablations | None = None
     stack: Stack | None = None
     beside: tuple[str, Stack] | None = None
@@ -44,7 +47,7 @@ class Outcome:
         from pydantic import TypeAdapter
 
         hints = get_type_hints(cls)
-        parts = {name: TypeAdapter(hints[name]).validate_python(values.get(name)) for name in READABLE}
+        parts = {name: TypeAdapter(hints[name]).validate_python(values[name]) for name in READABLE if name in values}
         return cls(model, TypeAdapter(Evaluation).validate_python(values), **parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class Outcome:
                 stack["beside"] = {"baseline": self.beside[0], "weights": self.beside[1].weights}
         return asdict(self.evaluation) | {
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
+            "offsets": {key: asdict(offset) for key, offset in self.offsets.items()},
             "ablations": self.ablations and self.ablations.to_dict(),
             "stack": stack,
             "rankings": [table.to_dict() for table in self.rankings],

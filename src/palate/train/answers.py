@@ -24,6 +24,7 @@ from palate.tokens.packed import Packed
 from palate.tokens.shared import SharedHistory
 from palate.train.attention import Attention, without_dropout
 from palate.train.checkpoints import mark_whole, rotate
+from palate.train.offset import Offset
 from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     The loss of a step is the mean negative log-likelihood of its labelled tokens, on however many devices and in
     however many passes; with `ranking_weight`, each sample's decision has that many times its `ranking_loss` added.
-    With a teacher, the decision's target is the teacher's probability of Yes and No instead of the answer. Logs tell
-    the decision token's loss and accuracy apart from the rest of the response, which is the same in every sample.
+    With a teacher, the decision's target is the teacher's probability of Yes and No instead of the answer. With an
+    offset, the decision's loss is that of P(like) by the sum of a baseline's logit and the correction. Logs tell the
+    decision token's loss and accuracy apart from the rest of the response, which is the same in every sample.
     """
 
     attention: Attention
@@ -88,13 +90,14 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         evaluated: SharedHistory | None = None,
         ranking_weight: float = 0.0,
         taught: NDArray[np.float64] | None = None,
+        offset: Offset | None = None,
     ) -> None:
         """`answers` are the ids of Yes and No; `evaluate` computes its metrics on the prompts `evaluated`.
 
-        `taught` (samples,) is P(like) by the teacher, of each sample in the order of the prompts.
+        `taught` (samples,) is P(like) by the teacher, of each sample in the dataset's order.
         """
         self.schedule, self.answers, self.evaluated = schedule, answers, evaluated
-        self.ranking_weight = ranking_weight
+        self.ranking_weight, self.offset = ranking_weight, offset
         self.taught = None if taught is None else torch.from_numpy(taught).to(args.device, torch.float32)
         # transformers would remove an old checkpoint before the new one is marked as whole.
         self.checkpoints_kept, args.save_total_limit = args.save_total_limit, None
@@ -136,14 +139,17 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     logits = self.attention.logits(model, packed)
-                taught = None if self.taught is None else self.taught[torch.from_numpy(packed.samples)]
-                loss, seen = self._losses(logits, packed, taught)
+                loss, seen = self._losses(logits, packed, self._taught(packed), self._beside(packed))
                 # Data parallelism averages gradients over the devices; this makes it a sum over samples.
                 loss = loss * (world / inputs.labelled if counts else 0.0)
                 self.accelerator.backward(loss, **kwargs)
             if counts:
                 self.sums += seen
+                if self.offset is not None:
+                    self.offset.observe(self._margin(logits.detach(), packed))
             total += loss.detach()
+        if self.offset is not None:
+            self.offset.settle(lambda sums: self.accelerator.reduce(sums, "sum"))
         # All devices must stop at the same step: those with a finite loss would wait for the others at the next one.
         everywhere = total if world == 1 else self.accelerator.reduce(total, "sum")
         if not everywhere.isfinite():
@@ -157,10 +163,27 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             f"training then starts over, and the checkpoints in {self.args.output_dir} are set aside"
         )
 
-    def _losses(self, logits: Any, packed: Packed, taught: Any | None = None) -> tuple[Any, Any]:
+    def _taught(self, packed: Packed) -> Any | None:
+        """The teacher's P(like) of a training pass's samples, (n,)."""
+        return None if self.taught is None else self.taught[torch.from_numpy(packed.samples)]
+
+    def _beside(self, packed: Packed, split: str = "train") -> Any | None:
+        """The baseline's logit of a pass's samples, (n,)."""
+        return None if self.offset is None else self.offset.logit[split][torch.from_numpy(packed.samples)]
+
+    def _margin(self, logits: Any, packed: Packed) -> Any:
+        """The logit of Yes less that of No of a pass's samples, (n,) float32."""
+        decision = torch.from_numpy(packed.decision).to(logits.device)
+        yes, no = (logits[decision, answer].float() for answer in self.answers)
+        return yes - no
+
+    def _losses(
+        self, logits: Any, packed: Packed, taught: Any | None = None, beside: Any | None = None
+    ) -> tuple[Any, Any]:
         """The sum of the samples' losses, and the sums (SUMS,) float64 that `_rates` divides.
 
-        `taught` (n,) is the teacher's P(like) of the pass's samples.
+        `taught` (n,) is the teacher's P(like) of the pass's samples, `beside` (n,) the logit of the baseline that the
+        model corrects.
         """
         device = logits.device
         targets = torch.from_numpy(packed.targets.astype(np.int64)).to(device)
@@ -168,10 +191,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         liked = torch.from_numpy(packed.liked).to(device)
         logits = logits.float()
         nll = cross_entropy(logits, targets, reduction="none")
-        yes, no = (logits[decision, answer] for answer in self.answers)
-        margin = yes - no
+        margin = self._margin(logits, packed)
         if taught is not None:
+            no = logits[decision, self.answers[1]]
             nll = nll.index_copy(0, decision, logits[decision].logsumexp(-1) - no - taught * margin)
+        if beside is not None and self.offset is not None:
+            margin = self.offset.sum(beside, margin)
+            nll = nll.index_copy(0, decision, softplus(torch.where(liked, -margin, margin)))
         ranking = ranking_loss(margin, packed) if self.ranking_weight else margin.new_zeros(())
         with torch.no_grad():
             correct = ((margin > 0) == liked).sum()
@@ -216,10 +242,12 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                 with self.compute_loss_context_manager():
                     logits = self.attention.logits(model, packed)
                 if place < len(passes):
-                    found += self._losses(logits, packed)[1]
-                    decision = torch.from_numpy(packed.decision).to(logits.device)
-                    yes, no = (logits[decision, answer].double() for answer in self.answers)
-                    margin[torch.from_numpy(packed.samples).to(margin.device)] = yes - no
+                    beside = self._beside(packed, "val")
+                    found += self._losses(logits, packed, beside=beside)[1]
+                    own = self._margin(logits, packed)
+                    if self.offset is not None:
+                        own = self.offset.sum(beside, own)
+                    margin[torch.from_numpy(packed.samples).to(margin.device)] = own.double()
                 if meter is not None:
                     meter.advance(min(world * packed.samples.size, meter.total - meter.count))
         sums = self.accelerator.reduce(torch.cat([found, margin]), "sum").tolist()
@@ -278,6 +306,8 @@ class _Checkpoints(TrainerCallback):  # type: ignore[misc]
             "loss": trainer.accelerator.reduce(trainer.loss, "mean").item(),
             "seen": trainer.accelerator.reduce(trainer.sums, "sum").tolist(),
         }
+        if trainer.offset is not None:
+            unlogged["centre"] = trainer.offset.centre
         trainer.accelerator.wait_for_everyone()
         if args.should_save:
             write_json(checkpoint / UNLOGGED, unlogged)
@@ -291,6 +321,8 @@ class _Checkpoints(TrainerCallback):  # type: ignore[misc]
         unlogged = read_unlogged(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self.trainer.logged_at = unlogged["since"]
         self.trainer.loss.fill_(unlogged["loss"])
+        if self.trainer.offset is not None:
+            self.trainer.offset.centre = unlogged["centre"]
         if unlogged["seen"] and args.process_index == 0:  # null in checkpoints of earlier versions
             self.trainer.sums += self.trainer.sums.new_tensor(unlogged["seen"])
         found = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)

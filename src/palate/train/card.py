@@ -41,7 +41,7 @@ def write_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {config.name}",
         f"{what} to answer whether a user will like an item, from the items that the user rated "
-        "before. P(like) is the softmax over the two answers' logits at the decision token.",
+        "before. " + _probability(about),
         "## Metrics\n\n" + _table(metrics) if metrics else "",
         "## Made from\n\n" + _facts(_origin(config, about, run, data_manifest)),
         _data(data_manifest),
@@ -57,6 +57,17 @@ def write_card(
     ]
     with atomic_file(adapter / "README.md") as file:
         file.write(("\n\n".join(section for section in sections if section) + "\n").encode())
+
+
+def _probability(about: Mapping[str, Any]) -> str:
+    """A sentence on the meaning of P(like)."""
+    offset = about.get("offset")
+    if offset is None:
+        return "P(like) is the softmax over the two answers' logits at the decision token."
+    return (
+        f"It corrects a {offset['baseline']} baseline (`baseline.npz`): P(like) is the sigmoid of the baseline's logit "
+        "plus alpha times the difference of the two answers' logits at the decision token plus b (`offset.json`)."
+    )
 
 
 def _kind(config: Config, quantization: str) -> tuple[str, str]:

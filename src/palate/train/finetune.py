@@ -11,9 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
@@ -36,10 +34,11 @@ from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from, unwritten
+from palate.train.offset import Offset
 from palate.train.processes import Processes, join, sharding
 from palate.train.report import LOG, EarlyStop, Report
 from palate.train.schedule import Schedule, schedule_of
-from palate.train.training_prompts import TrainingPrompts, prompts_of
+from palate.train.training_prompts import FromBaseline, TrainingPrompts, prompts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,29 +105,29 @@ def train(
     eval: "Dataset | TokenDataset | None",
     out: Path,
     *,
-    taught: NDArray[np.float64] | None = None,
+    beside: FromBaseline | None = None,
     data_manifest: Mapping[str, Any] | None = None,
     console: "Console | None" = None,
 ) -> TrainResult:
     """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.
 
     `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which this function
-    tokenizes. `train.max_samples` of them are drawn with the seed. `taught` (samples of the split,) float64 is the
-    P(like) of `train.teacher` for each. An interrupted run resumes from its last
-    checkpoint if model, data and options are the same. Ctrl-C and SIGTERM end with a checkpoint.
+    tokenizes. `train.max_samples` of them are drawn with the seed. `beside` has what `train.teacher` or
+    `train.offset` says of all samples. An interrupted run resumes from its last checkpoint if model, data and options
+    are the same. Ctrl-C and SIGTERM end with a checkpoint.
 
     Raises `InputError` for a model or options that do not fit, `WorkError` if training was stopped, the
     loss is not finite, or memory or disk are exhausted.
     """
     if len(train) == 0:
         raise InputError("there are no training samples", config.data_path)
-    processes = join()
+    processes, beside = join(), beside or FromBaseline()
     chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     held = config.model.model_copy(update={"dtype": held_in(config.train, config.model.dtype)})
     model = load_model(held, for_training=True, on=_loading_device(config))
     check_vocabulary(model, chat.tokenizer)
     about = describe(config, chat, model)
-    prompts = prompts_of(config, chat, train, eval, taught)
+    prompts = prompts_of(config, chat, train, eval, beside)
     schedule = schedule_of(config, prompts)
     checkpoints = out / "checkpoints"
     fingerprint = _fingerprint(config, prompts, weights_fingerprint(model)) | _layout(processes)
@@ -151,7 +150,12 @@ def train(
     weights = trainer.trained_weights()
     if processes.is_first:
         facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
+        if trainer.offset is not None:
+            slope, intercept = trainer.offset.slope_and_intercept
+            about["offset"] = {**(beside.about or {}), "alpha": slope, "intercept": intercept}
         save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
+        if beside.write is not None:
+            beside.write(result.adapter)
         write_card(result.adapter, config)
     processes.wait()  # no process returns before the adapter is written
     _log_result(result)
@@ -238,6 +242,8 @@ def _fingerprint(config: Config, prompts: TrainingPrompts, weights: str) -> dict
     data = {"data": prompts.train.identity}
     if prompts.taught is not None:
         data["taught"] = sha256(prompts.taught.tobytes()).hexdigest()
+    if prompts.offset is not None:
+        data["offset logits"] = sha256(prompts.offset.tobytes()).hexdigest()
     if config.train.looks_for_best and prompts.evaluated is not None:
         data["evaluated"] = prompts.evaluated.identity
     model = config.model.model_dump(mode="json", include={"dtype", "quantization"})
@@ -281,7 +287,14 @@ def _trainer(
         peft.enable_input_require_grads()
         peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
     answers = chat.decision.yes_id, chat.decision.no_id
-    trainer = AnswerTrainer(peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught)
+    offset = None
+    if prompts.offset is not None:
+        if schedule.steps == 1:
+            raise InputError("the first step only measures the untrained model, expected two or more", "train.offset")
+        offset = Offset(args.device, train=prompts.offset, val=prompts.evaluated_offset)
+    trainer = AnswerTrainer(
+        peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
+    )
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
         peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast

@@ -1,6 +1,8 @@
 """The prompts of a training: draws samples from the datasets and groups them into prompts."""
 
 import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,16 +24,34 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 
 
+class FromBaseline(NamedTuple):
+    """What a training takes from a baseline: values of all samples of a split, float64, None for what is not used."""
+
+    taught: Floats | None = None
+    """P(like) of each training sample, by `train.teacher`."""
+    offset: Floats | None = None
+    """Logit of each training sample, by `train.offset` fitted on other users."""
+    evaluated: Floats | None = None
+    """Logit of each validation sample, by `train.offset` fitted on training."""
+    about: Mapping[str, Any] | None = None
+    """The entry of `train.offset` in the adapter's `palate.json`."""
+    write: Callable[[Path], None] | None = None
+    """Writes the fitted baseline of `train.offset` into the adapter's folder."""
+
+
 class TrainingPrompts(NamedTuple):
     """The prompts to train and evaluate on; `available` counts the samples before the draw.
 
-    `taught` (n,) float64 is the teacher's P(like) of each sample of `train`, None without a teacher.
+    `taught` and `offset` (samples,) are those of `FromBaseline` for each sample of `train`, and `evaluated_offset` for
+    each of `evaluated`, in the datasets' order.
     """
 
     train: SharedHistory
     available: int
     evaluated: SharedHistory | None
     taught: Floats | None = None
+    offset: Floats | None = None
+    evaluated_offset: Floats | None = None
 
 
 def prompts_of(
@@ -39,11 +59,9 @@ def prompts_of(
     chat: Chat,
     train: "TokenDataset | Dataset",
     evaluated: "TokenDataset | Dataset | None",
-    taught: Floats | None = None,
+    beside: FromBaseline = FromBaseline(),  # noqa: B008
 ) -> TrainingPrompts:
     """Draw `train.max_samples` samples and group them into prompts; logs the positive rate.
-
-    `taught` (samples of the split,) float64 is the teacher's P(like) of each.
 
     Raises `InputError` without training samples, and for options that do not fit the data.
     """
@@ -72,12 +90,19 @@ def prompts_of(
             (shared.needed - np.repeat(shared.prefix, shared.sizes)).mean(), f"{together:,}", f"{apart:,}",
             apart / together,
         )  # fmt: skip
-    if taught is not None:
-        assert isinstance(source, TokenDataset)
-        taught = taught[source.numbers[shared.order]]
+    taught, offset = (_of(source, values) for values in (beside.taught, beside.offset))
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None, taught)
-    return TrainingPrompts(shared, len(train), SharedHistory(_sequences(config, chat, evaluated)), taught)
+        return TrainingPrompts(shared, len(train), None, taught, offset)
+    measured = _sequences(config, chat, evaluated)
+    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, _of(measured, beside.evaluated))
+
+
+def _of(source: Sequences, values: Floats | None) -> Floats | None:
+    """A split's values of a dataset's samples, in its order."""
+    if values is None:
+        return None
+    assert isinstance(source, TokenDataset)
+    return values[source.numbers]
 
 
 def units(source: Sequences, by: str, targets: int) -> Longs:

@@ -1,0 +1,116 @@
+"""Correction: the baseline that an adapter corrects, beside the adapter, and the sum of both logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palate.commands.prepare import kept_baselines, made_from_of
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError
+from palate.measure.calibration import Floats
+from palate.measure.offset import Offset, load_offset, log_odds
+from palate.samples import Prepared
+from palate.store.artifacts import sha256_of
+
+if TYPE_CHECKING:
+    from palate.baselines.platt import Predict, State
+    from palate.baselines.statistics import BaselineData
+    from palate.samples.queries import Queries, Scores
+    from palate.train.training_prompts import FromBaseline
+
+STATE = "baseline.npz"
+"""The fitted baseline in the folder of an adapter that corrects it."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A fitted baseline, and the sum of its logit and a language model's."""
+
+    offset: Offset
+    state: "State"
+
+    def warn(self) -> None:
+        """Log that the factors were not fitted on validation."""
+        if self.offset.fitted_on is None:
+            log.info("alpha is that of the training: `palate evaluate` fits it on validation")
+
+    def describe(self) -> dict[str, Any]:
+        """What a sum depends on beside the language model's logit and the ratings."""
+        return {"baseline": self.offset.baseline, "alpha": self.offset.alpha, "intercept": self.offset.intercept}
+
+    def predictor(self, known: "BaselineData") -> "Predict":
+        """P(like) by the baseline alone, of queries of `known`: the ratings that it was fitted on."""
+        from palate.baselines.registry import RANKERS
+
+        return RANKERS[self.offset.baseline].predictor(known, self.state)
+
+    def logit(self, known: "BaselineData", queries: "Queries", z: Floats) -> Floats:
+        """The sum's logit of queries (n,), of which the language model's is `z` (n,)."""
+        return self.offset.added(self.predictor(known)(queries), z)
+
+
+def _data_of(config: Config, data: Prepared) -> str:
+    """A hash of all that decides a baseline's numbers, its key excepted."""
+    return sha256_of(made_from_of(data) | {"seed": config.seed})
+
+
+def offset_training(config: Config, data: Prepared, known: "BaselineData", apart: "Scores") -> "FromBaseline":
+    """What a training with `train.offset` takes from the baseline; `apart` are the cross-fitted P(like)."""
+    from palate.baselines.kept import write_state
+    from palate.baselines.registry import RANKERS, fit_one
+    from palate.train.training_prompts import FromBaseline
+
+    key = str(config.train.offset)
+    state = fit_one(RANKERS[key], known, kept_baselines(config, data))
+    queries, _ = known.of_split("val")
+    return FromBaseline(
+        offset=log_odds(apart),
+        evaluated=log_odds(RANKERS[key].predictor(known, state)(queries)),
+        about={"baseline": key, "data": _data_of(config, data)},
+        write=lambda folder: write_state(folder / STATE, state),
+    )
+
+
+def correction_of(
+    config: Config, data: Prepared, adapter: Path | None, fitted: Offset | None = None
+) -> Correction | None:
+    """The baseline that an adapter corrects; None for another adapter.
+
+    The factors are `fitted`, else those beside the adapter, else those of the training. Raises `InputError` if the
+    baseline's file is missing or damaged, or if it was fitted on other ratings.
+    """
+    from palate.baselines.kept import read_state
+    from palate.baselines.registry import RANKERS
+    from palate.models.adapter import corrects
+
+    about = corrects(adapter)
+    if about is None or adapter is None:
+        return None
+    if about["baseline"] not in RANKERS:
+        raise InputError(f"corrects the unknown baseline {about['baseline']!r}, expected one of Palate's", adapter)
+    if about["data"] != _data_of(config, data):
+        raise InputError(
+            f"corrects a {about['baseline']} baseline of other ratings than {data.folder}, expected those that it was "
+            "trained on",
+            adapter,
+        )
+    state = read_state(adapter / STATE)
+    if state is None:
+        raise InputError(f"is missing or damaged, expected the {about['baseline']} baseline", adapter / STATE)
+    offset = fitted or load_offset(adapter)
+    if offset is None:
+        offset = Offset(about["baseline"], about["alpha"], about["intercept"])
+    return Correction(offset, state)
+
+
+def refuse_without_ratings(adapter: Path | None, place: Path) -> None:
+    """Raise `InputError` for an adapter that corrects a baseline, where only prompts are at hand."""
+    from palate.models.adapter import corrects
+
+    about = corrects(adapter)
+    if about is not None:
+        raise InputError(
+            f"corrects a {about['baseline']} baseline, whose ratings {place} does not have, expected a prepared folder",
+            adapter or "",
+        )
