@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import console
 from palate.commands.prepare import (
+    baseline_data,
     check_model,
     evaluation_part,
     kept_baselines,
@@ -71,7 +72,6 @@ def _taught(config: Config) -> "Scores | None":
     if teacher is None:
         return None
     from palate.baselines.registry import RANKERS, cross_fitted
-    from palate.baselines.statistics import BaselineData
     from palate.commands import data_option
     from palate.tokens.portable import is_portable
 
@@ -80,8 +80,10 @@ def _taught(config: Config) -> "Scores | None":
     needed = RANKERS[teacher].needs
     if needed is not None and find_spec(needed) is None:
         raise InputError(f"{teacher} needs {needed}, which is not installed", "train.teacher")
+    if RANKERS[teacher].reads_text and config.text.encoder is None:
+        raise InputError(f"{teacher} reads the items' text, expected text.encoder to be set", "train.teacher")
     data = prepared(config)
-    return cross_fitted(RANKERS[teacher], BaselineData.of(data.samples, config.seed), kept_baselines(config, data))
+    return cross_fitted(RANKERS[teacher], baseline_data(config, data), kept_baselines(config, data))
 
 
 def begin(config: Config, folder: Path) -> None:
