@@ -113,7 +113,7 @@ TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and base
 def chosen_baselines(choice: Choice, *, text: bool = False) -> list[Baseline]:
     """The baselines of a choice whose packages are installed; logs the others.
 
-    `text`: whether there are vectors of the items' text, which some baselines need.
+    `text` says whether there are vectors of the items' text, which some baselines need.
     """
     chosen = []
     for baseline in REGISTRY:

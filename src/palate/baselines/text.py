@@ -7,7 +7,7 @@ With cos the cosine of the candidate and a rated item, r the residual of the rat
     nearest liked, nearest disliked
                         the greatest cosine to an item that the user liked, and to one that the user disliked
     ridge               a regression of the user's residuals so far on `RIDGE` principal components
-    prior               a regression of the items' mean residuals on their vectors
+    prior               a regression of the items' mean ratings on their vectors
     text 1, 2, …        the candidate's first principal components
 
 All but the last three exist for the whole past and for the last ratings, those in a prompt. All but the last two read
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.baselines.statistics import FOLDS, BaselineData, Floats
-from palate.samples.context import WEIGHT, shrunk
+from palate.samples.context import WEIGHT
 from palate.samples.queries import Queries
 from palate.text.vectors import Vectors
 
@@ -80,10 +80,10 @@ def ridge_columns(vectors: Vectors) -> Floats:
 
 
 def text_prior(data: BaselineData) -> Floats:
-    """The expected mean residual of each item from its vector, for each fold of users, float64 (folds, items).
+    """The expected mean rating of each item from its vector, for each fold of users, float64 (folds, items).
 
-    A weighted ridge regression. Its targets are items' mean ratings, less each user's mean, by the users outside a
-    fold; an item with n of these ratings has the weight n / (n + `WEIGHT`).
+    A weighted ridge regression on the mean ratings of the items in other parts, by the users outside the fold; an item
+    with n of these ratings has the weight n / (n + `WEIGHT`).
     """
     if data.vectors is None:
         raise ValueError("the data have no vectors")
@@ -94,9 +94,7 @@ def text_prior(data: BaselineData) -> Floats:
 
 def _text_prior(data: BaselineData, vectors: Floats) -> Floats:
     rows = np.flatnonzero(data.allowed)
-    user, item, fold = data.user[rows], data.item[rows], data.fold[rows]
-    above = data.rating[rows] - data.rating[rows].mean()
-    value = above - shrunk(np.bincount(user, above), np.bincount(user))[user]
+    item, fold, rating = data.item[rows], data.fold[rows], data.rating[rows]
     x = np.hstack([np.ones((len(vectors), 1)), vectors])
     penalty = np.diag(np.append(1e-3, np.full(vectors.shape[1], PRIOR_PENALTY)))
     parts = [np.arange(part, len(x), PARTS) for part in range(PARTS)]
@@ -104,7 +102,7 @@ def _text_prior(data: BaselineData, vectors: Floats) -> Floats:
     for f in range(FOLDS):
         others = fold != f
         count = np.bincount(item[others], minlength=len(x))
-        total = np.bincount(item[others], value[others], len(x))
+        total = np.bincount(item[others], rating[others], len(x))
         weight, target = count / (count + WEIGHT), total / np.maximum(count, 1)
         own = [_normal(x[among], weight[among], target[among]) for among in parts]
         squares, products = (np.sum(each, axis=0) for each in zip(*own, strict=True))

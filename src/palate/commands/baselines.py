@@ -89,7 +89,7 @@ def table(found: "Evaluation", title: str) -> "Table":
     from palate.report.table import caption, cell
 
     rows = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(found), caption_justify="left")
-    rows.add_column(title, max_width=31, overflow="fold")
+    rows.add_column(title, max_width=32, overflow="fold")
     rows.add_column("AUC", justify="right")
     rows.add_column("95 %", style="dim", no_wrap=True)
     rows.add_column("GAUC", justify="right")
