@@ -105,9 +105,10 @@ def _text_prior(data: BaselineData, vectors: Floats) -> Floats:
         total = np.bincount(item[others], rating[others], len(x))
         weight, target = count / (count + WEIGHT), total / np.maximum(count, 1)
         own = [_normal(x[among], weight[among], target[among]) for among in parts]
-        squares, products = (np.sum(each, axis=0) for each in zip(*own, strict=True))
-        for among, (own_squares, own_products) in zip(parts, own, strict=True):
-            found[f, among] = x[among] @ np.linalg.solve(squares - own_squares + penalty, products - own_products)
+        for part, among in enumerate(parts):
+            # A sum of the others: the difference from the sum of all has the part's ratings in its last bits.
+            squares, products = (sum(each) for each in zip(*own[:part], *own[part + 1 :], strict=True))
+            found[f, among] = x[among] @ np.linalg.solve(squares + penalty, products)
     return found
 
 
