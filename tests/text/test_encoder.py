@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +44,33 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_folder(tmp_path_factory.mktemp("causal"), "llama")
 
 
-def one_by_one(folder: Path, layer: int, first: bool = False, longest: int = 256) -> np.ndarray:
-    """The vectors without batches and padding."""
+def one_by_one(
+    folder: Path, layer: int, pool: Callable[[Any], Any], start: Sequence[int] = (), longest: int = 256
+) -> np.ndarray:
+    """The vectors without batches and padding, of a text's hidden states (tokens, d)."""
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     found = []
     for text in TEXTS:
-        ids = tokenizer(text)["input_ids"][:longest] or [tokenizer.pad_token_id or 0]
+        ids = [*start, *(tokenizer(text)["input_ids"][:longest] or [tokenizer.pad_token_id])]
         with torch.no_grad():
             states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0]
-        pooled = (states[0] if first else states.mean(dim=0)).numpy()
+        pooled = pool(states).numpy()
         found.append(pooled / np.linalg.norm(pooled))
     return np.stack(found)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_a_causal_model_gives_the_mean_hidden_state_of_a_layer(
+def test_a_causal_model_gives_the_mean_hidden_state_of_a_text_behind_a_start_token(
     causal: Path, layer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoders, "BATCH_TOKENS", 40)  # several batches of several texts
     found = encoder_of(str(causal), layer).encode(TEXTS)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, one_by_one(causal, layer), atol=1e-5)
+    start = small_tokenizer(CHATML).convert_tokens_to_ids("<|im_end|>")
+    expected = one_by_one(causal, layer, lambda states: states[1:].mean(dim=0), [start])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_default_layer_is_four_fifths_up(causal: Path) -> None:
@@ -78,7 +83,8 @@ def test_the_default_layer_is_four_fifths_up(causal: Path) -> None:
 @pytest.mark.parametrize("pooling", [None, "mean_tokens", "cls_token"])
 def test_an_encoder_pools_as_its_folder_says(tmp_path: Path, pooling: str | None) -> None:
     folder = bert_folder(tmp_path / "bert", pooling)
-    expected = one_by_one(folder, -1, pooling == "cls_token", 256 if pooling is None else 12)
+    pool = (lambda states: states[0]) if pooling == "cls_token" else (lambda states: states.mean(dim=0))
+    expected = one_by_one(folder, -1, pool, longest=256 if pooling is None else 12)
     np.testing.assert_allclose(encoder_of(str(folder)).encode(TEXTS), expected, atol=1e-5)
 
 
