@@ -24,6 +24,7 @@ MORE = {
     "ratings.columns": "external.md#tables-with-splits",
     "prepare.split": "concepts.md#split",
     "tokens.truncation": "concepts.md#truncation",
+    "text.encoder": "text.md",
     "train.method": "training.md#choose-what-to-train",
     "train.draw_by": "training.md#train-on-few-samples",
     "train.targets_per_prompt": "training.md#choose-the-number-of-targets",

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A working folder with small stand-ins under the names that the pages use."""
     write_ratings(tmp_path / "data" / "ml-latest-small", users=60)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for name in ("qwen3", "smollm2-135m", "Qwen/Qwen3-0.6B"):
+    for name in ("qwen3", "smollm2-135m", "Qwen/Qwen3-0.6B", "minilm"):
         shutil.copytree(base, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     load_tokenizer.cache_clear()  # it knows tokenizers by name, here those of other folders
@@ -70,7 +70,12 @@ def prepare_merged(folder: Path) -> None:
     (merged / "palate.json").write_text('{"decision": {"response_before": "", "yes": {"id": 1}, "no": {"id": 2}}}')
 
 
-PREPARED = {"docs/baselines.md": prepare_data, "docs/external.md": prepare_tables, "docs/export.md": prepare_merged}
+PREPARED = {
+    "docs/baselines.md": prepare_data,
+    "docs/external.md": prepare_tables,
+    "docs/export.md": prepare_merged,
+    "docs/text.md": prepare_data,
+}
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])

@@ -10,7 +10,7 @@ import palate
 ROOT = Path(palate.__file__).parent
 ORDER = [
     *("errors", "store", "console", "progress", "ratings", "prompt", "ablations", "config"),
-    *("samples", "tokens", "models", "train"),
+    *("samples", "tokens", "models", "text", "train"),
     *(
         "score",
         "baselines",

@@ -474,6 +474,9 @@ BASELINES = (
         "ratings.source",
     ),
     SCORED,
+    _option(
+        "--text NAME|PATH", "also read the items' text with minilm, base, a hub id or a folder", key="text.encoder"
+    ),
     JSON,
     _option("--out DIR", "folder for baselines.json (none)", dest="out"),
 )

@@ -32,7 +32,7 @@ from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
 """The truncations with which several targets of a prompt can share its history."""
-INPUTS = (("ratings", "source"), ("ratings", "items"), ("model", "base"), ("tokens", "tokenizer"))
+INPUTS = (("ratings", "source"), ("ratings", "items"), ("model", "base"), ("tokens", "tokenizer"), ("text", "encoder"))
 """The keys whose value may be the path of an input."""
 _DEPTH = 4
 
@@ -143,9 +143,22 @@ class ModelConfig(Section):
 
 Teacher = Literal[
     "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
-    "lightgbm-then", "lightgbm",
+    "lightgbm-then", "lightgbm", "text", "logistic-text", "lightgbm-text",
 ]  # fmt: skip
 """Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
+
+
+class TextConfig(Section):
+    """Vectors of the items' text, as features of the classical models."""
+
+    encoder: str | None = None
+    """What turns text into vectors: `minilm`, `base` (the hidden states of `model.base`), a hub id or a folder of a
+    sentence-transformers model, a plain encoder or a causal language model; None: no vectors."""
+    columns: list[str] | None = Field(None, min_length=1)
+    """Columns of the item table in an item's text: the first, then the others in parentheses. None: the title, then
+    genres, category or categories, whichever comes first."""
+    layer: int | None = Field(None, ge=0)
+    """The hidden state of a causal language model, from 0, the embeddings; None: four fifths of its layers."""
 
 
 class LoraConfig(Section):
@@ -356,6 +369,7 @@ class Config(Section):
     prompt: PromptSpec = PromptSpec()
     tokens: TokensConfig = TokensConfig()
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -377,6 +391,11 @@ class Config(Section):
                 "rounds to 4 bits, expected lora, or none"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused_text(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The config; without vectors of text it goes without that section, as reports of earlier versions do."""
+        return {key: value for key, value in dump(self).items() if key != "text" or value["encoder"] is not None}
 
     @property
     def data_path(self) -> Path:

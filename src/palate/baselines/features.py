@@ -11,6 +11,7 @@ Groups of features, by the data that they use:
     then        item and past-item from ratings before the query's time only; residuals of the past use the item means
                 at their genres time
     near, far   item-kNN: the user's ratings of similar items, among the last ones and in the whole past
+    text        vectors of the items' text, see `palate.baselines.text`; no column without vectors
 
 `palate.baselines.statistics` explains which ratings item statistics use, and why they exclude the query's user.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.baselines.statistics import BaselineData, Floats
+from palate.baselines.text import text_features
 from palate.samples.queries import Queries
 
 Columns = dict[str, Floats]
@@ -217,6 +219,7 @@ GROUPS = {
     "then": _then,
     "near": _near,
     "far": _far,
+    "text": text_features,
 }
 
 

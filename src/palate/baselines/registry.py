@@ -23,6 +23,7 @@ from palate.baselines.statistics import PARTS, BaselineData
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.queries import Queries, Scores
+from palate.text.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Baseline:
     """The optional package that it needs."""
     quick: bool = False
     """Whether it takes less than a second."""
+    reads_text: bool = False
+    """Whether it needs vectors of the items' text."""
 
     def fitted(self, data: BaselineData) -> State:
         """What a fit finds, the scale to a probability included."""
@@ -65,6 +68,8 @@ PROMPT = ("prompt",)
 WITH_ITEMS = ("prompt", "past", "item", "past-item")
 AS_OF_THEN = ("prompt", "past", "then")
 EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
+TEXT = ("text",)
+TEXT_ALONE = ("past", *TEXT)
 
 REGISTRY = (
     Baseline("constant", "constant (training base rate)", quick=True),
@@ -84,6 +89,17 @@ REGISTRY = (
     ),
     Baseline("lightgbm-then", "LightGBM (as-of)", *boosted_trees(AS_OF_THEN), "lightgbm"),
     Baseline("lightgbm", "LightGBM (all features)", *boosted_trees(EVERYTHING), "lightgbm"),
+    Baseline("text", "text alone", *logistic_regression(TEXT_ALONE), reads_text=True),
+    Baseline(
+        "logistic-text", "logistic regression + kNN + text", *logistic_regression(EVERYTHING + TEXT), reads_text=True
+    ),
+    Baseline(
+        "lightgbm-text",
+        "LightGBM (all features) + text",
+        *boosted_trees(EVERYTHING + TEXT),
+        "lightgbm",
+        reads_text=True,
+    ),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
 RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
@@ -94,11 +110,17 @@ TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and base
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 
 
-def chosen_baselines(choice: Choice) -> list[Baseline]:
-    """The baselines of a choice whose packages are installed; logs the others."""
+def chosen_baselines(choice: Choice, *, text: bool = False) -> list[Baseline]:
+    """The baselines of a choice whose packages are installed; logs the others.
+
+    `text` says whether there are vectors of the items' text, which some baselines need.
+    """
     chosen = []
     for baseline in REGISTRY:
         if choice == "quick" and not baseline.quick:
+            continue
+        if baseline.reads_text and not text:
+            log.debug("skipping the baseline %r: text.encoder is null, so items have no vectors", baseline.label)
             continue
         if baseline.needs is not None and find_spec(baseline.needs) is None:
             log.warning("skipping the baseline %r: %s is not installed", baseline.label, baseline.needs)
@@ -112,8 +134,8 @@ def fit_baselines(data: BaselineData, choice: Choice = "all", kept: Kept | None 
 
     Those that `kept` has are not fitted again, and it keeps the others.
     """
-    chosen = chosen_baselines(choice)
-    states = {baseline.key: None if kept is None else kept.read(baseline.key) for baseline in chosen}
+    chosen = chosen_baselines(choice, text=data.vectors is not None)
+    states = {baseline.key: stored(baseline, kept, data.vectors) for baseline in chosen}
     missing = [baseline for baseline in chosen if states[baseline.key] is None]
     with Meter("baselines", len(missing), "fitted") as meter:
         for baseline in missing:
@@ -125,12 +147,24 @@ def fit_baselines(data: BaselineData, choice: Choice = "all", kept: Kept | None 
 
 def fit_one(baseline: Baseline, data: BaselineData, kept: Kept | None = None) -> State:
     """The state of one baseline, from `kept` if it has it."""
-    state = None if kept is None else kept.read(baseline.key)
+    state = stored(baseline, kept, data.vectors)
     if state is None:
         state = baseline.fitted(data)
         if kept is not None:
-            kept.write(baseline.key, state)
+            _of_vectors(baseline, kept, data.vectors).write(baseline.key, state)
     return state
+
+
+def stored(baseline: Baseline, kept: Kept | None, vectors: Vectors | None) -> State | None:
+    """The state of one baseline that `kept` has; of one that reads text only if it was fitted on these vectors."""
+    return None if kept is None else _of_vectors(baseline, kept, vectors).read(baseline.key)
+
+
+def _of_vectors(baseline: Baseline, kept: Kept, vectors: Vectors | None) -> Kept:
+    """The folder, in which states of a baseline that reads text are valid for the identity of the vectors."""
+    if not baseline.reads_text or vectors is None:
+        return kept
+    return replace(kept, made_from={**kept.made_from, "text": vectors.identity})
 
 
 def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = None) -> Scores:
@@ -140,6 +174,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
     """
     name = f"{baseline.key}-cross-fitted"
+    kept = None if kept is None else _of_vectors(baseline, kept, data.vectors)
     if kept is not None and (state := kept.read(name)) is not None:
         return state["p"]
     queries, _ = data.of_split("train")

@@ -25,6 +25,7 @@ from palate.samples import Samples
 from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
+from palate.text.vectors import Vectors
 
 Floats = NDArray[np.float64]
 
@@ -109,6 +110,8 @@ class BaselineData:
     seed: int
     without: int | None = None
     """The part of users whose training samples a fit leaves out; None: it uses those of all."""
+    vectors: Vectors | None = None
+    """Vectors of the items' text."""
     fits: int = SEEDS
     """Number of fits that a randomized baseline averages."""
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
@@ -116,10 +119,10 @@ class BaselineData:
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
     """Cached logistic regressions by groups of features, which several models share."""
     sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
-    """Cached results of `before`."""
+    """Cached results of `before`, and the prior of `palate.baselines.text`."""
 
     @classmethod
-    def of(cls, samples: Samples, seed: int = 13, guests: int = 0) -> Self:
+    def of(cls, samples: Samples, seed: int = 13, guests: int = 0, vectors: Vectors | None = None) -> Self:
         """The data of samples; raises `InputError` if there is no training sample.
 
         The last `guests` users are not of the log. They do not change the folds of the others.
@@ -132,7 +135,10 @@ class BaselineData:
         allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
         fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1 - guests) % FOLDS
         fold = np.append(fold, np.zeros(guests, np.int64))
-        return cls(samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed)
+        return cls(
+            samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed,
+            vectors=vectors,
+        )  # fmt: skip
 
     def of_split(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""

@@ -31,10 +31,11 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     It reads prepared data if the config has some, and takes what a run fitted before. It writes only `baselines.json`,
     into the folder `out`.
     """
-    from palate.baselines.registry import chosen_baselines, fit_baselines, scores_of
+    from palate.baselines.registry import chosen_baselines, fit_baselines, scores_of, stored
     from palate.baselines.statistics import SEEDS, BaselineData
     from palate.commands.score import chosen_rows
     from palate.measure.rows import Models, beside_baselines, measure_rows
+    from palate.text.vectors import vectors_of
 
     console.start_logging()
     began = time.monotonic()
@@ -46,8 +47,10 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=False)
     chosen, split = config.evaluate, config.evaluate.split
-    known = replace(BaselineData.of(samples, config.seed), fits=FITS)
-    random = [b.key for b in chosen_baselines(chosen.baselines) if b.needs and (kept is None or not kept.read(b.key))]
+    vectors = vectors_of(samples.items, config.text, config.model.base, config.run_path, writes=False)
+    known = replace(BaselineData.of(samples, config.seed, vectors=vectors), fits=FITS)
+    fitted = chosen_baselines(chosen.baselines, text=vectors is not None)
+    random = [b.key for b in fitted if b.needs and stored(b, kept, vectors) is None]
     scores = scores_of(known, fit_baselines(known, chosen.baselines, kept), split)
     rows = chosen_rows(config, samples.of(split).size)
     same = beside_baselines(samples, {}, scores, rows=rows, split=split)
@@ -86,7 +89,7 @@ def table(found: "Evaluation", title: str) -> "Table":
     from palate.report.table import caption, cell
 
     rows = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(found), caption_justify="left")
-    rows.add_column(title, max_width=31, overflow="fold")
+    rows.add_column(title, max_width=32, overflow="fold")
     rows.add_column("AUC", justify="right")
     rows.add_column("95 %", style="dim", no_wrap=True)
     rows.add_column("GAUC", justify="right")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate.commands.prepare import kept_baselines, made_from_of
+from palate.commands.prepare import kept_baselines, made_from_of, text_vectors
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
@@ -50,9 +50,17 @@ class Correction:
         return self.offset.added(self.predictor(known)(queries), z)
 
 
-def _data_of(config: Config, data: Prepared) -> str:
-    """A hash of all that decides a baseline's numbers, its key excepted."""
-    return sha256_of(made_from_of(data) | {"seed": config.seed})
+def _data_of(config: Config, data: Prepared, key: str) -> str:
+    """A hash of all that decides the numbers of the baseline `key`, the key itself excepted."""
+    from palate.baselines.registry import RANKERS
+
+    made_from = made_from_of(data) | {"seed": config.seed}
+    if RANKERS[key].reads_text:
+        vectors = text_vectors(config, data)
+        if vectors is None:
+            raise InputError(f"is null, expected the encoder of the texts that {key} reads", "text.encoder")
+        made_from["text"] = vectors.identity
+    return sha256_of(made_from)
 
 
 def offset_training(config: Config, data: Prepared, known: "BaselineData", apart: "Scores") -> "FromBaseline":
@@ -67,7 +75,7 @@ def offset_training(config: Config, data: Prepared, known: "BaselineData", apart
     return FromBaseline(
         offset=log_odds(apart),
         evaluated=log_odds(RANKERS[key].predictor(known, state)(queries)),
-        about={"baseline": key, "data": _data_of(config, data)},
+        about={"baseline": key, "data": _data_of(config, data, key)},
         write=lambda folder: write_state(folder / STATE, state),
     )
 
@@ -89,7 +97,7 @@ def correction_of(
         return None
     if about["baseline"] not in RANKERS:
         raise InputError(f"corrects the unknown baseline {about['baseline']!r}, expected one of Palate's", adapter)
-    if about["data"] != _data_of(config, data):
+    if about["data"] != _data_of(config, data, about["baseline"]):
         raise InputError(
             f"corrects a {about['baseline']} baseline of other ratings than {data.folder}, expected those that it was "
             "trained on",

@@ -8,6 +8,7 @@ import numpy as np
 
 from palate.commands.calibrate import known_calibration, source_of
 from palate.commands.correction import Correction, correction_of
+from palate.commands.prepare import baseline_data
 from palate.commands.scores import VALIDATION, Model, is_fitted_to, validation_key
 from palate.config import Config
 from palate.console import log
@@ -46,8 +47,6 @@ def offsets_of(
     The `known` factors are taken if they were fitted to these scores, or if there are none. Others are kept beside the
     adapter if nothing lies there, else in `folder`.
     """
-    from palate.baselines.statistics import BaselineData
-
     found: dict[str, Correction] = {}
     for model, parts in scored.items():
         start = correction_of(config, data, model.adapter, known.get(model))
@@ -60,7 +59,7 @@ def offsets_of(
         key = validation_key(validation.key, np.asarray(validation.columns["row"]))
         if before is not None and is_fitted_to(before, config, key):
             continue
-        baseline = start.predictor(BaselineData.of(data.samples, config.seed))
+        baseline = start.predictor(baseline_data(config, data))
         fitted = _fit(config, chat, data, start, baseline, model, validation)
         if fitted is None:
             continue

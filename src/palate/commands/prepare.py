@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from palate.baselines.kept import Kept
+    from palate.baselines.statistics import BaselineData
     from palate.prompt.chat import Chat
     from palate.ratings.load import Ratings
     from palate.samples import Prepared
     from palate.samples.build import Samples
+    from palate.text.vectors import Vectors
     from palate.tokens.dataset import Options, TokenDataset
     from palate.tokens.portable import Portable
 
@@ -190,6 +192,20 @@ def kept_baselines(config: Config, data: "Prepared") -> "Kept":
     from palate.baselines.kept import Kept
 
     return Kept(config.run_path / "baselines", made_from_of(data) | {"seed": config.seed})
+
+
+def baseline_data(config: Config, data: "Prepared") -> "BaselineData":
+    """The data that baselines learn from, with vectors of the items' text if the config names an encoder."""
+    from palate.baselines.statistics import BaselineData
+
+    return BaselineData.of(data.samples, config.seed, vectors=text_vectors(config, data))
+
+
+def text_vectors(config: Config, data: "Prepared") -> "Vectors | None":
+    """The vectors of the items' text, kept in the run's folder; None if `text.encoder` is null."""
+    from palate.text.vectors import vectors_of
+
+    return vectors_of(data.samples.items, config.text, config.model.base, config.run_path)
 
 
 def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":

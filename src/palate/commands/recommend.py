@@ -15,7 +15,7 @@ from palate import __version__, console
 from palate.commands.calibrate import source_of
 from palate.commands.correction import correction_of
 from palate.commands.evaluate import model_name
-from palate.commands.prepare import kept_baselines, prepared, token_options
+from palate.commands.prepare import kept_baselines, prepared, text_vectors, token_options
 from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
 from palate.config import Config
@@ -203,7 +203,7 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
 
 def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame | None") -> _Model:
     """A baseline as the run kept it; fitted first, and kept, if the run has none."""
-    from palate.baselines.registry import RANKERS, fit_one
+    from palate.baselines.registry import RANKERS, fit_one, stored
     from palate.baselines.statistics import BaselineData
     from palate.samples.queries import item_rows
     from palate.samples.questions import asked_now
@@ -211,12 +211,22 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     baseline, kept = RANKERS[name], kept_baselines(config, data)
     if baseline.needs is not None and find_spec(baseline.needs) is None:
         raise InputError(f"{name} needs {baseline.needs}, which is not installed", "--model")
-    state = kept.read(name) or fit_one(baseline, BaselineData.of(data.samples, config.seed), kept)
+    if baseline.reads_text and config.text.encoder is None:
+        raise InputError(f"{name} reads the items' text, expected an encoder: --set text.encoder=minilm", "--model")
+    vectors = text_vectors(config, data) if baseline.reads_text else None
+    state = stored(baseline, kept, vectors)
+    if state is None:
+        state = fit_one(baseline, BaselineData.of(data.samples, config.seed, vectors=vectors), kept)
     samples = asked_now(data.samples, guest).samples
     return _Model(
         name=baseline.label,
         about={"model": name, "adapter": None},
-        key={"palate": __version__, "baseline": name, "seed": config.seed},
+        key={
+            "palate": __version__,
+            "baseline": name,
+            "seed": config.seed,
+            **({"text": vectors.identity} if vectors else {}),
+        },
         score=_baseline_scores(config, data, lambda known: baseline.predictor(known, state), guest),
         samples=samples,
         item=item_rows(samples),
@@ -231,7 +241,8 @@ def _baseline_scores(
     from palate.baselines.statistics import BaselineData
     from palate.recommend.recommender import BaselineScores, ends_of, with_ends
 
-    known = BaselineData.of(with_ends(data.samples, guest), config.seed, guests=0 if guest is None else 1)
+    guests = 0 if guest is None else 1
+    known = BaselineData.of(with_ends(data.samples, guest), config.seed, guests, text_vectors(config, data))
     return BaselineScores(of(known), ends_of(data.samples))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate import console
-from palate.commands.prepare import portable, prepared, sample_ids, scored_tokens
+from palate.commands.prepare import baseline_data, portable, prepared, sample_ids, scored_tokens
 from palate.commands.server_model import check_scored_with, served_key, served_scorer
 from palate.config import Config
 from palate.errors import InputError
@@ -133,11 +133,10 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
     if found is None:
         return score(config, data, adapter, out)
     found.warn()
-    from palate.baselines.statistics import BaselineData
     from palate.score.files import Scored, read_scores, write_scores
 
     columns = score(config, data, adapter, out, {"offset": found.describe()})
-    known = BaselineData.of(data.samples, config.seed)
+    known = baseline_data(config, data)
     queries = known.of_split(config.evaluate.split)[0].take(columns["row"])
     p = sigmoid(found.logit(known, queries, columns["logit"].astype(np.float64))).astype(np.float32)
     columns = {**columns, "p": p}

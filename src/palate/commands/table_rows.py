@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.registry import BASELINES
-from palate.commands.prepare import kept_baselines
+from palate.commands.prepare import baseline_data, kept_baselines
 from palate.commands.scores import MEASURED, VALIDATION, Model, main_model
 from palate.config import Config
 from palate.console import log
@@ -51,9 +51,7 @@ class Collected:
     @cached_property
     def known(self) -> "BaselineData":
         """The data that baselines learn from."""
-        from palate.baselines.statistics import BaselineData
-
-        return BaselineData.of(self.data.samples, self.config.seed)
+        return baseline_data(self.config, self.data)
 
     @cached_property
     def baselines(self) -> "Mapping[str, Predict]":

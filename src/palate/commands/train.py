@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import console
 from palate.commands.prepare import (
+    baseline_data,
     check_model,
     evaluation_part,
     kept_baselines,
@@ -74,7 +75,6 @@ def _beside(config: Config) -> "FromBaseline | None":
     if key is None:
         return None
     from palate.baselines.registry import RANKERS, cross_fitted
-    from palate.baselines.statistics import BaselineData
     from palate.commands import data_option
     from palate.tokens.portable import is_portable
     from palate.train.training_prompts import FromBaseline
@@ -84,8 +84,10 @@ def _beside(config: Config) -> "FromBaseline | None":
     needed = RANKERS[key].needs
     if needed is not None and find_spec(needed) is None:
         raise InputError(f"{key} needs {needed}, which is not installed", option)
+    if RANKERS[key].reads_text and config.text.encoder is None:
+        raise InputError(f"{key} reads the items' text, expected text.encoder to be set", option)
     data = prepared(config)
-    known, kept = BaselineData.of(data.samples, config.seed), kept_baselines(config, data)
+    known, kept = baseline_data(config, data), kept_baselines(config, data)
     apart = cross_fitted(RANKERS[key], known, kept)
     return FromBaseline(taught=apart) if teacher is not None else offset_training(config, data, known, apart)
 

@@ -14,6 +14,7 @@ valid if the current key is equal and its files are as recorded. `keys.reason` n
 | scores | metadata of the file | `score.files` | computed again | as its parts |
 | recommendations | hash of the key in the file | `recommend.batch` | computed again | as its parts |
 | fitted baselines | hash of the key in the file | `baselines.kept` | fitted again | – |
+| vectors of items' texts | `made from` in the file | `text.vectors` | computed again | – |
 | rankings | hash of the key in the file | `commands.rankings` | computed again | as its parts |
 | checkpoints | `fingerprint.json` | `train.checkpoints` | moved aside | – |
 | calibration | its `source` and `fitted_on` | `measure.calibration`, `commands.scores` | refused, or fitted again | – |

