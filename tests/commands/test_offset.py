@@ -88,7 +88,7 @@ def test_a_signal_in_titles_makes_the_sum_better_than_the_baseline(home: Path) -
     offset = found["offsets"]["fine-tuned"]
     assert offset["interval"]["low"] > 0
     assert offset["losses"]["sum"] < offset["losses"]["baseline"]
-    assert any(line.startswith("alpha, the weight of the fine-tuned model's logit") for line in found["verdict"])
+    assert any(line.startswith("The weight alpha of the fine-tuned model's logit") for line in found["verdict"])
     assert any(line.startswith(f"The sum of {KEY} and the fine-tuned model beats") for line in found["verdict"])
     assert found["calibrations"] == {}
     assert "adapter/baseline.npz" in json.loads((home / "run" / "manifest.json").read_text())["outputs"]

@@ -21,6 +21,7 @@ from palate.train.answers import AnswerTrainer
 from palate.train.attention import choose_attention
 from palate.train.offset import SCALE, Offset
 from palate.train.schedule import Schedule
+from palate.train.training_prompts import FromBaseline, prompts_of
 
 
 @pytest.fixture
@@ -151,6 +152,28 @@ def test_a_resumed_training_ends_with_the_same_weights(options: dict[str, Any], 
     assert any("lora_B" in name and tensor.any() for name, tensor in first.items()) or method == "full"
     for name, tensor in first.items():
         torch.testing.assert_close(again[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_each_sample_has_its_own_logit(options: dict[str, Any], tmp_path: Path) -> None:
+    """Also of drawn samples, and of the validation samples that `eval.json` holds."""
+    from palate.commands.prepare import check_model, evaluation_part, prepare, prepared, tokens_of
+
+    config = Config.model_validate({**options, "data_dir": None, "run_dir": str(tmp_path)})
+    prepare(config)
+    data, chat = prepared(config), check_model(config)
+    tokens, samples = tokens_of(config, data, chat, ("train", "val")), data.samples
+    numbered = FromBaseline(
+        offset=samples.position[samples.of("train")] + 0.5, evaluated=samples.position[samples.of("val")] + 0.5
+    )
+    prompts = prompts_of(config, chat, tokens["train"], evaluation_part(config, tokens["val"]), numbered)
+    assert prompts.train.order.size == 30
+    for shared, values in ((prompts.train, prompts.offset), (prompts.evaluated, prompts.evaluated_offset)):
+        assert shared is not None
+        assert values is not None
+        packed = shared.pack(shared.pieces())
+        row = values[packed.samples].astype(int)
+        np.testing.assert_array_equal(samples.liked[row], packed.liked)
+        np.testing.assert_array_equal(row, shared.source.tables.position(shared.source.split)[shared.source.numbers])
 
 
 def test_what_cannot_be_corrected_is_refused(options: dict[str, Any], tmp_path: Path) -> None:

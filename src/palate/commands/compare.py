@@ -123,13 +123,10 @@ def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame 
         return None
     scored = read_scores(path)
     columns, logit = scored.columns, scored.columns["logit"].astype(np.float64)
-    p = (
-        columns["p"].astype(np.float64)
-        if "offset" in scored.key
-        else sigmoid(logit)
-        if calibration is None
-        else apply(calibration["method"], calibration["parameters"], logit)
-    )
+    if "offset" in scored.key:
+        p = columns["p"].astype(np.float64)
+    else:
+        p = sigmoid(logit) if calibration is None else apply(calibration["method"], calibration["parameters"], logit)
     return pl.DataFrame({name: columns[name] for name in ("row", "user_id", "item_id", "label")} | {"p": p})
 
 

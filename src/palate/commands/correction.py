@@ -1,6 +1,7 @@
 """Correction: the baseline that an adapter corrects, beside the adapter, and the sum of both logits."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,9 @@ def correction_of(
         return None
     if about["baseline"] not in RANKERS:
         raise InputError(f"corrects the unknown baseline {about['baseline']!r}, expected one of Palate's", adapter)
+    needed = RANKERS[about["baseline"]].needs
+    if needed is not None and find_spec(needed) is None:
+        raise InputError(f"corrects a {about['baseline']} baseline, which needs {needed}: it is not installed", adapter)
     if about["data"] != _data_of(config, data, about["baseline"]):
         raise InputError(
             f"corrects a {about['baseline']} baseline of other ratings than {data.folder}, expected those that it was "

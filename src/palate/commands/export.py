@@ -86,13 +86,7 @@ def export(
             if (adapter / name).is_file():
                 shutil.copy(adapter / name, partial / name)
     _tell(folder if merge else folder / file, dtype if merge else str(gguf), proof)
-    if (offset := about.get("offset")) is not None:
-        console.out.print(
-            f"corrects {offset['baseline']}: P(like) needs the baseline's logit beside that of this model ({FILE}); "
-            "what serves the model alone gives the correction alone",
-            highlight=False,
-            soft_wrap=True,
-        )
+    _tell_baseline(about)
     if merge and gguf:
         with atomic_folder(folder) as partial:
             proof, found = _convert(find_converter(converter), folder, partial / file, gguf, expected, dtype)
@@ -200,6 +194,17 @@ def _sizes_and_hashes(folder: Path) -> dict[str, Any]:
     """Size and SHA-256 of every file in a folder."""
     files = [p for p in sorted(folder.iterdir()) if p.is_file()]
     return {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
+
+
+def _tell_baseline(about: dict[str, Any]) -> None:
+    """Print what is missing to P(like), if the adapter corrects a baseline."""
+    offset = about.get("offset")
+    if offset is not None:
+        text = (
+            f"corrects {offset['baseline']}: P(like) needs the baseline's logit beside that of this model ({FILE}); "
+            "what serves the model alone gives the correction alone"
+        )
+        console.out.print(text, highlight=False, soft_wrap=True)
 
 
 def _tell(place: Path, form: str, proof: "ExportProof") -> None:

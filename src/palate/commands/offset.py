@@ -55,6 +55,7 @@ def offsets_of(
         found[model.key] = start
         validation, before = parts.get(VALIDATION), known.get(model)
         if validation is None:
+            start.warn()
             continue
         key = validation_key(validation.key, np.asarray(validation.columns["row"]))
         if before is not None and is_fitted_to(before, config, key):

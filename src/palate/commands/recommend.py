@@ -22,6 +22,7 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import FILE, Calibration, load_calibration, sigmoid
+from palate.measure.offset import load_offset
 from palate.progress import clock
 from palate.store.artifacts import sha256_file, sha256_of
 
@@ -169,7 +170,8 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     scorer = load_scorer(config, adapter)
     key = model_key(scorer, config, adapter)
     folder = adapter or config.run_path
-    calibration, sum_of = None, correction_of(config, data, adapter)
+    calibration = None
+    sum_of = correction_of(config, data, adapter, load_offset(folder, source=source_of(config, chat, key)))
     if sum_of is None and config.score.calibration != "none":
         calibration = load_calibration(folder, source=source_of(config, chat, key))
     if calibration is None and sum_of is None:

@@ -209,15 +209,15 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
 
 def _alpha(key: str, offset: Offset) -> str:
     """A sentence on how much of a model's logit its sum with a baseline takes."""
-    what = f"alpha, the weight of the {in_words(key)} model's logit beside {BASELINES[offset.baseline]}"
+    what = f"The weight alpha of the {in_words(key)} model's logit beside {BASELINES[offset.baseline]} is"
     if offset.fitted_on is None or offset.slope is None:
-        return f"{what}, is {number(offset.alpha)}, that of the training: it was not fitted on validation."
+        return f"{what} {number(offset.alpha)}, that of the training: it was not fitted on validation."
     over = "" if offset.interval is None else f", 95 % over users {bounds(offset.interval)}"
     fitted = f"fitted on {offset.fitted_on.rows:,} validation rows of {offset.fitted_on.users:,} users"
     if offset.alpha:
-        return f"{what}, is {number(offset.alpha)} ({fitted}{over})."
+        return f"{what} {number(offset.alpha)} ({fitted}{over})."
     why = "is negative" if offset.slope <= 0 else "does no better on users left out of the fit"
-    return f"{what}, is 0, so that the sum is the baseline: {number(offset.slope)} {why} ({fitted}{over})."
+    return f"{what} 0, so that the sum is the baseline: {number(offset.slope)} {why} ({fitted}{over})."
 
 
 def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[str]:

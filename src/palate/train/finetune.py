@@ -150,10 +150,7 @@ def train(
     weights = trainer.trained_weights()
     if processes.is_first:
         facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        if trainer.offset is not None:
-            slope, intercept = trainer.offset.slope_and_intercept
-            about["offset"] = {**(beside.about or {}), "alpha": slope, "intercept": intercept}
-        save_adapter(trainer.model, result.adapter, about, {RUN: facts}, weights)
+        save_adapter(trainer.model, result.adapter, about | _corrects(trainer, beside), {RUN: facts}, weights)
         if beside.write is not None:
             beside.write(result.adapter)
         write_card(result.adapter, config)
@@ -161,6 +158,14 @@ def train(
     _log_result(result)
     trainer.attention.warn()  # again, at the end of the run's log
     return result
+
+
+def _corrects(trainer: AnswerTrainer, beside: FromBaseline) -> dict[str, Any]:
+    """The entry in `palate.json` of the baseline that the adapter corrects; empty if it corrects none."""
+    if trainer.offset is None:
+        return {}
+    slope, intercept = trainer.offset.slope_and_intercept
+    return {"offset": {**(beside.about or {}), "alpha": slope, "intercept": intercept}}
 
 
 def _log_result(result: TrainResult) -> None:
