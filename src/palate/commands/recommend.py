@@ -206,18 +206,14 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     state = stored(baseline, kept, vectors)
     if state is None:
         state = fit_one(baseline, BaselineData.of(data.samples, config.seed, vectors=vectors), kept)
+    identity = {} if vectors is None else {"text": vectors.identity}
     guests = 0 if guest is None else 1
     asked = BaselineData.of(with_ends(data.samples, guest), config.seed, guests, vectors)
     samples = asked_now(data.samples, guest).samples
     return _Model(
         name=baseline.label,
         about={"model": name, "adapter": None},
-        key={
-            "palate": __version__,
-            "baseline": name,
-            "seed": config.seed,
-            **({"text": vectors.identity} if vectors else {}),
-        },
+        key={"palate": __version__, "baseline": name, "seed": config.seed} | identity,
         score=BaselineScores(baseline.predictor(asked, state), ends_of(data.samples)),
         samples=samples,
         item=item_rows(samples),

@@ -47,7 +47,7 @@ class Collected:
     @cached_property
     def known(self) -> "BaselineData":
         """The data that baselines learn from."""
-        return baseline_data(self.config, self.data)
+        return baseline_data(self.config, self.data, text=self.config.evaluate.baselines == "all")
 
     @cached_property
     def baselines(self) -> "Mapping[str, Predict]":

@@ -83,7 +83,8 @@ def _taught(config: Config) -> "Scores | None":
     if RANKERS[teacher].reads_text and config.text.encoder is None:
         raise InputError(f"{teacher} reads the items' text, expected text.encoder to be set", "train.teacher")
     data = prepared(config)
-    return cross_fitted(RANKERS[teacher], baseline_data(config, data), kept_baselines(config, data))
+    known = baseline_data(config, data, text=RANKERS[teacher].reads_text)
+    return cross_fitted(RANKERS[teacher], known, kept_baselines(config, data))
 
 
 def begin(config: Config, folder: Path) -> None:
