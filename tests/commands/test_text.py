@@ -59,10 +59,11 @@ def test_a_run_recommends_by_text_without_the_encoder(
 
 def test_evaluations_and_teachers_take_the_vectors_of_the_run(run: Path) -> None:
     config = load_config(run / "config.yaml")
-    known = baseline_data(config, prepared(config))
+    known = baseline_data(config, prepared(config), text=True)
     assert known.vectors is not None
     assert len(known.vectors.values) == len(known.samples.items)
-    assert baseline_data(Config(run_dir=str(run)), prepared(config)).vectors is None
+    assert baseline_data(Config(run_dir=str(run)), prepared(config), text=True).vectors is None
+    assert baseline_data(config, prepared(config), text=False).vectors is None
 
 
 def test_without_an_encoder_nothing_changes_and_a_reader_of_text_is_refused(

@@ -47,7 +47,9 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=False)
     chosen, split = config.evaluate, config.evaluate.split
-    vectors = vectors_of(samples.items, config.text, config.model.base, config.run_path, writes=False)
+    vectors = None
+    if chosen.baselines == "all":
+        vectors = vectors_of(samples.items, config.text, config.model.base, config.run_path, writes=False)
     known = replace(BaselineData.of(samples, config.seed, vectors=vectors), fits=FITS)
     fitted = chosen_baselines(chosen.baselines, text=vectors is not None)
     random = [b.key for b in fitted if b.needs and stored(b, kept, vectors) is None]

@@ -31,6 +31,13 @@ class Correction:
     offset: Offset
     state: "State"
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the baseline reads the items' text."""
+        from palate.baselines.registry import RANKERS
+
+        return RANKERS[self.offset.baseline].reads_text
+
     def warn(self) -> None:
         """Log that the factors were not fitted on validation."""
         if self.offset.fitted_on is None:

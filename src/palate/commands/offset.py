@@ -60,7 +60,7 @@ def offsets_of(
         key = validation_key(validation.key, np.asarray(validation.columns["row"]))
         if before is not None and is_fitted_to(before, config, key):
             continue
-        baseline = start.predictor(baseline_data(config, data))
+        baseline = start.predictor(baseline_data(config, data, text=start.reads_text))
         fitted = _fit(config, chat, data, start, baseline, model, validation)
         if fitted is None:
             continue

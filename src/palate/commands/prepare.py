@@ -194,11 +194,11 @@ def kept_baselines(config: Config, data: "Prepared") -> "Kept":
     return Kept(config.run_path / "baselines", made_from_of(data) | {"seed": config.seed})
 
 
-def baseline_data(config: Config, data: "Prepared") -> "BaselineData":
-    """The data that baselines learn from, with vectors of the items' text if the config names an encoder."""
+def baseline_data(config: Config, data: "Prepared", *, text: bool) -> "BaselineData":
+    """The data that baselines learn from; with `text` they have vectors of it if the config names an encoder."""
     from palate.baselines.statistics import BaselineData
 
-    return BaselineData.of(data.samples, config.seed, vectors=text_vectors(config, data))
+    return BaselineData.of(data.samples, config.seed, vectors=text_vectors(config, data) if text else None)
 
 
 def text_vectors(config: Config, data: "Prepared") -> "Vectors | None":

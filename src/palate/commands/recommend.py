@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from palate.baselines.statistics import BaselineData
     from palate.recommend.recommender import Asker, BaselineScores, Recommender, Score
     from palate.samples import Prepared, Samples
+    from palate.text.vectors import Vectors
 
 Retrieving = Literal["item-knn", "popularity"]
 Longs = NDArray[np.int64]
@@ -185,7 +186,8 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     name = f"{about['model']} {'without an adapter' if adapter is None else f'with {adapter}'}"
     if sum_of is not None:
         sum_of.warn()
-        baseline = _baseline_scores(config, data, sum_of.predictor, guest)
+        vectors = text_vectors(config, data) if sum_of.reads_text else None
+        baseline = _baseline_scores(config, data, sum_of.predictor, guest, vectors)
         score, name = SumScores(own, baseline, sum_of.offset.added), f"{sum_of.offset.baseline} + {name}"
         key = {**key, "offset": sum_of.describe()}
     return _Model(
@@ -219,17 +221,13 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     state = stored(baseline, kept, vectors)
     if state is None:
         state = fit_one(baseline, BaselineData.of(data.samples, config.seed, vectors=vectors), kept)
+    identity = {} if vectors is None else {"text": vectors.identity}
     samples = asked_now(data.samples, guest).samples
     return _Model(
         name=baseline.label,
         about={"model": name, "adapter": None},
-        key={
-            "palate": __version__,
-            "baseline": name,
-            "seed": config.seed,
-            **({"text": vectors.identity} if vectors else {}),
-        },
-        score=_baseline_scores(config, data, lambda known: baseline.predictor(known, state), guest),
+        key={"palate": __version__, "baseline": name, "seed": config.seed} | identity,
+        score=_baseline_scores(config, data, lambda known: baseline.predictor(known, state), guest, vectors),
         samples=samples,
         item=item_rows(samples),
         prompts=False,
@@ -237,14 +235,18 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
 
 
 def _baseline_scores(
-    config: Config, data: "Prepared", of: "Callable[[BaselineData], Predict]", guest: "pl.DataFrame | None"
+    config: Config,
+    data: "Prepared",
+    of: "Callable[[BaselineData], Predict]",
+    guest: "pl.DataFrame | None",
+    vectors: "Vectors | None",
 ) -> "BaselineScores":
     """Scores by a fitted baseline after every user's last rating, the guest's included."""
     from palate.baselines.statistics import BaselineData
     from palate.recommend.recommender import BaselineScores, ends_of, with_ends
 
     guests = 0 if guest is None else 1
-    known = BaselineData.of(with_ends(data.samples, guest), config.seed, guests, text_vectors(config, data))
+    known = BaselineData.of(with_ends(data.samples, guest), config.seed, guests, vectors)
     return BaselineScores(of(known), ends_of(data.samples))
 
 

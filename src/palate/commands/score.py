@@ -136,7 +136,7 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
     from palate.score.files import Scored, read_scores, write_scores
 
     columns = score(config, data, adapter, out, {"offset": found.describe()})
-    known = baseline_data(config, data)
+    known = baseline_data(config, data, text=found.reads_text)
     queries = known.of_split(config.evaluate.split)[0].take(columns["row"])
     p = sigmoid(found.logit(known, queries, columns["logit"].astype(np.float64))).astype(np.float32)
     columns = {**columns, "p": p}

@@ -51,7 +51,8 @@ class Collected:
     @cached_property
     def known(self) -> "BaselineData":
         """The data that baselines learn from."""
-        return baseline_data(self.config, self.data)
+        text = self.config.evaluate.baselines == "all" or any(each.reads_text for each in self.offsets.values())
+        return baseline_data(self.config, self.data, text=text)
 
     @cached_property
     def baselines(self) -> "Mapping[str, Predict]":

@@ -87,7 +87,7 @@ def _beside(config: Config) -> "FromBaseline | None":
     if RANKERS[key].reads_text and config.text.encoder is None:
         raise InputError(f"{key} reads the items' text, expected text.encoder to be set", option)
     data = prepared(config)
-    known, kept = baseline_data(config, data), kept_baselines(config, data)
+    known, kept = baseline_data(config, data, text=RANKERS[key].reads_text), kept_baselines(config, data)
     apart = cross_fitted(RANKERS[key], known, kept)
     return FromBaseline(taught=apart) if teacher is not None else offset_training(config, data, known, apart)
 

@@ -96,7 +96,7 @@ class Encoder:
         starts = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, pad) if token is not None]
         start = starts[:1] if self.pooling == "others" else []
         ids = [start + (row or [pad]) for row in ids]  # a text without a token has a vector, too
-        found = np.empty((len(texts), model.config.hidden_size), np.float32)
+        found = np.empty((len(texts), model.config.get_text_config().hidden_size), np.float32)
         total = done + len(texts) if total is None else total
         with torch.inference_mode(), Meter(f"encoding with {self.name}", total, "texts", done=done) as meter:
             for rows in _batches(ids):
