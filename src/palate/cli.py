@@ -481,7 +481,7 @@ BASELINES = (
     _option("--out DIR", "folder for baselines.json (none)", dest="out"),
 )
 ADVISE = (
-    *BASELINES[:2],
+    *BASELINES[:3],
     _option("--minutes M", "time for all models; no fit begins after it (10)", default=10.0),
     JSON,
     _option("--out DIR", "folder for advice.json (none)", dest="out"),

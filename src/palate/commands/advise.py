@@ -1,19 +1,23 @@
 """Advise: climb the ladder of models from cheap to dear on a log, and say which one to use."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
 from palate.errors import InputError
 from palate.progress import clock, working
-from palate.store.artifacts import MANIFEST, write_json
+from palate.store.artifacts import MANIFEST, read_json, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,8 +27,10 @@ if TYPE_CHECKING:
     from palate.measure.ladder import Ladder, Rung, Scored, Step
 
 FILE = "advice.json"
-RUNGS = ("user-item", "logistic-knn", "lightgbm")
+RUNGS = ("user-item", "logistic-knn", "lightgbm", "lightgbm-text")
 """Keys of the baselines that are tried, from cheap to dear."""
+ENCODER = "minilm"
+"""The encoder that is tried if the config names none."""
 REQUESTS = 1000
 
 
@@ -43,21 +49,21 @@ def advise(
         raise InputError(f"{minutes:g}, expected more than 0", "--minutes")
     console.start_logging()
     ends = time.monotonic() + 60 * minutes
-    kept = None
+    kept = data = None
     if from_ratings or outdated(config) or not (config.data_path / MANIFEST).is_file():
         samples, _, name = samples_of(config)
     else:
         data = prepared(config)
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=False)
-    known = BaselineData.of(samples, config.seed)
-    queries, liked = known.of_split(config.evaluate.split)
+    climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends)
+    queries, liked = climber.known.of_split(config.evaluate.split)
     if not liked.any() or liked.all():
         raise InputError(f"has {len(liked):,} {config.evaluate.split} rows of one answer, expected both", name)
     ladder = climb(
         liked,
-        known.user[queries.anchor],
-        _baselines(known, config.evaluate.split, kept, ends),
+        climber.known.user[queries.anchor],
+        climber.steps(),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
@@ -72,33 +78,81 @@ def advise(
         console.out.print(sentence, highlight=False)
 
 
-def _baselines(known: "BaselineData", split: str, kept: "Kept | None", ends: float) -> "Iterator[Step]":
-    """The steps of `RUNGS`."""
-    from palate.baselines.registry import RANKERS
-    from palate.measure.ladder import Step
+@dataclass
+class _Climber:
+    """The steps of one log."""
 
-    for key in RUNGS:
-        yield Step(key, RANKERS[key].label, lambda key=key: _fitted(key, known, split, kept, ends))  # type: ignore[misc]
+    config: Config
+    known: "BaselineData"
+    kept: "Kept | None"
+    ends: float
+    """When the time is up, by the monotonic clock."""
 
+    def steps(self) -> "Iterator[Step]":
+        """The baselines of `RUNGS`, then the language model."""
+        from palate.baselines.registry import RANKERS
+        from palate.measure.ladder import Step
 
-def _fitted(key: str, known: "BaselineData", split: str, kept: "Kept | None", ends: float) -> "Scored":
-    """A baseline, fitted and scored; raises `Skipped` without its package, and after the end of the time."""
-    from palate.baselines.registry import RANKERS, fit_one
-    from palate.measure.ladder import Scored, Skipped
+        for key in RUNGS:
+            yield Step(key, RANKERS[key].label, partial(self._fitted, key))
+        yield Step("language-model", "language model", self._language_model)
 
-    baseline, (queries, _) = RANKERS[key], known.of_split(split)
-    if baseline.needs is not None and find_spec(baseline.needs) is None:
-        raise Skipped(f"not tried: {baseline.needs} is not installed")
-    if time.monotonic() > ends:
-        raise Skipped("not tried: the time is up, --minutes allows more")
-    with working(f"fitting {baseline.label}"):
+    def _fitted(self, key: str) -> "Scored":
+        """A baseline, fitted and scored; raises `Skipped` without its package, and when the time is up."""
+        from palate.baselines.registry import RANKERS, fit_one
+        from palate.measure.ladder import Scored, Skipped
+
+        baseline, (queries, _) = RANKERS[key], self.known.of_split(self.config.evaluate.split)
+        if baseline.needs is not None and find_spec(baseline.needs) is None:
+            raise Skipped(f"not tried, as {baseline.needs} is not installed")
+        if not baseline.quick and time.monotonic() > self.ends:
+            raise Skipped("not tried, as the time is up: --minutes allows more")
         began = time.process_time()
-        state = fit_one(baseline, known, kept)
-        fitted = time.process_time() - began
-        began = time.monotonic()
-        p = baseline.predictor(known, state)(queries)
-        scored = time.monotonic() - began
-    return Scored(p, fitted, scored * REQUESTS / len(queries))
+        if baseline.reads_text:
+            self._read_text()
+        with working(f"fitting {baseline.label}"):
+            state = fit_one(baseline, self.known, self.kept)
+            fitted = time.process_time() - began
+            began = time.monotonic()
+            p = baseline.predictor(self.known, state)(queries)
+            scored = time.monotonic() - began
+        return Scored(p, fitted, scored * REQUESTS / len(queries))
+
+    def _read_text(self) -> None:
+        """Add vectors of the items' text to the data; raises `Skipped` if the usual encoder is not installed."""
+        from palate.measure.ladder import Skipped
+        from palate.text.vectors import vectors_of
+
+        text, config = self.config.text, self.config
+        if text.encoder is None:
+            text = text.model_copy(update={"encoder": ENCODER})
+        try:
+            found = vectors_of(self.known.samples.items, text, config.model.base, config.run_path, writes=False)
+        except (InputError, ModuleNotFoundError) as error:
+            if config.text.encoder is not None:
+                raise
+            raise Skipped(f"not tried, as there is no encoder: {error}") from None
+        self.known = replace(self.known, vectors=found)
+
+    def _language_model(self) -> "Scored":
+        """The run's adapter, as it was scored; raises `Skipped` if it was not."""
+        from palate.commands import scores
+        from palate.measure.ladder import Scored, Skipped
+        from palate.score.files import read_scores, speed_file
+
+        config = self.config
+        model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
+        own = scores.measured_file(config, model, config.run_path)
+        files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
+        if self.kept is None or not files:
+            best = "lightgbm-text" if self.known.vectors is not None else "lightgbm"
+            raise Skipped(
+                "not tried, as no run has scored it: `palate plan` predicts what a training takes, "
+                f"`palate run CONFIG --set train.offset={best}` trains and scores it"
+            )
+        columns, speed = read_scores(files[0]).columns, speed_file(own)
+        took = read_json(speed) if speed.is_file() else {"rows": 1, "seconds": math.nan}
+        return Scored(columns["p"].astype(np.float64), 0.0, REQUESTS * took["seconds"] / took["rows"], columns["row"])
 
 
 def to_dict(ladder: "Ladder") -> dict[str, Any]:
