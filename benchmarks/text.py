@@ -145,6 +145,11 @@ def difference(metric: str) -> Callable[[Mapping[str, Any]], str]:
     return say
 
 
+def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """What a column of a metric says."""
+    return lambda row: "" if row[name] is None else f"{row[name]:.4f}"
+
+
 def seconds(name: str) -> Callable[[Mapping[str, Any]], str]:
     """What a column of seconds says."""
     return lambda row: "" if row[name] is None else f"{number(row[name])} s"
@@ -153,9 +158,9 @@ def seconds(name: str) -> Callable[[Mapping[str, Any]], str]:
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["model"],
     "vectors": lambda row: row["text"] or "",
-    "AUC": lambda row: f"{row['auc']:.4f}",
-    "GAUC": lambda row: f"{row['gauc']:.4f}",
-    "log loss": lambda row: f"{row['log_loss']:.4f}",
+    "AUC": metric("auc"),
+    "GAUC": metric("gauc"),
+    "log loss": metric("log_loss"),
     "AUC − without text": difference("auc"),
     "GAUC − without text": difference("gauc"),
     "log loss − without text": difference("log_loss"),
