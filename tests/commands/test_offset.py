@@ -15,7 +15,6 @@ from tests.tiny import tiny_folder, toy_config
 from palate.baselines.registry import RANKERS, fit_one
 from palate.baselines.statistics import BaselineData
 from palate.cli import main
-from palate.config import load_config
 from palate.measure.calibration import sigmoid
 from palate.measure.offset import load_offset, log_odds
 from palate.samples import load_prepared
@@ -51,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ratings": {"source": str(write_log(folder / "ratings"))},
         "prepare": {"history_len": 3, "val_ratio": 0.3, "test_ratio": 0.2, "max_eval": 40},
         "train": {
-            "offset": KEY, "train_on": "answer", "epochs": 3, "batch_size": 4, "gradient_accumulation": 1,
+            "offset": KEY, "train_on": "answer", "epochs": 2, "batch_size": 4, "gradient_accumulation": 1,
             "learning_rate": 0.005, "lora": {"r": 8, "alpha": 16, "dropout": 0.0},
         },
         "evaluate": {"bootstrap": 50, "zero_shot": False, "baselines": "quick"},
@@ -158,7 +157,15 @@ def test_recommendations_are_sorted_by_the_sum(home: Path, tmp_path: Path, capsy
 
 
 def test_a_catalogue_is_ranked_by_the_sum(home: Path, tmp_path: Path) -> None:
-    command = ("evaluate", "--config", home / "config.yaml", "--set", "evaluate.rank_users=2")
+    command = (
+        "evaluate",
+        "--config",
+        home / "config.yaml",
+        "--set",
+        "evaluate.rank_users=2",
+        "--set",
+        "evaluate.candidates=40",
+    )
     ranked = {}
     for alpha in (None, 0.0):
         adapter = shutil.copytree(home / "run" / "adapter", tmp_path / f"adapter{alpha}")
@@ -208,5 +215,20 @@ def test_a_sum_without_its_baseline_is_refused(home: Path, tmp_path: Path, capsy
     assert told.startswith("error: train.offset: learns from ratings, which ")
 
 
-def test_the_config_of_the_run_can_be_read_again(home: Path) -> None:
-    assert load_config(home / "run" / "config.yaml").train.offset == KEY
+def test_an_export_carries_the_baseline_and_tells_that_it_is_needed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert palate("export", "--merge", "--config", home / "config.yaml", "--out", tmp_path / "merged") == 0
+    assert f"corrects {KEY}: P(like) needs the baseline's logit" in capsys.readouterr().out
+    for name in ("baseline.npz", "offset.json", "palate.json"):
+        assert (tmp_path / "merged" / name).read_bytes() == (home / "run" / "adapter" / name).read_bytes()
+
+
+def test_runs_are_compared_by_the_sum(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert palate("evaluate", "--config", home / "config.yaml", "--out", tmp_path / "again") == 0
+    capsys.readouterr()
+    assert palate("compare", home / "run", tmp_path / "again", "--json") == 0
+    told = capsys.readouterr().out
+    auc = metrics(home / "run")["entries"][-1]["metrics"]["auc"]
+    assert told.count(f"{auc:.6f}"[:-1]) >= 2

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from tests.acceptance.ratings import write_ratings
+from tests.examples import mostly_slow
 from tests.tiny import tiny_model
 from tests.train.test_answers import ANSWERS, adapted, check_same, gradients, prompts_for, rank_by_rank, trainer_on
 
@@ -127,7 +128,7 @@ def options(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[str, A
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", mostly_slow(["lora", "full"], ["lora"]))
 def test_a_resumed_training_ends_with_the_same_weights(options: dict[str, Any], tmp_path: Path, method: str) -> None:
     from palate.commands.prepare import prepare
 

@@ -121,15 +121,3 @@ def correction_of(
     if offset is None:
         offset = Offset(about["baseline"], about["alpha"], about["intercept"])
     return Correction(offset, state)
-
-
-def refuse_without_ratings(adapter: Path | None, place: Path) -> None:
-    """Raise `InputError` for an adapter that corrects a baseline, where only prompts are at hand."""
-    from palate.models.adapter import corrects
-
-    about = corrects(adapter)
-    if about is not None:
-        raise InputError(
-            f"corrects a {about['baseline']} baseline, whose ratings {place} does not have, expected a prepared folder",
-            adapter or "",
-        )

@@ -44,7 +44,6 @@ def evaluate_examples(
     from palate.alpaca.answers import Answers
     from palate.alpaca.baselines import text_statistics
     from palate.commands import evaluate, report, score, scores, train
-    from palate.commands.correction import refuse_without_ratings
     from palate.commands.prepare import check_model
     from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
     from palate.report.outcome import Outcome
@@ -55,7 +54,7 @@ def evaluate_examples(
     chat = check_model(config)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
-        refuse_without_ratings(adapter, source.path)
+        score.refuse_without_ratings(adapter, source.path)
     if "test" not in source.files:
         raise InputError("holds no test examples, expected test.json, or the name of a file", source.path)
     files = read_files(source)

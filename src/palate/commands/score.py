@@ -122,17 +122,18 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
 
     Raises `InputError` for such an adapter and a portable folder, whose rows no baseline can predict.
     """
-    from palate.commands.correction import correction_of, refuse_without_ratings
-    from palate.measure.calibration import sigmoid
-    from palate.samples import Prepared
+    from palate.tokens.portable import Portable
 
-    if not isinstance(data, Prepared):
+    if isinstance(data, Portable):  # a bare machine has no package that the rest needs
         refuse_without_ratings(adapter, data.folder)
         return score(config, data, adapter, out)
+    from palate.commands.correction import correction_of
+
     found = correction_of(config, data, adapter)
     if found is None:
         return score(config, data, adapter, out)
     found.warn()
+    from palate.measure.calibration import sigmoid
     from palate.score.files import Scored, read_scores, write_scores
 
     columns = score(config, data, adapter, out, {"offset": found.describe()})
@@ -142,6 +143,18 @@ def score_sum(config: Config, data: "Prepared | Portable", adapter: Path | None,
     columns = {**columns, "p": p}
     write_scores(out, Scored(columns, read_scores(out).key))
     return columns
+
+
+def refuse_without_ratings(adapter: Path | None, place: Path) -> None:
+    """Raise `InputError` for an adapter that corrects a baseline, where only prompts are at hand."""
+    from palate.models.adapter import corrects
+
+    about = corrects(adapter)
+    if about is not None:
+        raise InputError(
+            f"corrects a {about['baseline']} baseline, whose ratings {place} does not have, expected a prepared folder",
+            adapter or "",
+        )
 
 
 def score_test(config: Config, *, adapter: Path | None = None, base_only: bool = False, out: str | None = None) -> Path:

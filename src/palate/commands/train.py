@@ -68,19 +68,19 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
 
 def _beside(config: Config) -> "FromBaseline | None":
     """What `train.teacher` or `train.offset` says of the samples; None without either."""
-    from palate.commands.correction import offset_training
-
     teacher, offset = config.train.teacher, config.train.offset
     option, key = ("train.teacher", teacher) if teacher is not None else ("train.offset", offset)
     if key is None:
         return None
-    from palate.baselines.registry import RANKERS, cross_fitted
     from palate.commands import data_option
     from palate.tokens.portable import is_portable
-    from palate.train.training_prompts import FromBaseline
 
     if is_portable(config.data_path) or data_option.alpaca_of(config) is not None:
         raise InputError(f"learns from ratings, which {config.data_path} does not have, expected null", option)
+    from palate.baselines.registry import RANKERS, cross_fitted
+    from palate.commands.correction import offset_training
+    from palate.train.training_prompts import FromBaseline
+
     needed = RANKERS[key].needs
     if needed is not None and find_spec(needed) is None:
         raise InputError(f"{key} needs {needed}, which is not installed", option)

@@ -243,7 +243,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                     logits = self.attention.logits(model, packed)
                 if place < len(passes):
                     beside = self._beside(packed, "val")
-                    found += self._losses(logits, packed, beside=beside)[1]
+                    found += self._losses(logits, packed, None, beside)[1]
                     own = self._margin(logits, packed)
                     if self.offset is not None:
                         own = self.offset.sum(beside, own)

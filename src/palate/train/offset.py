@@ -5,8 +5,9 @@
 z₀ is the baseline's logit, a is `SCALE`, and m₀ is the mean of m over the samples of the first step, by the untrained
 model. The first step only measures m₀: its correction is 0. So training starts at the baseline, and neither the base
 model's bias towards an answer nor the size of its logits has to be unlearned first. There is no second forward pass,
-and nothing is trained beside the model's weights: with a trainable a that starts at 0, chance would decide its sign in
-the first steps. After training, alpha and b are fitted on validation instead (`palate.measure.offset`).
+and nothing is trained beside the model's weights: a trainable a that starts at 0 gives them no gradient at first, and
+its own first steps, sign included, follow the noise of a batch. After training, alpha and b are fitted on validation
+instead (`palate.measure.offset`).
 """
 
 from collections.abc import Callable
