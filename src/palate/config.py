@@ -134,7 +134,7 @@ class ModelConfig(Section):
 
 Teacher = Literal[
     "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
-    "lightgbm-then", "lightgbm",
+    "lightgbm-then", "lightgbm", "strongest-then", "strongest",
 ]  # fmt: skip
 """Keys of baselines that can teach; see `palate.baselines.registry`."""
 

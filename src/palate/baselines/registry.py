@@ -17,7 +17,14 @@ import polars as pl
 from palate.baselines import means
 from palate.baselines.factors import factorization, fit_factors
 from palate.baselines.kept import Kept
-from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means, weighted
+from palate.baselines.learned import (
+    SMALL_TREES,
+    boosted_trees,
+    item_neighbours,
+    logistic_regression,
+    online_means,
+    weighted,
+)
 from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
 from palate.baselines.statistics import PARTS, BaselineData
 from palate.progress import Meter
@@ -65,6 +72,8 @@ PROMPT = ("prompt",)
 WITH_ITEMS = ("prompt", "past", "item", "past-item")
 AS_OF_THEN = ("prompt", "past", "then")
 EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
+STRONGEST = (*WITH_ITEMS, "moment", "alike", "spread")
+STRONGEST_THEN = (*AS_OF_THEN, "moment", "alike-then", "spread-then")
 
 REGISTRY = (
     Baseline("constant", "constant (training base rate)", quick=True),
@@ -84,6 +93,10 @@ REGISTRY = (
     ),
     Baseline("lightgbm-then", "LightGBM (as-of)", *boosted_trees(AS_OF_THEN), "lightgbm"),
     Baseline("lightgbm", "LightGBM (all features)", *boosted_trees(EVERYTHING), "lightgbm"),
+    Baseline(
+        "strongest-then", "LightGBM (strongest, as-of)", *boosted_trees(STRONGEST_THEN, **SMALL_TREES), "lightgbm"
+    ),
+    Baseline("strongest", "LightGBM (strongest)", *boosted_trees(STRONGEST, **SMALL_TREES), "lightgbm"),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
 RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
