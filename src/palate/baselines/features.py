@@ -17,7 +17,7 @@ Groups of features, by the data that they use:
 `palate.baselines.statistics` explains which ratings item statistics use, and why they exclude the query's user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -213,7 +213,7 @@ def _far(data: BaselineData, queries: Queries) -> Columns:
     return {"neighbours": score, "similarity": weight, "expected + neighbours": expected + score}
 
 
-GROUPS = {
+GROUPS: dict[str, Callable[[BaselineData, Queries], Columns]] = {
     "prompt": _prompt,
     "past": _past,
     "item": _item,

@@ -13,11 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from palate.baselines.scans import numba
+from palate.baselines.compiled import compiled, reassociated
 from palate.baselines.statistics import Floats
 from palate.samples.queries import RowNumbers
-
-FAST = {"contract", "reassoc", "nsz"}
 
 WINDOW = 128
 """`alike` uses the last 128 to 255 ratings, all if there are fewer: it starts anew every 128."""
@@ -66,7 +64,7 @@ class Past(NamedTuple):
     """(users,): the candidate's values, 0 for other users."""
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _dot(a, b, n):
     total = a[0] * b[0] * 0
     for i in range(n):
@@ -74,7 +72,7 @@ def _dot(a, b, n):
     return total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _solve(a, b):
     """Solve a x = b in place by Cholesky; `a` holds the lower triangle, `b` becomes x."""
     size = b.size
@@ -89,7 +87,7 @@ def _solve(a, b):
             b[j] -= a[i, j] * b[i]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def ridge_side(start, other, value, others, penalty):
     """One half of an iteration of alternating least squares: a ridge regression for each row.
 
@@ -116,13 +114,13 @@ def ridge_side(start, other, value, others, penalty):
     return out
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _residual(log, catalogue, view, row):
     """y."""
     return (log.rating[row] - catalogue.overall[view]) / catalogue.scale[view] - catalogue.mean[view, log.item[row]]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def folded(asked, log, catalogue):
     """Matrix factorization with the user folded in before each anchor, float64 (n, 3).
 
@@ -163,7 +161,7 @@ def folded(asked, log, catalogue):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _bits(x):
     count = 0
     while x:
@@ -172,7 +170,7 @@ def _bits(x):
     return count
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _compare(item, view, begin, end, log, catalogue, past):
     """Fill `past.similar` and `past.kernel` for an item and the rows begin to end."""
     mean, size, year, genres = catalogue.mean[view], catalogue.size[view], catalogue.year, catalogue.genres
@@ -202,7 +200,7 @@ def _compare(item, view, begin, end, log, catalogue, past):
         past.values[rater[n]] = 0
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _reduce(past, n):
     """Solve `lower` x = `kernel` in place; returns |x|²."""
     kernel = past.kernel
@@ -211,13 +209,13 @@ def _reduce(past, n):
     return _dot(kernel, kernel, n)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _variance(catalogue, view, item):
     """The prior variance of a user's residual of an item."""
     return CONSTANT + SHARED + GENRES + YEARS + SIZES + DRIFT + MEANS * catalogue.mean[view, item] ** 2
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _append(row, view, begin, log, catalogue, past):
     """Append a rating of the user to the Cholesky factor."""
     n = row - begin
@@ -229,7 +227,7 @@ def _append(row, view, begin, log, catalogue, past):
     past.solved[n] = (y - _dot(past.kernel, past.solved, n)) / past.lower[n, n]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@reassociated
 def _neighbours(begin, end, view, log, catalogue, past):
     """The shrunk mean ȳ; Σ s (y − ȳ) and Σ s over the nearest ratings; the same over the recent ones."""
     n = end - begin
@@ -250,7 +248,7 @@ def _neighbours(begin, end, view, log, catalogue, past):
     return mean, nearest, weight, recent, recent_weight
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def alike(asked, log, catalogue):
     """Kernel ridge regression and item-kNN over the user's last ratings, float64 (n, 7).
 
@@ -289,7 +287,7 @@ def alike(asked, log, catalogue):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def deviations(asked, log, catalogue):
     """How the user's past deviates from the items' means, and the candidate's place in it, float64 (n, 9).
 

@@ -21,7 +21,8 @@ from palate.samples.queries import RowNumbers
 
 Singles = NDArray[np.float32]
 
-SNAPSHOTS = 9
+SNAPSHOTS = 20
+"""More are nearer to the query's time, and take longer."""
 FACTORS = 16
 ITERATIONS = 6
 PENALTY = (3.0, 10.0)
