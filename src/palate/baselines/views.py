@@ -107,7 +107,7 @@ def _views(data: BaselineData, then: bool) -> Views:
         views = list(pool.map(lambda rows: _view(data, rows), chosen))
     offset = np.cumsum([0, *(len(view.rater) for view in views[:-1])])
     content = data.content
-    year = np.full(len(data.samples.items), np.nan) if content.year is None else content.year
+    year = np.full(len(data.samples.items), np.nan) if content.year is None else content.year.copy()  # not read-only
     catalogue = Catalogue(
         overall=np.array([view.overall for view in views]),
         scale=np.array([view.scale for view in views]),
