@@ -8,7 +8,7 @@ import pytest
 from tests.rated import samples_of
 from tests.timelines import random_timeline, split_by_user_and_time
 
-from palate.baselines import pasts
+from palate.baselines import pasts, views
 from palate.baselines.features import features_of
 from palate.baselines.pasts import Asked, Log, ridge_side
 from palate.baselines.statistics import BaselineData
@@ -45,10 +45,10 @@ def columns(data: BaselineData, queries: Queries, group: str) -> dict[str, np.nd
 
 
 def scanned(scan: object, data: BaselineData, queries: Queries, *, then: bool) -> np.ndarray:
-    views = views_of(data, then=then)
+    of = views_of(data, then=then)
     order = np.argsort(queries.anchor, kind="stable")
     log = Log(data.first, data.item, data.rating)
-    found: np.ndarray = scan(Asked(*vars_of(queries), order, views.of_row[queries.anchor]), log, views.catalogue)  # type: ignore[operator]
+    found: np.ndarray = scan(Asked(*vars_of(queries), order, of.of_row[queries.anchor]), log, of.catalogue)  # type: ignore[operator]
     return found
 
 
@@ -83,22 +83,22 @@ def residuals(data: BaselineData, catalogue: Catalogue, view: int, past: np.ndar
 
 @pytest.mark.parametrize("then", [False, True])
 def test_a_view_has_the_ratings_of_other_folds_or_those_before_its_snapshot(then: bool) -> None:
-    views = views_of(DATA, then=then)
+    of = views_of(DATA, then=then)
     for anchor in some().anchor.tolist():
-        rows, view = view_rows(DATA, anchor, then=then), views.of_row[anchor]
+        rows, view = view_rows(DATA, anchor, then=then), of.of_row[anchor]
         item, rating = DATA.item[rows], DATA.rating[rows]
         count = np.bincount(item, minlength=60)
-        np.testing.assert_allclose(np.expm1(views.catalogue.size[view]), count, atol=1e-9)
+        np.testing.assert_allclose(np.expm1(of.catalogue.size[view]), count, atol=1e-9)
         overall = rating.mean() if rows.size else 4.0
         mean = (np.bincount(item, rating, 60) + 5 * overall) / (count + 5)
-        found = views.catalogue.overall[view] + views.catalogue.scale[view] * views.catalogue.mean[view]
+        found = of.catalogue.overall[view] + of.catalogue.scale[view] * of.catalogue.mean[view]
         np.testing.assert_allclose(found, mean)
         assert not then or (TIME[rows] < TIME[anchor]).all()
 
 
 def test_snapshots_lie_close_to_the_questions() -> None:
-    views = views_of(DATA, then=True)
-    used = np.rint(np.expm1(views.catalogue.size).sum(axis=1))[views.of_row]
+    of = views_of(DATA, then=True)
+    used = np.rint(np.expm1(of.catalogue.size).sum(axis=1))[of.of_row]
     earlier = np.array([DATA.allowed[time > TIME].sum() for time in TIME])
     assert (used <= earlier).all()
     assert (earlier - used).mean() < 0.06 * DATA.allowed.sum()
@@ -120,8 +120,8 @@ def plain_kernel(items: np.ndarray, catalogue: Catalogue, view: int, values: np.
 
 def plain_ridge(data: BaselineData, anchor: int, item: int, past: np.ndarray, *, then: bool) -> tuple[float, float]:
     """The prediction of kernel ridge regression and its deviation, by the textbook."""
-    views = views_of(data, then=then)
-    catalogue, view = views.catalogue, int(views.of_row[anchor])
+    of = views_of(data, then=then)
+    catalogue, view = of.catalogue, int(of.of_row[anchor])
     values = plain_values(data, catalogue, view, view_rows(data, anchor, then=then))
     items = np.append(data.item[past], item)
     rows = np.append(past, anchor)
@@ -141,6 +141,17 @@ def test_kernel_ridge_regression_is_that_of_the_textbook(then: bool) -> None:
     for q, (anchor, item) in enumerate(zip(*map(np.ndarray.tolist, vars_of(queries)), strict=True)):
         past = np.arange(DATA.first[anchor], anchor)
         assert found[q, :2] == pytest.approx(plain_ridge(DATA, anchor, item, past, then=then), abs=2e-4)
+
+
+def test_of_an_items_many_ratings_those_of_the_same_users_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "RATERS", 8)
+    found = views_of(replace(DATA, views={}), then=False).catalogue
+    start = found.start[0]
+    raters = [set(found.rater[start[item] : start[item + 1]].tolist()) for item in range(60)]
+    assert {len(users) for users in raters} == {8}
+    shared = np.mean([len(a & b) for i, a in enumerate(raters) for b in raters[:i]])
+    assert shared > 3  # drawn for each item anew, 8 of 35 users would share 2
+    np.testing.assert_allclose(found.norm[0, 5] ** 2, NORM + (found.value[start[5] : start[6]] ** 2).sum(), rtol=1e-5)
 
 
 def long_samples() -> Samples:
@@ -168,13 +179,13 @@ def test_of_a_long_past_the_last_two_windows_count() -> None:
 
 @pytest.mark.parametrize("then", [False, True])
 def test_item_knn_weighs_the_nearest_and_the_recent_ratings(then: bool) -> None:
-    queries, views = some(count=12, seed=3), views_of(DATA, then=then)
+    queries, of = some(count=12, seed=3), views_of(DATA, then=then)
     found = scanned(pasts.alike, DATA, queries, then=then)[:, 2:]
     some_weight = False
     for q, (anchor, item) in enumerate(zip(*map(np.ndarray.tolist, vars_of(queries)), strict=True)):
-        view, past = int(views.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
-        values = plain_values(DATA, views.catalogue, view, view_rows(DATA, anchor, then=then))
-        y = residuals(DATA, views.catalogue, view, past)
+        view, past = int(of.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
+        values = plain_values(DATA, of.catalogue, view, view_rows(DATA, anchor, then=then))
+        y = residuals(DATA, of.catalogue, view, past)
         mean = y.sum() / (len(y) + 2)
         similar = []
         for other in DATA.item[past]:
@@ -193,13 +204,13 @@ def test_item_knn_weighs_the_nearest_and_the_recent_ratings(then: bool) -> None:
 
 @pytest.mark.parametrize("then", [False, True])
 def test_a_user_is_folded_into_the_factors_by_ridge_regression(then: bool) -> None:
-    queries, views = some(), views_of(DATA, then=then)
+    queries, of = some(), views_of(DATA, then=then)
     found = scanned(pasts.folded, DATA, queries, then=then)
     for q, (anchor, item) in enumerate(zip(*map(np.ndarray.tolist, vars_of(queries)), strict=True)):
-        view, past = int(views.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
-        factors = views.catalogue.factors[view].astype(np.float64)
+        view, past = int(of.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
+        factors = of.catalogue.factors[view].astype(np.float64)
         x = np.hstack([np.ones((len(past), 1)), factors[DATA.item[past], 1:]])
-        y = residuals(DATA, views.catalogue, view, past) - factors[DATA.item[past], 0]
+        y = residuals(DATA, of.catalogue, view, past) - factors[DATA.item[past], 0]
         a = x.T @ x + np.diag([1.5, *[5.0] * (x.shape[1] - 1)])
         solved, own = np.linalg.solve(a, x.T @ y), np.append(1, factors[item, 1:])
         deviation = np.sqrt(own @ np.linalg.solve(a, own))
@@ -223,12 +234,12 @@ def test_half_an_iteration_of_least_squares_solves_a_ridge_regression_for_each_r
 
 @pytest.mark.parametrize("then", [False, True])
 def test_deviations_are_those_of_the_past(then: bool) -> None:
-    queries, views = some(), views_of(DATA, then=then)
+    queries, of = some(), views_of(DATA, then=then)
     found = scanned(pasts.deviations, DATA, queries, then=then)
     for q, (anchor, item) in enumerate(zip(*map(np.ndarray.tolist, vars_of(queries)), strict=True)):
-        view, past = int(views.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
-        mean, size, year = views.catalogue.mean[view], views.catalogue.size[view], views.catalogue.year
-        y, x, rated = residuals(DATA, views.catalogue, view, past), mean[DATA.item[past]], DATA.item[past]
+        view, past = int(of.of_row[anchor]), np.arange(DATA.first[anchor], anchor)
+        mean, size, year = of.catalogue.mean[view], of.catalogue.size[view], of.catalogue.year
+        y, x, rated = residuals(DATA, of.catalogue, view, past), mean[DATA.item[past]], DATA.item[past]
 
         def about(distance: np.ndarray, y: np.ndarray = y) -> float:
             weight = np.nan_to_num(np.exp(-distance))

@@ -29,6 +29,8 @@ PENALTY = (3.0, 10.0)
 """L2 penalties of an offset and of a factor in alternating least squares."""
 NORM = 10.0
 """Added to the sum of squares of an item's values: the shrinkage of covariances of items with few ratings."""
+RATERS = 400
+"""Maximum number of ratings of an item in `Catalogue.value`, which bounds the time of comparing items."""
 EXTREME = 0.15
 """Share of all ratings that count as lowest, and as highest."""
 
@@ -53,7 +55,7 @@ class Catalogue(NamedTuple):
     rater: NDArray[np.int32]
     """Users, by view and item."""
     value: Singles
-    """Their residuals: rating less the item's mean, less the user's shrunk mean residual."""
+    """Their residuals: rating less the item's mean, less the user's shrunk mean residual; at most `RATERS` an item."""
     norm: Singles
     """(views, items): √(Σ value² + `NORM`)."""
     factors: Singles
@@ -137,7 +139,8 @@ def _view(data: BaselineData, rows: RowNumbers) -> _View:
     bias = shrunk(np.bincount(user, residual, users), of_user)
     value = residual - bias[user]
     by_item = np.argsort(item, kind="stable")
-    item_start, user_start = (np.concatenate([[0], np.cumsum(counts)]) for counts in (of_item, of_user))
+    item_start, user_start = _starts(of_item), _starts(of_user)
+    compared = _sampled(user, item, by_item, item_start)
     low, high = np.quantile(rating, [EXTREME, 1 - EXTREME]) if rows.size else (overall, overall)
     extremes = [
         shrunk(np.bincount(item, is_so, items), of_item, float(is_so.mean()) if rows.size else EXTREME)
@@ -149,13 +152,29 @@ def _view(data: BaselineData, rows: RowNumbers) -> _View:
         scale,
         mean / scale,
         np.log1p(of_item),
-        item_start,
-        user[by_item].astype(np.int32),
-        value[by_item].astype(np.float32),
-        np.sqrt(np.bincount(item, value**2, items) + NORM).astype(np.float32),
+        _starts(np.bincount(item[compared], minlength=items)),
+        user[compared].astype(np.int32),
+        value[compared].astype(np.float32),
+        np.sqrt(np.bincount(item[compared], value[compared] ** 2, items) + NORM).astype(np.float32),
         _factors(user_start, item, item_start, user[by_item], residual.astype(np.float32), by_item),
         np.stack([deviation, *extremes], axis=1),
     )
+
+
+def _starts(counts: RowNumbers) -> RowNumbers:
+    """The first index of each group, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _sampled(user: RowNumbers, item: RowNumbers, by_item: RowNumbers, start: RowNumbers) -> RowNumbers:
+    """`by_item` with at most `RATERS` ratings of each item: those of the first users in a fixed random order.
+
+    The order is the same for all items, so that two items share many of the users that are left.
+    """
+    if np.diff(start).max(initial=0) <= RATERS:
+        return by_item
+    order = np.lexsort((user * 2_654_435_761 % 2**32, item))  # Knuth's multiplicative hash
+    return order[np.arange(len(item)) - start[item[order]] < RATERS]
 
 
 def _factors(
