@@ -202,11 +202,10 @@ def _compare(item, view, begin, end, log, catalogue, past):
 
 @reassociated
 def _reduce(past, n):
-    """Solve `lower` x = `kernel` in place; returns |x|²."""
+    """Solve `lower` x = `kernel` in place."""
     kernel = past.kernel
     for i in range(n):
         kernel[i] = (kernel[i] - _dot(kernel, past.lower[i], i)) / past.lower[i, i]
-    return _dot(kernel, kernel, n)
 
 
 @reassociated
@@ -217,10 +216,9 @@ def _variance(catalogue, view, item):
 
 @reassociated
 def _append(row, view, begin, log, catalogue, past):
-    """Append a rating of the user to the Cholesky factor."""
+    """Append a rating of the user to the Cholesky factor; `past.kernel` is that of its item, reduced."""
     n = row - begin
-    _compare(log.item[row], view, begin, row, log, catalogue, past)
-    explained = _reduce(past, n)
+    explained = _dot(past.kernel, past.kernel, n)
     past.lower[n, :n] = past.kernel[:n]
     past.lower[n, n] = np.sqrt(max(_variance(catalogue, view, log.item[row]) + NOISE - explained, NOISE))
     y = _residual(log, catalogue, view, row)
@@ -267,20 +265,25 @@ def alike(asked, log, catalogue):
         np.zeros((most, most), single), np.zeros(most, single), np.zeros(most, single), np.zeros(most, single),
         np.zeros(users, single),
     )  # fmt: skip
-    user, at, seen, begin = -1, 0, -1, 0
+    user, at, seen, begin, compared = -1, 0, -1, 0, -1
     for o in asked.order:
         end, view, item = asked.anchor[o], asked.views[o], asked.item[o]
         user_begin = log.first[end]
         block = user_begin + max((end - user_begin) // WINDOW - 1, 0) * WINDOW
         if user_begin != user or view != seen or block != begin:
-            user, seen, begin = user_begin, view, block
+            user, seen, begin, compared = user_begin, view, block, -1
             at = begin
         while at < end:
+            if log.item[at] != compared:
+                _compare(log.item[at], view, begin, at, log, catalogue, past)
+                _reduce(past, at - begin)
             _append(at, view, begin, log, catalogue, past)
-            at += 1
+            at, compared = at + 1, -1
         n = end - begin
         _compare(item, view, begin, end, log, catalogue, past)
-        explained = _reduce(past, n)
+        _reduce(past, n)
+        compared = item  # a sample's item is the next rating
+        explained = _dot(past.kernel, past.kernel, n)
         out[o, 0] = _dot(past.kernel, past.solved, n)
         out[o, 1] = np.sqrt(max(_variance(catalogue, view, item) - explained, 0))
         out[o, 2:] = _neighbours(begin, end, view, log, catalogue, past)

@@ -29,7 +29,7 @@ PENALTY = (3.0, 10.0)
 """L2 penalties of an offset and of a factor in alternating least squares."""
 NORM = 10.0
 """Added to the sum of squares of an item's values: the shrinkage of covariances of items with few ratings."""
-RATERS = 400
+RATERS = 200
 """Maximum number of ratings of an item in `Catalogue.value`, which bounds the time of comparing items."""
 EXTREME = 0.15
 """Share of all ratings that count as lowest, and as highest."""
