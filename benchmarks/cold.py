@@ -40,9 +40,9 @@ from text import tf_idf
 
 TEXT = "about"
 """The column of the long texts."""
-FREE = ("user-mean", "history-mean", "lightgbm-prompt", "logistic-knn", "lightgbm")
+FREE = ("user-mean", "history-mean", "lightgbm-prompt", "logistic-knn", "strongest")
 """Baselines without text. The last two have item statistics, which say nothing of these items."""
-WITH_TEXT = ("text", "logistic-text", "lightgbm-text")
+WITH_TEXT = ("text", "logistic-text", "strongest-text")
 CAST = 8
 """Actors in a text."""
 

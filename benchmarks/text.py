@@ -30,7 +30,7 @@ from report import Result, number, publish
 from unrated import unrated
 
 RANDOM, TFIDF = "random", "tf-idf"
-WITHOUT = {"lightgbm-text": "lightgbm", "logistic-text": "logistic-knn", "text": None}
+WITHOUT = {"strongest-text": "strongest", "logistic-text": "logistic-knn", "text": None}
 """The model that each one with text is compared with; None: with none."""
 METRICS = ("auc", "gauc", "log_loss")
 
@@ -67,7 +67,7 @@ def measured(samples: Samples, name: str, sources: Sequence[str], resamples: int
 
 def models(samples: Samples, sources: Sequence[str]) -> Iterator[tuple[str, str | None, Vectors | None, float | None]]:
     """The models: key, source of the vectors, the vectors, and the processor's seconds that made them."""
-    for model in ("logistic-knn", "lightgbm"):
+    for model in ("logistic-knn", "strongest"):
         yield model, None, None, None
     for source in sources:
         began = time.process_time()

@@ -143,7 +143,7 @@ class ModelConfig(Section):
 
 Teacher = Literal[
     "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
-    "lightgbm-then", "lightgbm", "text", "logistic-text", "lightgbm-text",
+    "lightgbm-then", "lightgbm", "strongest-then", "strongest", "text", "logistic-text", "strongest-text",
 ]  # fmt: skip
 """Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
 

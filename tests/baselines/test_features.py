@@ -14,6 +14,7 @@ from tests.timelines import random_timeline
 
 from palate.baselines import features, statistics
 from palate.baselines.features import GROUPS, features_of, neighbour_score
+from palate.baselines.registry import STRONGEST_THEN
 from palate.baselines.statistics import BaselineData
 from palate.samples import Samples
 from palate.samples.queries import Queries
@@ -226,14 +227,15 @@ def with_other_ratings_later(anchor: int, seed: int) -> BaselineData:
 @examples(30)
 @given(st.sampled_from(SAMPLES.position[SAMPLES.of("test")].tolist()), st.integers(0, 10**6))
 def test_features_of_then_hold_no_later_rating_of_anybody(anchor: int, seed: int) -> None:
-    asked, groups = Queries(np.full(60, anchor), np.arange(60)), ["prompt", "past", "then"]
+    asked, groups = Queries(np.full(60, anchor), np.arange(60)), STRONGEST_THEN
     before, after = (features_of(k, asked, groups)[1] for k in (MIXED, with_other_ratings_later(anchor, seed)))
     assert np.array_equal(before, after, equal_nan=True)
 
 
-def test_statistics_of_folds_hold_later_training_ratings_of_others() -> None:
+@pytest.mark.parametrize("group", ["item", "alike", "spread"])
+def test_statistics_of_folds_hold_later_training_ratings_of_others(group: str) -> None:
     test = SAMPLES.position[SAMPLES.of("test")]
     anchor = int(test[MIXED.samples.timeline["timestamp"].to_numpy()[test].argmin()])
     asked = Queries(np.full(60, anchor), np.arange(60))
-    before, after = (features_of(k, asked, ["item"])[1] for k in (MIXED, with_other_ratings_later(anchor, 0)))
+    before, after = (features_of(k, asked, [group])[1] for k in (MIXED, with_other_ratings_later(anchor, 0)))
     assert not np.array_equal(before, after, equal_nan=True)

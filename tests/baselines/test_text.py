@@ -110,7 +110,7 @@ def test_without_vectors_the_models_that_read_text_are_left_out(caplog: pytest.L
     with caplog.at_level("DEBUG"):
         assert not {baseline.key for baseline in chosen_baselines("all")} & set(READERS)
     assert "skipping the baseline 'text alone': text.encoder is null, so items have no vectors" in caplog.text
-    assert READERS == ["text", "logistic-text", "lightgbm-text"]
+    assert READERS == ["text", "logistic-text", "strongest-text"]
     assert set(READERS) <= set(fit_baselines(KNOWN))
     assert not set(READERS) & set(fit_baselines(KNOWN, "quick"))
 

@@ -21,6 +21,7 @@ from palate.samples.queries import Queries
 SHORT = 99
 """A user with three ratings."""
 SOME = ("user-item", "history-mean", "item-knn", "factors", "logistic-knn", "lightgbm-then", "lightgbm", "popularity")
+SOME += ("strongest-then", "strongest")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,8 @@ def ask(run: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
 def after_the_last_rating(samples: Samples, user: int) -> tuple[BaselineData, int]:
     """The log with one more row of a user, and that row: the obvious way to ask what they would like next."""
     end = int((samples.timeline["user_id"] == user).arg_true()[-1]) + 1
-    row = samples.timeline[end - 1].with_columns(timestamp=pl.col("timestamp") + 10**9, split=pl.lit("unused"))
+    now = samples.timeline.select(pl.col("timestamp").max() + 1).item()
+    row = samples.timeline[end - 1].with_columns(timestamp=pl.lit(now), split=pl.lit("unused"))
     timeline = pl.concat([samples.timeline[:end], row.cast(samples.timeline.schema), samples.timeline[end:]])
     position = samples.position + (samples.position >= end)
     longer = Samples(timeline, samples.items, position, samples.split, samples.threshold, samples.history_len)

@@ -1,4 +1,4 @@
-"""The commands with vectors of items' texts: `palate baselines --text`, `palate recommend --model lightgbm-text`."""
+"""The commands with vectors of items' texts: `palate baselines --text`, `palate recommend --model strongest-text`."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_one_option_adds_the_models_that_read_text(
 def test_a_run_recommends_by_text_without_the_encoder(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--model", "lightgbm-text", "--user", "3", "--json"]
+    words = ["--model", "strongest-text", "--user", "3", "--json"]
     capsys.readouterr()
     assert main(["recommend", str(run), *words]) == 0
     best = json.loads(capsys.readouterr().out)["recommendations"]

@@ -11,17 +11,21 @@ Groups of features, by the data that they use:
     then        item and past-item from ratings before the query's time only; residuals of the past use the item means
                 at their genres time
     near, far   item-kNN: the user's ratings of similar items, among the last ones and in the whole past
+    moment, alike, spread, alike-then, spread-then
+                see `palate.baselines.strongest`
     text        vectors of the items' text, see `palate.baselines.text`; no column without vectors
 
 `palate.baselines.statistics` explains which ratings item statistics use, and why they exclude the query's user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palate.baselines import strongest
 from palate.baselines.statistics import BaselineData, Floats
 from palate.baselines.text import text_features
 from palate.samples.queries import Queries
@@ -211,7 +215,7 @@ def _far(data: BaselineData, queries: Queries) -> Columns:
     return {"neighbours": score, "similarity": weight, "expected + neighbours": expected + score}
 
 
-GROUPS = {
+GROUPS: dict[str, Callable[[BaselineData, Queries], Columns]] = {
     "prompt": _prompt,
     "past": _past,
     "item": _item,
@@ -219,6 +223,11 @@ GROUPS = {
     "then": _then,
     "near": _near,
     "far": _far,
+    "moment": strongest.moment,
+    "alike": strongest.alike,
+    "spread": strongest.spread,
+    "alike-then": partial(strongest.alike, then=True),
+    "spread-then": partial(strongest.spread, then=True),
     "text": text_features,
 }
 

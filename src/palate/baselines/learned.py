@@ -12,7 +12,7 @@ fits.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,6 +44,8 @@ TREES = {
     "num_threads": 1,  # the fits of several seeds run side by side
     "verbose": -1,
 }
+SMALL_TREES = {"learning_rate": 0.07, "num_leaves": 15, "max_bin": 63}
+"""More and smaller trees on coarser bins: for many features that are predictions already."""
 
 
 def online_means(data: BaselineData, queries: Queries) -> list[Floats]:
@@ -88,10 +90,10 @@ def logistic_regression(groups: Sequence[str]) -> tuple[Fit, Statistic]:
     return fit, score
 
 
-def boosted_trees(groups: Sequence[str]) -> tuple[Fit, Statistic]:
+def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic]:
     """LightGBM on groups of features, with the logit of their logistic regression as initial score.
 
-    The trees need not approximate the linear part by steps, which halves the time.
+    The trees need not approximate the linear part by steps, which halves the time. `options` change `TREES`.
     """
 
     def fit(data: BaselineData) -> State | None:
@@ -101,16 +103,19 @@ def boosted_trees(groups: Sequence[str]) -> tuple[Fit, Statistic]:
         if not both_classes(liked):
             return None
         linear = _fit_linear(data, groups, x, liked)
-        training = lightgbm.Dataset(x, liked, init_score=_linear(linear, x))
+        bins = {name: options[name] for name in options if name == "max_bin"}
+        training = lightgbm.Dataset(x, liked, init_score=_linear(linear, x), params=bins)
         val_x, val_liked = _features_and_labels(data, "val", groups)
         validation = None
         if both_classes(val_liked):
-            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=_linear(linear, val_x))
+            start = _linear(linear, val_x)
+            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=start, params=bins)
         training.construct()
         if validation is not None:
             validation.construct()
         with ThreadPoolExecutor(min(data.fits, os.cpu_count() or 1)) as pool:
-            texts = pool.map(lambda n: _trees(data.seed + n, training, validation).model_to_string(), range(data.fits))
+            seeds = [options | {"seed": data.seed + n} for n in range(data.fits)]
+            texts = pool.map(lambda seed: _trees(seed, training, validation).model_to_string(), seeds)
             return linear | {f"trees {n}": np.frombuffer(text.encode(), np.uint8) for n, text in enumerate(texts)}
 
     def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
@@ -131,11 +136,11 @@ def boosted_trees(groups: Sequence[str]) -> tuple[Fit, Statistic]:
     return fit, score
 
 
-def _trees(seed: int, training: Any, validation: Any | None) -> Any:
-    """Fit a `lightgbm.Booster` on a `lightgbm.Dataset` with one seed; stop early on `validation` if there is one."""
+def _trees(options: Mapping[str, Any], training: Any, validation: Any | None) -> Any:
+    """Fit a `lightgbm.Booster` on a `lightgbm.Dataset`; stop early on `validation` if there is one."""
     import lightgbm
 
-    options = TREES | {"seed": seed}
+    options = {**TREES, **options}
     if validation is None:
         return lightgbm.train(options, training, ROUNDS)
     stop = lightgbm.early_stopping(STOP, verbose=False)

@@ -17,7 +17,14 @@ import polars as pl
 from palate.baselines import means
 from palate.baselines.factors import factorization, fit_factors
 from palate.baselines.kept import Kept
-from palate.baselines.learned import boosted_trees, item_neighbours, logistic_regression, online_means, weighted
+from palate.baselines.learned import (
+    SMALL_TREES,
+    boosted_trees,
+    item_neighbours,
+    logistic_regression,
+    online_means,
+    weighted,
+)
 from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
 from palate.baselines.statistics import PARTS, BaselineData
 from palate.progress import Meter
@@ -68,6 +75,8 @@ PROMPT = ("prompt",)
 WITH_ITEMS = ("prompt", "past", "item", "past-item")
 AS_OF_THEN = ("prompt", "past", "then")
 EVERYTHING = ("prompt", "past", "item", "past-item", "near", "far")
+STRONGEST = (*WITH_ITEMS, "moment", "alike", "spread")
+STRONGEST_THEN = (*AS_OF_THEN, "moment", "alike-then", "spread-then")
 TEXT = ("text",)
 TEXT_ALONE = ("past", *TEXT)
 
@@ -89,14 +98,18 @@ REGISTRY = (
     ),
     Baseline("lightgbm-then", "LightGBM (as-of)", *boosted_trees(AS_OF_THEN), "lightgbm"),
     Baseline("lightgbm", "LightGBM (all features)", *boosted_trees(EVERYTHING), "lightgbm"),
+    Baseline(
+        "strongest-then", "LightGBM (strongest, as-of)", *boosted_trees(STRONGEST_THEN, **SMALL_TREES), "lightgbm"
+    ),
+    Baseline("strongest", "LightGBM (strongest)", *boosted_trees(STRONGEST, **SMALL_TREES), "lightgbm"),
     Baseline("text", "text alone", *logistic_regression(TEXT_ALONE), reads_text=True),
     Baseline(
         "logistic-text", "logistic regression + kNN + text", *logistic_regression(EVERYTHING + TEXT), reads_text=True
     ),
     Baseline(
-        "lightgbm-text",
-        "LightGBM (all features) + text",
-        *boosted_trees(EVERYTHING + TEXT),
+        "strongest-text",
+        "LightGBM (strongest) + text",
+        *boosted_trees(STRONGEST + TEXT, **SMALL_TREES),
         "lightgbm",
         reads_text=True,
     ),

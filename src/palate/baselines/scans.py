@@ -1,23 +1,14 @@
 """Compiled scans over users' pasts. A running sum goes from row to row of one user and restarts with the next user,
 so that no rating of another user, and no later one, affects a sum, not even its last bits.
-
-numba compiles the scans once per machine and caches the result.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
-import os
-from pathlib import Path
-
-import numba
 import numpy as np
 
-from palate.store.hub import cache_dir
-
-if not os.access(Path(__file__).parent, os.W_OK) and not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(cache_dir() / "numba")  # the installation is read-only
+from palate.baselines.compiled import compiled
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def sums_before(values, first):
     """The sum of a user's values before each row: `values` float64 (rows,), `first` int64 (rows,) the user's first."""
     out = np.zeros(values.size)
@@ -27,7 +18,7 @@ def sums_before(values, first):
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def similar_items(user_start, user_item, user_value, item_start, item_user, item_value, top, shrinkage):
     """The `top` items most similar to each, by Pearson's correlation around the baseline (Koren 2010, section 2.2).
 
@@ -77,7 +68,7 @@ def similar_items(user_start, user_item, user_value, item_start, item_user, item
     return start, neighbour[:end].copy(), similarity[:end].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, neighbour, similarity, window):
     """Sums over the user's last `window` ratings of a candidate's neighbours, float64 (n, 3).
 
@@ -106,7 +97,7 @@ def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, nei
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def genre_sums(anchor, item, order, first, rated, residual, genres, bits):
     """Statistics of the user's past ratings in a candidate's genres, float64 (n, 4).
 

@@ -105,6 +105,8 @@ class BaselineData:
     liked: Labels
     allowed: Labels
     """Whether the row is a training rating: role "warmup" or "train"."""
+    unused: Labels
+    """Whether the row has the role "unused"."""
     fold: RowNumbers
     """The fold of the row's user."""
     seed: int
@@ -118,6 +120,8 @@ class BaselineData:
     """Cached features of a split's samples by (split, group), which several models share."""
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
     """Cached logistic regressions by groups of features, which several models share."""
+    views: dict[bool, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Cached results of `palate.baselines.views`, which several models share."""
     sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
     """Cached results of `before`, and the prior of `palate.baselines.text`."""
 
@@ -132,13 +136,12 @@ class BaselineData:
             raise InputError("the timeline has no training rows, expected some to fit the baselines on")
         user = samples.user
         rating = timeline["rating"].to_numpy().astype(np.float64)
-        allowed = timeline["split"].cast(pl.String).is_in(["warmup", "train"]).to_numpy()
+        role = timeline["split"].cast(pl.String)
+        allowed, unused = role.is_in(["warmup", "train"]).to_numpy(), (role == "unused").to_numpy()
         fold = np.random.default_rng(seed).permutation(int(user[-1]) + 1 - guests) % FOLDS
         fold = np.append(fold, np.zeros(guests, np.int64))
-        return cls(
-            samples, user, samples.first, item_rows(samples), rating, samples.liked, allowed, fold[user], seed,
-            vectors=vectors,
-        )  # fmt: skip
+        rows = samples.first, item_rows(samples), rating, samples.liked, allowed, unused, fold[user]
+        return cls(samples, user, *rows, seed, vectors=vectors)
 
     def of_split(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""

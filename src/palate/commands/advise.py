@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from palate.measure.ladder import Ladder, Rung, Scored, Step
 
 FILE = "advice.json"
-RUNGS = ("user-item", "logistic-knn", "lightgbm", "lightgbm-text")
+RUNGS = ("user-item", "logistic-knn", "strongest", "strongest-text")
 """Keys of the baselines that are tried, from cheap to dear."""
 ENCODER = "minilm"
 """The encoder that is tried if the config names none."""
@@ -145,7 +145,7 @@ class _Climber:
         own = scores.measured_file(config, model, config.run_path)
         files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
         if self.kept is None or not files:
-            best = "lightgbm-text" if self.known.vectors is not None else "lightgbm"
+            best = "strongest-text" if self.known.vectors is not None else "strongest"
             raise Skipped(
                 "not tried, as no run has scored it: `palate plan` predicts what a training takes, "
                 f"`palate run CONFIG --set train.offset={best}` trains and scores it"

@@ -1,0 +1,124 @@
+"""The feature groups of the strongest baseline, by the views of folds or of snapshots (`palate.baselines.views`).
+
+moment      the time of the question: since the user's last and first rating, ratings of this session, hour, weekday;
+            since the item's first training rating, and since its year. All of it from earlier ratings
+alike       the user's ratings of items that are similar in any of several ways: kernel ridge regression,
+            item-kNN, and matrix factorization with the user folded in
+spread      how far ratings of the item, and the user's ratings, lie from the items' means
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from palate.baselines.statistics import BaselineData, Floats
+from palate.baselines.views import Views, views_of
+from palate.samples.queries import Queries, RowNumbers
+
+Columns = dict[str, Floats]
+
+SESSION = 3600
+"""Seconds between two ratings that begin a new session."""
+YEAR = 365.25 * 86_400
+DAMPING = 0.3
+"""Added to the sum of similarities of item-kNN."""
+
+
+def moment(data: BaselineData, queries: Queries) -> Columns:
+    """The time of the question.
+
+    An anchor of the role "unused" is a request without a time: it is asked at the end of the user's last session.
+    """
+    time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
+    anchor, rows = queries.anchor, np.arange(len(time))
+    first, last = data.first[anchor], np.maximum(anchor - 1, 0)
+    asked = np.where(data.unused[anchor] & (anchor > first), time[last], time[anchor])
+    past = np.where(anchor > first, 1.0, np.nan)
+    gap = (asked - time[last]) * past
+    begins = (data.first == rows) | (np.diff(time, prepend=time[0]) > SESSION)
+    session = np.maximum.accumulate(np.where(begins, rows, 0))
+    columns = {
+        "since last rating": np.log1p(gap),
+        "since first rating": np.log1p((asked - time[first]) * past),
+        "ratings in session": np.log1p(np.where(gap <= SESSION, anchor - session[last], 0)),
+        "hour": (asked // 3600 % 24).astype(np.float64),
+        "weekday": ((asked // 86_400 + 3) % 7).astype(np.float64),
+        "since item's first rating": np.log(np.maximum(_since_first(data, time, queries), 1)),
+    }
+    if data.content.year is not None:
+        columns["since item's year"] = 1970 + time[anchor] / YEAR - data.content.year[queries.item]
+    return columns
+
+
+def alike(data: BaselineData, queries: Queries, *, then: bool = False) -> Columns:
+    """Predictions of the rating from the user's ratings of similar items, in units of ratings."""
+    from palate.baselines import pasts
+
+    views = views_of(data, then=then)
+    catalogue, view = views.catalogue, views.of_row[queries.anchor]
+    ridge, deviation, usual, nearest, weight, recent, recent_weight = _scanned(pasts.alike, data, queries, views).T
+    offset, product, doubt = _scanned(pasts.folded, data, queries, views).T
+    nearest, recent = nearest / (weight + DAMPING), recent / (recent_weight + DAMPING)
+    mean = catalogue.mean[view, queries.item]
+    columns = {
+        "ridge": ridge,
+        "ridge std": deviation,
+        "item mean + ridge": mean + ridge,
+        "nearest": nearest,
+        "similarity of nearest": weight,
+        "item mean + nearest": mean + usual + nearest,
+        "recent alike": recent,
+        "similarity of recent": recent_weight,
+        "offset": offset,
+        "factors": product,
+        "factors std": doubt,
+        "item mean + factors": mean + offset + product,
+        "item mean + ridge and factors": mean + (ridge + offset + product) / 2,
+    }
+    scale, overall = catalogue.scale[view], catalogue.overall[view]
+    for name in columns:
+        if not name.startswith("similarity"):
+            columns[name] = scale * columns[name] + (overall if name.startswith("item mean") else 0)
+    return columns
+
+
+def spread(data: BaselineData, queries: Queries, *, then: bool = False) -> Columns:
+    """Deviations of the item's ratings and of the user's past, in units of ratings."""
+    from palate.baselines import pasts
+
+    views = views_of(data, then=then)
+    view = views.of_row[queries.anchor]
+    columns = dict(zip(DEVIATIONS, _scanned(pasts.deviations, data, queries, views).T, strict=True))
+    std, low, high = views.spread[view, queries.item].T
+    return columns | {"item std": std, "item lowest": low, "item highest": high}
+
+
+DEVIATIONS = (
+    "mean deviation", "std of residuals", "slope", "rank of mean", "rank of count", "residual about mean",
+    "residual about count", "residual about year", "usual mean",
+)  # fmt: skip
+
+
+def _since_first(data: BaselineData, time: RowNumbers, queries: Queries) -> Floats:
+    """Seconds since the item's first training rating; NaN if it has none before the question's time."""
+    rows = np.flatnonzero(data.allowed)
+    first = np.full(len(data.samples.items), np.inf)
+    np.minimum.at(first, data.item[rows], time[rows])
+    since = time[queries.anchor] - first[queries.item]
+    return np.where(since > 0, since, np.nan)
+
+
+def _scanned(scan: Callable[..., Floats], data: BaselineData, queries: Queries, views: Views) -> Floats:
+    """A scan over queries, in two threads."""
+    from palate.baselines.pasts import Asked, Log
+
+    order = np.argsort(queries.anchor, kind="stable")
+    view, log = views.of_row[queries.anchor], Log(data.first, data.item, data.rating)
+
+    def half(order: RowNumbers) -> Floats:
+        return scan(Asked(queries.anchor, queries.item, order, view), log, views.catalogue)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(half, np.array_split(order, 2))
+    return first + second  # each is 0 where the other has a value
