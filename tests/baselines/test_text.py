@@ -60,7 +60,7 @@ def test_tastes_are_kernel_means_over_the_past(ending: str, window: int) -> None
 
 def test_the_ridge_is_a_regression_on_the_users_own_past() -> None:
     asked = some()
-    found = text_features(KNOWN, asked)["ridge"]
+    found = text_features(KNOWN, asked)["text ridge"]
     assert KNOWN.vectors is not None
     x = np.hstack([np.ones((60, 1)), ridge_columns(KNOWN.vectors)])
     penalty = np.diag([2.0, *[PENALTY] * (x.shape[1] - 1)])

@@ -6,8 +6,8 @@ With cos the cosine of the candidate and a rated item, r the residual of the rat
     likeness            ln Σ w for β = 10
     nearest liked, nearest disliked
                         the greatest cosine to an item that the user liked, and to one that the user disliked
-    ridge               a regression of the user's residuals so far on `RIDGE` principal components
-    prior               a regression of the items' mean ratings on their vectors
+    text ridge          a regression of the user's residuals so far on `RIDGE` principal components
+    text prior          a regression of the items' mean ratings on their vectors
     text 1, 2, …        the candidate's first principal components
 
 All but the last three exist for the whole past and for the last ratings, those in a prompt. All but the last two read
@@ -48,8 +48,8 @@ def text_features(data: BaselineData, queries: Queries) -> dict[str, Floats]:
     order = np.argsort(anchor, kind="stable")
     x = ridge_columns(data.vectors)
     columns = _tastes(data, queries, data.vectors.centred)
-    columns["ridge"] = ridge_scores(anchor, item, order, data.first, data.item, data.residual, x, PENALTY)
-    columns["prior"] = text_prior(data)[data.fold[anchor], item]
+    columns["text ridge"] = ridge_scores(anchor, item, order, data.first, data.item, data.residual, x, PENALTY)
+    columns["text prior"] = text_prior(data)[data.fold[anchor], item]
     for c, component in enumerate(data.vectors.components.T[:SHOWN]):
         columns[f"text {c + 1}"] = component[item]
     return columns
