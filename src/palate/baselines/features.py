@@ -53,7 +53,10 @@ def features_of(data: BaselineData, queries: Queries, groups: Sequence[str]) -> 
         window = slice(begin, begin + CHUNK)
         columns: Columns = {}
         for group in groups:
-            columns |= GROUPS[group](data, queries.take(window))
+            found = GROUPS[group](data, queries.take(window))
+            if twice := columns.keys() & found.keys():
+                raise ValueError(f"group {group} has the columns {sorted(twice)}, which another group has, too")
+            columns |= found
         if not names:
             names = list(columns)
             matrix = np.empty((len(queries), len(names)), np.float32)
