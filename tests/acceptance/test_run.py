@@ -72,12 +72,16 @@ def test_the_table_has_both_models_and_the_quick_baselines(finished: Path, recip
     assert [entry["key"] for entry in metrics["entries"]][: len(quick)] == quick
     assert [entry["kind"] for entry in metrics["entries"]] == ["baseline"] * len(quick) + ["model"] * 4
     assert metrics["n"] == pl.read_parquet(finished / "data" / "ratings.parquet").filter(split="test").height
-    rows = ["user mean", "item mean", "user + item", "model, zero-shot", "model, fine-tuned"]
-    assert [line.split("   ")[0].strip() for line in shown.splitlines() if "   [" in line] == rows
+    ladder = metrics["ladder"]
+    assert [rung["key"] for rung in ladder["rungs"]] == ["user-item", "language-model"]
+    used = next(rung for rung in ladder["rungs"] if rung["key"] == ladder["use"])
+    assert f"Use {used['label']}: AUC {used['metrics']['auc']:.3f} on {metrics['n']} rows." in shown
+    assert any(line.startswith(" user + item  ") for line in shown.splitlines())
     assert metrics["verdict"]
     assert str(finished / "report.html") in shown
     assert shown.count("Film ") >= 5
-    assert f"palate recommend {finished} --user 1 --model item-mean" in shown.replace("\n", "")
+    model = "" if ladder["use"] == "language-model" else f" --model {ladder['use']}"
+    assert f"palate recommend {finished} --user 1{model}\n" in shown
     card = (finished / "adapter" / "README.md").read_text()
     assert "model, fine-tuned" in card
     assert "fine-tuned, calibrated (" in card

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.acceptance.ratings import write_ratings
 
+from palate.baselines.registry import LADDER
 from palate.cli import main
-from palate.commands.advise import RUNGS
 
 FEW = ["--set", "evaluate.bootstrap=50"]
 
@@ -24,7 +24,7 @@ def test_the_advice_names_a_tried_model_its_cost_and_what_was_not_tried(
     shown = capsys.readouterr().out
     found = json.loads((tmp_path / "advice.json").read_text())
     tried = [rung["key"] for rung in found["rungs"]]
-    assert tried == list(RUNGS[: len(tried)])
+    assert tried == list(LADDER[: len(tried)])
     assert found["use"] in tried
     label = next(rung["label"] for rung in found["rungs"] if rung["key"] == found["use"])
     assert f"Use {label}: " in shown
@@ -36,7 +36,7 @@ def test_the_advice_names_a_tried_model_its_cost_and_what_was_not_tried(
 def test_no_fit_begins_when_the_time_is_up(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise", str(ratings), *FEW, "--minutes", "0.000001", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [rung["key"] for rung in found["rungs"]] == [RUNGS[0]]
+    assert [rung["key"] for rung in found["rungs"]] == [LADDER[0]]
     assert all("the time is up" in reason for label, reason in found["skipped"].items() if label != "language model")
 
 

@@ -119,6 +119,8 @@ RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
 """The baselines that `palate recommend --model` takes, by key."""
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys and their names in tables, in table order."""
+LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text")
+"""Keys of the baselines that `palate advise` tries, from cheap to dear."""
 TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 

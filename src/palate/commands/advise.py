@@ -1,10 +1,9 @@
 """Advise: climb the ladder of models from cheap to dear on a log, and say which one to use."""
 
 import json
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,19 +15,15 @@ from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
 from palate.errors import InputError
-from palate.progress import clock, working
+from palate.progress import working
 from palate.store.artifacts import MANIFEST, read_json, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from palate.baselines.kept import Kept
     from palate.baselines.statistics import BaselineData
-    from palate.measure.ladder import Ladder, Rung, Scored, Step
+    from palate.measure.ladder import Scored, Step
 
 FILE = "advice.json"
-RUNGS = ("user-item", "logistic-knn", "strongest", "strongest-text")
-"""Keys of the baselines that are tried, from cheap to dear."""
 ENCODER = "minilm"
 """The encoder that is tried if the config names none."""
 REQUESTS = 1000
@@ -44,6 +39,7 @@ def advise(
     """
     from palate.baselines.statistics import BaselineData
     from palate.measure.ladder import climb
+    from palate.report.ladder import ladder_table, sentences
 
     if minutes <= 0:
         raise InputError(f"{minutes:g}, expected more than 0", "--minutes")
@@ -67,13 +63,12 @@ def advise(
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
-    found = to_dict(ladder)
     if out is not None:
-        write_json(out / FILE, found)
+        write_json(out / FILE, ladder.to_dict())
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(json.dumps(ladder.to_dict(), ensure_ascii=False, indent=2))
         return
-    console.out.print(table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows"))
+    console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows"))
     for sentence in sentences(ladder):
         console.out.print(sentence, highlight=False)
 
@@ -90,12 +85,12 @@ class _Climber:
 
     def steps(self) -> "Iterator[Step]":
         """The baselines of `RUNGS`, then the language model."""
-        from palate.baselines.registry import RANKERS
-        from palate.measure.ladder import Step
+        from palate.baselines.registry import LADDER, RANKERS
+        from palate.measure.ladder import LANGUAGE_MODEL, Step
 
-        for key in RUNGS:
+        for key in LADDER:
             yield Step(key, RANKERS[key].label, partial(self._fitted, key))
-        yield Step("language-model", "language model", self._language_model)
+        yield Step(LANGUAGE_MODEL, "language model", self._language_model)
 
     def _fitted(self, key: str) -> "Scored":
         """A baseline, fitted and scored; raises `Skipped` without its package, and when the time is up."""
@@ -151,73 +146,6 @@ class _Climber:
                 f"`palate run CONFIG --set train.offset={best}` trains and scores it"
             )
         columns, speed = read_scores(files[0]).columns, speed_file(own)
-        took = read_json(speed) if speed.is_file() else {"rows": 1, "seconds": math.nan}
-        return Scored(columns["p"].astype(np.float64), 0.0, REQUESTS * took["seconds"] / took["rows"], columns["row"])
-
-
-def to_dict(ladder: "Ladder") -> dict[str, Any]:
-    """The ladder as `advice.json` has it."""
-    return {
-        "use": ladder.used.key,
-        "n": ladder.n,
-        "users": ladder.users,
-        "resamples": ladder.resamples,
-        "rungs": [
-            {
-                "key": rung.key,
-                "label": rung.label,
-                "pays": rung.pays,
-                "below": rung.below,
-                "gains": [asdict(pair) for pair in rung.gains],
-                "detects": rung.detects,
-                "fit_seconds": rung.scored.fit_seconds,
-                "thousand_seconds": rung.scored.score_seconds,
-                "metrics": asdict(rung.metrics),
-            }
-            for rung in ladder.rungs
-        ],
-        "skipped": ladder.skipped,
-    }
-
-
-def table(ladder: "Ladder", title: str) -> "Table":
-    """The rungs from cheap to dear, within 80 columns; the one to use is bold."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from palate.measure.figures import bounds, number
-    from palate.report.table import cell
-
-    rows = Table(box=SIMPLE_HEAD, pad_edge=False)
-    rows.add_column(title, max_width=26, overflow="fold")
-    for name in ("AUC", "GAUC"):
-        rows.add_column(name, justify="right")
-    rows.add_column("gain in AUC", justify="right", no_wrap=True)
-    rows.add_column("fit", justify="right")
-    for rung in ladder.rungs:
-        gain = rung.gain
-        text = "" if gain is None or gain.value is None else number(gain.value, signed=True)
-        if gain is not None and gain.interval is not None:
-            text += f" {bounds(gain.interval, signed=True)}"
-        took = clock(rung.scored.fit_seconds) if rung.scored.fit_seconds >= 1 else "–"
-        cells = (rung.label, cell(rung.metrics.auc), cell(rung.metrics.gauc), text, took)
-        rows.add_row(*cells, style="bold" if rung is ladder.used else "")
-    return rows
-
-
-def sentences(ladder: "Ladder") -> "Iterator[str]":
-    """What to use, why the ladder ended, and what would change the answer."""
-    used, last = ladder.used, ladder.rungs[-1]
-    yield f"Use {used.label}: {_cost(used)} for a thousand requests."
-    if last is not used and last.gain is not None and last.gain.value is not None:
-        from palate.measure.figures import difference_text
-
-        yield f"{last.label} does not pay: {difference_text(last.gain.value, last.gain.interval, prose=True)}."
-    for label, reason in ladder.skipped.items():
-        yield f"{label}: {reason}."
-
-
-def _cost(rung: "Rung") -> str:
-    from palate.report.costs import Cost
-
-    return Cost(rung.label, REQUESTS, rung.scored.score_seconds).thousand
+        took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
+        thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
+        return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])

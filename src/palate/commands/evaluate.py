@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,11 @@ from palate.store.artifacts import read_json
 from palate.store.hub import locate
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from palate.measure.ablations import Ablations
     from palate.measure.evaluation import Evaluation
+    from palate.measure.ladder import Ladder
     from palate.measure.leaks import Audit
     from palate.measure.paired import Comparison, SameRows
     from palate.measure.slices import Slices
@@ -150,6 +154,7 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
         comparison=_paired_tests(same, found, main.key, rows.beside and rows.beside[0]),
         seeds=rows.seeds,
         leaks=leaks,
+        ladder=_ladder(collected, same, found, baselines, main),
     )
     p = same.scores[found.believed(main.key)]
     users = user_examples(data.samples, split, same.rows, p)
@@ -168,6 +173,32 @@ def _write_sums(collected: Collected, folder: Path) -> None:
             columns = {**scored.columns, "p": collected.p(model).astype(np.float32)}
             found = Scored(columns, {**scored.key, "offset": offset.describe()})
             write_scores(sum_file(collected.config, model, folder), found)
+
+
+def _ladder(
+    collected: Collected, same: "SameRows", found: "Evaluation", baselines: "pl.DataFrame", main: Model
+) -> "Ladder | None":
+    """The fitted baselines of `LADDER` on all rows of the split, and the main model on the measured ones.
+
+    None without an answer of each kind, and without a baseline of the ladder.
+    """
+    from palate.baselines.registry import LADDER, RANKERS
+    from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
+
+    known, config = collected.known, collected.config
+    queries, liked = known.of_split(found.split)
+    if not liked.any() or liked.all() or not set(LADDER) & set(baselines.columns):
+        return None
+    steps = [
+        Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy()))
+        for key in LADDER
+        if key in baselines.columns
+    ]
+    own = found.believed(main.key)
+    label = f"{found.entry(main.key).label}, calibrated" if own != main.key else found.entry(main.key).label
+    steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], rows=same.rows)))
+    users = known.user[queries.anchor]
+    return climb(liked, users, steps, resamples=config.evaluate.bootstrap, seed=config.seed, whole=True)
 
 
 def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":

@@ -81,20 +81,22 @@ def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: 
     console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
-def show_answer(outcome: "Outcome", *, table_rows: int | None = None) -> None:
-    """Print the first line of the report with its warnings, and a table of this many rows if it is named."""
+def show_answer(outcome: "Outcome", *, with_table: bool = False) -> None:
+    """Print the first lines of the report with their warnings; with a table, also the ladder."""
     from palate.report.answer import answer
-    from palate.report.table import evaluation_table
+    from palate.report.ladder import ladder_table, use_sentence
 
-    first = answer(outcome.evaluation)
+    first, ladder = answer(outcome.evaluation), outcome.ladder
+    console.out.print()
+    if ladder is not None:
+        console.out.print(use_sentence(ladder), style="bold", highlight=False)
     if first is not None:
-        console.out.print()
-        console.out.print(first.sentence, style="bold", highlight=False)
+        console.out.print(first.sentence, style="" if ladder is not None else "bold", highlight=False)
         for warning in first.warnings:
             console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
-    if table_rows is not None:
+    if with_table and ladder is not None:
         console.out.print()
-        console.out.print(evaluation_table(outcome.evaluation, most=table_rows))
+        console.out.print(ladder_table(ladder, f"{ladder.n:,} {outcome.evaluation.split} rows"))
 
 
 def _in_the_report(outcome: "Outcome") -> str:

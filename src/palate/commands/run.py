@@ -64,12 +64,12 @@ def run(config: Config) -> None:
         whole = _Run(config)
         outcome = whole.go()
         took = time.monotonic() - began
-        show_answer(outcome, table_rows=ROWS)
+        show_answer(outcome, with_table=True)
         user = _recommend(config, outcome, whole.data)
     else:
         log.info("skipped: all stages are finished, and their inputs are unchanged")
         took = time.monotonic() - began
-        show_answer(outcome, table_rows=ROWS)
+        show_answer(outcome, with_table=True)
         user = "USER"
     _say_where(config, took, user, _best(outcome))
 
@@ -263,10 +263,13 @@ def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path]
 
 
 def _best(outcome: "Outcome") -> str | None:
-    """The baseline that the answer prefers to the language model, by its key; None for the language model."""
+    """The baseline to use, by its key; None for the language model."""
     from palate.baselines.registry import RANKERS
     from palate.report.answer import answer
 
+    if outcome.ladder is not None:
+        key = outcome.ladder.used.key
+        return key if key in RANKERS else None
     first, best = answer(outcome.evaluation), outcome.evaluation.best_baseline()
     return None if first is None or first.use or best is None or best.key not in RANKERS else best.key
 

@@ -5,7 +5,8 @@ at the first rung that does not pay: each rung costs a multiple of the one below
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from palate.measure.metrics import Metrics, Users, measure
 from palate.measure.paired import Paired, compare
 from palate.samples.queries import Labels, Scores
 
+LANGUAGE_MODEL = "language-model"
+"""The key of the last rung."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -22,10 +26,10 @@ class Scored:
 
     p: Scores
     """(m,), float64."""
-    fit_seconds: float
-    """Processor time of the fit; of a model that was kept, 0."""
-    score_seconds: float
-    """Wall time of a thousand requests."""
+    fit_seconds: float | None = None
+    """Processor time of the fit; None if it was fitted before."""
+    thousand_seconds: float | None = None
+    """Wall time of a thousand requests; None if nobody measured it."""
     rows: NDArray[np.int64] | None = None
     """(m,): which of the ladder's rows were scored; None: all."""
 
@@ -51,9 +55,10 @@ class Rung:
     key: str
     label: str
     metrics: Metrics
-    scored: Scored
-    below: str | None
+    below: str | None = None
     """The key of the rung in use when this one was tried; None for the first."""
+    fit_seconds: float | None = None
+    thousand_seconds: float | None = None
     gains: list[Paired] = field(default_factory=list)
     """Each metric less that of `below`, on the rows that both have."""
 
@@ -90,6 +95,10 @@ class Ladder:
         """The dearest rung that pays."""
         return [rung for rung in self.rungs if rung.pays][-1]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The ladder as JSON types, with `use`, the key of the rung to use."""
+        return {"use": self.used.key, **asdict(self)}
+
 
 def climb(
     y: Labels,
@@ -108,7 +117,7 @@ def climb(
     """
     rungs: list[Rung] = []
     skipped: dict[str, str] = {}
-    below: Rung | None = None
+    below: tuple[Rung, Scored] | None = None
     for step in steps:
         if below is not None and not rungs[-1].pays and not whole:
             skipped[step.label] = f"not tried: {rungs[-1].label} does not pay"
@@ -121,22 +130,27 @@ def climb(
         rung = _rung(step, scored, below, (y, users), (resamples, seed))
         rungs.append(rung)
         done(rung)
-        below = rung if rung.pays else below
+        below = (rung, scored) if rung.pays else below
     return Ladder(len(y), len(np.unique(users)), resamples, rungs, skipped)
 
 
 def _rung(
-    step: Step, scored: Scored, below: Rung | None, rows: tuple[Labels, Users], bootstrap: tuple[int, int]
+    step: Step,
+    scored: Scored,
+    below: tuple[Rung, Scored] | None,
+    rows: tuple[Labels, Users],
+    bootstrap: tuple[int, int],
 ) -> Rung:
     """A tried step, measured on its rows and compared with the rung below."""
     y, users = rows
     own = np.arange(len(y)) if scored.rows is None else scored.rows
     metrics = measure(y[own], scored.p, users[own])
     if below is None:
-        return Rung(step.key, step.label, metrics, scored, None)
-    other = np.arange(len(y)) if below.scored.rows is None else below.scored.rows
+        return Rung(step.key, step.label, metrics, None, scored.fit_seconds, scored.thousand_seconds)
+    rung, under = below
+    other = np.arange(len(y)) if under.rows is None else under.rows
     shared, first, second = np.intersect1d(own, other, return_indices=True)
-    scores = {step.key: scored.p[first], below.key: below.scored.p[second]}
+    scores = {step.key: scored.p[first], rung.key: under.p[second]}
     resamples, seed = bootstrap
-    pairs = compare(y[shared], users[shared], scores, [(step.key, below.key)], resamples=resamples, seed=seed).pairs
-    return Rung(step.key, step.label, metrics, scored, below.key, pairs)
+    pairs = compare(y[shared], users[shared], scores, [(step.key, rung.key)], resamples=resamples, seed=seed).pairs
+    return Rung(step.key, step.label, metrics, rung.key, scored.fit_seconds, scored.thousand_seconds, pairs)

@@ -7,6 +7,7 @@ from typing import Any, Self, get_type_hints
 from palate.measure.ablations import Ablations
 from palate.measure.calibration import Calibration
 from palate.measure.evaluation import Evaluation
+from palate.measure.ladder import Ladder
 from palate.measure.leaks import Audit
 from palate.measure.offset import Offset
 from palate.measure.paired import Comparison
@@ -15,7 +16,7 @@ from palate.measure.seeds import OverSeeds
 from palate.measure.slices import Slices
 from palate.measure.stacking import Stack
 
-READABLE = ("calibrations", "offsets", "ablations", "rankings", "slices", "comparison", "seeds", "leaks")
+READABLE = ("calibrations", "offsets", "ablations", "rankings", "slices", "comparison", "seeds", "leaks", "ladder")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Outcome:
     """Several adapters as trainings of one model."""
     leaks: Audit | None = None
     """None for Alpaca examples, which have neither users nor times."""
+    ladder: Ladder | None = None
+    """Models from cheap to dear, and the one to use."""
 
     @classmethod
     def of_dict(cls, model: str, values: Mapping[str, Any]) -> Self:
@@ -69,4 +72,5 @@ class Outcome:
             "comparison": self.comparison and asdict(self.comparison),
             "seeds": self.seeds and asdict(self.seeds),
             "leaks": self.leaks.to_dict(),
+            "ladder": self.ladder and self.ladder.to_dict(),
         }

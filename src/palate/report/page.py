@@ -20,6 +20,7 @@ from palate.measure.verdict import slice_reading
 from palate.report import plots, profile_plots
 from palate.report.answer import answer
 from palate.report.costs import Cost
+from palate.report.ladder import gain_text, use_sentence
 from palate.report.outcome import Outcome
 from palate.report.side_by_side import SideBySide
 from palate.report.table import caption, cell, ece_text, groups, plain, training_rows
@@ -113,6 +114,8 @@ def render_report(outcome: Outcome, about: About) -> str:
         about=about,
         evaluation=found,
         answer=answer(found),
+        use=use_sentence,
+        gain=gain_text,
         EXAMPLES=EXAMPLES,
         SENTENCES=SENTENCES,
         right=[e for e in surest if e.right][:EXAMPLES],
@@ -226,6 +229,7 @@ def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> 
 def _contents(outcome: Outcome, about: About, went_in: bool) -> list[tuple[str, str]]:
     """The sections of the page, as (id, name)."""
     sections = [
+        ("ladder", "Ladder", outcome.ladder),
         ("users", "Users", about.users),
         ("costs", "Cost", about.costs),
         ("comparison", "Comparison", True),

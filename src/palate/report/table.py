@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from palate.baselines.registry import REGISTRY
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
-from palate.measure.metrics import Metric, Metrics, metrics_in
+from palate.measure.metrics import Metrics, metrics_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 COLUMNS = metrics_in("terminal")
 """The metrics of the tables, in order; `metrics.json` has more."""
-SHORT = ("auc", "gauc", "log_loss")
-"""The metrics of a short table."""
 LONG = 40
 """Maximum number of characters of a config value in a table."""
 _MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
@@ -72,26 +70,16 @@ def caption(evaluation: Evaluation) -> str:
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
-def evaluation_table(evaluation: Evaluation, *, most: int | None = None) -> "Table":
-    """Models and baselines in groups; the best of each column in bold green.
-
-    With `most`, the table has that many rows, the columns of `SHORT` and no titles: the models, and the best baselines
-    by AUC, the best mean among them. It fits into 80 columns.
-    """
+def evaluation_table(evaluation: Evaluation) -> "Table":
+    """Models and baselines in groups; the best of each column in bold green."""
     from rich.text import Text
 
-    columns = [column for column in COLUMNS if most is None or column.key in SHORT]
-    table = _metric_table(caption(evaluation), columns)
-    best = {column.key: evaluation.best(column.key) for column in columns}
-    shown = groups(evaluation)
-    if most is not None:
-        kept = _best_rows(shown, most)
-        shown = [(title, [entry for entry in entries if entry.key in kept]) for title, entries in shown]
-    for title, entries in shown:
-        if most is None:
-            table.add_row(Text(title, "italic"))
+    table = _metric_table(caption(evaluation))
+    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
+    for title, entries in groups(evaluation):
+        table.add_row(Text(title, "italic"))
         for n, entry in enumerate(entries, start=1):
-            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in columns)
+            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in COLUMNS)
             first, *others = (Text(value, "bold green" if is_best else "") for value, is_best in values)
             label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
             between = entry.intervals.get("auc")
@@ -171,25 +159,12 @@ def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[st
     return table
 
 
-def _best_rows(groups: list[tuple[str, list[Entry]]], most: int) -> set[str]:
-    """The keys of the rows of a short table."""
-
-    def by_auc(entries: list[Entry]) -> list[str]:
-        return [e.key for e in sorted(entries, key=lambda e: -(e.metrics.auc or 0.0))]
-
-    baselines = [entries for _, entries in groups if entries[0].kind == "baseline"]
-    kept = [e.key for _, entries in groups for e in entries if e.kind == "model" and not e.aside][-most:]
-    kept += [key for entries in baselines for key in by_auc(entries)[:1]]
-    kept += by_auc([entry for entries in baselines for entry in entries])
-    return set(list(dict.fromkeys(kept))[:most])
-
-
-def _metric_table(note: str, columns: Sequence[Metric] = COLUMNS) -> "Table":
+def _metric_table(note: str) -> "Table":
     table = _table(note)
     table.add_column("", overflow="fold", max_width=36)
     table.add_column("AUC", justify="right")
     table.add_column("95 %", style="dim", no_wrap=True)
-    for column in columns[1:]:
+    for column in COLUMNS[1:]:
         table.add_column(column.label, justify="right", no_wrap=True)
     return table
 

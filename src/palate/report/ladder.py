@@ -1,0 +1,65 @@
+"""The ladder as a table of 80 columns, and in sentences."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from palate.measure.figures import bounds, difference_text, number
+from palate.measure.ladder import Ladder, Rung
+from palate.progress import clock
+from palate.report.costs import Cost
+from palate.report.table import cell
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REQUESTS = 1000
+
+
+def ladder_table(ladder: Ladder, title: str) -> "Table":
+    """The rungs from cheap to dear; the one to use is bold."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    rows = Table(box=SIMPLE_HEAD, pad_edge=False)
+    rows.add_column(title, max_width=26, overflow="fold")
+    for name in ("AUC", "GAUC"):
+        rows.add_column(name, justify="right")
+    rows.add_column("gain in AUC", justify="right", no_wrap=True)
+    rows.add_column("fit", justify="right")
+    for rung in ladder.rungs:
+        seconds = rung.fit_seconds
+        took = "" if seconds is None else clock(seconds) if seconds >= 1 else "–"
+        cells = (rung.label, cell(rung.metrics.auc), cell(rung.metrics.gauc), gain_text(rung), took)
+        rows.add_row(*cells, style="bold" if rung is ladder.used else "")
+    return rows
+
+
+def gain_text(rung: Rung) -> str:
+    """A rung's gain in AUC with its interval; empty for the first rung."""
+    gain = rung.gain
+    if gain is None or gain.value is None:
+        return ""
+    text = number(gain.value, signed=True)
+    return text if gain.interval is None else f"{text} {bounds(gain.interval, signed=True)}"
+
+
+def use_sentence(ladder: Ladder) -> str:
+    """Which rung to use, with its AUC and cost."""
+    used = ladder.used
+    sentence = f"Use {used.label}"
+    if used.metrics.auc is not None:
+        sentence += f": AUC {number(used.metrics.auc)} on {used.metrics.n:,} rows"
+    if used.thousand_seconds is not None:
+        sentence += f", {Cost(used.label, REQUESTS, used.thousand_seconds).thousand} for a thousand requests"
+    return f"{sentence}."
+
+
+def sentences(ladder: Ladder) -> Iterator[str]:
+    """What to use, which rungs do not pay, and which were not tried and why."""
+    yield use_sentence(ladder)
+    for rung in ladder.rungs:
+        if not rung.pays and rung.gain is not None:
+            told = difference_text(rung.gain.value, rung.gain.interval, prose=True)
+            yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {told}."
+    for label, reason in ladder.skipped.items():
+        yield f"{label}: {reason}."
