@@ -35,7 +35,7 @@ class Console(RichConsole):
         raise BrokenPipeError
 
 
-WIDTH = 100
+WIDTH = 80
 """Columns of a table if the output is no terminal."""
 out = Console()
 err = Console(stderr=True)

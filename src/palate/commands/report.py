@@ -67,7 +67,7 @@ def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: 
         print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
         return
     show_answer(outcome)
-    tables = [evaluation_table(outcome.evaluation)]
+    tables = [evaluation_table(outcome.evaluation, console.out.width)]
     if outcome.ablations is not None:
         tables.append(ablation_table(outcome.ablations))
     for table in tables:

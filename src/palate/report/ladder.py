@@ -16,22 +16,41 @@ REQUESTS = 1000
 
 
 def ladder_table(ladder: Ladder, title: str) -> "Table":
-    """The rungs from cheap to dear; the one to use is bold."""
+    """The rungs from cheap to dear; the one to use is bold.
+
+    The table has a column of rows where the rungs were measured on different ones, and one of fits that were timed.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    rows = Table(box=SIMPLE_HEAD, pad_edge=False)
-    rows.add_column(title, max_width=26, overflow="fold")
-    for name in ("AUC", "GAUC"):
-        rows.add_column(name, justify="right")
-    rows.add_column("gain in AUC", justify="right", no_wrap=True)
-    rows.add_column("fit", justify="right")
-    for rung in ladder.rungs:
-        seconds = rung.fit_seconds
-        took = "" if seconds is None else clock(seconds) if seconds >= 1 else "–"
-        cells = (rung.label, cell(rung.metrics.auc), cell(rung.metrics.gauc), gain_text(rung), took)
-        rows.add_row(*cells, style="bold" if rung is ladder.used else "")
-    return rows
+    columns: dict[str, list[str]] = {
+        title: [rung.label for rung in ladder.rungs],
+        "AUC": [cell(rung.metrics.auc) for rung in ladder.rungs],
+        "GAUC": [cell(rung.metrics.gauc) for rung in ladder.rungs],
+        "gain in AUC": [gain_text(rung) for rung in ladder.rungs],
+    }
+    if any(rung.metrics.n != ladder.n for rung in ladder.rungs):
+        columns["rows"] = [f"{rung.metrics.n:,}" for rung in ladder.rungs]
+    if any(rung.fit_seconds is not None for rung in ladder.rungs):
+        columns["fit"] = [_fit(rung) for rung in ladder.rungs]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(
+            name,
+            justify="left" if name == title else "right",
+            max_width=24 if name == title else None,
+            overflow="fold",
+            no_wrap=name != title,
+        )
+    for rung, cells in zip(ladder.rungs, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(*cells, style="bold" if rung is ladder.used else "")
+    return table
+
+
+def _fit(rung: Rung) -> str:
+    """The time of a fit; empty if it was fitted before."""
+    seconds = rung.fit_seconds
+    return "" if seconds is None else clock(seconds) if seconds >= 1 else "–"
 
 
 def gain_text(rung: Rung) -> str:

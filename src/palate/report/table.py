@@ -1,4 +1,4 @@
-"""Tables: an evaluation, its ablations, or runs side by side as rows of text for a terminal of 100 columns."""
+"""Tables: an evaluation, its ablations, or runs side by side as rows of text, from 80 columns on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from palate.baselines.registry import REGISTRY
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
-from palate.measure.metrics import Metrics, metrics_in
+from palate.measure.metrics import Metric, Metrics, metrics_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 COLUMNS = metrics_in("terminal")
 """The metrics of the tables, in order; `metrics.json` has more."""
+NARROW = ("auc", "gauc", "log_loss")
+"""Those in a terminal of less than `WIDE` columns."""
+WIDE = 100
 LONG = 40
 """Maximum number of characters of a config value in a table."""
 _MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
@@ -70,16 +73,22 @@ def caption(evaluation: Evaluation) -> str:
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
-def evaluation_table(evaluation: Evaluation) -> "Table":
-    """Models and baselines in groups; the best of each column in bold green."""
+def columns_in(width: int) -> list[Metric]:
+    """The metrics of a table in a terminal of `width` columns."""
+    return [column for column in COLUMNS if width >= WIDE or column.key in NARROW]
+
+
+def evaluation_table(evaluation: Evaluation, width: int = WIDE) -> "Table":
+    """Models and baselines in groups, in `width` columns; the best of each metric in bold green."""
     from rich.text import Text
 
-    table = _metric_table(caption(evaluation))
-    best = {column.key: evaluation.best(column.key) for column in COLUMNS}
+    columns = columns_in(width)
+    table = _metric_table(caption(evaluation), columns)
+    best = {column.key: evaluation.best(column.key) for column in columns}
     for title, entries in groups(evaluation):
         table.add_row(Text(title, "italic"))
         for n, entry in enumerate(entries, start=1):
-            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in COLUMNS)
+            values = ((cell(getattr(entry.metrics, c.key)), entry.key in best[c.key]) for c in columns)
             first, *others = (Text(value, "bold green" if is_best else "") for value, is_best in values)
             label = Text(entry.label, "bold" if entry.kind == "model" and not entry.aside else "")
             between = entry.intervals.get("auc")
@@ -117,9 +126,10 @@ def show_runs(found: "SideBySide", console: "Console") -> None:
         else (f"{shared.n:,} rows of {shared.users:,} users that all of them scored")
     )
     measured = [(run, *found.measured(run)) for run in found.runs]
-    table = _metric_table(note + floor_note(metrics for _, metrics, _ in measured if metrics is not None))
+    columns = columns_in(console.width)
+    table = _metric_table(note + floor_note(metrics for _, metrics, _ in measured if metrics is not None), columns)
     for run, metrics, between in measured:
-        values = [cell(None if metrics is None else getattr(metrics, column.key)) for column in COLUMNS]
+        values = [cell(None if metrics is None else getattr(metrics, column.key)) for column in columns]
         interval = "" if between is None else bounds(between)
         table.add_row(Text(f"{run.name}, {run.model_in_words}"), values[0], interval, *values[1:])
     console.print(table)
@@ -159,12 +169,12 @@ def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[st
     return table
 
 
-def _metric_table(note: str) -> "Table":
+def _metric_table(note: str, columns: Sequence[Metric]) -> "Table":
     table = _table(note)
     table.add_column("", overflow="fold", max_width=36)
     table.add_column("AUC", justify="right")
     table.add_column("95 %", style="dim", no_wrap=True)
-    for column in COLUMNS[1:]:
+    for column in columns[1:]:
         table.add_column(column.label, justify="right", no_wrap=True)
     return table
 
