@@ -45,6 +45,8 @@ def answer(evaluation: Evaluation) -> Answer | None:
             f"Do not use {name} yet: without an interval, no difference to {other} is more than chance.",
             warnings,
         )
+    if between.low == between.high == 0:
+        return Answer(False, f"Do not use {name}: it sorts these rows exactly as {other} does.", warnings)
     could = f"With {_rows(evaluation)} the test could have detected a difference of {_size(detectable(between))}."
     if between.low > 0:
         sentence = f"Use {name}: its AUC is {number(value)} above that of {other}, the best baseline. {could}"

@@ -33,12 +33,13 @@ def ladder_table(ladder: Ladder, title: str) -> "Table":
         columns["rows"] = [f"{rung.metrics.n:,}" for rung in ladder.rungs]
     if any(rung.fit_seconds is not None for rung in ladder.rungs):
         columns["fit"] = [_fit(rung) for rung in ladder.rungs]
+    width = 26 if len(columns) < 6 else 18  # within 80 columns
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(
             name,
             justify="left" if name == title else "right",
-            max_width=24 if name == title else None,
+            max_width=width if name == title else None,
             overflow="fold",
             no_wrap=name != title,
         )
