@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # a sc
 
 from cold import long_texts, plain, text_of
 
-TEXTS = {("postino", 1995): "A postman.", ("seven", 1995): "Sins."}
+TEXTS = {("il postino", 1995): "A postman.", ("seven", 1995): "Sins."}
 
 
 @pytest.mark.parametrize(
