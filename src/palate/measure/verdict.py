@@ -113,7 +113,7 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
             f"The probabilities of {name_in_prose(model)} are worse than the constant base rate: "
             f"log loss {number(model.metrics.log_loss)} against {number(constant)}."
         )
-    if model.mass is not None and model.mass.mean < LOW_MASS:
+    if model.mass is not None and model.mass.mean < LOW_MASS and model.corrects is None:
         yield (
             f"{who} puts {percent(model.mass.mean)} of its probability on the "
             f"two answers; the rest goes to other words, which P(like) leaves out."
