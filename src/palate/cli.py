@@ -470,7 +470,11 @@ INIT = (
 BASELINES = (
     Option(
         ["ratings.source"],
-        {"metavar": "RATINGS", "nargs": "?", "help": "as --ratings of other commands, or the folder of a run"},
+        {
+            "metavar": "RATINGS",
+            "nargs": "?",
+            "help": "as --ratings of other commands, a config, or the folder of a run",
+        },
         "ratings.source",
     ),
     SCORED,
@@ -478,13 +482,13 @@ BASELINES = (
         "--text NAME|PATH", "also read the items' text with minilm, base, a hub id or a folder", key="text.encoder"
     ),
     JSON,
-    _option("--out DIR", "folder for baselines.json (none)", dest="out"),
+    _option("--out DIR", "folder for baselines.json (not written)", dest="out"),
 )
 ADVISE = (
     *BASELINES[:3],
-    _option("--minutes M", "time for all models; no fit begins after it (10)", default=10.0),
+    _option("--minutes M", "begin no fit after M minutes (10)", default=10.0),
     JSON,
-    _option("--out DIR", "folder for advice.json (none)", dest="out"),
+    _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )
 LOGS = ("inspect", "init", "baselines", "advise")
 """The commands whose argument is a log."""
@@ -526,7 +530,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="palate", description="Train and evaluate an LLM recommender from ratings.")
+    parser = Parser(prog="palate", description="Choose, train and evaluate a recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
     parser.add_argument(*VERBOSE.names, action="store_true", help=VERBOSE.settings["help"])
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)

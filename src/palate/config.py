@@ -146,6 +146,8 @@ Teacher = Literal[
     "lightgbm-then", "lightgbm", "strongest-then", "strongest", "text", "logistic-text", "strongest-text",
 ]  # fmt: skip
 """Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
+READS_TEXT = ("text", "logistic-text", "strongest-text")
+"""Those that read the items' text."""
 
 
 class TextConfig(Section):
@@ -384,6 +386,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _reads_text(self) -> "Config":
+        for option, key in (("teacher", self.train.teacher), ("offset", self.train.offset)):
+            if key in READS_TEXT and self.text.encoder is None:
+                raise ValueError(f"train.{option}={key} reads the items' text, expected text.encoder, such as minilm")
+        return self
+
+    @model_validator(mode="after")
     def _trains_what_can_be_trained(self) -> "Config":
         if self.train.method == "full" and self.model.quantization != "none":
             raise ValueError(
@@ -469,7 +478,10 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
     except ValidationError as error:
         first = error.errors()[0]
         loc = tuple(str(part) for part in first["loc"])
-        option = next((o for k, o in options.items() if k[: len(loc)] == loc or loc[: len(k)] == k), None)
+        if loc:
+            option = next((o for k, o in options.items() if k[: len(loc)] == loc or loc[: len(k)] == k), None)
+        else:  # of several sections: the message names the keys
+            option = next((o for k, o in options.items() if ".".join(k) in first["msg"]), None)
         if option is not None:
             raise InputError(_explain(first, loc), option) from None
         line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)

@@ -309,3 +309,12 @@ def test_the_first_rating_of_a_user_has_features() -> None:
         if group.startswith("alike"):
             assert all(np.isfinite(values).all() for values in found.values())
             assert found["ridge"][0] == 0
+
+
+def test_one_user_has_finite_features_or_none() -> None:
+    """Her residuals are rounding noise: a product of their squares may be 0 in float32."""
+    data = BaselineData.of(samples_of(random_timeline(users=2).filter(pl.col("user_id") == 0)))
+    for groups in (("alike", "spread"), ("alike-then", "spread-then")):
+        for split in ("train", "test"):
+            _, found = features_of(data, data.of_split(split)[0], groups)
+            assert not np.isinf(found).any()

@@ -19,6 +19,7 @@ from palate.baselines.kept import Kept
 from palate.baselines.registry import RANKERS, REGISTRY, chosen_baselines, fit_baselines, fit_one
 from palate.baselines.statistics import BaselineData
 from palate.baselines.text import KERNELS, PARTS, PENALTY, ridge_columns, text_features, text_prior
+from palate.config import READS_TEXT
 from palate.measure.paired import Paired, compare
 from palate.samples import Samples
 from palate.samples.queries import Queries
@@ -110,7 +111,7 @@ def test_without_vectors_the_models_that_read_text_are_left_out(caplog: pytest.L
     with caplog.at_level("DEBUG"):
         assert not {baseline.key for baseline in chosen_baselines("all")} & set(READERS)
     assert "skipping the baseline 'text alone': text.encoder is null, so items have no vectors" in caplog.text
-    assert READERS == ["text", "logistic-text", "strongest-text"]
+    assert tuple(READERS) == READS_TEXT
     assert set(READERS) <= set(fit_baselines(KNOWN))
     assert not set(READERS) & set(fit_baselines(KNOWN, "quick"))
 

@@ -48,3 +48,26 @@ def test_a_wrong_time_is_wrong_input(ratings: Path, minutes: str, capsys: pytest
         code = end.code
     assert code == 2
     assert "--minutes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--minutes", "nan"], "--minutes: nan"),
+        (["--set", "evaluate.bootstrap=0"], "evaluate.bootstrap: 0, expected resamples"),
+        (["--split", "train"], "evaluate.split: train, expected test"),
+        (["--text", "minilmm"], "minilmm"),
+        (["--set", "text.columns=[nope]", "--text", "minilm"], "text.columns: the items have no column 'nope'"),
+        (
+            ["--set", "train.train_on=answer", "--set", "train.offset=strongest-text"],
+            "--set train.offset: train.offset=strongest-text reads the items' text, expected text.encoder, such as min",
+        ),
+    ],
+)
+def test_wrong_options_end_before_anything_is_fitted(
+    ratings: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", str(ratings), *words]) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert not shown.out

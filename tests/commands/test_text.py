@@ -76,7 +76,7 @@ def test_without_an_encoder_nothing_changes_and_a_reader_of_text_is_refused(
     assert main(["recommend", str(run), "--model", "text", "--user", "3", *without]) == 2
     assert "--model: text reads the items' text, expected an encoder: --set text.en" in capsys.readouterr().err
     assert main(["train", str(run), "--model", str(run.parent / "model"), "--set", "train.teacher=text", *without]) == 2
-    assert "train.teacher: text reads the items' text, expected text.encoder" in capsys.readouterr().err
+    assert "train.teacher: train.teacher=text reads the items' text, expected text.encoder" in capsys.readouterr().err
 
 
 def test_an_encoder_that_is_not_there_is_wrong_input(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

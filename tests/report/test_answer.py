@@ -80,3 +80,9 @@ def test_an_order_that_is_upside_down_is_warned_about() -> None:
 def test_there_is_no_answer_without_a_model() -> None:
     found = evaluation()
     assert answer(replace(found, entries=[e for e in found.entries if e.kind == "baseline"])) is None
+
+
+def test_a_model_that_sorts_as_the_best_baseline_is_said_to() -> None:
+    first = answered(with_interval(-0.0001, 0.0002))
+    assert not first.use
+    assert first.sentence.startswith("Do not use the fine-tuned model: it sorts these rows exactly as ")

@@ -136,3 +136,35 @@ def test_an_encoder_that_a_package_ships_in_a_zip_file_is_unpacked_once(
 def test_minilm_knows_what_texts_are_about() -> None:
     space, other, romance = encoder_of("minilm").encode(["Star Trek", "Star Wars: A New Hope", "Pretty Woman"])
     assert space @ other > space @ romance + 0.1
+
+
+def test_a_gpt_is_a_causal_model_by_either_name_of_its_layers(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = small_tokenizer(CHATML)
+    shape = {"n_embd": 16, "n_layer": 5, "n_head": 2, "n_positions": 64, "vocab_size": max(512, len(tokenizer))}
+    GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = encoder_of(str(tmp_path))
+    assert (found.layer, found.pooling) == (4, "others")
+    assert np.isfinite(found.encode(["word " * 500, "Heat"])).all(), "a text beyond the positions"
+    with pytest.raises(InputError, match="expected at most the 5 layers"):
+        encoder_of(str(tmp_path), 6)
+
+
+@pytest.mark.parametrize("config", ["[]", "3", '{"architectures": 5}', '{"architectures": ["XForCausalLM"]}'])
+def test_a_config_of_another_form_is_wrong_input(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InputError):
+        encoder_of(str(tmp_path))
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    folder = bert_folder(tmp_path / "bert")
+    model = BertModel.from_pretrained(folder)
+    torch.nn.init.constant_(model.embeddings.LayerNorm.weight, float("nan"))
+    model.save_pretrained(folder)
+    with pytest.raises(InputError, match="not finite"):
+        encoder_of(str(folder)).encode(["Heat"])

@@ -112,3 +112,21 @@ def test_components_are_uncorrelated_and_keep_distances() -> None:
     np.testing.assert_allclose(np.linalg.norm(found.centred, axis=1), 1, atol=1e-6)
     gaps = [np.linalg.norm(x[3] - x[4]) for x in (found.components, found.centred.astype(np.float64))]
     assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)
+
+
+def test_a_column_of_nested_lists_is_wrong_input() -> None:
+    items = pl.DataFrame({"item_id": [1, 2], "title": ["a", "b"], "categories": [[["x"]], [["y", "z"]]]})
+    with pytest.raises(InputError, match=r"text\.columns: the column 'categories' has values of List"):
+        item_texts(items)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK"])
+def test_a_damaged_file_of_vectors_is_written_anew(folder: Path, tmp_path: Path, content: bytes) -> None:
+    items, text = pl.DataFrame({"item_id": [1, 2], "title": ["a", "b"]}), TextConfig(encoder=str(folder))
+    before = vectors_of(items, text, "", tmp_path)
+    (tmp_path / FILE).write_bytes(content)
+    found = vectors_of(items, text, "", tmp_path)
+    assert before is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.values, before.values)
+    assert (tmp_path / FILE).stat().st_size > len(content)

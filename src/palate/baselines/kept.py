@@ -1,6 +1,8 @@
 """The fitted baselines of a run: a file `KEY.npz` for each, of numbers and LightGBM's text, without pickles."""
 
+import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from palate.baselines.platt import State
 from palate.store.artifacts import atomic_file, sha256_of
 
 KEY = "made from"
+CONTENT = "content"
+DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,27 @@ class Kept:
 
 
 def read_state(path: Path) -> State | None:
-    """The numbers in a file; None if it is missing or damaged."""
+    """The numbers in a file; None if it is missing, or if its content is not what `write_state` wrote."""
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+            state = {name: file[name] for name in file.files}
+    except DAMAGED:
         return None
+    return state if str(state.pop(CONTENT, "")) == _content(state) else None
 
 
 def write_state(path: Path, state: State) -> None:
     """Write numbers to a file, atomically."""
-    arrays: dict[str, Any] = dict(state)
+    arrays: dict[str, Any] = {CONTENT: np.array(_content(state)), **state}
     with atomic_file(path) as file:
         np.savez_compressed(file, **arrays)
+
+
+def _content(state: State) -> str:
+    """A hash of all names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name])
+        found.update(f"{name} {array.dtype} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

@@ -103,7 +103,7 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         if not both_classes(liked):
             return None
         linear = _fit_linear(data, groups, x, liked)
-        bins = {name: options[name] for name in options if name == "max_bin"}
+        bins = {"verbose": -1} | {name: options[name] for name in options if name == "max_bin"}
         training = lightgbm.Dataset(x, liked, init_score=_linear(linear, x), params=bins)
         val_x, val_liked = _features_and_labels(data, "val", groups)
         validation = None

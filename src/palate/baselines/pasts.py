@@ -186,7 +186,9 @@ def _compare(item, view, begin, end, log, catalogue, past):
             own += a * a
             others += np.float32(a != 0) * b * b
             count += a != 0
-        past.similar[r] = both / np.sqrt(own * others) * (count - 1) / (count - 1 + FEW_SHARED) if both > 0 else 0
+        past.similar[r] = 0
+        if both > 0 and own * others > 0:  # the product of two residuals that are rounding noise may be 0
+            past.similar[r] = both / np.sqrt(own * others) * (count - 1) / (count - 1 + FEW_SHARED)
         apart = abs(year[item] - year[other])
         union = max(_bits(genres[item] | genres[other]), 1)
         kernel = CONSTANT + SHARED * both / (norm[item] * norm[other])

@@ -14,7 +14,7 @@ import numpy as np
 from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
-from palate.errors import InputError
+from palate.errors import InputError, PalateError
 from palate.progress import working
 from palate.store.artifacts import MANIFEST, read_json, write_json
 
@@ -40,9 +40,14 @@ def advise(
     from palate.baselines.statistics import BaselineData
     from palate.measure.ladder import climb
     from palate.report.ladder import ladder_table, sentences
+    from palate.text.vectors import check_text
 
-    if minutes <= 0:
+    if not minutes > 0:
         raise InputError(f"{minutes:g}, expected more than 0", "--minutes")
+    if not config.evaluate.bootstrap:
+        raise InputError("0, expected resamples: a gain counts if its interval lies above zero", "evaluate.bootstrap")
+    if config.evaluate.split == "train":
+        raise InputError("train, expected test: models have seen the answers of training rows", "evaluate.split")
     console.start_logging()
     ends = time.monotonic() + 60 * minutes
     kept = data = None
@@ -52,8 +57,11 @@ def advise(
         data = prepared(config)
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=False)
+    check_text(samples.items, config.text, config.model.base)
     climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends)
     queries, liked = climber.known.of_split(config.evaluate.split)
+    if not len(liked):
+        raise InputError(f"has no {config.evaluate.split} rows, expected some", name)
     if not liked.any() or liked.all():
         raise InputError(f"has {len(liked):,} {config.evaluate.split} rows of one answer, expected both", name)
     ladder = climb(
@@ -62,6 +70,7 @@ def advise(
         climber.steps(),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
+        whole=config.text.encoder is not None,
     )
     if out is not None:
         write_json(out / FILE, ladder.to_dict())
@@ -71,6 +80,19 @@ def advise(
     console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows"))
     for sentence in sentences(ladder):
         console.out.print(sentence, highlight=False)
+    console.out.print(_next(config, ladder.used.key, kept is not None), highlight=False, soft_wrap=True)
+
+
+def _next(config: Config, key: str, has_run: bool) -> str:
+    """The command that ranks with the model to use."""
+    from palate.baselines.registry import RANKERS
+
+    model = f" --model {key}" if key in RANKERS else ""
+    if key in RANKERS and RANKERS[key].reads_text and config.text.encoder is None:
+        model += f" --set text.encoder={ENCODER}"
+    run = str(config.run_path) if has_run else "RUN"
+    before = "" if has_run else "palate prepare, then "
+    return f"next: {before}palate recommend {run} --user ID{model}"
 
 
 @dataclass
@@ -116,14 +138,16 @@ class _Climber:
     def _read_text(self) -> None:
         """Add vectors of the items' text to the data; raises `Skipped` if the usual encoder is not installed."""
         from palate.measure.ladder import Skipped
-        from palate.text.vectors import vectors_of
+        from palate.text.vectors import item_texts, vectors_of
 
         text, config = self.config.text, self.config
+        items = self.known.samples.items
         if text.encoder is None:
             text = text.model_copy(update={"encoder": ENCODER})
+            item_texts(items, text.columns)
         try:
-            found = vectors_of(self.known.samples.items, text, config.model.base, config.run_path, writes=False)
-        except (InputError, ModuleNotFoundError) as error:
+            found = vectors_of(items, text, config.model.base, config.run_path, writes=False)
+        except (PalateError, ModuleNotFoundError) as error:
             if config.text.encoder is not None:
                 raise
             raise Skipped(f"not tried, as there is no encoder: {error}") from None
@@ -140,10 +164,12 @@ class _Climber:
         own = scores.measured_file(config, model, config.run_path)
         files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
         if self.kept is None or not files:
-            best = "strongest-text" if self.known.vectors is not None else "strongest"
+            best, text = "strongest", ""
+            if self.known.vectors is not None:
+                best, text = "strongest-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
             raise Skipped(
-                "not tried, as no run has scored it: `palate plan` predicts what a training takes, "
-                f"`palate run CONFIG --set train.offset={best}` trains and scores it"
+                "not tried, as no run has scored it: `palate plan` predicts what a training takes, `palate run CONFIG "
+                f"{text}--set train.train_on=answer --set train.offset={best}` trains and scores it"
             )
         columns, speed = read_scores(files[0]).columns, speed_file(own)
         took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None

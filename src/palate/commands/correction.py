@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from palate.commands.prepare import kept_baselines, made_from_of, text_vectors
 from palate.config import Config
 from palate.console import log
@@ -120,4 +122,6 @@ def correction_of(
     offset = fitted or load_offset(adapter)
     if offset is None:
         offset = Offset(about["baseline"], about["alpha"], about["intercept"])
+    if offset.baseline != about["baseline"] or not np.isfinite((offset.alpha, offset.intercept)).all():
+        raise InputError(f"has invalid factors, expected those of {about['baseline']}", adapter)
     return Correction(offset, state)

@@ -38,8 +38,8 @@ def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
         print(json.dumps(findings, ensure_ascii=False, indent=2))
         return findings
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
+    table.add_column(style="cyan", max_width=30, overflow="fold")
+    table.add_column(overflow="fold")
     for section, rows in findings.items():
         table.add_row(Text(section, style="bold"), "")
         for name, finding in rows.items():

@@ -180,14 +180,14 @@ def _ladder(
 ) -> "Ladder | None":
     """The fitted baselines of `LADDER` on all rows of the split, and the main model on the measured ones.
 
-    None without an answer of each kind, and without a baseline of the ladder.
+    None without an answer of each kind, without resamples, and without a baseline of the ladder.
     """
     from palate.baselines.registry import LADDER, RANKERS
     from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
 
     known, config = collected.known, collected.config
     queries, liked = known.of_split(found.split)
-    if not liked.any() or liked.all() or not set(LADDER) & set(baselines.columns):
+    if not config.evaluate.bootstrap or not liked.any() or liked.all() or not set(LADDER) & set(baselines.columns):
         return None
     steps = [
         Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy()))

@@ -33,6 +33,7 @@ from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples import Prepared, load_prepared
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
 from palate.store.keys import damage_in, recorded
+from palate.text.vectors import check_text
 
 if TYPE_CHECKING:
     from palate.report.outcome import Outcome
@@ -107,6 +108,7 @@ class _Run:
         self.chat = data_stage.check_model(config)
         self._headline(1, "prepare")
         self.data = _prepare(config)
+        check_text(self.data.samples.items, config.text, config.model.base)
         self.leaks = check_leaks(config, self.data)
         # What the user gave has been checked by now: from here on the run leaves its traces.
         console.start_logging(self.folder / "run.log")

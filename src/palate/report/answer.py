@@ -11,6 +11,8 @@ from palate.measure.verdict import name_in_prose
 
 COARSE = 0.05
 """If the test detects only larger differences of AUC, it has too few rows."""
+EQUAL = 0.0005
+"""An interval of the difference of AUC within this of zero: the two sort alike."""
 FINE = 0.03
 """The difference of AUC that the advice on more rows aims at."""
 
@@ -45,7 +47,7 @@ def answer(evaluation: Evaluation) -> Answer | None:
             f"Do not use {name} yet: without an interval, no difference to {other} is more than chance.",
             warnings,
         )
-    if between.low == between.high == 0:
+    if max(-between.low, between.high) < EQUAL:
         return Answer(False, f"Do not use {name}: it sorts these rows exactly as {other} does.", warnings)
     could = f"With {_rows(evaluation)} the test could have detected a difference of {_size(detectable(between))}."
     if between.low > 0:

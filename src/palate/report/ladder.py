@@ -24,7 +24,7 @@ def ladder_table(ladder: Ladder, title: str) -> "Table":
     from rich.table import Table
 
     columns: dict[str, list[str]] = {
-        title: [rung.label for rung in ladder.rungs],
+        "": [rung.label for rung in ladder.rungs],
         "AUC": [cell(rung.metrics.auc) for rung in ladder.rungs],
         "GAUC": [cell(rung.metrics.gauc) for rung in ladder.rungs],
         "gain in AUC": [gain_text(rung) for rung in ladder.rungs],
@@ -34,14 +34,14 @@ def ladder_table(ladder: Ladder, title: str) -> "Table":
     if any(rung.fit_seconds is not None for rung in ladder.rungs):
         columns["fit"] = [_fit(rung) for rung in ladder.rungs]
     width = 26 if len(columns) < 6 else 18  # within 80 columns
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(
             name,
-            justify="left" if name == title else "right",
-            max_width=width if name == title else None,
+            justify="right" if name else "left",
+            max_width=None if name else width,
             overflow="fold",
-            no_wrap=name != title,
+            no_wrap=bool(name),
         )
     for rung, cells in zip(ladder.rungs, zip(*columns.values(), strict=True), strict=True):
         table.add_row(*cells, style="bold" if rung is ladder.used else "")
@@ -80,6 +80,8 @@ def sentences(ladder: Ladder) -> Iterator[str]:
     for rung in ladder.rungs:
         if not rung.pays and rung.gain is not None:
             told = difference_text(rung.gain.value, rung.gain.interval, prose=True)
+            if rung.gain.interval is None:
+                told += ", without an interval: the rows are of one user"
             yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {told}."
     for label, reason in ladder.skipped.items():
         yield f"{label}: {reason}."

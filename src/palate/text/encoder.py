@@ -35,6 +35,8 @@ LONGEST = 256
 """Tokens of a text that an encoder reads, unless `sentence_bert_config.json` sets another number."""
 DEPTH = 0.8
 """The default layer of a causal model, as a share of its layers: layer 24 of SmolLM2-135M's 30."""
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""The ends of causal models' names in `architectures`."""
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*/config.json")
 """The files of a repository that an encoder needs."""
 
@@ -75,7 +77,10 @@ class Encoder:
         try:
             with working(f"loading {self.name}"), quiet():
                 model = AutoModel.from_pretrained(str(self.folder), dtype="float32")
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError),
+            *(ImportError, RuntimeError, SafetensorError),
+        ) as error:
             raise InputError(f"no encoder can be loaded: {first_line(error)}", self.folder) from error
         return model.to(on).eval(), tokenizer, on
 
@@ -89,8 +94,13 @@ class Encoder:
         from palate.models.load import quiet
 
         model, tokenizer, on = self.loaded
+        embedded = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > embedded:
+            raise InputError(f"has {len(tokenizer)} tokens, its model embeds {embedded}", self.folder)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or self.longest + 2
+        longest = max(1, min(self.longest, positions - 2))  # RoBERTa's positions begin at 2
         with quiet():
-            options = {"truncation": True, "max_length": self.longest, "add_special_tokens": self.layer is None}
+            options = {"truncation": True, "max_length": longest, "add_special_tokens": self.layer is None}
             ids = tokenizer(list(texts), **options)["input_ids"] if texts else []
         pad = tokenizer.pad_token_id or 0
         starts = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, pad) if token is not None]
@@ -106,6 +116,8 @@ class Encoder:
                 tokens[mask.bool()] = torch.tensor([token for row in rows for token in ids[row]])
                 found[rows] = self._pooled(model, tokens.to(on), mask.to(on)).float().cpu().numpy()
                 meter.advance(len(rows))
+        if not np.isfinite(found).all():
+            raise InputError("gives vectors that are not finite, expected the weights of an encoder", self.folder)
         return found
 
     def _pooled(self, model: Any, tokens: Any, mask: Any) -> Any:
@@ -131,19 +143,33 @@ def encoder_of(name: str, layer: int | None = None) -> Encoder:
     Raises `InputError` for an unknown name, a folder without a model, a pooling that Palate does not compute, and a
     layer that the model does not have; `WorkError` if the hub cannot be reached.
     """
+    if not name.strip():
+        raise InputError("is empty, expected a name or a folder", "text.encoder")
     location = locate(name, encoder=True)
     folder, place = _folder(location), location.path or name
+    try:
+        return _encoder_in(folder, location, place, layer)
+    except (TypeError, AttributeError, KeyError, ValueError) as error:  # a config of another form
+        raise InputError(f"has a config that is no encoder's: {first_line(error)}", place) from error
+
+
+def _encoder_in(folder: Path, location: Location, place: Path | str, layer: int | None) -> Encoder:
+    """The encoder in a folder."""
     source = location.path or folder
     config = _json(folder / "config.json", place)
     label = location.hub_id or str(location.path)
     if (folder / "modules.json").is_file():
-        longest = _json(folder / "sentence_bert_config.json", place, {}).get("max_seq_length") or LONGEST
+        longest = int(_json(folder / "sentence_bert_config.json", place, {}).get("max_seq_length") or LONGEST)
+        if longest < 1:
+            raise InputError(f"max_seq_length is {longest}, expected 1 or more", place)
         _refuse_layer(layer, place)
-        return Encoder(folder, source, label, None, _pooling(folder, place), int(longest))
-    if not any(str(kind).endswith("ForCausalLM") for kind in config.get("architectures") or []):
+        return Encoder(folder, source, label, None, _pooling(folder, place), longest)
+    if not any(str(kind).endswith(CAUSAL) for kind in config.get("architectures") or []):
         _refuse_layer(layer, place)
         return Encoder(folder, source, label, None, "mean", LONGEST)
-    layers = int(config.get("num_hidden_layers", 0))
+    layers = next((int(config[key]) for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), 0)
+    if layers < 1:
+        raise InputError("does not say how many layers it has, expected num_hidden_layers in config.json", place)
     chosen = round(DEPTH * layers) if layer is None else layer
     if chosen > layers:
         raise InputError(f"{chosen}, expected at most the {layers} layers of {place}", "text.layer")

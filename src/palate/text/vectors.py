@@ -6,6 +6,7 @@ run can move to a machine without the encoder.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from palate.text.encoder import Encoder
 
 FILE = "vectors.npz"
+PLACE = "text.columns"
 BLOCK = 16_384
 """Texts per entry of the cache: an interrupted encoding loses at most this many."""
+DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
 KINDS = ("genres", "category", "categories")
 """Columns that may follow the title by default, the first of an item table's."""
 
@@ -79,7 +83,7 @@ def item_texts(items: pl.DataFrame, columns: Sequence[str] | None = None) -> lis
     chosen = list(columns or ("title", *[name for name in KINDS if name in shown.columns][:1]))
     for name in chosen:
         if name not in shown.columns:
-            raise InputError(f"the items have no column {name!r}, expected {', '.join(shown.columns)}", "text.columns")
+            raise InputError(f"the items have no column {name!r}, expected {', '.join(shown.columns)}", PLACE)
     texts = shown.select(_as_text(shown, name).alias(str(at)) for at, name in enumerate(chosen))
     first, *others = texts.iter_columns()
     found = first.to_list()
@@ -90,8 +94,11 @@ def item_texts(items: pl.DataFrame, columns: Sequence[str] | None = None) -> lis
 
 def _as_text(items: pl.DataFrame, name: str) -> pl.Expr:
     """A column as text, empty where there is no value."""
-    column = pl.col(name)
-    if isinstance(items.schema[name], pl.List):
+    column, kind = pl.col(name), items.schema[name]
+    inner = kind.inner if isinstance(kind, pl.List) else kind
+    if inner.is_nested() or inner == pl.Binary:
+        raise InputError(f"the column {name!r} has values of {kind}, expected text, numbers or lists of text", PLACE)
+    if isinstance(kind, pl.List):
         column = column.cast(pl.List(pl.String)).list.join(", ")
     return column.cast(pl.String).fill_null("").replace(NO_GENRES, "")
 
@@ -111,7 +118,7 @@ def vectors_of(
     texts = item_texts(items, text.columns)
     name = base if text.encoder == "base" else text.encoder
     wanted = {"encoder": name, "layer": text.layer, "texts": sha256_of(texts)}
-    kept = None if folder is None else _read(folder / FILE, wanted)
+    kept = None if folder is None else _read(folder / FILE, wanted, len(texts))
     try:
         encoder = _encoder(name, text.layer)
         identity = sha256_of([wanted["texts"], encoder.digest()])
@@ -125,6 +132,13 @@ def vectors_of(
     if folder is not None and writes:
         _write(folder / FILE, wanted, found)
     return found
+
+
+def check_text(items: pl.DataFrame, text: TextConfig, base: str) -> None:
+    """Raise `InputError` for an encoder or a column that is not there, before anything is encoded or trained."""
+    if text.encoder is not None:
+        item_texts(items, text.columns)
+        _encoder(base if text.encoder == "base" else text.encoder, text.layer)
 
 
 def _encoder(name: str, layer: int | None) -> "Encoder":
@@ -147,15 +161,17 @@ def encoded(texts: Sequence[str], encoder: "Encoder") -> NDArray[np.float32]:
     return np.concatenate(blocks)
 
 
-def _read(path: Path, wanted: dict[str, Any]) -> Vectors | None:
-    """The vectors of a file; None if it is missing, damaged, or made from something else."""
+def _read(path: Path, wanted: dict[str, Any], items: int) -> Vectors | None:
+    """The vectors of a file, one for each of `items`; None if it is missing, damaged, or made from something else."""
     try:
         with np.load(path) as file:
             if json.loads(str(file["made from"])) != wanted:
                 return None
-            return Vectors(file["values"], str(file["identity"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            values, identity = file["values"], str(file["identity"])
+    except DAMAGED:
         return None
+    whole = values.dtype == np.float32 and values.ndim == 2 and len(values) == items and np.isfinite(values).all()
+    return Vectors(values, identity) if whole else None
 
 
 def _write(path: Path, wanted: dict[str, Any], vectors: Vectors) -> None:
