@@ -609,13 +609,22 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _is_baseline(model: str | None) -> bool:
-    """Whether --model names a baseline; raises `InputError` for a name that is one but for a letter or two."""
-    from palate.baselines.registry import RANKERS
+    """Whether --model names a baseline; raises `InputError` for a name that is neither one nor a model's.
 
-    near = difflib.get_close_matches(model or "", RANKERS, n=1, cutoff=0.85)
-    if near and model not in RANKERS and not Path(str(model)).exists():
+    A model's is that of a path, of a data package, or a hub id, which has a slash.
+    """
+    from palate.baselines.registry import RANKERS
+    from palate.store.hub import MODELS
+
+    if model is None or model in RANKERS:
+        return model is not None
+    near = difflib.get_close_matches(model, RANKERS, n=1, cutoff=0.85)
+    if near and not Path(model).exists():
         raise InputError(f"is {model!r}, did you mean {near[0]!r}?", "--model")
-    return model in RANKERS
+    if model not in MODELS and "/" not in model and not Path(model).exists():
+        expected = f"a path, a hub id, {', '.join(MODELS)}, or a baseline: {', '.join(RANKERS)}"
+        raise InputError(f"is {model!r}, expected {expected}", "--model")
+    return False
 
 
 def _brings_tokenizer(model: str) -> bool:

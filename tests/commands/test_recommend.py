@@ -169,3 +169,11 @@ def test_a_folder_that_was_only_prepared_is_a_config_wherever_it_lies(
     assert main(["recommend", "moved", *question]) == 0
     assert capsys.readouterr().out == there
     assert not any((tmp_path / "runs").iterdir())
+
+
+def test_a_model_that_is_neither_a_baseline_nor_a_model_is_refused_with_the_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nonsense", "logistic regression + kNN"):
+        assert main(["recommend", str(tmp_path), "--model", name, "--user", "1"]) == 2
+        assert f"--model: is {name!r}, expected a path, a hub id, " in capsys.readouterr().err
