@@ -84,8 +84,6 @@ def _beside(config: Config) -> "FromBaseline | None":
     needed = RANKERS[key].needs
     if needed is not None and find_spec(needed) is None:
         raise InputError(f"{key} needs {needed}, which is not installed", option)
-    if RANKERS[key].reads_text and config.text.encoder is None:
-        raise InputError(f"{key} reads the items' text, expected text.encoder to be set", option)
     data = prepared(config)
     known, kept = baseline_data(config, data, text=RANKERS[key].reads_text), kept_baselines(config, data)
     apart = cross_fitted(RANKERS[key], known, kept)
