@@ -1,0 +1,379 @@
+"""Palate's baselines on test sets with published figures: CoLLM's ML-1M split, TALLRec's movies and books.
+
+    git clone https://github.com/zyang1580/CoLLM
+    git clone https://github.com/SAI990323/TALLRec
+    python benchmarks/published.py --collm CoLLM --tallrec TALLRec --save
+
+The models fit on the training part. Validation stops trees early, scales scores to probabilities, and chooses the model
+that a table marks. Each row names what the model sees of the user. `docs/published.md` explains the rows.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from palate.baselines.registry import RANKERS
+from palate.baselines.statistics import FOLDS, BaselineData
+from palate.config import PrepareConfig
+from palate.errors import InputError
+from palate.measure.bootstrap import Interval, bootstrap, interval, user_counts
+from palate.measure.metrics import logit, measure, per_user_auc
+from palate.measure.paired import compare
+from palate.samples.build import ROLES, samples_of
+from palate.samples.queries import Labels, RowNumbers, Scores
+from palate.text.vectors import Vectors
+from published_sets import WINDOW, PublishedLog, collm_log, movie_log, prompt_log
+from report import Result, publish
+from text import vectors_from
+
+SEED = 13
+MOST = 200
+"""Ratings of the training part that an example shows, the last ones; few users have more."""
+MODELS = ("online", "logistic", "logistic-knn", "lightgbm", "strongest", "text", "logistic-text", "strongest-text")
+FEW = ("history-mean", "online", "logistic", "logistic-text")
+"""Models that some samples can fit; the trees need hundreds."""
+WITHOUT = {"logistic-text": "logistic-knn", "strongest-text": "strongest"}
+SHOTS = (16, 64, 256)
+PROMPT, LIKED, TRAINING, EARLIER = "the prompt", "liked titles", "training part", "every earlier rating"
+BOTH = f"{LIKED}, {TRAINING}"
+
+Says = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What others report: AUC, and UAUC if they give it."""
+
+    name: str
+    auc: float
+    uauc: float | None = None
+    samples: int | None = None
+    """Training samples, where they are few."""
+
+
+COLLM = (
+    Figure("MF", 0.648, 0.636),
+    Figure("SASRec", 0.708, 0.688),
+    Figure("DIN", 0.717, 0.646),
+    Figure("TALLRec (7B)", 0.710, 0.682),
+    Figure("CoLLM-DIN (7B)", 0.735, 0.692),
+    Figure("BinLLM (7B)", 0.743, 0.696),
+    Figure("GraphLoRA (7B)", 0.747, 0.710),
+)
+MOVIES = tuple(Figure("TALLRec (7B)", auc, samples=n) for n, auc in zip(SHOTS, (0.6724, 0.6748, 0.7198), strict=True))
+BOOKS = tuple(Figure("TALLRec (7B)", auc, samples=n) for n, auc in zip(SHOTS, (0.5636, 0.6039, 0.6438), strict=True))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A published set: its name, its log, the figures of others, and what the models may see in turn."""
+
+    name: str
+    log: PublishedLog
+    figures: Sequence[Figure]
+    sees: Sequence[str]
+    few: bool = False
+    """Whether the others trained on `SHOTS` samples."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The examples of a log with what models see of the user, as data of baselines."""
+
+    data: BaselineData
+    owner: RowNumbers
+    """(rows,): the user of each timeline row. The users of `data` are examples, where each has its own timeline."""
+
+    def scored(self, key: str) -> dict[str, Scores]:
+        """P(like) by a model for the validation and the test examples, in the order of the log."""
+        baseline = RANKERS[key]
+        predict = baseline.predictor(self.data, baseline.fitted(self.data))
+        return {split: predict(self.data.of_split(split)[0]) for split in ("val", "test")}
+
+    def labels(self, split: str) -> tuple[Labels, RowNumbers]:
+        """Labels and users of a split's examples."""
+        queries, liked = self.data.of_split(split)
+        return liked, self.owner[queries.anchor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the baselines with figures that others published.")
+    parser.add_argument("--collm", type=Path, help="clone of CoLLM")
+    parser.add_argument("--tallrec", type=Path, help="clone of TALLRec")
+    parser.add_argument("--encoder", default="minilm", help="name or folder of a text encoder, or tf-idf")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
+    parser.add_argument("--seeds", type=int, default=10, help="draws of few training samples")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    args = parser.parse_args()
+    if args.collm is None and args.tallrec is None:
+        parser.error("expected --collm, --tallrec or both")
+    try:
+        tasks = list(tasks_of(args.collm, args.tallrec))
+    except InputError as error:
+        parser.error(str(error))
+    results: list[Result] = []
+    for task in tasks:
+        results += measured(task, args.models, args.encoder, args.seeds, args.resamples)
+    publish("published", results, as_json=args.json, save=args.save)
+
+
+def tasks_of(collm: Path | None, tallrec: Path | None) -> Iterator[Task]:
+    """The sets of the folders."""
+    if collm is not None:
+        yield Task("CoLLM's ML-1M", collm_log(collm), COLLM, (LIKED, TRAINING, BOTH, EARLIER))
+    if tallrec is not None:
+        movies = movie_log(tallrec / "data" / "movie")
+        has_times = movies.frame["user"].n_unique() < movies.examples.size
+        yield Task("TALLRec's movies", movies, MOVIES, (PROMPT, EARLIER) if has_times else (PROMPT,), few=True)
+        yield Task("TALLRec's books", prompt_log(tallrec / "data" / "book"), BOOKS, (PROMPT,), few=True)
+
+
+def measured(task: Task, models: Sequence[str], encoder: str, seeds: int, resamples: int) -> list[Result]:
+    """The tables of a set: with all training samples, and with few ones."""
+    vectors = vectors_of(task.log, encoder)
+    split = task.log.frame["split"]
+    sizes = {name: int((split == name).sum()) for name in ("train", "val", "test")}
+    users = task.log.frame.filter(pl.col("split") == "test")["user"].n_unique()
+    title = "{}: fitted on {train:,}, validated on {val:,}, tested on {test:,} rows".format(task.name, **sizes)
+    title += f" of {users:,} users" + (f"; {task.log.note}" if task.log.note else "")
+    rows = [published(figure) for figure in task.figures if not task.few]
+    rows += full_rows(task, models, vectors, resamples)
+    results = [Result(title, rows, COLUMNS if users < sizes["test"] else WITHOUT_USERS)]
+    if task.few:
+        few = [*map(published, task.figures), *few_rows(task, vectors, seeds, resamples)]
+        few.sort(key=lambda row: row["samples"])
+        results.append(Result(f"{task.name}: few training samples, {seeds} draws", few, FEW_COLUMNS))
+    return results
+
+
+def vectors_of(log: PublishedLog, encoder: str) -> Vectors:
+    """Vectors of the items' titles, by an encoder."""
+    options = PrepareConfig(split="given", rating_threshold=0.5)
+    titles = log.items.select("item_id", "title")
+    return vectors_from(samples_of(_timeline(log), titles, options), encoder)[0]
+
+
+def full_rows(task: Task, models: Sequence[str], vectors: Vectors, resamples: int) -> list[dict[str, Any]]:
+    """A row for each model and what it sees; for each of the latter the one of highest validation AUC is marked."""
+    best = max(figure.auc for figure in task.figures)
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, dict[str, dict[str, Scores]]] = {}
+    for sees in task.sees:
+        if sees == BOTH:
+            scores[sees] = {key: mean_of([scores[part][key] for part in (LIKED, TRAINING)]) for key in models}
+        else:
+            view = view_of(task.log, sees, vectors)
+            scores[sees] = {key: view.scored(key) for key in models}
+        found = []
+        for key, scored in scores[sees].items():
+            row = measured_row(view, scored, best, resamples)
+            found.append({"model": RANKERS[key].label, "key": key, "sees": sees, **row})
+            found[-1]["difference"] = gain(view, scores[sees], key, resamples)
+        max(found, key=lambda row: float(row["validation"]))["chosen"] = True
+        rows += found
+    return rows
+
+
+def few_rows(task: Task, vectors: Vectors, seeds: int, resamples: int) -> Iterator[dict[str, Any]]:
+    """A row for each number of samples and model: the mean over draws of samples."""
+    bests = {figure.samples: figure.auc for figure in task.figures}
+    train = np.flatnonzero((task.log.frame["split"] == "train").to_numpy())
+    for shots in (n for n in SHOTS if n <= train.size):
+        scores: dict[str, dict[str, Scores]] = {key: {} for key in FEW}
+        for seed in range(seeds):
+            drawn = np.sort(np.random.default_rng(seed).choice(train, shots, replace=False))
+            view = view_of(only(task.log, drawn), PROMPT, vectors)
+            for key in FEW:
+                scores[key][str(seed)] = view.scored(key)["test"]
+        y, users = view.labels("test")
+        for key, draws in scores.items():
+            aucs = [measure(y, p, users).auc or 0.5 for p in draws.values()]
+            replicates = bootstrap(y, users, draws, resamples=resamples, seed=SEED)
+            between = interval(np.mean([replicates[draw]["auc"] for draw in draws], axis=0))
+            row = {"model": RANKERS[key].label, "key": key, "samples": shots, "auc": float(np.mean(aucs))}
+            yield row | {"auc_interval": ends(between), "aucs": aucs, "against": verdict(between, bests[shots])}
+
+
+def only(log: PublishedLog, drawn: RowNumbers) -> PublishedLog:
+    """The log with some training examples; training knows what their prompts show, and the answers."""
+    split = log.frame["split"].to_numpy().copy()
+    kept = np.zeros(split.size, bool)
+    kept[drawn] = True
+    split[(split == "train") & ~kept] = ""
+    user = log.frame["user"].to_numpy()
+    known = kept.copy()
+    for back in range(1, WINDOW + 1):
+        rows = drawn[drawn >= back]
+        known[rows[user[rows - back] == user[rows]] - back] = True
+    return replace(log, frame=log.frame.with_columns(split=pl.Series(split, dtype=pl.String), known=pl.Series(known)))
+
+
+def view_of(log: PublishedLog, sees: str, vectors: Vectors) -> View:
+    """The data of baselines in which each example shows only what its model may see.
+
+    `EARLIER` is the log itself, with its times and all columns of its items. Otherwise each example has a timeline of
+    its own, without times: what it shows, then the question. The training ratings are users beside them, from which
+    item statistics and similarities come; an example takes them out of the fold of its own user.
+    """
+    options = PrepareConfig(split="given", rating_threshold=0.5, history_len=WINDOW)
+    if sees == EARLIER:
+        data = BaselineData.of(samples_of(_timeline(log), log.items, options), SEED, vectors=vectors)
+        return View(data, data.user)
+    user = log.frame["user"].to_numpy()
+    shown, counts = shown_rows(log, sees)
+    examples = log.examples
+    own = int(user.max()) + 1 + np.arange(examples.size)
+    known = np.flatnonzero(log.frame["known"].to_numpy())
+    rows = np.concatenate([known, shown, examples])
+    split = log.frame["split"].gather(examples)
+    role = pl.concat([pl.repeat("warmup", known.size, eager=True), pl.repeat("unused", shown.size, eager=True), split])
+    timeline = (
+        log.frame[rows]
+        .select("item_id", "rating")
+        .with_columns(user_id=np.concatenate([user[known], np.repeat(own, counts), own]), split=role.cast(ROLES))
+    )
+    timeline = timeline.sort("user_id", maintain_order=True).with_columns(
+        timestamp=pl.int_range(pl.len()).over("user_id")
+    )
+    samples = samples_of(timeline, log.items.select("item_id", "title"), options)
+    data = BaselineData.of(samples, SEED, vectors=vectors)
+    owner = np.concatenate([np.arange(own[0]), user[examples]])[timeline["user_id"].to_numpy()]
+    fold = np.random.default_rng(SEED).permutation(int(own[0])) % FOLDS
+    allowed = (timeline["split"] == "warmup").to_numpy()  # the questions of training repeat known ratings
+    return View(replace(data, fold=fold[owner], allowed=allowed), owner)
+
+
+def shown_rows(log: PublishedLog, sees: str) -> tuple[RowNumbers, RowNumbers]:
+    """The rows that the examples show, oldest first, one example after another; and how many each shows."""
+    user = log.frame["user"].to_numpy()
+    first = np.flatnonzero(np.diff(user, prepend=-1))[user][log.examples]
+    liked, trained = log.frame["rating"].to_numpy() == 1, (log.frame["split"] == "train").to_numpy()
+    may = {PROMPT: np.ones(user.size, bool), LIKED: liked, TRAINING: trained}[sees]
+    among = np.flatnonzero(may)
+    end = np.searchsorted(among, log.examples)
+    begin = np.maximum(np.searchsorted(among, first), end - (MOST if sees == TRAINING else WINDOW))
+    counts = end - begin
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return among[np.repeat(begin, counts) + within], counts
+
+
+def _timeline(log: PublishedLog) -> pl.DataFrame:
+    """The log as a timeline of samples."""
+    other = pl.when("known").then(pl.lit("warmup")).otherwise(pl.lit("unused"))
+    role = pl.when(pl.col("split") == "").then(other).otherwise(pl.col("split")).cast(ROLES)
+    return log.frame.select(pl.col("user").alias("user_id"), "item_id", "rating", "timestamp", split=role)
+
+
+def mean_of(parts: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    """The mean of models' logits as P(like), for each split."""
+    mean = {split: np.mean([logit(part[split]) for part in parts], axis=0) for split in parts[0]}
+    return {split: 1 / (1 + np.exp(-z)) for split, z in mean.items()}
+
+
+def measured_row(view: View, scored: Mapping[str, Scores], best: float, resamples: int) -> dict[str, Any]:
+    """Metrics with intervals over users, and the side of the best published AUC that the interval lies on."""
+    y, users = view.labels("test")
+    valid = measure(view.labels("val")[0], scored["val"], view.labels("val")[1])
+    found = measure(y, scored["test"], users)
+    between = interval(bootstrap(y, users, {"": scored["test"]}, resamples=resamples, seed=SEED)[""].get("auc"))
+    return {
+        "validation": valid.auc,
+        "auc": found.auc,
+        "auc_interval": ends(between),
+        "uauc": found.gauc_mean,
+        "uauc_interval": ends(uauc_interval(y, scored["test"], users, resamples)),
+        "uauc_users": found.gauc_users,
+        "against": verdict(between, best),
+    }
+
+
+def uauc_interval(y: Labels, p: Scores, users: NDArray[np.int64], resamples: int) -> Interval | None:
+    """The interval of the mean of the users' AUCs, over users with both classes."""
+    aucs = per_user_auc(y, p, users)[0]
+    aucs = aucs[~np.isnan(aucs)]
+    found = [counts @ aucs / aucs.size for counts in user_counts(aucs.size, resamples, resamples, SEED)]
+    return interval(np.concatenate(found)) if found else None
+
+
+def gain(view: View, scores: Mapping[str, Mapping[str, Scores]], key: str, resamples: int) -> dict[str, Any] | None:
+    """What vectors of titles add to a model's AUC, paired over users."""
+    other = WITHOUT.get(key)
+    if other not in scores or key not in scores:
+        return None
+    y, users = view.labels("test")
+    both = {name: scores[name]["test"] for name in (key, other)}
+    pair = compare(y, users, both, [(key, other)], resamples=resamples, seed=SEED).of("auc")[0]
+    return {"value": pair.value, "interval": ends(pair.interval)}
+
+
+def ends(between: Interval | None) -> list[float] | None:
+    """An interval as JSON."""
+    return None if between is None else [between.low, between.high]
+
+
+def verdict(between: Interval | None, figure: float) -> str:
+    """Whether an interval lies above or below a figure, or contains it."""
+    if between is None:
+        return ""
+    return "above" if between.low > figure else "below" if between.high < figure else "contains it"
+
+
+def published(figure: Figure) -> dict[str, Any]:
+    """The row of a figure that others report."""
+    return {"model": f"{figure.name}, published", "auc": figure.auc, "uauc": figure.uauc, "samples": figure.samples}
+
+
+def value(name: str, digits: int = 3) -> Says:
+    """What a column of a metric says: the value, and its interval if there is one."""
+
+    def say(row: Mapping[str, Any]) -> str:
+        if row.get(name) is None:
+            return ""
+        between = row.get(f"{name}_interval")
+        tail = "" if between is None else f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]"
+        return f"{row[name]:.{digits}f}{tail}"
+
+    return say
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    found = row.get("difference")
+    if found is None or found["interval"] is None:
+        return ""
+    low, high = found["interval"]
+    return f"{found['value']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return f"{min(row['aucs']):.3f} to {max(row['aucs']):.3f}" if "aucs" in row else ""
+
+
+COLUMNS: Mapping[str, Says] = {
+    "": lambda row: f"**{row['model']}**" if row.get("chosen") else row["model"],
+    "sees of the user": lambda row: row.get("sees", ""),
+    "AUC": value("auc"),
+    "UAUC": value("uauc"),
+    "interval of AUC and best published": lambda row: row.get("against", ""),
+    "validation AUC": value("validation"),
+    "AUC − without titles": _difference,
+}
+WITHOUT_USERS = {name: says for name, says in COLUMNS.items() if name != "UAUC"}
+FEW_COLUMNS: Mapping[str, Says] = {
+    "": lambda row: row["model"],
+    "training samples": lambda row: str(row["samples"]),
+    "AUC, mean of draws": value("auc"),
+    "lowest to highest draw": _spread,
+    "interval and published at this number": lambda row: row.get("against", ""),
+}
+
+
+if __name__ == "__main__":
+    main()
