@@ -35,7 +35,19 @@ from text import vectors_from
 SEED = 13
 MOST = 200
 """Ratings of the training part that an example shows, the last ones; few users have more."""
-MODELS = ("online", "logistic", "logistic-knn", "lightgbm", "strongest", "text", "logistic-text", "strongest-text")
+FEW_USERS = 30
+"""A test part of fewer users also gets intervals over rows: they hold for these users alone."""
+MODELS = (
+    "history-mean",
+    "online",
+    "logistic",
+    "logistic-knn",
+    "lightgbm",
+    "strongest",
+    "text",
+    "logistic-text",
+    "strongest-text",
+)
 FEW = ("history-mean", "online", "logistic", "logistic-text")
 """Models that some samples can fit; the trees need hundreds."""
 WITHOUT = {"logistic-text": "logistic-knn", "strongest-text": "strongest"}
@@ -146,7 +158,8 @@ def measured(task: Task, models: Sequence[str], encoder: str, seeds: int, resamp
     title += f" of {users:,} users" + (f"; {task.log.note}" if task.log.note else "")
     rows = [published(figure) for figure in task.figures if not task.few]
     rows += full_rows(task, models, vectors, resamples)
-    results = [Result(title, rows, COLUMNS if users < sizes["test"] else WITHOUT_USERS)]
+    columns = {name: says for name, says in COLUMNS.items() if any(map(says, rows))}
+    results = [Result(title, rows, columns)]
     if task.few:
         few = [*map(published, task.figures), *few_rows(task, vectors, seeds, resamples)]
         few.sort(key=lambda row: row["samples"])
@@ -168,10 +181,11 @@ def full_rows(task: Task, models: Sequence[str], vectors: Vectors, resamples: in
     scores: dict[str, dict[str, dict[str, Scores]]] = {}
     for sees in task.sees:
         if sees == BOTH:
-            scores[sees] = {key: mean_of([scores[part][key] for part in (LIKED, TRAINING)]) for key in models}
+            scores[sees] = {key: mean_of([scores[part][key] for part in (LIKED, TRAINING)]) for key in scores[LIKED]}
         else:
             view = view_of(task.log, sees, vectors)
-            scores[sees] = {key: view.scored(key) for key in models}
+            own = [key for key in models if key != "history-mean" or sees in (PROMPT, EARLIER)]  # likes have one mean
+            scores[sees] = {key: view.scored(key) for key in own}
         found = []
         for key, scored in scores[sees].items():
             row = measured_row(view, scored, best, resamples)
@@ -283,16 +297,22 @@ def measured_row(view: View, scored: Mapping[str, Scores], best: float, resample
     y, users = view.labels("test")
     valid = measure(view.labels("val")[0], scored["val"], view.labels("val")[1])
     found = measure(y, scored["test"], users)
-    between = interval(bootstrap(y, users, {"": scored["test"]}, resamples=resamples, seed=SEED)[""].get("auc"))
+    between, over_rows = (auc_interval(y, scored["test"], units, resamples) for units in (users, np.arange(y.size)))
     return {
         "validation": valid.auc,
         "auc": found.auc,
         "auc_interval": ends(between),
+        "over_rows": ends(over_rows) if found.users < FEW_USERS else None,
         "uauc": found.gauc_mean,
         "uauc_interval": ends(uauc_interval(y, scored["test"], users, resamples)),
         "uauc_users": found.gauc_users,
         "against": verdict(between, best),
     }
+
+
+def auc_interval(y: Labels, p: Scores, units: NDArray[np.int64], resamples: int) -> Interval | None:
+    """The interval of the AUC over users, or over other units of resampling."""
+    return interval(bootstrap(y, units, {"": p}, resamples=resamples, seed=SEED)[""].get("auc"))
 
 
 def uauc_interval(y: Labels, p: Scores, users: NDArray[np.int64], resamples: int) -> Interval | None:
@@ -331,17 +351,22 @@ def published(figure: Figure) -> dict[str, Any]:
     return {"model": f"{figure.name}, published", "auc": figure.auc, "uauc": figure.uauc, "samples": figure.samples}
 
 
-def value(name: str, digits: int = 3) -> Says:
+def value(name: str) -> Says:
     """What a column of a metric says: the value, and its interval if there is one."""
 
     def say(row: Mapping[str, Any]) -> str:
         if row.get(name) is None:
             return ""
         between = row.get(f"{name}_interval")
-        tail = "" if between is None else f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]"
-        return f"{row[name]:.{digits}f}{tail}"
+        tail = "" if between is None else f" [{between[0]:.3f}, {between[1]:.3f}]"
+        return f"{row[name]:.3f}{tail}"
 
     return say
+
+
+def _over_rows(row: Mapping[str, Any]) -> str:
+    between = row.get("over_rows")
+    return "" if between is None else f"[{between[0]:.3f}, {between[1]:.3f}]"
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -360,12 +385,12 @@ COLUMNS: Mapping[str, Says] = {
     "": lambda row: f"**{row['model']}**" if row.get("chosen") else row["model"],
     "sees of the user": lambda row: row.get("sees", ""),
     "AUC": value("auc"),
+    "interval over rows": _over_rows,
     "UAUC": value("uauc"),
     "interval of AUC and best published": lambda row: row.get("against", ""),
     "validation AUC": value("validation"),
     "AUC − without titles": _difference,
 }
-WITHOUT_USERS = {name: says for name, says in COLUMNS.items() if name != "UAUC"}
 FEW_COLUMNS: Mapping[str, Says] = {
     "": lambda row: row["model"],
     "training samples": lambda row: str(row["samples"]),
