@@ -56,6 +56,8 @@ PROMPT, LIKED, TRAINING, EARLIER = "the prompt", "liked titles", "training part"
 BOTH = f"{LIKED}, {TRAINING}"
 
 Says = Callable[[Mapping[str, Any]], str]
+SplitScores = Mapping[str, Scores]
+"""P(like) of the examples of validation and test, in the order of the log."""
 
 
 @dataclass(frozen=True)
@@ -94,31 +96,13 @@ class Task:
     """Whether the others trained on `SHOTS` samples."""
 
 
-@dataclass(frozen=True)
-class View:
-    """The examples of a log with what models see of the user, as data of baselines."""
-
-    data: BaselineData
-    owner: RowNumbers
-    """(rows,): the user of each timeline row. The users of `data` are examples, where each has its own timeline."""
-
-    def scored(self, key: str) -> dict[str, Scores]:
-        """P(like) by a model for the validation and the test examples, in the order of the log."""
-        baseline = RANKERS[key]
-        predict = baseline.predictor(self.data, baseline.fitted(self.data))
-        return {split: predict(self.data.of_split(split)[0]) for split in ("val", "test")}
-
-    def labels(self, split: str) -> tuple[Labels, RowNumbers]:
-        """Labels and users of a split's examples."""
-        queries, liked = self.data.of_split(split)
-        return liked, self.owner[queries.anchor]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the baselines with figures that others published.")
     parser.add_argument("--collm", type=Path, help="clone of CoLLM")
     parser.add_argument("--tallrec", type=Path, help="clone of TALLRec")
-    parser.add_argument("--encoder", default="minilm", help="name or folder of a text encoder, or tf-idf")
+    parser.add_argument(
+        "--encoder", default="minilm", help="name or folder of a text encoder; random and tf-idf are controls"
+    )
     parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", type=int, default=10, help="draws of few training samples")
     parser.add_argument("--resamples", type=int, default=1000)
@@ -176,38 +160,50 @@ def vectors_of(log: PublishedLog, encoder: str) -> Vectors:
 
 def full_rows(task: Task, models: Sequence[str], vectors: Vectors, resamples: int) -> list[dict[str, Any]]:
     """A row for each model and what it sees; for each of the latter the one of highest validation AUC is marked."""
-    best = max(figure.auc for figure in task.figures)
+    best_auc = max(figure.auc for figure in task.figures)
+    best_uauc = max((figure.uauc for figure in task.figures if figure.uauc is not None), default=None)
     rows: list[dict[str, Any]] = []
-    scores: dict[str, dict[str, dict[str, Scores]]] = {}
+    scores: dict[str, dict[str, SplitScores]] = {}
     for sees in task.sees:
         if sees == BOTH:
             scores[sees] = {key: mean_of([scores[part][key] for part in (LIKED, TRAINING)]) for key in scores[LIKED]}
         else:
-            view = view_of(task.log, sees, vectors)
+            data = data_of(task.log, sees, vectors)
             own = [key for key in models if key != "history-mean" or sees in (PROMPT, EARLIER)]  # likes have one mean
-            scores[sees] = {key: view.scored(key) for key in own}
+            scores[sees] = {key: scored(data, key) for key in own}
         found = []
-        for key, scored in scores[sees].items():
-            row = measured_row(view, scored, best, resamples)
-            found.append({"model": RANKERS[key].label, "key": key, "sees": sees, **row})
-            found[-1]["difference"] = gain(view, scores[sees], key, resamples)
+        for key, own_scores in scores[sees].items():
+            about = {"model": RANKERS[key].label, "key": key, "sees": sees}
+            difference = gain(task.log, scores[sees], key, resamples)
+            found.append(
+                about
+                | measured_row(task.log, own_scores, (best_auc, best_uauc), resamples)
+                | {"difference": difference}
+            )
         max(found, key=lambda row: float(row["validation"]))["chosen"] = True
         rows += found
     return rows
+
+
+def scored(data: BaselineData, key: str) -> SplitScores:
+    """P(like) by a model for the validation and the test examples, in the order of the log."""
+    baseline = RANKERS[key]
+    predict = baseline.predictor(data, baseline.fitted(data))
+    return {split: predict(data.of_split(split)[0]) for split in ("val", "test")}
 
 
 def few_rows(task: Task, vectors: Vectors, seeds: int, resamples: int) -> Iterator[dict[str, Any]]:
     """A row for each number of samples and model: the mean over draws of samples."""
     bests = {figure.samples: figure.auc for figure in task.figures}
     train = np.flatnonzero((task.log.frame["split"] == "train").to_numpy())
+    y, users = task.log.labels("test")
     for shots in (n for n in SHOTS if n <= train.size):
         scores: dict[str, dict[str, Scores]] = {key: {} for key in FEW}
         for seed in range(seeds):
             drawn = np.sort(np.random.default_rng(seed).choice(train, shots, replace=False))
-            view = view_of(only(task.log, drawn), PROMPT, vectors)
+            data = data_of(only(task.log, drawn), PROMPT, vectors)
             for key in FEW:
-                scores[key][str(seed)] = view.scored(key)["test"]
-        y, users = view.labels("test")
+                scores[key][str(seed)] = scored(data, key)["test"]
         for key, draws in scores.items():
             aucs = [measure(y, p, users).auc or 0.5 for p in draws.values()]
             replicates = bootstrap(y, users, draws, resamples=resamples, seed=SEED)
@@ -230,7 +226,7 @@ def only(log: PublishedLog, drawn: RowNumbers) -> PublishedLog:
     return replace(log, frame=log.frame.with_columns(split=pl.Series(split, dtype=pl.String), known=pl.Series(known)))
 
 
-def view_of(log: PublishedLog, sees: str, vectors: Vectors) -> View:
+def data_of(log: PublishedLog, sees: str, vectors: Vectors) -> BaselineData:
     """The data of baselines in which each example shows only what its model may see.
 
     `EARLIER` is the log itself, with its times and all columns of its items. Otherwise each example has a timeline of
@@ -239,8 +235,7 @@ def view_of(log: PublishedLog, sees: str, vectors: Vectors) -> View:
     """
     options = PrepareConfig(split="given", rating_threshold=0.5, history_len=WINDOW)
     if sees == EARLIER:
-        data = BaselineData.of(samples_of(_timeline(log), log.items, options), SEED, vectors=vectors)
-        return View(data, data.user)
+        return BaselineData.of(samples_of(_timeline(log), log.items, options), SEED, vectors=vectors)
     user = log.frame["user"].to_numpy()
     shown, counts = shown_rows(log, sees)
     examples = log.examples
@@ -262,7 +257,7 @@ def view_of(log: PublishedLog, sees: str, vectors: Vectors) -> View:
     owner = np.concatenate([np.arange(own[0]), user[examples]])[timeline["user_id"].to_numpy()]
     fold = np.random.default_rng(SEED).permutation(int(own[0])) % FOLDS
     allowed = (timeline["split"] == "warmup").to_numpy()  # the questions of training repeat known ratings
-    return View(replace(data, fold=fold[owner], allowed=allowed), owner)
+    return replace(data, fold=fold[owner], allowed=allowed)
 
 
 def shown_rows(log: PublishedLog, sees: str) -> tuple[RowNumbers, RowNumbers]:
@@ -286,27 +281,32 @@ def _timeline(log: PublishedLog) -> pl.DataFrame:
     return log.frame.select(pl.col("user").alias("user_id"), "item_id", "rating", "timestamp", split=role)
 
 
-def mean_of(parts: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+def mean_of(parts: Sequence[SplitScores]) -> SplitScores:
     """The mean of models' logits as P(like), for each split."""
     mean = {split: np.mean([logit(part[split]) for part in parts], axis=0) for split in parts[0]}
     return {split: 1 / (1 + np.exp(-z)) for split, z in mean.items()}
 
 
-def measured_row(view: View, scored: Mapping[str, Scores], best: float, resamples: int) -> dict[str, Any]:
-    """Metrics with intervals over users, and the side of the best published AUC that the interval lies on."""
-    y, users = view.labels("test")
-    valid = measure(view.labels("val")[0], scored["val"], view.labels("val")[1])
-    found = measure(y, scored["test"], users)
-    between, over_rows = (auc_interval(y, scored["test"], units, resamples) for units in (users, np.arange(y.size)))
+def measured_row(
+    log: PublishedLog, scores: SplitScores, best: tuple[float, float | None], resamples: int
+) -> dict[str, Any]:
+    """Metrics with intervals over users, and on which side of the best published AUC and UAUC these lie."""
+    val_y, val_users = log.labels("val")
+    valid = measure(val_y, scores["val"], val_users)
+    (y, users), p = log.labels("test"), scores["test"]
+    found = measure(y, p, users)
+    between, over_rows = (auc_interval(y, p, units, resamples) for units in (users, np.arange(y.size)))
+    of_users = uauc_interval(y, p, users, resamples)
     return {
         "validation": valid.auc,
         "auc": found.auc,
         "auc_interval": ends(between),
         "over_rows": ends(over_rows) if found.users < FEW_USERS else None,
         "uauc": found.gauc_mean,
-        "uauc_interval": ends(uauc_interval(y, scored["test"], users, resamples)),
+        "uauc_interval": ends(of_users),
         "uauc_users": found.gauc_users,
-        "against": verdict(between, best),
+        "against": verdict(between, best[0]),
+        "uauc_against": verdict(of_users, best[1]),
     }
 
 
@@ -323,12 +323,12 @@ def uauc_interval(y: Labels, p: Scores, users: NDArray[np.int64], resamples: int
     return interval(np.concatenate(found)) if found else None
 
 
-def gain(view: View, scores: Mapping[str, Mapping[str, Scores]], key: str, resamples: int) -> dict[str, Any] | None:
+def gain(log: PublishedLog, scores: Mapping[str, SplitScores], key: str, resamples: int) -> dict[str, Any] | None:
     """What vectors of titles add to a model's AUC, paired over users."""
     other = WITHOUT.get(key)
-    if other not in scores or key not in scores:
+    if other is None or other not in scores:
         return None
-    y, users = view.labels("test")
+    y, users = log.labels("test")
     both = {name: scores[name]["test"] for name in (key, other)}
     pair = compare(y, users, both, [(key, other)], resamples=resamples, seed=SEED).of("auc")[0]
     return {"value": pair.value, "interval": ends(pair.interval)}
@@ -339,11 +339,11 @@ def ends(between: Interval | None) -> list[float] | None:
     return None if between is None else [between.low, between.high]
 
 
-def verdict(between: Interval | None, figure: float) -> str:
+def verdict(between: Interval | None, figure: float | None) -> str:
     """Whether an interval lies above or below a figure, or contains it."""
-    if between is None:
+    if between is None or figure is None:
         return ""
-    return "above" if between.low > figure else "below" if between.high < figure else "contains it"
+    return "above" if between.low > figure else "below" if between.high < figure else "contains"
 
 
 def published(figure: Figure) -> dict[str, Any]:
@@ -386,8 +386,9 @@ COLUMNS: Mapping[str, Says] = {
     "sees of the user": lambda row: row.get("sees", ""),
     "AUC": value("auc"),
     "interval over rows": _over_rows,
+    "interval to best published": lambda row: row.get("against", ""),
     "UAUC": value("uauc"),
-    "interval of AUC and best published": lambda row: row.get("against", ""),
+    "interval to best published UAUC": lambda row: row.get("uauc_against", ""),
     "validation AUC": value("validation"),
     "AUC − without titles": _difference,
 }
@@ -396,7 +397,7 @@ FEW_COLUMNS: Mapping[str, Says] = {
     "training samples": lambda row: str(row["samples"]),
     "AUC, mean of draws": value("auc"),
     "lowest to highest draw": _spread,
-    "interval and published at this number": lambda row: row.get("against", ""),
+    "interval to published at this number": lambda row: row.get("against", ""),
 }
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from palate.alpaca.answers import Answers, labels_of
 from palate.alpaca.reader import read_alpaca
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.ratings.load import load_ratings
 
 WINDOW = 10
@@ -63,7 +63,12 @@ class PublishedLog:
     @property
     def examples(self) -> NDArray[np.int64]:
         """The rows that are examples of a split."""
-        return self.frame.select((pl.col("split") != "").arg_true()).to_series().to_numpy().astype(np.int64)
+        return np.flatnonzero((self.frame["split"] != "").to_numpy())
+
+    def labels(self, split: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Labels and users of a split's examples, (n,) each."""
+        of_split = self.frame.filter(pl.col("split") == split)
+        return of_split["rating"].to_numpy() == 1, of_split["user"].to_numpy()
 
 
 class FrameUnpickler(pickle.Unpickler):
@@ -128,10 +133,13 @@ def _frame(folder: Path, name: str) -> Any:
 def movie_log(folder: Path) -> PublishedLog:
     """TALLRec's movies from `data/movie`: as rebuilt from MovieLens-100K if that gives the same examples.
 
-    The rebuilt log names users and times, which the files do not. Other files, such as those of another archive, are
-    read as they are (`prompt_log`).
+    The rebuilt log names users and times, which the files do not. Other files are read as they are (`prompt_log`), and
+    so are these where MovieLens-100K is out of reach.
     """
-    rebuilt = rebuilt_movies()
+    try:
+        rebuilt = rebuilt_movies()
+    except WorkError:
+        return prompt_log(folder)
     for split, file in _files(folder).items():
         if split != "train" and prompts_of(rebuilt, split) != list(file.select("input", "output").iter_rows()):
             return prompt_log(folder)
