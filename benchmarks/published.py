@@ -10,7 +10,7 @@ that a table marks. Each row names what the model sees of the user. `docs/publis
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.baselines.registry import RANKERS
-from palate.baselines.statistics import FOLDS, BaselineData
-from palate.config import PrepareConfig
+from palate.baselines.statistics import BaselineData
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval, bootstrap, interval, user_counts
 from palate.measure.metrics import logit, measure, per_user_auc
 from palate.measure.paired import compare
-from palate.samples.build import ROLES, samples_of
-from palate.samples.queries import Labels, RowNumbers, Scores
+from palate.samples.queries import Labels, Scores
 from palate.text.vectors import Vectors
-from published_sets import WINDOW, PublishedLog, collm_log, movie_log, prompt_log
+from published_sets import PublishedLog, collm_log, movie_log, prompt_log
+from published_views import EARLIER, LIKED, PROMPT, SEED, TRAINING, data_of, only, vectors_of
 from report import Result, publish
-from text import vectors_from
 
-SEED = 13
-MOST = 200
-"""Ratings of the training part that an example shows, the last ones; few users have more."""
 FEW_USERS = 30
 """A test part of fewer users also gets intervals over rows: they hold for these users alone."""
 MODELS = (
@@ -52,7 +47,6 @@ FEW = ("history-mean", "online", "logistic", "logistic-text")
 """Models that some samples can fit; the trees need hundreds."""
 WITHOUT = {"logistic-text": "logistic-knn", "strongest-text": "strongest"}
 SHOTS = (16, 64, 256)
-PROMPT, LIKED, TRAINING, EARLIER = "the prompt", "liked titles", "training part", "every earlier rating"
 BOTH = f"{LIKED}, {TRAINING}"
 
 Says = Callable[[Mapping[str, Any]], str]
@@ -151,13 +145,6 @@ def measured(task: Task, models: Sequence[str], encoder: str, seeds: int, resamp
     return results
 
 
-def vectors_of(log: PublishedLog, encoder: str) -> Vectors:
-    """Vectors of the items' titles, by an encoder."""
-    options = PrepareConfig(split="given", rating_threshold=0.5)
-    titles = log.items.select("item_id", "title")
-    return vectors_from(samples_of(_timeline(log), titles, options), encoder)[0]
-
-
 def full_rows(task: Task, models: Sequence[str], vectors: Vectors, resamples: int) -> list[dict[str, Any]]:
     """A row for each model and what it sees; for each of the latter the one of highest validation AUC is marked."""
     best_auc = max(figure.auc for figure in task.figures)
@@ -210,75 +197,6 @@ def few_rows(task: Task, vectors: Vectors, seeds: int, resamples: int) -> Iterat
             between = interval(np.mean([replicates[draw]["auc"] for draw in draws], axis=0))
             row = {"model": RANKERS[key].label, "key": key, "samples": shots, "auc": float(np.mean(aucs))}
             yield row | {"auc_interval": ends(between), "aucs": aucs, "against": verdict(between, bests[shots])}
-
-
-def only(log: PublishedLog, drawn: RowNumbers) -> PublishedLog:
-    """The log with some training examples; training knows what their prompts show, and the answers."""
-    split = log.frame["split"].to_numpy().copy()
-    kept = np.zeros(split.size, bool)
-    kept[drawn] = True
-    split[(split == "train") & ~kept] = ""
-    user = log.frame["user"].to_numpy()
-    known = kept.copy()
-    for back in range(1, WINDOW + 1):
-        rows = drawn[drawn >= back]
-        known[rows[user[rows - back] == user[rows]] - back] = True
-    return replace(log, frame=log.frame.with_columns(split=pl.Series(split, dtype=pl.String), known=pl.Series(known)))
-
-
-def data_of(log: PublishedLog, sees: str, vectors: Vectors) -> BaselineData:
-    """The data of baselines in which each example shows only what its model may see.
-
-    `EARLIER` is the log itself, with its times and all columns of its items. Otherwise each example has a timeline of
-    its own, without times: what it shows, then the question. The training ratings are users beside them, from which
-    item statistics and similarities come; an example takes them out of the fold of its own user.
-    """
-    options = PrepareConfig(split="given", rating_threshold=0.5, history_len=WINDOW)
-    if sees == EARLIER:
-        return BaselineData.of(samples_of(_timeline(log), log.items, options), SEED, vectors=vectors)
-    user = log.frame["user"].to_numpy()
-    shown, counts = shown_rows(log, sees)
-    examples = log.examples
-    own = int(user.max()) + 1 + np.arange(examples.size)
-    known = np.flatnonzero(log.frame["known"].to_numpy())
-    rows = np.concatenate([known, shown, examples])
-    split = log.frame["split"].gather(examples)
-    role = pl.concat([pl.repeat("warmup", known.size, eager=True), pl.repeat("unused", shown.size, eager=True), split])
-    timeline = (
-        log.frame[rows]
-        .select("item_id", "rating")
-        .with_columns(user_id=np.concatenate([user[known], np.repeat(own, counts), own]), split=role.cast(ROLES))
-    )
-    timeline = timeline.sort("user_id", maintain_order=True).with_columns(
-        timestamp=pl.int_range(pl.len()).over("user_id")
-    )
-    samples = samples_of(timeline, log.items.select("item_id", "title"), options)
-    data = BaselineData.of(samples, SEED, vectors=vectors)
-    owner = np.concatenate([np.arange(own[0]), user[examples]])[timeline["user_id"].to_numpy()]
-    fold = np.random.default_rng(SEED).permutation(int(own[0])) % FOLDS
-    allowed = (timeline["split"] == "warmup").to_numpy()  # the questions of training repeat known ratings
-    return replace(data, fold=fold[owner], allowed=allowed)
-
-
-def shown_rows(log: PublishedLog, sees: str) -> tuple[RowNumbers, RowNumbers]:
-    """The rows that the examples show, oldest first, one example after another; and how many each shows."""
-    user = log.frame["user"].to_numpy()
-    first = np.flatnonzero(np.diff(user, prepend=-1))[user][log.examples]
-    liked, trained = log.frame["rating"].to_numpy() == 1, (log.frame["split"] == "train").to_numpy()
-    may = {PROMPT: np.ones(user.size, bool), LIKED: liked, TRAINING: trained}[sees]
-    among = np.flatnonzero(may)
-    end = np.searchsorted(among, log.examples)
-    begin = np.maximum(np.searchsorted(among, first), end - (MOST if sees == TRAINING else WINDOW))
-    counts = end - begin
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return among[np.repeat(begin, counts) + within], counts
-
-
-def _timeline(log: PublishedLog) -> pl.DataFrame:
-    """The log as a timeline of samples."""
-    other = pl.when("known").then(pl.lit("warmup")).otherwise(pl.lit("unused"))
-    role = pl.when(pl.col("split") == "").then(other).otherwise(pl.col("split")).cast(ROLES)
-    return log.frame.select(pl.col("user").alias("user_id"), "item_id", "rating", "timestamp", split=role)
 
 
 def mean_of(parts: Sequence[SplitScores]) -> SplitScores:

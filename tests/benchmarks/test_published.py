@@ -24,8 +24,9 @@ from palate.text.vectors import Vectors
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # a script finds the others beside itself
 
 import published
-from published import BOTH, EARLIER, LIKED, PROMPT, SHOTS, TRAINING, data_of, shown_rows
+from published import BOTH, SHOTS
 from published_sets import WINDOW, PublishedLog, collm_log, movie_log, prompt_log, prompts_of, rebuilt_movies
+from published_views import EARLIER, LIKED, PROMPT, TRAINING, data_of, shown_rows
 
 DIGESTS = {
     "val": "5ec7b550187d9626804f02c89a3f8d028b2644d886b4847a6191b9963b4d799c",
