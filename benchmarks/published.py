@@ -136,13 +136,17 @@ def measured(task: Task, models: Sequence[str], encoder: str, seeds: int, resamp
     title += f" of {users:,} users" + (f"; {task.log.note}" if task.log.note else "")
     rows = [published(figure) for figure in task.figures if not task.few]
     rows += full_rows(task, models, vectors, resamples)
-    columns = {name: says for name, says in COLUMNS.items() if any(map(says, rows))}
-    results = [Result(title, rows, columns)]
+    results = [Result(title, rows, filled(COLUMNS, rows))]
     if task.few:
         few = [*map(published, task.figures), *few_rows(task, vectors, seeds, resamples)]
         few.sort(key=lambda row: row["samples"])
-        results.append(Result(f"{task.name}: few training samples, {seeds} draws", few, FEW_COLUMNS))
+        results.append(Result(f"{task.name}: few training samples, {seeds} draws", few, filled(FEW_COLUMNS, few)))
     return results
+
+
+def filled(columns: Mapping[str, Says], rows: Sequence[Mapping[str, Any]]) -> dict[str, Says]:
+    """The columns that say something of a row."""
+    return {name: says for name, says in columns.items() if any(map(says, rows))}
 
 
 def full_rows(task: Task, models: Sequence[str], vectors: Vectors, resamples: int) -> list[dict[str, Any]]:
@@ -193,10 +197,17 @@ def few_rows(task: Task, vectors: Vectors, seeds: int, resamples: int) -> Iterat
                 scores[key][str(seed)] = scored(data, key)["test"]
         for key, draws in scores.items():
             aucs = [measure(y, p, users).auc or 0.5 for p in draws.values()]
-            replicates = bootstrap(y, users, draws, resamples=resamples, seed=SEED)
-            between = interval(np.mean([replicates[draw]["auc"] for draw in draws], axis=0))
-            row = {"model": RANKERS[key].label, "key": key, "samples": shots, "auc": float(np.mean(aucs))}
-            yield row | {"auc_interval": ends(between), "aucs": aucs, "against": verdict(between, bests[shots])}
+            between, over_rows = (mean_interval(y, draws, units, resamples) for units in (users, np.arange(y.size)))
+            about = {
+                "model": RANKERS[key].label,
+                "key": key,
+                "samples": shots,
+                "auc": float(np.mean(aucs)),
+                "aucs": aucs,
+            }
+            few_users = np.unique(users).size < FEW_USERS
+            intervals = {"auc_interval": ends(between), "over_rows": ends(over_rows) if few_users else None}
+            yield about | intervals | {"against": verdict(between, bests[shots])}
 
 
 def mean_of(parts: Sequence[SplitScores]) -> SplitScores:
@@ -213,7 +224,7 @@ def measured_row(
     valid = measure(val_y, scores["val"], val_users)
     (y, users), p = log.labels("test"), scores["test"]
     found = measure(y, p, users)
-    between, over_rows = (auc_interval(y, p, units, resamples) for units in (users, np.arange(y.size)))
+    between, over_rows = (mean_interval(y, {"": p}, units, resamples) for units in (users, np.arange(y.size)))
     of_users = uauc_interval(y, p, users, resamples)
     return {
         "validation": valid.auc,
@@ -228,9 +239,10 @@ def measured_row(
     }
 
 
-def auc_interval(y: Labels, p: Scores, units: NDArray[np.int64], resamples: int) -> Interval | None:
-    """The interval of the AUC over users, or over other units of resampling."""
-    return interval(bootstrap(y, units, {"": p}, resamples=resamples, seed=SEED)[""].get("auc"))
+def mean_interval(y: Labels, scores: Mapping[str, Scores], units: NDArray[np.int64], resamples: int) -> Interval | None:
+    """The interval of the mean AUC of some models over users, or over other units of resampling."""
+    replicates = bootstrap(y, units, scores, resamples=resamples, seed=SEED)
+    return interval(np.mean([found["auc"] for found in replicates.values()], axis=0)) if resamples else None
 
 
 def uauc_interval(y: Labels, p: Scores, users: NDArray[np.int64], resamples: int) -> Interval | None:
@@ -314,6 +326,7 @@ FEW_COLUMNS: Mapping[str, Says] = {
     "": lambda row: row["model"],
     "training samples": lambda row: str(row["samples"]),
     "AUC, mean of draws": value("auc"),
+    "interval over rows": _over_rows,
     "lowest to highest draw": _spread,
     "interval to published at this number": lambda row: row.get("against", ""),
 }
