@@ -111,14 +111,14 @@ def test_a_model_without_any_doubt_is_corrected_by_a_limited_amount() -> None:
     data = data_of()
     judge = Judge(data, lambda queries: np.where(queries.item % 2, 1e6, -1e6))
     queries, _ = data.of_split("test")
-    error = judge.score(queries) - judge.model(queries)
+    error = judge.score(queries) - judge.model(queries).astype(np.float32)
     assert np.isfinite(error).all()
     assert 0 < np.abs(error).max() < 100
 
 
 @pytest.mark.parametrize("key", ["corrected", "corrected-text"])
 def test_training_samples_are_predicted_by_fits_on_other_users(key: str) -> None:
-    """A user's answers reach the first logits of their own samples only through the scale, two numbers of validation."""
+    """A user's answers reach the first logits of their own samples through the scale alone: two numbers."""
     data, baseline = data_of(), RANKERS[key]
     apart = baseline.fitted(data)["apart"]
     user = int(data.user[-1]) // 2

@@ -64,8 +64,8 @@ class Judge:
         """The corrected logits of n queries, (n,)."""
         data = self.data
         own = self.known[queries.anchor] & (data.item[queries.anchor] == queries.item)
-        z = np.where(own, self.logit[queries.anchor], 0).astype(np.float64)
-        z[~own] = self.model(queries.take(np.flatnonzero(~own)))
+        z = np.where(own, self.logit[queries.anchor], np.float32(0))
+        z[~own] = self.model(queries.take(np.flatnonzero(~own)))  # rounded, as those that are kept
         self._look_back(queries.anchor)
         return z + self._errors(queries, z)
 
@@ -80,7 +80,7 @@ class Judge:
             self.logit[rows] = self.model(Queries(rows, self.data.item[rows]))
             self.known[rows] = True
 
-    def _errors(self, queries: Queries, z: Floats) -> Floats:
+    def _errors(self, queries: Queries, z: NDArray[np.float32]) -> Floats:
         from palate.baselines.error_scans import MOST, About, Asked, Judged, expected_errors
 
         data, content = self.data, self.data.content
@@ -89,7 +89,7 @@ class Judge:
         vectors = np.empty((items, 0), np.float32) if data.vectors is None else data.vectors.centred
         about = About(vectors, content.genres, year.astype(np.float32))
         log = Judged(data.first, data.item, data.liked, np.clip(self.logit, -MOST, MOST))
-        logit = np.clip(z, -MOST, MOST).astype(np.float32)
+        logit = np.clip(z, -MOST, MOST)
 
         def part(order: NDArray[np.int64]) -> Floats:
             found: Floats = expected_errors(Asked(queries.anchor, queries.item, logit, order), log, about)

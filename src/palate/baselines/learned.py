@@ -99,7 +99,8 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
     def fit(data: BaselineData) -> State | None:
         import lightgbm
 
-        shared = (*groups, "trees", *(f"{name}={options[name]}" for name in sorted(options)))
+        chosen = options | {"seed": data.seed, "fits": data.fits}
+        shared = (*groups, "trees", *(f"{name}={value}" for name, value in sorted(chosen.items())))
         if shared in data.linear:
             return data.linear[shared]
         x, liked = _features_and_labels(data, "train", groups)

@@ -107,7 +107,7 @@ REGISTRY = (
     Baseline("strongest", "LightGBM (strongest)", *boosted_trees(STRONGEST, **SMALL_TREES), "lightgbm"),
     Baseline(
         "corrected",
-        "LightGBM (strongest) + past errors",
+        "corrected LightGBM",
         *corrected(*boosted_trees(STRONGEST, **SMALL_TREES)),
         "lightgbm",
         apart=True,
@@ -125,7 +125,7 @@ REGISTRY = (
     ),
     Baseline(
         "corrected-text",
-        "LightGBM (strongest) + text + past errors",
+        "corrected LightGBM + text",
         *corrected(*boosted_trees(STRONGEST + TEXT, **SMALL_TREES)),
         "lightgbm",
         reads_text=True,
