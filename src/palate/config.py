@@ -143,10 +143,11 @@ class ModelConfig(Section):
 
 Teacher = Literal[
     "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
-    "lightgbm-then", "lightgbm", "strongest-then", "strongest", "text", "logistic-text", "strongest-text",
+    "lightgbm-then", "lightgbm", "strongest-then", "strongest", "corrected", "text", "logistic-text", "strongest-text",
+    "corrected-text",
 ]  # fmt: skip
 """Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
-READS_TEXT = ("text", "logistic-text", "strongest-text")
+READS_TEXT = ("text", "logistic-text", "strongest-text", "corrected-text")
 """Those that read the items' text."""
 
 

@@ -85,7 +85,7 @@ def logistic_regression(groups: Sequence[str]) -> tuple[Fit, Statistic]:
         return _fit_linear(data, groups, x, liked) if both_classes(liked) else None
 
     def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
-        return lambda queries: _linear(state, features_of(data, queries, groups)[1])
+        return lambda queries: _linear(state, _features(data, queries, groups))
 
     return fit, score
 
@@ -99,6 +99,10 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
     def fit(data: BaselineData) -> State | None:
         import lightgbm
 
+        chosen = options | {"seed": data.seed, "fits": data.fits}
+        shared = (*groups, "trees", *(f"{name}={value}" for name, value in sorted(chosen.items())))
+        if shared in data.linear:
+            return data.linear[shared]
         x, liked = _features_and_labels(data, "train", groups)
         if not both_classes(liked):
             return None
@@ -116,7 +120,9 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         with ThreadPoolExecutor(min(data.fits, os.cpu_count() or 1)) as pool:
             seeds = [options | {"seed": data.seed + n} for n in range(data.fits)]
             texts = pool.map(lambda seed: _trees(seed, training, validation).model_to_string(), seeds)
-            return linear | {f"trees {n}": np.frombuffer(text.encode(), np.uint8) for n, text in enumerate(texts)}
+            trees = {f"trees {n}": np.frombuffer(text.encode(), np.uint8) for n, text in enumerate(texts)}
+        data.linear[shared] = linear | trees
+        return data.linear[shared]
 
     def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
         import lightgbm
@@ -127,7 +133,7 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         def sum_of_trees(queries: Queries) -> Floats:
             if not len(queries):
                 return np.empty(0)
-            x = features_of(data, queries, groups)[1]
+            x = _features(data, queries, groups)
             trees = np.mean([model.predict(x, raw_score=True) for model in models], axis=0, dtype=np.float64)
             return _linear(state, x) + trees
 
@@ -175,6 +181,16 @@ def _linear(state: State, x: Matrix) -> Floats:
     # Row by row: a matrix product's last bits would depend on the number of queries.
     found: Floats = np.einsum("nc,c->n", _standard(state, x), state["weights"]) + state["constant"]
     return found
+
+
+def _features(data: BaselineData, queries: Queries, groups: Sequence[str]) -> Matrix:
+    """Features of queries; those of training samples that a fit has cached are not computed again."""
+    if len(queries) and all(("train", group) in data.features for group in groups):
+        drawn, _ = data.drawn("train")
+        at = np.minimum(np.searchsorted(drawn.anchor, queries.anchor), len(drawn) - 1)
+        if (drawn.anchor[at] == queries.anchor).all() and (drawn.item[at] == queries.item).all():
+            return np.hstack([data.features["train", group][at] for group in groups])
+    return features_of(data, queries, groups)[1]
 
 
 def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from palate.baselines import means
+from palate.baselines.errors import corrected
 from palate.baselines.factors import factorization, fit_factors
 from palate.baselines.kept import Kept
 from palate.baselines.learned import (
@@ -56,6 +57,8 @@ class Baseline:
     """Whether it takes less than a second."""
     reads_text: bool = False
     """Whether it needs vectors of the items' text."""
+    apart: bool = False
+    """Whether its prediction of a training sample is that of a fit on other users."""
 
     def fitted(self, data: BaselineData) -> State:
         """What a fit finds, the scale to a probability included."""
@@ -102,6 +105,13 @@ REGISTRY = (
         "strongest-then", "LightGBM (strongest, as-of)", *boosted_trees(STRONGEST_THEN, **SMALL_TREES), "lightgbm"
     ),
     Baseline("strongest", "LightGBM (strongest)", *boosted_trees(STRONGEST, **SMALL_TREES), "lightgbm"),
+    Baseline(
+        "corrected",
+        "corrected LightGBM",
+        *corrected(*boosted_trees(STRONGEST, **SMALL_TREES)),
+        "lightgbm",
+        apart=True,
+    ),
     Baseline("text", "text alone", *logistic_regression(TEXT_ALONE), reads_text=True),
     Baseline(
         "logistic-text", "logistic regression + kNN + text", *logistic_regression(EVERYTHING + TEXT), reads_text=True
@@ -113,13 +123,21 @@ REGISTRY = (
         "lightgbm",
         reads_text=True,
     ),
+    Baseline(
+        "corrected-text",
+        "corrected LightGBM + text",
+        *corrected(*boosted_trees(STRONGEST + TEXT, **SMALL_TREES)),
+        "lightgbm",
+        reads_text=True,
+        apart=True,
+    ),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
 RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
 """The baselines that `palate recommend --model` takes, by key."""
 BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
 """The baselines' keys and their names in tables, in table order."""
-LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text")
+LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text", "corrected-text")
 """Keys of the baselines that `palate advise` tries, from cheap to dear."""
 TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
@@ -193,6 +211,8 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     if kept is not None and (state := kept.read(name)) is not None:
         return state["p"]
     queries, _ = data.of_split("train")
+    if baseline.apart:
+        return baseline.predictor(data, fit_one(baseline, data, kept))(queries)
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
         for part in range(PARTS):

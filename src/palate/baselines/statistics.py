@@ -119,7 +119,7 @@ class BaselineData:
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Cached features of a split's samples by (split, group), which several models share."""
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
-    """Cached logistic regressions by groups of features, which several models share."""
+    """Cached logistic regressions and trees by groups of features, which several models share."""
     views: dict[bool, Any] = field(default_factory=dict, repr=False, compare=False)
     """Cached results of `palate.baselines.views`, which several models share."""
     sums: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
