@@ -13,7 +13,7 @@ CONTEXT = PromptSpec(candidate_line="{item_mean} {item_count}")
 
 
 def prompt_rows(samples: Samples, prompt: PromptSpec) -> list[dict[str, Any]]:
-    """Each row of the timeline: its item's columns, its rating, and its context and signals if the prompt names them."""
+    """Each row of the timeline: its item's columns, its rating, and its context and signals if the prompt names any."""
     items = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
     contexts = contexts_of(samples) if prompt.names_context else [{}] * samples.timeline.height
     rated = samples.timeline.select("item_id", "rating").rows()

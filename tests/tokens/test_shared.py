@@ -78,7 +78,9 @@ def check(shared: SharedHistory, samples: Samples, prompt: PromptSpec, packed: P
 @pytest.mark.parametrize(
     ("tokenizer", "prompt", "train_on"),
     mostly_slow(
-        product(TOKENIZERS, ["guide", "rating first", "many fields", "every context", "signals"], ["response", "answer"]),
+        product(
+            TOKENIZERS, ["guide", "rating first", "many fields", "every context", "signals"], ["response", "answer"]
+        ),
         [
             *product(all_small(), ["guide"], ["response"]),
             *product(["byte_level_bpe"], ["rating first", "many fields", "every context"], ["response", "answer"]),
