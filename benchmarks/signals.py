@@ -103,13 +103,12 @@ def fields(args: argparse.Namespace) -> list[dict[str, Any]]:
         began = time.process_time()
         prompt = PromptSpec(candidate_line=f"{{{name}}}", estimate=args.estimate)
         score = signals_of(BaselineData.of(samples), prompt)[name].to_numpy()
-        took = time.process_time() - began
-        auc = {
-            split: measure(samples.label[index], score[index], samples.user[samples.position[index]]).auc
-            for split in ("train", "val", "test")
-            for index in [samples.of(split)]
-        }
-        rows.append({"field": name, **auc, "distinct": len(np.unique(score)), "took": took})
+        row = {"field": name, "distinct": len(np.unique(score)), "took": time.process_time() - began}
+        score = (score - score.min()) / max(np.ptp(score), 1e-9)  # `measure` takes probabilities
+        for split in ("train", "val", "test"):
+            index = samples.of(split)
+            row[split] = measure(samples.label[index], score[index], samples.user[samples.position[index]]).auc
+        rows.append(row)
     return rows
 
 
