@@ -19,6 +19,7 @@ from palate.samples.queries import Queries
 from palate.samples.signals import NONE
 
 EVERY = PromptSpec(candidate_line=" ".join(f"{{{name}}}" for name in SIGNALS), estimate="item-knn")
+CHEAP = "{neighbour_mean} {user_deviation} {item_deviation}"
 SAMPLES = samples_of(random_timeline(users=25, items=40))
 
 
@@ -135,6 +136,9 @@ def test_a_user_alone_has_no_neighbour_and_no_deviation_of_items() -> None:
     found = signals_of(BaselineData.of(samples), EVERY)
     assert set(found["neighbour"]) == {NONE}
     assert set(found["item_deviation"]) == {0.0}
+    later = np.arange(samples.timeline.height) >= samples.position[3]
+    again = signals_of(BaselineData.of(opposite(samples, later)), EVERY.model_copy(update={"candidate_line": CHEAP}))
+    assert again[:4].equals(found[:4].select(again.columns))
     assert not found["estimate"].is_nan().any()
 
 

@@ -17,7 +17,6 @@ from tests.tiny import random_adapter
 from palate.commands.prepare import kept_baselines, prepared
 from palate.commands.signals import signals_now, signals_then
 from palate.config import Config, load_config
-from palate.measure.leaks import audit
 from palate.samples import Prepared
 from palate.samples.queries import Queries
 from palate.samples.signals import FILE, NO_NEIGHBOUR
@@ -65,6 +64,17 @@ def test_prepared_data_have_them_and_are_the_same_again(home: Path, tmp_path: Pa
     assert f": {signals['estimate'][0]:.0%}, who liked" in first["input"]
     texts = (folder / "train.json").read_text()
     assert f"who liked {NO_NEIGHBOUR} gave it" in texts
+
+
+def test_an_estimate_from_texts_records_their_encoder(home: Path, tmp_path: Path) -> None:
+    text = ("--set", "prompt.estimate=text", "--set", "text.encoder=base", "--set", f"run_dir={tmp_path}")
+    assert palate("prepare", home / "config.yaml", *text).returncode == 0
+    assert read_json(tmp_path / "data" / "manifest.json")["options"]["signals"]["encoder"] == "base"
+    done = palate("recommend", home / "config.yaml", *text, "--base-only", "--user", "3")
+    assert done.returncode == 0, done.stderr
+    other = palate("recommend", home / "config.yaml", *text, "--set", "text.layer=1", "--base-only", "--user", "3")
+    assert other.returncode == 2
+    assert "was prepared with signals.layer = None (the config says 1)" in other.stderr
 
 
 def test_without_signals_nothing_is_added(home: Path, tmp_path: Path) -> None:
@@ -167,6 +177,11 @@ def test_commands_that_ask_run(home: Path, tmp_path: Path) -> None:
     every = ("--top-k", "60")
     assert recommended(home, "--user", "3", *every) == recommended(home, "--user", "3", *every)
     assert len(recommended(home, "--history", history, *every)) > 50
+    out = tmp_path / "all.parquet"
+    done = palate("recommend", home / "config.yaml", "--all-users", "--out", out, *every)
+    assert done.returncode == 0, done.stderr
+    mine = pl.read_parquet(out).filter(user_id=3)
+    assert dict(mine.select("item_id", "p").iter_rows()) == pytest.approx(recommended(home, "--user", "3", *every))
     asked = ("--set", "evaluate.rank_users=2", "--set", "evaluate.candidates=9", "--set", "evaluate.ablations=[empty]")
     done = palate("evaluate", home / "config.yaml", *asked, "--out", tmp_path / "evaluation")
     assert done.returncode == 0, done.stderr
@@ -174,16 +189,11 @@ def test_commands_that_ask_run(home: Path, tmp_path: Path) -> None:
     assert found["ablations"]["ablated"][0]["name"] == "empty"
 
 
-def test_the_audit_finds_values_of_a_fit_that_knew_the_answers(config: Config, data: Prepared) -> None:
-    samples = data.samples
-    assert samples.signals is not None
-    clean = audit(samples, "user-time", config.prompt).finding("candidate-signals")
-    assert (clean.severity, clean.count) == ("clean", 0)
-    assert clean.of > 0
-    knowing = samples.signals.with_columns(estimate=pl.Series(samples.label.astype(float)))
-    found = audit(replace(samples, signals=knowing), "user-time", config.prompt).finding("candidate-signals")
-    assert found.severity == "fatal"
-    assert found.count > 0
+def test_the_audit_checks_them(home: Path, tmp_path: Path) -> None:
+    for more in ((), ("--ratings", home / "ratings")):
+        done = palate("audit", home / "config.yaml", *more, "--json")
+        (found,) = [each for each in json.loads(done.stdout)["findings"] if each["check"] == "candidate-signals"]
+        assert (found["severity"], found["count"]) == ("clean", 0)
 
 
 def test_where_a_signal_cannot_be_had_it_is_refused_in_a_line(home: Path, tmp_path: Path) -> None:

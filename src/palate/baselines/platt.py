@@ -28,8 +28,8 @@ def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Sta
     """
     from sklearn.linear_model import LogisticRegression
 
-    parts = (data.fitted_on("val"), data.fitted_on("train") if data.apart else data.drawn("train"))
-    fitted_on = next((part for part in parts if both_classes(part[1])), None)
+    samples = data.fitted_on if data.apart else data.drawn
+    fitted_on = next((part for split in ("val", "train") if both_classes((part := samples(split))[1])), None)
     if fitted_on is None:
         return base_rate(data)
     queries, liked = fitted_on

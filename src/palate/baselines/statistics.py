@@ -47,9 +47,9 @@ class ItemStatistics(NamedTuple):
     each of n queries, (n,) each."""
 
     mean: Floats
-    """Shrunk to the mean of all."""
+    """Shrunk to the mean of all; the threshold if there is no rating."""
     liked: Floats
-    """Share of likes, shrunk to that of all."""
+    """Share of likes, shrunk to that of all; ½ if there is no rating."""
     ratings: Floats
     """Number of ratings."""
 
@@ -194,13 +194,12 @@ class BaselineData:
         count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
         rows = count.sum(axis=1, keepdims=True)
 
-        def means(part: Floats, overall: float) -> Floats:
-            # If no rating is outside a fold (of a single user, say), every item takes the mean of all.
-            prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
+        def means(part: Floats, otherwise: float) -> Floats:
+            # If no rating is outside a fold (of a single user, say), the mean of all would hold the query's answer.
+            prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), otherwise)
             return shrunk(part, count, prior)
 
-        data = self.training
-        return ItemStatistics(means(rated, float(data.rating.mean())), means(liked, float(data.liked.mean())), count)
+        return ItemStatistics(means(rated, self.samples.threshold), means(liked, 0.5), count)
 
     @cached_property
     def residual(self) -> Floats:
