@@ -6,19 +6,25 @@ from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
 from palate.samples.lines import renderer
+from palate.samples.signals import NO_NEIGHBOUR
 
 CONTEXT = PromptSpec(candidate_line="{item_mean} {item_count}")
 """A prompt that asks for the contexts and for nothing else."""
 
 
 def prompt_rows(samples: Samples, prompt: PromptSpec) -> list[dict[str, Any]]:
-    """Each row of the timeline: its item's columns, its rating, and its context if the prompt names it."""
+    """Each row of the timeline: its item's columns, its rating, and its context if the prompt names it, its signals."""
     items = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
     contexts = contexts_of(samples) if prompt.names_context else [{}] * samples.timeline.height
     rated = samples.timeline.select("item_id", "rating").rows()
-    return [
+    rows = [
         {**items[item], "rating": rating} | context for (item, rating), context in zip(rated, contexts, strict=True)
     ]
+    if samples.signals is not None:
+        titles = [*samples.items["title"], NO_NEIGHBOUR]  # NONE is the last
+        for at, values in zip(samples.position.tolist(), samples.signals.to_dicts(), strict=True):
+            rows[at] |= {**values, "neighbour": titles[values["neighbour"]]}
+    return rows
 
 
 def contexts_of(samples: Samples) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import datetime
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -388,9 +388,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _reads_text(self) -> "Config":
-        for option, key in (("teacher", self.train.teacher), ("offset", self.train.offset)):
+        estimate = self.prompt.estimate if "estimate" in self.prompt.signals else None
+        named = {"train.teacher": self.train.teacher, "train.offset": self.train.offset, "prompt.estimate": estimate}
+        for option, key in named.items():
             if key in READS_TEXT and self.text.encoder is None:
-                raise ValueError(f"train.{option}={key} reads the items' text, expected text.encoder, such as minilm")
+                raise ValueError(f"{option}={key} reads the items' text, expected text.encoder, such as minilm")
+        return self
+
+    @model_validator(mode="after")
+    def _estimates_by_a_baseline(self) -> "Config":
+        if self.prompt.estimate not in get_args(Teacher):
+            raise ValueError(f"prompt.estimate={self.prompt.estimate}, expected one of {', '.join(get_args(Teacher))}")
         return self
 
     @model_validator(mode="after")

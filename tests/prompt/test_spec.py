@@ -123,6 +123,19 @@ def test_what_stands_between_two_figures_of_an_items_ratings_is_told_with_them()
     ]
 
 
+def test_only_a_prompt_with_an_estimate_says_whose_it_is() -> None:
+    line = "{title}, {estimate:.0%}, like {neighbour:short}"
+    named, other = PromptSpec(candidate_line=line, estimate="online"), PromptSpec(estimate="online")
+    assert named.model_dump()["estimate"] == "online"
+    assert "estimate" not in other.model_dump()
+    assert PromptSpec.model_validate(named.model_dump()) == named
+    assert (named.signals, other.signals) == (("estimate", "neighbour"), ())
+    shown = {"title": "Heat", "estimate": 0.7, "neighbour": "Matrix, The (1999)"}
+    assert named.candidate(shown) == "Heat, 70%, like The Matrix"
+    with pytest.raises(ValidationError, match=r"history_line must not name {item_deviation}"):
+        PromptSpec(history_line="{title} {item_deviation}")
+
+
 def test_messages_are_system_earlier_turns_question_answer() -> None:
     example = {
         "instruction": "I",

@@ -1,5 +1,6 @@
 """A recommendation's prompt is the test sample's prompt for the same history, item and time, token for token."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from tests.acceptance.ratings import write_ratings
 from tests.small import all_small, small_tokenizer
 from tests.tiny import EMPTY_THINK, tiny_model
 
+from palate.baselines.signals import estimate_state, signals_of, source_of
+from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.prompt.chat import Chat
@@ -28,6 +31,10 @@ CONTEXT = PromptSpec(
     history_line="{n}. {title} {rating:.1f} of {item_mean:.1f}",
     candidate_line="{title} ({genres}), {item_mean:.1f} by {item_count}",
 )
+SIGNALS = PromptSpec(
+    candidate_line="{title} {estimate:.0%} {neighbour:short} {neighbour_mean} {user_deviation:+.1f} {item_deviation}",
+    estimate="online",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +48,20 @@ def asked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, sp
     queries = Queries.of_samples(samples, split)
     position = queries.anchor
     questions = asked_then(samples, position, queries.item)
-    prompts = PromptWriter(renderer(questions.samples, prompt), chat, options)
+    data = BaselineData.of(samples)
+    source = source_of(data, prompt, estimate_state(data, prompt))
+    render = renderer(questions.samples, prompt, lambda anchor, item: source.of(Queries(anchor, item)))
+    prompts = PromptWriter(render, chat, options)
     return prompts.ids(position, questions.target, samples.history_len)
 
 
 def scored(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, split: str = "test") -> TokenDataset:
+    if prompt.signals:
+        samples = replace(samples, signals=signals_of(BaselineData.of(samples), prompt))
     return token_datasets(samples, prompt, chat, options, splits=[split])[split]
 
 
-@pytest.mark.parametrize("prompt", [PromptSpec(), CONTEXT], ids=["titles", "context"])
+@pytest.mark.parametrize("prompt", [PromptSpec(), CONTEXT, SIGNALS], ids=["titles", "context", "signals"])
 @pytest.mark.parametrize("name", sorted(all_small()))
 def test_with_every_kind_of_tokenizer(samples: Samples, prompt: PromptSpec, name: str) -> None:
     chat = Chat(all_small()[name])

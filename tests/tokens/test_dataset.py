@@ -54,6 +54,11 @@ PROMPTS = {
         candidate_line="{item_mean:.0f} stars: {title}",
     ),
     "context touching": PromptSpec(history_line="{item_count}{title}{item_mean}"),
+    "signals": PromptSpec(
+        candidate_line="{title}: {estimate:.0%}; who liked {neighbour:short} gave it {neighbour_mean:.1f} "
+        "({user_deviation:+.1f}, {item_deviation:+.1f})",
+    ),
+    "signals touching": PromptSpec(candidate_line="{estimate}{title}{neighbour}{neighbour_mean}{item_mean}"),
 }
 
 
@@ -100,7 +105,17 @@ def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -
         timestamp=pl.Series(np.arange(rated.size) % each // 2),
         split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)),
     )
-    return Samples(frame, items, position, split, 4.0, HISTORY)
+    signals = pl.DataFrame(
+        {
+            "estimate": draw.integers(0, 101, position.size) / 100,
+            "neighbour": draw.integers(-1, len(names), position.size),
+            **{
+                name: draw.integers(-30, 40, position.size) / 10
+                for name in ("neighbour_mean", "user_deviation", "item_deviation")
+            },
+        }
+    )
+    return Samples(frame, items, position, split, 4.0, HISTORY, signals=signals)
 
 
 def composed(samples: Samples, prompt: PromptSpec, chat: Chat, folder: Path, **options: Any) -> dict[str, TokenDataset]:
@@ -169,6 +184,25 @@ def test_a_context_beside_which_no_cut_is_proved_is_tokenized_whole(prompt: Prom
         assert as_lists(dataset) == whole(samples, prompt, chat, split)
 
 
+@pytest.mark.parametrize("name", sorted(TOKENIZERS.keys() - {"phi3_like"}))
+def test_signals_are_composed_and_asked_as_they_are_trained(name: str, tmp_path: Path) -> None:
+    chat, samples = Chat(TOKENIZERS[name]), samples_of(PLAIN, users=8)
+    for split, dataset in composed(samples, PROMPTS["signals"], chat, tmp_path, cutoff_len=100_000).items():
+        assert dataset.tables.reason is None
+        assert dataset.tables.unproved(split).size < len(dataset) / 2  # some numbers join a tokenizer's pieces
+        rows = [row for chunk in iter_examples(samples, split, PROMPTS["signals"]) for row in chunk.to_dicts()]
+        assert dataset.prompts() == chat.decision_prompts([to_generation_messages(row) for row in rows])
+        assert [dataset.example(n)["input"] for n in range(len(dataset))] == [row["input"] for row in rows]
+
+
+def test_more_values_of_a_signal_than_a_word_has_room_for_are_refused(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build_tables.SIGNAL_PLACES, "estimate", (0, 1))
+    with pytest.raises(InputError, match=r"ratings: have \d+ distinct {estimate}, expected at most 2"):
+        composed(samples, PROMPTS["signals"], Chat(small_tokenizer()), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("place", "what"), [("ITEM", "items"), ("RATING", "distinct ratings"), ("CONTEXT", "distinct pairs of {item_mean}")]
 )
@@ -225,9 +259,9 @@ def test_a_copy_in_another_process_has_all_but_the_text(samples: Samples, tmp_pa
         copy.text(0)
 
 
-@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role"])
+@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role", "signals"])
 def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, change: str) -> None:
-    chat, prompt = Chat(small_tokenizer()), PROMPTS["every context"]
+    chat, prompt = Chat(small_tokenizer()), PROMPTS["signals" if change == "signals" else "every context"]
     before = composed(samples, prompt, chat, tmp_path)["train"]
     later = pl.col("timestamp").shuffle(seed=1)
     unused = pl.when(pl.col("split") == "warmup").then(pl.lit("unused", ROLES)).otherwise("split")
@@ -237,6 +271,7 @@ def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, chang
         "rating": replace(samples, timeline=samples.timeline.with_columns(rating=10 - pl.col("rating"))),
         "title": replace(samples, items=samples.items.with_columns(title=pl.col("title") + "!")),
         "time": replace(samples, timeline=samples.timeline.with_columns(timestamp=later)),
+        "signals": replace(samples, signals=samples.signals.reverse() if samples.signals is not None else None),
         "role": replace(samples, timeline=samples.timeline.with_columns(split=unused)),
     }[change]
     after = composed(other, prompt, chat, tmp_path)

@@ -1,5 +1,6 @@
 """Prompts of several targets against the sequences that they stand for, tokenized whole."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,7 @@ from palate.tokens.shared import SharedHistory, SharedRows, group
 
 def with_users(samples: Samples, each: int = 8) -> Samples:
     users = pl.Series("user_id", np.arange(samples.timeline.height) // each)
-    return Samples(
-        samples.timeline.with_columns(users),
-        samples.items,
-        samples.position,
-        samples.split,
-        samples.threshold,
-        samples.history_len,
-    )
+    return replace(samples, timeline=samples.timeline.with_columns(users))
 
 
 def datasets(samples: Samples, prompt: str, tokenizer: str, folder: Path, **options: Any) -> TokenDataset:
@@ -84,12 +78,15 @@ def check(shared: SharedHistory, samples: Samples, prompt: PromptSpec, packed: P
 @pytest.mark.parametrize(
     ("tokenizer", "prompt", "train_on"),
     mostly_slow(
-        product(TOKENIZERS, ["guide", "rating first", "many fields", "every context"], ["response", "answer"]),
+        product(
+            TOKENIZERS, ["guide", "rating first", "many fields", "every context", "signals"], ["response", "answer"]
+        ),
         [
             *product(all_small(), ["guide"], ["response"]),
             *product(["byte_level_bpe"], ["rating first", "many fields", "every context"], ["response", "answer"]),
             ("trimming", "many fields", "response"),
             ("qwen3", "every context", "answer"),
+            *product(["byte_level_bpe", "phi3_like"], ["signals"], ["response"]),
         ],
     ),
 )

@@ -64,9 +64,7 @@ def weighted(statistics: Callable[[BaselineData, Queries], list[Floats]]) -> tup
     def fit(data: BaselineData) -> State | None:
         from sklearn.linear_model import LogisticRegression
 
-        queries, liked = data.drawn("train")
-        kept = data.learned(queries)
-        queries, liked = queries.take(kept), liked[kept]
+        queries, liked = data.fitted_on("train")
         if not both_classes(liked):
             return None
         return {"weights": LogisticRegression().fit(np.column_stack(statistics(data, queries)), liked).coef_[0]}
@@ -200,7 +198,7 @@ def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) 
         if (split, group) not in data.features:
             data.features[split, group] = features_of(data, queries, [group])[1]
     x = np.hstack([data.features[split, group] for group in groups])
-    if split != "train" or data.without is None:
+    if data.without is None or (split != "train" and not data.apart):
         return x, liked
     kept = data.learned(queries)
     return x[kept], liked[kept]

@@ -28,7 +28,8 @@ def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Sta
     """
     from sklearn.linear_model import LogisticRegression
 
-    fitted_on = next((part for split in ("val", "train") if both_classes((part := data.drawn(split))[1])), None)
+    samples = data.fitted_on if data.apart else data.drawn
+    fitted_on = next((part for split in ("val", "train") if both_classes((part := samples(split))[1])), None)
     if fitted_on is None:
         return base_rate(data)
     queries, liked = fitted_on
@@ -50,7 +51,10 @@ def scaled(scale: Floats, statistic: Callable[[Queries], Floats]) -> Predict:
 
 def base_rate(data: BaselineData) -> State:
     """`rate`: the training base rate."""
-    return {"rate": np.array(data.of_split("train")[1].mean())}
+    queries, liked = data.of_split("train")
+    if data.apart:
+        liked = liked[data.learned(queries)]
+    return {"rate": np.array(liked.mean() if liked.size else 0.5)}
 
 
 def both_classes(liked: np.ndarray) -> bool:

@@ -200,13 +200,14 @@ def _of_vectors(baseline: Baseline, kept: Kept, vectors: Vectors | None) -> Kept
     return replace(kept, made_from={**kept.made_from, "text": vectors.identity})
 
 
-def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = None) -> Scores:
+def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = None, *, apart: bool = False) -> Scores:
     """P(like) of every training sample, float64 (n,), each by a fit on the samples of other users.
 
     The users form `PARTS` parts. So no label is part of its own sample's prediction, even if the baseline can learn its
     samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
+    With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.of_others`.
     """
-    name = f"{baseline.key}-cross-fitted"
+    name = f"{baseline.key}-{'apart' if apart else 'cross-fitted'}"
     kept = None if kept is None else _of_vectors(baseline, kept, data.vectors)
     if kept is not None and (state := kept.read(name)) is not None:
         return state["p"]
@@ -216,7 +217,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
         for part in range(PARTS):
-            others = replace(data, without=part, linear={})
+            others = data.of_others(part, apart=apart)
             rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
             p[rows] = baseline.predictor(others, baseline.fitted(others))(queries.take(rows))
             meter.advance(1)

@@ -98,6 +98,61 @@ def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, nei
 
 
 @compiled
+def nearest_liked(anchor, item, order, fold, first, rated, liked, start, neighbour, similarity):
+    """The item most similar to each candidate among those that the user liked before the anchor, int64 (n,).
+
+    −1 if no liked item has a positive similarity; of equal similarities the item with the least number. Of an item that
+    the user rated twice the last rating counts. Arguments as in `neighbour_sums`.
+    """
+    out = np.full(anchor.size, -1, np.int64)
+    row_of = np.full(start.shape[1] - 1, -1, np.int64)
+    user, at = -1, 0
+    for o in order:
+        end = anchor[o]
+        if first[end] != user:
+            if user >= 0:
+                for row in range(user, at):
+                    row_of[rated[row]] = -1
+            user = at = first[end]
+        while at < end:
+            row_of[rated[at]] = at
+            at += 1
+        best = np.float32(0)
+        for c in range(start[fold[o], item[o]], start[fold[o], item[o] + 1]):
+            row, other = row_of[neighbour[c]], neighbour[c]
+            if row < 0 or not liked[row] or similarity[c] < best or similarity[c] <= 0:
+                continue
+            if similarity[c] > best or other < out[o]:
+                best, out[o] = similarity[c], other
+    return out
+
+
+@compiled
+def ratings_among(fold, other, item, start, user, rating, liked, fold_of):
+    """Ratings of an item by the users outside a fold who liked another one: number and sum, float64 (n, 2).
+
+    `fold`, `other` and `item` int64 (n,). The ratings (float64) are sorted by item, then user; `start` (items + 1,) has
+    the first index of each item's, and `fold_of` the fold of each user.
+    """
+    out = np.zeros((item.size, 2))
+    for i in range(item.size):
+        a, last = start[other[i]], start[other[i] + 1]
+        for b in range(start[item[i]], start[item[i] + 1]):
+            if fold_of[user[b]] == fold[i]:
+                continue
+            while a < last and user[a] < user[b]:
+                a += 1
+            also, c = False, a
+            while c < last and user[c] == user[b]:
+                also = also or liked[c]
+                c += 1
+            if also:
+                out[i, 0] += 1
+                out[i, 1] += rating[b]
+    return out
+
+
+@compiled
 def genre_sums(anchor, item, order, first, rated, residual, genres, bits):
     """Statistics of the user's past ratings in a candidate's genres, float64 (n, 4).
 

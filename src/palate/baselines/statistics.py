@@ -11,7 +11,7 @@ These statistics include training ratings of any time: for an average item half 
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
@@ -47,9 +47,9 @@ class ItemStatistics(NamedTuple):
     each of n queries, (n,) each."""
 
     mean: Floats
-    """Shrunk to the mean of all."""
+    """Shrunk to the mean of all; the threshold if there is no rating."""
     liked: Floats
-    """Share of likes, shrunk to that of all."""
+    """Share of likes, shrunk to that of all; ½ if there is no rating."""
     ratings: Floats
     """Number of ratings."""
 
@@ -112,6 +112,8 @@ class BaselineData:
     seed: int
     without: int | None = None
     """The part of users whose training samples a fit leaves out; None: it uses those of all."""
+    apart: bool = False
+    """Whether a fit reads nothing of the users of `without`; see `of_others`."""
     vectors: Vectors | None = None
     """Vectors of the items' text."""
     fits: int = SEEDS
@@ -152,6 +154,27 @@ class BaselineData:
         """The rows of the training queries that a fit uses; see `without`."""
         return np.flatnonzero(self.fold[queries.anchor] % PARTS != (-1 if self.without is None else self.without))
 
+    def of_others(self, part: int, *, apart: bool) -> Self:
+        """The data for a fit that leaves out the training samples of a part of the users.
+
+        A fit still learns from their ratings otherwise: they are in the item statistics of other users' features, and
+        in the validation samples. With `apart` the part's ratings are in neither, so that a prediction for one of
+        its users depends on no answer of theirs but those before the query.
+        """
+        if not apart:
+            return replace(self, without=part, linear={})
+        allowed = self.allowed & (self.fold % PARTS != part)
+        caches: dict[str, Any] = {"features": {}, "linear": {}, "views": {}, "sums": {}}
+        return replace(self, without=part, apart=True, allowed=allowed, **caches)
+
+    def fitted_on(self, split: str) -> tuple[Queries, Labels]:
+        """`drawn` without the samples that a fit leaves out: training samples of `without`; if `apart`, also others."""
+        queries, liked = self.drawn(split)
+        if split != "train" and not self.apart:
+            return queries, liked
+        rows = self.learned(queries)
+        return queries.take(rows), liked[rows]
+
     def drawn(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split to fit on: all, or a random `MOST` of them, in order."""
         queries, liked = self.of_split(split)
@@ -171,13 +194,12 @@ class BaselineData:
         count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
         rows = count.sum(axis=1, keepdims=True)
 
-        def means(part: Floats, overall: float) -> Floats:
-            # If no rating is outside a fold (of a single user, say), every item takes the mean of all.
-            prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), overall)
+        def means(part: Floats, otherwise: float) -> Floats:
+            # If no rating is outside a fold (of a single user, say), the mean of all would hold the query's answer.
+            prior = np.where(rows > 0, part.sum(axis=1, keepdims=True) / np.maximum(rows, 1), otherwise)
             return shrunk(part, count, prior)
 
-        data = self.training
-        return ItemStatistics(means(rated, float(data.rating.mean())), means(liked, float(data.liked.mean())), count)
+        return ItemStatistics(means(rated, self.samples.threshold), means(liked, 0.5), count)
 
     @cached_property
     def residual(self) -> Floats:

@@ -2,10 +2,12 @@
 
 import json
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING
 
 from palate import console
 from palate.commands.prepare import outdated, prepared, ratings_of
+from palate.commands.signals import signal_data, signalled
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
@@ -26,7 +28,7 @@ def check_leaks(config: Config, data: "Prepared") -> "Audit":
     """
     from palate.measure.leaks import audit
 
-    found = audit(data.samples, config.prepare.split, config.prompt)
+    found = audit(data.samples, config.prepare.split, config.prompt, signals=partial(signal_data, config))
     _refuse(config, found, str(data.folder))
     for finding in found.fatal:
         log.warning("leak allowed: %s: %s", finding.check, finding.sentence)
@@ -44,11 +46,11 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
     console.start_logging()
     if from_ratings or outdated(config):
         ratings = ratings_of(config)
-        samples, place = checked_samples(ratings, config.prepare, config.seed), ratings.name
+        samples, place = signalled(config, checked_samples(ratings, config.prepare, config.seed))[0], ratings.name
     else:
         data = prepared(config)
         samples, place = data.samples, str(data.folder)
-    found = audit(samples, config.prepare.split, config.prompt)
+    found = audit(samples, config.prepare.split, config.prompt, signals=partial(signal_data, config))
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
     else:

@@ -50,6 +50,12 @@ def adopted(config: Config, given: str | None = None) -> Config:
     from palate.alpaca.answers import Answers, answers_of
 
     files = read_files(source)
+    if named.prompt.signals:
+        raise InputError(
+            f"names {{{named.prompt.signals[0]}}}, which Alpaca files do not have: their prompts are written, expected "
+            "none",
+            "prompt.candidate_line",
+        )
     answers = answers_of(list(files.values()), Answers(config.prompt.yes, config.prompt.no))
     return named.model_copy(update={"prompt": config.prompt.model_copy(update=answers._asdict())})
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
     except ModuleNotFoundError:
         return {"summary": "unknown without polars"}
     from palate.prompt.chat import Chat
-    from palate.prompt.spec import split_template
+    from palate.prompt.spec import SIGNALS, split_template
     from palate.prompt.tokenizer import load_tokenizer
     from palate.prompt.wording import Wording
     from palate.tokens.build_fragments import build_fragments
@@ -148,7 +149,8 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
         chat = Chat(tokenizer, prompt.yes, prompt.no)
         proof = Boundaries(chat.untrimmed)
         contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
-        plan = PromptLayout(prompt, Wording.of(prompt, items, [0.5, 4.0, 10.0], contexts))
+        signals: dict[str, Sequence[Any]] = {name: [-0.5, 0.0, 0.9] for name in SIGNALS} | {"neighbour": TITLES}
+        plan = PromptLayout(prompt, Wording.of(prompt, items, [0.5, 4.0, 10.0], contexts, signals))
         fragments = build_fragments(plan, chat, config.prepare.history_len, proof)
     except UnprovedError as error:
         return {"composed": False, "reason": str(error), "summary": f"tokenized whole: {error}"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
 from palate.commands.ledger import changes, flat
+from palate.commands.signals import read_beside, signalled, signals_of
 from palate.config import Config, decisive_options, write_config
 from palate.console import log
 from palate.errors import InputError
@@ -93,6 +94,7 @@ def prepare(config: Config) -> dict[str, Any]:
     A run's folder without a log gets the config, so that other commands take the folder for it.
     """
     from palate.samples import prepare as export
+    from palate.samples.signals import Signals
 
     console.start_logging()
     ratings = ratings_of(config)
@@ -101,7 +103,10 @@ def prepare(config: Config) -> dict[str, Any]:
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
     if ratings.times:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
-    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path)
+    signals = None
+    if config.prompt.signals:
+        signals = Signals(lambda samples: signals_of(config, samples), read_beside(config))
+    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path, signals)
     if config.data_dir is None and not (config.run_path / "run.log").is_file():
         write_config(config, config.run_path / "config.yaml")
     stats = manifest["stats"]
@@ -174,8 +179,16 @@ def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[s
 
     name = str(data.manifest["stats"]["name"])
     return token_datasets(
-        data.samples, config.prompt, chat, token_options(config), data=made_from_of(data), name=name, splits=splits
+        data.samples, config.prompt, chat, token_options(config), data=_told_from(data), name=name, splits=splits
     )
+
+
+def _told_from(data: "Prepared") -> dict[str, Any]:
+    """What decides the prompts of prepared data beside the prompt's options: the samples, and any signals."""
+    from palate.samples.signals import FILE
+
+    outputs = data.manifest["outputs"]
+    return made_from_of(data) | ({"signals": outputs[FILE]} if FILE in outputs else {})
 
 
 def made_from_of(data: "Prepared") -> dict[str, Any]:
@@ -239,6 +252,8 @@ def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "d
     from palate.tokens.dataset import token_datasets
 
     samples, made_from, name = samples_of(config)
+    samples, more = signalled(config, samples)
+    made_from |= more
     return token_datasets(samples, config.prompt, chat, token_options(config), data=made_from, name=name, splits=splits)
 
 
@@ -269,7 +284,7 @@ def ablated_tokens(
 
     index = data.samples.of(split)[rows]
     samples, prompt = ablate(data.samples, config.prompt, index, ablation, config.seed)
-    made_from = made_from_of(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
+    made_from = _told_from(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
     made_from |= {"history_len": samples.history_len, "seed": config.seed}
     options = token_options(_keeping_all(config))
     name = f"{data.manifest['stats']['name']}, {ablation}"
@@ -328,7 +343,9 @@ def token_options(config: Config) -> "Options":
 def prepare_options(config: Config) -> dict[str, Any]:
     """The options that decide the prepared files, beside the ratings, as their manifest holds them."""
     reading = _reading(config)
-    return ({"ratings": reading} if reading else {}) | decisive_options(config.prepare, config.prompt, config.seed)
+    options = decisive_options(config.prepare, config.prompt, config.seed)
+    signals = read_beside(config)
+    return ({"ratings": reading} if reading else {}) | options | ({"signals": signals} if signals else {})
 
 
 def changed_options(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate import console
-from palate.commands.prepare import token_options
+from palate.commands.prepare import kept_baselines, token_options
 from palate.commands.score import load_scorer
 from palate.commands.scores import Model
+from palate.commands.signals import signals_then
 from palate.config import Config
 from palate.samples import Prepared
 from palate.store.artifacts import atomic_file, sha256_of
@@ -149,7 +150,10 @@ def model_logits(
     def ask(done: int) -> NDArray[np.float32]:
         questions = asked_then(data.samples, anchor, item)
         scorer = load_scorer(config, scored.model.adapter)
-        prompts = PromptWriter(renderer(questions.samples, config.prompt), scorer.chat, token_options(config))
+        render = renderer(
+            questions.samples, config.prompt, signals_then(config, data.samples, kept_baselines(config, data))
+        )
+        prompts = PromptWriter(render, scorer.chat, token_options(config))
         # Users follow one another, each with the anchor of their own.
         ends = [*(np.flatnonzero(np.diff(anchor)) + 1).tolist(), anchor.size]
         with Meter(work.what, anchor.size, work.unit, done=done, console=console.err) as meter:

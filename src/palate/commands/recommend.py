@@ -18,6 +18,7 @@ from palate.commands.evaluate import model_name
 from palate.commands.prepare import kept_baselines, prepared, text_vectors, token_options
 from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
+from palate.commands.signals import signals_now
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
@@ -117,6 +118,7 @@ def recommend(
     user without ratings, and for files that name unknown items.
     """
     from palate.recommend.batch import kept_recommendations
+    from palate.samples.prepared import hashes_of
 
     console.start_logging()
     if baseline is None:
@@ -137,7 +139,7 @@ def recommend(
         _for_one(recommender, request, asker, model, as_json)
         return
     key = {
-        "data": {name: data.manifest["outputs"][name] for name in ("ratings.parquet", "items.parquet")},
+        "data": hashes_of(data.manifest),
         "options": data.manifest["options"],
         **model.key,
         "candidates": "all" if listed is None else sha256_of(listed.tolist()),
@@ -178,7 +180,8 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     if calibration is None and sum_of is None:
         log.info("P(like) is not calibrated: %s holds no calibration", folder)
     questions = asked_now(data.samples, guest)
-    render = renderer(questions.samples, config.prompt)
+    asked = signals_now(config, data.samples, kept_baselines(config, data), guest)
+    render = renderer(questions.samples, config.prompt, asked)
     prompts = PromptWriter(render, scorer.chat, token_options(config))
     about = {"model": model_name(config), "adapter": None if adapter is None else str(adapter)}
     own = PromptScores(scorer, prompts, int(questions.target[0]), config.evaluate.batch_size)

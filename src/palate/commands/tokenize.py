@@ -20,6 +20,7 @@ from palate.commands.prepare import (
     token_options,
     tokens_of,
 )
+from palate.commands.signals import signalled
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
@@ -58,6 +59,8 @@ def tokenize(
     options = token_options(config)
     if from_ratings:
         samples, made_from, name = samples_of(config)
+        samples, more = signalled(config, samples)
+        made_from |= more
         datasets = token_datasets(samples, config.prompt, chat, options, data=made_from, name=name, splits=wanted)
         inputs = made_from.pop("ratings")
     else:

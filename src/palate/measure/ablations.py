@@ -78,7 +78,8 @@ def ablate(
     """Samples and prompt from which any renderer makes the prompts of the samples `index` (n,) under an ablation.
 
     The new samples are n test samples in the order of `index`, each with a separate copy of its history; the labels
-    stay. Their timeline has `item_id` and `rating`; the context of each row (earlier ratings of its item) is a copy.
+    stay. Their timeline has `item_id` and `rating`; the context of each row (earlier ratings of its item) and the
+    signals of each candidate are copies.
     """
     ablation = ABLATIONS[name]
     shown = np.zeros(index.size, np.int64) if ablation.history == "empty" else samples.histories[index]
@@ -101,6 +102,7 @@ def ablate(
         history_len=0 if ablation.history == "empty" else samples.history_len,
         history=None if samples.history is None else shown,
         context=context,
+        signals=None if samples.signals is None else samples.signals[index],
     )
     lines = {line: _without(getattr(prompt, line), ablation) for line in ("history_line", "candidate_line")}
     return ablated, prompt.model_copy(update=lines)

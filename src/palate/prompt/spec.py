@@ -7,12 +7,23 @@ messages with a model's chat template.
 import re
 import string
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 CONTEXT_FIELDS = ("item_mean", "item_count")
 """Fields for both lines: statistics of an item's earlier ratings, see `palate.samples.context`."""
+Signal = Literal["estimate", "neighbour", "neighbour_mean", "user_deviation", "item_deviation"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+"""Fields for the candidate's line: what the ratings say of this user and candidate, see `palate.samples.signals`."""
 
 
 class TemplatePart(NamedTuple):
@@ -70,9 +81,9 @@ _PARENTHESES = re.compile(r"(\s*\([^()]*\))+\s*$")
 _ARTICLE = re.compile(r"(.+), (The|An?|L[ae]s?|El|Los|Il|D[aei][srne])")
 
 
-Of = Literal["literal", "n", "rating", "context", "item"]
+Of = Literal["literal", "n", "rating", "context", "item", Signal]
 """The source of a part of a line: constant text, the line's number, the row's rating, statistics of its item's earlier
-ratings, or the item table."""
+ratings, the item table, or one of `SIGNALS`."""
 
 
 def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
@@ -103,7 +114,7 @@ def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
 
 
 def _kind(field: str | None) -> Of:
-    kinds: dict[str | None, Of] = {None: "literal", "n": "n", "rating": "rating"}
+    kinds: dict[Any, Of] = {None: "literal", "n": "n", "rating": "rating", **{name: name for name in SIGNALS}}
     return "context" if field in CONTEXT_FIELDS else kinds.get(field, "item")
 
 
@@ -111,7 +122,9 @@ class PromptSpec(BaseModel):
     """The texts of a prompt.
 
     The two lines are format strings. Both may use every column of the item table, such as `{title}`, and two statistics
-    of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int).
+    of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int). The candidate's line
+    may also name what the ratings say of user and candidate: `{estimate}`, `{neighbour}`, `{neighbour_mean}`,
+    `{user_deviation}` and `{item_deviation}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -133,6 +146,8 @@ class PromptSpec(BaseModel):
     """Line above the candidate. Empty: the candidate follows the history as its next line."""
     candidate_line: str = "{title}"
     """The candidate; it has neither `{n}` nor `{rating}`."""
+    estimate: str = "logistic-knn"
+    """The baseline whose P(like) is `{estimate}`, in hundredths: one that `train.teacher` takes."""
     question: str = "Should we recommend this movie to the user? Answer Yes or No."
     """Last line of the user's message. Empty: the message ends with the candidate."""
     yes: str = Field("Yes", min_length=1)
@@ -156,13 +171,27 @@ class PromptSpec(BaseModel):
         leak = {p.field for p in split_template(self.candidate_line)} & {"rating", "n"}
         if leak:
             raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: a candidate has none")
+        beside = [p.field for p in split_template(self.history_line) if p.field in SIGNALS]
+        if beside:
+            raise ValueError(f"history_line must not name {{{beside[0]}}}: only a candidate has one")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused_estimate(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The section; other prompts go without `estimate`, so that data and adapters made before stay valid."""
+        return {key: value for key, value in dump(self).items() if key != "estimate" or key in self.signals}
 
     @property
     def names_context(self) -> bool:
         """Whether a line has a field of `CONTEXT_FIELDS`."""
         named = {part.field for line in (self.history_line, self.candidate_line) for part in split_template(line)}
         return not named.isdisjoint(CONTEXT_FIELDS)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The fields of `SIGNALS` that the candidate's line names, in the order of `SIGNALS`."""
+        named = {part.field for part in split_template(self.candidate_line)}
+        return tuple(name for name in SIGNALS if name in named)
 
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""

@@ -1,9 +1,9 @@
-"""Wording: the texts of every item, rating and context in the two lines of a prompt, as pieces.
+"""Wording: the texts of every item, rating, context and signal in the two lines of a prompt, as pieces.
 
-A piece of a line is constant text, the line's number, or a table with one text for each item, distinct rating or
-distinct context. All code that writes lines reads these pieces: one sample as text (`history_line`), whole columns
-(`palate.samples.lines`), and the fragments of token ids (`palate.tokens.layout`). The pieces are stored as JSON, so
-that a machine without item table and Polars can read them.
+A piece of a line is constant text, the line's number, or a table with one text for each item or for each distinct
+rating, context or value of a signal. All code that writes lines reads these pieces: one sample as text
+(`history_line`), whole columns (`palate.samples.lines`), and the fragments of token ids (`palate.tokens.layout`). The
+pieces are stored as JSON, so that a machine without item table and Polars can read them.
 """
 
 import json
@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate.errors import InputError
-from palate.prompt.spec import Number, Of, PromptSpec, TemplatePart, Text, runs_of
+from palate.prompt.spec import SIGNALS, Number, Of, PromptSpec, TemplatePart, Text, runs_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FILE = "wording.json"
 
 Codes = Mapping[str, int]
-"""The codes of a line's item, rating and context."""
+"""The codes of a line's item, rating and context, and of a candidate's signals."""
 
 
 class Piece(NamedTuple):
@@ -31,14 +32,14 @@ class Piece(NamedTuple):
     of: Of
     texts: Sequence[str] = ()
     spec: str = ""
-    """The number's format spec; for an item or a context, the piece's part of the template."""
+    """The format spec of the number or a signal; for an item or a context, the piece's part of the template."""
     option: str = ""
     """The config key of the template, for messages."""
 
     @property
     def name(self) -> str:
         """For messages, such as `{title} in history_line`."""
-        return f"{'rating' if self.of == 'rating' else self.spec} in {self.option}"
+        return f"{self.of if self.of == 'rating' or self.of in SIGNALS else self.spec} in {self.option}"
 
     def text(self, codes: Codes, n: int) -> str:
         """The piece's text in the n-th line, which has these codes."""
@@ -56,15 +57,26 @@ class Wording:
 
     @classmethod
     def of(
-        cls, prompt: PromptSpec, items: "pl.DataFrame", ratings: Sequence[float], contexts: "pl.DataFrame"
+        cls,
+        prompt: PromptSpec,
+        items: "pl.DataFrame",
+        ratings: Sequence[float],
+        contexts: "pl.DataFrame",
+        signals: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     ) -> "Wording":
-        """Write the texts of the rows of `items` and `contexts` and of each rating; a code is a position in these.
+        """Write the texts of the rows of `items` and `contexts`, and of each rating and signal.
+
+        A code is a position in these. `signals` has the values of each field that the prompt names, without which its
+        pieces have no texts.
 
         Raises `InputError` if a format spec does not fit a value.
         """
 
         def texts(of: Of, field: str, spec: str, option: str) -> list[str]:
-            values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
+            if of in SIGNALS:
+                values: Sequence[Any] = signals.get(of, ())
+            else:
+                values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
             return [v if not spec and type(v) is str else format_value(v, spec, option) for v in values]
 
         def piece(of: Of, parts: Sequence[TemplatePart], option: str) -> Piece:
@@ -72,6 +84,8 @@ class Wording:
                 return Piece(of, (), parts[0].format_spec)
             if of == "literal":
                 return Piece(of, [parts[0].literal])
+            if of in SIGNALS:
+                return Piece(of, texts(of, of, parts[0].format_spec, option), parts[0].format_spec, option)
             columns = [texts(of, p.field, p.format_spec, option) if p.field else repeat(p.literal) for p in parts]
             name = "".join(f"{{{p.field}}}" if p.field else p.literal for p in parts)
             return Piece(of, list(map("".join, zip(*columns, strict=False))), name, option)
@@ -91,7 +105,7 @@ class Wording:
         return "".join(piece.text(codes, 0) for piece in self.candidate)
 
     def named(self, of: Of, code: int) -> list[str]:
-        """All texts in the lines of one item, rating or context."""
+        """All texts in the lines of one item, rating, context or value of a signal."""
         return [piece.texts[code] for piece in (*self.history, *self.candidate) if piece.of == of]
 
     def of_items(self, rows: Sequence[int]) -> "Wording":

@@ -204,4 +204,4 @@ def with_ends(samples: Samples, guest: pl.DataFrame | None = None) -> Samples:
         own = own.cast({name: timeline.schema[name] for name in own.columns})
         timeline = pl.concat([timeline, own], how="diagonal")
     position = samples.position + samples.user[samples.position]
-    return replace(samples, timeline=timeline, position=position, context=None)
+    return replace(samples, timeline=timeline, position=position, context=None, signals=None)

@@ -30,7 +30,8 @@ class Samples:
     history is the `history_len` rows before it. `split` (n,) uint8 is 0 for train, 1 for val, 2 for test. A rating of
     at least `threshold` is a Yes. `items` has `item_id`, `title` and the item table's other columns. `context` is None
     until a prompt that needs it is rendered. `history` (n,) int64 is the number of history rows of each sample; None
-    means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows.
+    means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows. `signals`
+    has n rows, see `palate.samples.signals`; None if they were not computed.
 
     Models may learn from the roles "warmup" and "train". A warm-up rating after the first cutoff of a global-time split
     is therefore "unused", though it is part of a history. So are, under cold-items, the other ratings at the time of a
@@ -45,6 +46,7 @@ class Samples:
     history_len: int
     context: Context | None = None
     history: NDArray[np.int64] | None = None
+    signals: pl.DataFrame | None = None
 
     @property
     def histories(self) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Write prepared data: Alpaca JSON for trainers, raw samples for scorers, and the tables."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,32 @@ from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.lines import CHUNK, Renderer, renderer
+from palate.samples.signals import FILE, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
 
 _RAW_CHUNK = CHUNK // 2  # a raw sample has its history twice, as text and as a list
 
 
-def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: int, out: Path) -> dict[str, Any]:
+def prepare(
+    ratings: Ratings,
+    options: PrepareConfig,
+    prompt: PromptSpec,
+    seed: int,
+    out: Path,
+    signals: Signals | None = None,
+) -> dict[str, Any]:
     """Build the samples and write the folder `out`; returns its manifest.
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
-    `ratings.parquet`, `items.parquet`, `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
+    `ratings.parquet`, `items.parquet`, `signals.parquet` if the prompt names some (they come from `signals`),
+    `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
     The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
     `renderer` do, before it writes anything.
     """
     samples = checked_samples(ratings, options, seed)
+    if prompt.signals and signals is not None:
+        samples = replace(samples, signals=signals.of(samples))
     render = renderer(samples, prompt)
     drawn = draw(samples.of("val"), options.max_eval, seed)
     with atomic_folder(out) as folder:
@@ -42,13 +54,17 @@ def prepare(ratings: Ratings, options: PrepareConfig, prompt: PromptSpec, seed: 
             write_json(folder / "dataset_info.json", _dataset_info())
             samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
             samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+            if samples.signals is not None:
+                samples.signals.write_parquet(folder / FILE, compression="zstd")
             if ratings.skipped is not None:
                 ratings.skipped.write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
             "prepare",
             inputs=ratings.inputs,
-            options=decisive_options(options, prompt, seed) | ({"ratings": ratings.options} if ratings.options else {}),
+            options=decisive_options(options, prompt, seed)
+            | ({"ratings": ratings.options} if ratings.options else {})
+            | ({"signals": dict(signals.made_from)} if signals is not None and signals.made_from else {}),
             stats=_stats(ratings, samples, drawn.size),
         )
 

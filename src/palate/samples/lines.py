@@ -1,20 +1,22 @@
 """Render samples as text by chunks: the column-wise equivalent of `palate.prompt.wording` for one sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.prompt.spec import CONTEXT_FIELDS, PromptSpec, split_template
-from palate.prompt.wording import Piece, Wording
+from palate.prompt.spec import CONTEXT_FIELDS, SIGNALS, PromptSpec, split_template
+from palate.prompt.wording import Piece, Wording, format_value
 from palate.samples.build import Samples
 from palate.samples.context import context_of
 from palate.samples.items import shown_items
+from palate.samples.signals import Asked, coded, shown
 
 CHUNK = 16_384
 """Samples in a chunk: about 20 MB of text with the guide's prompt."""
@@ -28,11 +30,14 @@ class Renderer:
     samples: Samples
     prompt: PromptSpec
     wording: Wording
-    """Its codes are rows of the item table, positions in `scale`, and rows of the contexts."""
+    """Its codes are rows of the item table, positions in `scale`, rows of the contexts, and positions in the distinct
+    values of each signal of the samples."""
     item: pl.Series
     """(timeline rows,) UInt32: the row of each rating's item in the item table."""
     scale: pl.Series
     """The distinct ratings, ascending."""
+    asked: Asked | None = None
+    """Computes the signals of questions; None: the prompts are those of samples."""
 
     def lines(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """The history and candidate lines of samples `index`, as text: `history_titles`, `candidate_title`."""
@@ -52,7 +57,7 @@ class Renderer:
         """As `lines`, for any history and any candidate.
 
         The histories are the `items` rows before the timeline rows `position` (n,); the candidates are the items of the
-        timeline rows `target` (n,).
+        timeline rows `target` (n,). Without `asked`, signals are those of the samples at the rows `target`.
         """
         if not position.size:
             return pl.DataFrame(schema={"history_titles": pl.String, "candidate_title": pl.String})
@@ -64,10 +69,30 @@ class Renderer:
             texts += [pl.lit("\n")] if n > 1 else []
             texts += [body.gather(at) if isinstance(body, pl.Series) else pl.lit(body.text({}, n)) for body in bodies]
         blank = pl.lit(pl.repeat("", position.size, dtype=pl.String, eager=True))
-        return pl.select(
-            history_titles=pl.concat_str(blank, *texts),
-            candidate_title=pl.concat_str(blank, *(self._texts(piece, target) for piece in self.wording.candidate)),
+        signals = self._signals(position, target)
+        candidate = (
+            self._signal_texts(piece, signals[piece.of]) if piece.of in SIGNALS else self._texts(piece, target)
+            for piece in self.wording.candidate
         )
+        return pl.select(history_titles=pl.concat_str(blank, *texts), candidate_title=pl.concat_str(blank, *candidate))
+
+    def _signals(self, position: NDArray[np.int64], target: NDArray[np.int64]) -> pl.DataFrame:
+        """The signals that the prompt names, of candidates; no columns if it names none."""
+        if not self.prompt.signals:
+            return pl.DataFrame()
+        if self.asked is not None:
+            return self.asked(position, self.item.gather(target).to_numpy().astype(np.int64))
+        assert self.samples.signals is not None
+        return self.samples.signals[np.searchsorted(self.samples.position, target)]
+
+    def _signal_texts(self, piece: Piece, values: pl.Series) -> pl.Series:
+        """The texts of a signal's values; each distinct value is formatted once."""
+        distinct, code = coded(values)
+        texts = [
+            format_value(value, piece.spec, piece.option)
+            for value in shown(piece.of, distinct, self.samples.items["title"])
+        ]
+        return pl.Series(texts, dtype=pl.String).gather(code)
 
     @cached_property
     def _columns(self) -> dict[int, pl.Series]:
@@ -118,23 +143,25 @@ class Renderer:
         )
 
 
-def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
-    """The renderer for these samples and this prompt.
+def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -> Renderer:
+    """The renderer for these samples and this prompt; `asked` computes the signals of questions.
 
-    Raises `InputError` if the prompt names a column that the item table lacks, or if a format spec does not fit a
-    column's values.
+    Raises `InputError` if the prompt names a column that the item table lacks, if a format spec does not fit a column's
+    values, or if the prompt names signals that nobody computed.
     """
     items = shown_items(samples.items)
     for option in ("history_line", "candidate_line"):
         named = {p.field for p in split_template(getattr(prompt, option)) if p.field} - {"n", "rating"}
-        ambiguous = sorted(named & set(CONTEXT_FIELDS) & set(items.columns))
+        known = [*CONTEXT_FIELDS, *(SIGNALS if option == "candidate_line" else ())]
+        ambiguous = sorted(named & set(known) & set(items.columns))
         if ambiguous:
+            what = "signal" if ambiguous[0] in SIGNALS else "statistic of the earlier ratings"
             raise InputError(
-                f"names {{{ambiguous[0]}}}, a column of the items and also a statistic of the earlier ratings; "
+                f"names {{{ambiguous[0]}}}, a column of the items and also a {what}; "
                 "expected the column to have another name",
                 f"prompt.{option}",
             )
-        fields = [*items.columns, *CONTEXT_FIELDS]
+        fields = [*items.columns, *known]
         unknown = sorted(named - set(fields))
         if unknown:
             raise InputError(
@@ -148,7 +175,21 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
         samples = replace(samples, context=context_of(item.to_numpy(), time, rating, allowed))
     contexts = pl.DataFrame() if samples.context is None else samples.context.values
     scale = samples.timeline["rating"].unique().sort()
-    return Renderer(samples, prompt, Wording.of(prompt, items, scale.to_list(), contexts), item, scale)
+    signals = {} if asked is not None else _values(samples, prompt)
+    return Renderer(samples, prompt, Wording.of(prompt, items, scale.to_list(), contexts, signals), item, scale, asked)
+
+
+def _values(samples: Samples, prompt: PromptSpec) -> dict[str, Sequence[Any]]:
+    """The distinct values of the signals that the prompt names; raises `InputError` if the samples have none."""
+    known = pl.DataFrame() if samples.signals is None else samples.signals
+    missing = [name for name in prompt.signals if name not in known.columns]
+    if missing:
+        raise InputError(
+            f"names {{{missing[0]}}}, which these samples do not have; expected data that `palate prepare` wrote for "
+            "this prompt",
+            "prompt.candidate_line",
+        )
+    return {name: shown(name, coded(known[name])[0], samples.items["title"]) for name in prompt.signals}
 
 
 def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:

@@ -1,6 +1,7 @@
 """Read a prepared folder, the output of `palate prepare`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,16 @@ import polars as pl
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.samples.build import ROLES, Samples, samples_of
+from palate.samples.signals import FILE
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
 
 TABLES = ("ratings.parquet", "items.parquet")
+
+
+def hashes_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of the tables of prepared data, and of the signals if the prompt names some, by file."""
+    return {name: manifest["outputs"][name] for name in (*TABLES, FILE) if name in manifest["outputs"]}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Prepared:
 def load_prepared(folder: Path) -> Prepared:
     """Read a prepared folder; raises `InputError` if it is missing, incomplete or was changed.
 
-    The two tables are compared with their hashes; the other files must only exist.
+    The tables are compared with their hashes; the other files must only exist.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -38,10 +45,13 @@ def load_prepared(folder: Path) -> Prepared:
     if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
         raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
     outputs = manifest["outputs"]
-    damage = damage_in(folder, outputs, hashes=False) or damage_in(folder, {name: outputs[name] for name in TABLES})
+    damage = damage_in(folder, outputs, hashes=False) or damage_in(folder, hashes_of(manifest))
     if damage:
         raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
     options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
     timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
     items = pl.read_parquet(folder / "items.parquet", glob=False)
-    return Prepared(folder, manifest, samples_of(timeline, items, options))
+    samples = samples_of(timeline, items, options)
+    if FILE in outputs:
+        samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
+    return Prepared(folder, manifest, samples)

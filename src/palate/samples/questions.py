@@ -68,4 +68,4 @@ def _extended(samples: Samples, item: Longs, time: Longs, rating: NDArray[np.flo
             "split": pl.Series(["unused"], dtype=ROLES).new_from_index(0, item.size),
         }
     ).cast({name: timeline.schema[name] for name in ("item_id", "rating", "timestamp")})
-    return replace(samples, timeline=pl.concat([timeline, rows], how="diagonal"), context=None)
+    return replace(samples, timeline=pl.concat([timeline, rows], how="diagonal"), context=None, signals=None)

@@ -10,20 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.prompt.chat import Chat
-from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, Fragments
+from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, SIGNAL_PLACES, Fragments
 from palate.tokens.layout import Field, PromptLayout, Turn
 from palate.tokens.proof import Boundaries, Cuts, UnprovedError, choose_cuts
 
 AROUND = 4
 """Characters of context on each side of a fragment when it is tokenized."""
 JOINED = 4096
-"""Maximum number of distinct ratings or contexts to which the constant text beside them is joined in advance."""
+"""Maximum number of distinct ratings, contexts or values of a signal that the constant text beside is joined to."""
 
 Ids = tuple[int, ...]
 
 
-def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Boundaries) -> Fragments:
-    """Tokenize all fragments; raises `UnprovedError` if composition cannot be proved exact."""
+def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: Boundaries, rows: int = 0) -> Fragments:
+    """Tokenize all fragments; raises `UnprovedError` if composition cannot be proved exact.
+
+    `rows` is the number of timeline rows, after which the words of signals follow.
+    """
     choices: list[tuple[int, PromptLayout, Cuts]] = []
     reasons: list[UnprovedError] = []
     for tried in (layout, layout.with_ends()):
@@ -38,14 +41,15 @@ def build_fragments(layout: PromptLayout, chat: Chat, history_len: int, proof: B
     if not choices:
         raise reasons[0]
     _, best, cuts = min(choices, key=lambda choice: choice[0])
-    return _build(best, cuts, proof, chat, history_len)
+    return _build(_Workbench(best, cuts, proof, chat, history_len), rows)
 
 
-def _build(layout: PromptLayout, cuts: Cuts, proof: Boundaries, chat: Chat, history_len: int) -> Fragments:
-    work = _Workbench(layout, cuts, proof, chat, history_len)
+def _build(work: "_Workbench", rows: int) -> Fragments:
+    layout, cuts, chat, history_len = work.layout, work.cuts, work.chat, work.history_len
     work.check_template()
     tables = work.tables()
-    programs = _Programs(tables, [PLACES[kind.of] for kind in layout.kinds])
+    beyond = [rows if kind.of in SIGNAL_PLACES else 0 for kind in layout.kinds]
+    programs = _Programs(tables, [PLACES[kind.of] for kind in layout.kinds], beyond)
     response = np.zeros(2, np.int32)
     for m in range(history_len + 1):
         constants, tails, responses = work.constants(m, tables)
@@ -63,6 +67,9 @@ def _build(layout: PromptLayout, cuts: Cuts, proof: Boundaries, chat: Chat, hist
     ):
         kinds = [n for n, kind in enumerate(layout.kinds) if [kind.of, kind.option == "candidate_line"] == which]
         unproved[name] = sorted(set().union(*(cuts.unproved[n] for n in kinds)))
+    for number, kind in enumerate(layout.kinds):
+        if kind.of in SIGNAL_PLACES:
+            unproved[kind.of] = sorted(cuts.unproved[number].union(unproved.get(kind.of, ())))
     return programs.fragments(response, len(chat.decision.lead), unproved)
 
 
@@ -223,8 +230,8 @@ class _Workbench:
 class _Programs:
     """Collects fragments and steps, each distinct table of fragments once."""
 
-    def __init__(self, tables: list[list[Ids]], places: list[tuple[int, int]]) -> None:
-        self.tables, self.places = tables, places
+    def __init__(self, tables: list[list[Ids]], places: list[tuple[int, int]], beyond: list[int]) -> None:
+        self.tables, self.places, self.beyond = tables, places, beyond
         self.pieces: list[Ids] = []
         self.bases: dict[Any, int] = {}
         self.steps: list[tuple[int, int, int, int]] = []
@@ -236,7 +243,7 @@ class _Programs:
         table: list[Ids]
         for place, (kind, slot) in enumerate(fields):
             following = constants[place + 1] if place + 1 < len(constants) else ()
-            row = slot - 1 - m if slot else 0
+            row = slot - 1 - m if slot else self.beyond[kind]
             table, code = self.tables[kind], self.places[kind]
             if code != ITEM and len(table) <= JOINED:
                 self._step(row, self._put([(*pending, *ids, *following) for ids in table]), code)

@@ -19,10 +19,11 @@ from palate.prompt.spec import PromptSpec
 from palate.prompt.tokenizer import tokenizer_key
 from palate.samples.build import Samples
 from palate.samples.lines import Renderer, renderer
+from palate.samples.signals import coded
 from palate.samples.split import SPLITS
 from palate.store.cache import Cache
 from palate.tokens.build_fragments import build_fragments
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, Fragments, Ints, Longs
+from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, SIGNAL_PLACES, Fragments, Ints, Longs
 from palate.tokens.layout import PromptLayout
 from palate.tokens.proof import Boundaries, UnprovedError
 from palate.tokens.tables import (
@@ -78,6 +79,8 @@ def content_of(samples: Samples) -> dict[str, str]:
         digest.update(np.ascontiguousarray(array).data)
     if samples.history is not None:
         digest.update(samples.history.data)
+    if samples.signals is not None:
+        digest.update(samples.signals.hash_rows().to_numpy().data)
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
 
@@ -101,11 +104,14 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     ):
         if size > place[1] + 1:
             raise InputError(f"have {size:,} {what}, expected at most {place[1] + 1:,}", "ratings")
+    if prompt.signals:
+        word = np.concatenate([word, _signal_words(samples, prompt)])
+        np.save(out / "word.npy", word)
 
     fragments, reason = None, None
     try:
         layout = PromptLayout(prompt, wording)
-        fragments = build_fragments(layout, chat, samples.history_len, Boundaries(chat.untrimmed))
+        fragments = build_fragments(layout, chat, samples.history_len, Boundaries(chat.untrimmed), rows.size)
     except UnprovedError as error:
         reason = str(error)
     bad = unproved_samples(word, samples.position, samples.histories, fragments)
@@ -127,6 +133,8 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         for array in ARRAYS:
             np.save(out / f"{array}.npy", getattr(fragments, array))
         names = _unproved_names(fragments, samples.items[used]["title"], render.scale, contexts)
+        for of in prompt.signals:
+            names += [text for code in fragments.unproved[of][:5] for text in wording.named(of, code)[:1]]
     meta = {
         "reason": reason,
         "history_len": samples.history_len,
@@ -159,6 +167,19 @@ def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl
     return word
 
 
+def _signal_words(samples: Samples, prompt: PromptSpec) -> Longs:
+    """The second word of each timeline row: the codes of the signals of the sample there, 0 without a sample."""
+    word = np.zeros(samples.timeline.height, np.int64)
+    assert samples.signals is not None
+    for name in prompt.signals:
+        distinct, code = coded(samples.signals[name])
+        shift, mask = SIGNAL_PLACES[name]
+        if distinct.size > mask + 1:
+            raise InputError(f"have {distinct.size:,} distinct {{{name}}}, expected at most {mask + 1:,}", "ratings")
+        word[samples.position] |= code << shift
+    return word
+
+
 def _unproved_names(fragments: Fragments, titles: pl.Series, scale: pl.Series, contexts: pl.DataFrame) -> list[Any]:
     """Some titles, ratings and contexts without a proved fragment, for the log."""
     codes = sorted({*fragments.unproved["history"], *fragments.unproved["candidate"]})[:10]
@@ -174,6 +195,8 @@ def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping
     cumulative sums over the timeline. Other histories are measured line by line.
     """
     m, position = samples.history_len, samples.position
+    if (fragments.steps[:, 0] > 0).any():  # signals differ from sample to sample
+        return sample_lengths(word, fragments, position, samples.histories)
     lines = [{at: np.zeros(n, np.int64) for at, n in {**sizes, LABEL: 2, NOTHING: 1}.items()} for _ in range(m + 1)]
     for row, base, *at in fragments.steps[fragments.first[m] : fragments.first[m + 1]].tolist():
         added = lines[row][at[0], at[1]]

@@ -14,8 +14,8 @@ import numpy as np
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
-from palate.tokens.fragments import CONTEXT, ITEM, RATING, Fragments, Ints, Longs
-from palate.tokens.tables import CHUNK, Plain, Tables, codes_of, mapped, sample_lengths
+from palate.tokens.fragments import CONTEXT, ITEM, RATING, SIGNAL_PLACES, Fragments, Ints, Longs
+from palate.tokens.tables import CHUNK, Plain, Tables, mapped, sample_lengths
 
 Strategy = Literal["left", "right", "middle", "history", "drop", "error"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -277,14 +277,16 @@ def _line_edges(tables: Tables, f: Fragments, chat: Chat) -> tuple[Longs, Longs]
     if item is None or rating is None or context is None:
         return None
     word = (item << ITEM[0]) | (rating << RATING[0]) | (context << CONTEXT[0])
-    codes = {"item": item, "rating": rating, "context": context}
+    # Signals stand behind the history, so any value does.
+    codes = {"item": item, "rating": rating, "context": context, **dict.fromkeys(SIGNAL_PLACES, 0)}
     lines = [tables.wording.history_line(codes, n) for n in range(1, m + 1)]
     example = prompt.alpaca("\n".join(lines), tables.wording.candidate_line(codes), prompt.yes, m)
     text = chat.text(to_chat_messages(example))
     at = text.index("\n".join(lines) + prompt.frame(m)[1])
     offsets = chat.untrimmed.encode(text, add_special_tokens=False).offsets
     steps = f.steps[f.first[m] : f.first[m + 1]]
-    ends = np.cumsum(f.length[steps[:, 1] + ((word >> steps[:, 2]) & steps[:, 3])])
+    words = np.where(steps[:, 0] > 0, 0, word)
+    ends = np.cumsum(f.length[steps[:, 1] + ((words >> steps[:, 2]) & steps[:, 3])])
     begins = np.concatenate([[0], ends[:-1]])
     lead, trail = np.zeros((2, m), np.int64)
     for n, line in enumerate(lines):
@@ -306,7 +308,7 @@ def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
     """The message for a sample that cannot be cut to the cutoff."""
-    candidate = tables.wording.candidate_line(codes_of(int(tables.word[tables.position(split)[sample]])))
+    candidate = tables.candidate_line(int(tables.position(split)[sample]))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"

@@ -5,6 +5,9 @@ with m history items is a list of steps. A step gives the number of the sample's
 & mask)`. Here `word` is that of the timeline row `position + row`; it packs the rated item, the rating, the item's
 context and the label. The constant text beside a rating or a context is joined to its fragments in advance, once for
 each line number, so a history line is two fragments.
+
+If the prompt names signals, a second word of each row packs the codes of its signals. These words follow those of all
+rows, so the `row` of a signal's step is the number of timeline rows.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,16 @@ Longs = NDArray[np.int64]
 
 ITEM, RATING, CONTEXT, LABEL = (0, (1 << 28) - 1), (28, (1 << 18) - 1), (46, (1 << 16) - 1), (62, 1)
 """The bits of a word with the codes of the item, the rating and the context, and with the label: (shift, mask)."""
-PLACES = {"item": ITEM, "rating": RATING, "context": CONTEXT}
+WORD_PLACES = {"item": ITEM, "rating": RATING, "context": CONTEXT}
+SIGNAL_PLACES = {
+    "estimate": (0, (1 << 7) - 1),
+    "neighbour_mean": (7, (1 << 11) - 1),
+    "user_deviation": (18, (1 << 11) - 1),
+    "item_deviation": (29, (1 << 11) - 1),
+    "neighbour": (40, (1 << 23) - 1),
+}
+"""The bits of a second word with the codes of a candidate's signals."""
+PLACES = {**WORD_PLACES, **SIGNAL_PLACES}
 NOTHING = (0, 0)
 IGNORED = -100
 """The label that PyTorch's cross entropy ignores."""
@@ -32,7 +44,8 @@ class Fragments:
     `tokens` (t + OVERREAD,) int32, `start` (f,) int64, `length` (f,) int32; `steps` (s, 4) int64: row, base,
     shift, mask; `first` (history_len + 2,) int64. `response` (2,) int32 is the response length of a No and a Yes
     sample, and `lead` the number of its tokens before the decision token. `unproved` are the codes without a proved
-    fragment: of items as history item and as candidate, of ratings, and of contexts in both.
+    fragment: of items as history item and as candidate, of ratings, of contexts in both, and of signals, if there are
+    any.
     """
 
     tokens: NDArray[np.int32]

@@ -77,7 +77,7 @@ def measure(word, position, target, program, steps, first, length, out):
     for i in range(position.size):
         total, shared = 0, -1
         for j in range(first[program[i]], first[program[i] + 1]):
-            row = target[i]
+            row = target[i] + steps[j, 0]
             if steps[j, 0] < 0:
                 row = position[i] + steps[j, 0]
             elif shared < 0 and steps[j, 3] != 0:
@@ -110,7 +110,7 @@ def count_cut_lines(word, position, steps, first, length, items, lead, trail, be
 def _whole(word, position, target, program, steps, first, start, length, tokens, out, at):
     """Write one whole sample to `out[at:]` and return its end."""
     for j in range(first[program], first[program + 1]):
-        row = position + steps[j, 0] if steps[j, 0] < 0 else target
+        row = (position if steps[j, 0] < 0 else target) + steps[j, 0]
         f = steps[j, 1] + ((word[row] >> steps[j, 2]) & steps[j, 3])
         n = length[f]
         for k in range(0, n, BLOCK):

@@ -5,6 +5,7 @@ exact are tokenized whole, once, into another folder. `palate.tokens.build_table
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,18 @@ from numpy.typing import NDArray
 
 from palate.prompt.spec import Of, PromptSpec
 from palate.prompt.wording import Codes, Wording
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, OVERREAD, PLACES, RATING, Fragments, Ints, Longs
+from palate.tokens.fragments import (
+    CONTEXT,
+    ITEM,
+    LABEL,
+    OVERREAD,
+    RATING,
+    SIGNAL_PLACES,
+    WORD_PLACES,
+    Fragments,
+    Ints,
+    Longs,
+)
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
 CHUNK = 1000
@@ -52,7 +64,8 @@ class Tables:
     """The files of `build_tables`, mapped into memory.
 
     `word` (timeline rows,) int64 packs the codes of item, rating and context and the label, see
-    `palate.tokens.fragments`. `fragments` is None if no composition is proved; `reason` then has the reason.
+    `palate.tokens.fragments`; if the prompt names signals, as many words of signals follow. `fragments` is None if no
+    composition is proved; `reason` then has the reason.
     """
 
     folder: Path
@@ -113,6 +126,13 @@ class Tables:
         """The number of items, ratings or contexts."""
         return int(self.meta["codes"][of])
 
+    def candidate_line(self, row: int) -> str:
+        """The line of the candidate at a timeline row."""
+        codes = dict(codes_of(int(self.word[row])))
+        if self.prompt.signals:
+            codes |= codes_of(int(self.word[row + self.word.size // 2]), SIGNAL_PLACES)
+        return self.wording.candidate_line(codes)
+
     def examples(self, positions: Longs, items: int | Longs, targets: Longs | None = None) -> list[dict[str, Any]]:
         """Alpaca examples of the samples at some timeline rows, with `items` history items (each).
 
@@ -121,10 +141,10 @@ class Tables:
         examples = []
         sizes = np.broadcast_to(items, positions.shape).tolist()
         for row, m, target in zip(positions, sizes, positions if targets is None else targets, strict=True):
-            past, candidate = self.word[row - m : row].tolist(), int(self.word[target])
+            past, liked = self.word[row - m : row].tolist(), code_of(self.word[target], LABEL)
             history = "\n".join(self.wording.history_line(codes_of(word), n) for n, word in enumerate(past, start=1))
-            answer = self.prompt.label(bool(candidate >> LABEL[0] & LABEL[1]))
-            examples.append(self.prompt.alpaca(history, self.wording.candidate_line(codes_of(candidate)), answer, m))
+            answer = self.prompt.label(bool(liked))
+            examples.append(self.prompt.alpaca(history, self.candidate_line(target), answer, m))
         return examples
 
     @classmethod
@@ -175,6 +195,9 @@ def unproved_samples(
     for name, place in (("candidate", ITEM), ("candidate_context", CONTEXT)):
         if fragments.unproved[name]:
             found |= np.isin(code_of(word[candidate], place), fragments.unproved[name])
+    for name, place in SIGNAL_PLACES.items():
+        if fragments.unproved.get(name):
+            found |= np.isin(code_of(word[candidate + word.size // 2], place), fragments.unproved[name])
     return found
 
 
@@ -184,9 +207,9 @@ def code_of(word: Longs, place: tuple[int, int]) -> Longs:
     return (word >> shift) & mask
 
 
-def codes_of(word: int) -> Codes:
-    """The codes in one word."""
-    return {of: (word >> shift) & mask for of, (shift, mask) in PLACES.items()}
+def codes_of(word: int, places: Mapping[str, tuple[int, int]] = WORD_PLACES) -> Codes:
+    """The codes at some places of one word."""
+    return {of: (word >> shift) & mask for of, (shift, mask) in places.items()}
 
 
 def mapped(path: Path) -> NDArray[Any]:
