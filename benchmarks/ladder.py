@@ -3,8 +3,8 @@
     PALATE_DATA_DIR=… python benchmarks/ladder.py --save
     PALATE_DATA_DIR=… python benchmarks/ladder.py --run runs/ladder --save      # with the language model of a run
 
-The rungs: means, what a prompt shows, the strongest baseline, that with the items' text, and the sum of the latter and
-a language model that a run trained with `train.offset` and scored. Each is compared with the rung below, paired over
+The rungs: means, what a prompt shows, the strongest baseline, that with the items' text, that corrected by its own
+errors about the user, and the sum of the latter and a language model that a run trained with `train.offset` and scored. Each is compared with the rung below, paired over
 users, whether that paid or not.
 """
 
@@ -30,7 +30,7 @@ from palate.text.encoder import encoder_of
 from palate.text.vectors import Vectors, encoded, item_texts
 from report import Result, publish
 
-RUNGS = ("user-item", "lightgbm-prompt", "strongest", "strongest-text")
+RUNGS = ("user-item", "lightgbm-prompt", "strongest", "strongest-text", "corrected-text")
 METRICS = ("auc", "gauc", "log_loss")
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the ladder on all test rows.")
     parser.add_argument("--ratings", default="ml-latest-small", help="name or path")
     parser.add_argument("--encoder", default="minilm", help="name or folder")
-    parser.add_argument("--run", type=Path, help="folder of a run whose language model corrects strongest-text")
+    parser.add_argument("--run", type=Path, help="folder of a run whose language model corrects corrected-text")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")

@@ -134,6 +134,22 @@ def test_training_samples_are_predicted_by_fits_on_other_users(key: str) -> None
     assert np.array_equal(cross_fitted(baseline, data), baseline.predictor(data, baseline.fitted(data))(queries))
 
 
+def test_a_fit_apart_predicts_a_user_from_their_past_alone() -> None:
+    data, baseline = data_of(), RANKERS["corrected"]
+    p = cross_fitted(baseline, data, apart=True)
+    queries, _ = data.of_split("train")
+    own = np.flatnonzero(data.user[queries.anchor] == int(data.user[-1]) // 2)
+    middle = queries.anchor[own[len(own) // 2]]
+    liked, rating = data.liked.copy(), data.rating.copy()
+    later = (data.user == data.user[middle]) & (np.arange(len(liked)) >= middle)
+    liked[later], rating[later] = ~liked[later], 5.5 - rating[later]
+    other = replace(data, liked=liked, rating=rating, features={}, linear={}, views={}, sums={})
+    again = cross_fitted(baseline, other, apart=True)
+    earlier = own[queries.anchor[own] <= middle]
+    assert np.array_equal(p[earlier], again[earlier])
+    assert not np.array_equal(p, again)
+
+
 def test_a_ranking_asks_after_the_last_rating() -> None:
     data, baseline = data_of(), RANKERS["corrected-text"]
     predict = baseline.predictor(data, baseline.fitted(data))

@@ -32,10 +32,12 @@ def corrected(fit: Fit, score: Statistic) -> tuple[Fit, Statistic]:
     """A model, corrected by its own errors; `fit` and `score` are those of the model alone."""
 
     def fit_both(data: BaselineData) -> State | None:
-        if data.without is not None:
-            raise ValueError("a corrected model's logits of training samples are already those of fits on other users")
         state = _scaled_fit(fit, score, data)
-        return None if state is None else state | {APART: _apart(fit, score, data, state)}
+        if state is None:
+            return None
+        if data.without is not None:  # a fit on other users already: what it learned only sets the scale
+            return state | {APART: _logits(score, data, state)(_learned(data)).astype(np.float32)}
+        return state | {APART: _apart(fit, score, data, state)}
 
     def score_both(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
         judge = Judge(data, _logits(score, data, state))
@@ -128,7 +130,7 @@ def _apart(fit: Fit, score: Statistic, data: BaselineData, whole: State) -> NDAr
     queries, _ = data.drawn("train")
     logit = np.empty(len(queries), np.float32)
     for part in range(PARTS):
-        others = replace(data, without=part, fits=1, linear={})
+        others = replace(data.of_others(part, apart=False), fits=1)
         rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
         if rows.size:
             state = _scaled_fit(fit, score, others)

@@ -57,8 +57,8 @@ class Baseline:
     """Whether it takes less than a second."""
     reads_text: bool = False
     """Whether it needs vectors of the items' text."""
-    apart: bool = False
-    """Whether its prediction of a training sample is that of a fit on other users."""
+    crossed: bool = False
+    """Whether its prediction of a training sample starts from a fit on other users, whatever it was fitted on."""
 
     def fitted(self, data: BaselineData) -> State:
         """What a fit finds, the scale to a probability included."""
@@ -110,7 +110,7 @@ REGISTRY = (
         "corrected LightGBM",
         *corrected(*boosted_trees(STRONGEST, **SMALL_TREES)),
         "lightgbm",
-        apart=True,
+        crossed=True,
     ),
     Baseline("text", "text alone", *logistic_regression(TEXT_ALONE), reads_text=True),
     Baseline(
@@ -129,7 +129,7 @@ REGISTRY = (
         *corrected(*boosted_trees(STRONGEST + TEXT, **SMALL_TREES)),
         "lightgbm",
         reads_text=True,
-        apart=True,
+        crossed=True,
     ),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
@@ -212,7 +212,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     if kept is not None and (state := kept.read(name)) is not None:
         return state["p"]
     queries, _ = data.of_split("train")
-    if baseline.apart:
+    if baseline.crossed and not apart:
         return baseline.predictor(data, fit_one(baseline, data, kept))(queries)
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
