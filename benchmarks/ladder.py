@@ -4,8 +4,8 @@
     PALATE_DATA_DIR=… python benchmarks/ladder.py --run runs/ladder --save      # with the language model of a run
 
 The rungs: means, what a prompt shows, the strongest baseline, that with the items' text, that corrected by its own
-errors about the user, and the sum of the latter and a language model that a run trained with `train.offset` and scored. Each is compared with the rung below, paired over
-users, whether that paid or not.
+errors about the user, and the sum of the latter and a language model that a run trained with `train.offset` and
+scored. Each is compared with the rung below, paired over users, whether that paid or not.
 """
 
 import argparse
