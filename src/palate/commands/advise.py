@@ -164,9 +164,9 @@ class _Climber:
         own = scores.measured_file(config, model, config.run_path)
         files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
         if self.kept is None or not files:
-            best, text = "strongest", ""
+            best, text = "corrected", ""
             if self.known.vectors is not None:
-                best, text = "strongest-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
+                best, text = "corrected-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
             raise Skipped(
                 "not tried, as no run has scored it: `palate plan` predicts what a training takes, `palate run CONFIG "
                 f"{text}--set train.train_on=answer --set train.offset={best}` trains and scores it"
