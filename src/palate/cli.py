@@ -487,6 +487,7 @@ BASELINES = (
 ADVISE = (
     *BASELINES[:3],
     _option("--minutes M", "begin no fit after M minutes (10)", default=10.0),
+    _option("--train", "train and score the language model in the run's folder, as far as the minutes bear"),
     JSON,
     _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.ratings import write_ratings
+from tests.recipes import recipe_to_run
+from tests.tiny import tiny_folder
 
 from palate.baselines.registry import LADDER
 from palate.cli import main
+from palate.config import load_config
+from palate.measure.ladder import LANGUAGE_MODEL
 
 FEW = ["--set", "evaluate.bootstrap=50"]
 
@@ -71,3 +75,39 @@ def test_wrong_options_end_before_anything_is_fitted(
     shown = capsys.readouterr()
     assert told in shown.err
     assert not shown.out
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config with an encoder, so that every rung is tried."""
+    folder = tmp_path_factory.mktemp("recipe")
+    return recipe_to_run(
+        folder,
+        prepare={"history_len": 3, "val_ratio": 0.3, "max_eval": 5},
+        train={"batch_size": 32},
+        text={"encoder": str(tiny_folder(folder / "encoder", "llama"))},
+        evaluate={"bootstrap": 20, "baselines": "quick"},
+    )
+
+
+def test_the_last_rung_is_trained_if_it_fits_into_the_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(recipe), "--minutes", "0.000001", "--train"]) == 0
+    assert "no baseline was fitted that it could correct: --minutes allows more" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert not (recipe.parent / "run").exists()
+
+    assert main(["advise", str(recipe), "--minutes", "3", "--train", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [rung["key"] for rung in found["rungs"]] == [*LADDER, LANGUAGE_MODEL]
+    run = load_config(recipe.parent / "run" / "config.yaml")
+    assert run.train.offset == LADDER[-1]
+    assert run.train.max_samples
+    assert (recipe.parent / "run" / "report.html").is_file()
+    rows = found["rungs"][-1]["metrics"]["n"]
+    assert 0 < rows <= (run.evaluate.max_samples or 0)
+
+
+def test_a_log_alone_has_no_run_to_train(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(ratings), "--train"]) == 2
+    assert "--train: trains a run, expected a config instead of a log" in capsys.readouterr().err

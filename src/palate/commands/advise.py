@@ -1,9 +1,11 @@
 """Advise: climb the ladder of models from cheap to dear on a log, and say which one to use."""
 
+import contextlib
 import json
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from palate import console
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
 from palate.config import Config
+from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.progress import working
 from palate.store.artifacts import MANIFEST, read_json, write_json
@@ -27,15 +30,19 @@ FILE = "advice.json"
 ENCODER = "minilm"
 """The encoder that is tried if the config names none."""
 REQUESTS = 1000
+FEW = 64
+"""Fewest samples to train on, and rows to score."""
 
 
 def advise(
-    config: Config, *, from_ratings: bool, minutes: float = 10.0, out: Path | None = None, as_json: bool = False
-) -> None:
+    config: Config, *, from_ratings: bool, minutes: float = 10.0, train: bool = False, out: Path | None = None,
+    as_json: bool = False,
+) -> None:  # fmt: skip
     """Try models from cheap to dear on the rows of `evaluate.split` within `minutes`, and print which one to use.
 
     It reads prepared data if the config has some, and takes what a run fitted and scored before. It writes only
-    `advice.json`, into the folder `out`. Raises `InputError` for data without two classes.
+    `advice.json`, into the folder `out`; with `train` also a run, in its folder. Raises `InputError` for data without
+    two classes, and for `train` without a config.
     """
     from palate.baselines.statistics import BaselineData
     from palate.measure.ladder import climb
@@ -48,6 +55,8 @@ def advise(
         raise InputError("0, expected resamples: a gain counts if its interval lies above zero", "evaluate.bootstrap")
     if config.evaluate.split == "train":
         raise InputError("train, expected test: models have seen the answers of training rows", "evaluate.split")
+    if train and from_ratings:
+        raise InputError("trains a run, expected a config instead of a log; `palate init` writes one", "--train")
     console.start_logging()
     ends = time.monotonic() + 60 * minutes
     kept = data = None
@@ -56,9 +65,9 @@ def advise(
     else:
         data = prepared(config)
         samples, name = data.samples, str(data.manifest["stats"]["name"])
-        kept = replace(kept_baselines(config, data), writes=False)
+        kept = replace(kept_baselines(config, data), writes=train)
     check_text(samples.items, config.text, config.model.base)
-    climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends)
+    climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends, train)
     queries, liked = climber.known.of_split(config.evaluate.split)
     if not len(liked):
         raise InputError(f"has no {config.evaluate.split} rows, expected some", name)
@@ -104,6 +113,10 @@ class _Climber:
     kept: "Kept | None"
     ends: float
     """When the time is up, by the monotonic clock."""
+    train: bool
+    """Whether to train a language model if none was scored."""
+    fitted: list[str] = field(default_factory=list)
+    """The keys of the baselines so far."""
 
     def steps(self) -> "Iterator[Step]":
         """The baselines of `RUNGS`, then the language model."""
@@ -133,6 +146,7 @@ class _Climber:
             began = time.monotonic()
             p = baseline.predictor(self.known, state)(queries)
             scored = time.monotonic() - began
+        self.fitted.append(key)
         return Scored(p, fitted, scored * REQUESTS / len(queries))
 
     def _read_text(self) -> None:
@@ -154,24 +168,74 @@ class _Climber:
         self.known = replace(self.known, vectors=found)
 
     def _language_model(self) -> "Scored":
-        """The run's adapter, as it was scored; raises `Skipped` if it was not."""
-        from palate.commands import scores
-        from palate.measure.ladder import Scored, Skipped
-        from palate.score.files import read_scores, speed_file
+        """The run's adapter, as it was scored; raises `Skipped` if it was not, and none is to be trained."""
+        from palate.commands.run import stages_of
+        from palate.measure.ladder import Skipped
 
-        config = self.config
-        model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
-        own = scores.measured_file(config, model, config.run_path)
-        files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
-        if self.kept is None or not files:
+        found = None if self.kept is None and not self.train else _scored(self.config)
+        if found is None and self.train:
+            config = self._within_the_time()
+            with contextlib.redirect_stdout(sys.stderr):  # the answer alone is the output
+                stages_of(config)
+            found = _scored(config)
+        if found is None:
             best, text = "corrected", ""
             if self.known.vectors is not None:
                 best, text = "corrected-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
             raise Skipped(
-                "not tried, as no run has scored it: `palate plan` predicts what a training takes, `palate run CONFIG "
-                f"{text}--set train.train_on=answer --set train.offset={best}` trains and scores it"
+                "not tried, as no run has scored it: `palate advise CONFIG --train --minutes 120` trains as much as "
+                f"the time bears, `palate run CONFIG {text}--set train.train_on=answer --set train.offset={best}` as "
+                "much as its config says"
             )
-        columns, speed = read_scores(files[0]).columns, speed_file(own)
-        took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
-        thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
-        return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])
+        return found
+
+    def _within_the_time(self) -> Config:
+        """The config of a run that corrects the dearest baseline so far in the time left; raises `Skipped`."""
+        from palate.baselines.registry import RANKERS, TEACHERS
+        from palate.commands.plan import samples_within
+        from palate.measure.ladder import Skipped
+
+        config, left = self.config, self.ends - time.monotonic()
+        best = next((key for key in reversed(self.fitted) if key in TEACHERS), None)
+        if best is None:
+            raise Skipped("not tried, as no baseline was fitted that it could correct: --minutes allows more")
+        update: dict[str, Any] = {"train": {"offset": best, "train_on": "answer", "teacher": None}}
+        if RANKERS[best].reads_text and config.text.encoder is None:
+            update["text"] = {"encoder": ENCODER}
+        config = _changed(config, update)
+        samples, rows = samples_within(config, left) if left > 0 else (0, 0)
+        if samples < FEW or rows < FEW:
+            raise Skipped(
+                f"not tried: the {max(left, 0) / 60:.0f} minutes left bear a training on {samples:,} samples and the "
+                f"scores of {rows:,} rows, expected {FEW} at least: --minutes allows more"
+            )
+        validation = min(rows // 3, REQUESTS)
+        evaluate = {"max_samples": rows - validation, "calibration_samples": validation, "zero_shot": False}
+        log.info("the language model: %s samples to train on, %s rows to score, %d min", f"{samples:,}", f"{rows:,}",
+                 left / 60)  # fmt: skip
+        return _changed(config, {"train": {"max_samples": samples}, "evaluate": evaluate})
+
+
+def _changed(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The config with other values, checked again."""
+    values = config.model_dump()
+    for section, options in sections.items():
+        values[section] |= options
+    return Config.model_validate(values)
+
+
+def _scored(config: Config) -> "Scored | None":
+    """The scores of the run's adapter, of the sum with a baseline if it corrects one; None without scores."""
+    from palate.commands import scores
+    from palate.measure.ladder import Scored
+    from palate.score.files import read_scores, speed_file
+
+    model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
+    own = scores.measured_file(config, model, config.run_path)
+    files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
+    if not files:
+        return None
+    columns, speed = read_scores(files[0]).columns, speed_file(own)
+    took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
+    thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
+    return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])

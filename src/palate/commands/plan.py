@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from palate.plan import Plan, Workload
 
 
+TRAINING = 0.6
+"""Share of a budget of time that training takes; scoring takes the rest."""
+
+
 def show_plan(
     config: Config, *, from_ratings: bool = False, prices: Sequence[str] = (), as_json: bool = False
 ) -> "Plan":
@@ -75,3 +79,24 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workloa
     else:
         train, name = tokens_of(config, prepared(config), chat, ["train"])["train"], f"{folder}, train"
     return Workload.of_schedule(schedule_of(config, prompts_of(config, chat, train, None))), name
+
+
+def samples_within(config: Config, seconds: float) -> tuple[int, int]:
+    """The numbers of samples to train on and of rows to score that this machine bears in about `seconds`.
+
+    Training takes `TRAINING` of the time. A scored row is the forward pass of a prompt with one target, a third of a
+    training step on it.
+    """
+    from palate.plan import load_shape, predict
+    from palate.plan.devices import this_machine
+
+    shape, found = load_shape(config), []
+    for targets, share in ((config.train.targets_per_prompt, TRAINING), (1, 3 * (1 - TRAINING))):
+        train = {"targets_per_prompt": targets, "max_samples": None, "epochs": 1.0, "max_steps": None}
+        options = config.train.model_copy(update=train | {"ranking_weight": 0.0})
+        one = config.model_copy(update={"train": options})
+        work, _ = workload_of(one)
+        here = this_machine(shape.config, one, work.longest_sequence)
+        (estimate,) = predict(one, work, shape=shape, devices=[here]).estimates
+        found.append(min(int(share * seconds * work.samples / estimate.seconds), work.samples))
+    return found[0], found[1]

@@ -75,6 +75,11 @@ def run(config: Config) -> None:
     _say_where(config, took, user, _best(outcome))
 
 
+def stages_of(config: Config) -> None:
+    """Do all stages that are not done, and print no more than their progress."""
+    _Run(config).go()
+
+
 def _finished(config: Config) -> "Outcome | None":
     """What the run left, if it went through and neither its inputs nor its files have changed since."""
     from pydantic import ValidationError
