@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from palate.prompt.item_tokens import BRACKETS, FIELD
+
 CONTEXT_FIELDS = ("item_mean", "item_count")
 """Fields for both lines: statistics of an item's earlier ratings, see `palate.samples.context`."""
 
@@ -111,7 +113,8 @@ class PromptSpec(BaseModel):
     """The texts of a prompt.
 
     The two lines are format strings. Both may use every column of the item table, such as `{title}`, and two statistics
-    of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int).
+    of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int). `{item_vector}` is one
+    token with the item's collaborative vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -156,6 +159,8 @@ class PromptSpec(BaseModel):
         leak = {p.field for p in split_template(self.candidate_line)} & {"rating", "n"}
         if leak:
             raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: a candidate has none")
+        if self.names_vectors and any(bracket in str(text) for _, text in self for bracket in BRACKETS):
+            raise ValueError(f"no text may have {BRACKETS[0]} or {BRACKETS[1]} beside {{{FIELD}}}, which writes them")
         return self
 
     @property
@@ -163,6 +168,12 @@ class PromptSpec(BaseModel):
         """Whether a line has a field of `CONTEXT_FIELDS`."""
         named = {part.field for line in (self.history_line, self.candidate_line) for part in split_template(line)}
         return not named.isdisjoint(CONTEXT_FIELDS)
+
+    @property
+    def names_vectors(self) -> bool:
+        """Whether a line has the field `{item_vector}`."""
+        lines = (self.history_line, self.candidate_line)
+        return any(part.field == FIELD for line in lines for part in split_template(line))
 
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
+from palate.prompt.item_tokens import FIELD
 from palate.prompt.spec import CONTEXT_FIELDS, PromptSpec, split_template
 from palate.prompt.wording import Piece, Wording
 from palate.samples.build import Samples
@@ -134,7 +135,13 @@ def renderer(samples: Samples, prompt: PromptSpec) -> Renderer:
                 "expected the column to have another name",
                 f"prompt.{option}",
             )
-        fields = [*items.columns, *CONTEXT_FIELDS]
+        if FIELD in named and FIELD in items.columns:
+            raise InputError(
+                f"names {{{FIELD}}}, a column of the items and also the items' vectors; expected the column to have "
+                "another name",
+                f"prompt.{option}",
+            )
+        fields = [*items.columns, *CONTEXT_FIELDS, FIELD]
         unknown = sorted(named - set(fields))
         if unknown:
             raise InputError(
