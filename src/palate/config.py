@@ -213,6 +213,8 @@ class TrainConfig(Section):
     """An optimizer step has `batch_size` × `gradient_accumulation` samples, on any number of devices."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate."""
+    projector_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the projector behind `{item_vector}`; None: `learning_rate`."""
     scheduler: str = "cosine"
     """Learning-rate schedule, as transformers names it."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)

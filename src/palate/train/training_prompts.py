@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from palate.config import Config
 from palate.errors import InputError
+from palate.models.item_vectors import ItemVectors
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
 from palate.tokens.packed import Longs
@@ -25,7 +26,10 @@ Floats = NDArray[np.float64]
 
 
 class FromBaseline(NamedTuple):
-    """What a training takes from a baseline: values of all samples of a split, float64, None for what is not used."""
+    """What a training takes from a baseline: values of all samples of a split, float64, None for what is not used.
+
+    `vectors` are those of the items, for a prompt with `{item_vector}`.
+    """
 
     taught: Floats | None = None
     """P(like) of each training sample, by `train.teacher`."""
@@ -37,13 +41,17 @@ class FromBaseline(NamedTuple):
     """The entry of `train.offset` in the adapter's `palate.json`."""
     write: Callable[[Path], None] | None = None
     """Writes the fitted baseline of `train.offset` into the adapter's folder."""
+    vectors: ItemVectors | None = None
+    vectors_data: str = ""
+    """A hash of the data that the vectors were fitted on."""
 
 
 class TrainingPrompts(NamedTuple):
     """The prompts to train and evaluate on; `available` counts the samples before the draw.
 
     `taught` and `offset` (samples,) are those of `FromBaseline` for each sample of `train`, and `evaluated_offset` for
-    each of `evaluated`, in the datasets' order.
+    each of `evaluated`, in the datasets' order. `part` (samples,) int64 is the part of each sample's user whose vectors
+    of items leave out the user's ratings.
     """
 
     train: SharedHistory
@@ -52,6 +60,7 @@ class TrainingPrompts(NamedTuple):
     taught: Floats | None = None
     offset: Floats | None = None
     evaluated_offset: Floats | None = None
+    part: Longs | None = None
 
 
 def prompts_of(
@@ -91,13 +100,15 @@ def prompts_of(
             apart / together,
         )  # fmt: skip
     taught, offset = (_of(source, values) for values in (beside.taught, beside.offset))
+    part = None if beside.vectors is None else _of(source, beside.vectors.part)
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None, taught, offset)
+        return TrainingPrompts(shared, len(train), None, taught, offset, part=part)
     measured = _sequences(config, chat, evaluated)
-    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, _of(measured, beside.evaluated))
+    evaluated_offset = _of(measured, beside.evaluated)
+    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, part)
 
 
-def _of(source: Sequences, values: Floats | None) -> Floats | None:
+def _of(source: Sequences, values: NDArray[Any] | None) -> NDArray[Any] | None:
     """A split's values of a dataset's samples, in its order."""
     if values is None:
         return None
