@@ -59,5 +59,5 @@ def test_an_item_without_its_row_is_refused() -> None:
 
 def test_a_prompt_has_no_brackets_beside_vectors() -> None:
     assert PromptSpec(question="⟦1⟧?").question == "⟦1⟧?"
-    with pytest.raises(ValidationError, match="no text may have ⟦ or ⟧ beside {item_vector}"):
+    with pytest.raises(ValidationError, match="no text may have ⟦ or ⟧ beside"):
         PromptSpec(candidate_line="{item_vector}", question="⟦1⟧?")

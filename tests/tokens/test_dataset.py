@@ -54,8 +54,12 @@ PROMPTS = {
         candidate_line="{item_mean:.0f} stars: {title}",
     ),
     "context touching": PromptSpec(history_line="{item_count}{title}{item_mean}"),
-    "vectors": PromptSpec(history_line="{n}. {item_vector} {title} ({rating:g})", candidate_line="{title} {item_vector}"),
-    "vectors touching": PromptSpec(history_line="{title}{item_vector}{rating:g}", candidate_line="{item_vector}{title}"),
+    "vectors": PromptSpec(
+        history_line="{n}. {item_vector} {title} ({rating:g})", candidate_line="{title} {item_vector}"
+    ),
+    "vectors touching": PromptSpec(
+        history_line="{title}{item_vector}{rating:g}", candidate_line="{item_vector}{title}"
+    ),
     "vectors alone": PromptSpec(history_line="{item_vector}", candidate_line="{item_vector}"),
 }
 

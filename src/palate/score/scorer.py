@@ -94,10 +94,10 @@ class Scorer:
             check_same_prompt(adapter, self.chat, self.prompt)
             model = load_adapter(model, adapter)
             _check_first(self.chat, adapter)
-        elif self.prompt.names_vectors and (first := self.chat.with_items(1)).items:
+        elif self.prompt.names_vectors and self.chat.first_item is None:  # an exported model knows its items
             from palate.models.item_embedding import blank_items
 
-            blank_items(model, int(first.first_item or 0))
+            blank_items(model, int(self.chat.with_items(1).first_item or 0))
         return LocalBackend(model, self.chat.decision.yes_id, self.chat.decision.no_id)
 
     @property
