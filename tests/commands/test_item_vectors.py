@@ -26,7 +26,7 @@ LISTED = 280
 """Items of the table: more tokens than the tiny base has unused rows."""
 
 
-def write_log(folder: Path, users: int = 40, each: int = 24, items: int = 60) -> Path:
+def write_log(folder: Path, users: int = 30, each: int = 20, items: int = 60) -> Path:
     """Items whose titles say nothing, half of them liked by nearly everybody; most items have no rating."""
     draw = random.Random(0)
     folder.mkdir(parents=True)
@@ -53,10 +53,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ratings": {"source": str(write_log(folder / "ratings"))},
         "prepare": {"history_len": 3, "val_ratio": 0.2, "test_ratio": 0.2, "max_eval": 40},
         "train": {
-            "epochs": 2, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 0.005, "targets_per_prompt": 2,
+            "epochs": 1, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 0.01, "targets_per_prompt": 2,
             "train_on": "answer", "lora": {"r": 8, "alpha": 16, "dropout": 0.0},
         },
-        "evaluate": {"bootstrap": 50, "baselines": "quick", "ablations": ["vectors"]},
+        "evaluate": {"bootstrap": 20, "baselines": "quick", "ablations": ["vectors"]},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["run", str(folder / "config.yaml")]) == 0

@@ -29,7 +29,7 @@ def options(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[str, A
         "prompt": {"system": "S", "instruction": "I", "question": "Yes or No?", **LINES},
         "model": {"base": str(base), "dtype": "float32"},
         "train": {
-            "max_samples": 30, "batch_size": 3, "gradient_accumulation": 2, "save_steps": 1, "save_total_limit": 9,
+            "max_samples": 18, "batch_size": 3, "gradient_accumulation": 2, "save_steps": 1, "save_total_limit": 9,
             "logging_steps": 2, "learning_rate": 0.01, "targets_per_prompt": 3, "lora": {"r": 4, "alpha": 8},
         },
     }  # fmt: skip
@@ -79,12 +79,12 @@ def test_a_training_prompt_shows_each_item_without_the_ratings_of_its_user(
 def test_a_resumed_training_ends_with_the_same_projector(options: dict[str, Any], tmp_path: Path, method: str) -> None:
     config = config_of(options, tmp_path, method=method, projector_learning_rate=0.003)
     ends = []
-    for dropped in ((), (2, 3, 4, 5)):
+    for dropped in ((), (2, 3)):
         for step in dropped:
             (tmp_path / f"checkpoints/checkpoint-{step}/whole").unlink()
         adapter = train(config)
         facts = json.loads((adapter / "training.json").read_text())
-        assert (facts["steps"], facts["resumed_at"]) == (5, 1 if dropped else 0)
+        assert (facts["steps"], facts["resumed_at"]) == (3, 1 if dropped else 0)
         files = [load_file(adapter / name) for name in ("adapter_model.safetensors", "item_vectors.safetensors")]
         ends.append((files, facts["eval_decision_loss"]))
     (first, loss), (again, loss_again) = ends
@@ -98,6 +98,7 @@ def test_a_resumed_training_ends_with_the_same_projector(options: dict[str, Any]
     assert torch.equal(start["vectors"], first[1]["vectors"])
 
 
+@pytest.mark.slow
 def test_the_projector_has_its_own_learning_rate(options: dict[str, Any], tmp_path: Path) -> None:
     """Adam's second step, the first after a warm-up of one, moves each weight by about the rate."""
     moved = {}
@@ -110,6 +111,7 @@ def test_the_projector_has_its_own_learning_rate(options: dict[str, Any], tmp_pa
     assert moved[1e-5] == pytest.approx(1e-5, rel=0.5)
 
 
+@pytest.mark.slow
 def test_the_best_weights_have_their_projector(options: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(options, tmp_path, keep="best", eval_steps=1)
     adapter = train(config)
