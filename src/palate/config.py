@@ -275,6 +275,12 @@ class TrainConfig(Section):
         """Whether the evaluations during training decide which weights are kept."""
         return self.keep == "best" or self.early_stopping is not None
 
+    @model_serializer(mode="wrap")
+    def _without_unused_rate(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The section; without the projector's own rate, so that reports and configs of other runs stay as they are."""
+        unused = "projector_learning_rate" if self.projector_learning_rate is None else None
+        return {key: value for key, value in dump(self).items() if key != unused}
+
     @model_validator(mode="after")
     def _is_evaluated(self) -> "TrainConfig":
         if self.looks_for_best and self.eval_steps is None:
