@@ -8,13 +8,12 @@ from tests.films import film_samples
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # a script finds the others beside itself
 
-from soft import PROBED, compared, probed
-
 from palate.baselines.statistics import BaselineData
+from soft import PROBED, compared, probed
 
 
 def test_vectors_of_all_ratings_contain_training_answers() -> None:
-    rows = list(probed(BaselineData.of(film_samples(users=80))))
+    rows = list(probed(BaselineData.of(film_samples(users=80, items=800))))
     gap = {(row["vectors"], row["model"]): row["train"] - row["test"] for row in rows}
     assert len(gap) == 6
     for model in ("logistic regression", "LightGBM"):
