@@ -147,6 +147,16 @@ def test_an_exported_model_needs_no_palate(home: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(alone, p_of(home), atol=1e-5)
 
 
+def test_item_tokens_are_shown_in_examples_and_told_to_other_trainers(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert palate("lengths", "--config", home / "config.yaml", "--show-examples", "1") == 0
+    assert capsys.readouterr().out.count("⟦") >= 3 * 4  # as an example, as messages, as tokens
+    assert palate("tokenize", "--config", home / "config.yaml", "--out", tmp_path / "tokens") == 0
+    assert "a trainer must add 280 embeddings for them" in capsys.readouterr().err
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     capsys.readouterr()
     assert palate(*words) == 2

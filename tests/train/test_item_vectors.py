@@ -121,6 +121,22 @@ def test_the_best_weights_have_their_projector(options: dict[str, Any], tmp_path
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
 
 
+@pytest.mark.slow
+def test_two_processes_train_the_same_projector(options: dict[str, Any], tmp_path: Path) -> None:
+    from palate.cli import main
+    from palate.config import write_config
+
+    found = []
+    for name, more in (("one", []), ("two", ["--launch", "2"])):
+        lora = {"r": 4, "alpha": 8, "dropout": 0.0}
+        config = config_of(options, tmp_path / name, lora=lora, gradient_checkpointing=True)
+        write_config(config, tmp_path / f"{name}.yaml")
+        assert main(["train", "--config", str(tmp_path / f"{name}.yaml"), *more]) == 0
+        found.append(load_file(tmp_path / name / "adapter" / "item_vectors.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-6)
+
+
 def test_data_without_ratings_have_no_vectors(options: dict[str, Any], tmp_path: Path) -> None:
     from palate.commands.prepare import check_model, prepared, tokens_of
     from palate.commands.tokenize import tokenize_portable
