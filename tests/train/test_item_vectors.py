@@ -56,7 +56,7 @@ def test_a_training_prompt_shows_each_item_without_the_ratings_of_its_user(
     tokens = tokens_of(config, data, chat, ("train",))["train"]
     vectors, _ = vectors_for_training(config, data)
     prompts = prompts_of(config, chat, tokens, None, FromBaseline(vectors=vectors))
-    assert prompts.part is not None
+    assert prompts.shown is not None
     items, first = data.samples.items.height, int(tokens.chat.first_item or 0)
     position = data.samples.position[data.samples.of("train")]
     part_of = dict(zip(data.samples.user[position].tolist(), vectors.part.tolist(), strict=True))
@@ -66,7 +66,7 @@ def test_a_training_prompt_shows_each_item_without_the_ratings_of_its_user(
     assert len(parts)
     for pieces in (whole, whole[::3], parts):
         packed = prompts.train.pack(pieces)
-        shown = packed.with_items_of(prompts.part, first, items)
+        shown = prompts.shown.to_users(first)(packed)
         prompt, _ = packed.owners()
         for place, (before, after) in enumerate(zip(packed.input_ids.tolist(), shown.input_ids.tolist(), strict=True)):
             sample = packed.samples[packed.prompt_of == prompt[place]][0]

@@ -18,7 +18,6 @@ from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models.adapter import describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
-from palate.models.item_vectors import ItemVectors
 from palate.models.load import (
     best_dtype,
     check_vocabulary,
@@ -140,7 +139,7 @@ def train(
     started = time.monotonic()
     try:
         with quiet():
-            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints, beside.vectors)
+            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:  # an option that PEFT or transformers refuses
         explained = _explained(error, None, checkpoints)
         raise explained or InputError(textwrap.shorten(str(error), 200), "train") from error
@@ -299,10 +298,9 @@ def _layout(processes: Processes) -> dict[str, Any]:
 
 
 def _trainer(
-    config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: TrainingPrompts, folder: Path,
-    vectors: ItemVectors | None,
-) -> AnswerTrainer:  # fmt: skip
-    """A trainer of the model with PEFT's adapter, and with a projector of `vectors`; it prints nothing."""
+    config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: TrainingPrompts, folder: Path
+) -> AnswerTrainer:
+    """A trainer of the model with PEFT's adapter, and with a projector of the items' vectors; it prints nothing."""
     options = config.train
     _check_validation(config, prompts)
     args = _arguments(config, schedule, prompts, folder)
@@ -310,8 +308,8 @@ def _trainer(
     # head to float32 (5 GB for Qwen3-8B) has no benefit.
     set_seed(config.train_seed)
     peft = attach(model, options)
-    if vectors is not None:
-        add_items(peft, vectors, int(chat.first_item or 0))
+    if prompts.shown is not None:
+        add_items(peft, prompts.shown.vectors, int(chat.first_item or 0))
     if options.gradient_checkpointing:
         peft.enable_input_require_grads()
         peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
@@ -324,10 +322,9 @@ def _trainer(
     trainer = AnswerTrainer(
         peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
     )
-    if vectors is not None and prompts.part is not None:
+    if prompts.shown is not None:
         trainer.projector_rate = options.projector_learning_rate
-        part, first, count = prompts.part, int(chat.first_item or 0), len(vectors.values)
-        trainer.change = lambda packed: packed.with_items_of(part, first, count)
+        trainer.change = prompts.shown.to_users(int(chat.first_item or 0))
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
         peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast

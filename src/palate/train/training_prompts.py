@@ -13,7 +13,7 @@ from palate.errors import InputError
 from palate.models.item_vectors import ItemVectors
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
-from palate.tokens.packed import Longs
+from palate.tokens.packed import Longs, Packed
 from palate.tokens.shared import Sequences, SharedHistory, SharedRows, group
 from palate.train.draw import draw
 
@@ -46,12 +46,25 @@ class FromBaseline(NamedTuple):
     """A hash of the data that the vectors were fitted on."""
 
 
+class ShownVectors(NamedTuple):
+    """The vectors of the items, and the part of the user of each sample, (samples,) int64 in the dataset's order."""
+
+    vectors: ItemVectors
+    part: Longs
+
+    def to_users(self, first: int) -> Callable[[Packed], Packed]:
+        """A function that makes training prompts show vectors without their user's ratings.
+
+        `first` is the id of the first item's token.
+        """
+        return lambda packed: packed.with_items_of(self.part, first, len(self.vectors.values))
+
+
 class TrainingPrompts(NamedTuple):
     """The prompts to train and evaluate on; `available` counts the samples before the draw.
 
     `taught` and `offset` (samples,) are those of `FromBaseline` for each sample of `train`, and `evaluated_offset` for
-    each of `evaluated`, in the datasets' order. `part` (samples,) int64 is the part of each sample's user whose vectors
-    of items leave out the user's ratings.
+    each of `evaluated`, in the datasets' order. `shown` are the vectors of the items in the prompts.
     """
 
     train: SharedHistory
@@ -60,7 +73,7 @@ class TrainingPrompts(NamedTuple):
     taught: Floats | None = None
     offset: Floats | None = None
     evaluated_offset: Floats | None = None
-    part: Longs | None = None
+    shown: ShownVectors | None = None
 
 
 def prompts_of(
@@ -101,11 +114,12 @@ def prompts_of(
         )  # fmt: skip
     taught, offset = (_of(source, values) for values in (beside.taught, beside.offset))
     part = None if beside.vectors is None else _of(source, beside.vectors.part)
+    shown = None if beside.vectors is None or part is None else ShownVectors(beside.vectors, part)
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None, taught, offset, part=part)
+        return TrainingPrompts(shared, len(train), None, taught, offset, shown=shown)
     measured = _sequences(config, chat, evaluated)
     evaluated_offset = _of(measured, beside.evaluated)
-    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, part)
+    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, shown)
 
 
 def _of(source: Sequences, values: NDArray[Any] | None) -> NDArray[Any] | None:
