@@ -108,6 +108,15 @@ def test_composed_prompts_shared_prefixes_and_written_histories_score_the_same(h
         assert found.p[0] == pytest.approx(p[n], abs=1e-5)
 
 
+def test_a_portable_folder_scores_the_same(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    portable, config = tmp_path / "portable", home / "config.yaml"
+    assert palate("tokenize", "--config", config, "--portable", "--out", portable) == 0
+    adapter = home / "run" / "adapter"
+    np.testing.assert_array_equal(p_of(home, "--data", portable, "--adapter", adapter), p_of(home))
+    words = ("score", "--config", config, "--adapter", adapter, "--set", "seed=14", "--set", f"run_dir={tmp_path}")
+    assert f"{adapter}: has vectors of other ratings than " in refused(capsys, *words, "--out", tmp_path / "p.npz")
+
+
 def test_recommendations_are_the_liked_items(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     history = tmp_path / "history.csv"
     history.write_text("item_id,rating\n1,1\n2,5\n30,5\n")
