@@ -24,6 +24,7 @@ IMITATIONS = [
     "<unk>",
     "<|assistant|>",
     "<|end|>",
+    "⟦0⟧",
     # Control only once a normalizer has been at it.
     "<THINK>",
     "<Thínk>",
@@ -34,6 +35,8 @@ IMITATIONS = [
 """Whole control tokens of the tokenizers in `tests/small.py` and of the real ones."""
 
 HALVES = [
+    "⟦",
+    "2⟧",
     "<|im_",
     "im_end|>",
     "<|",

@@ -37,5 +37,6 @@ ABLATIONS = {
         Ablation(
             "ratings", "hiding the history's ratings", "the ratings in the history help", field="rating", text="?"
         ),
+        Ablation("vectors", "hiding the items' vectors", "the items' vectors help", field="item_vector", text="?"),
     )
 }

@@ -59,6 +59,14 @@ PROMPTS = {
         "({user_deviation:+.1f}, {item_deviation:+.1f})",
     ),
     "signals touching": PromptSpec(candidate_line="{estimate}{title}{neighbour}{neighbour_mean}{item_mean}"),
+    "vectors": PromptSpec(
+        history_line="{n}. {item_vector} {title} ({rating:g})", candidate_line="{title} {item_vector}"
+    ),
+    "vectors touching": PromptSpec(
+        history_line="{title}{item_vector}{rating:g}", candidate_line="{item_vector}{title}"
+    ),
+    "vectors beside signals": PromptSpec(candidate_line="{title} {item_vector}: {neighbour}, {neighbour:short}"),
+    "vectors alone": PromptSpec(history_line="{item_vector}", candidate_line="{item_vector}"),
 }
 
 
@@ -74,7 +82,7 @@ class Tokenizers(dict[str, Any]):
 REAL = [name for name in ("qwen3", "smollm2") if locate(name, tokenizer=True).path]
 TOKENIZERS = Tokenizers({**all_small(), "trimming": small_tokenizer(TRIMMING), **dict.fromkeys(REAL)})
 FAST = [
-    *product(all_small(), ["guide", "the answer's words", "context touching"]),
+    *product(all_small(), ["guide", "the answer's words", "context touching", "vectors"]),
     *product(["byte_level_bpe"], PROMPTS),
     ("trimming", "touching"),
     ("smollm2", "guide"),
@@ -126,6 +134,7 @@ def composed(samples: Samples, prompt: PromptSpec, chat: Chat, folder: Path, **o
 
 def whole(samples: Samples, prompt: PromptSpec, chat: Chat, split: str) -> list[dict[str, list[int]]]:
     rows = [row for chunk in iter_examples(samples, split, prompt) for row in chunk.to_dicts()]
+    chat = chat.with_items(samples.items.height) if prompt.names_vectors else chat
     return [label(encoded, 100_000) for encoded in chat.encode_batch([to_chat_messages(row) for row in rows])]
 
 
@@ -155,6 +164,22 @@ def test_whatever_the_titles_are(
     folder = tmp_path_factory.mktemp("cache")
     for split, dataset in composed(samples, PROMPTS[prompt], chat, folder, cutoff_len=100_000).items():
         assert as_lists(dataset) == whole(samples, PROMPTS[prompt], chat, split)
+
+
+@pytest.mark.parametrize("prompt", ["vectors", "vectors touching", "vectors alone"])
+@pytest.mark.parametrize("name", mostly_slow(TOKENIZERS, [*all_small(), "smollm2"]))
+def test_the_tokens_of_items_are_those_of_the_fields_and_no_title_is_one(
+    name: str, prompt: str, tmp_path: Path
+) -> None:
+    chat, samples = Chat(TOKENIZERS[name]), samples_of([*TITLES[:30], "⟦1⟧", "<|im_end|>⟦2⟧ ⟦", "⟧⟦3⟧", "x⟦4⟧<think>"])
+    rows = {item: n for n, item in enumerate(samples.items["item_id"].to_list())}
+    item = [rows[each] for each in samples.timeline["item_id"].to_list()]
+    dataset = composed(samples, PROMPTS[prompt], chat, tmp_path, cutoff_len=100_000)["train"]
+    first = dataset.chat.first_item
+    assert first == len(chat.tokenizer)
+    for position, row in zip(samples.position[samples.of("train")].tolist(), as_lists(dataset), strict=True):
+        found = [token - first for token in row["input_ids"] if token >= first]
+        assert found == item[position - HISTORY : position + 1]
 
 
 @pytest.mark.parametrize("prompt", ["candidate's context", "every context"])

@@ -73,7 +73,7 @@ class Views(NamedTuple):
     of lowest and highest ones."""
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """One view; the fields of `Views` and `Catalogue` without the axis of views."""
 
     overall: float
@@ -106,7 +106,7 @@ def _views(data: BaselineData, then: bool) -> Views:
         of_row = np.searchsorted(begins, time, side="right")
         chosen = [rows[:0], *(rows[time[rows] < begin] for begin in begins)]
     with ThreadPoolExecutor(2) as pool:
-        views = list(pool.map(lambda rows: _view(data, rows), chosen))
+        views = list(pool.map(lambda rows: view_of(data, rows), chosen))
     offset = np.cumsum([0, *(len(view.rater) for view in views[:-1])])
     content = data.content
     year = np.full(len(data.samples.items), np.nan) if content.year is None else content.year.copy()  # not read-only
@@ -126,7 +126,7 @@ def _views(data: BaselineData, then: bool) -> Views:
     return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]))
 
 
-def _view(data: BaselineData, rows: RowNumbers) -> _View:
+def view_of(data: BaselineData, rows: RowNumbers) -> View:
     """The statistics of the training ratings `rows`."""
     items, users = len(data.samples.items), int(data.user[-1]) + 1
     user, item, rating = data.user[rows], data.item[rows], data.rating[rows]
@@ -147,7 +147,7 @@ def _view(data: BaselineData, rows: RowNumbers) -> _View:
         for is_so in (rating <= low, rating >= high)
     ]
     deviation = np.sqrt((np.bincount(item, residual**2, items) + WEIGHT) / (of_item + WEIGHT))
-    return _View(
+    return View(
         overall,
         scale,
         mean / scale,

@@ -14,6 +14,7 @@ from palate.commands import rankings
 from palate.commands.audit import check_leaks
 from palate.commands.calibrate import calibrations_of
 from palate.commands.correction import correction_of
+from palate.commands.item_vectors import check_vectors
 from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
@@ -81,6 +82,7 @@ def evaluate(
     data = prepared(config)
     for adapter in chosen:
         correction_of(config, data, adapter)  # what it refuses, it refuses before anything is scored
+        check_vectors(config, data, adapter)
     leaks = check_leaks(config, data)
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:

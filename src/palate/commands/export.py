@@ -45,7 +45,7 @@ def export(
 
     Raises `InputError` if there is nothing to do, no adapter, no converter, or another thing in the folder's place.
     """
-    from palate.models.adapter import ABOUT, as_trained, check_same_prompt
+    from palate.models.adapter import ABOUT, as_trained, check_same_prompt, shown_vectors
     from palate.models.gguf import find_converter
     from palate.models.load import stored_dtype
     from palate.models.merge import write_model
@@ -56,11 +56,15 @@ def export(
     adapter = _adapter(config, adapter)
     folder = Path(out) if out else config.run_path / ("merged" if merge else "gguf")
     _check_replaceable(folder, [adapter, locate(config.model.base).path])
+    items = shown_vectors(adapter)
+    if items is not None and gguf is not None:
+        raise InputError(f"has no test with {items['count']:,} item tokens, expected --merge alone", "--gguf")
     if not merge:
         converter = find_converter(converter)
     config = as_trained(config, adapter)
     chat = check_model(config)
     check_same_prompt(adapter, chat, config.prompt)
+    chat = chat if items is None else chat.with_items(items["count"])
 
     model, about, expected = _merged(config, chat, adapter)
     dtype = dtype or str(stored_dtype(config.model)).removeprefix("torch.")
@@ -71,7 +75,7 @@ def export(
         home = partial if merge else partial / "model"
         log.info("writing the merged model in %s", dtype)
         with working("writing the merged model"):
-            write_model(model, chat.tokenizer, home, dtype)
+            write_model(model, _tokenizer(chat), home, dtype)
         del model  # frees the memory for the next model
         with working("comparing the written model's scores"):
             proof = _prove_folder(home, expected, dtype)
@@ -152,13 +156,29 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
     both = answers(adapted, chat.decision, prompts)
     with adapted.disable_adapter():
         target = Target(answers(adapted, chat.decision, prompts), both, in_4_bits)
-    return merge(adapted), about, _Expected(prompted, prompts, chat, target)
+    if not chat.items:
+        return merge(adapted), about, _Expected(prompted, prompts, chat, target)
+    from palate.models.item_embedding import hidden_mean, write_rows
+
+    hidden = hidden_mean(adapted, prompts)
+    merged = merge(adapted)
+    write_rows(merged, hidden)
+    return merged, about, _Expected(prompted, prompts, chat, target)
+
+
+def _tokenizer(chat: "Chat") -> Any:
+    """The tokenizer to write: with the item tokens of the adapter."""
+    if not chat.items:
+        return chat.tokenizer
+    from palate.models.item_embedding import tokenizer_with_items
+
+    return tokenizer_with_items(chat.tokenizer, chat.items)
 
 
 def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
     """Load the written model and tokenizer, score the prompts, and compare; raises `WorkError` if they disagree."""
     from palate.models.merge import read_model
-    from palate.models.proof import answers
+    from palate.models.proof import answers, without_items
     from palate.prompt.chat import Chat
     from palate.prompt.tokenizer import tokenizer_at
 
@@ -166,7 +186,9 @@ def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
     again = Chat(tokenizer_at(Location(home)), chat.yes, chat.no)
     if again.decision_prompts(expected.conversations) != chat.decision_prompts(expected.conversations):
         raise WorkError("the tokenizer, written and read back, gives other tokens")
-    proof = expected.target.proof(answers(read_model(home), again.decision, expected.prompts), exact=dtype == "float32")
+    written = answers(read_model(home), again.decision, expected.prompts)
+    written = without_items(written, expected.target.adapted.logits.shape[1])
+    proof = expected.target.proof(written, exact=dtype == "float32")
     proof.check("the merged model")
     return proof
 

@@ -58,7 +58,7 @@ def show_lengths(
         print(json.dumps(summary(source, config, sorted({*CUTOFFS, *cutoffs})), ensure_ascii=False, indent=2))
     else:
         for number, example in enumerate(source.first(examples), start=1):
-            console.out.print(lengths_tables.example_panels(example, chat, f"Example {number} of {examples}"))
+            console.out.print(lengths_tables.example_panels(example, source.chat, f"Example {number} of {examples}"))
         console.out.print(
             lengths_tables.lengths_table(source.lengths, f"{source.name}: tokens of {config.tokenizer_name}")
         )
@@ -119,6 +119,11 @@ class Composed:
         self.name, self._whole, self._options = name, whole, token_options(config)
         self.lengths = _measured(whole.whole_lengths, name)
 
+    @property
+    def chat(self) -> Chat:
+        """The tokenizer, with the tokens of the items if the prompt has them."""
+        return self._whole.chat
+
     @cached_property
     def cut(self) -> "TokenDataset":
         """The truncated samples; raises `InputError` if truncation refuses them."""
@@ -152,7 +157,7 @@ class AlpacaLengths:
         from palate.tokens.examples import load_examples
         from palate.tokens.plain import measure_examples
 
-        self.name, self._chat, self._cutoff = str(path), chat, cutoff
+        self.name, self.chat, self._cutoff = str(path), chat, cutoff
         self._examples = load_examples(path)
         self.lengths = _measured(measure_examples(self._examples, chat, path.name), self.name)
 
@@ -168,7 +173,7 @@ class AlpacaLengths:
         from palate.tokens.plain import conversation, label
 
         for example in self._examples.select(range(min(n, len(self._examples)))):
-            row = label(self._chat.encode(conversation(example)), self._cutoff)
+            row = label(self.chat.encode(conversation(example)), self._cutoff)
             yield Example(example, row["input_ids"], row["labels"])
 
 

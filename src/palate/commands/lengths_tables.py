@@ -187,14 +187,19 @@ def _runs(labels: list[int]) -> str:
 def _letters(ids: list[int], labels: list[int], chat: Chat) -> Iterator[tuple[str, bool]]:
     """The text of each token and whether it is masked; tokens that share a character are joined."""
     pending: list[int] = []
+
+    def text_of(ids: list[int]) -> str:
+        text: str = chat.backend.decode(ids, skip_special_tokens=False) if chat.items else chat.tokenizer.decode(ids)
+        return text
+
     for token, target in zip(ids, labels, strict=True):
         pending.append(token)
-        text = chat.tokenizer.decode(pending)
+        text = text_of(pending)
         if "\N{REPLACEMENT CHARACTER}" not in text or len(pending) == 4:
             yield text, target == IGNORED
             pending = []
     if pending:
-        yield chat.tokenizer.decode(pending), labels[-1] == IGNORED
+        yield text_of(pending), labels[-1] == IGNORED
 
 
 def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:

@@ -191,13 +191,15 @@ def _told_from(data: "Prepared") -> dict[str, Any]:
     return made_from_of(data) | ({"signals": outputs[FILE]} if FILE in outputs else {})
 
 
-def made_from_of(data: "Prepared") -> dict[str, Any]:
+def made_from_of(data: "Prepared | Portable") -> dict[str, Any]:
     """What decides the samples of prepared data: the hashes of its tables, and the options that read them."""
-    from palate.samples.prepared import TABLES
+    from palate.tokens.portable import Portable
 
-    made_from = {name.removesuffix(".parquet"): data.manifest["outputs"][name] for name in TABLES}
-    made_from |= {name: data.manifest["options"]["prepare"][name] for name in ("history_len", "rating_threshold")}
-    return made_from | ({} if data.samples.history is None else {"split": "given"})
+    manifest = data.data_manifest if isinstance(data, Portable) else data.manifest
+    options = manifest["options"]["prepare"]
+    made_from = {name: manifest["outputs"][f"{name}.parquet"] for name in ("ratings", "items")}
+    made_from |= {name: options[name] for name in ("history_len", "rating_threshold")}
+    return made_from | ({"split": "given"} if options.get("split") == "given" else {})
 
 
 def kept_baselines(config: Config, data: "Prepared") -> "Kept":

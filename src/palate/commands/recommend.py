@@ -15,6 +15,7 @@ from palate import __version__, console
 from palate.commands.calibrate import source_of
 from palate.commands.correction import correction_of
 from palate.commands.evaluate import model_name
+from palate.commands.item_vectors import check_vectors
 from palate.commands.prepare import kept_baselines, prepared, text_vectors, token_options
 from palate.commands.score import load_scorer, model_key
 from palate.commands.server_model import check_scored_with
@@ -170,6 +171,7 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
     chat = check_scored_with(config)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
+    check_vectors(config, data, adapter)
     scorer = load_scorer(config, adapter)
     key = model_key(scorer, config, adapter)
     folder = adapter or config.run_path

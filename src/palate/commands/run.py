@@ -27,6 +27,7 @@ from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import FILE
 from palate.measure.offset import FILE as OFFSET
+from palate.models.item_vectors import FILE as FILE_OF_VECTORS
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
@@ -185,7 +186,8 @@ class _Run:
         names = ("adapter_model.safetensors", "adapter_config.json", "palate.json")
         apart = [self.folder / seeds.SEEDS] if self.config.train.seeds > 1 else []
         baseline = [self.adapter / correction.STATE] if self.config.train.offset is not None else []
-        return [*(self.adapter / name for name in names), *baseline, *apart]
+        vectors = [self.adapter / FILE_OF_VECTORS] if self.config.prompt.names_vectors else []
+        return [*(self.adapter / name for name in names), *baseline, *vectors, *apart]
 
     def _train(self) -> None:
         config = self.config

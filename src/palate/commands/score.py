@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate import console
+from palate.commands.item_vectors import check_vectors
 from palate.commands.prepare import baseline_data, portable, prepared, sample_ids, scored_tokens
 from palate.commands.server_model import check_scored_with, served_key, served_scorer
 from palate.config import Config
@@ -178,6 +179,7 @@ def score_test(config: Config, *, adapter: Path | None = None, base_only: bool =
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     data = portable(config, chat) or prepared(config)
+    check_vectors(config, data, adapter)
     scores = score_sum(config, data, adapter, file)
     line = f"scored {len(scores['row']):,} {split} samples; measure them with `palate evaluate --scores {file}`"
     console.out.print(line, highlight=False, soft_wrap=True)
@@ -194,5 +196,5 @@ def chosen_rows(config: Config, available: int) -> np.ndarray[Any, np.dtype[np.i
 
 def adapter_identity(adapter: Path | None) -> Mapping[str, str]:
     """The hashes of an adapter's weights and settings; empty for none."""
-    names = ("adapter_model.safetensors", "adapter_config.json")
+    names = ("adapter_model.safetensors", "adapter_config.json", "item_vectors.safetensors")
     return {name: sha256_file(adapter / name) for name in names if adapter and (adapter / name).is_file()}

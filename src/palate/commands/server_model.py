@@ -46,7 +46,7 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     Raises `InputError` if the adapter was trained with another prompt, and where its server has both, if base and
     adapter answer alike.
     """
-    from palate.models.adapter import check_same_prompt
+    from palate.models.adapter import check_same_prompt, shown_vectors
     from palate.models.probe_prompts import invented
     from palate.prompt.messages import to_generation_messages
     from palate.score.scorer import Scorer
@@ -59,6 +59,8 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     probes = cut_prompts(chat.decision_prompts(conversations), chat, config.tokens.cutoff_len)
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
+        shown = shown_vectors(adapter)
+        chat = chat if shown is None else chat.with_items(shown["count"])
     backend = connect(url, name, chat, probes, in_flight=options.in_flight)
     if adapter is not None and options.served_base is not None:
         check_differ(backend, connect(url, options.served_base, chat, probes), probes)

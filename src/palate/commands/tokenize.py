@@ -68,6 +68,9 @@ def tokenize(
         made_from, name = data.manifest["options"]["prepare"], data.manifest["stats"]["name"]
         datasets = tokens_of(config, data, chat, wanted)
         inputs = {table: data.manifest["outputs"][table] for table in TABLES}
+    if config.prompt.names_vectors:
+        log.warning("the tokens of items have ids above the tokenizer's: a trainer must add %s embeddings for them",
+                    f"{next(iter(datasets.values())).chat.items:,}")  # fmt: skip
     stats = {split: _stats(dataset) for split, dataset in datasets.items()}
     with atomic_folder(out, whole=True) as folder:
         _check_space(out, folder, sum(each["tokens"] for each in stats.values()))

@@ -16,6 +16,7 @@ from palate.commands.prepare import (
 )
 from palate.config import Config, write_config
 from palate.errors import InputError
+from palate.prompt.item_tokens import FIELD
 from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
@@ -67,16 +68,34 @@ def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, An
 
 
 def _beside(config: Config) -> "FromBaseline | None":
+    """What `train.teacher`, `train.offset` and `{item_vector}` take from the ratings; None without any of them."""
+    found = _from_baseline(config)
+    if not config.prompt.names_vectors:
+        return found
+    _check_ratings(config, f"prompt: {{{FIELD}}}", "another prompt")
+    from palate.commands.item_vectors import vectors_for_training
+    from palate.train.training_prompts import FromBaseline
+
+    vectors, data = vectors_for_training(config, prepared(config))
+    return (found or FromBaseline())._replace(vectors=vectors, vectors_data=data)
+
+
+def _check_ratings(config: Config, option: str, expected: str) -> None:
+    """Raise `InputError` for data without ratings."""
+    from palate.commands import data_option
+    from palate.tokens.portable import is_portable
+
+    if is_portable(config.data_path) or data_option.alpaca_of(config) is not None:
+        raise InputError(f"learns from ratings, which {config.data_path} does not have, expected {expected}", option)
+
+
+def _from_baseline(config: Config) -> "FromBaseline | None":
     """What `train.teacher` or `train.offset` says of the samples; None without either."""
     teacher, offset = config.train.teacher, config.train.offset
     option, key = ("train.teacher", teacher) if teacher is not None else ("train.offset", offset)
     if key is None:
         return None
-    from palate.commands import data_option
-    from palate.tokens.portable import is_portable
-
-    if is_portable(config.data_path) or data_option.alpaca_of(config) is not None:
-        raise InputError(f"learns from ratings, which {config.data_path} does not have, expected null", option)
+    _check_ratings(config, option, "null")
     from palate.baselines.registry import RANKERS, cross_fitted
     from palate.commands.correction import offset_training
     from palate.train.training_prompts import FromBaseline

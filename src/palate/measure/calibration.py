@@ -39,7 +39,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Floats = NDArray[np.float64]
 
 _PARAMETERS = {"none": (), "temperature": ("temperature",), "platt": ("slope", "intercept"), "isotonic": ("z", "p")}
-_ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+_ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "item_vectors.safetensors")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from pydantic import BaseModel, ValidationError
 from palate import __version__
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError, first_line
+from palate.models.item_vectors import FILE as ITEM_VECTORS
 from palate.models.load import base_name, quantization_of, quiet, weights_fingerprint
 from palate.models.method import detach
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE, Template, date_of, with_date, without_date
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
-from palate.store.artifacts import atomic_folder, read_json, write_json
+from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import locate
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def save_adapter(
     """
     from safetensors import SafetensorError
 
+    from palate.models.item_embedding import KEY, items_of
+
     model.active_peft_config.revision = about.get("base", {}).get("revision")
     with atomic_folder(folder, whole=True) as partial, quiet():
         try:
@@ -55,6 +58,9 @@ def save_adapter(
         except SafetensorError as error:  # a full disk
             raise WorkError(f"{folder}: cannot be written: {first_line(error)}") from error
         (partial / "README.md").unlink(missing_ok=True)  # PEFT writes an empty form
+        if (items := items_of(model)) is not None:
+            items.save(partial)
+            about = {**about, KEY: {**about[KEY], "sha256": sha256_file(partial / ITEM_VECTORS)}}
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
 
@@ -76,6 +82,15 @@ class _Corrects(BaseModel):
     intercept: float
 
 
+class _Items(BaseModel):
+    """The vectors of an adapter's item tokens, in `palate.json`."""
+
+    first: int
+    count: int
+    data: str
+    sha256: str
+
+
 class _About(BaseModel):
     """The types of the keys that Palate reads in a `palate.json`."""
 
@@ -88,6 +103,7 @@ class _About(BaseModel):
     truncation: str | None = None
     template_date: datetime.date | None = None
     offset: _Corrects | None = None
+    item_vectors: _Items | None = None
 
 
 def read_about(adapter: Path) -> dict[str, Any]:
@@ -111,6 +127,14 @@ def corrects(adapter: Path | None) -> dict[str, Any] | None:
     The key `baseline`, a hash of its `data`, and the factors `alpha` and `intercept` of the training.
     """
     return None if adapter is None else read_about(adapter).get("offset")
+
+
+def shown_vectors(adapter: Path | None) -> dict[str, Any] | None:
+    """The vectors that an adapter's prompts show, as its `palate.json` has them; None for other adapters.
+
+    The first token's id, the number of items (`count`), a hash of their `data`, and the SHA-256 of the file.
+    """
+    return None if adapter is None else read_about(adapter).get("item_vectors")
 
 
 def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
@@ -275,10 +299,12 @@ def _tokenizer_in(file: Path) -> Any:
 def load_adapter(model: Any, adapter: Path) -> Any:
     """Load an adapter onto a base model and prove that it is loaded; returns a `PeftModel` in eval mode.
 
+    The model embeds the item tokens of a prompt with `{item_vector}` by the adapter's projector.
+
     Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
     base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
-    all deltas are zero, or the logits of a probe are the same with and without it. After an error the model
-    has no adapter.
+    all deltas are zero, or the logits of a probe are the same with and without it; also for vectors of items that are
+    missing or broken. After an error the model has no adapter.
     """
     import torch
     from peft import PeftConfig, PeftModel
@@ -317,6 +343,10 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         _check_copies(copies, tensors, adapter)
         _fill(peft, learned)
         _check_effect(peft, learned, adapter)
+        if (items := shown_vectors(adapter)) is not None:
+            from palate.models.item_embedding import load_items
+
+            load_items(peft, adapter, items)
     except BaseException:
         detach(peft, merged=False)
         raise

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 from palate.config import Config
+from palate.prompt.item_tokens import item_token
 from palate.prompt.messages import Message, to_generation_messages
 
 PROMPTS = 24
@@ -27,8 +28,10 @@ def conversations(config: Config) -> tuple[list[list[Message]], str]:
 
 
 def invented(config: Config, n: int) -> dict[str, Any]:
-    """An example with the config's prompt and invented titles."""
+    """An example with the config's prompt and invented titles; with `{item_vector}` also tokens of the first items."""
     draw = random.Random(n)
     titles = [f"The {draw.choice(('Long', 'Last', 'Blue', 'Silent'))} Film {draw.randrange(100)}" for _ in range(9)]
+    if config.prompt.names_vectors:
+        titles = [f"{title} {item_token(draw.randrange(8))}" for title in titles]
     history = "\n".join(f"{k}. {title} ({draw.randint(1, 5)}.0)" for k, title in enumerate(titles[:-1], 1))
     return config.prompt.alpaca(history, titles[-1], config.prompt.yes, config.prepare.history_len)

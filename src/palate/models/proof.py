@@ -25,6 +25,10 @@ ROUNDED_SHARE = 0.5
 small adapter; P(like) would not show it, since such an adapter hardly changes P(like)."""
 
 
+ADDED = 1e-6
+"""Maximum probability of all added tokens together at the decision token."""
+
+
 @dataclass(frozen=True)
 class ProbeAnswers:
     """A model's logits at the decision token of n prompts, (n, vocabulary), and P(like) among the answers, (n,)."""
@@ -132,6 +136,19 @@ def answers(model: Any, decision: Decision, prompts: Sequence[Sequence[int]]) ->
     logits = torch.stack(rows)
     p = logits[:, [decision.yes_id, decision.no_id]].softmax(-1)[:, 0]
     return ProbeAnswers(logits.numpy(), p.numpy())
+
+
+def without_items(written: ProbeAnswers, vocabulary: int) -> ProbeAnswers:
+    """The answers without the logits of added tokens; `vocabulary` is the base's number of logits.
+
+    Raises `WorkError` if the added tokens together have a probability above `ADDED` at any decision token.
+    """
+    own, added = np.split(written.logits.astype(np.float64), [vocabulary], axis=1)
+    if added.size:
+        largest = (np.logaddexp.reduce(added, axis=1) - np.logaddexp.reduce(own, axis=1)).max()
+        if not largest <= np.log(ADDED):
+            raise WorkError(f"item tokens have a probability of {np.exp(largest):.2g}, expected {ADDED:g} at most")
+    return ProbeAnswers(written.logits[:, :vocabulary], written.p)
 
 
 def difference(one: ProbeAnswers, other: ProbeAnswers) -> AnswerDifference:

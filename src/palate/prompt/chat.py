@@ -11,11 +11,13 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from palate.errors import InputError
+from palate.prompt.item_tokens import is_item_token, item_token, item_tokens
 from palate.prompt.messages import Message
 from palate.prompt.template import DATE, Template, with_date
 
@@ -66,6 +68,8 @@ class Chat:
     tokenizer: Any
     yes: str = "Yes"
     no: str = "No"
+    items: int = 0
+    """Item tokens that the tokenizer gets behind its own; see `with_items`."""
     _responses: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -134,9 +138,48 @@ class Chat:
             )
         return Decision(a[lead], b[lead], tuple(a[:lead]), tuple(a[lead + 1 :]))
 
+    def with_items(self, count: int) -> "Chat":
+        """The same with the tokens of `count` items.
+
+        The tokenizer of an exported model has them already; raises `InputError` if these are of another number.
+        """
+        own = self.tokenizer.backend_tokenizer
+        if own.token_to_id(item_token(0)) is None:
+            return self if self.items == count else replace(self, items=count, _responses={})
+        if own.token_to_id(item_token(count - 1)) is None or own.token_to_id(item_token(count)) is not None:
+            raise InputError(
+                f"has item tokens, but not of {count:,} items as the data: expected those of its training",
+                self.tokenizer.name_or_path,
+            )
+        return self
+
+    @cached_property
+    def first_item(self) -> int | None:
+        """The id of the first item's token; None if there is none. Row n of the item table has the id `first_item` + n.
+
+        Raises `InputError` for a tokenizer that gives other ids.
+        """
+        first: int | None = self.backend.token_to_id(item_token(0))
+        if first is not None and self.items:
+            last = self.backend.token_to_id(item_token(self.items - 1))
+            if last != first + self.items - 1 or first < len(self.tokenizer):
+                raise InputError("gives item tokens no ids behind its own", self.tokenizer.name_or_path)
+        return first
+
+    @cached_property
+    def _with_items(self) -> Any:
+        """A copy of the tokenizer's backend with the item tokens."""
+        backend = self.tokenizer.backend_tokenizer
+        copy = _copied(backend)
+        copy.post_processor, copy.decoder = backend.post_processor, backend.decoder
+        copy.add_tokens(item_tokens(self.items))
+        return copy
+
     @property
     def backend(self) -> Any:
-        """The `tokenizers.Tokenizer` that the tokenizer wraps, with truncation and padding off."""
+        """The `tokenizers.Tokenizer` that the tokenizer wraps, with truncation and padding off, and the item tokens."""
+        if self.items:
+            return self._with_items
         backend = self.tokenizer.backend_tokenizer
         # An earlier call of the tokenizer may have set these.
         if backend.truncation is not None:
@@ -150,19 +193,8 @@ class Chat:
     @cached_property
     def untrimmed(self) -> Any:
         """A copy of `backend` without post-processor: the same ids, and offsets that include a token's spaces."""
-        from tokenizers import Tokenizer
-
         backend = self.backend
-        if backend.post_processor is None:
-            return backend
-        copy = Tokenizer(backend.model)  # shares the model: reading a vocabulary takes a second
-        copy.normalizer, copy.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
-        added = backend.get_added_tokens_decoder()
-        for _, token in sorted(added.items()):
-            (copy.add_special_tokens if token.special else copy.add_tokens)([token])
-        if repr(copy.get_added_tokens_decoder()) == repr(added):
-            return copy
-        return Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "post_processor": None}))
+        return backend if backend.post_processor is None else _copied(backend)
 
     @cached_property
     def ordinary(self) -> Any:
@@ -213,10 +245,14 @@ class Chat:
         """The added tokens that user text must not become, by id.
 
         Some tokenizers add white space (Gemma's "\\n\\n") and single letters (DeepSeek Coder's "ö") as tokens; these
-        are ordinary text.
+        are ordinary text. Item tokens are no control tokens: no user text has their brackets.
         """
         added = self.backend.get_added_tokens_decoder()
-        return {n: token for n, token in added.items() if len(_without_white(token.content)) > 1}
+        return {
+            n: token
+            for n, token in added.items()
+            if len(_without_white(token.content)) > 1 and not is_item_token(token.content)
+        }
 
     @cached_property
     def _normalize_first(self) -> bool:
@@ -295,6 +331,21 @@ class Chat:
                     end = begin + len(core)
                 spans.append((begin, end, self._secret_names[control]))
         return spans
+
+
+def _copied(backend: Any) -> Any:
+    """A copy of a `tokenizers.Tokenizer` without post-processor and decoder."""
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer(backend.model)  # shares the model: reading a vocabulary takes a second
+    copy.normalizer, copy.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    added = backend.get_added_tokens_decoder()
+    tokens = [token for _, token in sorted(added.items())]
+    for special, group in groupby(tokens, lambda token: token.special):  # one by one, ten thousand take minutes
+        (copy.add_special_tokens if special else copy.add_tokens)(list(group))
+    if repr(copy.get_added_tokens_decoder()) == repr(added):
+        return copy
+    return Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "post_processor": None, "decoder": None}))
 
 
 def _without_white(text: str) -> str:

@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from palate.prompt.item_tokens import BRACKETS, FIELD
+
 CONTEXT_FIELDS = ("item_mean", "item_count")
 """Fields for both lines: statistics of an item's earlier ratings, see `palate.samples.context`."""
 Signal = Literal["estimate", "neighbour", "neighbour_mean", "user_deviation", "item_deviation"]
@@ -124,7 +126,8 @@ class PromptSpec(BaseModel):
     The two lines are format strings. Both may use every column of the item table, such as `{title}`, and two statistics
     of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int). The candidate's line
     may also name what the ratings say of user and candidate: `{estimate}`, `{neighbour}`, `{neighbour_mean}`,
-    `{user_deviation}` and `{item_deviation}`.
+    `{user_deviation}` and `{item_deviation}`. `{item_vector}`, in both lines, is one token
+    with the item's collaborative vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -174,6 +177,8 @@ class PromptSpec(BaseModel):
         beside = [p.field for p in split_template(self.history_line) if p.field in SIGNALS]
         if beside:
             raise ValueError(f"history_line must not name {{{beside[0]}}}: only a candidate has one")
+        if self.names_vectors and any(bracket in str(text) for _, text in self for bracket in BRACKETS):
+            raise ValueError(f"no text may have {BRACKETS[0]} or {BRACKETS[1]} beside {{{FIELD}}}, which writes them")
         return self
 
     @model_serializer(mode="wrap")
@@ -192,6 +197,12 @@ class PromptSpec(BaseModel):
         """The fields of `SIGNALS` that the candidate's line names, in the order of `SIGNALS`."""
         named = {part.field for part in split_template(self.candidate_line)}
         return tuple(name for name in SIGNALS if name in named)
+
+    @property
+    def names_vectors(self) -> bool:
+        """Whether a line has the field `{item_vector}`."""
+        lines = (self.history_line, self.candidate_line)
+        return any(part.field == FIELD for line in lines for part in split_template(line))
 
     def label(self, liked: bool) -> str:
         """The answer for a liked or a disliked candidate."""

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate.errors import InputError
+from palate.prompt.item_tokens import FIELD, item_token, without_item_tokens
 from palate.prompt.spec import SIGNALS, Number, Of, PromptSpec, TemplatePart, Text, runs_of
 
 if TYPE_CHECKING:
@@ -73,11 +74,15 @@ class Wording:
         """
 
         def texts(of: Of, field: str, spec: str, option: str) -> list[str]:
+            if field == FIELD:
+                return [item_token(row) for row in range(len(items))]
             if of in SIGNALS:
                 values: Sequence[Any] = signals.get(of, ())
             else:
                 values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
-            return [v if not spec and type(v) is str else format_value(v, spec, option) for v in values]
+            found = [v if not spec and type(v) is str else format_value(v, spec, option) for v in values]
+            told = of in ("item", "neighbour") and prompt.names_vectors
+            return list(map(without_item_tokens, found)) if told else found
 
         def piece(of: Of, parts: Sequence[TemplatePart], option: str) -> Piece:
             if of == "n":

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
+from palate.prompt.item_tokens import FIELD, without_item_tokens
 from palate.prompt.spec import CONTEXT_FIELDS, SIGNALS, PromptSpec, split_template
 from palate.prompt.wording import Piece, Wording, format_value
 from palate.samples.build import Samples
@@ -92,6 +93,8 @@ class Renderer:
             format_value(value, piece.spec, piece.option)
             for value in shown(piece.of, distinct, self.samples.items["title"])
         ]
+        if piece.of == "neighbour" and self.prompt.names_vectors:
+            texts = list(map(without_item_tokens, texts))
         return pl.Series(texts, dtype=pl.String).gather(code)
 
     @cached_property
@@ -161,7 +164,13 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
                 "expected the column to have another name",
                 f"prompt.{option}",
             )
-        fields = [*items.columns, *known]
+        if FIELD in named and FIELD in items.columns:
+            raise InputError(
+                f"names {{{FIELD}}}, a column of the items and also the items' vectors; expected the column to have "
+                "another name",
+                f"prompt.{option}",
+            )
+        fields = [*items.columns, *known, FIELD]
         unknown = sorted(named - set(fields))
         if unknown:
             raise InputError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palate.errors import InputError
+from palate.prompt.item_tokens import FIELD, item_token, without_item_tokens
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec, split_template
 
@@ -37,6 +38,8 @@ def conversations(
 def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:
     """Items with `genres` and `year` as prompts write them, if the prompt names these fields."""
     rows = [dict(item) for item in items]
+    if prompt.names_vectors:
+        rows = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
     named = {part.field for line in (prompt.history_line, prompt.candidate_line) for part in split_template(line)}
     from palate.samples.items import DERIVED, SOURCES, shown_items
 
@@ -51,6 +54,18 @@ def _shown(items: Sequence[Item], prompt: PromptSpec) -> list[dict[str, Any]]:
     missing = {name: text for name, text in DERIVED.items() if text is not None and name not in shown.columns}
     shown = shown.with_columns(pl.lit(text).alias(name) for name, text in missing.items())
     return [row | columns for row, columns in zip(rows, shown.to_dicts(), strict=True)]
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of an item without item tokens, except those of the vector: its row of the item table becomes its token.
+
+    Raises `InputError` for a vector that is no row.
+    """
+    if name == FIELD:
+        if not isinstance(value, int) or value < 0:
+            raise InputError(f"is {value!r}, expected a row of the item table", FIELD)
+        return item_token(value)
+    return without_item_tokens(value) if isinstance(value, str) else value
 
 
 def _check(items: Sequence[Item], line: str, place: str, required: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,12 @@ class PromptWriter:
 
         return cut_prompts(prompts, self.chat, self.options.cutoff_len, self.options.truncation, (items, shorter))
 
+    @cached_property
+    def _chat(self) -> Chat:
+        """The chat, with the tokens of the items if the prompt has them."""
+        items = self.render.samples.items.height
+        return self.chat.with_items(items) if self.render.prompt.names_vectors else self.chat
+
     def _encode(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
         questions = self.render.questions(position, target, items)
-        return self.chat.decision_prompts([to_generation_messages(row) for row in questions.iter_rows(named=True)])
+        return self._chat.decision_prompts([to_generation_messages(row) for row in questions.iter_rows(named=True)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palate.config import ModelConfig, TokensConfig
+from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
@@ -51,7 +52,7 @@ class Scorer:
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
-        from palate.models.adapter import read_about, recorded_base
+        from palate.models.adapter import read_about, recorded_base, shown_vectors
         from palate.models.load import load_base_model
 
         folder = None if adapter is None else Path(adapter)
@@ -77,8 +78,9 @@ class Scorer:
             chat = chat or Chat(tokenizer, self.prompt.yes, self.prompt.no)
         if chat is None:
             raise TypeError("a loaded model or a backend needs `chat=` with its tokenizer and answers")
-        self.chat = chat
-        """The tokenizer with its template and the two answers."""
+        shown = shown_vectors(folder)
+        self.chat = chat if shown is None else chat.with_items(shown["count"])
+        """The tokenizer with its template, the two answers, and the item tokens that the adapter knows."""
         self.backend: Backend = base if hasattr(base, "answers_behind") else self._local(base, folder)
         """The model that answers the prompts."""
 
@@ -91,6 +93,11 @@ class Scorer:
         if adapter is not None:
             check_same_prompt(adapter, self.chat, self.prompt)
             model = load_adapter(model, adapter)
+            _check_first(self.chat, adapter)
+        elif self.prompt.names_vectors and self.chat.first_item is None:  # an exported model knows its items
+            from palate.models.item_embedding import blank_items
+
+            blank_items(model, int(self.chat.with_items(1).first_item or 0))
         return LocalBackend(model, self.chat.decision.yes_id, self.chat.decision.no_id)
 
     @property
@@ -162,6 +169,18 @@ class Scorer:
             return self.score_ids(prompts, batch_size, on_batch)
         rests = [prompt[shared:] for prompt in prompts]
         return scores_of(self.backend.answers_behind(prompts[0][:shared], rests, batch_size, on_batch))
+
+
+def _check_first(chat: Chat, adapter: Path) -> None:
+    """Raise `InputError` if the tokenizer gives item tokens other ids than in the adapter's training."""
+    from palate.models.adapter import shown_vectors
+
+    shown = shown_vectors(adapter)
+    if shown is not None and chat.first_item != shown["first"]:
+        raise InputError(
+            f"has item tokens from id {shown['first']}, the tokenizer from {chat.first_item}: expected the same",
+            adapter,
+        )
 
 
 def _common_prefix(sequences: Sequence[Any]) -> int:

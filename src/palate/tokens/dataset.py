@@ -357,6 +357,8 @@ def token_datasets(
     from palate.samples.split import SPLITS
     from palate.tokens.build_tables import content_of, tables_of, write_plain
 
+    if prompt.names_vectors:
+        chat = chat.with_items(samples.items.height)
     tables = tables_of(samples, prompt, chat, content_of(samples) if data is None else data, name)
     found = {}
     for split in SPLITS if splits is None else splits:

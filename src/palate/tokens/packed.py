@@ -4,7 +4,7 @@ A prompt is a prefix, then one block for each target. A token attends to the ear
 prefix of its own prompt, and to no others. So each block gets the result that it would get alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,18 @@ class Packed:
         for i, (begin, end) in enumerate(zip(self.block.tolist(), self.block_end.tolist(), strict=True)):
             prompt[begin:end], block[begin:end] = self.prompt_of[i], i
         return prompt, block
+
+    def with_items_of(self, part: Longs, first: int, items: int) -> "Packed":
+        """The same with the ids of item tokens that leave out the ratings of each prompt's user.
+
+        `part` (samples of the dataset,) is the part of each sample's user. Item tokens have the ids `first` to
+        `first` + `items`; the ids of part k follow in the (k + 1)-th block of `items`.
+        """
+        first_block = np.flatnonzero(np.diff(self.prompt_of, prepend=-1))
+        own = part[self.samples[first_block]]
+        shift = np.repeat((1 + own) * items, np.diff(np.append(self.prefix, len(self))))
+        is_item = (self.input_ids >= first) & (self.input_ids < first + items)
+        return replace(self, input_ids=np.where(is_item, self.input_ids + shift, self.input_ids).astype(np.int32))
 
     def mask(self) -> NDArray[np.bool_]:
         """Whether a token (row) attends to another (column), (t, t) bool: the reference for every implementation."""

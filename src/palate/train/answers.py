@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, softplus
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
 from palate.errors import WorkError
+from palate.models.item_embedding import items_of
+from palate.models.item_vectors import FILE as ITEM_VECTORS
 from palate.progress import Meter
 from palate.store.artifacts import read_json, write_json
 from palate.tokens.packed import Packed
@@ -48,11 +51,14 @@ class Step(NamedTuple):
     labelled: int
 
 
-class Steps(Dataset):  # type: ignore[misc]
-    """The steps of a run on one device; each is composed on access."""
+Change = Callable[[Packed], Packed]
 
-    def __init__(self, schedule: Schedule, rank: int, world: int) -> None:
-        self.schedule, self.rank, self.world = schedule, rank, world
+
+class Steps(Dataset):  # type: ignore[misc]
+    """The steps of a run on one device; each is composed on access, and `change` applied to its passes."""
+
+    def __init__(self, schedule: Schedule, rank: int, world: int, change: Change | None = None) -> None:
+        self.schedule, self.rank, self.world, self.change = schedule, rank, world, change
 
     def __len__(self) -> int:
         return self.schedule.steps
@@ -60,6 +66,7 @@ class Steps(Dataset):  # type: ignore[misc]
     def __getitem__(self, step: int) -> Step:
         passes = self.schedule.passes(step, self.rank, self.world)
         packed = [self.schedule.prompts.pack(each.pieces) for each in passes]
+        packed = list(map(self.change, packed)) if self.change else packed
         return Step(packed, [each.counts for each in passes], self.schedule.trained(step))
 
 
@@ -78,6 +85,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     control: Any
     console: "Console | None" = None
     """Shows the progress of `evaluate`."""
+    change: Change | None = None
+    """What training passes show that differs from evaluation: vectors of items without the user's ratings."""
+    projector_rate: float | None = None
+    """Learning rate of the projector of the items' vectors; None: that of the other weights."""
     stopped: Callable[[], bool] = staticmethod(lambda: False)
     """Whether a signal asks any device to stop; `evaluate` then leaves off unless it looks for the best checkpoint."""
 
@@ -116,7 +127,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> Any:
         """One optimizer step an item; the whole run is one epoch to transformers, which then skips to any step."""
-        steps = Steps(self.schedule, self.args.process_index, self.args.world_size)
+        steps = Steps(self.schedule, self.args.process_index, self.args.world_size, self.change)
         return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=itemgetter(0))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Step], None]:
@@ -279,6 +290,29 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         whole = {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in trained.items()}
         return {name: weight.detach() for name, weight in whole.items()}
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As transformers, with the projector of the items' vectors in a group of its own learning rate."""
+        made, items = super().create_optimizer(model), items_of(self.model)
+        if items is not None and self.projector_rate is not None:
+            own = {id(weight) for weight in items.projector.parameters()}
+            for group in self.optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+            group = {"params": list(items.projector.parameters()), "weight_decay": 0.0, "lr": self.projector_rate}
+            self.optimizer.add_param_group(group)
+        return made
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_projector(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_projector(str(self.state.best_model_checkpoint))
+
+    def _load_projector(self, checkpoint: str) -> None:
+        if (items := items_of(self.model)) is not None:
+            items.fill(load_file(Path(checkpoint) / ITEM_VECTORS))
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter, on the first device; raises `WorkError` if a weight is not finite."""
         weights = self.trained_weights()
@@ -290,6 +324,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             # To decide on the embeddings itself, PEFT would query the hub for the base model at every checkpoint.
             folder = output_dir or self.args.output_dir
             self.model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+            if (items := items_of(self.model)) is not None:
+                items.save(Path(folder))
 
 
 class _Checkpoints(TrainerCallback):  # type: ignore[misc]

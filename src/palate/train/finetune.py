@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models.adapter import describe, save_adapter
+from palate.models.item_embedding import KEY, add_items
 from palate.models.load import (
     best_dtype,
     check_vocabulary,
@@ -29,6 +30,7 @@ from palate.models.load import (
 from palate.models.method import attach, held_in
 from palate.progress import clock
 from palate.prompt.chat import Chat
+from palate.prompt.item_tokens import FIELD
 from palate.tokens.dataset import TokenDataset
 from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
@@ -124,13 +126,16 @@ def train(
     processes, beside = join(), beside or FromBaseline()
     chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     held = config.model.model_copy(update={"dtype": held_in(config.train, config.model.dtype)})
+    chat, shown = _with_vectors(config, chat, beside)
     model = load_model(held, for_training=True, on=_loading_device(config))
     check_vocabulary(model, chat.tokenizer)
-    about = describe(config, chat, model)
+    about = describe(config, chat, model) | shown
     prompts = prompts_of(config, chat, train, eval, beside)
     schedule = schedule_of(config, prompts)
     checkpoints = out / "checkpoints"
     fingerprint = _fingerprint(config, prompts, weights_fingerprint(model)) | _layout(processes)
+    if beside.vectors is not None:
+        fingerprint["item vectors"] = beside.vectors.identity
     started = time.monotonic()
     try:
         with quiet():
@@ -158,6 +163,21 @@ def train(
     _log_result(result)
     trainer.attention.warn()  # again, at the end of the run's log
     return result
+
+
+def _with_vectors(config: Config, chat: Chat, beside: FromBaseline) -> tuple[Chat, dict[str, Any]]:
+    """The chat with the tokens of the items, and their entry in `palate.json`; unchanged without `{item_vector}`."""
+    if not config.prompt.names_vectors:
+        return chat, {}
+    if beside.vectors is None:
+        raise InputError("shows vectors of items, which these data do not have", f"prompt: {{{FIELD}}}")
+    if sharding() in ("fsdp2", "zero3"):
+        raise InputError(f"cannot be spread over devices ({sharding()}), expected DDP", f"prompt: {{{FIELD}}}")
+    count = len(beside.vectors.values)
+    chat = chat.with_items(count)
+    if not chat.items:
+        raise InputError("has item tokens already, expected the base of its training", config.model.base)
+    return chat, {KEY: {"first": chat.first_item, "count": count, "data": beside.vectors_data}}
 
 
 def _corrects(trainer: AnswerTrainer, beside: FromBaseline) -> dict[str, Any]:
@@ -280,7 +300,7 @@ def _layout(processes: Processes) -> dict[str, Any]:
 def _trainer(
     config: Config, model: Any, chat: Chat, schedule: Schedule, prompts: TrainingPrompts, folder: Path
 ) -> AnswerTrainer:
-    """A trainer of the model with PEFT's adapter; it prints nothing."""
+    """A trainer of the model with PEFT's adapter, and with a projector of the items' vectors; it prints nothing."""
     options = config.train
     _check_validation(config, prompts)
     args = _arguments(config, schedule, prompts, folder)
@@ -288,6 +308,8 @@ def _trainer(
     # head to float32 (5 GB for Qwen3-8B) has no benefit.
     set_seed(config.train_seed)
     peft = attach(model, options)
+    if prompts.shown is not None:
+        add_items(peft, prompts.shown.vectors, int(chat.first_item or 0))
     if options.gradient_checkpointing:
         peft.enable_input_require_grads()
         peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
@@ -300,6 +322,9 @@ def _trainer(
     trainer = AnswerTrainer(
         peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
     )
+    if prompts.shown is not None:
+        trainer.projector_rate = options.projector_learning_rate
+        trainer.change = prompts.shown.to_users(int(chat.first_item or 0))
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
         peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast

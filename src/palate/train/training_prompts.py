@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from palate.config import Config
 from palate.errors import InputError
+from palate.models.item_vectors import ItemVectors
 from palate.prompt.chat import Chat
 from palate.tokens.dataset import TokenDataset
-from palate.tokens.packed import Longs
+from palate.tokens.packed import Longs, Packed
 from palate.tokens.shared import Sequences, SharedHistory, SharedRows, group
 from palate.train.draw import draw
 
@@ -25,7 +26,10 @@ Floats = NDArray[np.float64]
 
 
 class FromBaseline(NamedTuple):
-    """What a training takes from a baseline: values of all samples of a split, float64, None for what is not used."""
+    """What a training takes from a baseline: values of all samples of a split, float64, None for what is not used.
+
+    `vectors` are those of the items, for a prompt with `{item_vector}`.
+    """
 
     taught: Floats | None = None
     """P(like) of each training sample, by `train.teacher`."""
@@ -37,13 +41,30 @@ class FromBaseline(NamedTuple):
     """The entry of `train.offset` in the adapter's `palate.json`."""
     write: Callable[[Path], None] | None = None
     """Writes the fitted baseline of `train.offset` into the adapter's folder."""
+    vectors: ItemVectors | None = None
+    vectors_data: str = ""
+    """A hash of the data that the vectors were fitted on."""
+
+
+class ShownVectors(NamedTuple):
+    """The vectors of the items, and the part of the user of each sample, (samples,) int64 in the dataset's order."""
+
+    vectors: ItemVectors
+    part: Longs
+
+    def to_users(self, first: int) -> Callable[[Packed], Packed]:
+        """A function that makes training prompts show vectors without their user's ratings.
+
+        `first` is the id of the first item's token.
+        """
+        return lambda packed: packed.with_items_of(self.part, first, len(self.vectors.values))
 
 
 class TrainingPrompts(NamedTuple):
     """The prompts to train and evaluate on; `available` counts the samples before the draw.
 
     `taught` and `offset` (samples,) are those of `FromBaseline` for each sample of `train`, and `evaluated_offset` for
-    each of `evaluated`, in the datasets' order.
+    each of `evaluated`, in the datasets' order. `shown` are the vectors of the items in the prompts.
     """
 
     train: SharedHistory
@@ -52,6 +73,7 @@ class TrainingPrompts(NamedTuple):
     taught: Floats | None = None
     offset: Floats | None = None
     evaluated_offset: Floats | None = None
+    shown: ShownVectors | None = None
 
 
 def prompts_of(
@@ -91,13 +113,16 @@ def prompts_of(
             apart / together,
         )  # fmt: skip
     taught, offset = (_of(source, values) for values in (beside.taught, beside.offset))
+    part = None if beside.vectors is None else _of(source, beside.vectors.part)
+    shown = None if beside.vectors is None or part is None else ShownVectors(beside.vectors, part)
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None, taught, offset)
+        return TrainingPrompts(shared, len(train), None, taught, offset, shown=shown)
     measured = _sequences(config, chat, evaluated)
-    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, _of(measured, beside.evaluated))
+    evaluated_offset = _of(measured, beside.evaluated)
+    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, shown)
 
 
-def _of(source: Sequences, values: Floats | None) -> Floats | None:
+def _of(source: Sequences, values: NDArray[Any] | None) -> NDArray[Any] | None:
     """A split's values of a dataset's samples, in its order."""
     if values is None:
         return None

@@ -28,6 +28,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from palate.prompt.item_tokens import is_item_token
 from palate.tokens.proof.regex import Pattern, Refused
 
 Pair = tuple[str, str]
@@ -151,6 +152,8 @@ class Boundaries:
     def _read_added(self, tokenizer: Tokenizer) -> list[Stage]:
         normalized = []
         for token in tokenizer.get_added_tokens_decoder().values():
+            if is_item_token(token.content):
+                continue  # a field is a whole one, and no other text has its brackets: no cut lies in one
             if token.single_word or token.lstrip or token.rstrip:
                 raise Refused(f"the added token {token.content!r} matches text beside it")
             if token.normalized and tokenizer.normalizer:
