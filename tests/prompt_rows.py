@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from palate.prompt.item_tokens import FIELD, item_token
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
@@ -13,8 +14,9 @@ CONTEXT = PromptSpec(candidate_line="{item_mean} {item_count}")
 
 
 def prompt_rows(samples: Samples, prompt: PromptSpec) -> list[dict[str, Any]]:
-    """Each row of the timeline: its item's columns, its rating, and its context if the prompt names it, its signals."""
-    items = {row["item_id"]: row for row in shown_items(samples.items).to_dicts()}
+    """Each row of the timeline: its item's columns and token, its rating, its signals, and its context if named."""
+    shown = shown_items(samples.items).to_dicts()
+    items = {row["item_id"]: row | {FIELD: item_token(n)} for n, row in enumerate(shown)}
     contexts = contexts_of(samples) if prompt.names_context else [{}] * samples.timeline.height
     rated = samples.timeline.select("item_id", "rating").rows()
     rows = [

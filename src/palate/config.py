@@ -142,7 +142,8 @@ class ModelConfig(Section):
 
 
 Teacher = Literal[
-    "online", "item-knn", "logistic", "logistic-knn", "logistic-then", "lightgbm-prompt", "lightgbm-item",
+    "online", "online-then", "item-knn", "item-knn-then", "logistic", "logistic-knn", "logistic-then",
+    "logistic-knn-then", "lightgbm-prompt", "lightgbm-item",
     "lightgbm-then", "lightgbm", "strongest-then", "strongest", "corrected", "text", "logistic-text", "strongest-text",
     "corrected-text",
 ]  # fmt: skip

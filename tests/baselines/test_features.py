@@ -1,5 +1,6 @@
 """Features against the same sums, one question at a time."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -14,6 +15,7 @@ from tests.timelines import random_timeline
 
 from palate.baselines import features, statistics
 from palate.baselines.features import GROUPS, features_of, neighbour_score
+from palate.baselines.learned import item_neighbours_then, online_means_then
 from palate.baselines.registry import STRONGEST_THEN
 from palate.baselines.statistics import BaselineData
 from palate.samples import Samples
@@ -230,6 +232,14 @@ def test_features_of_then_hold_no_later_rating_of_anybody(anchor: int, seed: int
     asked, groups = Queries(np.full(60, anchor), np.arange(60)), STRONGEST_THEN
     before, after = (features_of(k, asked, groups)[1] for k in (MIXED, with_other_ratings_later(anchor, seed)))
     assert np.array_equal(before, after, equal_nan=True)
+
+
+@pytest.mark.parametrize("statistics", [online_means_then, item_neighbours_then])
+def test_sums_of_then_hold_no_later_rating_of_anybody(statistics: Callable[..., list[np.ndarray]]) -> None:
+    anchor = int(SAMPLES.position[SAMPLES.of("test")][7])
+    asked = Queries(np.full(60, anchor), np.arange(60))
+    before, after = (np.column_stack(statistics(k, asked)) for k in (MIXED, with_other_ratings_later(anchor, 1)))
+    assert np.array_equal(before, after)
 
 
 @pytest.mark.parametrize("group", ["item", "alike", "spread"])

@@ -16,6 +16,7 @@ from tests.tokens.test_dataset import HISTORY, PROMPTS, samples_of
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat, Encoded
+from palate.prompt.item_tokens import FIELD, without_item_tokens
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import Number, PromptSpec, Text
 from palate.samples.build import Samples
@@ -49,7 +50,7 @@ class Case:
 
     def lines(self, sample: int) -> list[str]:
         """The history lines of a training sample."""
-        past, _, _ = told(self.samples, sample, HISTORY)
+        past, _, _ = told(self.samples, sample, HISTORY, self.prompt)
         return [
             self.prompt.history_line.format(
                 **{
@@ -62,12 +63,23 @@ class Case:
         ]
 
 
-def told(samples: Samples, sample: int, m: int) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
+def told(
+    samples: Samples, sample: int, m: int, prompt: PromptSpec
+) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
     """What a prompt with `m` items tells of a training sample: the history, oldest first; the candidate; the label."""
     number = samples.of("train")[sample]
     at = samples.position[number]
     rows = prompt_rows(samples, CONTEXT)[at - m : at + 1]
+    if prompt.names_vectors:
+        rows = [
+            {k: without_item_tokens(v) if isinstance(v, str) and k != FIELD else v for k, v in row.items()}
+            for row in rows
+        ]
     return rows[:-1], rows[-1], bool(samples.label[number])
+
+
+def _without(value: Any) -> Any:
+    return without_item_tokens(value) if isinstance(value, str) else value
 
 
 @lru_cache
@@ -76,11 +88,12 @@ def case(name: str, prompt: str, hard: bool = True) -> Case:
     samples = samples_of(TITLES if hard else [t for t in TITLES if not chat.imitates_control(t)])
     data = {"test": f"truncation {name} {prompt} {hard}"}
     dataset = token_datasets(samples, spec, chat, Options(LONG), data=data, splits=["train"])["train"]
+    chat = dataset.chat
     plain = []
     for sample in range(len(dataset)):
         conversations = []
         for m in range(HISTORY + 1):
-            past, item, liked = told(samples, sample, m)
+            past, item, liked = told(samples, sample, m, spec)
             history = spec.history(past, [row["rating"] for row in past])
             conversations.append(to_chat_messages(spec.alpaca(history, spec.candidate(item), spec.label(liked), m)))
         plain.append(chat.encode_batch(conversations))
@@ -97,7 +110,8 @@ def expected(case: Case, cutoff: int, strategy: Strategy) -> list[Row] | str:
     for sample, tries in enumerate(case.plain):
         ids, labels = labelled(tries[HISTORY])
         if len(ids) > cutoff:
-            refused = f"train sample {sample} (candidate {case.prompt.candidate(told(case.samples, sample, 0)[1])!r}) "
+            candidate = case.prompt.candidate(told(case.samples, sample, 0, case.prompt)[1])
+            refused = f"train sample {sample} (candidate {candidate!r}) "
             if strategy == "drop":
                 continue
             if strategy in ("right", "error"):
@@ -176,7 +190,7 @@ def test_a_header_that_counts_says_the_count_that_is_left() -> None:
 
 def cut_lines(this: Case, sample: int, begin: int, end: int) -> tuple[int, int]:
     """How many lines have text in the tokens `begin` to `end`, found in the text; and if breaks are theirs too."""
-    _, item, liked = told(this.samples, sample, HISTORY)
+    _, item, liked = told(this.samples, sample, HISTORY, this.prompt)
     lines = this.lines(sample)
     example = this.prompt.alpaca("\n".join(lines), this.prompt.candidate(item), this.prompt.label(liked), HISTORY)
     text = this.chat.text(to_chat_messages(example))

@@ -138,7 +138,8 @@ def test_a_ranking_loss_is_that_of_the_pairs_of_separate_sequences(tmp_path: Pat
             logits = model(input_ids=tensors(alone)["input_ids"]).logits[0, alone.at[alone.decision[0]]]
             margins.append(logits[ANSWERS[0]] - logits[ANSWERS[1]])
         loss = 10.0 * rank_by_rank(torch.stack(margins), packed) / step.labelled
-        loss.backward()
+        if loss.requires_grad:  # a pass may have no pair
+            loss.backward()
         total += loss.item()
     assert total > 0.1 * plain
     check_same(ours, (plain + total, gradients(model)))

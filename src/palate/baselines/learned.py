@@ -53,9 +53,22 @@ def online_means(data: BaselineData, queries: Queries) -> list[Floats]:
     return [item_mean(data, queries), past_residual(data, queries), recent_residual(data, queries)]
 
 
+def online_means_then(data: BaselineData, queries: Queries) -> list[Floats]:
+    """The same from ratings before the query's time only."""
+    then = data.earlier(queries.anchor, queries.item).mean
+    return [then, *(residual(data, queries, "residual_then") for residual in (past_residual, recent_residual))]
+
+
 def item_neighbours(data: BaselineData, queries: Queries) -> list[Floats]:
     """The same with item-kNN over the user's whole past."""
     return [*online_means(data, queries), neighbour_score(data, queries, near=False)[0]]
+
+
+def item_neighbours_then(data: BaselineData, queries: Queries) -> list[Floats]:
+    """The same as of the query's time; the similarities are those of the last snapshot before it."""
+    names, _ = features_of(data, queries.take(slice(0)), ["alike-then"])
+    nearest = _features(data, queries, ["alike-then"])[:, names.index("nearest then")]
+    return [*online_means_then(data, queries), nearest.astype(np.float64)]
 
 
 def weighted(statistics: Callable[[BaselineData, Queries], list[Floats]]) -> tuple[Fit, Statistic]:
@@ -182,13 +195,18 @@ def _linear(state: State, x: Matrix) -> Floats:
 
 
 def _features(data: BaselineData, queries: Queries, groups: Sequence[str]) -> Matrix:
-    """Features of queries; those of training samples that a fit has cached are not computed again."""
-    if len(queries) and all(("train", group) in data.features for group in groups):
-        drawn, _ = data.drawn("train")
-        at = np.minimum(np.searchsorted(drawn.anchor, queries.anchor), len(drawn) - 1)
-        if (drawn.anchor[at] == queries.anchor).all() and (drawn.item[at] == queries.item).all():
-            return np.hstack([data.features["train", group][at] for group in groups])
-    return features_of(data, queries, groups)[1]
+    """Features of queries; those of the training samples are computed once for all fits."""
+    drawn, _ = data.drawn("train")
+    if not len(queries) or not len(drawn):
+        return features_of(data, queries, groups)[1]
+    at = np.minimum(np.searchsorted(drawn.anchor, queries.anchor), len(drawn) - 1)
+    if not ((drawn.anchor[at] == queries.anchor).all() and (drawn.item[at] == queries.item).all()):
+        return features_of(data, queries, groups)[1]
+    if 2 * len(queries) >= len(drawn):
+        _features_and_labels(data, "train", groups)
+    if any(("train", group) not in data.features for group in groups):
+        return features_of(data, queries, groups)[1]
+    return np.hstack([data.features["train", group][at] for group in groups])
 
 
 def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:

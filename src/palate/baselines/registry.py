@@ -22,8 +22,10 @@ from palate.baselines.learned import (
     SMALL_TREES,
     boosted_trees,
     item_neighbours,
+    item_neighbours_then,
     logistic_regression,
     online_means,
+    online_means_then,
     weighted,
 )
 from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
@@ -90,11 +92,16 @@ REGISTRY = (
     Baseline("user-item", "user + item", means.fit_user_item, means.user_item, quick=True),
     Baseline("history-mean", "mean of the history's ratings", means.fit_history_mean, means.history_mean, quick=True),
     Baseline("online", "online user mean + item", *weighted(online_means)),
+    Baseline("online-then", "online user mean + item (as-of)", *weighted(online_means_then)),
     Baseline("factors", "matrix factorization", fit_factors, factorization, "surprise"),
     Baseline("item-knn", "item-kNN over the user's past", *weighted(item_neighbours)),
+    Baseline("item-knn-then", "item-kNN (as-of)", *weighted(item_neighbours_then)),
     Baseline("logistic", "logistic regression", *logistic_regression(WITH_ITEMS)),
     Baseline("logistic-knn", "logistic regression + kNN", *logistic_regression(EVERYTHING)),
     Baseline("logistic-then", "logistic regression (as-of)", *logistic_regression(AS_OF_THEN)),
+    Baseline(
+        "logistic-knn-then", "logistic regression + kNN (as-of)", *logistic_regression((*AS_OF_THEN, "alike-then"))
+    ),
     Baseline("lightgbm-prompt", "LightGBM on the prompt", *boosted_trees(PROMPT), "lightgbm"),
     Baseline(
         "lightgbm-item", "LightGBM + items + kNN (prompt)", *boosted_trees(("prompt", "item", "near")), "lightgbm"
