@@ -11,7 +11,9 @@ from tests.tiny import tiny_folder
 
 from palate.baselines.registry import LADDER
 from palate.cli import main
-from palate.config import load_config
+from palate.commands.advise import _begun, _changed
+from palate.commands.plan import samples_within
+from palate.config import load_config, write_config
 from palate.measure.ladder import LANGUAGE_MODEL
 
 FEW = ["--set", "evaluate.bootstrap=50"]
@@ -114,6 +116,34 @@ def test_the_last_rung_is_trained_if_it_fits_into_the_time(
     (recipe.parent / "run" / "scores" / "fine-tuned.sum.parquet").unlink()  # a run that was stopped before it
     assert main(["advise", str(recipe), "--json"]) == 0
     assert "language model" in json.loads(capsys.readouterr().out)["skipped"]
+
+
+def test_a_training_that_was_interrupted_goes_on_with_its_numbers(recipe: Path, tmp_path: Path) -> None:
+    """The numbers depend on a measured speed: other ones would start the training anew."""
+    config = load_config(recipe).model_copy(update={"run_dir": str(tmp_path)})
+    stopped = _changed(config, {"train": {"max_samples": 77}, "evaluate": {"max_samples": 44, "zero_shot": False}})
+    write_config(stopped, tmp_path / "config.yaml")
+    assert _begun(config) is None  # nothing is trained yet
+    (tmp_path / "checkpoints").mkdir()
+    assert _begun(config) == stopped
+    assert _begun(_changed(config, {"train": {"epochs": 3.0}})) is None
+
+
+def test_epochs_and_seeds_take_their_share_of_the_time(recipe: Path) -> None:
+    config = load_config(recipe)
+    once, rows = samples_within(config, 1.0)
+    often, _ = samples_within(_changed(config, {"train": {"epochs": 5.0, "seeds": 4}}), 1.0)
+    assert 0 < often < once / 4  # the speed is measured anew, so 20 only about
+    assert rows > 0
+
+
+def test_a_model_that_is_missing_is_reported_before_anything_is_fitted(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palate.measure.ladder.climb", lambda *args, **options: pytest.fail("a model was fitted"))
+    words = ["--train", "--minutes", "3", "--model", str(tmp_path / "none"), "--set", f"run_dir={tmp_path}"]
+    assert main(["advise", str(recipe), *words]) == 2
+    assert f"{tmp_path / 'none'}: no such model" in capsys.readouterr().err
 
 
 def test_scores_of_other_rows_are_not_those_of_the_language_model(

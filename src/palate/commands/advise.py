@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate import console
-from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of, why_again
-from palate.config import Config
+from palate.commands.prepare import check_model, kept_baselines, outdated, prepared, samples_of, why_again
+from palate.config import Config, load_config
 from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.progress import working
@@ -59,6 +59,8 @@ def advise(
     if train and from_ratings:
         raise InputError("trains a run, expected a config instead of a log; `palate init` writes one", "--train")
     console.start_logging()
+    if train:
+        check_model(config)
     ends = time.monotonic() + 60 * minutes
     kept = data = None
     if from_ratings or outdated(config) or not (config.data_path / MANIFEST).is_file():
@@ -212,6 +214,9 @@ class _Climber:
         if RANKERS[best].reads_text and config.text.encoder is None:
             update["text"] = {"encoder": ENCODER}
         config = _changed(config, update)
+        if (begun := _begun(config)) is not None:
+            log.info("the language model: goes on with the run that was interrupted")
+            return begun
         samples, rows = samples_within(config, left) if left > 0 else (0, 0)
         if samples < FEW or rows < FEW:
             raise Skipped(
@@ -254,6 +259,20 @@ class _Climber:
         about = self.known.samples.timeline[queries.anchor[row]]
         ids = ((columns[name].astype(str), about[name].to_numpy().astype(str)) for name in ("user_id", "item_id"))
         return np.array_equal(columns["label"], liked[row]) and all(np.array_equal(*both) for both in ids)
+
+
+def _begun(config: Config) -> Config | None:
+    """The config of an unfinished run of `config` but for its numbers of samples; None if there is none.
+
+    The numbers depend on a measured speed, so another estimate would start the training anew.
+    """
+    file = config.run_path / "config.yaml"
+    if not (config.run_path / "checkpoints").is_dir() or not file.is_file():
+        return None
+    begun = load_config(file)
+    evaluate = begun.evaluate.model_dump(include={"max_samples", "calibration_samples", "zero_shot"})
+    same = _changed(config, {"train": {"max_samples": begun.train.max_samples}, "evaluate": evaluate})
+    return same if begun.train.max_samples is not None and same == begun else None
 
 
 def _changed(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Config:
