@@ -18,6 +18,8 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.keys() == STATE.keys()
     assert all((found[name] == STATE[name]).all() for name in STATE)
     assert Kept(tmp_path, {"seed": 2}).read("key") is None
+    (tmp_path / "key.npz").rename(tmp_path / "other.npz")
+    assert kept.read("other") is None
 
 
 def flipped(file: Path) -> None:

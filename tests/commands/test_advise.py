@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.acceptance.ratings import write_ratings
-from tests.recipes import recipe_to_run
+from tests.recipes import recipe_to_evaluate, recipe_to_run
 from tests.tiny import tiny_folder
 
 from palate.baselines.registry import LADDER
 from palate.cli import main
-from palate.config import load_config
+from palate.commands.advise import _begun, _changed
+from palate.commands.plan import samples_within
+from palate.config import load_config, write_config
 from palate.measure.ladder import LANGUAGE_MODEL
 
 FEW = ["--set", "evaluate.bootstrap=50"]
@@ -90,15 +93,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_the_last_rung_is_trained_if_it_fits_into_the_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_rung_is_trained_if_it_fits_into_the_time(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["advise", str(recipe), "--minutes", "0.000001", "--train"]) == 0
     assert "no baseline was fitted that it could correct: --minutes allows more" in " ".join(
         capsys.readouterr().out.split()
     )
     assert not (recipe.parent / "run").exists()
 
-    assert main(["advise", str(recipe), "--minutes", "3", "--train", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert main(["advise", str(recipe), "--minutes", "3", "--train", "--out", str(tmp_path)]) == 0
+    assert f"next: palate recommend {recipe.parent / 'run'} --user ID" in capsys.readouterr().out
+    found = json.loads((tmp_path / "advice.json").read_text())
     assert [rung["key"] for rung in found["rungs"]] == [*LADDER, LANGUAGE_MODEL]
     run = load_config(recipe.parent / "run" / "config.yaml")
     assert run.train.offset == LADDER[-1]
@@ -106,6 +112,72 @@ def test_the_last_rung_is_trained_if_it_fits_into_the_time(recipe: Path, capsys:
     assert (recipe.parent / "run" / "report.html").is_file()
     rows = found["rungs"][-1]["metrics"]["n"]
     assert 0 < rows <= (run.evaluate.max_samples or 0)
+
+    (recipe.parent / "run" / "scores" / "fine-tuned.sum.parquet").unlink()  # a run that was stopped before it
+    assert main(["advise", str(recipe), "--json"]) == 0
+    assert "language model" in json.loads(capsys.readouterr().out)["skipped"]
+
+
+def test_a_training_that_was_interrupted_goes_on_with_its_numbers(recipe: Path, tmp_path: Path) -> None:
+    """The numbers depend on a measured speed: other ones would start the training anew."""
+    config = load_config(recipe).model_copy(update={"run_dir": str(tmp_path)})
+    stopped = _changed(config, {"train": {"max_samples": 77}, "evaluate": {"max_samples": 44, "zero_shot": False}})
+    write_config(stopped, tmp_path / "config.yaml")
+    assert _begun(config) is None  # nothing is trained yet
+    (tmp_path / "checkpoints").mkdir()
+    assert _begun(config) == stopped
+    assert _begun(_changed(config, {"train": {"epochs": 3.0}})) is None
+
+
+def test_epochs_and_seeds_take_their_share_of_the_time(recipe: Path) -> None:
+    config = load_config(recipe)
+    once, rows = samples_within(config, 1.0)
+    often, _ = samples_within(_changed(config, {"train": {"epochs": 5.0, "seeds": 4}}), 1.0)
+    assert 0 < often < once / 4  # the speed is measured anew, so 20 only about
+    assert rows > 0
+
+
+def test_a_model_that_is_missing_is_reported_before_anything_is_fitted(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palate.measure.ladder.climb", lambda *args, **options: pytest.fail("a model was fitted"))
+    words = ["--train", "--minutes", "3", "--model", str(tmp_path / "none"), "--set", f"run_dir={tmp_path}"]
+    assert main(["advise", str(recipe), *words]) == 2
+    assert f"{tmp_path / 'none'}: no such model" in capsys.readouterr().err
+
+
+def test_scores_of_other_rows_are_not_those_of_the_language_model(
+    ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_ratings(tmp_path / "ratings") / "ratings.csv"
+    folder = recipe_to_evaluate(tmp_path / "home", adapter=0.1)
+    words = [str(folder / "config.yaml"), "--set", f"ratings.source={log.parent}", *FEW]
+    one = ["--minutes", "0.000001", "--json"]
+
+    def advised(*more: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["advise", *words, *one, *more]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    def prepare(*more: str) -> None:
+        assert main(["prepare", *words[:-2], *more]) == 0
+
+    prepare()
+    assert main(["evaluate", *words, "--out", str(folder / "run")]) == 0
+    scored = advised()
+    assert LANGUAGE_MODEL in [rung["key"] for rung in scored["rungs"]]
+    other = ["--set", "prepare.test_ratio=0.3"]
+    assert "train.offset" in advised(*other)["skipped"]["language model"]  # no data of these options
+    assert "no baseline was fitted" in advised(*other, "--train")["skipped"]["language model"]
+    prepare(*other)
+    assert "train.offset" in advised(*other)["skipped"]["language model"]  # data, and scores of the data before
+    assert advised(*other)["n"] > scored["n"]
+
+    prepare()
+    log.write_text(log.read_text() + "".join(f"99,{item},{1 + item % 5},{item}\n" for item in range(1, 41)))
+    assert advised()["n"] == scored["n"]
+    assert advised("--train")["n"] > scored["n"]  # the rows of the run, which prepares the ratings again
 
 
 def test_a_log_alone_has_no_run_to_train(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:

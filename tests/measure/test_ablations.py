@@ -112,6 +112,19 @@ def test_what_the_prompt_does_not_show_cannot_be_hidden() -> None:
     assert all(has_effect(name, shown) for name in ABLATIONS)
 
 
+def test_without_vectors_a_title_still_becomes_no_item_token(samples: Samples) -> None:
+    """Only the vector changes: the tokenizer of the model that is scored has item tokens."""
+    titles = pl.concat([pl.Series("title", ["Film ⟦3⟧"]), samples.items["title"][1:]])
+    hostile = replace(samples, items=samples.items.with_columns(titles))
+    prompt = PromptSpec(history_line="{item_vector} {title}", candidate_line="{title} {item_vector}")
+    changed, asked = ablate(hostile, prompt, hostile.of("test"), "vectors", 13)
+    chat = Chat(small_tokenizer(CHATML)).with_items(samples.items.height)
+    (tokens,) = token_datasets(changed, asked, chat, Options(2000, "left", "all"), splits=["test"]).values()
+    texts = [chat.backend.decode(tokens[n]["input_ids"]) for n in range(len(tokens))]
+    assert any("? Film [3]" in text for text in texts)
+    assert all(max(tokens[n]["input_ids"]) < (chat.first_item or 0) for n in range(len(tokens)))
+
+
 @pytest.fixture(scope="module")
 def compared(timeline: pl.DataFrame) -> Callable[..., Any]:
     samples = samples_of(timeline)

@@ -22,27 +22,27 @@ DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, z
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of fitted baselines; a file is valid while the data, options and seed of `made_from` are the same."""
+    """A folder of fitted baselines; a file is valid for its baseline while the data, options and seed of `made_from`
+    are the same."""
 
     folder: Path
     made_from: Mapping[str, Any]
     writes: bool = True
     """Whether newly fitted baselines are kept."""
 
-    @property
-    def _hash(self) -> str:
-        return sha256_of({"palate": __version__, **self.made_from})
+    def _hash(self, key: str) -> str:
+        return sha256_of({"palate": __version__, "baseline": key, **self.made_from})
 
     def read(self, key: str) -> State | None:
         """What was fitted before; None if there is no valid file."""
         state = read_state(self.folder / f"{key}.npz")
-        return state if state is not None and str(state.pop(KEY, "")) == self._hash else None
+        return state if state is not None and str(state.pop(KEY, "")) == self._hash(key) else None
 
     def write(self, key: str, state: State) -> None:
         """Keep what was fitted, if the folder is to be written."""
         if not self.writes:
             return
-        write_state(self.folder / f"{key}.npz", {KEY: np.array(self._hash), **state})
+        write_state(self.folder / f"{key}.npz", {KEY: np.array(self._hash(key)), **state})
 
 
 def read_state(path: Path) -> State | None:

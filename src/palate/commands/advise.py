@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate import console
-from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
-from palate.config import Config
+from palate.commands.prepare import check_model, kept_baselines, outdated, prepared, samples_of, why_again
+from palate.config import Config, load_config
 from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.progress import working
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from palate.baselines.kept import Kept
     from palate.baselines.statistics import BaselineData
     from palate.measure.ladder import Scored, Step
+    from palate.score.files import Columns
 
 FILE = "advice.json"
 ENCODER = "minilm"
@@ -58,10 +59,14 @@ def advise(
     if train and from_ratings:
         raise InputError("trains a run, expected a config instead of a log; `palate init` writes one", "--train")
     console.start_logging()
+    if train:
+        check_model(config)
     ends = time.monotonic() + 60 * minutes
     kept = data = None
     if from_ratings or outdated(config) or not (config.data_path / MANIFEST).is_file():
         samples, _, name = samples_of(config)
+    elif train and config.ratings.source is not None and why_again(config, prepared(config).manifest):
+        samples, _, name = samples_of(config)  # the run prepares them again
     else:
         data = prepared(config)
         samples, name = data.samples, str(data.manifest["stats"]["name"])
@@ -89,7 +94,9 @@ def advise(
     console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows"))
     for sentence in sentences(ladder):
         console.out.print(sentence, highlight=False)
-    console.out.print(_next(config, ladder.used.key, kept is not None), highlight=False, soft_wrap=True)
+    console.out.print(
+        _next(config, ladder.used.key, kept is not None or climber.trained), highlight=False, soft_wrap=True
+    )
 
 
 def _next(config: Config, key: str, has_run: bool) -> str:
@@ -117,6 +124,8 @@ class _Climber:
     """Whether to train a language model if none was scored."""
     fitted: list[str] = field(default_factory=list)
     """The keys of the baselines so far."""
+    trained: bool = False
+    """Whether a run was trained."""
 
     def steps(self) -> "Iterator[Step]":
         """The baselines of `RUNGS`, then the language model."""
@@ -172,12 +181,14 @@ class _Climber:
         from palate.commands.run import stages_of
         from palate.measure.ladder import Skipped
 
-        found = None if self.kept is None and not self.train else _scored(self.config)
+        # Scores beside data that are missing or of other options are of other prompts.
+        found = None if self.kept is None else self._scored(self.config)
         if found is None and self.train:
             config = self._within_the_time()
             with contextlib.redirect_stdout(sys.stderr):  # the answer alone is the output
                 stages_of(config)
-            found = _scored(config)
+            self.trained = True
+            found = self._scored(config)
         if found is None:
             best, text = "corrected", ""
             if self.known.vectors is not None:
@@ -203,6 +214,9 @@ class _Climber:
         if RANKERS[best].reads_text and config.text.encoder is None:
             update["text"] = {"encoder": ENCODER}
         config = _changed(config, update)
+        if (begun := _begun(config)) is not None:
+            log.info("the language model: goes on with the run that was interrupted")
+            return begun
         samples, rows = samples_within(config, left) if left > 0 else (0, 0)
         if samples < FEW or rows < FEW:
             raise Skipped(
@@ -215,6 +229,51 @@ class _Climber:
                  left / 60)  # fmt: skip
         return _changed(config, {"train": {"max_samples": samples}, "evaluate": evaluate})
 
+    def _scored(self, config: Config) -> "Scored | None":
+        """The scores of the run's adapter, of the sum with a baseline if it corrects one; None without scores of these
+        rows."""
+        from palate.commands import scores
+        from palate.measure.ladder import Scored
+        from palate.models.adapter import corrects
+        from palate.score.files import read_scores, speed_file
+
+        model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
+        own = scores.measured_file(config, model, config.run_path)
+        file = own if corrects(model.adapter) is None else scores.sum_file(config, model, config.run_path)
+        if not file.is_file():
+            return None
+        columns, speed = read_scores(file).columns, speed_file(own)
+        if not self._are_mine(columns):
+            log.info("%s is of other data, left out", file)
+            return None
+        took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
+        thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
+        return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])
+
+    def _are_mine(self, columns: "Columns") -> bool:
+        """Whether scores are of the samples that the ladder measures."""
+        queries, liked = self.known.of_split(self.config.evaluate.split)
+        row = columns["row"]
+        if not row.size or row.max() >= len(queries):
+            return False
+        about = self.known.samples.timeline[queries.anchor[row]]
+        ids = ((columns[name].astype(str), about[name].to_numpy().astype(str)) for name in ("user_id", "item_id"))
+        return np.array_equal(columns["label"], liked[row]) and all(np.array_equal(*both) for both in ids)
+
+
+def _begun(config: Config) -> Config | None:
+    """The config of an unfinished run of `config` but for its numbers of samples; None if there is none.
+
+    The numbers depend on a measured speed, so another estimate would start the training anew.
+    """
+    file = config.run_path / "config.yaml"
+    if not (config.run_path / "checkpoints").is_dir() or not file.is_file():
+        return None
+    begun = load_config(file)
+    evaluate = begun.evaluate.model_dump(include={"max_samples", "calibration_samples", "zero_shot"})
+    same = _changed(config, {"train": {"max_samples": begun.train.max_samples}, "evaluate": evaluate})
+    return same if begun.train.max_samples is not None and same == begun else None
+
 
 def _changed(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Config:
     """The config with other values, checked again."""
@@ -222,20 +281,3 @@ def _changed(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Confi
     for section, options in sections.items():
         values[section] |= options
     return Config.model_validate(values)
-
-
-def _scored(config: Config) -> "Scored | None":
-    """The scores of the run's adapter, of the sum with a baseline if it corrects one; None without scores."""
-    from palate.commands import scores
-    from palate.measure.ladder import Scored
-    from palate.score.files import read_scores, speed_file
-
-    model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
-    own = scores.measured_file(config, model, config.run_path)
-    files = [file for file in (scores.sum_file(config, model, config.run_path), own) if file.is_file()]
-    if not files:
-        return None
-    columns, speed = read_scores(files[0]).columns, speed_file(own)
-    took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
-    thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
-    return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])

@@ -84,14 +84,15 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workloa
 def samples_within(config: Config, seconds: float) -> tuple[int, int]:
     """The numbers of samples to train on and of rows to score that this machine bears in about `seconds`.
 
-    Training takes `TRAINING` of the time. A scored row is the forward pass of a prompt with one target, a third of a
-    training step on it.
+    Training, with all its epochs and seeds, takes `TRAINING` of the time. A scored row is the forward pass of a prompt
+    with one target, a third of a training step on it.
     """
     from palate.plan import load_shape, predict
     from palate.plan.devices import this_machine
 
     shape, found = load_shape(config), []
-    for targets, share in ((config.train.targets_per_prompt, TRAINING), (1, 3 * (1 - TRAINING))):
+    passes = config.train.epochs * config.train.seeds
+    for targets, share in ((config.train.targets_per_prompt, TRAINING / passes), (1, 3 * (1 - TRAINING))):
         train = {"targets_per_prompt": targets, "max_samples": None, "epochs": 1.0, "max_steps": None}
         options = config.train.model_copy(update=train | {"ranking_weight": 0.0})
         one = config.model_copy(update={"train": options})

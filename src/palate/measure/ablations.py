@@ -17,6 +17,7 @@ from palate.ablations import ABLATIONS, Ablation
 from palate.measure.bootstrap import Interval, bootstrap, interval
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.metrics import measure
+from palate.prompt.item_tokens import BRACKETS
 from palate.prompt.spec import PromptSpec, split_template
 from palate.samples.build import ROLES, Samples
 from palate.samples.context import Context
@@ -94,8 +95,12 @@ def ablate(
     if prompt.names_context:
         whole = renderer(samples, prompt).samples.context
         context = None if whole is None else Context(whole.code[rows], whole.values)
+    items = samples.items
+    if prompt.names_vectors:  # the model's tokenizer has item tokens, whether or not the changed prompt names them
+        items = items.with_columns(pl.col(pl.String).exclude("item_id").str.replace_many(list(BRACKETS), ["[", "]"]))
     ablated = replace(
         samples,
+        items=items,
         timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
         position=position,
         split=np.full(index.size, TEST, np.uint8),
