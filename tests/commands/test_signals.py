@@ -210,7 +210,7 @@ def test_where_a_signal_cannot_be_had_it_is_refused_in_a_line(home: Path, tmp_pa
     told = refused("prepare", home / "config.yaml", "--set", "prompt.history_line={title} {neighbour}")
     assert "history_line must not name {neighbour}: only a candidate has one" in told
     told = refused("prepare", home / "config.yaml", "--set", "prompt.estimate=oracle")
-    assert "prompt.estimate=oracle, expected one of online, item-knn" in told
+    assert "prompt.estimate=oracle, expected one of online, online-then, item-knn" in told
     told = refused("prepare", home / "config.yaml", "--set", "prompt.estimate=text")
     assert "prompt.estimate=text reads the items' text, expected text.encoder" in told
     told = refused("prepare", home / "config.yaml", "--set", "prompt.candidate_line={title} {estimate:.1x}")

@@ -99,9 +99,7 @@ REGISTRY = (
     Baseline("logistic", "logistic regression", *logistic_regression(WITH_ITEMS)),
     Baseline("logistic-knn", "logistic regression + kNN", *logistic_regression(EVERYTHING)),
     Baseline("logistic-then", "logistic regression (as-of)", *logistic_regression(AS_OF_THEN)),
-    Baseline(
-        "logistic-knn-then", "logistic regression + kNN (as-of)", *logistic_regression((*AS_OF_THEN, "alike-then"))
-    ),
+    Baseline("logistic-knn-then", "logistic + kNN (as-of)", *logistic_regression((*AS_OF_THEN, "alike-then"))),
     Baseline("lightgbm-prompt", "LightGBM on the prompt", *boosted_trees(PROMPT), "lightgbm"),
     Baseline(
         "lightgbm-item", "LightGBM + items + kNN (prompt)", *boosted_trees(("prompt", "item", "near")), "lightgbm"
