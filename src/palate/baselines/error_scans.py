@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from palate.baselines.compiled import compiled, reassociated
+from palate.baselines.compiled import bits, compiled, dot, reassociated
 from palate.baselines.text_scans import cosine
 from palate.samples.queries import RowNumbers
 
@@ -49,27 +49,18 @@ class About(NamedTuple):
 
 
 @compiled
-def _bits(x):
-    count = 0
-    while x:
-        x &= x - np.uint64(1)
-        count += 1
-    return count
-
-
-@compiled
 def _kernel(item, logit, end, begin, log, about, out):
     """Fill `out` with the covariance of the error at an item, asked before the row `end`, and those of its past."""
-    own = max(_bits(about.genres[item]), 1)
+    own = max(bits(about.genres[item]), 1)
     for row in range(begin, end):
         other, age = log.item[row], np.float32(end - row)
         k = DRIFT * np.exp(-age / SOON) + SLOPE * logit * log.logit[row]
         if about.vectors.shape[1]:
             near = cosine(about.vectors[item], about.vectors[other])
             k += TASTE * np.exp(SHARP * (near - np.float32(1)) - age / LATE)
-        common = _bits(about.genres[item] & about.genres[other])
+        common = bits(about.genres[item] & about.genres[other])
         if common:
-            k += GENRES * common / np.sqrt(np.float32(own * _bits(about.genres[other])))
+            k += GENRES * common / np.sqrt(np.float32(own * bits(about.genres[other])))
         apart = abs(about.year[item] - about.year[other])
         if apart >= 0:  # not NaN
             k += YEARS * np.exp(-apart / DECADE)
@@ -88,23 +79,15 @@ def _variance(item, logit, about):
 
 
 @reassociated
-def _dot(a, b, n):
-    total = np.float32(0)
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
-
-
-@reassociated
 def _append(row, n, variance, log, lower, solved):
     """Append a rating to the Cholesky factor; `lower[n]` holds its covariances with the n before."""
     new = lower[n]
     for i in range(n):
-        new[i] = (new[i] - _dot(new, lower[i], i)) / lower[i, i]
+        new[i] = (new[i] - dot(new, lower[i], i)) / lower[i, i]
     p = 1 / (1 + np.exp(-log.logit[row]))
     noise = 1 / (p * (1 - p))
-    new[n] = np.sqrt(max(variance - _dot(new, new, n), np.float32(0)) + noise)
-    solved[n] = ((log.liked[row] - p) * noise - _dot(new, solved, n)) / new[n]
+    new[n] = np.sqrt(max(variance - dot(new, new, n), np.float32(0)) + noise)
+    solved[n] = ((log.liked[row] - p) * noise - dot(new, solved, n)) / new[n]
 
 
 @reassociated
@@ -144,5 +127,5 @@ def expected_errors(asked, log, about):
             _weights(end - begin, lower, solved, weights)
             weighed = end
         _kernel(asked.item[o], asked.logit[o], end, begin, log, about, kernel)
-        out[o] = _dot(kernel, weights, end - begin)
+        out[o] = dot(kernel, weights, end - begin)
     return out

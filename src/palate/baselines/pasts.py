@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from palate.baselines.compiled import compiled, reassociated
+from palate.baselines.compiled import bits, compiled, dot, reassociated
 from palate.baselines.statistics import Floats
 from palate.samples.queries import RowNumbers
 
@@ -65,22 +65,14 @@ class Past(NamedTuple):
 
 
 @reassociated
-def _dot(a, b, n):
-    total = a[0] * b[0] * 0
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
-
-
-@reassociated
 def _solve(a, b):
     """Solve a x = b in place by Cholesky; `a` holds the lower triangle, `b` becomes x."""
     size = b.size
     for i in range(size):
         for j in range(i):
-            a[i, j] = (a[i, j] - _dot(a[i], a[j], j)) / a[j, j]
-        a[i, i] = np.sqrt(a[i, i] - _dot(a[i], a[i], i))
-        b[i] = (b[i] - _dot(a[i], b, i)) / a[i, i]
+            a[i, j] = (a[i, j] - dot(a[i], a[j], j)) / a[j, j]
+        a[i, i] = np.sqrt(a[i, i] - dot(a[i], a[i], i))
+        b[i] = (b[i] - dot(a[i], b, i)) / a[i, i]
     for i in range(size - 1, -1, -1):
         b[i] /= a[i, i]
         for j in range(i):
@@ -145,9 +137,9 @@ def folded(asked, log, catalogue):
             x[1:] = factors[1:]
             y = _residual(log, catalogue, view, at) - factors[0]
             for i in range(size):
-                z[i] = _dot(inverse[i], x, size)
+                z[i] = dot(inverse[i], x, size)
                 right[i] += x[i] * y
-            scale = 1 + _dot(x, z, size)
+            scale = 1 + dot(x, z, size)
             for i in range(size):
                 for j in range(size):
                     inverse[i, j] -= z[i] / scale * z[j]
@@ -155,19 +147,10 @@ def folded(asked, log, catalogue):
         factors = catalogue.factors[view, asked.item[o]]
         x[1:] = factors[1:]
         for i in range(size):
-            z[i] = _dot(inverse[i], x, size)
-        offset = _dot(inverse[0], right, size)
-        out[o] = offset, _dot(z, right, size) - offset + factors[0], np.sqrt(max(_dot(z, x, size), 0))
+            z[i] = dot(inverse[i], x, size)
+        offset = dot(inverse[0], right, size)
+        out[o] = offset, dot(z, right, size) - offset + factors[0], np.sqrt(max(dot(z, x, size), 0))
     return out
-
-
-@compiled
-def _bits(x):
-    count = 0
-    while x:
-        x &= x - np.uint64(1)
-        count += 1
-    return count
 
 
 @reassociated
@@ -190,9 +173,9 @@ def _compare(item, view, begin, end, log, catalogue, past):
         if both > 0 and own * others > 0:  # the product of two residuals that are rounding noise may be 0
             past.similar[r] = both / np.sqrt(own * others) * (count - 1) / (count - 1 + FEW_SHARED)
         apart = abs(year[item] - year[other])
-        union = max(_bits(genres[item] | genres[other]), 1)
+        union = max(bits(genres[item] | genres[other]), 1)
         kernel = CONSTANT + SHARED * both / (norm[item] * norm[other])
-        kernel += GENRES * _bits(genres[item] & genres[other]) / union
+        kernel += GENRES * bits(genres[item] & genres[other]) / union
         if apart >= 0:  # not NaN
             kernel += YEARS * np.exp(-apart / 20)
         kernel += SIZES * np.exp(-abs(size[item] - size[other]) / 3)
@@ -207,7 +190,7 @@ def _reduce(past, n):
     """Solve `lower` x = `kernel` in place."""
     kernel = past.kernel
     for i in range(n):
-        kernel[i] = (kernel[i] - _dot(kernel, past.lower[i], i)) / past.lower[i, i]
+        kernel[i] = (kernel[i] - dot(kernel, past.lower[i], i)) / past.lower[i, i]
 
 
 @reassociated
@@ -220,11 +203,11 @@ def _variance(catalogue, view, item):
 def _append(row, view, begin, log, catalogue, past):
     """Append a rating of the user to the Cholesky factor; `past.kernel` is that of its item, reduced."""
     n = row - begin
-    explained = _dot(past.kernel, past.kernel, n)
+    explained = dot(past.kernel, past.kernel, n)
     past.lower[n, :n] = past.kernel[:n]
     past.lower[n, n] = np.sqrt(max(_variance(catalogue, view, log.item[row]) + NOISE - explained, NOISE))
     y = _residual(log, catalogue, view, row)
-    past.solved[n] = (y - _dot(past.kernel, past.solved, n)) / past.lower[n, n]
+    past.solved[n] = (y - dot(past.kernel, past.solved, n)) / past.lower[n, n]
 
 
 @reassociated
@@ -285,8 +268,8 @@ def alike(asked, log, catalogue):
         _compare(item, view, begin, end, log, catalogue, past)
         _reduce(past, n)
         compared = item  # a sample's item is the next rating
-        explained = _dot(past.kernel, past.kernel, n)
-        out[o, 0] = _dot(past.kernel, past.solved, n)
+        explained = dot(past.kernel, past.kernel, n)
+        out[o, 0] = dot(past.kernel, past.solved, n)
         out[o, 1] = np.sqrt(max(_variance(catalogue, view, item) - explained, 0))
         out[o, 2:] = _neighbours(begin, end, view, log, catalogue, past)
     return out
