@@ -69,6 +69,22 @@ def similar_items(user_start, user_item, user_value, item_start, item_user, item
 
 
 @compiled
+def _follow(end, user, at, first, rated, row_of):
+    """Let `row_of` have the row of each item that the user of the row `end` rated before it, −1 for others.
+
+    It has those of the rows `user` to `at`; returns the two numbers of now.
+    """
+    if first[end] != user:
+        for row in range(max(user, 0), at):
+            row_of[rated[row]] = -1
+        user = at = first[end]
+    while at < end:
+        row_of[rated[at]] = at
+        at += 1
+    return user, at
+
+
+@compiled
 def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, neighbour, similarity, window):
     """Sums over the user's last `window` ratings of a candidate's neighbours, float64 (n, 3).
 
@@ -80,14 +96,7 @@ def neighbour_sums(anchor, item, order, fold, first, rated, residual, start, nei
     user, at = -1, 0
     for o in order:
         end = anchor[o]
-        if first[end] != user:
-            if user >= 0:
-                for row in range(user, at):
-                    row_of[rated[row]] = -1
-            user = at = first[end]
-        while at < end:
-            row_of[rated[at]] = at
-            at += 1
+        user, at = _follow(end, user, at, first, rated, row_of)
         for c in range(start[fold[o], item[o]], start[fold[o], item[o] + 1]):
             row = row_of[neighbour[c]]
             if row >= 0 and row >= end - window:
@@ -109,14 +118,7 @@ def nearest_liked(anchor, item, order, fold, first, rated, liked, start, neighbo
     user, at = -1, 0
     for o in order:
         end = anchor[o]
-        if first[end] != user:
-            if user >= 0:
-                for row in range(user, at):
-                    row_of[rated[row]] = -1
-            user = at = first[end]
-        while at < end:
-            row_of[rated[at]] = at
-            at += 1
+        user, at = _follow(end, user, at, first, rated, row_of)
         best = np.float32(0)
         for c in range(start[fold[o], item[o]], start[fold[o], item[o] + 1]):
             row, other = row_of[neighbour[c]], neighbour[c]
