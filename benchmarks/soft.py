@@ -46,16 +46,14 @@ BOTH = {
     "history_line": "{rating:g} {title} {item_vector}",
     "candidate_line": "{title} {item_vector}, rated {item_mean:.1f} by {item_count}",
 }
-FAST = {"projector_learning_rate": 1e-2}
-WAYS: dict[str, tuple[dict[str, str], dict[str, float], bool]] = {
-    "titles": (PLAIN, {}, False),
-    "titles and vectors": (ITEMS, {}, False),
-    "titles and vectors, the projector at a rate of 0.01": (ITEMS, FAST, False),
-    "titles and vectors of all ratings": (ITEMS, {}, True),
-    "titles and statistics in words": (WORDS, {}, False),
-    "titles, statistics in words, and vectors": (BOTH, {}, False),
+WAYS: dict[str, tuple[dict[str, str], bool]] = {
+    "titles": (PLAIN, False),
+    "titles and vectors": (ITEMS, False),
+    "titles and vectors of all ratings": (ITEMS, True),
+    "titles and statistics in words": (WORDS, False),
+    "titles, statistics in words, and vectors": (BOTH, False),
 }
-"""The lines of the prompt, options of the training, and whether training shows vectors of all ratings."""
+"""The lines of the prompt, and whether training shows vectors of all ratings."""
 METRICS = ("auc", "gauc", "log_loss")
 
 
@@ -78,10 +76,10 @@ def title(args: argparse.Namespace) -> str:
 def measured(base: Mapping[str, Any], args: argparse.Namespace, keep: Path) -> Iterator[dict[str, Any]]:
     """A row for every way and seed."""
     for name in args.ways:
-        lines, options, leaking = WAYS[name]
+        lines, leaking = WAYS[name]
         for seed in args.seeds:
             train = {"targets_per_prompt": TARGETS, "max_samples": args.samples, "save_steps": 16, "seed": seed}
-            own = {"train": {**base["train"], "train_on": "answer", **train, **options}}
+            own = {"train": {**base["train"], "train_on": "answer", **train}}
             own |= {"prompt": {**base["prompt"], **lines}, "prepare": {"max_eval": quality.VALIDATION}}
             config = Config.model_validate({**base, **own})
             out = keep / sha256_of([config.model_dump(mode="json"), leaking, args.rows])[:12]

@@ -215,8 +215,6 @@ class TrainConfig(Section):
     """An optimizer step has `batch_size` × `gradient_accumulation` samples, on any number of devices."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate."""
-    projector_learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate of the projector behind `{item_vector}`; None: `learning_rate`."""
     scheduler: str = "cosine"
     """Learning-rate schedule, as transformers names it."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
@@ -276,12 +274,6 @@ class TrainConfig(Section):
     def looks_for_best(self) -> bool:
         """Whether the evaluations during training decide which weights are kept."""
         return self.keep == "best" or self.early_stopping is not None
-
-    @model_serializer(mode="wrap")
-    def _without_unused_rate(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The section; without the projector's own rate, so that reports and configs of other runs stay as they are."""
-        unused = "projector_learning_rate" if self.projector_learning_rate is None else None
-        return {key: value for key, value in dump(self).items() if key != unused}
 
     @model_validator(mode="after")
     def _is_evaluated(self) -> "TrainConfig":

@@ -87,8 +87,6 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     """Shows the progress of `evaluate`."""
     change: Change | None = None
     """What training passes show that differs from evaluation: vectors of items without the user's ratings."""
-    projector_rate: float | None = None
-    """Learning rate of the projector of the items' vectors; None: that of the other weights."""
     stopped: Callable[[], bool] = staticmethod(lambda: False)
     """Whether a signal asks any device to stop; `evaluate` then leaves off unless it looks for the best checkpoint."""
 
@@ -289,17 +287,6 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         # FSDP's weights are DTensors, of which a device holds its shard.
         whole = {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in trained.items()}
         return {name: weight.detach() for name, weight in whole.items()}
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """As transformers, with the projector of the items' vectors in a group of its own learning rate."""
-        made, items = super().create_optimizer(model), items_of(self.model)
-        if items is not None and self.projector_rate is not None:
-            own = {id(weight) for weight in items.projector.parameters()}
-            for group in self.optimizer.param_groups:
-                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
-            group = {"params": list(items.projector.parameters()), "weight_decay": 0.0, "lr": self.projector_rate}
-            self.optimizer.add_param_group(group)
-        return made
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

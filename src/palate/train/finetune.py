@@ -323,7 +323,6 @@ def _trainer(
         peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
     )
     if prompts.shown is not None:
-        trainer.projector_rate = options.projector_learning_rate
         trainer.change = prompts.shown.to_users(int(chat.first_item or 0))
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
     trainer.attention = choose_attention(
