@@ -5,7 +5,7 @@ items) is computed once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,13 +32,18 @@ class Person:
     """The ratings of one person, oldest first: rows of the log's timeline, then newer ones; either may be empty."""
 
     name: str
-    rows: Longs
+    rows: Longs = field(default_factory=lambda: np.empty(0, np.int64))
     """(r,), of one user, ascending."""
     newer: tuple[NewRating, ...] = ()
 
     def __len__(self) -> int:
         """Number of ratings."""
         return self.rows.size + len(self.newer)
+
+    @property
+    def ratings(self) -> int:
+        """Number of ratings."""
+        return len(self)
 
     def without(self, at: int) -> "Person":
         """The person without one of the ratings."""
