@@ -1,0 +1,152 @@
+// Requests: problems, waiting, trying again when the server is busy, server-sent events, and the API key.
+
+import { announce, h } from './dom.js';
+
+const ROOT = new URL('.', document.baseURI);
+const KEY = 'palate-key';
+const TRIES = 8, SLOW = 400; // requests answered 429 until we give up; milliseconds until we say that we wait
+const key = { value: '' };
+try { key.value = sessionStorage.getItem(KEY) ?? ''; } catch { /* storage may be forbidden: the key then lasts as long as the page */ }
+
+export const hasKey = () => key.value !== '';
+
+export function useKey(value) {
+  key.value = value.trim();
+  try { sessionStorage.setItem(KEY, key.value); } catch { /* as above */ }
+}
+
+export class Problem extends Error {
+  constructor(status, title, detail = '') {
+    super(detail ? `${title}: ${detail}` : title);
+    this.status = status;
+  }
+}
+
+async function problemOf(response) {
+  const body = await response.json().catch(() => ({}));
+  const named = { 401: 'The server asks for an API key', 429: 'The server is still busy' }[response.status];
+  return new Problem(response.status, named ?? body.title ?? `Error ${response.status}`, typeof body.detail === 'string' ? body.detail : '');
+}
+
+/** A random name for a request that may be repeated. */
+export const once = () => [...crypto.getRandomValues(new Uint32Array(4))].map(n => n.toString(36)).join('');
+
+function pause(seconds, signal) {
+  return new Promise((done, stop) => {
+    const timer = setTimeout(done, 1000 * seconds);
+    signal?.addEventListener('abort', () => { clearTimeout(timer); stop(signal.reason); }, { once: true });
+  });
+}
+
+/** Sends a request; a busy server (429) is asked again when it wants to be. */
+export async function send(path, { body, signal, tell } = {}) {
+  const options = { signal, headers: {} };
+  if (hasKey()) options.headers.Authorization = `Bearer ${key.value}`;
+  if (body) Object.assign(options, { method: 'POST', body: JSON.stringify(body) }).headers['Content-Type'] = 'application/json';
+  for (let tries = 1; ; tries++) {
+    let response;
+    try {
+      response = await fetch(new URL(path, ROOT), options);
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new Problem(0, 'The server does not answer', 'check that it runs');
+    }
+    if (response.ok) return response;
+    if (response.status !== 429 || tries === TRIES) throw await problemOf(response);
+    const after = response.headers.get('Retry-After') ?? '1';
+    const wait = Math.min(60, Math.max(1, Math.ceil(Number(after) || (Date.parse(after) - Date.now()) / 1000 || 1)));
+    for (let left = wait; left > 0; left--) {
+      tell?.(`The server is busy. Asking again in ${left} s`);
+      await pause(1, signal);
+    }
+    tell?.('Asking again …');
+  }
+}
+
+export async function ask(path, options) {
+  const response = await send(path, options);
+  return response.json().catch(error => {
+    if (options?.signal?.aborted) throw error;
+    throw new Problem(response.status, 'The answer ended early');
+  });
+}
+
+/** Yields the server-sent events [name, data] of a request. */
+export async function* events(path, options) {
+  const response = await send(path, options);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (rest + value).replace(/\r\n/g, '\n').split('\n\n');
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const fields = block.split('\n').map(line => /^(\w+): ?(.*)$/s.exec(line)).filter(Boolean);
+        const data = fields.filter(field => field[1] === 'data').map(field => field[2]).join('\n');
+        if (data) yield [fields.find(field => field[1] === 'event')?.[2] ?? 'message', JSON.parse(data)];
+      }
+    }
+  } catch (error) {
+    if (options.signal?.aborted || error instanceof Problem) throw error;
+    throw new Problem(0, 'The connection broke', 'the answer is incomplete');
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** Requests of one kind, one at a time, and the line that says how they go; a new one ends the earlier one. */
+export class Task {
+  constructor(line) {
+    this.line = line;
+  }
+
+  /** Calls `work({signal, tell})`; undefined if it failed or was cancelled. The line then offers to try again. */
+  async run(work) {
+    this.stop();
+    const controller = this.controller = new AbortController();
+    const current = () => this.controller === controller;
+    let cancelled = false;
+    const cancel = () => { cancelled = true; controller.abort(); };
+    const tell = text => { clearTimeout(slow); if (current()) this.say(text, ['Cancel', cancel]); };
+    const slow = setTimeout(() => tell('Waiting for the server …'), SLOW);
+    this.say('');
+    try {
+      const value = await work({ signal: controller.signal, tell });
+      if (!current()) return undefined;
+      this.say('');
+      return value;
+    } catch (error) {
+      if (!current() || (controller.signal.aborted && !cancelled)) return undefined;
+      if (!cancelled && !(error instanceof Problem)) console.error(error);
+      const text = cancelled ? 'Cancelled.' : `${error.message}.`;
+      this.say(text, ['Try again', () => this.run(work)], !cancelled);
+      announce(text);
+      if (error.status === 401) document.dispatchEvent(new CustomEvent('key-wanted'));
+      return undefined;
+    } finally {
+      clearTimeout(slow);
+      if (current()) this.controller = null;
+    }
+  }
+
+  stop() {
+    this.controller?.abort();
+    this.controller = null;
+  }
+
+  say(text, action, wrong = false) {
+    this.line.classList.toggle('wrong', wrong);
+    const button = action && h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } });
+    if (this.text === text && this.action === action?.[0] && !wrong) return;
+    this.text = text;
+    this.action = action?.[0];
+    const old = this.line.querySelector('button');
+    if (old && button && old.textContent === button.textContent && !wrong) {
+      this.line.firstChild.textContent = text; // keeps the button under the pointer and the focus
+    } else {
+      this.line.replaceChildren(...(text ? [h('span', { text })] : []), ...(button ? [button] : []));
+    }
+  }
+}
