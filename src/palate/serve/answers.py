@@ -81,10 +81,10 @@ class Answers:
         rows = np.array([row])
         (score,) = self._scored(rows, _Best.of(part), self._p_beside(beside, person, rows, stopped))
         ids, names = self.serving.catalogue.ids, self.serving.catalogue.names
-        shown = [
-            schemas.Effect(item_id=ids[e.item], title=names[e.item], rating=e.rating, effect=e.effect, p_without=e.p_without)
-            for e in effects
-        ]  # fmt: skip
+        shown = []
+        for each in effects:
+            known = {"rating": each.rating, "effect": each.effect, "p_without": each.p_without}
+            shown.append(schemas.Effect(item_id=ids[each.item], title=names[each.item], **known))
         return schemas.ExplainAnswer(**_answered(model, person), score=score, effects=shown)
 
     def prompt(self, request: schemas.PromptRequest) -> schemas.PromptAnswer:
@@ -108,20 +108,18 @@ class Answers:
         ]
         return schemas.UserAnswer(user_id=user_id, ratings=ratings)
 
-    def checked(self, ratings: Sequence[schemas.NewRating]) -> list[schemas.NewRating]:
-        """Ratings for the store: of known items, on the scale, with a time; raises `InputError`."""
-        now = int(time.time())
-        for n, each in enumerate(ratings):
+    def store_ratings(self, request: schemas.RatingsRequest) -> schemas.Stored:
+        """Store ratings of known items, on the scale; they are durable when this returns."""
+        for n, each in enumerate(request.ratings):
             self._known(each.item_id, f"ratings[{n}]")
             self._on_scale(each.rating, f"ratings[{n}]")
-        return [each if each.timestamp is not None else each.model_copy(update={"timestamp": now}) for each in ratings]
+        return self.store.add_ratings(request.ratings, request.key)
 
-    def checked_events(self, events: Sequence[schemas.NewEvent]) -> list[schemas.NewEvent]:
-        """Events for the store: of known items, with a time; raises `InputError`."""
-        now = int(time.time())
-        for n, each in enumerate(events):
+    def store_events(self, request: schemas.EventsRequest) -> schemas.Stored:
+        """Store events of known items."""
+        for n, each in enumerate(request.events):
             self._known(each.item_id, f"events[{n}]")
-        return [each if each.timestamp is not None else each.model_copy(update={"timestamp": now}) for each in events]
+        return self.store.add_events(request.events, request.key)
 
     def _person(self, asked: schemas.Person) -> Person:
         if asked.history is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ POLL = 2.0
 ASKED = documented(400, 401, 403, 404, 408, 413, 422, 429, 503)
 STORED = documented(400, 401, 403, 408, 409, 413, 422, 429, 503)
 READ = documented(401, 403, 404, 422, 429, 503)
-STREAM = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             "text/event-stream": {
@@ -179,13 +178,12 @@ def _add_models(app: FastAPI, service: Service) -> None:
 def _add_reading(app: FastAPI, service: Service) -> None:
     """The routes that read items, users and the model's description."""
     run, answering = service.others.run, service.answering
-    limits = {"examples": [10]}
 
     @app.get("/v1/items", responses=READ)
     async def items(
         request: Request,
         q: Annotated[str, Query(min_length=1, max_length=schemas.TEXT, examples=["toy stori"])],
-        limit: Annotated[int, Query(ge=1, le=schemas.TOP, **limits)] = 10,  # type: ignore[arg-type]
+        limit: Annotated[int, Query(ge=1, le=schemas.TOP)] = 10,
     ) -> schemas.ItemsAnswer:
         """Search items by title; misspelt titles are found, too."""
 
@@ -221,21 +219,17 @@ def _add_reading(app: FastAPI, service: Service) -> None:
 
 def _add_store(app: FastAPI, service: Service) -> None:
     """The routes that store feedback: durable once they have answered."""
-    run, answering, store = service.others.run, service.answering, service.store
+    run, answering = service.others.run, service.answering
 
     @app.post("/v1/ratings", responses=STORED)
     async def ratings(body: schemas.RatingsRequest, request: Request) -> schemas.Stored:
         """Store ratings; later answers for these users read them."""
-        key = body.key or uuid.uuid4().hex
-        checked = answering(lambda answers, _: store.add_ratings(answers.checked(body.ratings), key))
-        return await run(request, checked)
+        return await run(request, answering(lambda answers, _: answers.store_ratings(body)))
 
     @app.post("/v1/events", responses=STORED)
     async def events(body: schemas.EventsRequest, request: Request) -> schemas.Stored:
         """Store what happened to recommendations: shown, clicked, dismissed."""
-        key = body.key or uuid.uuid4().hex
-        checked = answering(lambda answers, _: store.add_events(answers.checked_events(body.events), key))
-        return await run(request, checked)
+        return await run(request, answering(lambda answers, _: answers.store_events(body)))
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

@@ -1,7 +1,6 @@
 """`Metrics`: what the service counts, for Prometheus."""
 
 from collections.abc import Callable, Iterable, Mapping
-
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

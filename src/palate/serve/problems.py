@@ -11,9 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from palate.errors import InputError, PalateError
+from palate.errors import InputError, PalateError, WorkError
 from palate.serve.engine import UnknownUserError
 from palate.serve.schemas import Problem
+from palate.serve.store import KeyReusedError
 
 log = logging.getLogger("palate.serve")
 
@@ -54,6 +55,11 @@ def problem_of(error: Exception) -> Problem:
         status, detail = 404, str(error) or MEANINGS[404]
     elif isinstance(error, InputError):
         status, detail = 422, str(error)
+    elif isinstance(error, KeyReusedError):
+        status, detail = 409, str(error)
+    elif isinstance(error, WorkError):  # the store's database, or a server with the language model, may come back
+        log.error("request failed: %s", error)
+        status, detail = 503, str(error)
     elif isinstance(error, RequestValidationError):
         # Without the input itself, which a client knows, and which JSON may not hold.
         errors = [{"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]} for each in error.errors()]
@@ -62,7 +68,7 @@ def problem_of(error: Exception) -> Problem:
         detail = f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}".removeprefix(": ")
     else:
         log.error("request failed: %s", type(error).__name__, exc_info=error)
-        status, detail = 500, str(error) if isinstance(error, PalateError) else MEANINGS[500]
+        status, detail = 500, MEANINGS[500]
     title = HTTPStatus(status).phrase if status != 499 else "Client Closed Request"
     return Problem(title=title, status=status, detail=detail, errors=errors)
 

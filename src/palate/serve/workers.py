@@ -47,7 +47,8 @@ class Workers:
         """The result of a call; raises `ProblemError` with 429 or 503 if there is none."""
         began = time.monotonic()
         work, gone, stop = await self._begin(request, call)
-        await asyncio.wait({work, gone}, timeout=self._left(began), return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [work, gone]
+        await asyncio.wait(both, timeout=self._left(began), return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
         stop.set()
@@ -144,7 +145,8 @@ class Workers:
         self.waiting += 1
         free = asyncio.ensure_future(self._free.acquire())
         try:
-            await asyncio.wait({free, gone}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [free, gone]
+            await asyncio.wait(both, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.waiting -= 1
             entered = free.done() and not gone.done()
