@@ -55,6 +55,11 @@ def place_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def name_of(url: str) -> str:
+    """The name of a store's file or database."""
+    return Path(urlsplit(url).path).name
+
+
 class Database:
     """A connection to a store; not to be used by two threads at once. Statements have `?` for their values.
 
@@ -251,9 +256,3 @@ def stored_ratings(url: str) -> "tuple[pl.DataFrame, str]":
         except database.errors as error:
             raise WorkError(f"{database.place}: cannot be read: {first_line(error)}") from None
     return frame, hashlib.sha256(frame.write_csv().encode()).hexdigest()
-
-
-def newest(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """The last rating of each user and item, by time, then by order; rows keep their order."""
-    rows = frame.with_row_index("row").sort("timestamp", maintain_order=True)
-    return rows.unique(["user_id", "item_id"], keep="last").sort("row").drop("row")
