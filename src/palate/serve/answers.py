@@ -1,9 +1,10 @@
 """From a request's body to its answer, by one engine and the store: blocking work, for a thread."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from palate.serve.store import Store
 from palate.serve.workers import Emit, Stopped
 
 Scored = list[schemas.Scored]
+Row = TypeVar("Row", schemas.NewRating, schemas.NewEvent)
 
 
 @dataclass(frozen=True)
@@ -111,21 +113,27 @@ class Answers:
     def store_ratings(self, request: schemas.RatingsRequest) -> schemas.Stored:
         """Store ratings of known items, on the scale; they are durable when this returns."""
         for n, each in enumerate(request.ratings):
-            self._known(each.item_id, f"ratings[{n}]")
             self._on_scale(each.rating, f"ratings[{n}]")
-        return self.store.add_ratings(request.ratings, request.key)
+        return self.store.add_ratings(self._named_alike(request.ratings, "ratings"), request.key)
 
     def store_events(self, request: schemas.EventsRequest) -> schemas.Stored:
         """Store events of known items."""
-        for n, each in enumerate(request.events):
-            self._known(each.item_id, f"events[{n}]")
-        return self.store.add_events(request.events, request.key)
+        return self.store.add_events(self._named_alike(request.events, "events"), request.key)
+
+    def _named_alike(self, rows: Sequence[Row], place: str) -> list[Row]:
+        """Rows with ids as the log has them, for a client may write 42 or "42"; raises `InputError`."""
+        named = []
+        for n, each in enumerate(rows):
+            item = self.serving.catalogue.row(schemas.Item(item_id=each.item_id), f"{place}[{n}]")
+            ids = {"user_id": canonical(each.user_id), "item_id": self.serving.catalogue.ids[item]}
+            named.append(each.model_copy(update=ids))
+        return named
 
     def _person(self, asked: schemas.Person) -> Person:
         if asked.history is None:
             assert asked.user_id is not None
             known = self.serving.catalogue.known
-            stored = self.store.ratings_of(asked.user_id)
+            stored = self.store.ratings_of(canonical(asked.user_id))
             newer = [NewRating(row, r.rating, r.timestamp) for r in stored if (row := known(r.item_id)) is not None]
             return self.engine.person(asked.user_id, None, newer)
         now, history = int(time.time()), []
@@ -139,9 +147,6 @@ class Answers:
         low, high = self.engine.scale
         if not low <= rating <= high:
             raise InputError(f"rating {rating:g}, expected one from {low:g} to {high:g}", place)
-
-    def _known(self, item_id: int | str, place: str) -> None:
-        self.serving.catalogue.row(schemas.Item(item_id=item_id), place)
 
     def _model(self, key: str | None, place: str = "model") -> Model:
         found = self.engine.models.get(key or self.engine.default)
@@ -234,6 +239,12 @@ def _best(one: _Best, two: _Best, number: int) -> _Best:
 
 def _answered(model: Model, person: Person) -> dict[str, Any]:
     return {"model": model.key, "label": model.label, "calibrated": model.calibrated, "ratings": person.ratings}
+
+
+def canonical(user_id: int | str) -> int | str:
+    """A user's id: a number if its text is one, so that the id in a path is that in a body."""
+    text = str(user_id)
+    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else text
 
 
 def filtered(items: pl.DataFrame, filters: Mapping[str, schemas.Filter], kinds: Mapping[str, str]) -> Longs:

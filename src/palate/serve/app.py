@@ -10,13 +10,13 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.openapi.utils import get_openapi
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from palate import __version__
 from palate.serve import schemas
 from palate.serve.answers import Answers
-from palate.serve.guard import Guard
+from palate.serve.guard import LOCAL, Guard
 from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented
 from palate.serve.source import EngineSource
@@ -43,6 +43,8 @@ STREAM: dict[int | str, dict[str, Any]] = {
         }
     }
 }
+REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""What the report may load: its own styles and pictures, which lie in the file."""
 DESCRIPTION = """Recommendations by the models of a run. A person is a user of the log, or a history of rated items.
 Errors are `application/problem+json` (RFC 9457)."""
 
@@ -52,6 +54,8 @@ class Options:
     """Limits of the service, and its API key."""
 
     key: str | None = None
+    """Without it the service answers only under the names of this machine."""
+    names: tuple[str, ...] = LOCAL
     in_work: int = 16
     """Requests that a model works on at once; it scores them in common batches."""
     queue: int = 64
@@ -127,7 +131,13 @@ def app_of(source: EngineSource, store: Store, options: Options) -> FastAPI:
     free = {"/healthz", "/readyz", *_add_page(app)}
     add_handlers(app)
     app.add_middleware(
-        Guard, metrics=service.metrics, key=options.key, body=options.body, free=free, log_requests=options.log_requests
+        Guard,
+        metrics=service.metrics,
+        key=options.key,
+        local=options.names,
+        body=options.body,
+        free=free,
+        log_requests=options.log_requests,
     )
     app.openapi = lambda: _openapi(app, options.key is not None)  # type: ignore[method-assign]
     return app
@@ -246,6 +256,14 @@ def _add_health(app: FastAPI, service: Service) -> None:
         if not await service.ready():
             raise ProblemError(503, "the service ends" if service.draining else "the store does not answer")
         return "ready"
+
+    @app.get("/report", responses=documented(401, 403, 404), response_class=HTMLResponse)
+    async def report() -> Response:
+        """The run's report, a page without scripts."""
+        file = service.source.folder and service.source.folder / "report.html"
+        if file is None or not file.is_file():
+            raise ProblemError(404, "this run has no report")
+        return FileResponse(file, headers={"Content-Security-Policy": REPORT})
 
     @app.get("/metrics", responses=documented(401, 403), response_class=PlainTextResponse)
     async def metrics() -> Response:

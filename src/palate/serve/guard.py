@@ -5,7 +5,7 @@ import hmac
 import logging
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,14 +39,14 @@ class Guard:
     body: int
     free: Collection[str]
     log_requests: bool = False
-    local: Collection[str] = field(default=LOCAL)
+    local: Collection[str] = LOCAL
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status = time.perf_counter(), 0
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -62,8 +62,12 @@ class Guard:
                 await answer(refusal)(scope, receive, send_on)
             else:
                 await self.app(scope, self._limited(receive), send_on)
+        except Exception as error:
+            failed = answer(error)  # logs it
+            if not status:
+                await failed(scope, receive, send_on)
         finally:
-            self._count(scope, status, time.perf_counter() - began)
+            self._count(scope, status or 500, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> ProblemError | None:
         headers = dict(scope["headers"])

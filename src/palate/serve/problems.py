@@ -87,7 +87,7 @@ def add_handlers(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return answer(error)
 
-    for kind in (ProblemError, HTTPException, UnknownUserError, PalateError, RequestValidationError, Exception):
+    for kind in (ProblemError, HTTPException, UnknownUserError, PalateError, RequestValidationError):
         app.add_exception_handler(kind, handle)
 
 

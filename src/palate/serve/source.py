@@ -48,7 +48,8 @@ class EngineSource:
 
     def __post_init__(self) -> None:
         self._now = serving(self.first)
-        self._release = self._newest()
+        self.folder = self._seen = self._newest()
+        """The folder of the release that answers, and of the last one that was found."""
         self.swaps = 0
 
     @contextmanager
@@ -80,9 +81,9 @@ class EngineSource:
     def refresh(self) -> bool:
         """Load a new release if there is one; returns whether there was. A release that cannot be loaded is logged."""
         release = self._newest()
-        if self.load is None or release == self._release:
+        if self.load is None or release == self._seen:
             return False
-        self._release = release  # also of one that fails: it would fail again
+        self._seen = release  # also of one that fails: it would fail again
         if release is None:
             return False
         try:
@@ -90,6 +91,7 @@ class EngineSource:
         except Exception as error:
             log.error("%s cannot be served, the earlier release stays: %s", release, error)
             return False
+        self.folder = release
         log.info("now serving %s", release)
         return True
 
