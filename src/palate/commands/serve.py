@@ -1,7 +1,6 @@
 """Serve: a run's models behind HTTP, until a signal ends it."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from palate.config import Config
 from palate.errors import InputError
 
 if TYPE_CHECKING:
-    from palate.serve.engine import Engine
+    pass
 
 KEY_VARIABLE = "PALATE_API_KEY"
 """The environment variable with the key that clients send."""
@@ -48,7 +47,6 @@ def serve(config: Config, **options: Any) -> None:
     """
     from palate.serve.app import Options, app_of
     from palate.serve.server import bound, is_local, run, url_of
-    from palate.serve.source import EngineSource
     from palate.serve.store import Store
 
     console.start_logging()
