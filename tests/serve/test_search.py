@@ -90,5 +90,5 @@ def test_an_item_is_named_by_id_or_title_and_the_error_names_the_nearest(small: 
     assert small.row(Item(item_id=3), "here") == small.row(Item(title="amélie (2001)"), "here") == 3
     with pytest.raises(InputError, match=r"^here: there is no title 'Matrix', did you mean 'Matrix, The \(1999\)'\?$"):
         small.row(Item(title="Matrix"), "here")
-    with pytest.raises(InputError, match="^here: there is no item '9', expected an item_id"):
+    with pytest.raises(InputError, match=r"^here: there is no item '9', expected an item_id"):
         small.row(Item(item_id=9), "here")

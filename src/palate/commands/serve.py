@@ -53,10 +53,8 @@ def serve(config: Config, **options: Any) -> None:
     request = Request(**{each.name: options.pop(each.name) for each in fields(Request)})
     key = _key(request.api_key_file)
     if key is None and not is_local(request.host):
-        raise InputError(
-            f"{request.host} can be reached from other machines, expected an API key in ${KEY_VARIABLE} or --api-key-file",
-            "--host",
-        )
+        reached = f"{request.host} can be reached from other machines"
+        raise InputError(f"{reached}, expected an API key in ${KEY_VARIABLE} or --api-key-file", "--host")
     folder = config.run_path
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
