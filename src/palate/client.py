@@ -84,11 +84,6 @@ class Client:
     def stream(self, **choice: Unpack[Choice]) -> Iterator[Streamed]:
         """As `recommend`, while items are scored: what will be, each newly scored part, and the answer at the end."""
         body = _body(schemas.RecommendRequest, {**_asked(choice), "stream": True})
-        kinds: dict[str, type[Streamed]] = {
-            "start": schemas.Started,
-            "scored": schemas.ScoredPart,
-            "end": schemas.RecommendAnswer,
-        }
         name = ""
         try:
             with self._http.stream("POST", "/v1/recommend", content=body, headers=JSON) as answer:

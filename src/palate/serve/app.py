@@ -21,7 +21,7 @@ from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
-from palate.serve.workers import Emit, Stopped, Workers
+from palate.serve.admission import Emit, Stopped, Admission
 
 log = logging.getLogger("palate.serve")
 T = TypeVar("T")
@@ -82,9 +82,9 @@ class Service:
     """The service ends soon: `/readyz` says so, that no balancer sends more."""
 
     def __post_init__(self) -> None:
-        self.models = Workers("model", self.options.in_work, self.options.queue, self.options.seconds)
+        self.models = Admission("model", self.options.in_work, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
-        self.others = Workers("other", 8, 4 * self.options.queue, self.options.seconds)
+        self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
         self.metrics.gauge("palate_queue", "requests that wait for a model", lambda: self.models.waiting)
         self.metrics.gauge("palate_in_flight", "requests that a model works on", lambda: self.models.in_work)
         self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
