@@ -19,6 +19,7 @@ ORDER = [
         "alpaca",
         "recommend",
         "plan",
+        "serve",
         "commands",
         "parser",
         "cli",
