@@ -46,6 +46,7 @@ def serve(config: Config, **options: Any) -> None:
     without an API key.
     """
     from palate.serve.app import Options, app_of
+    from palate.serve.release import feedback
     from palate.serve.server import bound, is_local, run, url_of
     from palate.serve.store import Store
 
@@ -59,7 +60,7 @@ def serve(config: Config, **options: Any) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.ratings_url or f"sqlite:///{folder / 'feedback.sqlite'}")
+    store = Store(request.ratings_url or feedback(folder))
     source = _source(config, options.pop("model"))
     limits = Options(
         key=key,
