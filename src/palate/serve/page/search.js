@@ -8,9 +8,9 @@ import { starsText } from './stars.js';
 const FOUND = 8;
 
 /** Columns that say what an item is: lists such as genres, three of each. */
-export function aside(columns) {
-  const lists = Object.entries(columns ?? {}).filter(([column, value]) => model.filters[column] === 'list' && Array.isArray(value));
-  return lists.map(([, value]) => value.slice(0, 3).join(', ')).filter(Boolean).join(' · ');
+function aside(columns) {
+  const lists = Object.entries(columns).filter(([column, value]) => model.filters[column] === 'list' && value);
+  return lists.map(([, value]) => (Array.isArray(value) ? value : `${value}`.split(/\s*[|,]\s*/)).slice(0, 3).join(', ')).join(' · ');
 }
 
 /** Starts the search; `add(item)` is called for a chosen one. */
