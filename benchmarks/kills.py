@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py --sqlite 1000 --postgresql 100 --save      # about three minutes
 
-A writer with eight clients stores ratings and says so after each request. It is killed (SIGKILL) at a random moment, also
-while it makes its tables. The next writer goes on where the answers ended, so the requests whose answers were lost come
-again with their keys. PostgreSQL is a server of its own, started from Debian's binaries.
+A writer with eight clients stores ratings and says so after each request. It is killed (SIGKILL) at a random moment,
+also while it makes its tables. The next writer goes on where the answers ended, so the requests whose answers were lost
+come again with their keys. PostgreSQL is a server of its own, started from Debian's binaries.
 """
 
 import argparse
@@ -33,14 +33,10 @@ SECONDS = 2.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Kill writers of the store at random moments; measure writes a second."
-    )
+    parser = argparse.ArgumentParser(description="Kill writers of the store at random; measure writes a second.")
     parser.add_argument("--sqlite", type=int, default=0, help="kills of a writer to SQLite (0)")
     parser.add_argument("--postgresql", type=int, default=0, help="kills of a writer to PostgreSQL (0)")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="how long each rate is measured; 0: no rates (2)"
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="seconds of each rate; 0: no rates (2)")
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")

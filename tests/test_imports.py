@@ -19,6 +19,8 @@ ORDER = [
         "alpaca",
         "recommend",
         "plan",
+        "serve",
+        "client",
         "commands",
         "parser",
         "cli",

@@ -509,6 +509,13 @@ ADVISE = (
     JSON,
     _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )
+STORE = _option("--ratings URL", "the service's store (sqlite:///RUN/feedback.sqlite)", dest="store")
+REFRESH = (
+    STORE,
+    _option("--no-train", "leave out the language model"),
+    _option("--dry-run", "print what is new and what is due, and write nothing"),
+    _option("--force", "switch although too few rows decide; never to a worse run"),
+)
 LOGS = ("inspect", "init", "baselines", "advise")
 """The commands whose argument is a log."""
 FROM_RATINGS = ("baselines", "advise", "lengths", "tokenize", "plan", "audit")
@@ -543,6 +550,11 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
     "audit": (_call("audit:show_leaks"), AUDIT, "check the split for leaks: order, pairs, labels, ties, the prompt"),
     "recommend": (_recommend, RECOMMEND, "rank items for a user by P(like), with mean ratings beside it"),
     "serve": (_call("serve:serve"), SERVE, "answer requests over HTTP, with a page in the browser"),
+    "refresh": (
+        _call("refresh:refresh"),
+        REFRESH,
+        "build a run anew on its log and the service's ratings, and switch to it if it is not worse",
+    ),
     "export": (_call("export:export"), EXPORT, "merge adapter and base into one model: vLLM, transformers, llama.cpp"),
     "doctor": (_call("doctor:examine"), (JSON,), "show this machine's features and each tokenizer's decision token"),
     "cache": (_cache, CACHE, "inspect and prune the cache"),

@@ -22,7 +22,7 @@ def test_make_install_takes_neither_the_demo_nor_the_tools() -> None:
     planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert [line.partition(" install ")[2].split() for line in planned.splitlines() if " -m pip " in line] == [
-        ["-c", "constraints.txt", "-e", "'.[train]'"]
+        ["-c", "constraints.txt", "-e", "'.[train,serve]'"]
     ]
 
 

@@ -1,4 +1,4 @@
-"""Ratings that were acknowledged before the writer was killed are there afterwards, none twice: `benchmarks/kills.py`."""
+"""Ratings acknowledged before the writer was killed are there afterwards, none twice: `benchmarks/kills.py`."""
 
 import json
 import subprocess

@@ -105,7 +105,7 @@ def test_a_port_in_use_is_one_line(run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = palate("serve", run, "--port", str(port))
-    expected = f"error: --port: 127.0.0.1:{port} cannot be had (Address already in use), expected another\n"
+    expected = f"error: --port: 127.0.0.1:{port} cannot be had (Address already in use), expected another address\n"
     assert (done.returncode, done.stderr) == (2, expected)
 
 

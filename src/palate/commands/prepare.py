@@ -278,6 +278,14 @@ def scored_tokens(
     return tokens_of(_keeping_all(config), data, chat, splits)
 
 
+def scored_tokens_of(config: Config, samples: "Samples", chat: "Chat") -> "TokenDataset":
+    """The test samples of any samples as `scored_tokens` has them."""
+    from palate.tokens.dataset import token_datasets
+
+    options = token_options(_keeping_all(config))
+    return token_datasets(samples, config.prompt, chat, options, name="newest", splits=("test",))["test"]
+
+
 def ablated_tokens(
     config: Config, data: "Prepared", chat: "Chat", split: str, rows: "NDArray[np.int64]", ablation: str
 ) -> "TokenDataset":

@@ -1,7 +1,6 @@
 """Serve: a run's models behind HTTP, until a signal ends it."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from palate.config import Config
 from palate.errors import InputError
 
 if TYPE_CHECKING:
-    from palate.serve.engine import Engine
+    pass
 
 KEY_VARIABLE = "PALATE_API_KEY"
 """The environment variable with the key that clients send."""
@@ -47,23 +46,21 @@ def serve(config: Config, **options: Any) -> None:
     without an API key.
     """
     from palate.serve.app import Options, app_of
+    from palate.serve.release import feedback
     from palate.serve.server import bound, is_local, run, url_of
-    from palate.serve.source import EngineSource
     from palate.serve.store import Store
 
     console.start_logging()
     request = Request(**{each.name: options.pop(each.name) for each in fields(Request)})
     key = _key(request.api_key_file)
     if key is None and not is_local(request.host):
-        raise InputError(
-            f"{request.host} can be reached from other machines, expected an API key in ${KEY_VARIABLE} or --api-key-file",
-            "--host",
-        )
+        reached = f"{request.host} can be reached from other machines"
+        raise InputError(f"{reached}, expected an API key in ${KEY_VARIABLE} or --api-key-file", "--host")
     folder = config.run_path
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.ratings_url or f"sqlite:///{folder / 'feedback.sqlite'}")
+    store = Store(request.ratings_url or feedback(folder))
     source = _source(config, options.pop("model"))
     limits = Options(
         key=key,

@@ -156,7 +156,6 @@ def with_store(ratings: Ratings, url: str) -> Ratings:
         raise InputError("is appended to a log, expected none beside tables with splits", "ratings.also")
     user = log.schema["user_id"] if stored.schema["user_id"] == log.schema["user_id"] else pl.String()
     user = stored.schema["user_id"] if log.is_empty() else user
-    types = {**log.schema, "user_id": user}
     item, as_written = pl.col("item_id").cast(log.schema["item_id"], strict=False), pl.col("item_id").cast(pl.String)
     # An id that the items' type cannot hold as it is written is that of no item: 007 is not 7.
     stored = stored.select(log.columns).with_columns(pl.when(item.cast(pl.String) == as_written).then(item))
@@ -169,7 +168,7 @@ def with_store(ratings: Ratings, url: str) -> Ratings:
     pair, rows = ["user_id", "item_id"], pl.concat([log.cast({"user_id": user}), stored]).with_row_index("row")
     rated = rows.join(stored.select(pair).unique(), on=pair, how="semi").sort("timestamp", "row")
     older = rated.join(rated.unique(pair, keep="last", maintain_order=True), on="row", how="anti")
-    frame = rows.join(older, on="row", how="anti", maintain_order="left").drop("row").cast(types)
+    frame = rows.join(older, on="row", how="anti", maintain_order="left").drop("row")
     dropped = ratings.dropped | counted(reasons.drop_nulls().alias("reason"))
     if older.height:
         dropped["replaced by a later rating"] = older.height

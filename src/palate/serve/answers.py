@@ -15,7 +15,7 @@ from palate.serve.engine import Engine, Longs, Model, NewRating, Part, Person
 from palate.serve.problems import ProblemError
 from palate.serve.source import Serving
 from palate.serve.store import Store
-from palate.serve.workers import Emit, Stopped
+from palate.serve.admission import Emit, Stopped
 
 Scored = list[schemas.Scored]
 Row = TypeVar("Row", schemas.NewRating, schemas.NewEvent)

@@ -21,7 +21,7 @@ from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
-from palate.serve.workers import Emit, Stopped, Workers
+from palate.serve.admission import Emit, Stopped, Admission
 
 log = logging.getLogger("palate.serve")
 T = TypeVar("T")
@@ -82,9 +82,9 @@ class Service:
     """The service ends soon: `/readyz` says so, that no balancer sends more."""
 
     def __post_init__(self) -> None:
-        self.models = Workers("model", self.options.in_work, self.options.queue, self.options.seconds)
+        self.models = Admission("model", self.options.in_work, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
-        self.others = Workers("other", 8, 4 * self.options.queue, self.options.seconds)
+        self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
         self.metrics.gauge("palate_queue", "requests that wait for a model", lambda: self.models.waiting)
         self.metrics.gauge("palate_in_flight", "requests that a model works on", lambda: self.models.in_work)
         self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
@@ -203,7 +203,7 @@ def _add_reading(app: FastAPI, service: Service) -> None:
 
         return await run(request, answering(find))
 
-    @app.get("/v1/items/{item_id}", responses=READ)
+    @app.get("/v1/items/{item_id:path}", responses=READ)
     async def item(item_id: str, request: Request) -> schemas.ItemAnswer:
         """An item with all its columns."""
 
@@ -215,7 +215,7 @@ def _add_reading(app: FastAPI, service: Service) -> None:
 
         return await run(request, answering(find))
 
-    @app.get("/v1/users/{user_id}", responses=READ)
+    @app.get("/v1/users/{user_id:path}", responses=READ)
     async def user(user_id: str, request: Request) -> schemas.UserAnswer:
         """A user's ratings: those of the log, then those that this service stored."""
         return await run(request, answering(lambda answers, _: answers.user(user_id)))
@@ -272,11 +272,18 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> set[str]:
-    """Serve the page's files; returns their paths."""
-    if not PAGE.is_dir():
-        return set()
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return {"/", *(f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file())}
+    """Serve the page's files; returns their paths. A mount at `/` would answer for all routes of another method."""
+    files = StaticFiles(directory=PAGE)
+
+    async def file(request: Request) -> Response:
+        found = await files.get_response(request.url.path.lstrip("/") or "index.html", request.scope)
+        found.headers["Cache-Control"] = "no-cache"  # a browser asks whether it is current
+        return found
+
+    paths = {"/", *(f"/{path.relative_to(PAGE).as_posix()}" for path in PAGE.rglob("*") if path.is_file())}
+    for path in paths:
+        app.add_route(path, file, include_in_schema=False)
+    return paths
 
 
 def _openapi(app: FastAPI, has_key: bool) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Guard:
         )
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or ("/" if scope["path"] in self.free else "other")
+        route = getattr(scope.get("route"), "path_format", None) or ("/" if scope["path"] in self.free else "other")
         self.metrics.observe(route, status, seconds)
         method = scope["method"] if scope["method"].isalpha() else "?"
         if self.log_requests:

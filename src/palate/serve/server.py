@@ -33,7 +33,8 @@ def bound(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        raise InputError(f"{host}:{port} cannot be had ({error.strerror}), expected another", "--port") from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise InputError(f"{host}:{port} cannot be had ({reason}), expected another address", "--port") from None
 
 
 def url_of(sock: socket.socket) -> str:

@@ -68,7 +68,7 @@ class Store:
         self.url = url
         self._writer: Database | None = connect(url, create=create)
         self.place = self._writer.place
-        self._writing, self._waiting_lock = threading.Lock(), threading.Lock()
+        self._turn, self._busy = threading.Condition(), False
         self._waiting: list[_Request] = []
         self._idle: list[Database] = []
         self._closed = False
@@ -138,8 +138,9 @@ class Store:
 
     def close(self) -> None:
         """Close the connections; a request that is being written is finished first."""
-        self._closed = True
-        with self._writing:
+        with self._turn:
+            self._closed = True
+            self._turn.wait_for(lambda: not self._busy)
             for database in (self._writer, *self._idle):
                 if database is not None:
                     database.close()
@@ -173,18 +174,24 @@ class Store:
         asked: Sequence[schemas.NewRating] | Sequence[schemas.NewEvent],
         key: str | None,
     ) -> schemas.Stored:
-        """Queue a request; whoever holds the lock writes all that wait."""
+        """Queue a request; the first that waits while nobody writes writes all that wait."""
         body = json.dumps([table, *(row.model_dump(mode="json") for row in asked)])
         # A request without a key gets one of its own, so that it is stored once though an attempt's answer was lost.
         key = uuid.uuid4().hex if key is None else as_text(key)
         request = _Request(table, rows, key, hashlib.sha256(body.encode()).hexdigest(), int(time.time()))
-        with self._waiting_lock:
+        with self._turn:
             self._waiting.append(request)
-        with self._writing:
+            self._turn.wait_for(lambda: request.done or not self._busy)
+            requests: list[_Request] = []
             if not request.done:
-                with self._waiting_lock:
-                    requests, self._waiting = self._waiting, []
+                self._busy, requests, self._waiting = True, self._waiting, []
+        if requests:
+            try:
                 self._write_all(requests)
+            finally:
+                with self._turn:
+                    self._busy = False
+                    self._turn.notify_all()
         if request.failure is not None:
             raise request.failure
         return schemas.Stored(stored=len(rows) if request.fresh else 0, repeated=not request.fresh)

@@ -1,4 +1,4 @@
-"""`Workers`: blocking work in a bounded number of threads, with a bounded queue before them."""
+"""`Admission`: blocking work in a bounded number of threads, with a bounded queue before them."""
 
 import asyncio
 import math
@@ -29,7 +29,7 @@ class HungUpError(ProblemError):
         super().__init__(499, "the client has gone")
 
 
-class Workers:
+class Admission:
     """Runs at most `in_work` calls at once; `queue` more wait, and the next gets 429 with `Retry-After`.
 
     A client that hangs up loses its place in the queue. In work, its call is asked to stop, as is one that takes longer
