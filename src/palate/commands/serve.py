@@ -22,7 +22,7 @@ class Request:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    ratings_url: str | None = None
+    store: str | None = None
     api_key_file: Path | None = None
     in_flight: int = 16
     queue: int = 64
@@ -60,7 +60,7 @@ def serve(config: Config, **options: Any) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.ratings_url or feedback(folder))
+    store = Store(request.store or feedback(folder))
     source = _source(config, options.pop("model"))
     limits = Options(
         key=key,
