@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from palate.baselines.platt import Fit, State, Statistic, fit_scale
 from palate.baselines.statistics import PARTS, BaselineData, Floats
+from palate.baselines.strongest import FEW
 from palate.samples.queries import Queries
 
 APART = "apart"
@@ -41,8 +42,11 @@ def corrected(fit: Fit, score: Statistic) -> tuple[Fit, Statistic]:
 
     def score_both(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
         judge = Judge(data, _logits(score, data, state))
-        anchor = _learned(data).anchor
-        judge.logit[anchor], judge.known[anchor] = state[APART], True
+        learned = data.learned_anchors
+        rows = np.arange(len(data.rating)) if data.log_row is None else data.log_row
+        at = np.minimum(np.searchsorted(learned, rows), learned.size - 1)
+        judge.known[:] = learned[at] == rows
+        judge.logit[judge.known] = state[APART][at[judge.known]]
         return judge.score
 
     return fit_both, score_both
@@ -97,8 +101,11 @@ class Judge:
             found: Floats = expected_errors(Asked(queries.anchor, queries.item, logit, order), log, about)
             return found
 
+        order = np.argsort(queries.anchor, kind="stable")
+        if len(queries) < FEW:
+            return part(order)
         with ThreadPoolExecutor(2) as pool:
-            first, second = pool.map(part, np.array_split(np.argsort(queries.anchor, kind="stable"), 2))
+            first, second = pool.map(part, np.array_split(order, 2))
         return first + second  # each is 0 where the other has a value
 
 

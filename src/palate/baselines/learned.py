@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from palate.baselines.features import features_of, item_mean, neighbour_score, past_residual, recent_residual
 from palate.baselines.platt import Fit, State, Statistic, both_classes
-from palate.baselines.statistics import BaselineData, Floats
+from palate.baselines.statistics import SEEDS, BaselineData, Floats
 from palate.samples.queries import Labels, Queries
 
 Matrix = NDArray[np.float32]
@@ -136,10 +136,7 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         return data.linear[shared]
 
     def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
-        import lightgbm
-
-        texts = [state[name].tobytes().decode() for name in state if name.startswith("trees ")]
-        models = [lightgbm.Booster(model_str=text) for text in texts]
+        models = [_booster(state[name]) for name in state if name.startswith("trees ")]
 
         def sum_of_trees(queries: Queries) -> Floats:
             if not len(queries):
@@ -151,6 +148,22 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         return sum_of_trees
 
     return fit, score
+
+
+OPEN: dict[int, tuple[NDArray[Any], Any]] = {}
+"""The last boosters that were read, by the identity of their text, which is kept: reading one takes milliseconds."""
+
+
+def _booster(text: NDArray[Any]) -> Any:
+    """The `lightgbm.Booster` of a text."""
+    import lightgbm
+
+    found = OPEN.get(id(text))
+    if found is None:
+        found = OPEN[id(text)] = text, lightgbm.Booster(model_str=text.tobytes().decode())
+        for oldest in list(OPEN)[: -8 * SEEDS]:
+            OPEN.pop(oldest, None)
+    return found[1]
 
 
 def _trees(options: Mapping[str, Any], training: Any, validation: Any | None) -> Any:

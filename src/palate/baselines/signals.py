@@ -18,9 +18,7 @@ answer is one of many that decide these; a test row's answer is part of nothing.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -84,19 +82,8 @@ class SignalSource:
         count, total = np.zeros((2, len(queries)))
         of = np.column_stack([data.fold[queries.anchor[found]], nearest[found], queries.item[found]])
         distinct, place = np.unique(of, axis=0, return_inverse=True)
-        count[found], total[found] = ratings_among(*distinct.T.copy(), *self._by_item)[place.reshape(-1)].T
+        count[found], total[found] = ratings_among(*distinct.T.copy(), *data.ratings_by_item)[place.reshape(-1)].T
         return shrunk(total, count, item_mean(data, queries))
-
-    @cached_property
-    def _by_item(self) -> tuple[NDArray[Any], ...]:
-        """The training ratings as `ratings_among` takes them."""
-        data = self.data
-        rows = np.flatnonzero(data.allowed)
-        rows = rows[np.lexsort((data.user[rows], data.item[rows]))]
-        start = np.searchsorted(data.item[rows], np.arange(len(data.samples.items) + 1))
-        fold_of = np.zeros(int(data.user[-1]) + 1, np.int64)
-        fold_of[data.user] = data.fold
-        return start, data.user[rows], data.rating[rows], data.liked[rows], fold_of
 
 
 def signals_of(data: BaselineData, prompt: PromptSpec) -> pl.DataFrame:

@@ -13,7 +13,7 @@ These statistics include training ratings of any time: for an average item half 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -90,6 +90,20 @@ class Content(NamedTuple):
     """(items,), NaN where unknown; None if no item has one."""
 
 
+if TYPE_CHECKING:
+    of_log = cached_property
+else:
+
+    class of_log(cached_property):  # noqa: N801  a decorator
+        """A cached property of a log: data of a few people (`BaselineData.log`) have that of their log."""
+
+        def __get__(self, instance, owner=None):
+            """The log's value."""
+            if instance is None or instance.log is None:
+                return super().__get__(instance, owner)
+            return getattr(instance.log, self.attrname)
+
+
 @dataclass(frozen=True)
 class BaselineData:
     """The timeline of `samples` as arrays of shape (rows,), and statistics of it, each computed once."""
@@ -118,6 +132,10 @@ class BaselineData:
     """Vectors of the items' text."""
     fits: int = SEEDS
     """Number of fits that a randomized baseline averages."""
+    log: "BaselineData | None" = field(default=None, repr=False, compare=False)
+    """The log whose statistics these rows have, see `palate.baselines.people`; None: the rows are the log."""
+    log_row: RowNumbers | None = field(default=None, repr=False, compare=False)
+    """(rows,): the row in `log`, or -1; None without a `log`."""
     features: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
     """Cached features of a split's samples by (split, group), which several models share."""
     linear: dict[tuple[str, ...], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
@@ -188,7 +206,7 @@ class BaselineData:
         """The training ratings."""
         return RetrieverData.of(self.samples)
 
-    @cached_property
+    @of_log
     def items(self) -> ItemStatistics:
         """Statistics of items out of folds."""
         count, rated, liked = (self._outside(of) for of in (np.ones(len(self.rating)), self.rating, self.liked))
@@ -234,7 +252,7 @@ class BaselineData:
             self.sums[name] = sums_before(values, self.first)
         return self.sums[name]
 
-    @cached_property
+    @of_log
     def neighbours(self) -> Neighbours:
         """Similar items out of folds."""
         with ThreadPoolExecutor(2) as pool:
@@ -246,7 +264,7 @@ class BaselineData:
             np.concatenate([part.similarity for part in parts]),
         )
 
-    @cached_property
+    @of_log
     def content(self) -> Content:
         """Genres and years as prompts show them."""
         shown = shown_items(self.samples.items)
@@ -264,21 +282,39 @@ class BaselineData:
             bits[listed.filter(genres=name)["row"].to_numpy()] |= np.uint64(1) << np.uint64(bit)
         return Content(names.to_list(), bits, year)
 
+    @of_log
+    def learned_anchors(self) -> RowNumbers:
+        """The rows of the training samples that a fit uses, ascending."""
+        queries, _ = self.drawn("train")
+        return queries.anchor[self.learned(queries)]
+
+    @of_log
+    def first_rated(self) -> Floats:
+        """The time of each item's first training rating, (items,); infinite without one."""
+        rows = np.flatnonzero(self.allowed)
+        first = np.full(len(self.samples.items), np.inf)
+        np.minimum.at(first, self.item[rows], self.samples.timeline["timestamp"].to_numpy()[rows])
+        return first
+
+    @of_log
+    def _times(self) -> RowNumbers:
+        """The distinct times of the log, ascending."""
+        return np.unique(self.samples.timeline["timestamp"].to_numpy().astype(np.int64))
+
     @cached_property
     def _moment(self) -> RowNumbers:
-        """The times of the timeline, counted from 0."""
-        _, moment = np.unique(self.samples.timeline["timestamp"].to_numpy(), return_inverse=True)
-        return moment.astype(np.int64)
+        """The number of the log's distinct times before each row's."""
+        return np.searchsorted(self._times, self.samples.timeline["timestamp"].to_numpy().astype(np.int64))
 
-    @property
+    @of_log
     def _moments(self) -> int:
-        return int(self._moment.max()) + 1
+        return len(self._times)
 
-    @cached_property
+    @of_log
     def _by_item_and_time(self) -> InTime:
         return self._in_time(self.item)
 
-    @cached_property
+    @of_log
     def _by_time(self) -> InTime:
         return self._in_time(np.zeros_like(self.item))
 
@@ -290,6 +326,17 @@ class BaselineData:
         amounts = np.column_stack([np.ones(len(rows), np.int64), np.rint(self.rating[rows] * UNIT), self.liked[rows]])
         sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(amounts.astype(np.int64), axis=0)])
         return InTime(key[order], sums)
+
+    @of_log
+    def ratings_by_item(self) -> tuple[RowNumbers, RowNumbers, Floats, Labels, RowNumbers]:
+        """The training ratings by item, then user: the first of each item (items + 1,), and user, rating and whether
+        liked of each (n,); and the fold of each user."""
+        rows = np.flatnonzero(self.allowed)
+        rows = rows[np.lexsort((self.user[rows], self.item[rows]))]
+        start = np.searchsorted(self.item[rows], np.arange(len(self.samples.items) + 1))
+        fold_of = np.zeros(int(self.user[-1]) + 1, np.int64)
+        fold_of[self.user] = self.fold
+        return start, self.user[rows], self.rating[rows], self.liked[rows], fold_of
 
     def _outside(self, values: NDArray[Any]) -> Floats:
         """Sums of the training rows' values per item, over the users outside each fold: (folds, items)."""

@@ -21,6 +21,8 @@ Columns = dict[str, Floats]
 SESSION = 3600
 """Seconds between two ratings that begin a new session."""
 YEAR = 365.25 * 86_400
+FEW = 5_000
+"""So many queries take less time than threads take to start on a busy machine."""
 DAMPING = 0.3
 """Added to the sum of similarities of item-kNN."""
 
@@ -107,15 +109,12 @@ DEVIATIONS = (
 
 def _since_first(data: BaselineData, time: RowNumbers, queries: Queries) -> Floats:
     """Seconds since the item's first training rating; NaN if it has none before the question's time."""
-    rows = np.flatnonzero(data.allowed)
-    first = np.full(len(data.samples.items), np.inf)
-    np.minimum.at(first, data.item[rows], time[rows])
-    since = time[queries.anchor] - first[queries.item]
+    since = time[queries.anchor] - data.first_rated[queries.item]
     return np.where(since > 0, since, np.nan)
 
 
 def _scanned(scan: Callable[..., Floats], data: BaselineData, queries: Queries, views: Views) -> Floats:
-    """A scan over queries, in two threads."""
+    """A scan over queries, in two threads if there are many."""
     from palate.baselines.pasts import Asked, Log
 
     order = np.argsort(queries.anchor, kind="stable")
@@ -124,6 +123,8 @@ def _scanned(scan: Callable[..., Floats], data: BaselineData, queries: Queries, 
     def half(order: RowNumbers) -> Floats:
         return scan(Asked(queries.anchor, queries.item, order, view), log, views.catalogue)
 
+    if len(queries) < FEW:
+        return half(order)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(half, np.array_split(order, 2))
     return first + second  # each is 0 where the other has a value

@@ -87,6 +87,8 @@ def text_prior(data: BaselineData) -> Floats:
     """
     if data.vectors is None:
         raise ValueError("the data have no vectors")
+    if data.log is not None:
+        return text_prior(data.log)
     if "prior of text" not in data.sums:
         data.sums["prior of text"] = _text_prior(data, data.vectors.centred.astype(np.float64))
     return data.sums["prior of text"]

@@ -71,6 +71,8 @@ class Views(NamedTuple):
     spread: Floats
     """(views, items, 3): the shrunk standard deviation of an item's ratings, in units of `scale`, and the shrunk shares
     of lowest and highest ones."""
+    begins: RowNumbers | None = None
+    """(views − 1,): the moments of snapshots after the first, ascending; None for folds."""
 
 
 class View(NamedTuple):
@@ -91,18 +93,27 @@ class View(NamedTuple):
 def views_of(data: BaselineData, *, then: bool) -> Views:
     """The views of folds, or with `then` those of snapshots; computed once for each `data`."""
     if then not in data.views:
-        data.views[then] = _views(data, then)
+        data.views[then] = _views(data, then) if data.log is None else _of_log(data, data.log, then)
     found: Views = data.views[then]
     return found
 
 
+def _of_log(data: BaselineData, log: BaselineData, then: bool) -> Views:
+    """The views of the log, with those of the rows of `data`."""
+    views = views_of(log, then=then)
+    time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
+    of_row = data.fold if views.begins is None else np.searchsorted(views.begins, time, side="right")
+    return views._replace(of_row=of_row.astype(np.int64))
+
+
 def _views(data: BaselineData, then: bool) -> Views:
     rows = np.flatnonzero(data.allowed)
+    begins: RowNumbers | None = None
     of_row, chosen = data.fold, [rows[data.fold[rows] != fold] for fold in range(FOLDS)]
     if then:
         time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
         begins = np.unique(np.quantile(time[rows], np.arange(1, SNAPSHOTS + 1) / (SNAPSHOTS + 1), method="lower"))
-        begins = np.append(begins, time[rows].max() + 1)
+        begins = np.append(begins, time[rows].max() + 1).astype(np.int64)
         of_row = np.searchsorted(begins, time, side="right")
         chosen = [rows[:0], *(rows[time[rows] < begin] for begin in begins)]
     with ThreadPoolExecutor(2) as pool:
@@ -123,7 +134,7 @@ def _views(data: BaselineData, then: bool) -> Views:
         norm=np.stack([view.norm for view in views]),
         factors=np.stack([view.factors for view in views]),
     )
-    return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]))
+    return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]), begins)
 
 
 def view_of(data: BaselineData, rows: RowNumbers) -> View:

@@ -324,13 +324,13 @@ def _files(config: Config, request: Request, data: "Prepared") -> "tuple[pl.Data
 
     lookup = Lookup(data.samples.items)
     columns = {str(role): name for role, name in config.ratings.columns.items()}
-    scale = _scale(config, data)
+    scale = scale_of(config, data)
     guest = None if request.history is None else read_history(request.history, lookup, scale, columns)
     listed = None if request.candidates is None else read_candidates(request.candidates, lookup)
     return guest, listed
 
 
-def _scale(config: Config, data: "Prepared") -> tuple[float, float]:
+def scale_of(config: Config, data: "Prepared") -> tuple[float, float]:
     """The lowest and highest rating that the data may hold, whether or not the log holds them."""
     scale = config.ratings.scale or data.manifest["stats"].get("scale")
     if scale is None:  # prepared before the manifest had it

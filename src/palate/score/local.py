@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palate.errors import WorkError
 from palate.score.backend import Floats, Ids, OnBatch, in_batches
+
+if TYPE_CHECKING:
+    from palate.score.prefix import Behind, Prefix, Prefixes
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ class LocalBackend:
         if not prefix:
             return in_batches(self.answers, rests, batch_size, on_batch)
         longest = len(prefix) + max(map(len, rests))
-        reason = self._reason(longest)
+        reason = self.reason(longest)
         if reason is not None:
             log.warning("computing each prompt whole: %s", reason)
             return in_batches(self.answers, [[*prefix, *rest] for rest in rests], batch_size, on_batch)
@@ -59,23 +62,48 @@ class LocalBackend:
         """The logits after each rest, in chunks: the rows of the chunk, and their logits (rows, vocabulary)."""
         from palate.score.prefix import shared_prefix
 
-        with shared_prefix(self.model) as shared:
-            self._logits([prefix], palate_prefix=shared)
-            shared.close()
-            for rows in _chunks([len(rest) for rest in rests]):
-                yield rows, self._logits([rests[row] for row in rows], len(prefix), palate_prefix=shared)
+        with shared_prefix(self.model):
+            (shared,) = self._prefixes([prefix])
+            for rows in chunks([len(rest) for rest in rests]):
+                yield rows, self._logits([rests[row] for row in rows], [(shared, len(rows))])
 
-    def _logits(self, prompts: Sequence[Ids], begin: int = 0, **options: Any) -> Any:
-        """The logits after each prompt, (n, vocabulary) float32; the first token has position `begin`."""
+    def prefixes(self, prompts: Sequence[Ids]) -> "list[Prefix]":
+        """The keys and values of prompts, in one pass."""
+        from palate.score.prefix import shared_prefix
+
+        tokens = sum(map(len, prompts))
+        with _memory(f"prefixes of {tokens} tokens"), shared_prefix(self.model):
+            return self._prefixes(prompts)
+
+    def answers_after(self, before: "Behind", rests: Sequence[Ids]) -> Floats:
+        """As `answers`, for rests of which each follows a prefix of `before`, in one pass."""
+        from palate.score.prefix import shared_prefix
+
+        with _memory(f"{sum(map(len, rests))} tokens behind prefixes"), shared_prefix(self.model):
+            return self._log_p(self._logits(rests, before))
+
+    def _prefixes(self, prompts: Sequence[Ids]) -> "list[Prefix]":
+        from palate.score.prefix import Prefixes
+
+        found = Prefixes()
+        self._logits(prompts, found)
+        return found.each([len(prompt) for prompt in prompts])
+
+    def _logits(self, prompts: Sequence[Ids], before: "Prefixes | Behind | None" = None) -> Any:
+        """The logits after each prompt, (n, vocabulary) float32; a row's first token follows its prefix if any."""
         import torch
 
         last = torch.tensor([len(ids) - 1 for ids in prompts])
         ids = torch.zeros(len(prompts), int(last.max()) + 1, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        where = self.model.device
-        if options:
-            options["position_ids"] = (begin + torch.arange(ids.shape[1])).expand(ids.shape).to(where)
+        where, options = self.model.device, dict[str, Any]()
+        if before is not None:
+            begin = torch.zeros(len(prompts), 1, dtype=torch.long)
+            if isinstance(before, Sequence):
+                begin[:, 0] = torch.tensor([prefix.length for prefix, rows in before for _ in range(rows)])
+            positions = begin + torch.arange(ids.shape[1])
+            options = {"palate_prefix": before, "position_ids": positions.to(where)}
         self.model.eval()
         with torch.inference_mode(), _one_row_each(self.model, last.to(where)):
             return self.model(input_ids=ids.to(where), use_cache=False, **options).logits[:, 0].float()
@@ -87,7 +115,7 @@ class LocalBackend:
             raise WorkError("the model's logits are not finite, try model.dtype=float32")
         return np.asarray(found, np.float32)
 
-    def _reason(self, longest: int) -> str | None:
+    def reason(self, longest: int) -> str | None:
         """Why prompts of this length cannot share their prefix; None if they can."""
         from palate.score.prefix import check_shareable
 
@@ -121,7 +149,7 @@ class LocalBackend:
         return f"with a shared prefix its logits differ by {difference:.2g} standard deviations from whole prompts'"
 
 
-def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+def chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Rows in chunks of at most CHUNK tokens with padding, or of one row; the longest rows first."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0

@@ -1,15 +1,15 @@
-"""Attention of many blocks to one shared prefix: the model computes the prefix's keys and values once.
+"""Attention of many blocks to shared prefixes: the model computes a prefix's keys and values once.
 
-A forward pass over the prefix stores the keys and values of each layer. In later passes over batches of blocks, each
-query attends to the prefix, without a copy per block, and causally to its own block, never to another block. The
-normalizers of the two softmaxes join the two results:
+A forward pass over prefixes stores the keys and values of each layer. In later passes over batches of blocks, each
+query attends to the prefix of its block, without a copy per block, and causally to its own block, never to another
+block. The normalizers of the two softmaxes join the two results:
 
     softmax([s, t]) [V; W] = σ(l − m) softmax(s) V + σ(m − l) softmax(t) W,   l = log Σ exp(s), m = log Σ exp(t),
 
 as in FlashAttention (arXiv 2205.14135) and cascade inference. Attention scores take the memory of one batch of blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,27 +22,52 @@ BEHIND = "palate_behind"
 
 
 @dataclass
-class Prefix:
-    """Keys and values of a prefix of p tokens, by attention module: (1, kv heads, p, head size) each."""
+class Prefixes:
+    """Keys and values of b prefixes of up to p tokens, by attention module: (b, kv heads, p, head size) each."""
 
     layers: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
-    complete: bool = False
 
-    def close(self) -> None:
-        """End the pass over the prefix; raises `WorkError` if no layer stored its keys and values."""
+    def each(self, lengths: Sequence[int]) -> "list[Prefix]":
+        """The prefixes by themselves; raises `WorkError` if no layer stored its keys and values."""
         if not self.layers:
             raise WorkError("its attention cannot be replaced")
-        self.complete = True
+        alone = len(lengths) == 1  # a slice of several would keep all of them in memory
+        found = []
+        for b, n in enumerate(lengths):
+            own = {module: [x[b : b + 1, :, :n] for x in pair] for module, pair in self.layers.items()}
+            kept = {module: (k, v) if alone else (k.clone(), v.clone()) for module, (k, v) in own.items()}
+            found.append(Prefix(kept, n))
+        return found
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a prefix of `length` tokens, by attention module: (1, kv heads, length, head size) each."""
+
+    layers: dict[Any, tuple[Any, Any]]
+    length: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory of keys and values."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
+
+
+Behind = Sequence[tuple[Prefix, int]]
+"""The prefixes of a batch's rows: that of the first rows and their number, that of the next, and so on."""
 
 
 @contextmanager
-def shared_prefix(model: Any) -> Iterator[Prefix]:
-    """Switch a model to this module's attention; inside the block callers pass it `palate_prefix=`."""
+def shared_prefix(model: Any) -> Iterator[None]:
+    """Switch a model to this module's attention; inside the block callers pass it `palate_prefix=`.
+
+    `Prefixes` collect the keys and values of the batch, `Behind` says which prefix is before each row.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     original = base.config._attn_implementation
     try:
         base.set_attn_implementation(BEHIND)
-        yield Prefix()
+        yield
     finally:
         base.set_attn_implementation(original)
 
@@ -72,12 +97,12 @@ def attend(
     attention_mask: Any,
     dropout: float = 0.0,
     scaling: float | None = None,
-    palate_prefix: Prefix | None = None,
+    palate_prefix: Prefixes | Behind | None = None,
     **others: Any,
 ) -> tuple[Any, None]:
     """Attention as transformers calls it: query (n, heads, t, d), key and value (n, kv heads, t, d) → (n, t, heads, d).
 
-    The n rows are blocks of t tokens, padded on the right, or the one row is the prefix.
+    The n rows are blocks of t tokens or prefixes, padded on the right.
     """
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -87,28 +112,42 @@ def attend(
         if others.get(name) is not None:
             raise ValueError(f"the model's attention has a {name}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if palate_prefix.complete:
-        out = _behind(query, key, value, scale, *palate_prefix.layers[module])
-    else:
+    if isinstance(palate_prefix, Prefixes):
         palate_prefix.layers[module] = key, value
         keys, values = _for_each_head(query, key, value)
         out = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
+    else:
+        before = [(*prefix.layers[module], rows) for prefix, rows in palate_prefix]
+        out = _behind(query, key, value, scale, before)
     return out.transpose(1, 2).contiguous(), None
 
 
-def _behind(query: Any, key: Any, value: Any, scale: float, before: Any, values_before: Any) -> Any:
-    """Attention of the queries to the prefix and to their own blocks, joined: (n, heads, t, d)."""
+def _behind(query: Any, key: Any, value: Any, scale: float, before: Sequence[tuple[Any, Any, int]]) -> Any:
+    """Attention of the queries to their prefixes and to their own blocks, joined: (n, heads, t, d)."""
+    import torch
+
+    near, near_sum = _attention(query, *_for_each_head(query, key, value), causal=True, scale=scale)
+    far, far_sum = [], []
+    first = 0
+    for keys, values, rows in before:
+        found = _far(query[first : first + rows], keys, values, scale)
+        far.append(found[0])
+        far_sum.append(found[1])
+        first += rows
+    share = (torch.cat(far_sum) - near_sum.reshape(query.shape[:3])).sigmoid()[..., None]
+    return near.lerp(torch.cat(far).reshape(near.shape), share.to(near.dtype))
+
+
+def _far(query: Any, before: Any, values_before: Any, scale: float) -> tuple[Any, Any]:
+    """Attention of the queries to one prefix, (n, heads, t, d), and the logarithm of each softmax' sum."""
     n, heads, t, d = query.shape
     shared = before.shape[1]
     group = heads // shared
     # One row holds every query of one prefix head: n blocks × heads of a group × t tokens.
-    row = query.view(n, shared, group, t, d).transpose(0, 1).reshape(1, shared, n * group * t, d)
+    row = query.reshape(n, shared, group, t, d).transpose(0, 1).reshape(1, shared, n * group * t, d)
     far, far_sum = _attention(row, before, values_before, causal=False, scale=scale)
-    near, near_sum = _attention(query, *_for_each_head(query, key, value), causal=True, scale=scale)
-    far = far.reshape(shared, n, group, t, -1).transpose(0, 1).reshape(near.shape)
-    far_sum = far_sum.reshape(shared, n, group, t).transpose(0, 1).reshape(n, heads, t)
-    share = (far_sum - near_sum.reshape(n, heads, t)).sigmoid()[..., None]
-    return near.lerp(far, share.to(near.dtype))
+    far = far.reshape(shared, n, group, t, -1).transpose(0, 1).reshape(n, heads, t, -1)
+    return far, far_sum.reshape(shared, n, group, t).transpose(0, 1).reshape(n, heads, t)
 
 
 def _for_each_head(query: Any, *shared: Any) -> list[Any]:

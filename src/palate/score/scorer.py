@@ -164,7 +164,7 @@ class Scorer:
         `batch_size`.
         """
         # Each prompt keeps at least one token behind the prefix: the answer follows it.
-        shared = min(_common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
+        shared = min(common_prefix(list(map(list, prompts))), min(map(len, prompts), default=0) - 1)
         if shared < 1 or len(prompts) == 1:
             return self.score_ids(prompts, batch_size, on_batch)
         rests = [prompt[shared:] for prompt in prompts]
@@ -183,7 +183,7 @@ def _check_first(chat: Chat, adapter: Path) -> None:
         )
 
 
-def _common_prefix(sequences: Sequence[Any]) -> int:
+def common_prefix(sequences: Sequence[Any]) -> int:
     """Length of the longest common prefix of sequences: texts or lists of ids."""
     if not sequences:
         return 0

@@ -1,54 +1,44 @@
 """`Engine`: answers of a run's models about any person, whether a user of the log or a stranger with a history."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Longs = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from palate.baselines.people import about
+from palate.baselines.platt import State
+from palate.baselines.registry import Baseline
+from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever
+from palate.baselines.statistics import BaselineData
+from palate.measure.calibration import sigmoid
+from palate.measure.offset import Offset, log_odds
+from palate.samples.people import Longs, NewRating, Person
+from palate.samples.queries import Queries
+from palate.serve.language import LanguageModel, Part
+from palate.serve.language import Token as TokenOf
 
+__all__ = ["Effect", "Engine", "Model", "NewRating", "Part", "Person", "TokenOf", "UnknownUserError"]
+
+Floats = NDArray[np.float64]
 Kind = Literal["baseline", "language model", "sum"]
 Retrieving = Literal["item-knn", "popularity", "all"]
+Cancelled = Callable[[], bool]
+
+FINE_TUNED, ALONE, BASE = "fine-tuned", "fine-tuned-alone", "base"
+"""Keys of language models: the run's model, added to the baseline that it corrects if any; it alone, of such a sum;
+and the model that was fine-tuned."""
+CHUNK = 2_048
+"""Candidates that a baseline scores at a time."""
+EXPLAINED = 30
+"""The last ratings whose effect on a baseline's score is computed; a language model reads fewer."""
 
 
 class UnknownUserError(Exception):
     """Neither the log nor the store has a rating of this user."""
-
-
-class NewRating(NamedTuple):
-    """A rating that the log lacks: a row of the item table, the rating, and its time in seconds since 1970."""
-
-    item: int
-    rating: float
-    time: int
-
-
-@dataclass(frozen=True)
-class Person:
-    """Ratings of one person: rows `begin` to `end` of the log, then newer ones; both may be empty."""
-
-    name: str
-    begin: int = 0
-    end: int = 0
-    newer: tuple[NewRating, ...] = ()
-
-    @property
-    def ratings(self) -> int:
-        """Number of ratings."""
-        return self.end - self.begin + len(self.newer)
-
-
-class Part(NamedTuple):
-    """Answers to some of the candidates: their positions (m,) in the request, and (m,) float64 each."""
-
-    position: Longs
-    p: Floats
-    logit: Floats
-    mass: Floats | None
 
 
 @dataclass(frozen=True)
@@ -72,24 +62,23 @@ class Effect:
     p_without: float
 
 
-class TokenOf(NamedTuple):
-    """A token of a prompt; see `schemas.Token`."""
-
-    id: int
-    text: str
-    part: Literal["template", "text", "answer"]
-
-
+@dataclass
 class Engine:
     """Answers questions about persons and items; all methods may be called from several threads at once."""
 
+    log: BaselineData
+    """The ratings that the models were fitted on, with vectors of the items' text if a baseline reads it."""
     items: pl.DataFrame
-    """`item_id`, `title`, and the item table's other columns."""
+    """`item_id`, `title`, and the item table's other columns, as prompts show them."""
     models: Mapping[str, Model]
     default: str
     about: Mapping[str, Any]
     """The fields of `schemas.ModelAnswer`."""
     scale: tuple[float, float]
+    baselines: Mapping[str, tuple[Baseline, State]] = field(repr=False)
+    language: LanguageModel | None = None
+    corrected: Offset | None = None
+    """The sum of a baseline, by its key among `baselines`, and the language model; None: the model stands alone."""
 
     def person(
         self, user_id: int | str | None, history: Sequence[NewRating] | None, newer: Sequence[NewRating] = ()
@@ -98,38 +87,179 @@ class Engine:
 
         Raises `UnknownUserError` for a user without any.
         """
-        raise NotImplementedError
+        if history is not None:
+            return Person("a stranger", np.empty(0, np.int64), tuple(history))
+        begin, end = self._users.get(str(user_id), (0, 0))
+        if begin == end and not newer:
+            raise UnknownUserError(
+                f"there is no user {user_id!r}, expected one with ratings in the log or in the store"
+            )
+        return Person(f"user {user_id}", np.arange(begin, end), tuple(newer))
 
     def past(self, person: Person) -> pl.DataFrame:
         """The person's ratings, oldest first: `item` (rows of the item table), `rating`, `timestamp`, `stored`."""
-        raise NotImplementedError
+        small, (end,) = about(self.log, [person])
+        old = person.rows.size
+        time = small.samples.timeline["timestamp"].to_numpy()
+        return pl.DataFrame(
+            {"item": small.item[:end], "rating": small.rating[:end], "timestamp": time[:end],
+             "stored": np.arange(end) >= old}
+        )  # fmt: skip
 
     def candidates(
         self, person: Person, among: Longs | None, retriever: Retrieving, number: int, *, include_seen: bool
     ) -> tuple[Longs, int]:
-        """Rows of the item table to score, and the number of rated items that were left out.
+        """Rows of the item table to score, the likeliest first, and the number of rated items that were left out.
 
-        `among` (rows) restricts them, as filters and lists of a request do; None: all items.
+        `among` (rows) restricts them, as filters and lists of a request do; None: all items. `retriever` finds `number`
+        of them; "all" takes all.
         """
-        raise NotImplementedError
+        small, (end,) = about(self.log, [person])
+        past = Past(small.item[:end], small.rating[:end], small.liked[:end])
+        allowed = np.ones(self.items.height, bool) if among is None else np.isin(np.arange(self.items.height), among)
+        rated = np.zeros(self.items.height, bool)
+        if not include_seen:
+            rated[past.item] = allowed[past.item]
+        left = allowed & ~rated
+        if retriever == "all":
+            return np.flatnonzero(left), int(rated.sum())
+        return self._retriever(retriever).top(past, number, np.flatnonzero(~left)), int(rated.sum())
 
-    def score(
-        self, model: str, person: Person, item: Longs, cancelled: Callable[[], bool] = lambda: False
-    ) -> Iterator[Part]:
+    def score(self, model: str, person: Person, item: Longs, cancelled: Cancelled = lambda: False) -> Iterator[Part]:
         """Score candidates (rows); parts come as they are ready, each candidate in one of them.
 
         Ends early once `cancelled` returns True.
         """
-        raise NotImplementedError
+        if model in self.baselines:
+            for begin in range(0, item.size, CHUNK):
+                if cancelled():
+                    return
+                part = item[begin : begin + CHUNK]
+                p = self._predicted(model, [person], [part])[0]
+                yield Part(begin + np.arange(part.size), p, log_odds(p), None)
+            return
+        yield from self._language(model, person, item, cancelled)
 
     def explain(self, model: str, person: Person, item: int) -> tuple[Part, list[Effect]]:
         """The score of one candidate, and the effect of each of the last ratings, by leaving each out."""
-        raise NotImplementedError
+        most = EXPLAINED
+        if model not in self.baselines and not self._is_baseline(model):
+            most = min(most, self.log.samples.history_len)
+        places = range(max(len(person) - most, 0), len(person))
+        people = [person, *(person.without(at) for at in places)]
+        logit, p, mass = self._of_each(model, people, item)
+        rated = self.past(person)
+        effects = [
+            Effect(int(rated["item"][at]), float(rated["rating"][at]), float(logit[0] - logit[n]), float(p[n]))
+            for n, at in enumerate(places, 1)
+        ]
+        own = None if mass is None else mass[:1]
+        return Part(np.zeros(1, np.int64), p[:1], logit[:1], own), effects
 
     def prompt(self, person: Person, item: int) -> tuple[list[TokenOf], str, str]:
         """What the language model reads, and its two answers; raises `LookupError` without a language model."""
-        raise NotImplementedError
+        language = self.language
+        if language is None:
+            raise LookupError("the service has no language model, so there is no prompt")
+        (ids,), _ = language.prompts(person, np.array([item]), *self._signals_about(person))
+        chat = language.chat
+        tokens = language.tokens(ids, language.lines(person, item))
+        decision, decode = chat.decision, chat.tokenizer.decode
+        answers = [TokenOf(each, decode([each]), "answer") for each in (decision.yes_id, decision.no_id)]
+        return [*tokens, *answers], chat.yes, chat.no
+
+    def gauges(self) -> dict[str, float]:
+        """What the language model's worker counts."""
+        return {} if self.language is None else self.language.worker.gauges()
 
     def close(self) -> None:
         """End the worker; requests in flight are answered first."""
-        raise NotImplementedError
+        if self.language is not None:
+            self.language.worker.close()
+
+    def warm(self) -> None:
+        """Compute what the first request would: statistics of the log, compiled code, a pass of the model."""
+        person = Person("", np.arange(*next(iter(self._users.values()))))
+        item, _ = self.candidates(person, None, "item-knn", 2, include_seen=True)
+        for model in dict.fromkeys([self.default, *self.models]):
+            for _ in self.score(model, person, item):
+                pass
+
+    @cached_property
+    def _users(self) -> dict[str, tuple[int, int]]:
+        """First and last row, plus one, of each user."""
+        runs = self.log.samples.timeline["user_id"].rle().struct.unnest()
+        ends = np.cumsum(runs["len"].to_numpy().astype(np.int64)).tolist()
+        return dict(zip(map(str, runs["value"].to_list()), zip([0, *ends[:-1]], ends, strict=True), strict=True))
+
+    def _retriever(self, kind: Retrieving) -> Retriever:
+        return self._popular if kind == "popularity" else self._near
+
+    @cached_property
+    def _near(self) -> ItemKNN:
+        return ItemKNN.fit(self.log.training)
+
+    @cached_property
+    def _popular(self) -> Popularity:
+        return Popularity.fit(self.log.training)
+
+    def _predicted(self, key: str, people: Sequence[Person], items: Sequence[Longs]) -> list[Floats]:
+        """P(like) by a baseline of the items of each person."""
+        baseline, state = self.baselines[key]
+        small, last = about(self.log, people)
+        sizes = [item.size for item in items]
+        p = baseline.predictor(small, state)(Queries(np.repeat(last, sizes), np.concatenate(items)))
+        return np.split(p, np.cumsum(sizes)[:-1])
+
+    def _is_baseline(self, model: str) -> bool:
+        """Whether a sum is its baseline: alpha is 0, so that the language model need not be asked."""
+        return model == FINE_TUNED and self.corrected is not None and self.corrected.alpha == 0
+
+    def _language(self, model: str, person: Person, item: Longs, cancelled: Cancelled) -> Iterator[Part]:
+        """Scores by a language model, or by its sum with a baseline."""
+        language, corrected = self.language, self.corrected if model == FINE_TUNED else None
+        assert language is not None
+        p = None
+        if corrected is not None:
+            p = self._predicted(corrected.baseline, [person], [item])[0]
+            if corrected.alpha == 0:
+                z = corrected.added(p, np.zeros(item.size))
+                yield Part(np.arange(item.size), sigmoid(z), z, None)
+                return
+        prompts, shared = language.prompts(person, item, *self._signals_about(person))
+        for part in language.answers(prompts, shared, base=model == BASE, cancelled=cancelled):
+            yield part if corrected is None or p is None else _added(corrected, p[part.position], part)
+
+    def _of_each(self, model: str, people: Sequence[Person], item: int) -> tuple[Floats, Floats, Floats | None]:
+        """Logit, P(like) and mass of one item for several persons, whose prompts share what they have in common."""
+        one = np.array([item])
+        corrected = self.corrected if model == FINE_TUNED else None
+        key = model if corrected is None else corrected.baseline
+        p = np.empty(0)
+        if key in self.baselines:
+            p = np.concatenate(self._predicted(key, people, [one] * len(people)))
+            if corrected is None:
+                return log_odds(p), p, None
+            if corrected.alpha == 0:
+                z = corrected.added(p, np.zeros(p.size))
+                return z, sigmoid(z), None
+        language = self.language
+        assert language is not None
+        prompts = [language.prompts(each, one, *self._signals_about(each))[0][0] for each in people]
+        found = np.empty((3, len(people)))
+        for part in language.answers(prompts, language.shared(prompts), base=model == BASE):
+            added = part if corrected is None else _added(corrected, p[part.position], part)
+            found[:, part.position] = added.logit, added.p, added.mass
+        return found[0], found[1], found[2]
+
+    def _signals_about(self, person: Person) -> tuple[BaselineData | None, int]:
+        if self.language is None or self.language.signals is None:
+            return None, 0
+        small, (end,) = about(self.log, [person])
+        return small, int(end)
+
+
+def _added(corrected: Offset, p: Floats, part: Part) -> Part:
+    """A language model's answers, added to the baseline's P(like) of the same candidates."""
+    z = corrected.added(p, part.logit)
+    return part._replace(p=sigmoid(z), logit=z)

@@ -1,0 +1,242 @@
+"""Engine: load a run's models for a service."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palate import __version__
+from palate.commands.calibrate import source_of
+from palate.commands.correction import Correction, correction_of
+from palate.commands.evaluate import model_name
+from palate.commands.item_vectors import check_vectors
+from palate.commands.prepare import kept_baselines, prepared, text_vectors, token_options
+from palate.commands.recommend import scale_of
+from palate.commands.report import METRICS
+from palate.commands.score import load_scorer, model_key
+from palate.commands.server_model import check_scored_with
+from palate.commands.signals import signal_data
+from palate.config import Config
+from palate.console import log
+from palate.errors import InputError
+from palate.measure.calibration import Floats, load_calibration, sigmoid
+from palate.measure.keys import ZERO_SHOT
+from palate.measure.offset import Offset, load_offset
+from palate.store.artifacts import read_json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from palate.baselines.platt import State
+    from palate.baselines.registry import Baseline
+    from palate.baselines.statistics import BaselineData
+    from palate.samples import Prepared
+    from palate.samples.people import Longs
+    from palate.samples.signals import Asked
+    from palate.serve.engine import Engine, Model
+    from palate.serve.language import LanguageModel, SignalsOf
+
+KINDS = ("genres", "category", "categories", "tags")
+"""Columns of several values in one text, as prompts show them."""
+PREFIX_BYTES = 1 << 28
+"""Memory of keys and values of histories that are kept, 256 MiB."""
+
+
+def engine_of(
+    config: Config, *, model: str | None = None, language: bool = True, together: int = 16,
+    prefix_bytes: int = PREFIX_BYTES,
+) -> "Engine":  # fmt: skip
+    """The models of a run: those baselines that it kept, and its language model if it has an adapter.
+
+    `model` is the one that answers unless a request names another; None: the one that the run's evidence recommends.
+    Without `language` no language model is loaded. A pass of the model takes candidates of up to `together` requests.
+    Raises `InputError` for a run without data, an unknown model, and as `palate recommend` does.
+    """
+    from palate.baselines.registry import RANKERS
+    from palate.baselines.statistics import BaselineData
+    from palate.samples.items import shown_items
+    from palate.serve.engine import Engine
+
+    data = prepared(config)
+    metrics = _metrics(config)
+    vectors = text_vectors(config, data) if config.text.encoder is not None else None
+    known = BaselineData.of(data.samples, config.seed, vectors=vectors)
+    baselines = _baselines(config, data, known)
+    spoken, sum_of, adapter = _language_model(config, data, together, prefix_bytes) if language else (None, None, None)
+    if sum_of is not None:
+        key = sum_of.offset.baseline
+        baselines[key] = (RANKERS[key], sum_of.state)
+    corrected = None if sum_of is None else sum_of.offset
+    models = _models(baselines, spoken, corrected, metrics)
+    if not models:
+        raise InputError(
+            "has neither fitted baselines nor an adapter, expected what `palate run` leaves", config.run_path
+        )
+    default = model or _recommended(metrics, models)
+    if default not in models:
+        raise InputError(f"is {default!r}, expected one of {', '.join(models)}", "--model")
+    items, scale = shown_items(data.samples.items), scale_of(config, data)
+    told = {
+        "palate": __version__,
+        "run": config.name,
+        "default": default,
+        "models": [vars(each) for each in models.values()],
+        "base": None if spoken is None else model_name(config),
+        "adapter": None if adapter is None else adapter.name,
+        "prompt": None if spoken is None else config.prompt.model_dump(mode="json"),
+        "calibration": None if sum_of is None else sum_of.describe(),
+        "data": {**data.manifest["stats"], "items": items.height},
+        "scale": scale,
+        "threshold": data.samples.threshold,
+        "filters": _filters(items),
+        "verdict": metrics.get("verdict", []),
+        "metrics": {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])},
+    }
+    engine = Engine(known, items, models, default, told, scale, baselines, spoken, corrected)
+    if spoken is None:
+        log.debug("%s has no adapter: classical models alone answer", config.run_path)
+    return engine
+
+
+def _metrics(config: Config) -> Mapping[str, Any]:
+    path = config.run_path / METRICS
+    return read_json(path) if path.is_file() else {}
+
+
+def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict[str, tuple[Baseline, State]]":
+    """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none."""
+    from palate.baselines.registry import LADDER, RANKERS, chosen_baselines, fit_one, stored
+
+    kept = kept_baselines(config, data)
+    found = {}
+    for baseline in chosen_baselines("all", text=known.vectors is not None):
+        state = stored(baseline, kept, known.vectors)
+        if state is not None:
+            found[baseline.key] = (baseline, state)
+    if not found:
+        key = LADDER[1]
+        found[key] = (RANKERS[key], fit_one(RANKERS[key], known, kept))
+    return found
+
+
+def _language_model(
+    config: Config, data: "Prepared", together: int, prefix_bytes: int
+) -> "tuple[LanguageModel | None, Correction | None, Path | None]":
+    """The run's language model, the sum that it is part of, and its adapter; None for what the run lacks."""
+    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+    from palate.samples.lines import renderer
+    from palate.samples.questions import asked_now
+    from palate.score.local import LocalBackend
+    from palate.serve.language import LanguageModel
+    from palate.serve.worker import Forwarder, Worker
+
+    if config.score.server is None and not (config.run_path / "adapter").is_dir():
+        return None, None, None
+    adapter = chosen_adapter(config, None, False)
+    config = as_trained(config, adapter)
+    chat = check_scored_with(config)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+    check_vectors(config, data, adapter)
+    scorer = load_scorer(config, adapter)
+    source = source_of(config, chat, model_key(scorer, config, adapter))
+    folder = adapter or config.run_path
+    sum_of = correction_of(config, data, adapter, load_offset(folder, source=source))
+    to_p: Callable[[Floats], Floats] = sigmoid
+    if sum_of is None and config.score.calibration != "none":
+        calibration = load_calibration(folder, source=source)
+        to_p = sigmoid if calibration is None else calibration.p
+    questions = asked_now(data.samples)
+    signals = _signals(config, data)
+    render = renderer(questions.samples, config.prompt, None if signals is None else _unasked)
+    backend = scorer.backend
+    worker: Worker | Forwarder = Forwarder(backend)
+    if isinstance(backend, LocalBackend):
+        worker = Worker(backend, prefix_bytes=prefix_bytes, together=together)
+    model = LanguageModel(worker, scorer.chat, token_options(config), render, questions.target, to_p, signals)
+    if sum_of is not None:
+        sum_of.warn()
+    return model, sum_of, adapter
+
+
+def _unasked(position: "Longs", item: "Longs") -> "pl.DataFrame":
+    raise AssertionError("each person has signals of their own")
+
+
+def _signals(config: Config, data: "Prepared") -> "SignalsOf | None":
+    """Computes the signals of a person that the prompt names; None if it names none."""
+    from palate.baselines.signals import estimate_state, source_of
+    from palate.samples.queries import Queries
+
+    if not config.prompt.signals:
+        return None
+    state = estimate_state(signal_data(config, data.samples), config.prompt, kept_baselines(config, data))
+
+    def of(small: "BaselineData", anchor: int) -> "Asked":
+        source = source_of(small, config.prompt, state)
+        return lambda position, item: source.of(Queries(np.full(item.size, anchor), item))
+
+    return of
+
+
+def _models(
+    baselines: "Mapping[str, tuple[Baseline, State]]",
+    spoken: "LanguageModel | None",
+    corrected: Offset | None,
+    metrics: Mapping[str, Any],
+) -> "dict[str, Model]":
+    """The models that can be asked, the language models first."""
+    from palate.serve.engine import ALONE, BASE, FINE_TUNED, Model
+
+    auc = {entry["key"]: entry["metrics"].get("auc") for entry in metrics.get("entries", [])}
+    found: dict[str, Model] = {}
+    if spoken is not None:
+        tuned, calibrated = "fine-tuned model", spoken.to_p is not sigmoid
+        if corrected is None:
+            found[FINE_TUNED] = Model(FINE_TUNED, tuned, "language model", calibrated, auc.get(FINE_TUNED))
+        else:
+            label = f"{baselines[corrected.baseline][0].label} + {tuned}"
+            calibrated = corrected.fitted_on is not None
+            found[FINE_TUNED] = Model(FINE_TUNED, label, "sum", calibrated, auc.get(FINE_TUNED))
+            found[ALONE] = Model(ALONE, f"{tuned} alone", "language model", False, None)
+        if hasattr(spoken.model, "disable_adapter"):
+            found[BASE] = Model(BASE, "base model", "language model", False, auc.get(ZERO_SHOT))
+    for key, (baseline, _) in baselines.items():
+        found[key] = Model(key, baseline.label, "baseline", True, auc.get(key))
+    return found
+
+
+def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> str:
+    """The model that the ladder of the run ends on, else that of the highest AUC, else the first."""
+    from palate.measure.ladder import LANGUAGE_MODEL
+    from palate.serve.engine import FINE_TUNED
+
+    used = (metrics.get("ladder") or {}).get("use")
+    used = FINE_TUNED if used == LANGUAGE_MODEL else used
+    if used in models:
+        return str(used)
+    measured = {key: each.auc for key, each in models.items() if each.auc is not None}
+    return max(measured, key=lambda key: measured[key]) if measured else next(iter(models))
+
+
+def _filters(items: "pl.DataFrame") -> dict[str, str]:
+    """The columns that filter, and how: a number, a text, a list of values, or a flag."""
+    import polars as pl
+
+    kinds = {}
+    for name, dtype in items.schema.items():
+        if name in ("item_id", "title"):
+            continue
+        if dtype == pl.Boolean:
+            kinds[name] = "flag"
+        elif dtype.is_numeric():
+            kinds[name] = "number"
+        elif isinstance(dtype, pl.List) or name in KINDS:
+            kinds[name] = "list"
+        elif dtype == pl.String:
+            values = items[name].drop_nulls()
+            values = values.filter(values != "")
+            numbers = values.cast(pl.Float64, strict=False).is_not_null()
+            kinds[name] = "number" if len(values) and bool(numbers.all()) else "text"
+    return kinds

@@ -1,0 +1,278 @@
+"""`Worker`: one thread that computes a language model's answers for all requests.
+
+Requests wait in a line. Each step takes candidates of several requests into one pass of the model, every one behind the
+prefix of its own request, so that requests share the work of a pass, and a long request does not hold up a short one.
+The keys and values of the last prefixes are kept: the second request about the same history computes its candidates
+alone.
+"""
+
+import contextlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.errors import WorkError
+from palate.score.backend import AnswerScores, Backend, Ids, scores_of
+
+if TYPE_CHECKING:
+    from palate.score.local import LocalBackend
+    from palate.score.prefix import Prefix
+
+TOKENS = 1024
+"""Tokens of a pass, padding included: enough for full speed, and few enough that a first answer comes soon."""
+FIRST = 256
+"""Tokens of a request's first pass, so that its first answers come soon."""
+TOGETHER = 16
+"""Requests in a pass at most."""
+IN_FLIGHT = 16
+"""Candidates that a request sends to a server at a time."""
+
+
+Cancelled = Callable[[], bool]
+
+
+class ClosedError(WorkError):
+    """The worker has ended."""
+
+
+@dataclass
+class _Job:
+    """The prompts of one request: a prefix, and what follows it for each candidate."""
+
+    prefix: Ids
+    rests: Sequence[Ids]
+    base: bool
+    """Whether the base model answers, without the adapter."""
+    cancelled: Cancelled
+    found: "SimpleQueue[tuple[list[int], AnswerScores] | Exception | None]" = field(default_factory=SimpleQueue)
+    """Rows and their scores; at the end None, or an exception."""
+    known: "Prefix | None" = None
+    done: int = 0
+    gone: bool = False
+    """Whether nobody waits for the answers."""
+
+    @property
+    def key(self) -> tuple[bool, tuple[int, ...]]:
+        """What decides keys and values of the prefix."""
+        return self.base, tuple(self.prefix)
+
+    def answers(self) -> Iterator[tuple[list[int], AnswerScores]]:
+        """The answers as they come."""
+        try:
+            while (found := self.found.get()) is not None:
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+        finally:
+            self.gone = True
+
+
+class Prefixes:
+    """The last prefixes by their tokens, up to a number of bytes; the least recently used leave first."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes, self.hits, self.misses = most, 0, 0, 0
+        self._kept: OrderedDict[Any, Prefix] = OrderedDict()
+
+    def get(self, key: Any) -> "Prefix | None":
+        """A prefix that is kept."""
+        found = self._kept.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(key)
+        return found
+
+    def put(self, key: Any, prefix: "Prefix") -> None:
+        """Keep a prefix."""
+        if prefix.bytes > self.most or key in self._kept:
+            return
+        self._kept[key] = prefix
+        self.bytes += prefix.bytes
+        while self.bytes > self.most:
+            self.bytes -= self._kept.popitem(last=False)[1].bytes
+
+
+class Worker:
+    """Answers prompts with a model in this process; `answers` may be called from any number of threads."""
+
+    def __init__(self, backend: "LocalBackend", *, prefix_bytes: int = 1 << 28, together: int = TOGETHER) -> None:
+        self.backend, self.together = backend, max(1, together)
+        self.prefixes = Prefixes(prefix_bytes)
+        self.passes = 0
+        self._waiting: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="language model", daemon=True)
+        self._thread.start()
+
+    def answers(
+        self, prompts: Sequence[Ids], shared: int, *, base: bool = False, cancelled: Cancelled = lambda: False
+    ) -> Iterator[tuple[list[int], AnswerScores]]:
+        """The scores of prompts as they come: their rows in `prompts` and their scores, each row once.
+
+        The prompts have their first `shared` tokens in common, and each at least one more. `base` asks the model
+        without its adapter. Ends early once `cancelled` returns True or nobody reads on. Raises what the model raised,
+        and `ClosedError` after `close`.
+        """
+        if not prompts:
+            return
+        yield from self._join(_Job(prompts[0][:shared], [each[shared:] for each in prompts], base, cancelled)).answers()
+
+    def gauges(self) -> dict[str, float]:
+        """Requests in line, passes, and what the prefix cache did."""
+        return {
+            "model_requests": len(self._waiting), "model_passes": self.passes, "prefix_hits": self.prefixes.hits,
+            "prefix_misses": self.prefixes.misses, "prefix_bytes": self.prefixes.bytes,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End the thread after the requests in line; raises nothing."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        self._thread.join()
+
+    def _join(self, job: _Job) -> _Job:
+        with self._ready:
+            if self._closed:
+                raise ClosedError("the model has been closed")
+            self._waiting.append(job)
+            self._ready.notify()
+        return job
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not self._waiting and not self._closed:
+                    self._ready.wait()
+                if not self._waiting:
+                    return
+                jobs = [self._waiting.popleft() for _ in range(min(self.together, len(self._waiting)))]
+            left = [job for job in jobs if not (job.gone or job.cancelled())]
+            for job in (job for job in jobs if job not in left):
+                job.found.put(None)
+            base = left[0].base if left else False
+            now = [job for job in left if job.base == base]
+            try:
+                self._step(now)
+            except Exception as error:  # of the model: the request has it, the thread goes on
+                for job in now:
+                    job.found.put(error)
+                left = [job for job in left if job not in now]
+            unfinished = [job for job in left if job.done < len(job.rests)]
+            for job in (job for job in left if job.done == len(job.rests)):
+                job.found.put(None)
+            with self._ready:  # behind those that came meanwhile: nobody waits for a long request
+                self._waiting.extend(unfinished)
+
+    def _step(self, jobs: Sequence[_Job]) -> None:
+        """Compute prefixes that are missing, then one pass of candidates."""
+        if not jobs:
+            return
+        with self._without_adapter(jobs[0].base):
+            if any(self._reason(job) for job in jobs):
+                self._whole(jobs)
+                return
+            self._prepare(jobs)
+            chosen = _chosen(jobs)
+            before = [(job.known, len(rows)) for job, rows in chosen]
+            rests = [job.rests[row] for job, rows in chosen for row in rows]
+            self._deliver(chosen, self.backend.answers_after(before, rests))  # type: ignore[arg-type]
+
+    def _prepare(self, jobs: Sequence[_Job]) -> None:
+        """Give each request its prefix; those that are not kept are computed in one pass, or in several if long."""
+        missing: dict[Any, list[_Job]] = {}
+        for job in jobs:
+            if job.known is None:
+                job.known = self.prefixes.get(job.key)
+                if job.known is None:
+                    missing.setdefault(job.key, []).append(job)
+        todo = sorted(missing, key=lambda key: -len(key[1]))
+        while todo:
+            size = max(1, 2 * TOKENS // len(todo[0][1]))
+            now, todo = todo[:size], todo[size:]
+            for key, prefix in zip(now, self.backend.prefixes([key[1] for key in now]), strict=True):
+                self.passes += 1
+                self.prefixes.put(key, prefix)
+                for job in missing[key]:
+                    job.known = prefix
+
+    def _whole(self, jobs: Sequence[_Job]) -> None:
+        """Candidates as whole prompts, for a model that cannot share prefixes."""
+        chosen = _chosen(jobs, whole=True)
+        prompts = [[*job.prefix, *job.rests[row]] for job, rows in chosen for row in rows]
+        self._deliver(chosen, self.backend.answers(prompts))
+
+    def _deliver(self, chosen: Sequence[tuple[_Job, list[int]]], log_p: NDArray[np.float32]) -> None:
+        self.passes += 1
+        first = 0
+        for job, rows in chosen:
+            job.found.put((rows, scores_of(log_p[first : first + len(rows)])))
+            job.done += len(rows)
+            first += len(rows)
+
+    def _reason(self, job: _Job) -> str | None:
+        if not job.prefix:
+            return "no prefix"
+        return self.backend.reason(len(job.prefix) + max(map(len, job.rests)))
+
+    def _without_adapter(self, base: bool) -> Any:
+        return self.backend.model.disable_adapter() if base else contextlib.nullcontext()
+
+
+class Forwarder:
+    """As `Worker`, for a backend that answers several requests by itself: a server."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def answers(
+        self, prompts: Sequence[Ids], shared: int, *, base: bool = False, cancelled: Cancelled = lambda: False
+    ) -> Iterator[tuple[list[int], AnswerScores]]:
+        """See `Worker.answers`; the server has one model, so `base` is refused."""
+        if base:
+            raise WorkError("the server answers with one model, expected no base model beside it")
+        for first in range(0, len(prompts), IN_FLIGHT):
+            if cancelled():
+                return
+            rows = list(range(first, min(first + IN_FLIGHT, len(prompts))))
+            rests = [prompts[row][shared:] for row in rows]
+            yield rows, scores_of(self.backend.answers_behind(prompts[0][:shared], rests, IN_FLIGHT, lambda n: None))
+
+    def gauges(self) -> dict[str, float]:
+        """Nothing: the server has its own."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _chosen(jobs: Sequence[_Job], *, whole: bool = False) -> list[tuple[_Job, list[int]]]:
+    """Rows of the next pass, by request: in turn one of each, until the tokens of a pass are used up.
+
+    A pass is padded to its longest row. A request whose candidates have begun may fill what the others leave.
+    """
+    taken: dict[int, int] = dict.fromkeys(range(len(jobs)), 0)
+    longest, rows = 0, 0
+    open_jobs = list(taken)
+    while open_jobs:
+        for n in list(open_jobs):
+            job, at = jobs[n], jobs[n].done + taken[n]
+            if at == len(job.rests):
+                open_jobs.remove(n)
+                continue
+            size = len(job.rests[at]) + (len(job.prefix) if whole else 0)
+            most = TOKENS if job.done or len(jobs) > 1 else FIRST
+            if rows and (rows + 1) * max(longest, size) > most:
+                open_jobs.remove(n)
+                continue
+            longest, rows, taken[n] = max(longest, size), rows + 1, taken[n] + 1
+    return [(jobs[n], list(range(jobs[n].done, jobs[n].done + count))) for n, count in taken.items() if count]
