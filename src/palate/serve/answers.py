@@ -1,7 +1,6 @@
 """From a request's body to its answer, by one engine and the store: blocking work, for a thread."""
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,9 +9,10 @@ import numpy as np
 import polars as pl
 
 from palate.errors import InputError
+from palate.samples.people import Longs
 from palate.serve import schemas
 from palate.serve.admission import Emit, Stopped
-from palate.serve.engine import Engine, Longs, Model, NewRating, Part, Person, UnknownUserError
+from palate.serve.engine import Engine, Model, NewRating, Part, Person, UnknownUserError
 from palate.serve.problems import ProblemError
 from palate.serve.source import Serving
 from palate.serve.store import Store
@@ -134,11 +134,11 @@ class Answers:
             assert asked.user_id is not None
             user_id = canonical(asked.user_id)
             return self.engine.person(user_id, None, self._newer(user_id))
-        now, history = int(time.time()), []
+        history = []
         for n, each in enumerate(asked.history):
             row = self.serving.catalogue.row(each, f"history[{n}]")
             self._on_scale(each.rating, f"history[{n}]")
-            history.append(NewRating(row, each.rating, now if each.timestamp is None else each.timestamp))
+            history.append(NewRating(row, each.rating, each.timestamp))
         return self.engine.person(asked.user_id, history)
 
     def _newer(self, user_id: int | str) -> list[NewRating]:
@@ -250,7 +250,7 @@ def _best(one: _Best, two: _Best, number: int) -> _Best:
 
 
 def _answered(model: Model, person: Person) -> dict[str, Any]:
-    return {"model": model.key, "label": model.label, "calibrated": model.calibrated, "ratings": person.ratings}
+    return {"model": model.key, "label": model.label, "calibrated": model.calibrated, "ratings": len(person)}
 
 
 def canonical(user_id: int | str) -> int | str:
