@@ -431,13 +431,14 @@ RECOMMEND = (
     JSON,
     _option("--out FILE", "output of --all-users"),
 )
+STORE = _option("--ratings URL", "the service's store (sqlite:///RUN/feedback.sqlite)", dest="store")
 SERVE = (
     _option(
         "--host HOST", "address to listen at; any but this machine's needs an API key (127.0.0.1)", default="127.0.0.1"
     ),
     _option("--port N", "port; 0: a free one (8000)", default=8000),
     _option("--model KEY", "model that answers a request without one (the one that the run recommends)"),
-    _option("--ratings URL", "store of ratings and events (sqlite:///RUN/feedback.sqlite)", dest="ratings_url"),
+    STORE,
     _option("--api-key-file FILE", "file with the API key that clients send ($PALATE_API_KEY)"),
     _option("--in-flight N", "requests that a model works on at once (16)", default=16),
     _option("--queue N", "requests that wait; further ones are answered 429 (64)", default=64),
@@ -509,7 +510,6 @@ ADVISE = (
     JSON,
     _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )
-STORE = _option("--ratings URL", "the service's store (sqlite:///RUN/feedback.sqlite)", dest="store")
 REFRESH = (
     STORE,
     _option("--no-train", "leave out the language model"),

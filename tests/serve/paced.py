@@ -58,13 +58,13 @@ class PacedEngine(Engine):
         self, user_id: int | str | None, history: Sequence[NewRating] | None, newer: Sequence[NewRating] = ()
     ) -> Person:
         if history is not None:
-            return Person("a guest", newer=tuple(history))
+            return Person("a guest", np.empty(0, np.int64), tuple(history))
         if str(user_id) != "42" and not newer:
             raise UnknownUserError("there is no such user")
-        return Person(f"user {user_id}", 0, 2 if str(user_id) == "42" else 0, tuple(newer))
+        return Person(f"user {user_id}", np.arange(2 if str(user_id) == "42" else 0), tuple(newer))
 
     def past(self, person: Person) -> pl.DataFrame:
-        rows = [(0, 5.0, 10, False), (1, 4.0, 20, False)][: person.end] + [(*each, True) for each in person.newer]
+        rows = [(0, 5.0, 10, False), (1, 4.0, 20, False)][: person.rows.size] + [(*each, True) for each in person.newer]
         schema = {"item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64, "stored": pl.Boolean}
         return pl.DataFrame(rows, schema, orient="row")
 

@@ -96,6 +96,15 @@ def test_stored_ratings_are_part_of_the_user_and_of_the_next_answer(client: http
     assert client.post("/v1/recommend", json=asked).json()["left_out"] == 1
 
 
+def test_a_stored_rating_that_the_log_has_counts_once(client: httpx.Client) -> None:
+    rated = [{"user_id": "42", "item_id": item, "rating": 5, "timestamp": at} for item, at in ((1, 10), (47, 30))]
+    before = len(client.get("/v1/users/42").json()["ratings"])
+    client.post("/v1/ratings", json={"ratings": rated})
+
+    assert [each["item_id"] for each in client.get("/v1/users/42").json()["ratings"]] == [1, 6, 47]
+    assert before == 2
+
+
 def test_a_repeated_request_without_a_time_is_stored_once(client: httpx.Client) -> None:
     asked = {"key": "timeless", "ratings": [{"user_id": 9, "item_id": 47, "rating": 4}]}
     assert [client.post("/v1/ratings", json=asked).json()["stored"] for _ in range(2)] == [1, 0]

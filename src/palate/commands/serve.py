@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
-from palate.config import Config
+from palate.config import Config, Override, load_config
 from palate.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from palate.serve.engine import Engine
+    from palate.serve.source import EngineSource
 
 KEY_VARIABLE = "PALATE_API_KEY"
 """The environment variable with the key that clients send."""
@@ -22,7 +23,7 @@ class Request:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    ratings_url: str | None = None
+    store: str | None = None
     api_key_file: Path | None = None
     in_flight: int = 16
     queue: int = 64
@@ -60,7 +61,7 @@ def serve(config: Config, **options: Any) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.ratings_url or feedback(folder))
+    store = Store(request.store or feedback(folder))
     source = _source(config, options.pop("model"))
     limits = Options(
         key=key,
@@ -78,6 +79,25 @@ def serve(config: Config, **options: Any) -> None:
     finally:
         source.close()
         store.close()
+
+
+def _source(config: Config, model: str | None) -> "EngineSource":
+    """The engine of the run's current release, and the way to the next one."""
+    from palate.commands.engine import engine_of
+    from palate.serve.release import current
+    from palate.serve.source import EngineSource
+
+    run = config.run_path
+
+    def load(folder: Path) -> "Engine":
+        own = config
+        if folder != run:
+            own = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
+        engine = engine_of(own, model=model)
+        engine.warm()
+        return engine
+
+    return EngineSource(load(current(run)), lambda: current(run), load)
 
 
 def _key(file: Path | None) -> str | None:

@@ -1,7 +1,6 @@
 """From a request's body to its answer, by one engine and the store: blocking work, for a thread."""
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from palate.errors import InputError
+from palate.samples.people import Longs
 from palate.serve import schemas
-from palate.serve.engine import Engine, Longs, Model, NewRating, Part, Person
+from palate.serve.admission import Emit, Stopped
+from palate.serve.engine import Engine, Model, NewRating, Part, Person, UnknownUserError
 from palate.serve.problems import ProblemError
 from palate.serve.source import Serving
 from palate.serve.store import Store
-from palate.serve.admission import Emit, Stopped
 
 Scored = list[schemas.Scored]
 Row = TypeVar("Row", schemas.NewRating, schemas.NewEvent)
@@ -132,16 +132,28 @@ class Answers:
     def _person(self, asked: schemas.Person) -> Person:
         if asked.history is None:
             assert asked.user_id is not None
-            known = self.serving.catalogue.known
-            stored = self.store.ratings_of(canonical(asked.user_id))
-            newer = [NewRating(row, r.rating, r.timestamp) for r in stored if (row := known(r.item_id)) is not None]
-            return self.engine.person(asked.user_id, None, newer)
-        now, history = int(time.time()), []
+            user_id = canonical(asked.user_id)
+            return self.engine.person(user_id, None, self._newer(user_id))
+        history = []
         for n, each in enumerate(asked.history):
             row = self.serving.catalogue.row(each, f"history[{n}]")
             self._on_scale(each.rating, f"history[{n}]")
-            history.append(NewRating(row, each.rating, now if each.timestamp is None else each.timestamp))
+            history.append(NewRating(row, each.rating, each.timestamp))
         return self.engine.person(asked.user_id, history)
+
+    def _newer(self, user_id: int | str) -> list[NewRating]:
+        """A user's stored ratings that the log lacks: `palate refresh` builds releases whose logs have them."""
+        known = self.serving.catalogue.known
+        stored = [(known(each.item_id), each.rating, each.timestamp) for each in self.store.ratings_of(user_id)]
+        newer = [NewRating(item, rating, at) for item, rating, at in stored if item is not None]
+        if not newer:
+            return []
+        try:
+            past = self.engine.past(self.engine.person(user_id, None))
+        except UnknownUserError:
+            return newer
+        logged = set(past.select("item", "timestamp").rows())
+        return [each for each in newer if (each.item, each.time) not in logged]
 
     def _on_scale(self, rating: float, place: str) -> None:
         low, high = self.engine.scale
@@ -238,7 +250,7 @@ def _best(one: _Best, two: _Best, number: int) -> _Best:
 
 
 def _answered(model: Model, person: Person) -> dict[str, Any]:
-    return {"model": model.key, "label": model.label, "calibrated": model.calibrated, "ratings": person.ratings}
+    return {"model": model.key, "label": model.label, "calibrated": model.calibrated, "ratings": len(person)}
 
 
 def canonical(user_id: int | str) -> int | str:

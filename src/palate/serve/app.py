@@ -15,13 +15,13 @@ from starlette.staticfiles import StaticFiles
 
 from palate import __version__
 from palate.serve import schemas
+from palate.serve.admission import Admission, Emit, Stopped
 from palate.serve.answers import Answers
 from palate.serve.guard import LOCAL, Guard
 from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
-from palate.serve.admission import Emit, Stopped, Admission
 
 log = logging.getLogger("palate.serve")
 T = TypeVar("T")
