@@ -1,58 +1,47 @@
-"""A service of a real run takes the release that `palate refresh` switches to, and drops no request."""
+"""The pointer to the folder that a run serves."""
 
-import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import json
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
-from tests.serve.paced import running
-from tests.serve.test_admission import until
-from tests.tiny import random_adapter
 
-from palate.commands.serve import _source
-from palate.config import Override, load_config
-from palate.serve.app import Options, app_of
-from palate.serve.release import switch
-from palate.serve.store import Store
+from palate.errors import InputError
+from palate.serve.release import current, served, switch
 
 
-def test_a_release_takes_over_between_two_requests(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("palate.serve.app.POLL", 0.2)
-    home = shutil.copytree(run, tmp_path / "run")
-    release = shutil.copytree(run, home / "releases" / "1")
-    text = (release / "config.yaml").read_text().replace("name: toy", "name: toy-1")
-    (release / "config.yaml").write_text(text)
-    moved = load_config(release / "config.yaml", [Override("run_dir", str(release), "run_dir")])
-    shutil.rmtree(release / "adapter")
-    random_adapter(moved, release / "adapter", 0.3)
-    source = _source(load_config(home / "config.yaml", [Override("run_dir", str(home), "run_dir")]), None)
-    store, ended = Store(f"sqlite:///{tmp_path / 'store.sqlite'}"), threading.Event()
-    asked = {"user_id": 3, "model": "fine-tuned", "candidates": [{"item_id": 40}, {"item_id": 7}]}
+def test_a_run_serves_itself_until_it_is_switched_and_back(tmp_path: Path) -> None:
+    folder = tmp_path / "releases" / "1"
+    folder.mkdir(parents=True)
+    for each in (tmp_path, folder):
+        (each / "config.yaml").touch()
+    assert current(tmp_path) == tmp_path
+    switch(tmp_path, folder)
+    assert current(tmp_path) == folder
+    switch(tmp_path, tmp_path)
+    assert current(tmp_path) == tmp_path
 
-    def ask(url: str) -> list[tuple[int, tuple[float, ...]]]:
-        found = []
-        with httpx.Client(base_url=url, timeout=30) as client:
-            while not ended.is_set():
-                answer = client.post("/v1/score", json=asked)
-                found.append((answer.status_code, tuple(round(each["p"], 5) for each in answer.json()["scores"])))
-        return found
 
-    with running(app_of(source, store, Options())) as url, ThreadPoolExecutor(2) as pool:
-        old, new = pool.submit(ask, url), pool.submit(ask, url)
-        assert httpx.get(f"{url}/v1/model").json()["run"] == "toy"
-        switch(home, release)
-        assert until(lambda: httpx.get(f"{url}/v1/model").json()["run"] == "toy-1", 30)
-        before = httpx.post(f"{url}/v1/score", json=asked).json()["scores"]
-        ended.set()
-        answers = [*old.result(), *new.result()]
-    source.close()
-    store.close()
+@pytest.mark.parametrize("text", ["{", '{"folder": "releases/2"}', '{"folder": 1}', "{}"])
+def test_a_damaged_pointer_is_an_error_and_not_another_folder(tmp_path: Path, text: str) -> None:
+    (tmp_path / "release.json").write_text(text)
+    with pytest.raises(InputError, match=r"release\.json"):
+        current(tmp_path)
 
-    assert {status for status, _ in answers} == {200}
-    given = {p for _, p in answers}
-    assert len(given) == 2  # the old adapter's, and the new one's
-    assert tuple(round(each["p"], 5) for each in before) in given
+
+def test_the_served_model_is_what_the_evidence_recommends(tmp_path: Path) -> None:
+    assert served(tmp_path, otherwise="online") == "online"
+    (tmp_path / "refresh.json").write_text('{"use": "item-knn"}')
+    assert served(tmp_path) == "item-knn"
+    rows = [
+        {"key": key, "kind": kind, "metrics": {"auc": auc}}
+        for key, kind, auc in (
+            ("a", "baseline", None),
+            ("b", "baseline", 0.7),
+            ("c", "baseline", 0.6),
+            ("d", "model", 0.9),
+        )
+    ]
+    (tmp_path / "metrics.json").write_text(json.dumps({"entries": rows, "ladder": None}))
+    assert served(tmp_path) == "b"
+    (tmp_path / "metrics.json").write_text(json.dumps({"entries": rows, "ladder": {"use": "language-model"}}))
+    assert served(tmp_path) == "language-model"
