@@ -33,12 +33,14 @@ def served(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The address of a service of the run."""
     from palate.commands.engine import engine_of
     from palate.serve.app import Options, app_of
+    from palate.serve.monitor import gauges
     from palate.serve.source import EngineSource
     from palate.serve.store import Store
 
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'feedback.sqlite'}")
     source = EngineSource(engine_of(config))
-    with running(app_of(source, store, Options())) as url:
+    options = Options(findings=lambda: gauges(config.run_path, store))
+    with running(app_of(source, store, options)) as url:
         yield url
     source.close()
     store.close()

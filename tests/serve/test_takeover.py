@@ -18,9 +18,7 @@ from palate.serve.release import switch
 from palate.serve.store import Store
 
 
-def test_a_release_takes_over_between_two_requests(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_takes_over_between_two_requests(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palate.serve.app.POLL", 0.2)
     home = shutil.copytree(run, tmp_path / "run")
     release = shutil.copytree(run, home / "releases" / "1")

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from tests.command import palate
+from tests.serve.test_admission import until
 
 from palate import Client
 from palate.commands.engine import engine_of
@@ -90,3 +91,14 @@ def test_a_rating_changes_the_answers_at_once(served: str) -> None:
     gone = before.recommendations[0].item_id
     assert gone not in [each.item_id for each in after.recommendations]
     assert [each.p for each in before.recommendations[1:]] != [each.p for each in after.recommendations]
+
+
+def test_what_monitor_finds_is_in_the_metrics(served: str) -> None:
+    with Client(served) as client:
+        client.rate(6, [(30, 4.0)])
+    names = {"palate_stored_ratings", "palate_prefix_hits", "palate_drift_psi_ratings"}
+
+    def shown() -> set[str]:
+        return {line.split()[0] for line in httpx.get(f"{served}/metrics").text.splitlines()}
+
+    assert until(lambda: names <= shown())
