@@ -555,6 +555,11 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         REFRESH,
         "build a run anew on its log and the service's ratings, and switch to it if it is not worse",
     ),
+    "monitor": (
+        _call("monitor:monitor"),
+        (STORE, JSON),
+        "show drift, cold users and items, and calibration on answered recommendations",
+    ),
     "export": (_call("export:export"), EXPORT, "merge adapter and base into one model: vLLM, transformers, llama.cpp"),
     "doctor": (_call("doctor:examine"), (JSON,), "show this machine's features and each tokenizer's decision token"),
     "cache": (_cache, CACHE, "inspect and prune the cache"),

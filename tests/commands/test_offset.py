@@ -15,6 +15,7 @@ from tests.tiny import tiny_folder, toy_config
 from palate.baselines.registry import RANKERS, fit_one
 from palate.baselines.statistics import BaselineData
 from palate.cli import main
+from palate.config import load_config
 from palate.measure.calibration import sigmoid
 from palate.measure.offset import load_offset, log_odds
 from palate.samples import load_prepared
@@ -135,6 +136,33 @@ def recommended(home: Path, capsys: pytest.CaptureFixture[str], *words: str | Pa
     assert palate("recommend", "--config", home / "config.yaml", *words, "--top-k", "600", "--json") == 0
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["recommendations"]
     return sorted(found, key=lambda row: row["item_id"])
+
+
+def test_a_service_answers_with_the_sum(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from palate.commands.engine import engine_of
+    from palate.serve.engine import ALONE, FINE_TUNED
+
+    engine = engine_of(load_config(home / "config.yaml"))
+    try:
+        assert engine.corrected is not None
+        assert engine.corrected.alpha > 0
+        person = engine.person(3, None)
+        item, _ = engine.candidates(person, None, "all", 0, include_seen=False)
+        parts = list(engine.score(FINE_TUNED, person, item))
+        found = dict(zip(item[np.concatenate([part.position for part in parts])].tolist(),
+                         np.concatenate([part.p for part in parts]).tolist(), strict=True))  # fmt: skip
+        expected = {row["item_id"]: row["p"] for row in recommended(home, capsys, "--user", "3")}
+        ids = engine.items["item_id"].to_list()
+        assert len(expected) == item.size
+        for row, p in found.items():
+            assert p == pytest.approx(expected[ids[row]], abs=2e-6)
+        whole, effects = engine.explain(FINE_TUNED, person, int(item[0]))
+        assert whole.p[0] == pytest.approx(found[int(item[0])], abs=1e-5)
+        assert len(effects) == 3
+        assert any(each.effect for each in effects)
+        assert engine.models[ALONE].kind == "language model"
+    finally:
+        engine.close()
 
 
 def test_recommendations_are_sorted_by_the_sum(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ def serve(config: Config, **options: Any) -> None:
     without an API key.
     """
     from palate.serve.app import Options, app_of
+    from palate.serve.monitor import gauges
     from palate.serve.release import feedback
     from palate.serve.server import bound, is_local, run, url_of
     from palate.serve.store import Store
@@ -61,7 +62,7 @@ def serve(config: Config, **options: Any) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.store or feedback(folder))
+    store = Store(request.store or config.ratings.also or feedback(folder))
     source = _source(config, options.pop("model"))
     limits = Options(
         key=key,
@@ -71,6 +72,7 @@ def serve(config: Config, **options: Any) -> None:
         seconds=request.timeout,
         body=request.max_body << 20,
         retrieve=request.retrieve,
+        findings=lambda: gauges(folder, store),
         log_requests=request.log_requests,
     )
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 POLL = 2.0
 """Seconds between two looks for a new release."""
+FINDINGS = 60.0
+"""Seconds for which findings about the store are kept."""
 ASKED = documented(400, 401, 403, 404, 408, 413, 422, 429, 503)
 STORED = documented(400, 401, 403, 408, 409, 413, 422, 429, 503)
 READ = documented(401, 403, 404, 422, 429, 503)
@@ -66,6 +69,8 @@ class Options:
     """Most bytes of a body."""
     retrieve: int = 50
     """Candidates of the first stage, if a request names no number."""
+    findings: Callable[[], Mapping[str, float]] | None = None
+    """Values for `/metrics` that take seconds, as `palate.serve.monitor.gauges`; read again every minute at most."""
     log_requests: bool = False
     """Log the path, query and client of requests; else only the route."""
 
@@ -89,11 +94,30 @@ class Service:
         self.metrics.gauge("palate_in_flight", "requests that a model works on", lambda: self.models.in_work)
         self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
         self.metrics.gauges(self._of_engine)
+        self._found: dict[str, float] = {}
+        self._next = -FINDINGS
+        self._looking: asyncio.Future[None] | None = None
+
+    def look(self) -> None:
+        """Read the findings in a thread if the last ones are older than a minute; `/metrics` does not wait for them."""
+        read, now = self.options.findings, time.monotonic()
+        if read is None or now < self._next:
+            return
+        self._next = now + FINDINGS
+
+        def keep() -> None:
+            try:
+                self._found = dict(read())
+            except Exception as error:
+                log.error("the store cannot be looked through: %s", error)
+
+        self._looking = asyncio.ensure_future(asyncio.to_thread(keep))
 
     def _of_engine(self) -> Mapping[str, float]:
         with self.source.lease() as serving:
             offered: Callable[[], Mapping[str, float]] | None = getattr(serving.engine, "gauges", None)
-            return {} if offered is None else offered()
+            own = {} if offered is None else {f"palate_{name}": value for name, value in offered().items()}
+        return own | self._found
 
     def answering(self, call: Callable[[Answers, Stopped], T]) -> Callable[[Stopped], T]:
         """A call that is given the current engine when its thread begins."""
@@ -268,6 +292,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", responses=documented(401, 403), response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and gauges in Prometheus's text format."""
+        service.look()
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 

@@ -5,6 +5,7 @@ import hmac
 import logging
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,8 @@ log = logging.getLogger("palate.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 BODY_SECONDS = 30.0
 """Longest wait for the next bytes of a body."""
+DRAIN_SECONDS = 2.0
+"""Longest time for the rest of a body that is refused."""
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -59,6 +62,7 @@ class Guard:
         refusal = self._refusal(scope)
         try:
             if refusal is not None:
+                await _drain(receive, 4 * self.body)
                 await answer(refusal)(scope, receive, send_on)
             else:
                 await self.app(scope, self._limited(receive), send_on)
@@ -103,6 +107,7 @@ class Guard:
             read += len(message.get("body", b""))
             ended = not message.get("more_body", False)
             if read > self.body:
+                await _drain(receive, 4 * self.body)
                 raise _http(413, str(self._too_large()))
             return message
 
@@ -124,6 +129,17 @@ class Guard:
             log.info("%s %s %s %d %.0f ms", client, method, path, status, 1000 * seconds)
         else:
             log.debug("%s %s %d %.0f ms", method, route, status, 1000 * seconds)
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Read the rest of a refused body, up to `most` bytes: a client that still writes would not see the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _http(status: int, detail: str) -> Exception:

@@ -49,4 +49,4 @@ class _Collector:
 
     def collect(self) -> Iterable[Metric]:
         for name, value in self._values().items():
-            yield GaugeMetricFamily(f"palate_{name}", name.replace("_", " "), value=value)
+            yield GaugeMetricFamily(name, name.removeprefix("palate_").replace("_", " "), value=value)

@@ -1,0 +1,158 @@
+"""`palate refresh`: a new run on log and feedback, compared on the newest rows, in service only if it is not worse."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.acceptance.ratings import write_ratings
+from tests.command import palate
+
+from palate.commands import refresh as module
+from palate.serve.release import current
+from palate.serve.schemas import NewRating
+from palate.serve.store import Store
+
+LATER = 2_000_000
+Like = Callable[[int], bool]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log and a prepared run, which serves the item means: odd items are liked."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_ratings(folder / "log", users=12, each=40, items=80)
+    done = palate("prepare", "--ratings", folder / "log", "--set", f"run_dir={folder}/run", "--history-len", "5")
+    assert done.returncode == 0, done.stderr
+    (folder / "run" / "metrics.json").write_text(json.dumps({"ladder": {"use": "item-mean"}, "entries": []}))
+    return folder
+
+
+@pytest.fixture
+def run(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of the run."""
+    shutil.copytree(prepared / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rate(run: Path, users: range, each: int, likes: Like, last: Like | None = None, first: int = LATER) -> None:
+    """Users rate `each` items after the log ended; the last five of each as `last` says."""
+    draw, rows = random.Random(len(users)), []
+    for user in users:
+        for n, item in enumerate(draw.sample(range(1, 81), each)):
+            liked = (last if last is not None and n >= each - 5 else likes)(item)
+            rows.append(
+                NewRating(user_id=user, item_id=item, rating=4.5 if liked else 2, timestamp=first + user * 100 + n)
+            )
+    with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store:
+        store.add_ratings(rows)
+
+
+def odd(item: int) -> bool:
+    return item % 2 == 1
+
+
+def even(item: int) -> bool:
+    return not odd(item)
+
+
+def files(folder: Path) -> dict[str, int]:
+    """All files and when they were written; SQLite's own files beside the store are none of a refresh."""
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and "feedback" not in p.name}
+
+
+def result(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "refresh.json").read_text())
+    return found
+
+
+def test_a_run_that_is_not_worse_goes_into_service(run: Path) -> None:
+    rate(run, range(100, 130), 30, odd)
+    done = palate("refresh", run)
+    assert done.returncode == 0, done.stderr
+    folder = run / "releases" / "1"
+    assert current(run) == folder
+    assert "900 ratings, 30 of 42 users unknown to the run" in done.stdout
+    assert "which detect" in done.stdout
+    found = result(folder)
+    assert (found["rows"], found["newer"], found["use"]) == (60, 900, "item-mean")  # two of 25 samples of each user
+    assert "nothing" in palate("refresh", run).stdout
+    timeline = pl.read_parquet(folder / "data" / "ratings.parquet")
+    assert timeline.filter(pl.col("timestamp") >= LATER).height == 900
+
+
+def test_a_worse_run_stays_out_even_by_force(run: Path) -> None:
+    """The new users first like even items, and in the rows that decide odd ones again, as the old model says."""
+    rate(run, range(100, 140), 60, even, last=odd)
+    done = palate("refresh", run)
+    assert done.returncode == 0, done.stderr
+    assert "the new run is worse" in done.stdout
+    assert current(run) == run
+    before = files(run / "releases" / "1" / "data")
+    assert "the new run is worse" in palate("refresh", run, "--force").stdout
+    assert current(run) == run
+    assert files(run / "releases" / "1" / "data") == before
+
+
+def test_few_rows_decide_nothing_unless_forced(run: Path) -> None:
+    rate(run, range(100, 103), 30, odd)
+    done = palate("refresh", run)
+    assert "6 rows decide nothing, expected 30 of both answers; --force switches anyway" in done.stdout
+    assert current(run) == run
+    forced = palate("refresh", run, "--force")
+    assert "switched" in forced.stdout
+    assert current(run) == run / "releases" / "1"
+
+
+def test_rows_of_one_answer_decide_nothing(run: Path) -> None:
+    rate(run, range(100, 130), 30, odd, last=lambda item: True)
+    assert "of one answer" in palate("refresh", run).stdout
+    assert current(run) == run
+
+
+def test_a_dry_run_writes_nothing(run: Path) -> None:
+    rate(run, range(100, 130), 30, odd)
+    before = files(run)
+    done = palate("refresh", run, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for line in ("900 ratings", "60 test samples", "fit item-mean", "nothing was written"):
+        assert line in done.stdout
+    assert files(run) == before
+
+
+def test_an_interrupted_refresh_goes_on_with_its_ratings(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate(run, range(100, 130), 30, odd)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_compared", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert palate("refresh", run).returncode == 130
+    assert current(run) == run
+    data = files(run / "releases" / "1" / "data")
+    rate(run, range(200, 230), 30, odd)  # arrives meanwhile: it is of the next release
+    done = palate("refresh", run)
+    assert "was interrupted" in done.stderr
+    assert (current(run), result(current(run))["stored"]) == (run / "releases" / "1", 900)
+    assert files(run / "releases" / "1" / "data") == data
+    again = palate("refresh", run)
+    assert "releases/1 is served" in again.stdout
+    assert (current(run), result(current(run))["stored"]) == (run / "releases" / "2", 1800)
+
+
+def test_a_failed_refresh_leaves_the_old_run_in_service(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate(run, range(100, 130), 30, odd)
+    monkeypatch.setattr(module, "prepared", lambda config: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert palate("refresh", run).returncode == 1
+    assert current(run) == run
+
+
+def test_wrong_use_is_one_line(run: Path) -> None:
+    missing = palate("refresh", run)
+    assert (missing.returncode, "no such file, expected the store" in missing.stderr) == (2, True)
+    (run / "metrics.json").write_text(json.dumps({"ladder": {"use": "language-model"}, "entries": []}))
+    none = palate("refresh", run, "--no-train")
+    assert (none.returncode, "--no-train: leaves out the language model" in none.stderr) == (2, True)
+    without = palate("refresh", run, "--set", "ratings.source=null")
+    assert (without.returncode, "ratings.source: is null" in without.stderr) == (2, True)

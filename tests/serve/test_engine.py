@@ -1,0 +1,131 @@
+"""The engine's answers against the commands', which append a person's ratings to the log."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.command import palate
+from tests.recipes import recipe_to_evaluate
+
+from palate.commands.engine import engine_of
+from palate.config import load_config
+from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, NewRating, Person, UnknownUserError
+
+USER = 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = recipe_to_evaluate(tmp_path_factory.mktemp("engine"), adapter=0.3)
+    done = palate("evaluate", folder / "config.yaml")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(run: Path):
+    engine = engine_of(load_config(run / "config.yaml"))
+    yield engine
+    engine.close()
+
+
+def scored(engine: Engine, model: str, person: Person, item: np.ndarray) -> dict[str, np.ndarray]:
+    found = {name: np.full(item.size, np.nan) for name in ("p", "logit")}
+    for part in engine.score(model, person, item):
+        found["p"][part.position], found["logit"][part.position] = part.p, part.logit
+    return found
+
+
+def recommended(run: Path, *words: str) -> dict[int | str, tuple[float, float]]:
+    """P(like) and logit by item."""
+    done = palate("recommend", run / "config.yaml", *words, "--top-k", "1000", "--json")
+    assert done.returncode == 0, done.stderr
+    return {row["item_id"]: (row["p"], row["logit"]) for row in json.loads(done.stdout)["recommendations"]}
+
+
+@pytest.mark.parametrize(("model", "words"), [(FINE_TUNED, ()), (BASE, ("--base-only",)), ("user-item", None)])
+def test_a_user_gets_the_scores_of_the_command(run: Path, engine: Engine, model: str, words: tuple[str, ...]) -> None:
+    expected = recommended(run, "--user", str(USER), *(("--model", model) if words is None else words))
+    person = engine.person(USER, None)
+    item, left_out = engine.candidates(person, None, "all", 0, include_seen=False)
+    ids = engine.items["item_id"].gather(item).to_list()
+    assert set(ids) == set(expected)
+    assert left_out == len(person)
+    found = scored(engine, model, person, item)
+    for n, name in enumerate(found):
+        np.testing.assert_allclose(found[name], [expected[each][n] for each in ids], atol=[2e-6, 1e-4][n])
+    assert np.ptp(found["logit"]) > 0.1
+
+
+@pytest.mark.parametrize(("model", "words"), [(FINE_TUNED, ()), ("history-mean", ("--model", "history-mean"))])
+def test_a_stranger_gets_the_scores_of_the_command(
+    run: Path, engine: Engine, tmp_path: Path, model: str, words: tuple[str, ...]
+) -> None:
+    ids = engine.items["item_id"].to_list()
+    history = [(0, 5.0), (4, 1.0), (2, 3.5)]
+    lines = ["item_id,rating", *(f"{ids[item]},{rating}" for item, rating in history)]
+    (tmp_path / "history.csv").write_text("\n".join(lines) + "\n")
+    expected = recommended(run, "--history", str(tmp_path / "history.csv"), *words)
+    person = engine.person(None, [NewRating(*each) for each in history])
+    item, _ = engine.candidates(person, None, "all", 0, include_seen=False)
+    found = scored(engine, model, person, item)
+    for n, name in enumerate(found):
+        np.testing.assert_allclose(found[name], [expected[ids[row]][n] for row in item], atol=[2e-6, 1e-4][n])
+
+
+def test_the_service_says_what_it_is(engine: Engine) -> None:
+    from palate.serve.schemas import ModelAnswer
+
+    told = ModelAnswer.model_validate(engine.about)
+    assert told.default in engine.models
+    assert [each.key for each in told.models][:2] == [FINE_TUNED, BASE]
+    assert ALONE not in engine.models
+
+
+def test_an_effect_is_the_difference_that_leaving_a_rating_out_makes(engine: Engine) -> None:
+    person = engine.person(None, [NewRating(0, 5.0), NewRating(4, 1.0), NewRating(2, 5.0)])
+    for model in (FINE_TUNED, BASE, "history-mean"):
+        whole, effects = engine.explain(model, person, 7)
+        assert [each.item for each in effects] == [0, 4, 2]
+        without = scored(engine, model, person.without(1), np.array([7]))
+        np.testing.assert_allclose(effects[1].effect, whole.logit[0] - without["logit"][0], atol=1e-4)
+        np.testing.assert_allclose(effects[1].p_without, without["p"][0], atol=1e-5)
+    assert any(abs(each.effect) > 1e-3 for each in effects)
+
+
+def test_a_prompt_is_its_tokens(engine: Engine) -> None:
+    person = engine.person(None, [NewRating(0, 5.0), NewRating(4, 1.0)])
+    tokens, yes, no = engine.prompt(person, 7)
+    text = "".join(each.text for each in tokens)
+    assert text.endswith(yes + no)
+    for row in (0, 4, 7):
+        assert engine.items["title"][row] in text
+    parts = [each.part for each in tokens]
+    assert parts[-2:] == ["answer", "answer"]
+    assert {"template", "text"} <= set(parts)
+    titles = "".join(each.text for each in tokens if each.part == "text")
+    assert engine.items["title"][7] in titles
+    assert "<|im_start|>" not in titles
+
+
+def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
+    person = engine.person(USER, None, [NewRating(5, 4.0, 2_000_000_000)])
+    past = engine.past(person)
+    assert past["stored"].to_list() == [False] * (len(person) - 1) + [True]
+    assert past.row(-1) == (5, 4.0, 2_000_000_000, True)
+    assert engine.person("someone new", None, [NewRating(5, 4.0)]).ratings == 1
+    with pytest.raises(UnknownUserError, match="someone new"):
+        engine.person("someone new", None)
+
+
+def test_candidates_are_among_those_that_a_request_allows(engine: Engine) -> None:
+    person = engine.person(USER, None)
+    among = np.array([1, 3, 5, 7, 9, 11])
+    rated = set(engine.past(person)["item"].to_list())
+    for retriever in ("item-knn", "popularity", "all"):
+        item, left_out = engine.candidates(person, among, retriever, 100, include_seen=False)
+        assert sorted(item.tolist()) == sorted(set(among.tolist()) - rated)
+        assert left_out == len(set(among.tolist()) & rated)
+        some, _ = engine.candidates(person, None, retriever, 2, include_seen=True)
+        assert some.size == (engine.items.height if retriever == "all" else 2)
