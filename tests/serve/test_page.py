@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -419,3 +420,18 @@ def test_axe_finds_nothing_serious(opened: Opened, width: int, scheme: str) -> N
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(shown)
         check()
+
+
+def test_the_page_shows_the_scores_that_http_gives(opened: Opened, served: str) -> None:
+    page = opened(served)
+    rate(page, "film 7", "5")
+    rate(page, "film 8", "2")
+    expect(page.locator("#theirs-note")).to_contain_text("from 2 ratings")
+    shown = list(zip(titles(page, "#recommendations"), page.locator(".main .number").all_text_contents(), strict=True))
+    history = [{"item_id": 7, "rating": 5}, {"item_id": 8, "rating": 2}]
+    given = httpx.post(f"{served}/v1/recommend", json={"history": history}).json()["recommendations"]
+    assert [title for title, _ in shown] == [each["title"] for each in given]
+    for (_, number), each in zip(shown, given, strict=True):
+        assert float(number.strip("<> %")) / 100 == pytest.approx(each["p"], abs=0.011)
+    page.get_by_role("tab", name="Prompt").click()
+    expect(page.locator("#tokens")).to_contain_text("Film·7")
