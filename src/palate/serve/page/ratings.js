@@ -7,7 +7,7 @@ import { rate, rateFocus, shown } from './stars.js';
 import { model, person, ratings, replace, setUser, state, user } from './state.js';
 
 const SHORT = 12, POPULAR = 6, POOL = 24, ENOUGH = 4;
-let changed, all = false, popular = [];
+let changed, all = false, popular = null;
 const line = {}, storing = new Map();
 
 /** Starts the column; `change()` is called whenever the ratings are others. */
@@ -85,12 +85,10 @@ export function add(item) {
 /** Gives an item a rating: stores it for a user, keeps it here for a visitor. */
 export function give(item, rating) {
   const row = ratings().find(row => row.item_id === item.item_id);
-  const fresh = !row || row.rating === null;
   if (row) row.rating = rating;
   else ratings().push({ item_id: item.item_id, title: item.title, rating });
   replace({ history: state.history });
-  if (fresh) keepFocus(show);
-  showHead();
+  keepFocus(show);
   if (user) store(item, rating);
   else changed();
 }
@@ -180,9 +178,10 @@ export function show() {
 
 function showPopular() {
   const rated = new Set(ratings().map(row => row.item_id));
-  const offered = user ? [] : popular.filter(item => !rated.has(item.item_id)).slice(0, POPULAR);
+  const offered = user ? [] : (popular ?? []).filter(item => !rated.has(item.item_id)).slice(0, POPULAR);
   const list = $('popular').querySelector('ul');
-  $('popular').hidden = !offered.length || rated.size >= SHORT;
+  $('popular').hidden = (popular && !offered.length) || user !== null || rated.size >= SHORT;
+  list.classList.toggle('loading', !popular); // keeps the room
   if (rated.size === ENOUGH) $('popular').open = false;
   list.replaceChildren(...offered.map(item => h(
     'li', {}, title(item.title), h('span', { class: 'under' }, rate(item, null, 'popular', rating => {

@@ -84,10 +84,10 @@ export function ranked() {
   return [...model.models].sort((a, b) => place(b) - place(a)).map(entry => entry.key);
 }
 
-/** Models shown beside the chosen one: the two best other baselines, unless the visitor ticked some. */
+/** Models shown beside the chosen one: those that the visitor ticked, or the best other baseline and the item's mean. */
 export function beside() {
-  const others = ranked().filter(key => key !== chosen());
-  return state.beside?.filter(key => key !== chosen()) ?? others.filter(key => kind(key) === 'baseline').slice(0, 2);
+  const [best, ...others] = ranked().filter(key => key !== chosen() && kind(key) === 'baseline');
+  return state.beside?.filter(key => key !== chosen()) ?? [best, others.includes('item-mean') ? 'item-mean' : others[0]].filter(Boolean);
 }
 
 export const kind = key => model.models.find(entry => entry.key === key)?.kind;
