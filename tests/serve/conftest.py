@@ -11,10 +11,24 @@ from tests.serve.paced import running
 from palate.config import Config, Override, load_config
 
 
+FILMS = {
+    1: ("Toy Story (1995)", "Animation|Comedy"),
+    22: ("Braveheart (1995)", "Action|War"),
+    33: ("Fargo (1996)", "Comedy|Crime"),
+    50: ("Star Wars (1977)", "Action|Sci-Fi"),
+}
+"""Items that the documentation names."""
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a tiny model, a random adapter, and one baseline, which takes no time to fit."""
     folder = recipe_to_evaluate(tmp_path_factory.mktemp("served"), adapter=1.0)
+    table = folder / "ratings" / "movies.csv"
+    lines = table.read_text().splitlines()
+    for item, (title, genres) in FILMS.items():
+        lines[item] = f'{item},"{title}",{genres}'
+    table.write_text("\n".join(lines) + "\n")
     for words in (("prepare", folder), ("recommend", folder, "--user", "1", "--model", "user-item")):
         done = palate(*words)
         assert done.returncode == 0, done.stderr
