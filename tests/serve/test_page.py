@@ -372,6 +372,8 @@ def test_the_evidence_and_the_prompt_show_what_the_run_knows(opened: Opened) -> 
     expect(page.locator("#tokens")).to_contain_text("Fargo·(1996)")
     expect(page.locator("#legend")).to_contain_text("the part that training learns, 1 token")
     assert page.locator("#tokens .template").count() == page.locator("#tokens .answer").count() == 1
+    page.reload()  # the address names the tab
+    expect(page.locator("#tokens")).to_contain_text("Fargo·(1996)")
 
 
 def test_a_key_is_asked_for_and_kept_until_the_tab_closes(opened: Opened, tmp_path: Path) -> None:

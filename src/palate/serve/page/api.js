@@ -136,17 +136,16 @@ export class Task {
     this.controller = null;
   }
 
+  /** Shows a text, and a button that does something: [its label, the call]. */
   say(text, action, wrong = false) {
     this.line.classList.toggle('wrong', wrong);
-    const button = action && h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } });
-    if (this.text === text && this.action === action?.[0] && !wrong) return;
-    this.text = text;
-    this.action = action?.[0];
-    const old = this.line.querySelector('button');
-    if (old && button && old.textContent === button.textContent && !wrong) {
-      this.line.firstChild.textContent = text; // keeps the button under the pointer and the focus
-    } else {
-      this.line.replaceChildren(...(text ? [h('span', { text })] : []), ...(button ? [button] : []));
+    const [shown, old] = this.line.children;
+    if (action?.[0] === 'Cancel' && old?.textContent === 'Cancel') { // stays under the pointer, with the focus
+      shown.textContent = text;
+      return;
     }
+    this.line.replaceChildren(
+      ...(text ? [h('span', { text })] : []), ...(action ? [h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } })] : []),
+    );
   }
 }

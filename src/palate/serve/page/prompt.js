@@ -37,7 +37,7 @@ async function load() {
     return;
   }
   if (!who || !chosen) {
-    task.say('Rate a title first; then choose one of the recommendations here.');
+    task.say(who ? 'No recommendation yet.' : 'Rate a title first; then choose one of the recommendations here.');
     return;
   }
   const answer = await task.run(how => ask('v1/prompt', { ...how, body: { ...who, candidate: { item_id: chosen.item_id } } }), load);

@@ -18,9 +18,9 @@ export function startRatings(change) {
   $('all').addEventListener('click', () => { all = !all; show(); });
   $('again').addEventListener('click', startAgain);
   $('user').addEventListener('submit', event => { event.preventDefault(); openUser($('user-id').value.trim()); });
-  show();
-  if (state.user !== null) openUser(state.user);
   loadPopular();
+  if (state.user === null) update();
+  else openUser(state.user).then(() => { if (!user) update(); });
 }
 
 /** Popular items to begin with: the first stage's, scored by a classical model, as that is quick. */

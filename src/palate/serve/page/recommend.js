@@ -8,13 +8,13 @@ import { beside, chosen, label, model, person, ranked, replace, state, user } fr
 
 const EFFECTS = 8, MODELS = 8;
 const rows = new Map();
-let task, asked = null, best = [], toPrompt;
+let task, asked = null, best = [], toPrompt, onEnd;
 /** The candidates that the third view offers: the recommendations on the page. */
 export const candidates = () => best;
 
-/** Starts the column; `prompt(item)` shows what the model saw. */
-export function startRecommend(prompt) {
-  toPrompt = prompt;
+/** Starts the column; `prompt(item)` shows what the model saw, `end()` is called with new recommendations on the page. */
+export function startRecommend(prompt, end) {
+  [toPrompt, onEnd] = [prompt, end];
   task = new Task($('theirs-line'));
 }
 
@@ -81,7 +81,8 @@ function finish(answer) {
     return announce('No recommendations');
   }
   announce(`${plural(best.length, 'recommendation')}. First: ${best[0].title}, ${percent(best[0].p)}`);
-  return tell('shown', best);
+  tell('shown', best);
+  return onEnd();
 }
 
 function clear() {

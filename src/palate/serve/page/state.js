@@ -1,6 +1,6 @@
 // What the visitor gave: ratings, an opened user, and choices. It survives a reload, one entry for each run.
 
-const VERSION = 1;
+const VERSION = 1, MOST = 2000; // ratings that a request may hold
 
 const blank = () => ({
   version: VERSION, user: null, history: [], dismissed: [], model: null, beside: null, filters: {}, retriever: 'item-knn', top: 10,
@@ -71,7 +71,7 @@ export const ratings = () => (user ? user.ratings : state.history);
 /** Who asks, as every request names them; null for a visitor without a rating. */
 export function person() {
   if (user) return { user_id: user.user_id };
-  const history = state.history.filter(row => row.rating !== null).map(({ item_id, rating }) => ({ item_id, rating }));
+  const history = state.history.filter(row => row.rating !== null).slice(-MOST).map(({ item_id, rating }) => ({ item_id, rating }));
   return history.length ? { history } : null;
 }
 
