@@ -102,7 +102,9 @@ function store(item, rating) {
   const send = async () => {
     if (!await task.run(how => ask('v1/ratings', { ...how, body }), send)) return;
     task.say(`Stored: ${shown(rating)} for ${item.title}.`);
-    if (user === opened) changed();
+    if (user !== opened) return;
+    user.ratings.find(row => row.item_id === item.item_id).stored = true;
+    keepFocus(update);
   };
   storing.set(item.item_id, setTimeout(send, 600));
 }
@@ -136,9 +138,10 @@ function rowOf(row, n, count) {
   const stars = rate(row, row.rating, 'yours', rating => give(row, rating), () => $('query').focus());
   const note = row.rating === null ? 'your rating?' : row.stored ? 'new' : '';
   const item = h(
-    'li', { id: rowId(row), class: row.rating === null ? 'unrated' : '' }, title(row.title),
+    'li', { id: rowId(row), class: row.rating === null ? 'unrated' : '' },
+    h('span', {}, title(row.title), note ? h('span', { class: 'ask', text: note }) : null),
     own ? button('remove', '×', 'Remove', () => remove(row)) : null,
-    h('span', { class: 'under' }, stars, note ? h('span', { class: 'ask', text: note }) : null),
+    h('span', { class: 'under' }, stars),
     own ? h(
       'span', { class: 'order' }, button('up', '↑', 'Move up', () => move(row, 1), n === 0),
       button('down', '↓', 'Move down', () => move(row, -1), n === count - 1),
