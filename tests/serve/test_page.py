@@ -384,6 +384,8 @@ def test_a_key_is_asked_for_and_kept_until_the_tab_closes(opened: Opened, tmp_pa
             page.keyboard.type(key)
             with page.expect_response("**/v1/model"):
                 page.keyboard.press("Enter")
+            if key == "wrong":
+                expect(page.locator("#boot")).to_contain_text("The server refuses this API key")
         expect(page.locator("#run")).to_have_text("films")
         page.reload()
         expect(page.locator("#popular li")).to_have_count(6)

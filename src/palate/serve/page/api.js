@@ -23,9 +23,11 @@ export class Problem extends Error {
 }
 
 async function problemOf(response) {
+  const { status } = response;
+  if (status === 401) return new Problem(status, hasKey() ? 'The server refuses this API key' : 'The server asks for an API key');
+  if (status === 429) return new Problem(status, 'The server is still busy');
   const body = await response.json().catch(() => ({}));
-  const named = { 401: 'The server asks for an API key', 429: 'The server is still busy' }[response.status];
-  return new Problem(response.status, named ?? body.title ?? `Error ${response.status}`, typeof body.detail === 'string' ? body.detail : '');
+  return new Problem(status, body.title ?? `Error ${status}`, typeof body.detail === 'string' ? body.detail : '');
 }
 
 /** A random name for a request that may be repeated. */
