@@ -248,9 +248,7 @@ def _decide(run: Path, folder: Path, found: Mapping[str, Any], force: bool) -> N
     gain, why = found["difference"], ""
     if gain is None or gain["interval"] is None:
         rows = f"{found['rows']:,} rows" + (" of one answer or one user" if found["rows"] >= FEWEST else "")
-        why = (
-            "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
-        )
+        why = "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
         _say("result", f"{rows}: the models were not compared")
     else:
         low, high = gain["interval"]["low"], gain["interval"]["high"]
