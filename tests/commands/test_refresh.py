@@ -18,6 +18,7 @@ from palate.config import load_config
 from palate.serve.release import current
 from palate.serve.schemas import NewRating
 from palate.serve.store import Store
+from palate.store.lock import locked
 
 LATER = 2_000_000
 Like = Callable[[int], bool]
@@ -141,6 +142,36 @@ def test_an_interrupted_refresh_goes_on_with_its_ratings(run: Path, monkeypatch:
     again = palate("refresh", run)
     assert "releases/1 is served" in again.stdout
     assert (current(run), result(current(run))["stored"]) == (run / "releases" / "2", 1800)
+
+
+def test_a_refresh_that_another_config_began_is_left_behind(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate(run, range(100, 130), 30, odd)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_compared", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        palate("refresh", run)
+    done = palate("refresh", run, "--set", "seed=7")
+    assert done.returncode == 0, done.stderr
+    assert current(run) == run / "releases" / "2"
+    assert load_config(current(run) / "config.yaml").seed == 7
+
+
+def test_a_store_without_anything_new_leaves_nothing_behind(run: Path) -> None:
+    known = pl.read_parquet(run / "data" / "ratings.parquet").row(0, named=True)
+    with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store:
+        same = {name: known[name] for name in ("user_id", "item_id", "rating", "timestamp")}
+        store.add_ratings([NewRating(**same), NewRating(user_id=1, item_id=999, rating=4)])
+    done = palate("refresh", run)
+    assert (done.returncode, "0 ratings" in done.stdout) == (0, True)
+    assert "1 item without a title" in done.stderr
+    assert list((run / "releases").glob("*")) == []
+
+
+def test_one_refresh_runs_at_a_time(run: Path) -> None:
+    rate(run, range(100, 130), 30, odd)
+    (run / "releases").mkdir()
+    with locked(run / "releases"):
+        done = palate("refresh", run)
+    assert (done.returncode, "another refresh is running" in done.stderr) == (1, True)
 
 
 def test_a_failed_refresh_leaves_the_old_run_in_service(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

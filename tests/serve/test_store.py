@@ -16,7 +16,7 @@ from tests.postgres import restart, serving
 
 from palate.errors import InputError, WorkError
 from palate.ratings import database
-from palate.ratings.database import connect
+from palate.ratings.database import connect, stored_ratings
 from palate.serve.schemas import NewEvent, NewRating
 from palate.serve.store import KeyReusedError, Store
 
@@ -57,6 +57,16 @@ def test_what_was_stored_is_there_after_opening_again(url: str) -> None:
         assert store.all_ratings().drop("received").rows() == [("1", "2", 4.0, 100), ("anna", "b-7", 2.5, 100)]
         assert store.events().rows() == [("shown", 1, 2, 7, "strongest", 0.25), ("clicked", 1, 2, 9, None, None)]
         assert store.events(since=8)["event"].to_list() == ["clicked"]
+
+
+def test_a_copy_of_a_store_has_its_ratings(url: str, tmp_path: Path) -> None:
+    from palate.commands.refresh import _copy
+
+    with closing(Store(url)) as store:
+        store.add_ratings([rating(1, 2), rating("anna", "b-7", 2.5)], "k")
+        _copy(url, tmp_path / "copy.sqlite")
+    assert [path.name for path in tmp_path.glob("copy*")] == ["copy.sqlite"]
+    assert stored_ratings(f"sqlite:///{tmp_path}/copy.sqlite")[1] == stored_ratings(url)[1]
 
 
 def test_a_key_is_stored_once_and_never_with_another_body(url: str) -> None:
