@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -236,7 +237,7 @@ def test_a_rating_and_a_dismissal_of_a_known_user_are_stored(opened: Opened, url
     expect(page.locator("#yours-title")).to_have_text("User 42")
     page.wait_for_selector(READY)
     first, second = titles(page, "#recommendations")[:2]
-    with page.expect_response("**/v1/events") as told:
+    with page.expect_response(lambda answer: '"dismissed"' in (answer.request.post_data or "")) as told:
         page.get_by_label(f"Dismiss {first}").click()
     (event,) = told.value.request.post_data_json["events"]
     assert (event["event"], event["user_id"], event["model"]) == ("dismissed", "42", "trees")
@@ -419,3 +420,18 @@ def test_axe_finds_nothing_serious(opened: Opened, width: int, scheme: str) -> N
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(shown)
         check()
+
+
+def test_the_page_shows_the_scores_that_http_gives(opened: Opened, served: str) -> None:
+    page = opened(served)
+    rate(page, "film 7", "5")
+    rate(page, "film 8", "2")
+    expect(page.locator("#theirs-note")).to_contain_text("from 2 ratings")
+    shown = list(zip(titles(page, "#recommendations"), page.locator(".main .number").all_text_contents(), strict=True))
+    history = [{"item_id": 7, "rating": 5}, {"item_id": 8, "rating": 2}]
+    given = httpx.post(f"{served}/v1/recommend", json={"history": history}).json()["recommendations"]
+    assert [title for title, _ in shown] == [each["title"] for each in given]
+    for (_, number), each in zip(shown, given, strict=True):
+        assert float(number.strip("<> %")) / 100 == pytest.approx(each["p"], abs=0.011)
+    page.get_by_role("tab", name="Prompt").click()
+    expect(page.locator("#tokens")).to_contain_text("Film·7")

@@ -38,7 +38,7 @@ function pause(seconds, signal) {
   });
 }
 
-/** Sends a request; a busy server (429) is asked again when it wants to be. */
+/** Sends a request, and again after `Retry-After` to a busy server (429). */
 export async function send(path, { body, signal, tell } = {}) {
   const options = { signal, headers: {} };
   if (hasKey()) options.headers.Authorization = `Bearer ${key.value}`;
@@ -102,8 +102,8 @@ export class Task {
     this.line = line;
   }
 
-  /** Calls `work({signal, tell})`; undefined if it failed or was cancelled. The line then offers to try again. */
-  async run(work) {
+  /** Calls `work({signal, tell})`; undefined if it failed or was cancelled. The line then offers to call `again`. */
+  async run(work, again = () => this.run(work)) {
     this.stop();
     const controller = this.controller = new AbortController();
     const current = () => this.controller === controller;
@@ -121,7 +121,7 @@ export class Task {
       if (!current() || (controller.signal.aborted && !cancelled)) return undefined;
       if (!cancelled && !(error instanceof Problem)) console.error(error);
       const text = cancelled ? 'Cancelled.' : `${error.message}.`;
-      this.say(text, ['Try again', () => this.run(work)], !cancelled);
+      this.say(text, ['Try again', again], !cancelled);
       announce(text);
       if (error.status === 401) document.dispatchEvent(new CustomEvent('key-wanted'));
       return undefined;

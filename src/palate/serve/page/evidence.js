@@ -19,12 +19,19 @@ export function startEvidence() {
     for (const [name, of] of Object.entries(value ?? {})) facts[`${part}: ${name}`] = of;
   }
   $('facts').append(...Object.entries({ ...facts, Palate: model.palate }).filter(([, value]) => value !== null && value !== undefined && value !== '').map(([name, value]) => h(
-    'div', {}, h('dt', { text: name }), h('dd', { text: typeof value === 'object' ? JSON.stringify(value) : typeof value === 'number' ? value.toLocaleString('en') : value }),
+    'div', {}, h('dt', { text: name }), h('dd', { text: plain(value) }),
   )));
 }
 
+/** A value of any depth as text: “train 73,477, val 4,106”. */
+function plain(value) {
+  if (Array.isArray(value)) return value.map(plain).join(', ');
+  if (typeof value === 'object' && value !== null) return Object.entries(value).map(([name, of]) => `${name} ${plain(of)}`).join(', ');
+  return typeof value === 'number' ? value.toLocaleString('en') : `${value}`;
+}
+
 function table() {
-  const rows = model.models.filter(({ key }) => model.metrics[key]).map(entry => [entry, model.metrics[entry.key]]);
+  const rows = model.models.filter(({ key }) => model.metrics[key]).map(entry => [entry, model.metrics[entry.key]]).sort((a, b) => (b[1].auc ?? 0) - (a[1].auc ?? 0));
   if (!rows.length) return h('p', { class: 'note', text: 'No metrics: evaluate the run first (palate evaluate).' });
   const columns = Object.keys(SHOWN).filter(column => rows.some(([, metrics]) => typeof metrics[column] === 'number'));
   const best = Object.fromEntries(columns.map(column => {

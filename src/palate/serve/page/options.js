@@ -1,7 +1,7 @@
 // Which model answers, what stands beside it, and the filters.
 
 import { $, h, later } from './dom.js';
-import { beside, chosen, model, replace, state } from './state.js';
+import { beside, chosen, kind, label, model, ranked, replace, state } from './state.js';
 
 const KINDS = { sum: 'Combinations', baseline: 'Classical models', 'language model': 'Language models' };
 
@@ -19,17 +19,17 @@ export function startOptions(change) {
 
 /** Shows the choices as they are, after a change from elsewhere too. */
 export function show(set) {
-  const groups = Object.entries(KINDS).map(([kind, name]) => [name, model.models.filter(entry => entry.kind === kind)]).filter(([, entries]) => entries.length);
-  $('model').replaceChildren(...groups.map(([name, entries]) => h('optgroup', { label: name }, ...entries.map(({ key, label, auc }) => h('option', {
-    value: key, selected: key === chosen(), text: `${label}${auc === null ? '' : ` · AUC ${auc.toFixed(3)}`}${key === model.default ? ' · recommended' : ''}`,
+  const groups = Object.entries(KINDS).map(([of, name]) => [name, model.models.filter(entry => entry.kind === of)]).filter(([, entries]) => entries.length);
+  $('model').replaceChildren(...groups.map(([name, entries]) => h('optgroup', { label: name }, ...entries.map(({ key, label: name, auc }) => h('option', {
+    value: key, selected: key === chosen(), text: `${name}${auc === null ? '' : ` · AUC ${auc.toFixed(3)}`}${key === model.default ? ' · recommended' : ''}`,
   })))));
   const ticked = new Set(beside());
   const held = document.activeElement?.id;
-  $('beside').replaceChildren($('beside').firstElementChild, ...tuned(set), ...model.models.filter(({ key }) => key !== chosen()).map(({ key, label }, n) => h(
+  $('beside').replaceChildren($('beside').firstElementChild, ...tuned(set), ...ranked().filter(key => key !== chosen()).map((key, n) => h(
     'label', { class: 'tick' }, h('input', {
       type: 'checkbox', id: `beside-${n}`, checked: ticked.has(key),
       on: { change: event => set({ beside: event.target.checked ? [...beside(), key] : beside().filter(other => other !== key) }) },
-    }), label,
+    }), label(key),
   )));
   $(held)?.focus();
   $('retriever').value = state.retriever;
@@ -40,7 +40,7 @@ export function show(set) {
 
 /** A button for the comparison that people want most: the language model before and after training. */
 function tuned(set) {
-  const language = model.models.filter(entry => entry.kind === 'language model').sort((a, b) => (b.auc ?? 0) - (a.auc ?? 0)).map(entry => entry.key);
+  const language = ranked().filter(key => kind(key) === 'language model');
   if (language.length < 2) return [];
   return [h('button', {
     class: 'quiet', type: 'button', id: 'tuned', text: 'Base and fine-tuned side by side', on: { click: () => set({ model: language[0], beside: language.slice(1) }) },

@@ -40,14 +40,15 @@ async function load() {
     task.say('Rate a title first; then choose one of the recommendations here.');
     return;
   }
-  const answer = await task.run(how => ask('v1/prompt', { ...how, body: { ...who, candidate: { item_id: chosen.item_id } } }));
+  const answer = await task.run(how => ask('v1/prompt', { ...how, body: { ...who, candidate: { item_id: chosen.item_id } } }), load);
   if (!answer) return;
   const count = part => answer.tokens.filter(token => token.part === part).length;
   $('legend').replaceChildren(
     ...Object.entries(PARTS).map(([part, name]) => h('span', {}, h('i', { class: `token ${part}`, text: 'abc' }), `${name}, ${plural(count(part), 'token')}`)),
     h('span', {}, h('i', { class: 'blank', text: '· ↵' }), 'space, new line'),
   );
-  $('tokens').replaceChildren(...answer.tokens.map(tokenOf));
+  const isAnswer = n => answer.tokens[n]?.part === 'answer';
+  $('tokens').replaceChildren(...answer.tokens.flatMap((token, n) => (isAnswer(n) && isAnswer(n - 1) ? [h('i', { text: ' or ' }), tokenOf(token)] : [tokenOf(token)])));
   $('prompt-note').textContent = `At the answer’s place the model gives each token a probability. P(like) is that of “${answer.yes.trim()}”, as a share of “${answer.yes.trim()}” and “${answer.no.trim()}” together.`;
   for (const id of ['tokens', 'legend']) $(id).hidden = false;
   announce(`${plural(answer.tokens.length, 'token')}`);

@@ -7,7 +7,7 @@ import { rate, rateFocus, shown } from './stars.js';
 import { model, person, ratings, replace, setUser, state, user } from './state.js';
 
 const SHORT = 12, POPULAR = 6, POOL = 24, ENOUGH = 4;
-let changed, all = false, popular = [];
+let changed, all = false, popular = null;
 const line = {}, storing = new Map();
 
 /** Starts the column; `change()` is called whenever the ratings are others. */
@@ -31,19 +31,30 @@ async function loadPopular() {
   showPopular();
 }
 
-function startAgain() {
-  const earlier = replace({ history: [], dismissed: [], user: null, filters: {} });
-  const opened = user;
-  setUser(null);
+/** Changes the ratings in a way that can be undone. */
+function undoable(text, changes, opened = user) {
+  const before = user;
+  const earlier = replace(changes);
+  setUser(opened);
   update();
+  announce(text);
+  line.yours.say(text, ['Undo', () => {
+    replace(earlier);
+    setUser(before);
+    line.yours.say('');
+    update();
+  }]);
+}
+
+function startAgain() {
+  if (user) undoable(`User ${user.user_id} is closed.`, {}, null);
+  else undoable('Cleared.', { history: [], dismissed: [] });
   $('query').focus();
-  announce('Everything is cleared');
-  line.yours.say('Cleared.', ['Undo', () => { replace(earlier); setUser(opened); line.yours.say(''); update(); }]);
 }
 
 async function openUser(id) {
   if (id === '') return;
-  const answer = await line.user.run(how => ask(`v1/users/${encodeURIComponent(id)}`, how));
+  const answer = await line.user.run(how => ask(`v1/users/${encodeURIComponent(id)}`, how), () => openUser(id));
   if (!answer) return;
   setUser(answer);
   all = false;
@@ -74,14 +85,12 @@ export function add(item) {
 /** Gives an item a rating: stores it for a user, keeps it here for a visitor. */
 export function give(item, rating) {
   const row = ratings().find(row => row.item_id === item.item_id);
-  const fresh = !row || row.rating === null;
-  if (user) store(item, rating);
   if (row) row.rating = rating;
   else ratings().push({ item_id: item.item_id, title: item.title, rating });
   replace({ history: state.history });
-  if (fresh) keepFocus(show);
-  showHead();
-  changed();
+  keepFocus(show);
+  if (user) store(item, rating);
+  else changed();
 }
 
 /** Stores a user's rating once the visitor pauses: arrow keys pass several values. */
@@ -109,12 +118,9 @@ function move(row, by) {
 
 function remove(row) {
   const place = state.history.indexOf(row);
-  const earlier = replace({ history: state.history.filter(other => other !== row) });
-  update();
+  undoable(`Removed ${row.title}.`, { history: state.history.filter(other => other !== row) });
   const next = state.history[Math.min(place, state.history.length - 1)];
   (next ? $(`remove-${word(next.item_id)}`) : $('query'))?.focus();
-  line.yours.say(`Removed ${row.title}.`, ['Undo', () => { replace({ history: earlier.history }); line.yours.say(''); update(); }]);
-  announce(`Removed ${row.title}`);
 }
 
 const rowId = ({ item_id }) => `row-${word(item_id)}`;
@@ -155,11 +161,8 @@ function showHead() {
 /** Makes an opened user's ratings the visitor's own, which may be removed and reordered. */
 function copy() {
   const history = user.ratings.filter(row => row.rating !== null).map(({ item_id, title, rating }) => ({ item_id, title, rating }));
-  replace({ history, dismissed: [] });
-  setUser(null);
-  update();
+  undoable('A copy: changes are not stored.', { history, dismissed: [] }, null);
   $('query').focus();
-  announce('These ratings are a copy now; what you change is not stored');
 }
 
 export function show() {
@@ -175,9 +178,10 @@ export function show() {
 
 function showPopular() {
   const rated = new Set(ratings().map(row => row.item_id));
-  const offered = user ? [] : popular.filter(item => !rated.has(item.item_id)).slice(0, POPULAR);
+  const offered = user ? [] : (popular ?? []).filter(item => !rated.has(item.item_id)).slice(0, POPULAR);
   const list = $('popular').querySelector('ul');
-  $('popular').hidden = !offered.length || rated.size >= SHORT;
+  $('popular').hidden = (popular && !offered.length) || user !== null || rated.size >= SHORT;
+  list.classList.toggle('loading', !popular); // keeps the room
   if (rated.size === ENOUGH) $('popular').open = false;
   list.replaceChildren(...offered.map(item => h(
     'li', {}, title(item.title), h('span', { class: 'under' }, rate(item, null, 'popular', rating => {

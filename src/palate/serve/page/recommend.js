@@ -4,9 +4,9 @@ import { Problem, Task, ask, events, once } from './api.js';
 import { $, announce, h, later, meter, percent, plural, title, word } from './dom.js';
 import { give } from './ratings.js';
 import { rate, starsText } from './stars.js';
-import { beside, chosen, label, model, person, ratings, replace, state, user } from './state.js';
+import { beside, chosen, label, model, person, ranked, replace, state, user } from './state.js';
 
-const EFFECTS = 8;
+const EFFECTS = 8, MODELS = 8;
 const rows = new Map();
 let task, asked = null, best = [], toPrompt;
 /** The candidates that the third view offers: the recommendations on the page. */
@@ -22,6 +22,10 @@ export function startRecommend(prompt) {
 export const refresh = later(350, recommend);
 
 async function recommend() {
+  const held = document.activeElement;
+  if (held?.matches('#recommendations input:focus-visible')) { // still choosing stars by keyboard
+    return held.addEventListener('blur', refresh, { once: true });
+  }
   const who = person();
   $('empty').hidden = who !== null;
   if (!who) return clear();
@@ -31,14 +35,16 @@ async function recommend() {
   const list = $('recommendations');
   list.setAttribute('aria-busy', 'true');
   list.style.setProperty('--models', 1 + asked.beside.length);
-  if (!list.children.length) place([], state.top);
+  if (list.children.length) list.classList.add('stale'); // until the first ones are scored
+  else place([], state.top);
+  $('theirs-note').classList.add('stale');
   closeAll();
   progress(0, 0);
-  const answer = await task.run(how => read(body, how));
+  const answer = await task.run(how => read(body, how), recommend);
   progress(0, 0);
   if (task.controller) return undefined; // a later request took over
   list.setAttribute('aria-busy', 'false');
-  if (!answer) return list.classList.add('stale');
+  if (!answer) return list.querySelectorAll('.waiting').forEach(node => node.remove());
   place(answer.recommendations.filter(scored => !state.dismissed.includes(scored.item_id)).slice(0, state.top), 0);
   return finish(answer);
 }
@@ -64,6 +70,7 @@ function finish(answer) {
   const left = answer.left_out ? `; ${plural(answer.left_out, 'rated item')} left out` : '';
   const by = answer.retriever && answer.retriever !== 'all' ? ` that ${$('retriever').selectedOptions[0].text} found` : '';
   const note = $('theirs-note');
+  note.classList.remove('stale');
   note.textContent = `The best of ${plural(answer.candidates, 'candidate')}${by}, scored by ${answer.label} from ${plural(answer.ratings, 'rating')}${left}. `
     + (answer.calibrated ? '' : 'This model is not calibrated: trust the order, not the probability. ');
   if (state.dismissed.length) {
@@ -111,6 +118,7 @@ function place(scored, room) {
   for (let n = nodes.length; n < room; n++) nodes.push(h('li', { class: 'waiting', 'aria-hidden': 'true' }));
   const before = new Map([...list.children].map(node => [node, node.offsetTop]));
   const held = document.activeElement;
+  const at = [...list.children].findIndex(node => node.contains(held));
   const kept = new Set(nodes);
   for (const node of [...list.children]) if (!kept.has(node)) node.remove();
   nodes.forEach((node, n) => {
@@ -119,7 +127,7 @@ function place(scored, room) {
     if (node.parentNode === list && list.moveBefore) list.moveBefore(node, there ?? null);
     else list.insertBefore(node, there ?? null);
   });
-  if (held !== document.activeElement && list.contains(held)) held.focus({ preventScroll: true });
+  if (held !== document.activeElement) (list.contains(held) ? held : list.children[at]?.querySelector('[aria-expanded]'))?.focus({ preventScroll: true });
   for (const [key, node] of rows) if (!kept.has(node)) rows.delete(key);
   if (matchMedia('(prefers-reduced-motion: reduce)').matches) return;
   for (const node of nodes) {
@@ -137,7 +145,7 @@ function rowOf(item) {
   });
   const actions = h(
     'div', { class: 'actions' },
-    rate(item, null, 'theirs', rating => { give(item, rating); }),
+    rate(item, null, 'theirs', rating => give(item, rating), () => why.focus()),
     why,
     model.models.some(entry => entry.kind === 'language model')
       ? h('button', { class: 'quiet', text: 'Prompt', 'aria-label': `Prompt: what the model saw of ${item.title}`, on: { click: () => toPrompt(item) } }) : null,
@@ -189,12 +197,14 @@ function toggle(node, item) {
   panel.replaceChildren(why, others);
   const { model: key, beside: _, ...who } = asked;
   const candidate = { item_id: item.item_id };
-  const every = model.models.map(entry => entry.key).filter(other => other !== key).slice(0, 30);
+  const every = ranked().filter(other => other !== key).slice(0, 30);
   node.tasks = [
     load(why, how => ask('v1/explain', { ...how, body: { ...who, model: key, candidate } }), answer => effects(answer)),
     load(others, how => ask('v1/score', { ...how, body: { ...who, model: key, beside: every, candidates: [candidate] } }), ({ scores: [score] }) => {
-      const all = [[key, score.p], ...every.map(other => [other, score.beside[other]])].sort((a, b) => (b[1] ?? 0) - (a[1] ?? 0));
-      return h('dl', { class: 'models' }, ...all.map(([other, p]) => modelRow(other, p, other === key)));
+      const all = [modelRow(key, score.p, true), ...every.map(other => modelRow(other, score.beside[other]))];
+      const more = all.splice(MODELS);
+      return h('div', {}, h('dl', { class: 'models' }, ...all), more.length
+        ? h('details', {}, h('summary', { text: `${more.length} more` }), h('dl', { class: 'models' }, ...more)) : null);
     }),
   ];
   return tell('clicked', [item]);

@@ -17,7 +17,7 @@ function aside(columns) {
 export function startSearch(add) {
   const input = $('query'), list = $('found');
   const task = new Task($('search-line'));
-  let items = [], active = -1;
+  let items = [], active = -1, shownFor = '', hurried = false; // hurried: Enter came before the answer
 
   function close() {
     list.hidden = true;
@@ -35,6 +35,7 @@ export function startSearch(add) {
 
   function choose(item) {
     input.value = '';
+    hurried = false;
     close();
     add(item);
   }
@@ -57,14 +58,18 @@ export function startSearch(add) {
 
   const look = later(150, async () => {
     const query = input.value.trim();
-    if (!query) return;
-    const answer = await task.run(how => ask(`v1/items?q=${encodeURIComponent(query)}&limit=${FOUND}`, how));
-    if (!answer || input.value.trim() !== query) return;
+    if (!query) return undefined;
+    const answer = await task.run(how => ask(`v1/items?q=${encodeURIComponent(query)}&limit=${FOUND}`, how), look);
+    if (!answer || input.value.trim() !== query) return undefined;
     items = answer.items;
-    if (document.activeElement === input) show();
+    shownFor = query;
+    if (hurried && items.length) return choose(items[0]);
+    hurried = false;
+    return document.activeElement === input ? show() : undefined;
   });
 
   input.addEventListener('input', () => {
+    hurried = false;
     if (input.value.trim()) look();
     else { task.stop(); task.say(''); items = []; close(); }
   });
@@ -76,6 +81,7 @@ export function startSearch(add) {
     if (event.key === 'ArrowDown' && n) mark((active + 1) % n);
     else if (event.key === 'ArrowUp' && n) mark(active <= 0 ? n - 1 : active - 1);
     else if (event.key === 'ArrowDown' && input.value.trim()) look();
+    else if (event.key === 'Enter' && input.value.trim() && input.value.trim() !== shownFor) { hurried = true; look(); }
     else if (event.key === 'Enter' && n) choose(items[Math.max(active, 0)]);
     else if (event.key === 'Escape') { if (n) close(); else { input.value = ''; task.say(''); } } else return;
     event.preventDefault();

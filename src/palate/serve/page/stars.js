@@ -7,7 +7,7 @@ import { model } from './state.js';
 export function steps() {
   const [low, high] = model.scale;
   const step = low % 1 ? 0.5 : 1;
-  if (low < 0.5 || low > 1 || low % step || high % step || high > 10 || high < 2) return null;
+  if (low < 0.5 || low % step || high % 1 || high > 10) return null;
   return Array.from({ length: (high - low) / step + 1 }, (_, n) => low + n * step);
 }
 
@@ -21,6 +21,8 @@ export function starsText(rating) {
 
 let made = 0;
 
+const sideOf = (value, step) => (step === 1 ? 'whole' : value % 1 ? 'left' : 'right');
+
 /** Asks for a rating of an item; `give(rating)` is called for each one chosen, `leave()` on Enter. */
 export function rate({ item_id, title }, rating, place, give, leave = () => {}) {
   const number = h('output', { class: 'given', text: rating === null ? '' : `${rating}` });
@@ -29,15 +31,16 @@ export function rate({ item_id, title }, rating, place, give, leave = () => {}) 
   const onEnter = event => { if (event.key === 'Enter') { event.preventDefault(); leave(); } };
   const id = `${place}-${word(item_id)}`;
   if (!values) return numbers(id, title, rating, changed, onEnter);
-  const halves = values[0] % 1 > 0;
+  const step = values[0] % 1 ? 0.5 : 1;
   const name = `stars-${made++}`;
   const group = h('fieldset', { class: 'stars', 'aria-label': `Rating of ${title}`, role: 'radiogroup', on: { keydown: onEnter } });
+  for (let value = step; value < values[0]; value += step) group.append(h('span', { class: sideOf(value, step) })); // too low for the scale
   for (const value of values) {
     const radio = h('input', {
       type: 'radio', name, id: `${id}-${value}`, value, checked: value === rating,
       'aria-label': `${value} ${value === 1 ? 'star' : 'stars'}`, on: { change: () => changed(value) },
     });
-    group.append(h('label', { class: halves ? (value % 1 ? 'left' : 'right') : 'whole', title: shown(value) }, radio));
+    group.append(h('label', { class: sideOf(value, step), title: shown(value) }, radio));
   }
   group.addEventListener('keydown', event => {
     const typed = values.find(value => `${value}` === event.key);

@@ -78,8 +78,16 @@ export function person() {
 export const chosen = () => state.model ?? model.default;
 export const label = key => model.models.find(entry => entry.key === key)?.label ?? key;
 
-/** Models shown beside the chosen one: the two best other baselines, unless the visitor ticked some. */
-export function beside() {
-  const best = model.models.filter(entry => entry.kind === 'baseline' && entry.key !== chosen()).sort((a, b) => (b.auc ?? 0) - (a.auc ?? 0));
-  return (state.beside ?? best.slice(0, 2).map(entry => entry.key)).filter(key => key !== chosen());
+/** Keys of the models: those with a language model, then classical ones, the best on the test rows first. */
+export function ranked() {
+  const place = ({ kind, auc }) => (kind === 'baseline' ? auc ?? 0 : 2 + (auc ?? 0));
+  return [...model.models].sort((a, b) => place(b) - place(a)).map(entry => entry.key);
 }
+
+/** Models shown beside the chosen one: those that the visitor ticked, or the best other baseline and the item's mean. */
+export function beside() {
+  const [best, ...others] = ranked().filter(key => key !== chosen() && kind(key) === 'baseline');
+  return state.beside?.filter(key => key !== chosen()) ?? [best, others.includes('item-mean') ? 'item-mean' : others[0]].filter(Boolean);
+}
+
+export const kind = key => model.models.find(entry => entry.key === key)?.kind;
