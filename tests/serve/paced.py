@@ -39,8 +39,8 @@ class PacedEngine(Engine):
 
     items, scale, default = ITEMS, (0.5, 5.0), "steps"
     models = {  # noqa: RUF012
-        "steps": Model("steps", "Steps", "baseline", True, 0.7),
-        "other": Model("other", "Other", "language model", False, None),
+        "steps": Model("steps", "Steps", "language model", True, 0.7),
+        "other": Model("other", "Other", "baseline", False, None),
     }
 
     def __init__(self, name: str = "one", seconds: float = 0.0) -> None:

@@ -1,6 +1,7 @@
 """The process of the service: its address, and its end, in which no request is lost."""
 
 import ipaddress
+import logging
 import signal
 import socket
 import threading
@@ -57,6 +58,7 @@ def run(app: FastAPI, sock: socket.socket, seconds: float) -> None:
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(seconds) + 1,
     )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # no line for each broken request
     _Server(config, app).run([sock])
 
 
