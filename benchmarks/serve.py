@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,10 @@ class Connection:
 
     def __init__(self, server: Server) -> None:
         self.http = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=120)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.http.close()
 
     def post(self, route: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Status and body of an answer."""
@@ -283,39 +287,42 @@ def soaked(run: Path, asked: Asked, minutes: float, seconds: float) -> Result:
     with service(run) as server:
         draw = asked.score(models_of(server)[0], 20)
         connection = Connection(server)
-        bodies = [draw(rng)[1] for _ in range(50)]
+        bodies = [draw(rng)[1] for _ in range(20)]
         expected = [p_of(connection.post("score", body)[1]) for body in bodies]
         capacity = throughput(server, draw, 8, seconds).rate
         rate, began, tickets = 2 * capacity, time.monotonic(), iter(range(10**9))
         found: Counter[str] = Counter()
         memory, worst, lock = [], [0.0], threading.Lock()
 
+        end = began + 60 * minutes
+
         def ask() -> None:
-            own = Connection(server)
             while True:
                 with lock:
                     at = began + next(tickets) / rate
-                if at > began + 60 * minutes:
+                if max(at, time.monotonic()) > end:
                     return
                 time.sleep(max(0.0, at - time.monotonic()))
-                n = int(at * 1e6) % len(bodies)
+                n, gap = int(at * 1e6) % len(bodies), 0.0
                 try:
-                    status, answer = own.post("score", bodies[n])
+                    with closing(Connection(server)) as own:  # an idle one is closed after five seconds
+                        status, answer = own.post("score", bodies[n])
                     gap = float(np.abs(p_of(answer) - expected[n]).max()) if status == 200 else 0.0
                     kind = "429" if status == 429 else "right" if status == 200 and gap <= SAME else f"wrong ({status})"
-                except OSError:
-                    kind, gap, own = "lost", 0.0, Connection(server)
+                except (OSError, http.client.HTTPException):
+                    kind = "lost"
                 with lock:
                     found[kind] += 1
                     worst[0] = max(worst[0], gap)
 
         def watch() -> None:
-            while time.monotonic() < began + 60 * minutes:
+            while time.monotonic() < end:
                 memory.append(server.memory())
                 time.sleep(min(5.0, 6 * minutes))
 
         in_threads([watch, *[ask] * 128])
-        ready = connection.post("score", bodies[0])[0]
+        with closing(Connection(server)) as connection:
+            ready = connection.post("score", bodies[0])[0]
     quarter = max(1, len(memory) // 4)
     row = {"minutes": minutes, "capacity": capacity, "offered": sum(found.values()) / (60 * minutes), **found,
            "first": statistics.median(memory[quarter : 2 * quarter] or memory),
