@@ -34,7 +34,8 @@ test-slow: $(VENV)/.test
 # make stress   hours: the service under fuzz, load and kills, in full
 stress: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serve
-	$(BIN)/python benchmarks/serve.py --soak 10
+	$(BIN)/palate run configs/demo.yaml
+	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
 
 # make lint   ruff: style and format

@@ -440,7 +440,7 @@ SERVE = (
     _option("--model KEY", "model that answers a request without one (the one that the run recommends)"),
     STORE,
     _option("--api-key-file FILE", "file with the API key that clients send ($PALATE_API_KEY)"),
-    _option("--in-flight N", "requests that a model works on at once (16)", default=16),
+    _option("--in-flight N", "requests that the language model works on at once (16)", default=16),
     _option("--queue N", "requests that wait; further ones are answered 429 (64)", default=64),
     _option("--timeout SECONDS", "longest time to an answer (60)", default=60.0),
     _option("--max-body N", "largest body of a request in MiB (4)", default=4),

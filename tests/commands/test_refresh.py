@@ -11,11 +11,14 @@ import polars as pl
 import pytest
 from tests.acceptance.ratings import write_ratings
 from tests.command import palate
+from tests.recipes import recipe_to_evaluate, recipe_to_run
 
 from palate.commands import refresh as module
+from palate.config import load_config
 from palate.serve.release import current
 from palate.serve.schemas import NewRating
 from palate.serve.store import Store
+from palate.store.lock import locked
 
 LATER = 2_000_000
 Like = Callable[[int], bool]
@@ -141,6 +144,36 @@ def test_an_interrupted_refresh_goes_on_with_its_ratings(run: Path, monkeypatch:
     assert (current(run), result(current(run))["stored"]) == (run / "releases" / "2", 1800)
 
 
+def test_a_refresh_that_another_config_began_is_left_behind(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate(run, range(100, 130), 30, odd)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_compared", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        palate("refresh", run)
+    done = palate("refresh", run, "--set", "seed=7")
+    assert done.returncode == 0, done.stderr
+    assert current(run) == run / "releases" / "2"
+    assert load_config(current(run) / "config.yaml").seed == 7
+
+
+def test_a_store_without_anything_new_leaves_nothing_behind(run: Path) -> None:
+    known = pl.read_parquet(run / "data" / "ratings.parquet").row(0, named=True)
+    with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store:
+        same = {name: known[name] for name in ("user_id", "item_id", "rating", "timestamp")}
+        store.add_ratings([NewRating(**same), NewRating(user_id=1, item_id=999, rating=4)])
+    done = palate("refresh", run)
+    assert (done.returncode, "0 ratings" in done.stdout) == (0, True)
+    assert "1 item without a title" in done.stderr
+    assert list((run / "releases").glob("*")) == []
+
+
+def test_one_refresh_runs_at_a_time(run: Path) -> None:
+    rate(run, range(100, 130), 30, odd)
+    (run / "releases").mkdir()
+    with locked(run / "releases"):
+        done = palate("refresh", run)
+    assert (done.returncode, "another refresh is running" in done.stderr) == (1, True)
+
+
 def test_a_failed_refresh_leaves_the_old_run_in_service(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate(run, range(100, 130), 30, odd)
     monkeypatch.setattr(module, "prepared", lambda config: (_ for _ in ()).throw(OSError(28, "No space left")))
@@ -156,3 +189,58 @@ def test_wrong_use_is_one_line(run: Path) -> None:
     assert (none.returncode, "--no-train: leaves out the language model" in none.stderr) == (2, True)
     without = palate("refresh", run, "--set", "ratings.source=null")
     assert (without.returncode, "ratings.source: is null" in without.stderr) == (2, True)
+
+
+def rate_more(run: Path) -> None:
+    """The users of a small log, and others, rate more films."""
+    draw, rows = random.Random(1), []
+    for user in range(1, 25):
+        for n, item in enumerate(draw.sample(range(1, 61), 30)):
+            rows.append(NewRating(user_id=user, item_id=item, rating=4.5 if odd(item) else 2, timestamp=LATER + n))
+    with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store:
+        store.add_ratings(rows)
+
+
+def test_one_adapter_reads_the_same_prompts_in_both_runs(tmp_path: Path) -> None:
+    """The old run has the newer ratings in its users' histories, as the new run has, so that the scores are equal."""
+    recipe_to_evaluate(tmp_path, adapter=0.3)
+    run = tmp_path / "run"
+    shutil.copy(tmp_path / "config.yaml", run)
+    old = load_config(run / "config.yaml")
+    rate_more(run)
+    folder = module._begun(old, run, f"sqlite:///{run}/feedback.sqlite")
+    assert folder is not None
+    shutil.copytree(run / "adapter", folder / "adapter")
+    found = module._compared(old, load_config(folder / "config.yaml"), "language-model", folder)
+    assert found["rows"] > 30
+    assert (found["difference"]["value"], found["new"]["auc"]) == (0, found["old"]["auc"])
+    now, then = (pl.read_parquet(folder / "scores" / f"newest-{name}.parquet") for name in ("new", "old"))
+    assert now["logit"].n_unique() > 20
+    shared = [pl.col("user_id", "item_id").cast(pl.String), "label", pl.col("logit").round(4)]
+    assert now.select(shared).sort(pl.all()).equals(then.select(shared).sort(pl.all()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", ["online", None])
+def test_a_language_model_is_trained_again_and_compared(tmp_path: Path, offset: str | None) -> None:
+    train = {"max_samples": 32, "train_on": "answer", "offset": offset}
+    evaluate = {"max_samples": 40, "calibration_samples": 40, "zero_shot": False, "baselines": "quick", "bootstrap": 50}
+    recipe = recipe_to_run(
+        tmp_path, train=train, evaluate=evaluate, prepare={"history_len": 3, "val_ratio": 0.15, "test_ratio": 0.2}
+    )
+    first = palate("run", recipe)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"ladder": {"use": "language-model"}}))
+    rate_more(run)
+    assert "all stages of palate run" in palate("refresh", run, "--dry-run").stdout
+    done = palate("refresh", run)
+    assert done.returncode == 0, done.stderr
+    found = result(run / "releases" / "1")
+    assert found["old"]["model"] == "language-model"
+    assert found["rows"] == 40
+    assert found["difference"]["interval"] is not None
+    assert (run / "releases" / "1" / "adapter" / "adapter_model.safetensors").is_file()
+    scores = pl.read_parquet(run / "releases" / "1" / "scores" / "newest-old.parquet")
+    assert scores["logit"].n_unique() > 20

@@ -56,10 +56,10 @@ def test_the_newest_samples_are_those_that_a_loop_finds(seed: int, cut: float) -
     of_user: dict[int, list[int]] = {}
     expected = []
     for at, (user, item, _, time, role) in enumerate(rows):
-        knows = item < 22
-        if role == "test" and time > last and (user, item) not in known and knows:
-            if len([i for i in of_user.get(user, []) if i < 22]) >= OPTIONS.history_len:
-                expected.append(at)
+        shown = len([each for each in of_user.get(user, []) if each < 22])
+        newer = role == "test" and time > last and (user, item) not in known
+        if newer and item < 22 and shown >= OPTIONS.history_len:
+            expected.append(at)
         of_user.setdefault(user, []).append(item)
     assert sorted(found.new.tolist()) == expected
     ids = [frame.select(pl.col("user_id", "item_id").cast(pl.String), "rating", "timestamp")

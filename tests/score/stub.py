@@ -27,6 +27,8 @@ class Stub:
     takes_ids: bool = True
     key: str | None = None
     names: tuple[str, ...] = ("base", "adapter")
+    endpoint: str | None = None  # or "/generative_scoring" as vLLM, "/v1/score" as SGLang
+    off: float = 0.0  # added to the log-probabilities that the endpoint tells
     spoil: Spoil = lambda handler, n: False
     asked: list[Any] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock)
@@ -67,9 +69,21 @@ class Stub:
         }
         return {"choices": [{"text": text, "logprobs": logprobs}], "usage": usage}
 
+    def score(self, path: str, body: Any) -> Any:
+        """The probabilities of the labels behind query and item: of all as SGLang, of the first as vLLM."""
+        assert not body["apply_softmax"]
+        assert not body["item_first"]
+        rows = [np.exp(self.log_p(body["model"], [*body["query"], *item]) + self.off) for item in body["items"]]
+        if path == "/v1/score":
+            return {"scores": [[row[label] for label in body["label_token_ids"]] for row in rows]}
+        data = [{"index": n, "score": row[body["label_token_ids"][0]]} for n, row in enumerate(rows)]
+        return {"object": "list", "data": data[::-1]}
+
     def reply(self, path: str, body: Any) -> tuple[int, Any]:
         if path == "/v1/models":
             return 200, {"data": [{"id": name} for name in self.names]}
+        if path == self.endpoint:
+            return 200, self.score(path, body)
         if path != "/v1/completions":
             return 404, {"detail": "Not Found"}
         if body["model"] not in self.names:

@@ -51,6 +51,43 @@ def test_answers_outside_the_top_are_found_exactly(chat: Chat, form: str, after_
     assert sum("logit_bias" in (body or {}) for body in stub.asked) > len(PROMPTS)
 
 
+@pytest.mark.parametrize(("endpoint", "requests"), [("/generative_scoring", 2), ("/v1/score", 1)])
+def test_a_scoring_endpoint_takes_all_candidates_at_once(chat: Chat, endpoint: str, requests: int) -> None:
+    stub = Stub(chat.tokenizer, endpoint=endpoint)
+    rests = [[n, 7] for n in range(40)]
+    with serving(stub) as url:
+        backend = connect(url, "adapter", chat, PROMPTS[:2])
+        assert backend.endpoint == endpoint
+        before = len(stub.asked)
+        told: list[int] = []
+        found = backend.answers_behind([10, 20], rests, 8, told.append)
+    np.testing.assert_allclose(found, expected(stub, chat, [[10, 20, *rest] for rest in rests]), atol=1e-4)
+    assert len(stub.asked) - before == requests
+    assert sum(told) == 40
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"endpoint": "/v1/score", "off": -1.0}])
+def test_a_server_without_such_an_endpoint_or_with_other_probabilities_gets_single_prompts(
+    chat: Chat, spoilt: dict[str, Any]
+) -> None:
+    stub = Stub(chat.tokenizer, **spoilt)
+    with serving(stub) as url:
+        backend = connect(url, "adapter", chat, PROMPTS[:2])
+        assert backend.endpoint is None
+        found = backend.answers_behind([10, 20], [[1], [2]], 8, lambda n: None)
+    np.testing.assert_allclose(found, expected(stub, chat, [[10, 20, 1], [10, 20, 2]]), atol=1e-4)
+
+
+def test_an_unreadable_reply_of_a_scoring_endpoint_stops_the_work(chat: Chat) -> None:
+    stub = Stub(chat.tokenizer, endpoint="/v1/score")
+    with serving(stub) as url:
+        backend = connect(url, "adapter", chat, PROMPTS[:2])
+        for reply in ({}, {"scores": [[0.5]]}, {"scores": [[0.5, 1.5]]}, {"scores": [[0.5, 0.1]] * 2}):
+            stub.score = lambda path, body, reply=reply: reply  # type: ignore[method-assign]
+            with pytest.raises(WorkError, match=r"scoring endpoint"):
+                backend.answers_behind([10, 20], [[1]], 8, lambda n: None)
+
+
 def test_an_answer_that_no_bias_brings_up_stops_the_work(chat: Chat) -> None:
     with (
         serving(Stub(chat.tokenizer, top=3, scale=0.0)) as url,

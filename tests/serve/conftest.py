@@ -10,7 +10,6 @@ from tests.serve.paced import running
 
 from palate.config import Config, Override, load_config
 
-
 FILMS = {
     1: ("Toy Story (1995)", "Animation|Comedy"),
     22: ("Braveheart (1995)", "Action|War"),

@@ -1,6 +1,5 @@
 """A service whose engine answers at a pace that a test sets, and a server for an app on a free port."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import uvicorn
 
 from palate.serve.app import Options, app_of
 from palate.serve.engine import Effect, Engine, Longs, Model, NewRating, Part, Person, TokenOf, UnknownUserError
+from palate.serve.server import bound, url_of
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
 
@@ -39,8 +39,8 @@ class PacedEngine(Engine):
 
     items, scale, default = ITEMS, (0.5, 5.0), "steps"
     models = {  # noqa: RUF012
-        "steps": Model("steps", "Steps", "baseline", True, 0.7),
-        "other": Model("other", "Other", "language model", False, None),
+        "steps": Model("steps", "Steps", "language model", True, 0.7),
+        "other": Model("other", "Other", "baseline", False, None),
     }
 
     def __init__(self, name: str = "one", seconds: float = 0.0) -> None:
@@ -110,14 +110,12 @@ class PacedEngine(Engine):
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """Serve an app by uvicorn in a thread; gives its address."""
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen(1024)
+    sock = bound("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        yield url_of(sock)
     finally:
         server.should_exit = True
         thread.join()

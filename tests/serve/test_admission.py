@@ -63,6 +63,16 @@ def test_items_answer_while_the_models_are_busy(tmp_path: Path) -> None:
         assert not slow.done()
 
 
+def test_classical_models_do_not_wait_behind_a_language_model(tmp_path: Path) -> None:
+    engine = PacedEngine(seconds=0.2)
+    with service(tmp_path, engine, in_work=1, queue=0) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.post, "/v1/score", json=ASKED)
+        assert until(lambda: gauge(client, "palate_in_flight") == 1)
+        assert client.post("/v1/score", json=ASKED).status_code == 429
+        assert client.post("/v1/score", json={**ASKED, "beside": ["other"], "model": "other"}).status_code == 200
+        assert slow.result().status_code == 200
+
+
 def test_a_client_that_hangs_up_frees_its_work(tmp_path: Path) -> None:
     engine = PacedEngine(seconds=0.1)
     many = {"history": [], "candidates": [{"item_id": 1}] * 500}

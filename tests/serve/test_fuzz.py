@@ -24,7 +24,7 @@ def fuzzed(folder: Path, *words: str) -> None:
 
 @pytest.mark.skipif(ST is None, reason="schemathesis is not installed")
 def test_the_service_answers_as_its_description_says(tmp_path: Path) -> None:
-    fuzzed(tmp_path, "--phases", "examples,fuzzing", "--max-examples", "10", "--generation-deterministic")
+    fuzzed(tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "15", "--generation-deterministic")
 
 
 @pytest.mark.slow

@@ -309,7 +309,7 @@ def test_a_slow_server_shows_progress_and_a_new_rating_ends_the_earlier_request(
         expect(page.locator("#theirs-note")).to_contain_text("from 3 ratings")
     finally:
         engine.seconds = 0.0
-    assert engine.ended == 2
+    assert engine.ended >= 2
     assert page.evaluate(room) == early
 
 

@@ -1,5 +1,6 @@
 """The store of feedback: durable once acknowledged, each request once, in SQLite and PostgreSQL."""
 
+import random
 import sqlite3
 import threading
 import time
@@ -16,8 +17,8 @@ from tests.postgres import restart, serving
 
 from palate.errors import InputError, WorkError
 from palate.ratings import database
-from palate.ratings.database import connect
-from palate.serve.schemas import NewEvent, NewRating
+from palate.ratings.database import connect, stored_ratings
+from palate.serve.schemas import TEXT, NewEvent, NewRating
 from palate.serve.store import KeyReusedError, Store
 
 
@@ -59,6 +60,16 @@ def test_what_was_stored_is_there_after_opening_again(url: str) -> None:
         assert store.events(since=8)["event"].to_list() == ["clicked"]
 
 
+def test_a_copy_of_a_store_has_its_ratings(url: str, tmp_path: Path) -> None:
+    from palate.commands.refresh import _copy
+
+    with closing(Store(url)) as store:
+        store.add_ratings([rating(1, 2), rating("anna", "b-7", 2.5)], "k")
+        _copy(url, tmp_path / "copy.sqlite")
+    assert [path.name for path in tmp_path.glob("copy*")] == ["copy.sqlite"]
+    assert stored_ratings(f"sqlite:///{tmp_path}/copy.sqlite")[1] == stored_ratings(url)[1]
+
+
 def test_a_key_is_stored_once_and_never_with_another_body(url: str) -> None:
     with closing(Store(url)) as store, closing(Store(url)) as other:
         assert store.add_ratings([rating()], "k").stored == 1
@@ -88,12 +99,15 @@ def test_a_rating_without_a_time_is_of_now(url: str) -> None:
 
 
 def test_any_text_is_an_id_and_a_key(url: str) -> None:
-    odd = ["\0", "'; DROP TABLE ratings; --", "é\u2028😀", "%s ?", '"', "007", "7"]
+    draw = random.Random(3)
+    long = ["".join(chr(draw.randint(*span)) for _ in range(TEXT)) for span in ((1, 31), (0x1F300, 0x1F9FF))]
+    odd = [*long, "\0", "'; DROP TABLE ratings; --", "é\u2028😀", "%s ?", '"', "007", "7"]
     with closing(Store(url)) as store:
         for text in odd:
             store.add_ratings([rating(text, text)], text)
             assert store.add_ratings([rating(text, text)], text).repeated
             assert store.ratings_of(text)[0].item_id == text
+        assert store.ratings_of("\ud800") == []  # half of a pair, as a broken URL may name it
         assert store.all_ratings()["user_id"].to_list() == odd
 
 

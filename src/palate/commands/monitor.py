@@ -82,12 +82,11 @@ def _cold(found: "Findings") -> "Table":
 
 
 def _answered(found: "Findings") -> "Table":
-    from palate.report.table import cell, ece_text
+    from palate.report.table import cell
 
-    table = _table("answered", "shown", "n", "mean P", "liked", "slope", "ECE", "AUC")
+    table = _table("answered", "shown", "n", "mean P", "liked", "slope", "ECE", "by noise", "AUC")
     for each in found.answered:
         metrics = each.metrics
-        ece = "–" if metrics.ece is None else ece_text(metrics)
-        numbers = (cell(each.mean_p), cell(metrics.base_rate), cell(metrics.slope), ece, cell(metrics.auc))
-        table.add_row(each.model, f"{each.shown:,}", f"{metrics.n:,}", *numbers)
+        shown = (each.mean_p, metrics.base_rate, metrics.slope, metrics.ece, metrics.ece_floor, metrics.auc)
+        table.add_row(each.model, f"{each.shown:,}", f"{metrics.n:,}", *map(cell, shown))
     return table

@@ -1,5 +1,6 @@
 """Refresh: build a run anew on its log and the ratings that its service was given, and switch if that is not worse."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -65,8 +66,8 @@ def refresh(
         if folder is None:
             return
         new = load_config(folder / "config.yaml")
-        newest = _look(old, new, url)
-        if not newest.newer:
+        if not _look(old, new, url).newer:
+            shutil.rmtree(folder)  # all that the store has was left out, or is in the log
             return
         if language:
             from palate.commands.run import stages_of
@@ -105,13 +106,15 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
     frame, sha256 = stored_ratings(url)
     if numbers:
         last = run / RELEASES / str(numbers[-1])
-        if not (last / RESULT).is_file():
+        finished = (last / RESULT).is_file()
+        if finished and current(run) == last and read_json(last / RESULT)["sha256"] == sha256:
+            _say("new", f"nothing: {last} was made from the same ratings, and is served")
+            return None
+        same = load_config(last / "config.yaml") == _with(config, last, _snapshot(last))
+        if same and not finished:
             log.info("%s was interrupted: going on with its ratings", last)
             return last
-        if read_json(last / RESULT)["sha256"] == sha256:
-            if current(run) == last:
-                _say("new", f"nothing: {last} was made from the same ratings, and is served")
-                return None
+        if same and read_json(last / RESULT)["sha256"] == sha256:
             log.info("%s was made from the same ratings, and is not served", last)
             return last
     if frame.is_empty():
@@ -120,8 +123,13 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
     folder = run / RELEASES / str(numbers[-1] + 1 if numbers else 1)
     with atomic_folder(folder) as partial:
         _copy(url, partial / SNAPSHOT)
-        write_config(_with(config, folder, f"sqlite:///{(folder / SNAPSHOT).absolute()}"), partial / "config.yaml")
+        write_config(_with(config, folder, _snapshot(folder)), partial / "config.yaml")
     return folder
+
+
+def _snapshot(folder: Path) -> str:
+    """The URL of a release's copy of the store."""
+    return f"sqlite:///{(folder / SNAPSHOT).absolute()}"
 
 
 def _copy(url: str, file: Path) -> None:
@@ -248,9 +256,7 @@ def _decide(run: Path, folder: Path, found: Mapping[str, Any], force: bool) -> N
     gain, why = found["difference"], ""
     if gain is None or gain["interval"] is None:
         rows = f"{found['rows']:,} rows" + (" of one answer or one user" if found["rows"] >= FEWEST else "")
-        why = (
-            "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
-        )
+        why = "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
         _say("result", f"{rows}: the models were not compared")
     else:
         low, high = gain["interval"]["low"], gain["interval"]["high"]

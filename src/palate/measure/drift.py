@@ -139,9 +139,10 @@ def answered(ratings: pl.DataFrame, events: pl.DataFrame, threshold: float) -> l
         pl.col(_PAIR).cast(pl.String), pl.col("model").fill_null("unnamed")
     )
     given = ratings.select(pl.col(_PAIR).cast(pl.String), "rating", at="timestamp").sort("at", maintain_order=True)
+    given, what = given.with_row_index("answer"), [*_PAIR, "model"]
     pairs = shown.join(given, on=_PAIR).filter(pl.col("at") >= pl.col("timestamp"))
-    first = pairs.sort("at", "timestamp", maintain_order=True).filter(pl.col("at") == pl.col("at").min().over(_PAIR))
-    last = first.unique([*_PAIR, "model"], keep="last", maintain_order=True)
+    first = pairs.filter(pl.col("answer") == pl.col("answer").min().over(what))
+    last = first.sort("timestamp", maintain_order=True).unique(what, keep="last", maintain_order=True)
     found = []
     for model in shown["model"].unique().sort():
         part = last.filter(model=model)

@@ -15,12 +15,17 @@ ROWS = 16_384
 """Rows of the vocabulary in one projection: in float32 all rows of Qwen3-8B would take 2.5 GB."""
 
 
+Kept = dict[int, Any]
+"""The weights of layers in float32, by the identity of the layer."""
+
+
 @contextmanager
-def exact_logits(model: Any) -> Iterator[None]:
+def exact_logits(model: Any, kept: Kept | None = None) -> Iterator[None]:
     """Make a model, wrapped or not, compute its logits and their gradients in float32 from the last hidden state.
 
     The body and the model's scaling of its logits are unchanged. The last layer may be a linear layer, LoRA on one, or
-    a trained copy of one; for others a warning is logged that their logits are rounded.
+    a trained copy of one; for others a warning is logged that their logits are rounded. `kept` keeps the weights in
+    float32 from pass to pass, for a model that does not change: their conversion is half of a pass over few tokens.
     """
     import torch
 
@@ -33,7 +38,7 @@ def exact_logits(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for layer in head.modules() if other is None else ():
             if isinstance(layer, torch.nn.Linear):
-                stack.enter_context(_projected(layer))
+                stack.enter_context(_projected(layer, kept))
         yield
 
 
@@ -66,11 +71,11 @@ def _warn(message: str) -> None:
 
 
 @contextmanager
-def _projected(layer: Any) -> Iterator[None]:
+def _projected(layer: Any, kept: Kept | None) -> Iterator[None]:
     # accelerate's hooks, which spread weights over devices, keep the layer's forward under this name.
     name = "_old_forward" if hasattr(layer, "_old_forward") else "forward"
     original = layer.__dict__.get(name)
-    setattr(layer, name, lambda hidden: _project(layer, hidden))
+    setattr(layer, name, lambda hidden: _project(layer, hidden, kept))
     try:
         yield
     finally:
@@ -80,7 +85,7 @@ def _projected(layer: Any) -> Iterator[None]:
             setattr(layer, name, original)
 
 
-def _project(head: Any, hidden: Any) -> Any:
+def _project(head: Any, hidden: Any, kept: Kept | None) -> Any:
     import torch
     from torch.nn.functional import linear
 
@@ -104,6 +109,11 @@ def _project(head: Any, hidden: Any) -> Any:
     with torch.autocast(hidden.device.type, enabled=False):
         if head.weight.requires_grad and torch.is_grad_enabled():
             logits = linear(hidden.float(), head.weight.float())
+        elif kept is not None:
+            weight = kept.get(id(head))
+            if weight is None:
+                weight = kept[id(head)] = head.weight.detach().float()
+            logits = linear(hidden.float(), weight)
         else:
             logits = Projection.apply(hidden)
         return logits if head.bias is None else logits + head.bias.float()

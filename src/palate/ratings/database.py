@@ -207,8 +207,13 @@ def _check(ours: bool, version: int, place: str) -> None:
 
 
 def as_text(value: int | str) -> str:
-    """An id as it is stored."""
-    return json.dumps(value)
+    """An id as it is stored; characters stay as they are, so that an index can hold an id of 500 of them."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 lacks
+        return json.dumps(value)
+    return text
 
 
 def as_id(text: str) -> int | str:

@@ -31,6 +31,8 @@ class LocalBackend:
     model: Any
     yes: int
     no: int
+    head: dict[int, Any] | None = None
+    """Weights of the last layer in float32, which all passes share (see `exact_logits`); None: each converts them."""
 
     def answers(self, prompts: Sequence[Ids]) -> Floats:
         """Answer one batch, padded on the right: causal attention needs no mask for that, and positions stay."""
@@ -105,7 +107,7 @@ class LocalBackend:
             positions = begin + torch.arange(ids.shape[1])
             options = {"palate_prefix": before, "position_ids": positions.to(where)}
         self.model.eval()
-        with torch.inference_mode(), _one_row_each(self.model, last.to(where)):
+        with torch.inference_mode(), _one_row_each(self.model, last.to(where), self.head):
             return self.model(input_ids=ids.to(where), use_cache=False, **options).logits[:, 0].float()
 
     def _log_p(self, logits: Any) -> Floats:
@@ -171,7 +173,7 @@ def _memory(hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _one_row_each(model: Any, last: Any) -> Iterator[None]:
+def _one_row_each(model: Any, last: Any, head: dict[int, Any] | None) -> Iterator[None]:
     """Compute only the logits at position `last` (n,) of each row: (n, 1, vocabulary), float32."""
     import torch
 
@@ -183,7 +185,7 @@ def _one_row_each(model: Any, last: Any) -> Iterator[None]:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        with exact_logits(model):
+        with exact_logits(model, head):
             yield
     finally:
         hook.remove()

@@ -16,6 +16,7 @@ from palate.prompt.chat import Chat
 from palate.score.backend import Floats, Ids, OnBatch
 from palate.score.client import KEY_VARIABLE, Client, RefusedError
 from palate.score.completions import PATH, SLACK, TOP, NextToken, Token, forced, read, request
+from palate.score.endpoints import Endpoint, endpoint_at, log_p_of
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ BIASES = (50.0, 100.0)
 """Biases for the logit of an answer outside the likeliest tokens, tried in order; servers accept at most 100."""
 Answers = tuple[float, float]
 """log P of yes and no."""
+MANY = 64
+"""Candidates in a request to a scoring endpoint."""
 WAKE = 1.0
 """Seconds between wake-ups of a wait, so that Python handles a Ctrl-C that arrived just before it."""
 
@@ -35,6 +38,7 @@ class PromptRefusedError(InputError):
 class ServerBackend:
     """Requests the log-probabilities of the two answers from a server: one request per prompt, several in flight.
 
+    Where the server has a scoring endpoint, a request asks about many prompts with a common prefix.
     It sends prompts as token ids, or as text with the same ids if the server accepts no ids. It sorts them, so that
     prompts with a common prefix follow each other, for the server's prefix cache. An answer outside the `TOP` likeliest
     tokens costs a second request with a bias on its logit; see `completions.forced`.
@@ -47,6 +51,8 @@ class ServerBackend:
     chat: Chat
     in_flight: int = 8
     as_text: bool = False
+    endpoint: Endpoint | None = None
+    """The server's scoring endpoint, if it has one."""
     key: str | None = field(default=None, repr=False)
 
     def answers(self, prompts: Sequence[Ids]) -> Floats:
@@ -58,6 +64,8 @@ class ServerBackend:
 
         Calls `on_batch` for each prompt; `in_flight` replaces `batch_size`.
         """
+        if prefix and self.endpoint is not None:
+            return self._at_once(self.endpoint, prefix, rests, on_batch)
         prompts = [[*prefix, *rest] for rest in rests]
         found = np.empty((len(prompts), 2), np.float32)
         order = sorted(range(len(prompts)), key=prompts.__getitem__)
@@ -71,6 +79,16 @@ class ServerBackend:
                 found[tasks[task]] = task.result()
                 on_batch(1)
         return found
+
+    def _at_once(self, endpoint: Endpoint, prefix: Ids, rests: Sequence[Ids], on_batch: OnBatch) -> Floats:
+        """Answer prompts with a common prefix by requests about many of them each, one after another."""
+        found = [np.empty((0, 2), np.float32)]
+        with closing(Client(self.url, self.key)) as client:
+            for begin in range(0, len(rests), MANY):
+                part = rests[begin : begin + MANY]
+                found.append(log_p_of(client, endpoint, self.model, prefix, part, self._answers))
+                on_batch(len(part))
+        return np.concatenate(found)
 
     def answer(self, client: Client, prompt: list[int]) -> Answers:
         """log P of yes and no after one prompt."""
@@ -198,7 +216,14 @@ def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_fligh
         _check_bias(backend, client, list(probes[0]), first)
         for probe in probes:
             _check_tokenizer(backend, backend.next_token(client, list(probe)))
-            backend.answer(client, list(probe))
+            answers = backend.answer(client, list(probe))
+        if probes and not backend.as_text:
+            once = Client(url, backend.key, tries=1)
+            with closing(once):
+                endpoint = endpoint_at(once, model, probes[-1], backend._answers, answers, SLACK)
+            backend = replace(backend, endpoint=endpoint)
+            if endpoint is not None:
+                log.info("%s has %s: one request scores many candidates", url, endpoint)
     return backend
 
 

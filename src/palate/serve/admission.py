@@ -30,7 +30,8 @@ class HungUpError(ProblemError):
 
 
 class Admission:
-    """Runs at most `in_work` calls at once; `queue` more wait, and the next gets 429 with `Retry-After`.
+    """Runs at most `in_work` calls at once; `queue` more wait, and the next gets 429 with `Retry-After`, as does one
+    whose answer would not come in time.
 
     A client that hangs up loses its place in the queue. In work, its call is asked to stop, as is one that takes longer
     than `seconds`; the thread counts until the call has returned.
@@ -126,7 +127,7 @@ class Admission:
         def end(done: "asyncio.Future[T]") -> None:
             self.in_work -= 1
             self._free.release()
-            self._each += 0.1 * (time.monotonic() - began - self._each)
+            self._each += 0.2 * (time.monotonic() - began - self._each)
             gone.cancel()
             if not done.cancelled():
                 done.exception()  # of a call that nobody waits for
@@ -140,7 +141,7 @@ class Admission:
         if not self._free.locked():
             await self._free.acquire()
             return
-        if self.waiting >= self._queue:
+        if self.waiting >= self._queue or self._wait() + self._each > self._seconds:
             raise ProblemError(429, f"{self.waiting} requests wait, expected a later try", self._retry())
         self.waiting += 1
         free = asyncio.ensure_future(self._free.acquire())
@@ -162,9 +163,11 @@ class Admission:
         return ProblemError(503, f"no answer within {self._seconds:g} s", self._retry())
 
     def _retry(self) -> dict[str, str]:
-        """When a thread will be free, by the time of recent calls."""
-        seconds = (self.waiting + 1) * self._each / self._threads
-        return {"Retry-After": str(min(60, max(1, math.ceil(seconds))))}
+        return {"Retry-After": str(min(60, max(1, math.ceil(self._wait()))))}
+
+    def _wait(self) -> float:
+        """Seconds until a thread is free for one more request, by the time of recent calls."""
+        return (self.waiting + 1) * self._each / self._threads
 
     def close(self) -> None:
         """Start no further call; those in work end by themselves."""

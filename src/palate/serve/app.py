@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -60,7 +61,7 @@ class Options:
     """Without it the service answers only under the names of this machine."""
     names: tuple[str, ...] = LOCAL
     in_work: int = 16
-    """Requests that a model works on at once; it scores them in common batches."""
+    """Requests that a language model works on at once, in common batches; classical models take one for each core."""
     queue: int = 64
     """Requests that wait for these; further ones get 429."""
     seconds: float = 60.0
@@ -88,10 +89,18 @@ class Service:
 
     def __post_init__(self) -> None:
         self.models = Admission("model", self.options.in_work, self.options.queue, self.options.seconds)
+        # Classical models compute on the cores that there are; more threads would only take turns. They do not wait
+        # behind language models, which answer many requests in common batches.
+        cores = max(2, os.cpu_count() or 2)
+        self.classical = Admission("classical", cores, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
         self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
-        self.metrics.gauge("palate_queue", "requests that wait for a model", lambda: self.models.waiting)
-        self.metrics.gauge("palate_in_flight", "requests that a model works on", lambda: self.models.in_work)
+        self.metrics.gauge(
+            "palate_queue", "requests that wait for a model", lambda: self.models.waiting + self.classical.waiting
+        )
+        self.metrics.gauge(
+            "palate_in_flight", "requests that a model works on", lambda: self.models.in_work + self.classical.in_work
+        )
         self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
         self.metrics.gauges(self._of_engine)
         self._found: dict[str, float] = {}
@@ -119,6 +128,14 @@ class Service:
             own = {} if offered is None else {f"palate_{name}": value for name, value in offered().items()}
         return own | self._found
 
+    def line(self, asked: schemas.Person) -> Admission:
+        """Where a request waits: by the models that it asks."""
+        keys = [getattr(asked, "model", None), *getattr(asked, "beside", ())]
+        with self.source.lease() as serving:
+            engine = serving.engine
+            models = [engine.models.get(key or engine.default) for key in keys]
+        return self.classical if all(m is None or m.kind == "baseline" for m in models) else self.models
+
     def answering(self, call: Callable[[Answers, Stopped], T]) -> Callable[[Stopped], T]:
         """A call that is given the current engine when its thread begins."""
 
@@ -144,6 +161,7 @@ def app_of(source: EngineSource, store: Store, options: Options) -> FastAPI:
         yield
         polling.cancel()
         service.models.close()
+        service.classical.close()
         service.others.close()
 
     app = FastAPI(title="Palate", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -178,35 +196,35 @@ async def _poll(source: EngineSource) -> None:
 
 def _add_models(app: FastAPI, service: Service) -> None:
     """The routes that ask a model."""
-    run, answering = service.models.run, service.answering
+    line, answering = service.line, service.answering
 
     @app.post("/v1/score", responses=ASKED)
     async def score(body: schemas.ScoreRequest, request: Request) -> schemas.ScoreAnswer:
         """P(like) of candidates, in their order."""
-        return await run(request, answering(lambda answers, stopped: answers.score(body, stopped)))
+        return await line(body).run(request, answering(lambda answers, stopped: answers.score(body, stopped)))
 
     @app.post("/v1/recommend", responses=ASKED | STREAM, response_model=schemas.RecommendAnswer)
     async def recommend(body: schemas.RecommendRequest, request: Request) -> Any:
         """The best items for a person; with `stream`, the events `start`, `scored`, `end` and `error` as they come."""
         if not body.stream:
-            return await run(request, answering(lambda answers, stopped: answers.recommend(body, stopped)))
+            return await line(body).run(request, answering(lambda answers, stopped: answers.recommend(body, stopped)))
 
         def work(emit: Emit, stopped: Stopped) -> None:
             answering(lambda answers, stopped: answers.recommend(body, stopped, emit))(stopped)
 
-        events = await service.models.stream(request, work)
+        events = await line(body).stream(request, work)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     @app.post("/v1/explain", responses=ASKED)
     async def explain(body: schemas.ExplainRequest, request: Request) -> schemas.ExplainAnswer:
         """Why this score: what each rating of the history does to it, by leaving it out."""
-        return await run(request, answering(lambda answers, stopped: answers.explain(body, stopped)))
+        return await line(body).run(request, answering(lambda answers, stopped: answers.explain(body, stopped)))
 
     @app.post("/v1/prompt", responses=ASKED | documented(409))
     async def prompt(body: schemas.PromptRequest, request: Request) -> schemas.PromptAnswer:
         """What the language model reads for one candidate, token by token."""
-        return await run(request, answering(lambda answers, _: answers.prompt(body)))
+        return await line(body).run(request, answering(lambda answers, _: answers.prompt(body)))
 
 
 def _add_reading(app: FastAPI, service: Service) -> None:

@@ -107,7 +107,8 @@ class Guard:
             read += len(message.get("body", b""))
             ended = not message.get("more_body", False)
             if read > self.body:
-                await _drain(receive, 4 * self.body)
+                if not ended:
+                    await _drain(receive, 4 * self.body)
                 raise _http(413, str(self._too_large()))
             return message
 

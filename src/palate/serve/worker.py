@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -101,10 +101,13 @@ class Prefixes:
 
 
 class Worker:
-    """Answers prompts with a model in this process; `answers` may be called from any number of threads."""
+    """Answers prompts with a model in this process; `answers` may be called from any number of threads.
+
+    Its passes are short, so it keeps the weights of the last layer in float32.
+    """
 
     def __init__(self, backend: "LocalBackend", *, prefix_bytes: int = 1 << 28, together: int = TOGETHER) -> None:
-        self.backend, self.together = backend, max(1, together)
+        self.backend, self.together = replace(backend, head={}), max(1, together)
         self.prefixes = Prefixes(prefix_bytes)
         self.passes = 0
         self._waiting: deque[_Job] = deque()
