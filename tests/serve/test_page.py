@@ -32,6 +32,8 @@ TITLES = [
     *(f"{word} {n} ({1960 + n})" for n, word in enumerate(["Night", "Morning", "Summer", "Winter"] * 6, 1)),
     *HOSTILE,
 ]
+PATIENCE = 20_000
+"""Milliseconds until a check fails; a busy machine needs seconds for what takes a moment."""
 READY = "#recommendations[aria-busy=false] .rec"
 
 
@@ -96,6 +98,7 @@ class FilmEngine(PacedEngine):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -127,7 +130,7 @@ def opened(browser: Browser, url: str) -> Iterator[Opened]:
 
     def open_page(address: str = url, *, failing: bool = False, route: Any = None, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        context.set_default_timeout(8000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: strange.append(str(error)))
