@@ -13,7 +13,7 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check clean
+.PHONY: help install demo test test-slow stress lint types check clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -30,6 +30,13 @@ test: $(VENV)/.test
 # make test-slow   more than an hour: trainings killed at every change, each tokenizer with each prompt, all examples
 test-slow: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" -n $(WORKERS) --dist loadfile
+
+# make stress   hours: the service under fuzz, load and kills, in full
+stress: $(VENV)/.test
+	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serve
+	$(BIN)/palate run configs/demo.yaml
+	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
+	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
 
 # make lint   ruff: style and format
 lint: $(VENV)/.test
@@ -56,7 +63,7 @@ $(VENV)/.python:
 # The stamps depend on what names the dependencies: nothing is installed again until that changes.
 $(VENV)/.install: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing Palate and its dependencies into $(VENV) (once)"
-	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train]'
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.install data-packages.txt
@@ -64,5 +71,5 @@ $(VENV)/.demo: $(VENV)/.install data-packages.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve,postgres,dev]'
 	@touch $@

@@ -26,7 +26,12 @@ PAGES = [
 ]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = {name: [body for kind, body in FENCED.findall(text) if kind == "python"] for name, text in TEXTS.items()}
+SERVED = "docs/serve.md"
+"""Its blocks need a service: tests/serve/test_docs.py runs them."""
+BLOCKS = {
+    name: [body for kind, body in FENCED.findall(text) if kind == "python" and name != SERVED]
+    for name, text in TEXTS.items()
+}
 COMMANDS = {
     (name, " ".join(line.split()))
     for name, text in TEXTS.items()

@@ -20,6 +20,7 @@ ORDER = [
         "recommend",
         "plan",
         "serve",
+        "client",
         "commands",
         "parser",
         "cli",

@@ -5,6 +5,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # typing takes 3 ms, in which Ctrl-C would print a traceback
 PLACES = {
     "Chat": "palate.prompt.chat",
+    "Client": "palate.client",
     "Config": "palate.config",
     "Options": "palate.tokens.dataset",
     "PrepareConfig": "palate.config",
@@ -26,6 +27,7 @@ __all__ = ["__version__", *PLACES]
 
 if TYPE_CHECKING:
     __version__: str
+    from palate.client import Client as Client
     from palate.config import Config as Config
     from palate.config import PrepareConfig as PrepareConfig
     from palate.config import load_config as load_config

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may ta
     from palate.config import Config
 
 TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
+SERVE_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
 """Packages that training from a portable token folder does not import."""
 
@@ -78,9 +79,10 @@ def _command(words: Sequence[str]) -> int:
         return _end(f"error: {error}", error.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in (*TRAIN_EXTRA, *PREPARING):
+        if package not in (*TRAIN_EXTRA, *SERVE_EXTRA, *PREPARING):
             raise
-        what = "palate" if package in PREPARING else "'palate[train]'"
+        extra = "serve" if package in SERVE_EXTRA else "train"
+        what = "palate" if package in PREPARING else f"'palate[{extra}]'"
         return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2)
     except KeyboardInterrupt:
         return _end("interrupted; nothing half-written was kept", 130)
@@ -252,6 +254,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
         "K": WHOLE,
         "R": number(float, "a number"),
         "M": number(float, "a number of minutes"),
+        "SECONDS": number(float, "a number of seconds"),
         "F": number(float, "a number from 0 to 1"),
     },
     **{"DAYS": number(float, "a number of days, such as 7"), "FILE": Path, "DIR": Path},
@@ -428,6 +431,22 @@ RECOMMEND = (
     JSON,
     _option("--out FILE", "output of --all-users"),
 )
+STORE = _option("--ratings URL", "the service's store (sqlite:///RUN/feedback.sqlite)", dest="store")
+SERVE = (
+    _option(
+        "--host HOST", "address to listen at; any but this machine's needs an API key (127.0.0.1)", default="127.0.0.1"
+    ),
+    _option("--port N", "port; 0: a free one (8000)", default=8000),
+    _option("--model KEY", "model that answers a request without one (the one that the run recommends)"),
+    STORE,
+    _option("--api-key-file FILE", "file with the API key that clients send ($PALATE_API_KEY)"),
+    _option("--in-flight N", "requests that the language model works on at once (16)", default=16),
+    _option("--queue N", "requests that wait; further ones are answered 429 (64)", default=64),
+    _option("--timeout SECONDS", "longest time to an answer (60)", default=60.0),
+    _option("--max-body N", "largest body of a request in MiB (4)", default=4),
+    _option("--retrieve N", "candidates of the first stage, if a request names no number (50)", default=50),
+    _option("--log-requests", "log path, query and client of each request (with -v: the route alone)"),
+)
 EXPORT = (
     _option("--merge", "write a Hugging Face folder: safetensors and tokenizer"),
     _option("--gguf", "write a GGUF file (f16) by llama.cpp's converter", nargs="?", const="f16", choices=GGUF_TYPES),
@@ -491,6 +510,12 @@ ADVISE = (
     JSON,
     _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )
+REFRESH = (
+    STORE,
+    _option("--no-train", "leave out the language model"),
+    _option("--dry-run", "print what is new and what is due, and write nothing"),
+    _option("--force", "switch although too few rows decide; never to a worse run"),
+)
 LOGS = ("inspect", "init", "baselines", "advise")
 """The commands whose argument is a log."""
 FROM_RATINGS = ("baselines", "advise", "lengths", "tokenize", "plan", "audit")
@@ -524,6 +549,17 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
     "compare": (_compare, COMPARE, "compare runs: config differences, and paired score differences on shared rows"),
     "audit": (_call("audit:show_leaks"), AUDIT, "check the split for leaks: order, pairs, labels, ties, the prompt"),
     "recommend": (_recommend, RECOMMEND, "rank items for a user by P(like), with mean ratings beside it"),
+    "serve": (_call("serve:serve"), SERVE, "answer requests over HTTP, with a page in the browser"),
+    "refresh": (
+        _call("refresh:refresh"),
+        REFRESH,
+        "build a run anew on its log and the service's ratings, and switch to it if it is not worse",
+    ),
+    "monitor": (
+        _call("monitor:monitor"),
+        (STORE, JSON),
+        "show drift, cold users and items, and calibration on answered recommendations",
+    ),
     "export": (_call("export:export"), EXPORT, "merge adapter and base into one model: vLLM, transformers, llama.cpp"),
     "doctor": (_call("doctor:examine"), (JSON,), "show this machine's features and each tokenizer's decision token"),
     "cache": (_cache, CACHE, "inspect and prune the cache"),

@@ -28,6 +28,7 @@ from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
+from palate.ratings.database import is_url
 from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
@@ -52,7 +53,11 @@ class RatingsConfig(Section):
     """Where the ratings come from."""
 
     source: str | None = None
-    """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file."""
+    """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file, or the URL of a service's
+    store (then with `items`)."""
+    also: str | None = None
+    """The URL of a service's store, `sqlite:///PATH` or `postgresql://USER@HOST/NAME`, whose ratings follow those of
+    `source`; a later rating of the same user and item replaces the earlier one."""
     items: str | None = None
     """The item table; None: found beside the ratings."""
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
@@ -71,8 +76,15 @@ class RatingsConfig(Section):
     @model_serializer(mode="wrap")
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
-        rules = ("bad_rows", "untitled")
-        return {key: value for key, value in dump(self).items() if key not in rules or value != "refuse"}
+        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse"}
+        return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
+
+    @field_validator("also")
+    @classmethod
+    def _is_store(cls, also: str | None) -> str | None:
+        if also is not None and not is_url(also):
+            raise ValueError(f"{also!r} is no store, expected sqlite:///PATH or postgresql://USER@HOST/NAME")
+        return also
 
 
 class PrepareConfig(Section):

@@ -4,6 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from palate.cli import _parser
+from palate.ratings.database import is_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +26,7 @@ def test_make_install_takes_neither_the_demo_nor_the_tools() -> None:
     planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert [line.partition(" install ")[2].split() for line in planned.splitlines() if " -m pip " in line] == [
-        ["-c", "constraints.txt", "-e", "'.[train]'"]
+        ["-c", "constraints.txt", "-e", "'.[train,serve]'"]
     ]
 
 
@@ -40,6 +44,27 @@ def test_the_image_is_pinned_and_runs_without_root() -> None:
     copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
     assert set(copied) <= {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()}
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_services_run_without_root_behind_a_key_on_this_machine_alone() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    palate, db = (services["services"][name] for name in ("palate", "db"))
+
+    assert palate["user"].strip("${}").partition(":-")[2] not in ("", "0")
+    assert palate["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in palate["ports"])
+    assert "ports" not in db
+    assert services["secrets"] == {"api_key": {"environment": "PALATE_API_KEY"}}
+    assert re.fullmatch(r"postgres:\d+", db["image"])
+    args = _parser().parse_args([word.replace("${RUN:-runs/demo}", "runs/demo") for word in palate["command"]])
+    assert (args.host, str(args.api_key_file)) == ("0.0.0.0", "/run/secrets/api_key")
+    assert is_url(args.store)
+    words = palate["healthcheck"]["test"]
+    assert words[:3] == ["CMD", "python", "-c"]
+    compile(words[3], "healthcheck", "exec")
+    seconds = int(palate["stop_grace_period"].rstrip("s"))
+    assert seconds > args.timeout
+    assert all(each["healthcheck"] for each in (palate, db))
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.py") if p.name != "utils.py"))

@@ -35,7 +35,7 @@ MANY_LOST = 0.2
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
-    from palate.ratings.load import load_ratings
+    from palate.ratings.load import load_ratings, with_store
     from palate.ratings.splits import load_given
 
     wanted = config.ratings
@@ -52,6 +52,8 @@ def ratings_of(config: Config) -> "Ratings":
             bad_rows=wanted.bad_rows,
             untitled=wanted.untitled,
         )
+        if wanted.also is not None:
+            ratings = with_store(ratings, wanted.also)
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
@@ -274,6 +276,14 @@ def scored_tokens(
 ) -> "dict[str, TokenDataset]":
     """The samples of some splits as they are scored: all of them, also those that training would leave out."""
     return tokens_of(_keeping_all(config), data, chat, splits)
+
+
+def scored_tokens_of(config: Config, samples: "Samples", chat: "Chat") -> "TokenDataset":
+    """The test samples of any samples as `scored_tokens` has them."""
+    from palate.tokens.dataset import token_datasets
+
+    options = token_options(_keeping_all(config))
+    return token_datasets(samples, config.prompt, chat, options, name="newest", splits=("test",))["test"]
 
 
 def ablated_tokens(

@@ -12,6 +12,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES, locate
+from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import own_suffixes, table_suffixes
 from palate.ratings.item_table import item_table, items_of_titles, read_items
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings, without_title
@@ -72,7 +73,7 @@ def load_ratings(
     bad_rows: Literal["refuse", "skip", "report"] = "refuse",
     untitled: Literal["refuse", "drop", "id"] = "refuse",
 ) -> Ratings:
-    """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file.
+    """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file, or a store's URL.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
     `rating`, `timestamp` to other column names than the usual ones. `bad_rows` and `untitled` are the options of
@@ -80,6 +81,8 @@ def load_ratings(
     """
     check_scale(scale)
     columns = columns or {}
+    if is_url(source):
+        return _load_store(source, items, columns, scale)
     path = locate(source)
     single = path.is_file() and path.suffix.lower() != ".zip"
     if single:
@@ -121,6 +124,55 @@ def load_ratings(
     dropped = counted(table.skipped["reason"])
     times = table.form.span(table.frame["timestamp"])
     return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+
+
+def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: tuple[float, float] | None) -> Ratings:
+    """The ratings of a store, whose items are in a table of their own."""
+    if items is None:
+        raise InputError("has no titles, expected the item table as ratings.items", place_of(url))
+    file = item_table(items)
+    table, roles = read_items(file, columns)
+    nothing = pl.DataFrame(schema={"user_id": pl.Int64, "item_id": table.schema["item_id"], "rating": pl.Float64,
+                                   "timestamp": pl.Int64})  # fmt: skip
+    name, inputs = Path(name_of(url)).stem, {file.name: file.sha256}
+    found = with_store(
+        Ratings(nothing, table, name, inputs, scale or usual_scale(name, ""), columns={file.name: roles}), url
+    )
+    if found.frame.is_empty():
+        raise InputError("has no ratings, expected at least one of an item of the table", place_of(url))
+    return found
+
+
+def with_store(ratings: Ratings, url: str) -> Ratings:
+    """The ratings, and behind them those of a store (see `palate.ratings.database`).
+
+    A user's last rating of an item in the store replaces all earlier ones, also those of `ratings`. Ratings of items
+    without a title, and outside of the scale, are left out: a store is only appended to, so nobody could mend them.
+    `dropped` counts both, and the replaced ones.
+    """
+    stored, sha256 = stored_ratings(url)
+    log, (low, high) = ratings.frame, ratings.scale
+    if "split" in log.columns:
+        raise InputError("is appended to a log, expected none beside tables with splits", "ratings.also")
+    user = log.schema["user_id"] if stored.schema["user_id"] == log.schema["user_id"] else pl.String()
+    user = stored.schema["user_id"] if log.is_empty() else user
+    item, as_written = pl.col("item_id").cast(log.schema["item_id"], strict=False), pl.col("item_id").cast(pl.String)
+    # An id that the items' type cannot hold as it is written is that of no item: 007 is not 7.
+    stored = stored.select(log.columns).with_columns(pl.when(item.cast(pl.String) == as_written).then(item))
+    lacking = without_title(stored["item_id"], ratings.items).implode()
+    reasons = stored.select(
+        pl.when(pl.col("item_id").is_null() | pl.col("item_id").is_in(lacking)).then(pl.lit("item without a title"))
+        .when(~pl.col("rating").is_between(low, high)).then(pl.lit("rating outside of the scale"))
+    ).to_series()  # fmt: skip
+    stored = stored.filter(reasons.is_null()).cast({"user_id": user})
+    pair, rows = ["user_id", "item_id"], pl.concat([log.cast({"user_id": user}), stored]).with_row_index("row")
+    rated = rows.join(stored.select(pair).unique(), on=pair, how="semi").sort("timestamp", "row")
+    older = rated.join(rated.unique(pair, keep="last", maintain_order=True), on="row", how="anti")
+    frame = rows.join(older, on="row", how="anti", maintain_order="left").drop("row")
+    dropped = ratings.dropped | counted(reasons.drop_nulls().alias("reason"))
+    if older.height:
+        dropped["replaced by a later rating"] = older.height
+    return dataclasses.replace(ratings, frame=frame, inputs={**ratings.inputs, name_of(url): sha256}, dropped=dropped)
 
 
 def counted(reasons: pl.Series) -> dict[str, int]:

@@ -21,7 +21,7 @@ class Lookup:
 
     items: pl.DataFrame
 
-    def by_id(self, text: str, file: Path, line: int) -> int:
+    def by_id(self, text: str, file: Path | str, line: int | None = None) -> int:
         """The row of an item's id; raises `InputError` if there is none."""
         row = self._ids.get(text.strip())
         if row is None:
@@ -29,7 +29,7 @@ class Lookup:
             raise InputError(f"there is no item {shown}, expected an item_id of the item table", file, line)
         return row
 
-    def by_title(self, title: str, file: Path, line: int) -> int:
+    def by_title(self, title: str, file: Path | str, line: int | None = None) -> int:
         """The row of a title: an exact match, else one that ignores case.
 
         Raises `InputError` with the closest title if no item has this title, and if several have it.
@@ -49,7 +49,7 @@ class Lookup:
         """Whether an item has this title, in any case."""
         return title in self.titles or title.casefold() in self._folded
 
-    def by_either(self, text: str, file: Path, line: int) -> int:
+    def by_either(self, text: str, file: Path | str, line: int | None = None) -> int:
         """The row of an id, else of a title."""
         row = self._ids.get(text.strip())
         return self.by_title(text, file, line) if row is None else row

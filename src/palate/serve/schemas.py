@@ -150,6 +150,23 @@ class RecommendAnswer(Answered):
     left_out: int = Field(description="items that the person has rated")
 
 
+class Started(BaseModel):
+    """The stream's event `start`: what will be scored."""
+
+    model: str
+    candidates: int
+    retriever: str | None
+    left_out: int
+
+
+class ScoredPart(BaseModel):
+    """The stream's event `scored`: those of the newly scored items that are among the best `top_k` so far."""
+
+    items: list[Scored]
+    done: int = Field(description="candidates scored so far")
+    of: int
+
+
 class ExplainRequest(Asked):
     """Why this score: which ratings move it."""
 

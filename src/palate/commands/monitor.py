@@ -1,0 +1,92 @@
+"""Monitor: print what the service's store says about the run that it serves."""
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from palate import console
+from palate.config import Config
+from palate.serve.release import current, feedback
+from palate.serve.store import Store
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from palate.measure.drift import Findings
+
+_WORDS = {
+    "steady": "steady",
+    "moved": "moved: PSI above 0.1 and beyond chance",
+    "much": "moved much: PSI above 0.25",
+    "unknown": "no ratings to compare",
+}
+
+
+def monitor(config: Config, *, store: str | None, as_json: bool = False) -> None:
+    """Print drift of the inputs, what is cold, and the calibration of answered recommendations.
+
+    Raises `InputError` for a run without prepared data or without a store.
+    """
+    from palate.serve.monitor import look
+
+    console.start_logging()
+    run = config.run_path
+    with closing(Store(store or config.ratings.also or feedback(run), create=False)) as opened:
+        found = look(run, opened)
+    if as_json:
+        print(json.dumps({"run": str(current(run)), **asdict(found)}, indent=2))
+        return
+    line = f"{found.stored:,} ratings in the store, {found.newer:,} of them unknown to {current(run)}; "
+    console.out.print(f"{line}{found.events:,} events", highlight=False, soft_wrap=True)
+    for table in (_drift(found), _cold(found), *([_answered(found)] if found.answered else [])):
+        console.out.print(table)
+    if not found.answered:
+        console.out.print("No event says that a recommendation was shown with its probability.", highlight=False)
+
+
+def _table(*columns: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for n, column in enumerate(columns):
+        table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
+    return table
+
+
+def _drift(found: "Findings") -> "Table":
+    from palate.report.table import cell
+
+    table = _table("drift of", "PSI", "chance", "")
+    table.columns[-1].justify = "left"
+    for each in found.drift:
+        table.add_row(each.of, cell(each.psi), cell(each.chance), _WORDS[each.state])
+    return table
+
+
+def _cold(found: "Findings") -> "Table":
+    from palate.measure.figures import percent
+
+    cold = found.cold
+    shares = {
+        "users without a rating in training": cold.users,
+        "ratings by users with less history than a prompt shows": cold.ratings,
+        "rated items without a rating in training": cold.items,
+        "items of the catalogue without a rating in training": cold.catalogue,
+    }
+    table = _table("cold", "share")
+    for name, share in shares.items():
+        table.add_row(name, "–" if share is None else percent(share, 1))
+    return table
+
+
+def _answered(found: "Findings") -> "Table":
+    from palate.report.table import cell
+
+    table = _table("answered", "shown", "n", "mean P", "liked", "slope", "ECE", "by noise", "AUC")
+    for each in found.answered:
+        metrics = each.metrics
+        shown = (each.mean_p, metrics.base_rate, metrics.slope, metrics.ece, metrics.ece_floor, metrics.auc)
+        table.add_row(each.model, f"{each.shown:,}", f"{metrics.n:,}", *map(cell, shown))
+    return table

@@ -1,0 +1,263 @@
+"""Feedback in a database, SQLite or PostgreSQL by URL: its tables, its connections, and its ratings as columns.
+
+`sqlite:///PATH` names a file, relative to the working folder (`sqlite:////var/lib/a.sqlite` is absolute), and
+`postgresql://USER@HOST/NAME` a database, whose tables lie in the schema `palate`. Ids, keys and names are stored as
+JSON, so that the id 42 and the id "42" stay different, and no character of a text is a problem.
+
+`palate.serve.store` writes these tables. Without Polars at import.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from palate.errors import InputError, WorkError, first_line
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMAT = 1
+"""The version of the tables; every incompatible change raises it."""
+_APPLICATION = 0x50616C74
+"""SQLite's `application_id` of a store, "Palt", and the number of PostgreSQL's lock while the tables are made."""
+_SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
+_BUSY = 30
+"""Seconds that a writer waits for another process."""
+_TABLES = """
+CREATE TABLE requests (
+    number {serial}, key TEXT NOT NULL UNIQUE, body TEXT NOT NULL, received BIGINT NOT NULL);
+CREATE TABLE ratings (
+    number {serial}, user_id TEXT NOT NULL, item_id TEXT NOT NULL, rating DOUBLE PRECISION NOT NULL,
+    timestamp BIGINT NOT NULL, received BIGINT NOT NULL, key TEXT NOT NULL);
+CREATE INDEX ratings_of_user ON ratings (user_id);
+CREATE TABLE events (
+    number {serial}, event TEXT NOT NULL, user_id TEXT NOT NULL, item_id TEXT NOT NULL, timestamp BIGINT NOT NULL,
+    model TEXT, p DOUBLE PRECISION, received BIGINT NOT NULL, key TEXT NOT NULL);
+CREATE INDEX events_in_time ON events (timestamp)
+"""
+
+
+def is_url(source: str) -> bool:
+    """Whether a source of ratings is a database rather than a file."""
+    return source.startswith(("sqlite:", *_POSTGRES))
+
+
+def place_of(url: str) -> str:
+    """The URL as messages show it, without a password."""
+    if not url.startswith(_POSTGRES):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def name_of(url: str) -> str:
+    """The name of a store's file or database."""
+    return Path(urlsplit(url).path).name
+
+
+class Database:
+    """A connection to a store; not to be used by two threads at once. Statements have `?` for their values.
+
+    `lost` are the errors of a connection that may work again: a server that restarted, a deadlock.
+    """
+
+    def __init__(self, raw: Any, place: str, lost: tuple[type[Exception], ...], errors: type[Exception]) -> None:
+        self.raw, self.place, self.lost, self.errors = raw, place, lost, errors
+        self.is_file = isinstance(raw, sqlite3.Connection)
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a statement selects."""
+        found: list[tuple[Any, ...]] = self.raw.execute(self._marked(statement), values).fetchall()
+        return found
+
+    def count(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Run a statement; the number of rows that it changed."""
+        return int(self.raw.execute(self._marked(statement), values).rowcount)
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows to a table."""
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        self.raw.cursor().executemany(self._marked(statement), rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit when the block ends, durably; roll back if it raises."""
+        self.raw.execute("BEGIN IMMEDIATE" if self.is_file else "BEGIN")
+        try:
+            yield
+            self.raw.execute("COMMIT")
+        except BaseException:
+            with suppress(self.errors):
+                self.raw.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(self.errors):
+            self.raw.close()
+
+    def _marked(self, statement: str) -> str:
+        return statement if self.is_file else statement.replace("?", "%s")
+
+
+def connect(url: str, *, create: bool = False) -> Database:
+    """Open a store; `create` makes its file or schema if there is none.
+
+    Raises `InputError` for another program's database, one of a newer Palate, and one that is missing; `WorkError` for
+    a server that does not answer.
+    """
+    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        return _sqlite(url, Path(url.removeprefix(_SQLITE)), create)
+    if url.startswith(_POSTGRES):
+        return _postgres(url, create)
+    raise InputError("is no store, expected sqlite:///PATH or postgresql://USER@HOST/NAME", place_of(url))
+
+
+def _sqlite(url: str, path: Path, create: bool) -> Database:
+    """A SQLite file in WAL mode, whose commits are on the disk when they return."""
+    if not path.is_file() and not create:
+        raise InputError("no such file, expected the store of `palate serve`", path)
+    address = f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
+    try:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # Autocommit: transactions are begun by hand. Threads share a connection under a lock.
+        raw = sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        database = Database(raw, str(path), (), sqlite3.Error)
+        try:
+            if create and _is_empty(database):
+                database.raw.execute("PRAGMA journal_mode = WAL")
+                with database.transaction():
+                    if _is_empty(database):  # unless another process was faster
+                        _make(database, "INTEGER PRIMARY KEY")
+                        database.raw.execute(f"PRAGMA application_id = {_APPLICATION}")
+                        database.raw.execute(f"PRAGMA user_version = {FORMAT}")
+            (owner,), (version,) = (raw.execute(f"PRAGMA {name}").fetchone() for name in ("application_id",
+                                                                                          "user_version"))  # fmt: skip
+            _check(owner == _APPLICATION, version, database.place)
+            raw.execute("PRAGMA synchronous = FULL")  # each commit waits for the disk: it survives a power failure
+        except BaseException:
+            raw.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # locked, unreadable, on a full disk
+            raise WorkError(f"{path}: cannot be opened: {error}") from None
+        raise InputError("is not a SQLite file, expected the store of `palate serve`", path) from None
+    return database
+
+
+def _is_empty(database: Database) -> bool:
+    return not database.rows("SELECT 1 FROM sqlite_master") and database.rows("PRAGMA application_id") == [(0,)]
+
+
+def _postgres(url: str, create: bool) -> Database:
+    """A PostgreSQL database; a server that is told not to wait for its disk is told otherwise here."""
+    place = place_of(url)
+    try:
+        import psycopg
+    except ModuleNotFoundError:
+        raise InputError("needs psycopg: pip install 'palate[postgres]'", place) from None
+    try:
+        raw = psycopg.connect(url, autocommit=True, connect_timeout=10)
+    except psycopg.OperationalError as error:
+        raise WorkError(f"{place}: cannot be reached: {first_line(error)}") from None
+    except psycopg.Error as error:
+        raise InputError(f"is not a database's URL: {first_line(error)}", place) from None
+    database = Database(raw, place, (psycopg.OperationalError, psycopg.InterfaceError), psycopg.Error)
+    try:
+        raw.execute("SET search_path TO palate")
+        raw.execute("SET synchronous_commit TO on")
+        if create:
+            with database.transaction():
+                database.rows("SELECT pg_advisory_xact_lock(?)", [_APPLICATION])
+                if database.rows("SELECT to_regnamespace('palate')") == [(None,)]:
+                    raw.execute("CREATE SCHEMA palate")
+                    _make(database, "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+                    raw.execute("CREATE TABLE format (version INTEGER NOT NULL)")
+                    database.insert("format", ["version"], [(FORMAT,)])
+        if database.rows("SELECT to_regnamespace('palate')") == [(None,)]:
+            raise InputError("has no schema palate, expected the store of `palate serve`", place)
+        ours = database.rows("SELECT to_regclass('palate.format')") != [(None,)]
+        _check(ours, database.rows("SELECT version FROM format")[0][0] if ours else 0, place)
+    except psycopg.Error as error:
+        database.close()
+        raise WorkError(f"{place}: {first_line(error)}") from None
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make(database: Database, serial: str) -> None:
+    for statement in _TABLES.format(serial=serial).split(";"):
+        database.raw.execute(statement)
+
+
+def _check(ours: bool, version: int, place: str) -> None:
+    if not ours:
+        raise InputError("is another program's database, expected the store of `palate serve`", place)
+    if version != FORMAT:
+        raise InputError(f"has format {version}, this Palate reads {FORMAT}: update Palate", place)
+
+
+def as_text(value: int | str) -> str:
+    """An id as it is stored; characters stay as they are, so that an index can hold an id of 500 of them."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 lacks
+        return json.dumps(value)
+    return text
+
+
+def as_id(text: str) -> int | str:
+    """A stored id."""
+    value: int | str = json.loads(text)
+    return value
+
+
+def decoded(texts: "pl.Series") -> "pl.Series":
+    """Stored ids or names as text, String."""
+    import polars as pl
+
+    distinct = texts.unique().drop_nulls()
+    read = pl.Series([str(as_id(text)) for text in distinct], dtype=pl.String)
+    return texts.replace_strict(distinct, read, default=None, return_dtype=pl.String)
+
+
+def ids_of(texts: "pl.Series") -> "pl.Series":
+    """Stored ids as a log has them: Int64 if all are integers, else String."""
+    from palate.ratings.rating_table import as_ids
+
+    return as_ids(decoded(texts))
+
+
+def ratings_in(database: Database) -> "pl.DataFrame":
+    """All ratings in the order in which they were stored.
+
+    `user_id`, `item_id` (Int64 or String, see `ids_of`), `rating` (Float64), `timestamp` and `received` (Int64, seconds
+    since 1970).
+    """
+    import polars as pl
+
+    schema = {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64}
+    schema |= {"timestamp": pl.Int64, "received": pl.Int64}
+    rows = database.rows(f"SELECT {', '.join(schema)} FROM ratings ORDER BY number")
+    frame = pl.DataFrame(rows, schema, orient="row")
+    return frame.with_columns(ids_of(frame["user_id"]), ids_of(frame["item_id"]))
+
+
+def stored_ratings(url: str) -> "tuple[pl.DataFrame, str]":
+    """`ratings_in` of the store at a URL, and their SHA-256."""
+    with closing(connect(url)) as database:
+        try:
+            frame = ratings_in(database)
+        except database.errors as error:
+            raise WorkError(f"{database.place}: cannot be read: {first_line(error)}") from None
+    return frame, hashlib.sha256(frame.write_csv().encode()).hexdigest()

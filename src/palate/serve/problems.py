@@ -1,0 +1,101 @@
+"""Errors as `application/problem+json` (RFC 9457), and their place in the OpenAPI description."""
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from palate.errors import InputError, PalateError, WorkError
+from palate.serve.engine import UnknownUserError
+from palate.serve.schemas import Problem
+from palate.serve.store import KeyReusedError
+
+log = logging.getLogger("palate.serve")
+
+TYPE = "application/problem+json"
+MEANINGS = {
+    400: "the body is no JSON",
+    401: "the API key is missing or wrong",
+    403: "the Host header names another machine, and the service has no API key",
+    404: "there is no such user or item",
+    405: "the route has another method",
+    408: "the body did not arrive in time",
+    409: "the key was stored with other rows, or the run has no language model",
+    413: "the body has more bytes than the service accepts",
+    422: "a field is missing or wrong, or names an unknown item or model",
+    429: "the queue is full: try again after `Retry-After` seconds",
+    500: "the service failed",
+    503: "not ready, or the answer took too long",
+}
+"""What each status says; the OpenAPI description lists them for every route that can give them."""
+
+
+class ProblemError(Exception):
+    """An answer other than the one that was asked for."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status, self.detail, self.headers = status, detail, headers
+        super().__init__(detail)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an error is; one that nobody expected is logged, and its text stays here."""
+    errors = None
+    if isinstance(error, ProblemError):
+        status, detail = error.status, error.detail
+    elif isinstance(error, HTTPException):
+        status, detail = error.status_code, str(error.detail)
+    elif isinstance(error, UnknownUserError):
+        status, detail = 404, str(error) or MEANINGS[404]
+    elif isinstance(error, InputError):
+        status, detail = 422, str(error)
+    elif isinstance(error, KeyReusedError):
+        status, detail = 409, str(error)
+    elif isinstance(error, WorkError):  # the store's database, or a server with the language model, may come back
+        log.error("request failed: %s", error)
+        status, detail = 503, str(error)
+    elif isinstance(error, RequestValidationError):
+        # Without the input itself, which a client knows, and which JSON may not hold.
+        errors = [{"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]} for each in error.errors()]
+        first = errors[0]
+        status = 400 if first["type"] == "json_invalid" else 422
+        detail = f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}".removeprefix(": ")
+    else:
+        log.error("request failed: %s", type(error).__name__, exc_info=error)
+        status, detail = 500, MEANINGS[500]
+    title = HTTPStatus(status).phrase if status != 499 else "Client Closed Request"
+    return Problem(title=title, status=status, detail=detail, errors=errors)
+
+
+def answer(error: Exception) -> Response:
+    """The response for an error."""
+    problem = problem_of(error)
+    headers = getattr(error, "headers", None)
+    body = json.dumps(problem.model_dump(exclude_none=True))  # ASCII: a text may hold half of a surrogate pair
+    return Response(body, problem.status, headers, TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer every error of an app with a problem."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer(error)
+
+    for kind in (ProblemError, HTTPException, UnknownUserError, PalateError, RequestValidationError):
+        app.add_exception_handler(kind, handle)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for the OpenAPI description."""
+    content = {TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    wait = {"Retry-After": {"description": "seconds until the next try", "schema": {"type": "integer", "minimum": 1}}}
+    return {
+        status: {"description": MEANINGS[status], "content": content} | ({"headers": wait} if status == 429 else {})
+        for status in statuses
+    }

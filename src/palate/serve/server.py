@@ -1,0 +1,82 @@
+"""The process of the service: its address, and its end, in which no request is lost."""
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from palate.errors import InputError
+
+CONNECTIONS = 2048
+"""Open connections, above which the next get 503."""
+DRAIN = 1.0
+"""Seconds from SIGTERM, in which `/readyz` answers 503 and all else is answered, until no connection is accepted."""
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is a free one. Raises `InputError` for an address that is taken or cannot be had."""
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"{port}, expected a number from 0 to 65535", "--port")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise InputError(f"{host}:{port} cannot be had ({reason}), expected another address", "--port") from None
+    # Accepted sockets inherit it. asyncio sets it for sockets of a named protocol alone; without it an answer's body
+    # waits 40 ms for the acknowledgement of its headers.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """The address of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run(app: FastAPI, sock: socket.socket, seconds: float) -> None:
+    """Serve until SIGINT or SIGTERM; requests in flight are answered first, for up to `seconds`."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(seconds) + 1,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # no line for each broken request
+    _Server(config, app).run([sock])
+
+
+class _Server(uvicorn.Server):
+    """Announces its end to balancers before it closes its socket, and ends with exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._service = app.state.service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first SIGTERM begins the drain; the second, or Ctrl-C, closes the socket at once."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        if sig == signal.SIGINT or self._service.draining:
+            self.should_exit = True
+            return
+        self._service.draining = True
+        timer = threading.Timer(DRAIN, setattr, (self, "should_exit", True))
+        timer.daemon = True
+        timer.start()

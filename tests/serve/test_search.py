@@ -1,0 +1,94 @@
+"""The catalogue finds titles as people type them."""
+
+import threading
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.examples import examples
+
+from palate.errors import InputError
+from palate.serve.schemas import Item
+from palate.serve.search import Catalogue, plain
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small" / "movies.csv"
+TITLES = [
+    "Matrix, The (1999)",
+    "Seventh Son (2014)",
+    "Seven (a.k.a. Se7en) (1995)",
+    "Amélie (2001)",
+    "WALL·E (2008)",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def small() -> Catalogue:
+    return Catalogue(pl.DataFrame({"item_id": [str(n) for n in range(len(TITLES))], "title": TITLES}))
+
+
+@pytest.fixture(scope="module")
+def films() -> Catalogue:
+    if not REAL.is_file():
+        pytest.skip("no ../shared")
+    return Catalogue(pl.read_csv(REAL).rename({"movieId": "item_id"}))
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("toy story", "Toy Story (1995)"),
+        ("toy stori", "Toy Story (1995)"),
+        ("The Matrix", "Matrix, The (1999)"),
+        ("matrx", "Matrix, The (1999)"),
+        ("seven", "Seven (a.k.a. Se7en) (1995)"),
+        ("It", "It (1990)"),
+        ("up", "Up (2009)"),
+        ("leon", "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)"),
+        ("das boot", "Boot, Das (Boat, The) (1981)"),
+        ("lord rings", "Lord of the Rings, The (1978)"),
+        ("inceptoin", "Inception (2010)"),
+        ("shawshank redemtion", "Shawshank Redemption, The (1994)"),
+        ("silense of the lambs", "Silence of the Lambs, The (1991)"),
+        ("forest gump", "Forrest Gump (1994)"),
+        ("schindlers list", "Schindler's List (1993)"),
+        ("wall-e", "WALL·E (2008)"),
+        ("eternal sunshne spotless mind", "Eternal Sunshine of the Spotless Mind (2004)"),
+    ],
+)
+def test_the_first_result_is_the_film_that_is_meant(films: Catalogue, query: str, title: str) -> None:
+    assert films.names[films.search(query, 5)[0]] == title
+
+
+def test_every_title_finds_itself(films: Catalogue) -> None:
+    for row in range(0, len(films.names), 97):
+        found = films.search(films.names[row], 3)
+        assert plain(films.names[found[0]]) == plain(films.names[row])
+
+
+@examples(100)
+@given(st.text(max_size=30), st.integers(1, 10))
+def test_no_text_is_a_query_of_sqlite(query: str, limit: int) -> None:
+    catalogue = Catalogue(pl.DataFrame({"item_id": [1, 2], "title": ["Heat (1995)", 'Say "OR" * (1990)']}))
+    found = catalogue.search(query, limit)
+    assert len(found) == len(set(found)) <= limit
+
+
+def test_a_search_needs_no_thread_of_its_own(small: Catalogue) -> None:
+    found: list[list[int]] = []
+    threads = [threading.Thread(target=lambda: found.append(small.search("matrx", 1))) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == [[0]] * 8
+
+
+def test_an_item_is_named_by_id_or_title_and_the_error_names_the_nearest(small: Catalogue) -> None:
+    assert small.row(Item(item_id=3), "here") == small.row(Item(title="amélie (2001)"), "here") == 3
+    with pytest.raises(InputError, match=r"^here: there is no title 'Matrix', did you mean 'Matrix, The \(1999\)'\?$"):
+        small.row(Item(title="Matrix"), "here")
+    with pytest.raises(InputError, match=r"^here: there is no item '9', expected an item_id"):
+        small.row(Item(item_id=9), "here")
