@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests import llamacpp
 from tests.command import palate
 from tests.recipes import recipe_to_evaluate
 
 from palate.commands.engine import engine_of
 from palate.config import load_config
+from palate.errors import InputError
+from palate.models.adapter import load_adapter
+from palate.models.load import load_base_model
 from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, NewRating, Person, UnknownUserError
 
 USER = 3
@@ -129,3 +133,32 @@ def test_candidates_are_among_those_that_a_request_allows(engine: Engine) -> Non
         assert left_out == len(set(among.tolist()) & rated)
         some, _ = engine.candidates(person, None, retriever, 2, include_seen=True)
         assert some.size == (engine.items.height if retriever == "all" else 2)
+
+
+def test_a_language_model_in_llama_cpp_answers_as_the_one_in_this_process(
+    run: Path, engine: Engine, tmp_path: Path
+) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp's server is not installed: pip install xllamacpp")
+    base, tokenizer = load_base_model(load_config(run / "config.yaml").model)
+    merged = load_adapter(base, run / "run" / "adapter").merge_and_unload()
+    model = llamacpp.write_gguf(merged, tokenizer, tmp_path / "merged.gguf")
+    person = engine.person(USER, None)
+    item, _ = engine.candidates(person, None, "all", 0, include_seen=False)
+    with llamacpp.serving(model, "tiny") as url:
+        config = load_config(run / "config.yaml")
+        config = config.model_copy(
+            update={"score": config.score.model_copy(update={"server": url, "served_model": "tiny"})}
+        )
+        served = engine_of(config)
+        assert BASE not in served.models
+        found = scored(served, FINE_TUNED, person, item)
+        served.close()
+    expected = scored(engine, FINE_TUNED, person, item)
+    np.testing.assert_allclose(found["logit"], expected["logit"], atol=1e-3)
+    np.testing.assert_allclose(found["p"], expected["p"], atol=1e-5)
+    merged.model.layers[0].mlp.down_proj.weight.data.zero_()
+    other = llamacpp.write_gguf(merged, tokenizer, tmp_path / "other.gguf")
+    with llamacpp.serving(other, "tiny") as url:
+        config = config.model_copy(update={"score": config.score.model_copy(update={"server": url})})
+        with pytest.raises(InputError, match=r"logits of 8 validation prompts are up to .* from those of the run's"):
+            engine_of(config)

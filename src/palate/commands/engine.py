@@ -11,16 +11,16 @@ from palate.commands.calibrate import source_of
 from palate.commands.correction import Correction, correction_of
 from palate.commands.evaluate import model_name
 from palate.commands.item_vectors import check_vectors
-from palate.commands.prepare import kept_baselines, prepared, text_vectors, token_options
+from palate.commands.prepare import kept_baselines, prepared, scored_tokens, text_vectors, token_options
 from palate.commands.recommend import scale_of
 from palate.commands.report import METRICS
-from palate.commands.score import load_scorer, model_key
+from palate.commands.score import adapter_identity, load_scorer, model_key
 from palate.commands.server_model import check_scored_with
 from palate.commands.signals import signal_data
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.measure.calibration import Floats, load_calibration, sigmoid
+from palate.measure.calibration import CalibrationSource, Floats, load_calibration, sigmoid
 from palate.measure.keys import ZERO_SHOT
 from palate.measure.offset import Offset, load_offset
 from palate.store.artifacts import read_json
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from palate.samples import Prepared
     from palate.samples.people import Longs
     from palate.samples.signals import Asked
+    from palate.score.scorer import Scorer
     from palate.serve.engine import Engine, Model
     from palate.serve.language import LanguageModel, SignalsOf
 
@@ -41,6 +42,9 @@ KINDS = ("genres", "category", "categories", "tags")
 """Columns of several values in one text, as prompts show them."""
 NUMBERS = 0.95
 """Share of a text column's values that are numbers, from which on it filters as a column of numbers."""
+COMPARED, ALIKE = 8, 0.5
+"""Validation prompts that compare a server's model with the run's, and the difference of logits that numbers of 16 and
+8 bits explain."""
 PREFIX_BYTES = 1 << 28
 """Memory of keys and values of histories that are kept, 256 MiB."""
 
@@ -142,8 +146,10 @@ def _language_model(
         check_same_prompt(adapter, chat, config.prompt)
     check_vectors(config, data, adapter)
     scorer = load_scorer(config, adapter)
-    source = source_of(config, chat, model_key(scorer, config, adapter))
     folder = adapter or config.run_path
+    source: CalibrationSource | None = source_of(config, chat, model_key(scorer, config, adapter))
+    if config.score.server is not None and _answers_alike(config, data, scorer, adapter):
+        source = None  # what the run fitted to its own model holds for the server's
     sum_of = correction_of(config, data, adapter, load_offset(folder, source=source))
     to_p: Callable[[Floats], Floats] = sigmoid
     if sum_of is None and config.score.calibration != "none":
@@ -160,6 +166,36 @@ def _language_model(
     if sum_of is not None:
         sum_of.warn()
     return model, sum_of, adapter
+
+
+def _answers_alike(config: Config, data: "Prepared", scorer: "Scorer", adapter: Path | None) -> bool:
+    """Whether a server answers validation prompts as the model did that the run scored; False without such scores.
+
+    Raises `InputError` if it does not: calibration and sum belong to another model then.
+    """
+    from palate.commands.scores import VALIDATION, adapted, score_files
+    from palate.score.files import read_scores
+
+    if adapter is None:
+        return False
+    places = (config.run_path, config.run_path / "evaluation")  # of `palate run`, and of `palate evaluate`
+    files = [score_files(config, data, adapted([adapter])[0], place, ablated=False).get(VALIDATION) for place in places]
+    kept = [read_scores(path) for path in files if path is not None and path.is_file()]
+    known = next((each for each in kept if each.key.get("adapter") == dict(adapter_identity(adapter))), None)
+    if known is None:
+        return False
+    rows = known.columns["row"][:COMPARED]
+    found = scorer.score_ids(scored_tokens(config, data, scorer.chat, ("val",))["val"].prompts(rows)).logit
+    apart = float(np.abs(found - known.columns["logit"][:COMPARED]).max())
+    if apart > ALIKE:
+        raise InputError(
+            f"its logits of {len(rows)} validation prompts are up to {apart:.2g} from those of the run's model, "
+            f"expected the same model within {ALIKE:g}",
+            str(config.score.server),
+        )
+    log.info("%s answers %d validation prompts as the run's model does, within %.2g", config.score.server, len(rows),
+             apart)  # fmt: skip
+    return True
 
 
 def _unasked(position: "Longs", item: "Longs") -> "pl.DataFrame":
