@@ -184,6 +184,10 @@ def test_a_failed_refresh_leaves_the_old_run_in_service(run: Path, monkeypatch: 
 def test_wrong_use_is_one_line(run: Path) -> None:
     missing = palate("refresh", run)
     assert (missing.returncode, "no such file, expected the store" in missing.stderr) == (2, True)
+    (run / "other").mkdir()
+    shutil.copy(run / "config.yaml", run / "other")
+    empty = palate("refresh", run, "--set", f"run_dir={run}/other")
+    assert (empty.returncode, "has no prepared data" in empty.stderr) == (2, True)
     (run / "metrics.json").write_text(json.dumps({"ladder": {"use": "language-model"}, "entries": []}))
     none = palate("refresh", run, "--no-train")
     assert (none.returncode, "--no-train: leaves out the language model" in none.stderr) == (2, True)

@@ -1,5 +1,6 @@
 """Ratings of a service's store: a log of their own, or behind a log."""
 
+import dataclasses
 from contextlib import closing
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_later_ratings_replace_earlier_ones_and_unfit_ones_are_counted(tmp_path:
 def test_the_log_with_a_store_equals_the_obvious_one(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> None:
     folder = tmp_path_factory.mktemp("log")
     log = load_ratings(str(write_ratings(folder, users=3, each=4, items=4)))
-    log = log.__class__(log.frame.with_columns(pl.col("timestamp") % 5), log.items, "log", {}, log.scale)
+    log = dataclasses.replace(log, frame=log.frame.with_columns(pl.col("timestamp") % 5))
     expected = log.frame.rows()
     for user, item in {(user, item) for user, item, *_ in rows}:
         of_pair = [row for row in [*log.frame.rows(), *rows] if row[:2] == (user, item)]
@@ -97,3 +98,10 @@ def test_prepare_reads_a_store_and_a_log_with_a_store(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "both/ratings.parquet").filter(timestamp=2_000_000)["item_id"].to_list() == [60]
     wrong = palate("prepare", "--ratings", tmp_path, "--set", "ratings.also=a.csv")
     assert (wrong.returncode, "'a.csv' is no store" in wrong.stderr) == (2, True)
+
+
+def test_tables_with_splits_take_no_store(tmp_path: Path) -> None:
+    log = load_ratings(str(write_ratings(tmp_path)))
+    given_splits = dataclasses.replace(log, frame=log.frame.with_columns(split=pl.lit("train")))
+    with pytest.raises(InputError, match=r"ratings\.also: is appended to a log"):
+        with_store(given_splits, filled(tmp_path / "a.sqlite", [(1, 1, 4.0, 10)]))

@@ -178,6 +178,30 @@ def test_requests_that_wait_share_a_transaction(tmp_path: Path, monkeypatch: pyt
         assert (batches, len(failures), store.all_ratings().height) == ([1, 7], 1, 7)
 
 
+def test_an_interrupted_writer_fails_the_requests_that_it_had_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palate.serve import store as module
+
+    write = module._write
+
+    def interrupted(database: database.Database, requests: list[module._Request]) -> None:
+        write(database, requests)
+        raise KeyboardInterrupt
+
+    with closing(Store(f"sqlite:///{tmp_path}/a.sqlite")) as store:
+        other = module._Request("ratings", [("1", "2", 4.0, 100)], "other", "body", 0)
+        store._waiting.append(other)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.add_ratings([rating()], "k")
+        assert other.done
+        assert "interrupted" in str(other.failure)
+        assert store.all_ratings().is_empty()
+        assert store.add_ratings([rating()], "k").stored == 1
+
+
 def test_each_commit_waits_for_the_disk(tmp_path: Path) -> None:
     for _ in range(2):
         with closing(connect(f"sqlite:///{tmp_path}/a.sqlite", create=True)) as found:

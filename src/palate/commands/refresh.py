@@ -12,6 +12,7 @@ import polars as pl
 from rich.text import Text
 
 from palate import console
+from palate.commands.audit import check_leaks
 from palate.commands.prepare import kept_baselines, prepared, samples_of, scored_tokens_of, text_vectors
 from palate.commands.signals import signalled
 from palate.config import Config, Override, load_config, write_config
@@ -19,7 +20,7 @@ from palate.console import log
 from palate.errors import InputError, WorkError
 from palate.ratings.database import connect, place_of, stored_ratings
 from palate.serve.release import RELEASES, current, feedback, served, switch
-from palate.store.artifacts import atomic_folder, read_json, write_json
+from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json
 from palate.store.lock import locked
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def refresh(
         raise InputError("is null, expected the log that the run was prepared from", "ratings.source")
     url = store or config.ratings.also or feedback(run)
     old = _served_config(run)
+    if not (old.data_path / MANIFEST).is_file():
+        raise InputError("has no prepared data, expected the folder of a run", old.run_path)
     key = served(old.run_path)
     language = (run / "adapter").is_dir() and not no_train
     if key == "language-model" and no_train:
@@ -67,14 +70,15 @@ def refresh(
             return
         new = load_config(folder / "config.yaml")
         if not _look(old, new, url).newer:
-            shutil.rmtree(folder)  # all that the store has was left out, or is in the log
+            if not (folder / RESULT).is_file():
+                shutil.rmtree(folder)  # all that the store has was left out, or is in the log
             return
         if language:
             from palate.commands.run import stages_of
 
             stages_of(new)
         else:
-            prepared(new)
+            check_leaks(new, prepared(new))
         found = _compared(old, new, key, folder)
         write_json(folder / RESULT, found)
         _decide(run, folder, found, force)

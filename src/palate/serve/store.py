@@ -198,27 +198,29 @@ class Store:
 
     def _write_all(self, requests: list[_Request]) -> None:
         """Write requests in one transaction, on a new connection if the old one was lost; marks them as done."""
-        failure: Exception | None = None
-        for _ in range(ATTEMPTS):
-            failure = None
-            try:
-                if self._closed:
-                    raise WorkError(f"{self.place}: is closed")
-                if self._writer is None:
-                    self._writer = connect(self.url)
-                with self._writer.transaction():
-                    _write(self._writer, requests)
-                break
-            except PalateError as error:
-                failure = error
-            except Exception as error:
-                failure = WorkError(f"{self.place}: cannot be written: {first_line(error)}")
-                if self._writer is None or not isinstance(error, self._writer.lost):
+        failure: Exception | None = WorkError(f"{self.place}: cannot be written: interrupted")
+        try:
+            for _ in range(ATTEMPTS):
+                try:
+                    if self._closed:
+                        raise WorkError(f"{self.place}: is closed")
+                    if self._writer is None:
+                        self._writer = connect(self.url)
+                    with self._writer.transaction():
+                        _write(self._writer, requests)
+                    failure = None
                     break
-                self._writer.close()
-                self._writer = None
-        for request in requests:
-            request.failure, request.done = failure or request.failure, True
+                except PalateError as error:
+                    failure = error
+                except Exception as error:
+                    failure = WorkError(f"{self.place}: cannot be written: {first_line(error)}")
+                    if self._writer is None or not isinstance(error, self._writer.lost):
+                        break
+                    self._writer.close()
+                    self._writer = None
+        finally:  # also if this thread is interrupted: the others wait for their answers
+            for request in requests:
+                request.failure, request.done = failure or request.failure, True
 
 
 def _write(database: Database, requests: list[_Request]) -> None:

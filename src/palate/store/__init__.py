@@ -19,6 +19,7 @@ valid if the current key is equal and its files are as recorded. `keys.reason` n
 | checkpoints | `fingerprint.json` | `train.checkpoints` | moved aside | – |
 | calibration | its `source` and `fitted_on` | `measure.calibration`, `commands.scores` | refused, or fitted again | – |
 | factors of an offset | the same | `measure.offset`, `commands.scores` | refused, or fitted again | – |
+| release of a run | `refresh.json`, `config.yaml` | `commands.refresh` | another is built | that of `releases` |
 
 A rule for validity belongs in the function that makes the key: `commands.prepare` (with `samples.export`),
 `tokens.portable`, `tokens.build_tables` and `tokens.dataset`, `commands.score.model_key` for scores,
