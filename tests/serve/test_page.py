@@ -32,6 +32,8 @@ TITLES = [
     *(f"{word} {n} ({1960 + n})" for n, word in enumerate(["Night", "Morning", "Summer", "Winter"] * 6, 1)),
     *HOSTILE,
 ]
+PATIENCE = 20_000
+"""Milliseconds until a check fails; a busy machine needs seconds for what takes a moment."""
 READY = "#recommendations[aria-busy=false] .rec"
 
 
@@ -96,6 +98,7 @@ class FilmEngine(PacedEngine):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -127,7 +130,7 @@ def opened(browser: Browser, url: str) -> Iterator[Opened]:
 
     def open_page(address: str = url, *, failing: bool = False, route: Any = None, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        context.set_default_timeout(8000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: strange.append(str(error)))
@@ -275,7 +278,7 @@ def test_a_server_that_is_down_or_busy_is_asked_again(opened: Opened) -> None:
         if len(asked) == 1:
             route.abort()
         elif len(asked) == 2:
-            headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+            headers = {"Retry-After": "2", "Content-Type": "application/problem+json"}
             route.fulfill(status=429, headers=headers, body=json.dumps({"title": "Too Many Requests", "status": 429}))
         else:
             route.continue_()
@@ -283,9 +286,9 @@ def test_a_server_that_is_down_or_busy_is_asked_again(opened: Opened) -> None:
     page = opened(failing=True, route=("**/v1/model", busy))
     expect(page.locator("#boot")).to_contain_text("The server does not answer")
     page.get_by_role("button", name="Try again").click()
-    expect(page.locator("#boot")).to_contain_text("The server is busy. Asking again in 1 s")
+    expect(page.locator("#boot")).to_contain_text("The server is busy. Asking again in 2 s")
     expect(page.locator("#run")).to_have_text("films")
-    assert asked[2] - asked[1] >= 0.9
+    assert asked[2] - asked[1] >= 1.9
 
 
 def test_a_slow_server_shows_progress_and_a_new_rating_ends_the_earlier_request(
@@ -309,19 +312,17 @@ def test_a_slow_server_shows_progress_and_a_new_rating_ends_the_earlier_request(
         expect(page.locator("#theirs-note")).to_contain_text("from 3 ratings")
     finally:
         engine.seconds = 0.0
-    assert engine.ended == 2
+    assert engine.ended >= 2
     assert page.evaluate(room) == early
 
 
 def test_a_server_that_does_not_begin_to_answer_is_waited_for_visibly(opened: Opened) -> None:
-    def delay(route: Route) -> None:
-        page.wait_for_timeout(700)
-        route.continue_()
-
+    held: list[Route] = []
     page = opened()
-    page.route("**/v1/items*", delay)
+    page.route("**/v1/items*", held.append)
     page.locator("#query").fill("fargo")
     expect(page.locator("#search-line")).to_contain_text("Waiting for the server")
+    held[0].continue_()
     expect(page.locator("#found li")).to_have_count(1)
     expect(page.locator("#search-line")).to_be_empty()
 
@@ -372,6 +373,8 @@ def test_the_evidence_and_the_prompt_show_what_the_run_knows(opened: Opened) -> 
     expect(page.locator("#tokens")).to_contain_text("Fargo·(1996)")
     expect(page.locator("#legend")).to_contain_text("the part that training learns, 1 token")
     assert page.locator("#tokens .template").count() == page.locator("#tokens .answer").count() == 1
+    page.reload()  # the address names the tab
+    expect(page.locator("#tokens")).to_contain_text("Fargo·(1996)")
 
 
 def test_a_key_is_asked_for_and_kept_until_the_tab_closes(opened: Opened, tmp_path: Path) -> None:
@@ -382,6 +385,8 @@ def test_a_key_is_asked_for_and_kept_until_the_tab_closes(opened: Opened, tmp_pa
             page.keyboard.type(key)
             with page.expect_response("**/v1/model"):
                 page.keyboard.press("Enter")
+            if key == "wrong":
+                expect(page.locator("#boot")).to_contain_text("The server refuses this API key")
         expect(page.locator("#run")).to_have_text("films")
         page.reload()
         expect(page.locator("#popular li")).to_have_count(6)

@@ -23,9 +23,11 @@ export class Problem extends Error {
 }
 
 async function problemOf(response) {
+  const { status } = response;
+  if (status === 401) return new Problem(status, hasKey() ? 'The server refuses this API key' : 'The server asks for an API key');
+  if (status === 429) return new Problem(status, 'The server is still busy');
   const body = await response.json().catch(() => ({}));
-  const named = { 401: 'The server asks for an API key', 429: 'The server is still busy' }[response.status];
-  return new Problem(response.status, named ?? body.title ?? `Error ${response.status}`, typeof body.detail === 'string' ? body.detail : '');
+  return new Problem(status, body.title ?? `Error ${status}`, typeof body.detail === 'string' ? body.detail : '');
 }
 
 /** A random name for a request that may be repeated. */
@@ -136,17 +138,16 @@ export class Task {
     this.controller = null;
   }
 
+  /** Shows a text, and a button that does something: [its label, the call]. */
   say(text, action, wrong = false) {
     this.line.classList.toggle('wrong', wrong);
-    const button = action && h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } });
-    if (this.text === text && this.action === action?.[0] && !wrong) return;
-    this.text = text;
-    this.action = action?.[0];
-    const old = this.line.querySelector('button');
-    if (old && button && old.textContent === button.textContent && !wrong) {
-      this.line.firstChild.textContent = text; // keeps the button under the pointer and the focus
-    } else {
-      this.line.replaceChildren(...(text ? [h('span', { text })] : []), ...(button ? [button] : []));
+    const [shown, old] = this.line.children;
+    if (action?.[0] === 'Cancel' && old?.textContent === 'Cancel') { // stays under the pointer, with the focus
+      shown.textContent = text;
+      return;
     }
+    this.line.replaceChildren(
+      ...(text ? [h('span', { text })] : []), ...(action ? [h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } })] : []),
+    );
   }
 }

@@ -57,13 +57,12 @@ function start() {
     document.title = `${model.run} · Palate`;
     $('run').textContent = model.run;
     ready = true;
-    startRecommend(item => { choose(item); show('prompt', true); });
+    startRecommend(item => { choose(item); show('prompt', true); }, () => { if (view === 'prompt') showPrompt(); });
     startOptions(refresh);
     startEvidence();
     startPrompt();
     startRatings(refresh);
     show(view);
-    refresh();
   });
 }
 

@@ -2,25 +2,26 @@
 
 import { Task, hasKey, send } from './api.js';
 import { $, h } from './dom.js';
-import { model } from './state.js';
+import { label, model } from './state.js';
 
-const SHOWN = { auc: 'AUC', gauc: 'GAUC', pair_auc: 'pair AUC', log_loss: 'log loss', brier: 'Brier', ece: 'ECE', accuracy: 'accuracy', f1: 'F1', n: 'rows', users: 'users' };
+const SHOWN = {
+  auc: 'AUC', gauc: 'GAUC', pair_auc: 'pair AUC', log_loss: 'log loss', brier: 'Brier', ece: 'ECE', accuracy: 'accuracy', f1: 'F1',
+  n: 'rows', users: 'users',
+};
 const LOWER = new Set(['log_loss', 'brier', 'ece']), NEITHER = new Set(['n', 'users']);
 let loaded = false;
 
 export function startEvidence() {
   const [first, ...rest] = model.verdict;
-  $('verdict').append(
-    h('p', { class: 'big', text: first ?? 'This run has no evaluation yet.' }), rest.length ? h('ul', {}, ...rest.map(text => h('li', { text }))) : null ?? '',
-  );
+  $('verdict').append(h('p', { class: 'big', text: first ?? 'This run has no evaluation yet.' }), h('ul', {}, ...rest.map(text => h('li', { text }))));
   $('metrics').append(table());
-  const facts = { run: model.run, 'answers by default': model.models.find(entry => entry.key === model.default)?.label, base: model.base, adapter: model.adapter };
+  const facts = { run: model.run, 'answers by default': label(model.default), base: model.base, adapter: model.adapter };
   for (const [part, value] of [['calibration', model.calibration], ['data', model.data], ['prompt', model.prompt]]) {
     for (const [name, of] of Object.entries(value ?? {})) facts[`${part}: ${name}`] = of;
   }
-  $('facts').append(...Object.entries({ ...facts, Palate: model.palate }).filter(([, value]) => value !== null && value !== undefined && value !== '').map(([name, value]) => h(
-    'div', {}, h('dt', { text: name }), h('dd', { text: plain(value) }),
-  )));
+  for (const [name, value] of Object.entries({ ...facts, Palate: model.palate })) {
+    if (plain(value ?? '') !== '') $('facts').append(h('div', {}, h('dt', { text: name }), h('dd', { text: plain(value) })));
+  }
 }
 
 /** A value of any depth as text: “train 73,477, val 4,106”. */
@@ -31,7 +32,7 @@ function plain(value) {
 }
 
 function table() {
-  const rows = model.models.filter(({ key }) => model.metrics[key]).map(entry => [entry, model.metrics[entry.key]]).sort((a, b) => (b[1].auc ?? 0) - (a[1].auc ?? 0));
+  const rows = Object.entries(model.metrics).sort(([, a], [, b]) => (b.auc ?? 0) - (a.auc ?? 0));
   if (!rows.length) return h('p', { class: 'note', text: 'No metrics: evaluate the run first (palate evaluate).' });
   const columns = Object.keys(SHOWN).filter(column => rows.some(([, metrics]) => typeof metrics[column] === 'number'));
   const best = Object.fromEntries(columns.map(column => {
@@ -42,12 +43,10 @@ function table() {
     class: value === best[column] ? 'n best' : 'n',
     text: typeof value !== 'number' ? '–' : NEITHER.has(column) ? value.toLocaleString('en') : value.toFixed(3),
   });
-  return h(
-    'table', {}, h('thead', {}, h('tr', {}, h('th', { scope: 'col', text: 'model' }), ...columns.map(column => h('th', { scope: 'col', class: 'n', text: SHOWN[column] })))),
-    h('tbody', {}, ...rows.map(([entry, metrics]) => h(
-      'tr', { class: entry.key === model.default ? 'used' : '' }, h('th', { scope: 'row', text: entry.label }), ...columns.map(column => cell(column, metrics[column])),
-    ))),
-  );
+  const head = columns.map(column => h('th', { scope: 'col', class: 'n', text: SHOWN[column] }));
+  return h('table', {}, h('thead', {}, h('tr', {}, h('th', { scope: 'col', text: 'model' }), ...head)), h('tbody', {}, ...rows.map(([key, metrics]) => h(
+    'tr', { class: key === model.default ? 'used' : '' }, h('th', { scope: 'row', text: label(key) }), ...columns.map(column => cell(column, metrics[column])),
+  ))));
 }
 
 /** Loads the report when the view opens for the first time. */
@@ -77,7 +76,8 @@ function frame() {
     if (root) frame.style.height = `${root.scrollHeight}px`;
   };
   frame.addEventListener('load', () => { fit(); new ResizeObserver(fit).observe(frame.contentDocument?.body ?? frame); });
-  $('report').replaceChildren(h('p', { class: 'note' }, h('a', { href: 'report', target: '_blank', rel: 'noopener', text: 'Open the report alone' })), frame);
+  const alone = h('a', { href: 'report', target: '_blank', rel: 'noopener', text: 'Open the report alone' });
+  $('report').replaceChildren(h('p', { class: 'note' }, alone), frame);
 }
 
 /** A frame cannot send the API key: the report is offered as a file. */

@@ -1,8 +1,9 @@
 // Which model answers, what stands beside it, and the filters.
 
-import { $, h, later } from './dom.js';
+import { $, h, keepFocus, later, plural } from './dom.js';
 import { beside, chosen, kind, label, model, ranked, replace, state } from './state.js';
 
+const PAUSE = 500; // milliseconds after the last key
 const KINDS = { sum: 'Combinations', baseline: 'Classical models', 'language model': 'Language models' };
 
 /** Starts the choices; `change()` is called when one of them is another. */
@@ -17,63 +18,67 @@ export function startOptions(change) {
   show(set);
 }
 
-/** Shows the choices as they are, after a change from elsewhere too. */
-export function show(set) {
-  const groups = Object.entries(KINDS).map(([of, name]) => [name, model.models.filter(entry => entry.kind === of)]).filter(([, entries]) => entries.length);
-  $('model').replaceChildren(...groups.map(([name, entries]) => h('optgroup', { label: name }, ...entries.map(({ key, label: name, auc }) => h('option', {
-    value: key, selected: key === chosen(), text: `${name}${auc === null ? '' : ` · AUC ${auc.toFixed(3)}`}${key === model.default ? ' · recommended' : ''}`,
-  })))));
+function show(set) {
+  const groups = Object.entries(KINDS).map(([of, name]) => [name, model.models.filter(entry => entry.kind === of)]);
+  $('model').replaceChildren(...groups.filter(([, entries]) => entries.length).map(
+    ([name, entries]) => h('optgroup', { label: name }, ...entries.map(optionOf)),
+  ));
   const ticked = new Set(beside());
-  const held = document.activeElement?.id;
-  $('beside').replaceChildren($('beside').firstElementChild, ...tuned(set), ...ranked().filter(key => key !== chosen()).map((key, n) => h(
-    'label', { class: 'tick' }, h('input', {
-      type: 'checkbox', id: `beside-${n}`, checked: ticked.has(key),
-      on: { change: event => set({ beside: event.target.checked ? [...beside(), key] : beside().filter(other => other !== key) }) },
-    }), label(key),
-  )));
-  $(held)?.focus();
+  const tick = key => ({ target }) => set({ beside: target.checked ? [...beside(), key] : beside().filter(other => other !== key) });
+  const ticks = ranked().filter(key => key !== chosen()).map(key => h(
+    'label', { class: 'tick' }, h('input', { type: 'checkbox', id: `beside-${key}`, checked: ticked.has(key), on: { change: tick(key) } }), label(key),
+  ));
+  keepFocus(() => $('beside').replaceChildren($('beside').firstElementChild, ...tuned(set), ...ticks));
   $('retriever').value = state.retriever;
   $('top').value = state.top;
   const count = Object.keys(state.filters).length;
-  $('options-note').textContent = [`${ticked.size} beside`, ...(count ? [`${count} filter${count === 1 ? '' : 's'}`] : [])].join(', ');
+  $('options-note').textContent = `${ticked.size} beside${count ? `, ${plural(count, 'filter')}` : ''}`;
+}
+
+function optionOf({ key, label: name, auc }) {
+  const text = `${name}${auc === null ? '' : ` · AUC ${auc.toFixed(3)}`}${key === model.default ? ' · recommended' : ''}`;
+  return h('option', { value: key, selected: key === chosen(), text });
 }
 
 /** A button for the comparison that people want most: the language model before and after training. */
 function tuned(set) {
-  const language = ranked().filter(key => kind(key) === 'language model');
-  if (language.length < 2) return [];
-  return [h('button', {
-    class: 'quiet', type: 'button', id: 'tuned', text: 'Base and fine-tuned side by side', on: { click: () => set({ model: language[0], beside: language.slice(1) }) },
-  })];
+  const [best, ...others] = ranked().filter(key => kind(key) === 'language model');
+  const click = () => set({ model: best, beside: others });
+  return others.length ? [h('button', { class: 'quiet', type: 'button', id: 'tuned', text: 'Base and fine-tuned side by side', on: { click } })] : [];
 }
 
-function filterOf(column, kind, set) {
+/** The fields of one filter; `put(value)` takes what they hold, undefined for nothing. */
+function filterOf(column, type, set) {
+  const id = `filter-${column}`, now = state.filters[column];
   const put = value => {
     const { [column]: _, ...others } = state.filters;
     set({ filters: value === undefined ? others : { ...others, [column]: value } });
   };
-  const now = state.filters[column];
-  const id = `filter-${column}`;
-  if (kind === 'flag') {
-    const select = h('select', { id, on: { change: () => put({ yes: true, no: false }[select.value]) } }, ...['any', 'yes', 'no'].map(text => h('option', { text })));
-    select.value = now === undefined ? 'any' : now ? 'yes' : 'no';
-    return h('div', { class: 'choice' }, h('label', { for: id, text: column }), select);
-  }
-  if (kind === 'number') {
-    const bounds = ['min', 'max'].map(end => h('input', {
-      type: 'number', step: 'any', id: `${id}-${end}`, value: now?.[end], placeholder: { min: 'from', max: 'to' }[end], 'aria-label': `${column}, ${{ min: 'from', max: 'to' }[end]}`,
+  if (type === 'number') return boundsOf(column, id, now, put);
+  const field = type === 'flag' ? h('select', { id }, ...['any', 'yes', 'no'].map(text => h('option', { text })))
+    : h('input', { id, placeholder: 'one or more, with commas', autocomplete: 'off' });
+  if (type === 'flag') {
+    field.value = { true: 'yes', false: 'no' }[now] ?? 'any';
+    field.addEventListener('change', () => put({ yes: true, no: false }[field.value]));
+  } else {
+    field.value = [now ?? []].flat().join(', ');
+    field.addEventListener('input', later(PAUSE, () => {
+      const values = field.value.split(',').map(value => value.trim()).filter(Boolean);
+      put(values.length > 1 ? values : values[0]);
     }));
-    const read = later(400, () => {
-      const value = Object.fromEntries(['min', 'max'].map((end, n) => [end, bounds[n].valueAsNumber]).filter(([, bound]) => Number.isFinite(bound)));
-      put(Object.keys(value).length ? value : undefined);
-    });
-    for (const bound of bounds) bound.addEventListener('input', read);
-    return h('div', { class: 'choice', role: 'group', 'aria-label': column }, h('span', { class: 'of', text: column }), h('span', { class: 'bounds' }, ...bounds));
   }
-  const field = h('input', { id, value: now === undefined ? null : [now].flat().join(', '), placeholder: 'one or more, with commas', autocomplete: 'off' });
-  field.addEventListener('input', later(600, () => {
-    const values = field.value.split(',').map(value => value.trim()).filter(Boolean);
-    put(values.length > 1 ? values : values[0]);
-  }));
   return h('div', { class: 'choice' }, h('label', { for: id, text: column }), field);
+}
+
+function boundsOf(column, id, now, put) {
+  const ends = [['min', 'from'], ['max', 'to']];
+  const fields = ends.map(([end, text]) => h('input', {
+    type: 'number', step: 'any', id: `${id}-${end}`, value: now?.[end], placeholder: text, 'aria-label': `${column}, ${text}`,
+  }));
+  const read = later(PAUSE, () => {
+    const given = ends.map(([end], n) => [end, fields[n].valueAsNumber]).filter(([, bound]) => Number.isFinite(bound));
+    put(given.length ? Object.fromEntries(given) : undefined);
+  });
+  for (const field of fields) field.addEventListener('input', read);
+  return h('div', { class: 'choice', role: 'group', 'aria-label': column }, h('span', { class: 'of', text: column }), h('span', { class: 'bounds' }, ...fields));
 }

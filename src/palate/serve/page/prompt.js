@@ -1,9 +1,9 @@
 // The third view: the prompt of one candidate, token by token.
 
 import { Task, ask } from './api.js';
-import { $, announce, h, plural, word } from './dom.js';
+import { $, announce, h, plural } from './dom.js';
 import { candidates } from './recommend.js';
-import { model, person } from './state.js';
+import { hasLanguage, person } from './state.js';
 
 const PARTS = { template: 'chat template', text: 'prompt', answer: 'answer: the part that training learns' };
 let task, chosen = null;
@@ -23,7 +23,7 @@ function offered() {
 /** Shows the prompt of the chosen candidate, or of the first recommendation. */
 export function showPrompt() {
   chosen ??= candidates()[0] ?? null;
-  $('candidate').replaceChildren(...offered().map(item => h('option', { selected: item.item_id === chosen.item_id, value: word(item.item_id), text: item.title })));
+  $('candidate').replaceChildren(...offered().map(({ item_id, title }) => h('option', { selected: item_id === chosen.item_id, text: title })));
   $('candidate').disabled = !chosen;
   load();
 }
@@ -32,15 +32,16 @@ async function load() {
   for (const id of ['tokens', 'legend']) $(id).hidden = true;
   $('prompt-note').textContent = '';
   const who = person();
-  if (!model.models.some(entry => entry.kind === 'language model')) {
+  if (!hasLanguage()) {
     task.say('This run has no language model, so there is no prompt.');
     return;
   }
   if (!who || !chosen) {
-    task.say('Rate a title first; then choose one of the recommendations here.');
+    task.say(who ? 'No recommendation yet.' : 'Rate a title first; then choose one of the recommendations here.');
     return;
   }
-  const answer = await task.run(how => ask('v1/prompt', { ...how, body: { ...who, candidate: { item_id: chosen.item_id } } }), load);
+  const body = { ...who, candidate: { item_id: chosen.item_id } };
+  const answer = await task.run(how => ask('v1/prompt', { ...how, body }), load);
   if (!answer) return;
   const count = part => answer.tokens.filter(token => token.part === part).length;
   $('legend').replaceChildren(
@@ -48,8 +49,12 @@ async function load() {
     h('span', {}, h('i', { class: 'blank', text: '· ↵' }), 'space, new line'),
   );
   const isAnswer = n => answer.tokens[n]?.part === 'answer';
-  $('tokens').replaceChildren(...answer.tokens.flatMap((token, n) => (isAnswer(n) && isAnswer(n - 1) ? [h('i', { text: ' or ' }), tokenOf(token)] : [tokenOf(token)])));
-  $('prompt-note').textContent = `At the answer’s place the model gives each token a probability. P(like) is that of “${answer.yes.trim()}”, as a share of “${answer.yes.trim()}” and “${answer.no.trim()}” together.`;
+  $('tokens').replaceChildren(...answer.tokens.flatMap((token, n) => [
+    ...(isAnswer(n) && isAnswer(n - 1) ? [h('i', { text: ' or ' })] : []), tokenOf(token),
+  ]));
+  const [yes, no] = [answer.yes, answer.no].map(text => `“${text.trim()}”`);
+  $('prompt-note').textContent = 'At the answer’s place the model gives each token a probability. '
+    + `P(like) is that of ${yes}, as a share of ${yes} and ${no} together.`;
   for (const id of ['tokens', 'legend']) $(id).hidden = false;
   announce(`${plural(answer.tokens.length, 'token')}`);
 }

@@ -18,9 +18,9 @@ export function startRatings(change) {
   $('all').addEventListener('click', () => { all = !all; show(); });
   $('again').addEventListener('click', startAgain);
   $('user').addEventListener('submit', event => { event.preventDefault(); openUser($('user-id').value.trim()); });
-  show();
-  if (state.user !== null) openUser(state.user);
   loadPopular();
+  if (state.user === null) update();
+  else openUser(state.user).then(() => { if (!user) update(); });
 }
 
 /** Popular items to begin with: the first stage's, scored by a classical model, as that is quick. */
@@ -97,13 +97,16 @@ export function give(item, rating) {
 function store(item, rating) {
   const opened = user;
   clearTimeout(storing.get(item.item_id));
-  storing.set(item.item_id, setTimeout(async () => {
-    const body = { key: once(), ratings: [{ user_id: opened.user_id, item_id: item.item_id, rating }] };
-    const task = new Task($('yours-line'));
-    if (!await task.run(how => ask('v1/ratings', { ...how, body }))) return;
+  const body = { key: once(), ratings: [{ user_id: opened.user_id, item_id: item.item_id, rating }] };
+  const task = new Task($('yours-line'));
+  const send = async () => {
+    if (!await task.run(how => ask('v1/ratings', { ...how, body }), send)) return;
     task.say(`Stored: ${shown(rating)} for ${item.title}.`);
-    if (user === opened) changed();
-  }, 600));
+    if (user !== opened) return;
+    user.ratings.find(row => row.item_id === item.item_id).stored = true;
+    keepFocus(update);
+  };
+  storing.set(item.item_id, setTimeout(send, 600));
 }
 
 function move(row, by) {
@@ -133,11 +136,16 @@ function rowOf(row, n, count) {
   });
   const own = user === null;
   const stars = rate(row, row.rating, 'yours', rating => give(row, rating), () => $('query').focus());
+  const note = row.rating === null ? 'your rating?' : row.stored ? 'new' : '';
   const item = h(
-    'li', { id: rowId(row), class: row.rating === null ? 'unrated' : '' }, title(row.title),
+    'li', { id: rowId(row), class: row.rating === null ? 'unrated' : '' },
+    h('span', {}, title(row.title), note ? h('span', { class: 'ask', text: note }) : null),
     own ? button('remove', '×', 'Remove', () => remove(row)) : null,
-    h('span', { class: 'under' }, stars, row.rating === null ? h('span', { class: 'ask', text: 'your rating?' }) : null, row.stored ? h('span', { class: 'ask', text: 'new' }) : null),
-    own ? h('span', { class: 'order' }, button('up', '↑', 'Move up', () => move(row, 1), n === 0), button('down', '↓', 'Move down', () => move(row, -1), n === count - 1)) : null,
+    h('span', { class: 'under' }, stars),
+    own ? h(
+      'span', { class: 'order' }, button('up', '↑', 'Move up', () => move(row, 1), n === 0),
+      button('down', '↓', 'Move down', () => move(row, -1), n === count - 1),
+    ) : null,
   );
   if (own) {
     item.addEventListener('keydown', event => {
@@ -160,7 +168,8 @@ function showHead() {
 
 /** Makes an opened user's ratings the visitor's own, which may be removed and reordered. */
 function copy() {
-  const history = user.ratings.filter(row => row.rating !== null).map(({ item_id, title, rating }) => ({ item_id, title, rating }));
+  const given = user.ratings.filter(row => row.rating !== null);
+  const history = given.map(({ item_id, title, rating }) => ({ item_id, title, rating }));
   undoable('A copy: changes are not stored.', { history, dismissed: [] }, null);
   $('query').focus();
 }

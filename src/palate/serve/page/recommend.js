@@ -4,17 +4,17 @@ import { Problem, Task, ask, events, once } from './api.js';
 import { $, announce, h, later, meter, percent, plural, title, word } from './dom.js';
 import { give } from './ratings.js';
 import { rate, starsText } from './stars.js';
-import { beside, chosen, label, model, person, ranked, replace, state, user } from './state.js';
+import { beside, chosen, hasLanguage, label, person, ranked, replace, state, user } from './state.js';
 
 const EFFECTS = 8, MODELS = 8;
 const rows = new Map();
-let task, asked = null, best = [], toPrompt;
+let task, asked = null, best = [], toPrompt, onEnd;
 /** The candidates that the third view offers: the recommendations on the page. */
 export const candidates = () => best;
 
-/** Starts the column; `prompt(item)` shows what the model saw. */
-export function startRecommend(prompt) {
-  toPrompt = prompt;
+/** Starts the column; `prompt(item)` shows what the model saw, `end()` is called with new recommendations on the page. */
+export function startRecommend(prompt, end) {
+  [toPrompt, onEnd] = [prompt, end];
   task = new Task($('theirs-line'));
 }
 
@@ -67,21 +67,24 @@ async function read(body, how) {
 }
 
 function finish(answer) {
-  const left = answer.left_out ? `; ${plural(answer.left_out, 'rated item')} left out` : '';
   const by = answer.retriever && answer.retriever !== 'all' ? ` that ${$('retriever').selectedOptions[0].text} found` : '';
+  const left = answer.left_out ? `; ${plural(answer.left_out, 'rated item')} left out` : '';
   const note = $('theirs-note');
   note.classList.remove('stale');
-  note.textContent = `The best of ${plural(answer.candidates, 'candidate')}${by}, scored by ${answer.label} from ${plural(answer.ratings, 'rating')}${left}. `
+  note.textContent = `The best of ${plural(answer.candidates, 'candidate')}${by}, scored by ${answer.label} `
+    + `from ${plural(answer.ratings, 'rating')}${left}. `
     + (answer.calibrated ? '' : 'This model is not calibrated: trust the order, not the probability. ');
   if (state.dismissed.length) {
-    note.append(h('button', { class: 'quiet', text: `Show ${plural(state.dismissed.length, 'dismissed item')} again`, on: { click: () => { replace({ dismissed: [] }); refresh(); } } }));
+    const text = `Show ${plural(state.dismissed.length, 'dismissed item')} again`;
+    note.append(h('button', { class: 'quiet', text, on: { click: () => { replace({ dismissed: [] }); refresh(); } } }));
   }
   if (!best.length) {
     task.say(Object.keys(state.filters).length ? 'No item passes these filters.' : 'No candidate was found.');
     return announce('No recommendations');
   }
   announce(`${plural(best.length, 'recommendation')}. First: ${best[0].title}, ${percent(best[0].p)}`);
-  return tell('shown', best);
+  tell('shown', best);
+  return onEnd();
 }
 
 function clear() {
@@ -100,8 +103,9 @@ function progress(done, of) {
 /** Tells the server what happened to recommendations of a known user; the page does not wait for it. */
 function tell(event, items) {
   if (!user) return;
-  const body = { key: once(), events: items.map(({ item_id, p }) => ({ event, user_id: user.user_id, item_id, model: asked.model, p })) };
-  ask('v1/events', { body }).catch(() => {});
+  const now = id => best.find(other => other.item_id === id)?.p;
+  const events = items.map(({ item_id }) => ({ event, user_id: user.user_id, item_id, model: asked.model, p: now(item_id) }));
+  ask('v1/events', { body: { key: once(), events } }).catch(() => {});
 }
 
 /** Puts the rows in order, keeping each row's element; blank ones hold the room of those to come. */
@@ -127,29 +131,26 @@ function place(scored, room) {
     if (node.parentNode === list && list.moveBefore) list.moveBefore(node, there ?? null);
     else list.insertBefore(node, there ?? null);
   });
-  if (held !== document.activeElement) (list.contains(held) ? held : list.children[at]?.querySelector('[aria-expanded]'))?.focus({ preventScroll: true });
+  if (held !== document.activeElement) { // moved, or gone: then the row in its place has the focus
+    const heir = list.contains(held) ? held : list.children[at]?.querySelector('[aria-expanded]');
+    heir?.focus({ preventScroll: true });
+  }
   for (const [key, node] of rows) if (!kept.has(node)) rows.delete(key);
   if (matchMedia('(prefers-reduced-motion: reduce)').matches) return;
   for (const node of nodes) {
     const by = before.has(node) ? before.get(node) - node.offsetTop : 0;
-    if (by) node.animate([{ transform: `translateY(${by}px)` }, { transform: 'none' }], { duration: 260, easing: 'cubic-bezier(.2, 0, 0, 1)' });
+    if (by) node.animate([{ transform: `translateY(${by}px)` }, {}], { duration: 260, easing: 'cubic-bezier(.2, 0, 0, 1)' });
   }
 }
 
 function rowOf(item) {
   const key = word(item.item_id);
   const panel = h('div', { class: 'panel', id: `panel-${key}`, hidden: true });
-  const why = h('button', {
-    class: 'quiet', id: `why-${key}`, 'aria-expanded': 'false', 'aria-controls': panel.id, text: 'Why?', 'aria-label': `Why? ${item.title}`,
-    on: { click: () => toggle(node, item) },
-  });
+  const button = (text, click, more) => h('button', { class: 'quiet', text, 'aria-label': `${text} ${item.title}`, on: { click }, ...more });
+  const why = button('Why?', () => toggle(node, item), { id: `why-${key}`, 'aria-expanded': 'false', 'aria-controls': panel.id });
   const actions = h(
-    'div', { class: 'actions' },
-    rate(item, null, 'theirs', rating => give(item, rating), () => why.focus()),
-    why,
-    model.models.some(entry => entry.kind === 'language model')
-      ? h('button', { class: 'quiet', text: 'Prompt', 'aria-label': `Prompt: what the model saw of ${item.title}`, on: { click: () => toPrompt(item) } }) : null,
-    h('button', { class: 'quiet', text: 'Dismiss', 'aria-label': `Dismiss ${item.title}`, on: { click: () => dismiss(item) } }),
+    'div', { class: 'actions' }, rate(item, null, 'theirs', rating => give(item, rating), () => why.focus()), why,
+    hasLanguage() ? button('Prompt', () => toPrompt(item)) : null, button('Dismiss', () => dismiss(item)),
   );
   const node = h('li', { class: 'rec' }, h('span', { class: 'rank' }), h('h3', {}, title(item.title)), actions, h('dl', { class: 'models' }), panel);
   return node;
@@ -192,31 +193,29 @@ function toggle(node, item) {
   if (!panel.hidden) return close(node);
   panel.hidden = false;
   node.querySelector('[aria-expanded]').setAttribute('aria-expanded', 'true');
-  const [why, others] = ['Your ratings that move it', 'Every model'].map(text => h('section', {}, h('h4', { text }), h('p', { class: 'line' }), h('div')));
-  if (user) why.firstChild.textContent = `Ratings of user ${user.user_id} that move it`;
-  panel.replaceChildren(why, others);
+  const heads = [user ? `Ratings of user ${user.user_id} that move it` : 'Your ratings that move it', 'Every model'];
+  panel.replaceChildren(...heads.map(text => h('section', {}, h('h4', { text }), h('p', { class: 'line' }), h('div'))));
   const { model: key, beside: _, ...who } = asked;
   const candidate = { item_id: item.item_id };
   const every = ranked().filter(other => other !== key).slice(0, 30);
+  const load = (section, path, body, view) => {
+    const task = new Task(section.querySelector('.line'));
+    task.run(async how => section.lastChild.replaceChildren(view(await ask(path, { ...how, body: { ...who, model: key, ...body } }))));
+    return task;
+  };
   node.tasks = [
-    load(why, how => ask('v1/explain', { ...how, body: { ...who, model: key, candidate } }), answer => effects(answer)),
-    load(others, how => ask('v1/score', { ...how, body: { ...who, model: key, beside: every, candidates: [candidate] } }), ({ scores: [score] }) => {
-      const all = [modelRow(key, score.p, true), ...every.map(other => modelRow(other, score.beside[other]))];
-      const more = all.splice(MODELS);
-      return h('div', {}, h('dl', { class: 'models' }, ...all), more.length
-        ? h('details', {}, h('summary', { text: `${more.length} more` }), h('dl', { class: 'models' }, ...more)) : null);
-    }),
+    load(panel.firstChild, 'v1/explain', { candidate }, effects),
+    load(panel.lastChild, 'v1/score', { candidates: [candidate], beside: every }, ({ scores: [score] }) => others(key, every, score)),
   ];
   return tell('clicked', [item]);
 }
 
-function load(section, work, view) {
-  const task = new Task(section.querySelector('.line'));
-  task.run(async how => {
-    const answer = await work(how);
-    section.lastChild.replaceChildren(view(answer));
-  });
-  return task;
+/** What each model says of an item: the first ones, and the rest folded. */
+function others(key, every, score) {
+  const all = [modelRow(key, score.p, true), ...every.map(other => modelRow(other, score.beside[other]))];
+  const more = all.splice(MODELS);
+  const fold = h('details', {}, h('summary', { text: `${more.length} more` }), h('dl', { class: 'models' }, ...more));
+  return h('div', {}, h('dl', { class: 'models' }, ...all), more.length ? fold : null);
 }
 
 /** The ratings that move a score most, as bars to the right (up) or left (down). */
@@ -232,10 +231,13 @@ function effects({ score, effects: all }) {
     return h(
       'li', {}, h('span', { class: 'what' }, title(effect.title), h('span', { class: 'aside', text: starsText(effect.rating) })),
       h('span', { class: 'sway', 'aria-hidden': 'true' }, bar),
-      h('span', { class: 'without' }, h('b', { class: up ? 'good' : 'bad', 'aria-hidden': 'true', text: up ? '▲' : '▼' }), h('span', { class: 'unseen', text: up ? 'raises it:' : 'lowers it:' }), ` ${percent(effect.p_without)} without`),
+      h(
+        'span', { class: 'without' }, h('b', { class: up ? 'good' : 'bad', 'aria-hidden': 'true', text: up ? '▲' : '▼' }),
+        h('span', { class: 'unseen', text: up ? 'raises it:' : 'lowers it:' }), ` ${percent(effect.p_without)} without`,
+      ),
     );
   }));
   const rest = all.length - moving.length;
-  const note = `${percent(score.p)} with all of them. Each rating was left out in turn${rest ? `; ${rest} more of the last ${all.length} move it less` : ''}.`;
-  return h('div', {}, list, h('p', { class: 'note', text: note }));
+  const less = rest ? `; ${rest} more of the last ${all.length} move it less` : '';
+  return h('div', {}, list, h('p', { class: 'note', text: `${percent(score.p)} with all of them. Each rating was left out in turn${less}.` }));
 }

@@ -44,8 +44,9 @@ export function startSearch(add) {
     const rated = new Map(ratings().map(row => [row.item_id, row.rating]));
     list.replaceChildren(...items.map((item, n) => {
       const given = rated.get(item.item_id) ?? null;
+      const on = { mousedown: event => event.preventDefault(), click: () => choose(item) }; // the focus stays in the field
       return h(
-        'li', { role: 'option', id: `found-${n}`, 'aria-selected': 'false', on: { mousedown: event => event.preventDefault(), click: () => choose(item) } },
+        'li', { role: 'option', id: `found-${n}`, 'aria-selected': 'false', on },
         title(item.title), h('span', { class: 'aside', text: given === null ? aside(item.columns) : starsText(given) }),
       );
     }));

@@ -56,8 +56,11 @@ export function rate({ item_id, title }, rating, place, give, leave = () => {}) 
 function numbers(id, title, rating, changed, onEnter) {
   const [low, high] = model.scale;
   const step = high - low >= 50 ? 1 : (high - low) / 100;
-  const slider = h('input', { type: 'range', id, min: low, max: high, step, 'aria-label': `Rating of ${title}`, class: rating === null ? 'unset' : '' });
-  const field = h('input', { type: 'number', id: `${id}-number`, min: low, max: high, step: 'any', 'aria-label': `Rating of ${title}, as a number`, placeholder: '–' });
+  const name = `Rating of ${title}`;
+  const slider = h('input', { type: 'range', id, min: low, max: high, step, 'aria-label': name, class: rating === null ? 'unset' : '' });
+  const field = h('input', {
+    type: 'number', id: `${id}-number`, min: low, max: high, step: 'any', 'aria-label': `${name}, as a number`, placeholder: '–',
+  });
   slider.value = rating ?? (low + high) / 2;
   field.value = rating ?? '';
   const give = value => {

@@ -1,6 +1,6 @@
 // What the visitor gave: ratings, an opened user, and choices. It survives a reload, one entry for each run.
 
-const VERSION = 1;
+const VERSION = 1, MOST = 2000; // ratings that a request may hold
 
 const blank = () => ({
   version: VERSION, user: null, history: [], dismissed: [], model: null, beside: null, filters: {}, retriever: 'item-knn', top: 10,
@@ -33,7 +33,9 @@ function sound(entry) {
   const keys = model.models.map(entry => entry.key);
   if (keys.includes(entry.model)) kept.model = entry.model;
   if (Array.isArray(entry.beside)) kept.beside = entry.beside.filter(name => keys.includes(name));
-  if (isObject(entry.filters)) kept.filters = Object.fromEntries(Object.entries(entry.filters).filter(([column]) => column in model.filters));
+  for (const [column, value] of Object.entries(isObject(entry.filters) ? entry.filters : {})) {
+    if (column in model.filters) kept.filters[column] = value;
+  }
   if (['item-knn', 'popularity', 'all'].includes(entry.retriever)) kept.retriever = entry.retriever;
   if ([10, 20, 50].includes(entry.top)) kept.top = entry.top;
   return kept;
@@ -62,7 +64,8 @@ export function replace(changed) {
 
 export function setUser(answer) {
   user = answer;
-  replace({ user: answer?.user_id ?? null });
+  const id = answer?.user_id ?? null;
+  if (id !== state.user) replace({ user: id, dismissed: [] });
 }
 
 /** Ratings, oldest first: the opened user's, or the visitor's with null where the stars are still empty. */
@@ -71,7 +74,7 @@ export const ratings = () => (user ? user.ratings : state.history);
 /** Who asks, as every request names them; null for a visitor without a rating. */
 export function person() {
   if (user) return { user_id: user.user_id };
-  const history = state.history.filter(row => row.rating !== null).map(({ item_id, rating }) => ({ item_id, rating }));
+  const history = state.history.filter(row => row.rating !== null).slice(-MOST).map(({ item_id, rating }) => ({ item_id, rating }));
   return history.length ? { history } : null;
 }
 
@@ -90,4 +93,5 @@ export function beside() {
   return state.beside?.filter(key => key !== chosen()) ?? [best, others.includes('item-mean') ? 'item-mean' : others[0]].filter(Boolean);
 }
 
+export const hasLanguage = () => model.models.some(entry => entry.kind === 'language model');
 export const kind = key => model.models.find(entry => entry.key === key)?.kind;
