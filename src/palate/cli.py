@@ -442,7 +442,7 @@ SERVE = (
     _option("--api-key-file FILE", "file with the API key that clients send ($PALATE_API_KEY)"),
     _option("--in-flight N", "requests that the language model works on at once (16)", default=16),
     _option("--queue N", "requests that wait; further ones are answered 429 (64)", default=64),
-    _option("--timeout SECONDS", "longest time to an answer (60)", default=60.0),
+    _option("--timeout SECONDS", "longest work on a request, and longest wait before it (60)", default=60.0),
     _option("--max-body N", "largest body of a request in MiB (4)", default=4),
     _option("--retrieve N", "candidates of the first stage, if a request names no number (50)", default=50),
     _option("--log-requests", "log path, query and client of each request (with -v: the route alone)"),

@@ -121,6 +121,16 @@ def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         assert until(lambda: engine.in_work == 0, 1.0)
 
 
+def test_who_waits_too_long_is_told_to_come_again(tmp_path: Path) -> None:
+    long = {"history": [], "candidates": [{"item_id": 1}] * 4}
+    with service(tmp_path, PacedEngine(seconds=0.1), in_work=1, queue=5, seconds=0.6) as client:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/score", json=long), range(4)))
+        statuses = sorted(each.status_code for each in answers)
+    assert statuses[0] == 200
+    assert set(statuses) == {200, 429}
+
+
 def test_a_new_release_takes_over_without_losing_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palate.serve.app.POLL", 0.2)
     engines = [PacedEngine("first", seconds=0.01)]

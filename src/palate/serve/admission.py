@@ -31,9 +31,9 @@ class HungUpError(ProblemError):
 
 class Admission:
     """Runs at most `in_work` calls at once; `queue` more wait, and the next gets 429 with `Retry-After`, as does one
-    whose answer would not come in time.
+    that would wait, or has waited, longer than `seconds`.
 
-    A client that hangs up loses its place in the queue. In work, its call is asked to stop, as is one that takes longer
+    A client that hangs up loses its place in the queue. In work, its call is asked to stop, as is one that works longer
     than `seconds`; the thread counts until the call has returned.
     """
 
@@ -46,10 +46,9 @@ class Admission:
 
     async def run(self, request: Request, call: Callable[[Stopped], T]) -> T:
         """The result of a call; raises `ProblemError` with 429 or 503 if there is none."""
-        began = time.monotonic()
         work, gone, stop = await self._begin(request, call)
         both: list[asyncio.Future[Any]] = [work, gone]
-        await asyncio.wait(both, timeout=self._left(began), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
         stop.set()
@@ -57,7 +56,6 @@ class Admission:
 
     async def stream(self, request: Request, call: Callable[[Emit, Stopped], None]) -> AsyncIterator[bytes]:
         """Server-sent events of a call as it emits them; an error before the first event is raised here."""
-        began = time.monotonic()
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -83,6 +81,7 @@ class Admission:
                 put(None)
 
         task, _, stop = await self._begin(request, work)
+        began = time.monotonic()
         try:
             first = await asyncio.wait_for(events.get(), self._seconds)
         except TimeoutError:
@@ -141,8 +140,8 @@ class Admission:
         if not self._free.locked():
             await self._free.acquire()
             return
-        if self.waiting >= self._queue or self._wait() + self._each > self._seconds:
-            raise ProblemError(429, f"{self.waiting} requests wait, expected a later try", self._retry())
+        if self.waiting >= self._queue or self._wait() > self._seconds:
+            raise self._busy()
         self.waiting += 1
         free = asyncio.ensure_future(self._free.acquire())
         try:
@@ -154,10 +153,13 @@ class Admission:
             if not entered and not free.cancel():  # both at once
                 self._free.release()
         if not entered:
-            raise HungUpError if gone.done() else self._slow()
+            raise HungUpError if gone.done() else self._busy()
 
     def _left(self, began: float) -> float:
         return max(0.0, began + self._seconds - time.monotonic())
+
+    def _busy(self) -> ProblemError:
+        return ProblemError(429, f"{self.waiting} requests wait, expected a later try", self._retry())
 
     def _slow(self) -> ProblemError:
         return ProblemError(503, f"no answer within {self._seconds:g} s", self._retry())

@@ -65,7 +65,7 @@ class Options:
     queue: int = 64
     """Requests that wait for these; further ones get 429."""
     seconds: float = 60.0
-    """Longest time to an answer."""
+    """Longest work on a request, and longest wait before it."""
     body: int = 4 << 20
     """Most bytes of a body."""
     retrieve: int = 50

@@ -56,7 +56,7 @@ def run(app: FastAPI, sock: socket.socket, seconds: float) -> None:
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=int(seconds) + 1,
+        timeout_graceful_shutdown=int(2 * seconds) + 1,  # of waiting and of work
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # no line for each broken request
     _Server(config, app).run([sock])
