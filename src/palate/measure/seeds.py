@@ -11,7 +11,7 @@ variance (S - 1 of S); t accounts for the uncertainty of s from S values (4.3 s 
 seeds and users is in both parts, so the interval tends to be too wide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,35 +78,53 @@ def over_seeds(
     scores: Mapping[str, Scores],
     *,
     name: str,
-    against: tuple[str, Scores] | None = None,
+    against: tuple[str, Scores | Mapping[str, Scores]] | None = None,
     resamples: int = 1000,
     seed: int = 13,
 ) -> OverSeeds:
     """Measure one model's trainings (`scores` by seed) on the same rows, and their difference to `against`.
 
-    `y` (bool), `users` (any integers) and every score (float64, in [0, 1]) have shape (n,). Raises `InputError` for
-    fewer than two seeds.
+    `y` (bool), `users` (any integers) and every score (float64, in [0, 1]) have shape (n,). `against` has a name and
+    scores, or scores by the same seeds, which are paired. Raises `InputError` for fewer than two seeds.
     """
     if len(scores) < 2:
         raise InputError(f"has scores of {len(scores)} seed, expected at least two to estimate their spread", name)
     metrics = {key: measure(y, p, users) for key, p in scores.items()}
-    columns = [*scores.values(), *([] if against is None else [against[1]])]
-    replicates = bootstrap(y, users, {str(i): p for i, p in enumerate(columns)}, resamples=resamples, seed=seed)
-    of_seeds = [replicates[str(i)] for i in range(len(scores))]
-    reference = None if against is None else measure(y, against[1], users)
+    other = {} if against is None else _by_seed(against[1], scores)
+    reference = {key: measure(y, p, users) for key, p in other.items()}
+    distinct = {id(p): p for p in (*scores.values(), *other.values())}
+    drawn = bootstrap(y, users, {str(key): p for key, p in distinct.items()}, resamples=resamples, seed=seed)
     student = _student(len(scores) - 1, resamples, seed)
     spread: dict[str, Spread | None] = {}
     differences: dict[str, Spread | None] = {}
     for metric in (each.key for each in metrics_in("pairs")):
-        values = [getattr(found, metric) for found in metrics.values()]
-        means = np.mean([of_seed[metric] for of_seed in of_seeds], axis=0) if of_seeds[0] else None
-        spread[metric] = None if None in values else _spread(np.array(values), means, student)
-        if reference is not None:
-            other = getattr(reference, metric)
-            undefined = other is None or spread[metric] is None
-            between = None if means is None else means - replicates[str(len(scores))][metric]
-            differences[metric] = None if undefined else _spread(np.array(values) - other, between, student)
+        values, means = _of_seeds(metric, metrics, scores, drawn)
+        spread[metric] = None if values is None else _spread(values, means, student)
+        if reference:
+            others, other_means = _of_seeds(metric, reference, other, drawn)
+            between = None if means is None or other_means is None else means - other_means
+            differences[metric] = (
+                None if values is None or others is None else _spread(values - others, between, student)
+            )
     return OverSeeds(name, metrics, spread, None if against is None else against[0], differences, resamples, seed)
+
+
+def _by_seed(scores: Scores | Mapping[str, Scores], seeds: Iterable[str]) -> dict[str, Scores]:
+    """Scores by seed; the same ones for each seed if they have none."""
+    return {key: scores[key] if isinstance(scores, Mapping) else scores for key in seeds}
+
+
+def _of_seeds(
+    metric: str,
+    measured: Mapping[str, Metrics],
+    scores: Mapping[str, Scores],
+    drawn: Mapping[str, Mapping[str, Replicates]],
+) -> tuple[NDArray[np.float64] | None, Replicates | None]:
+    """A metric of each seed, (S,), None if one has none; and its mean over seeds in each resample."""
+    values = [getattr(found, metric) for found in measured.values()]
+    replicates = [drawn[str(id(p))] for p in scores.values()]
+    means = np.mean([each[metric] for each in replicates], axis=0) if replicates[0] else None
+    return None if None in values else np.array(values), means
 
 
 def spread_interval(values: NDArray[np.float64], means: Replicates, student: NDArray[np.float64]) -> Interval | None:
