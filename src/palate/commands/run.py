@@ -315,5 +315,6 @@ def _say_where(config: Config, seconds: float, user: str, ranker: str | None) ->
     if config.train.max_samples is not None:
         more = f"--set name={config.name}-more --set train.max_samples={2 * config.train.max_samples}"
         lines.append(("", f"palate run {folder} {more}"))
+    lines.append(("page", f"palate serve {folder}"))
     for name, value in lines:
         console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), highlight=False, soft_wrap=True)
