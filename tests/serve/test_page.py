@@ -319,7 +319,7 @@ def test_a_slow_server_shows_progress_and_a_new_rating_ends_the_earlier_request(
 def test_a_server_that_does_not_begin_to_answer_is_waited_for_visibly(opened: Opened) -> None:
     held: list[Route] = []
     page = opened()
-    page.route("**/v1/items*", held.append)
+    page.route("**/v1/items*", lambda route: held.append(route))
     page.locator("#query").fill("fargo")
     expect(page.locator("#search-line")).to_contain_text("Waiting for the server")
     held[0].continue_()
