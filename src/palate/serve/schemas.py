@@ -17,9 +17,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Body(BaseModel):
-    """Rejects unknown fields, as a mistyped one would change the answer without a word."""
+    """Rejects unknown fields, as a mistyped one would change the answer without a word, and texts of numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Item(_Body):
