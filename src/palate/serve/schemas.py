@@ -96,6 +96,7 @@ class RecommendRequest(Asked):
         json_schema_extra={
             "examples": [
                 {"user_id": 42, "top_k": 5},
+                {"history": [{"item_id": 50, "rating": 4.5}], "top_k": 3, "stream": True},
                 {
                     "history": [{"title": "Toy Story (1995)", "rating": 5}],
                     "top_k": 10,
