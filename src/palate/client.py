@@ -190,6 +190,8 @@ def _asked(who: Mapping[str, Any]) -> dict[str, Any]:
             each.model_dump() if isinstance(each, schemas.Rated) else {**_item(each[0]), "rating": each[1]}
             for each in fields["history"]
         ]
+    if "beside" in fields:
+        fields["beside"] = list(fields["beside"])
     if "candidates" in fields:
         fields["candidates"] = [_item(each) for each in fields["candidates"]]
     return fields

@@ -51,7 +51,7 @@ def served(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     from palate.serve.store import Store
 
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'feedback.sqlite'}")
-    source = EngineSource(engine_of(config))
+    source = EngineSource(engine_of(config), lambda: config.run_path)
     options = Options(findings=lambda: gauges(config.run_path, store))
     with running(app_of(source, store, options)) as url:
         yield url

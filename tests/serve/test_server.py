@@ -109,6 +109,14 @@ def test_a_port_in_use_is_one_line(run: Path) -> None:
     assert (done.returncode, done.stderr) == (2, expected)
 
 
+def test_a_missing_package_is_named_with_its_extra(run: Path) -> None:
+    code = "import sys; sys.modules['fastapi'] = None; from palate.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "serve", str(run)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: fastapi is not installed, this command needs it: pip install 'palate[serve]'\n"
+
+
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
     done = palate("serve", "--set", f"run_dir={tmp_path / 'none'}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -102,3 +102,13 @@ def test_what_monitor_finds_is_in_the_metrics(served: str) -> None:
         return {line.split()[0] for line in httpx.get(f"{served}/metrics").text.splitlines()}
 
     assert until(lambda: names <= shown())
+
+
+def test_the_report_of_the_run_may_load_nothing(run: Path, served: str) -> None:
+    (run / "report.html").write_text("<h1>Report</h1>")
+    answer = httpx.get(f"{served}/report")
+    (run / "report.html").unlink()
+
+    assert answer.text == "<h1>Report</h1>"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert httpx.get(f"{served}/report").status_code == 404

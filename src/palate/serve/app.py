@@ -36,13 +36,30 @@ FINDINGS = 60.0
 ASKED = documented(400, 401, 403, 404, 408, 413, 422, 429, 503)
 STORED = documented(400, 401, 403, 408, 409, 413, 422, 429, 503)
 READ = documented(401, 403, 404, 422, 429, 503)
+EVENTS = {"start": "Started", "scored": "ScoredPart", "end": "RecommendAnswer", "error": "Problem"}
+"""The events of a stream, and the schemas of their data."""
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'event: start\ndata: {"model": "strongest", "candidates": 50, "retriever": "item-knn", '
-                '"left_out": 1}\n\nevent: scored\ndata: {"items": [], "done": 50, "of": 50}\n\n',
+                "schema": {
+                    "description": "each event",
+                    "oneOf": [
+                        {
+                            "type": "object",
+                            "required": ["event", "data"],
+                            "properties": {
+                                "event": {"const": event},
+                                "data": {
+                                    "type": "string",
+                                    "contentMediaType": "application/json",
+                                    "contentSchema": {"$ref": f"#/components/schemas/{schema}"},
+                                },
+                            },
+                        }
+                        for event, schema in EVENTS.items()
+                    ],
+                }
             }
         }
     }
@@ -186,12 +203,15 @@ def app_of(source: EngineSource, store: Store, options: Options) -> FastAPI:
 
 
 async def _poll(source: EngineSource) -> None:
+    told = ""
     while True:
         await asyncio.sleep(POLL)
         try:
             await asyncio.to_thread(source.refresh)
-        except Exception as error:  # the next look may find it whole
-            log.error("the newest release cannot be read: %s", error)
+        except Exception as error:  # a pointer that the next look may find whole
+            if str(error) != told:
+                told = str(error)
+                log.error("the newest release cannot be read: %s", error)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -333,9 +353,10 @@ def _openapi(app: FastAPI, has_key: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 description, with the problems that routes answer with."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        parts = made.setdefault("components", {})
-        problem = schemas.Problem.model_json_schema()
-        parts["schemas"] = {**parts.get("schemas", {}), "Problem": problem}
+        parts = made["components"]
+        for model in (schemas.Problem, schemas.Started, schemas.ScoredPart):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         for name in ("HTTPValidationError", "ValidationError"):
             parts["schemas"].pop(name, None)
         if has_key:

@@ -17,9 +17,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Body(BaseModel):
-    """Rejects unknown fields, as a mistyped one would change the answer without a word."""
+    """Rejects unknown fields, as a mistyped one would change the answer without a word, and texts of numbers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Item(_Body):
@@ -96,6 +96,7 @@ class RecommendRequest(Asked):
         json_schema_extra={
             "examples": [
                 {"user_id": 42, "top_k": 5},
+                {"history": [{"item_id": 50, "rating": 4.5}], "top_k": 3, "stream": True},
                 {
                     "history": [{"title": "Toy Story (1995)", "rating": 5}],
                     "top_k": 10,
