@@ -1,6 +1,7 @@
 """The engine's answers against the commands', which append a person's ratings to the log."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,20 @@ def test_a_language_model_in_llama_cpp_answers_as_the_one_in_this_process(
         config = config.model_copy(update={"score": config.score.model_copy(update={"server": url})})
         with pytest.raises(InputError, match=r"logits of 8 validation prompts are up to .* from those of the run's"):
             engine_of(config)
+
+
+def test_candidates_share_the_history_that_the_cutoff_leaves_them(engine: Engine) -> None:
+    person, language = engine.person(USER, None), engine.language
+    assert language is not None
+    item = np.arange(engine.items.height)
+    whole, shared = language.prompts(person, item, None, 0)
+    assert len(set(shared)) == 1
+    cutoff = sorted(map(len, whole))[len(whole) // 2] + 1 + len(language.chat.decision.tail)
+    tight = replace(language, options=replace(language.options, cutoff_len=cutoff, truncation="history"))
+    prompts, shared = tight.prompts(person, item, None, 0)
+    prefixes = {tuple(prompt[:n]) for prompt, n in zip(prompts, shared, strict=True)}
+    assert max(map(len, prompts)) < min(map(len, whole)), "histories were cut"
+    assert len(prefixes) < 5
+    assert min(shared) > min(map(len, prompts)) / 2
+    alone = [tight.prompts(person, item[row : row + 1], None, 0) for row in range(0, item.size, 5)]
+    assert {tuple(one[0][: n[0]]) for one, n in alone} <= prefixes

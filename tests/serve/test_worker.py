@@ -28,9 +28,13 @@ def request(prefix: int, sizes: list[int], seed: int) -> tuple[list[list[int]], 
     return [head + draw.integers(0, 512, size).tolist() for size in sizes], prefix
 
 
+def asked(worker: Worker, prompts: list[list[int]], shared: int, **options: Any) -> Any:
+    return worker.answers(prompts, [shared] * len(prompts), **options)
+
+
 def collected(worker: Worker, prompts: list[list[int]], shared: int) -> AnswerScores:
     found = np.full((3, len(prompts)), np.nan)
-    for rows, scores in worker.answers(prompts, shared):
+    for rows, scores in worker.answers(prompts, [shared] * len(prompts)):
         assert np.isnan(found[0, rows]).all(), "a row came twice"
         found[:, rows] = scores
     return AnswerScores(*found)
@@ -58,11 +62,11 @@ def test_requests_at_the_same_time_get_the_scores_of_single_prompts(together: in
 def test_waiting_requests_share_a_pass_and_a_known_history_is_not_computed_again() -> None:
     scorer = scorer_of()
     worker = Worker(scorer.backend)
-    list(worker.answers(*REQUESTS[1]))  # probes the model
+    collected(worker, *REQUESTS[1])  # probes the model
     seen: list[tuple[int, ...]] = []
     hook = scorer.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].shape))
     gate = threading.Event()
-    blocked = threading.Thread(target=lambda: list(worker.answers(*request(5, [2], 9), cancelled=gate.wait)))
+    blocked = threading.Thread(target=lambda: list(asked(worker, *request(5, [2], 9), cancelled=gate.wait)))
     blocked.start()  # holds the worker while the others wait
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(collected, worker, *each) for each in REQUESTS[:1] + REQUESTS[3:]]
@@ -81,9 +85,22 @@ def test_waiting_requests_share_a_pass_and_a_known_history_is_not_computed_again
     worker.close()
 
 
+def test_rows_of_one_request_may_have_several_prefixes() -> None:
+    scorer = scorer_of()
+    worker = Worker(scorer.backend)
+    (a, n), (b, m) = request(30, [4, 9, 1], 1), request(11, [5, 2], 2)
+    prompts, shared = [a[0], b[0], a[1], b[1], a[2]], [n, m, n, m, n]
+    found = np.full(5, np.nan)
+    for rows, scores in worker.answers(prompts, shared):
+        found[rows] = scores.logit
+    np.testing.assert_allclose(found, scorer.score_ids(prompts).logit, atol=1e-4)
+    assert worker.gauges()["prefix_misses"] == 2
+    worker.close()
+
+
 def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     worker = Worker(scorer_of().backend)
-    long = worker.answers(*request(20, [30] * 300, 1))
+    long = asked(worker, *request(20, [30] * 300, 1))
     next(long)
     short = collected(worker, *request(20, [3], 2))
     assert np.isfinite(short.logit).all()
@@ -93,17 +110,17 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
 
 def test_a_request_that_nobody_reads_ends() -> None:
     worker = Worker(scorer_of().backend)
-    answers = worker.answers(*request(20, [30] * 600, 1))
+    answers = asked(worker, *request(20, [30] * 600, 1))
     next(answers)
     answers.close()
     collected(worker, *request(4, [3], 2))
     before = worker.passes
     collected(worker, *request(4, [3], 2))
     assert worker.passes == before + 1, "no pass for the one that was left"
-    asked = []
-    for rows, _ in worker.answers(*request(20, [30] * 600, 3), cancelled=lambda: bool(asked)):
-        asked.append(rows)
-    assert sum(map(len, asked)) < 600
+    seen = []
+    for rows, _ in asked(worker, *request(20, [30] * 600, 3), cancelled=lambda: bool(seen)):
+        seen.append(rows)
+    assert sum(map(len, seen)) < 600
     worker.close()
 
 

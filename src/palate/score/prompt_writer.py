@@ -29,12 +29,22 @@ class PromptWriter:
 
         Raises `InputError` for a prompt longer than the cutoff that the truncation may not cut.
         """
-        prompts = self._encode(position, target, items)
+        return self.cut(position, target, items)[0]
 
-        def shorter(rows: Sequence[int], shown: int) -> list[list[int]]:
-            return self._encode(position[list(rows)], target[list(rows)], shown)
+    def cut(self, position: Longs, target: Longs, items: int) -> tuple[list[list[int]], Longs]:
+        """As `ids`, with the number of history items that each prompt shows, (n,): the cutoff may leave out some."""
+        shown = np.full(position.size, items)
 
-        return cut_prompts(prompts, self.chat, self.options.cutoff_len, self.options.truncation, (items, shorter))
+        def shorter(rows: Sequence[int], fewer: int) -> list[list[int]]:
+            shown[list(rows)] = fewer
+            return self._encode(position[list(rows)], target[list(rows)], fewer)
+
+        prompts, options = self._encode(position, target, items), self.options
+        return cut_prompts(prompts, self.chat, options.cutoff_len, options.truncation, (items, shorter)), shown
+
+    def uncut(self, position: Longs, target: Longs, items: int) -> list[list[int]]:
+        """As `ids`, of any length."""
+        return self._encode(position, target, items)
 
     @cached_property
     def _chat(self) -> Chat:

@@ -247,7 +247,8 @@ class Engine:
         assert language is not None
         prompts = [language.prompts(each, one, *self._signals_about(each))[0][0] for each in people]
         found = np.empty((3, len(people)))
-        for part in language.answers(prompts, language.shared(prompts), base=model == BASE):
+        shared = [language.shared(prompts)] * len(prompts)
+        for part in language.answers(prompts, shared, base=model == BASE):
             added = part if corrected is None else _added(corrected, p[part.position], part)
             found[:, part.position] = added.logit, added.p, added.mass
         return found[0], found[1], found[2]

@@ -71,17 +71,23 @@ class LanguageModel:
 
     def prompts(
         self, person: Person, item: Longs, about: BaselineData | None, anchor: int
-    ) -> tuple[list[list[int]], int]:
-        """The token ids of the prompts of candidates, and the number of first tokens that they share.
+    ) -> tuple[list[list[int]], list[int]]:
+        """The token ids of the prompts of candidates, and of each the number of tokens that precede the candidate.
 
         `about` has the person's rows, `anchor` is the row after the last one; for prompts with signals.
         """
-        others = np.array([0, len(self.target) - 1])  # a prompt alone would share itself with itself
+        others = np.array([0, len(self.target) - 1])
         render, position, target, shown = self._written(person, np.concatenate([item, others]))
         if self.signals is not None and about is not None:
             render = replace(render, asked=self.signals(about, anchor))
-        prompts = PromptWriter(render, self.chat, self.options).ids(position, target, shown)
-        return prompts[: item.size], self.shared(prompts)
+        writer, n = PromptWriter(render, self.chat, self.options), item.size
+        prompts, items = writer.cut(position[:n], target[:n], shown)
+        shared = np.zeros(n, np.int64)
+        for kept in np.unique(items):  # the same history: of all candidates, or of those with titles of a length
+            same = np.flatnonzero(items == kept)
+            other = writer.uncut(position[n:], target[n:], int(kept))  # one alone would share all with itself
+            shared[same] = self.shared([*(prompts[row] for row in same), *other])
+        return prompts, np.minimum(shared, [len(prompt) - 1 for prompt in prompts]).tolist()
 
     @staticmethod
     def shared(prompts: Sequence[Sequence[int]]) -> int:
@@ -89,7 +95,7 @@ class LanguageModel:
         return min(common_prefix(prompts), min(map(len, prompts)) - 1)
 
     def answers(
-        self, prompts: Sequence[list[int]], shared: int, *, base: bool, cancelled: Cancelled = lambda: False
+        self, prompts: Sequence[list[int]], shared: Sequence[int], *, base: bool, cancelled: Cancelled = lambda: False
     ) -> Iterator[Part]:
         """The model's own answers as they come; `base`: without its adapter."""
         for rows, scores in self.worker.answers(prompts, shared, base=base, cancelled=cancelled):

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -41,26 +42,37 @@ class ClosedError(WorkError):
     """The worker has ended."""
 
 
+Key = tuple[bool, tuple[int, ...]]
+"""What decides keys and values of a prefix: whether the adapter is left out, and its tokens."""
+
+
 @dataclass
 class _Job:
-    """The prompts of one request: a prefix, and what follows it for each candidate."""
+    """The prompts of one request, of which each begins with a prefix that others may share."""
 
-    prefix: Ids
-    rests: Sequence[Ids]
+    prompts: Sequence[Ids]
+    shared: Sequence[int]
+    """The number of tokens of each prompt's prefix."""
     base: bool
     """Whether the base model answers, without the adapter."""
     cancelled: Cancelled
     found: "SimpleQueue[tuple[list[int], AnswerScores] | Exception | None]" = field(default_factory=SimpleQueue)
     """Rows and their scores; at the end None, or an exception."""
-    known: "Prefix | None" = None
+    known: "dict[Key, Prefix]" = field(default_factory=dict)
     done: int = 0
     gone: bool = False
     """Whether nobody waits for the answers."""
 
-    @property
-    def key(self) -> tuple[bool, tuple[int, ...]]:
-        """What decides keys and values of the prefix."""
-        return self.base, tuple(self.prefix)
+    def __post_init__(self) -> None:
+        prefixes = [tuple(prompt[:n]) for prompt, n in zip(self.prompts, self.shared, strict=True)]
+        places = {prefix: n for n, prefix in reversed(list(enumerate(prefixes)))}
+        self.keys: list[Key] = [(self.base, prefix) for prefix in prefixes]
+        self.rows = sorted(range(len(prefixes)), key=lambda row: places[prefixes[row]])
+        """The rows, those of one prefix together, in the order in which they are answered."""
+
+    def rest(self, row: int) -> Ids:
+        """The tokens of a prompt after its prefix."""
+        return self.prompts[row][self.shared[row] :]
 
     def answers(self) -> Iterator[tuple[list[int], AnswerScores]]:
         """The answers as they come."""
@@ -117,17 +129,16 @@ class Worker:
         self._thread.start()
 
     def answers(
-        self, prompts: Sequence[Ids], shared: int, *, base: bool = False, cancelled: Cancelled = lambda: False
+        self, prompts: Sequence[Ids], shared: Sequence[int], *, base: bool = False, cancelled: Cancelled = lambda: False
     ) -> Iterator[tuple[list[int], AnswerScores]]:
         """The scores of prompts as they come: their rows in `prompts` and their scores, each row once.
 
-        The prompts have their first `shared` tokens in common, and each at least one more. `base` asks the model
-        without its adapter. Ends early once `cancelled` returns True or nobody reads on. Raises what the model raised,
-        and `ClosedError` after `close`.
+        The first `shared` (n,) tokens of a prompt are a prefix that others have, too; each has at least one more.
+        `base` asks the model without its adapter. Ends early once `cancelled` returns True or nobody reads on. Raises
+        what the model raised, and `ClosedError` after `close`.
         """
-        if not prompts:
-            return
-        yield from self._join(_Job(prompts[0][:shared], [each[shared:] for each in prompts], base, cancelled)).answers()
+        if prompts:
+            yield from self._join(_Job(prompts, shared, base, cancelled)).answers()
 
     def gauges(self) -> dict[str, float]:
         """Requests in line, passes, and what the prefix cache did."""
@@ -170,49 +181,49 @@ class Worker:
                 for job in now:
                     job.found.put(error)
                 left = [job for job in left if job not in now]
-            unfinished = [job for job in left if job.done < len(job.rests)]
-            for job in (job for job in left if job.done == len(job.rests)):
+            unfinished = [job for job in left if job.done < len(job.rows)]
+            for job in (job for job in left if job.done == len(job.rows)):
                 job.found.put(None)
             with self._ready:  # behind those that came meanwhile: nobody waits for a long request
                 self._waiting.extend(unfinished)
 
     def _step(self, jobs: Sequence[_Job]) -> None:
-        """Compute prefixes that are missing, then one pass of candidates."""
+        """One pass of candidates, after the prefixes that they need and that are missing."""
         if not jobs:
             return
         with self._without_adapter(jobs[0].base):
             if any(self._reason(job) for job in jobs):
-                self._whole(jobs)
+                chosen = _chosen(jobs, whole=True)
+                prompts = [job.prompts[row] for job, rows in chosen for row in rows]
+                self._deliver(chosen, self.backend.answers(prompts))
                 return
-            self._prepare(jobs)
             chosen = _chosen(jobs)
-            before = [(job.known, len(rows)) for job, rows in chosen]
-            rests = [job.rests[row] for job, rows in chosen for row in rows]
-            self._deliver(chosen, self.backend.answers_after(before, rests))  # type: ignore[arg-type]
+            self._prepare(chosen)
+            asked = [(job.known[job.keys[row]], job.rest(row)) for job, rows in chosen for row in rows]
+            runs = [list(run) for _, run in groupby((prefix for prefix, _ in asked), key=id)]
+            before = [(run[0], len(run)) for run in runs]
+            self._deliver(chosen, self.backend.answers_after(before, [rest for _, rest in asked]))
 
-    def _prepare(self, jobs: Sequence[_Job]) -> None:
-        """Give each request its prefix; those that are not kept are computed in one pass, or in several if long."""
-        missing: dict[Any, list[_Job]] = {}
-        for job in jobs:
-            if job.known is None:
-                job.known = self.prefixes.get(job.key)
-                if job.known is None:
-                    missing.setdefault(job.key, []).append(job)
+    def _prepare(self, chosen: "Sequence[tuple[_Job, list[int]]]") -> None:
+        """Give each request the prefixes of its rows; those that are not kept are computed together."""
+        missing: dict[Key, list[_Job]] = {}
+        for job, rows in chosen:
+            for key in dict.fromkeys(job.keys[row] for row in rows):
+                if key not in job.known:
+                    kept = self.prefixes.get(key)
+                    if kept is None:
+                        missing.setdefault(key, []).append(job)
+                    else:
+                        job.known[key] = kept
         todo = sorted(missing, key=lambda key: -len(key[1]))
         while todo:
             size = max(1, 2 * TOKENS // len(todo[0][1]))
             now, todo = todo[:size], todo[size:]
             for key, prefix in zip(now, self.backend.prefixes([key[1] for key in now]), strict=True):
-                self.passes += 1
                 self.prefixes.put(key, prefix)
                 for job in missing[key]:
-                    job.known = prefix
-
-    def _whole(self, jobs: Sequence[_Job]) -> None:
-        """Candidates as whole prompts, for a model that cannot share prefixes."""
-        chosen = _chosen(jobs, whole=True)
-        prompts = [[*job.prefix, *job.rests[row]] for job, rows in chosen for row in rows]
-        self._deliver(chosen, self.backend.answers(prompts))
+                    job.known[key] = prefix
+            self.passes += 1
 
     def _deliver(self, chosen: Sequence[tuple[_Job, list[int]]], log_p: NDArray[np.float32]) -> None:
         self.passes += 1
@@ -223,9 +234,9 @@ class Worker:
             first += len(rows)
 
     def _reason(self, job: _Job) -> str | None:
-        if not job.prefix:
+        if not min(job.shared):
             return "no prefix"
-        return self.backend.reason(len(job.prefix) + max(map(len, job.rests)))
+        return self.backend.reason(max(map(len, job.prompts)))
 
     def _without_adapter(self, base: bool) -> Any:
         return self.backend.model.disable_adapter() if base else contextlib.nullcontext()
@@ -238,17 +249,18 @@ class Forwarder:
         self.backend = backend
 
     def answers(
-        self, prompts: Sequence[Ids], shared: int, *, base: bool = False, cancelled: Cancelled = lambda: False
+        self, prompts: Sequence[Ids], shared: Sequence[int], *, base: bool = False, cancelled: Cancelled = lambda: False
     ) -> Iterator[tuple[list[int], AnswerScores]]:
         """See `Worker.answers`; the server has one model, so `base` is refused."""
         if base:
             raise WorkError("the server answers with one model, expected no base model beside it")
-        for first in range(0, len(prompts), IN_FLIGHT):
-            if cancelled():
-                return
-            rows = list(range(first, min(first + IN_FLIGHT, len(prompts))))
-            rests = [prompts[row][shared:] for row in rows]
-            yield rows, scores_of(self.backend.answers_behind(prompts[0][:shared], rests, IN_FLIGHT, lambda n: None))
+        job = _Job(prompts, shared, base, cancelled)
+        for key, same in groupby(job.rows, key=job.keys.__getitem__):
+            left = list(same)
+            while left and not cancelled():
+                rows, left = left[:IN_FLIGHT], left[IN_FLIGHT:]
+                found = self.backend.answers_behind(key[1], [job.rest(row) for row in rows], IN_FLIGHT, lambda n: None)
+                yield rows, scores_of(found)
 
     def gauges(self) -> dict[str, float]:
         """Nothing: the server has its own."""
@@ -269,13 +281,14 @@ def _chosen(jobs: Sequence[_Job], *, whole: bool = False) -> list[tuple[_Job, li
     while open_jobs:
         for n in list(open_jobs):
             job, at = jobs[n], jobs[n].done + taken[n]
-            if at == len(job.rests):
+            if at == len(job.rows):
                 open_jobs.remove(n)
                 continue
-            size = len(job.rests[at]) + (len(job.prefix) if whole else 0)
+            row = job.rows[at]
+            size = len(job.prompts[row]) - (0 if whole else job.shared[row])
             most = TOKENS if job.done or len(jobs) > 1 else FIRST
             if rows and (rows + 1) * max(longest, size) > most:
                 open_jobs.remove(n)
                 continue
             longest, rows, taken[n] = max(longest, size), rows + 1, taken[n] + 1
-    return [(jobs[n], list(range(jobs[n].done, jobs[n].done + count))) for n, count in taken.items() if count]
+    return [(jobs[n], jobs[n].rows[jobs[n].done : jobs[n].done + count]) for n, count in taken.items() if count]
