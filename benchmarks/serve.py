@@ -1,12 +1,13 @@
 """A service under load: requests a second, latencies, batching, the prefix cache, streaming, and a soak.
 
     palate run configs/demo.yaml
-    python benchmarks/serve.py runs/demo --save            # about twenty minutes on two cores
-    python benchmarks/serve.py runs/demo --soak 10 --save  # ten minutes at twice the capacity
+    python benchmarks/serve.py runs/demo --cutoff-len 512 --save    # about fifteen minutes on two cores
+    python benchmarks/serve.py runs/demo --soak 10 --save           # ten minutes at twice the capacity
 
 The service is a process of its own; this one sends requests to it over loopback, each client on its own connection,
 about random users and items of the log. The language model is the run's fine-tuned one, without the baseline that it
-corrects.
+corrects. The demo's cutoff leaves each candidate as many films of the history as fit, so that two candidates often
+share nothing but the first line; a longer cutoff shows all prompts the same history, as other recipes do.
 """
 
 import argparse
@@ -44,31 +45,32 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0.0, help="only: minutes at twice the capacity")
     parser.add_argument("--quick", action="store_true", help="two seconds a row, three users")
     parser.add_argument("--classical", help="key of the classical model (the best by AUC)")
+    parser.add_argument("--cutoff-len", type=int, help="tokens.cutoff_len in place of the run's")
     parser.add_argument("--together", type=int, default=16, help=argparse.SUPPRESS)
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     if args.server:
-        be_server(args.run, args.together)
+        be_server(args)
         return
     asked = Asked.of(args.run)
     seconds, users = (2.0, 3) if args.quick else (args.seconds, 20)
     if args.soak:
-        publish("serve-soak", [soaked(args.run, asked, args.soak, seconds)], as_json=args.json, save=args.save)
+        publish("serve-soak", [soaked(args, asked, args.soak, seconds)], as_json=args.json, save=args.save)
         return
-    with service(args.run) as server:
+    with service(args) as server:
         spoken, classical = models_of(server)
         results = [*alone(server, asked, spoken, users)]
         results.insert(0, loaded(server, asked, (spoken, args.classical or classical), seconds))
         together = throughput(server, asked.score(spoken, 20), 8, seconds)
-    with service(args.run, together=1) as server:
+    with service(args, together=1) as server:
         single = throughput(server, asked.score(spoken, 20), 8, seconds)
     results.insert(1, batched(together, single))
     publish("serve", results, as_json=args.json, save=args.save)
 
 
-def be_server(run: Path, together: int) -> None:
+def be_server(args: argparse.Namespace) -> None:
     """The service, with the worker's number of requests in a pass, which `palate serve` has no option for."""
     from palate.commands.engine import engine_of
     from palate.serve.app import Options, app_of
@@ -78,10 +80,13 @@ def be_server(run: Path, together: int) -> None:
     from palate.serve.source import EngineSource
     from palate.serve.store import Store
 
-    engine = engine_of(load_config(run / "config.yaml", [Override("run_dir", str(run), "run")]), together=together)
+    overrides = [Override("run_dir", str(args.run), "run")]
+    if args.cutoff_len is not None:
+        overrides.append(Override("tokens.cutoff_len", args.cutoff_len, "--cutoff-len"))
+    engine = engine_of(load_config(args.run / "config.yaml", overrides), together=args.together)
     engine.warm()
     sock = bound("127.0.0.1", 0)
-    store = Store(feedback(run))
+    store = Store(feedback(args.run))
     print(url_of(sock), flush=True)
     serve(app_of(EngineSource(engine), store, Options()), sock, 60.0)
     engine.close()
@@ -102,9 +107,11 @@ class Server:
 
 
 @contextmanager
-def service(run: Path, together: int = 16) -> Iterator[Server]:
+def service(args: argparse.Namespace, together: int = 16) -> Iterator[Server]:
     """A service in a process, its models warm."""
-    command = [sys.executable, __file__, str(run), "--server", "--together", str(together)]
+    command = [sys.executable, __file__, str(args.run.resolve()), "--server", "--together", str(together)]
+    if args.cutoff_len is not None:
+        command += ["--cutoff-len", str(args.cutoff_len)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -281,10 +288,10 @@ def alone(server: Server, asked: Asked, model: str, users: int) -> Iterator[Resu
     yield Result(f"Time to the first streamed recommendations: {users} users", rows, columns)
 
 
-def soaked(run: Path, asked: Asked, minutes: float, seconds: float) -> Result:
+def soaked(args: argparse.Namespace, asked: Asked, minutes: float, seconds: float) -> Result:
     """Twice as many requests as the service can answer: memory, right answers, 429s, and what else came."""
     rng = random.Random(7)
-    with service(run) as server:
+    with service(args) as server:
         draw = asked.score(models_of(server)[0], 20)
         connection = Connection(server)
         bodies = [draw(rng)[1] for _ in range(20)]
