@@ -59,13 +59,15 @@ class Answers:
         known = {"candidates": int(rows.size), "retriever": retriever, "left_out": left_out}
         if emit is not None:
             emit("start", schemas.Started(model=model.key, **known).model_dump_json())
+        quick = [key for key in beside if self.engine.models[key].kind == "baseline"]
         best, done = _empty(), 0
         for part in self._parts(model.key, person, rows, stopped):
             done += part.position.size
             best = _best(best, part, request.top_k)
             if emit is not None:
                 new = best.take(np.flatnonzero(np.isin(best.position, part.position)))
-                told = schemas.ScoredPart(items=self._scored(rows, new, {}), done=done, of=int(rows.size))
+                others = self._p_beside(quick, person, rows[new.position], stopped)
+                told = schemas.ScoredPart(items=self._scored(rows, new, others), done=done, of=int(rows.size))
                 emit("scored", told.model_dump_json())
         chosen = rows[best.position]
         scores = self._scored(rows, best, self._p_beside(beside, person, chosen, stopped))

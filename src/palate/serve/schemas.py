@@ -161,7 +161,10 @@ class Started(BaseModel):
 
 
 class ScoredPart(BaseModel):
-    """The stream's event `scored`: those of the newly scored items that are among the best `top_k` so far."""
+    """The stream's event `scored`: those of the newly scored items that are among the best `top_k` so far.
+
+    `beside` has the classical models; the others come with `end`.
+    """
 
     items: list[Scored]
     done: int = Field(description="candidates scored so far")
