@@ -179,7 +179,10 @@ class Asked:
 
     def recommend(self, model: str) -> Next:
         """The best ten of what the first stage finds for a random user."""
-        return lambda rng: ("recommend", {"user_id": rng.choice(self.users), "model": model, "top_k": 10})
+        return lambda rng: (
+            "recommend",
+            {"user_id": rng.choice(self.users), "model": model, "top_k": 10, "retriever": "item-knn", "retrieve": 50},
+        )
 
 
 @dataclass

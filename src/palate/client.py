@@ -42,7 +42,7 @@ class Choice(Who, total=False):
     top_k: int
     filters: Mapping[str, Any]
     candidates: Items
-    retriever: Literal["item-knn", "popularity", "all"]
+    retriever: Literal["classical", "item-knn", "popularity", "all"]
     retrieve: int
     include_seen: bool
 

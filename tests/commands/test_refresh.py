@@ -82,7 +82,7 @@ def test_a_run_that_is_not_worse_goes_into_service(run: Path) -> None:
     assert "900 ratings, 30 of 42 users unknown to the run" in done.stdout
     assert "which detect" in done.stdout
     found = result(folder)
-    assert (found["rows"], found["newer"], found["use"]) == (60, 900, "item-mean")  # two of 25 samples of each user
+    assert (found["rows"], found["newer"], found["use"]) == (60, 900, "user-item")  # two of 25 samples of each user
     assert "nothing" in palate("refresh", run).stdout
     timeline = pl.read_parquet(folder / "data" / "ratings.parquet")
     assert timeline.filter(pl.col("timestamp") >= LATER).height == 900
@@ -122,7 +122,7 @@ def test_a_dry_run_writes_nothing(run: Path) -> None:
     before = files(run)
     done = palate("refresh", run, "--dry-run")
     assert done.returncode == 0, done.stderr
-    for line in ("900 ratings", "60 test samples", "fit item-mean", "nothing was written"):
+    for line in ("900 ratings", "60 test samples", "fit and measure the baselines", "nothing was written"):
         assert line in done.stdout
     assert files(run) == before
 

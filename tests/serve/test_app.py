@@ -42,7 +42,7 @@ def test_recommendations_are_the_best_of_what_the_person_has_not_rated(client: h
     answer = client.post("/v1/recommend", json={"user_id": 42, "top_k": 3}).json()
 
     assert [each["item_id"] for each in answer["recommendations"]] == [1214, 47, 608]
-    assert (answer["candidates"], answer["left_out"], answer["retriever"]) == (4, 2, "item-knn")
+    assert (answer["candidates"], answer["left_out"], answer["retriever"]) == (4, 2, "classical")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_stream_ends_with_the_answer_that_comes_without_one(client: httpx.Clie
 
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert [name for name, _ in found] == ["start", *["scored"] * 5, "end"]
-    assert found[0][1] == {"model": "steps", "candidates": 5, "retriever": "item-knn", "left_out": 1}
+    assert found[0][1] == {"model": "steps", "candidates": 5, "retriever": "classical", "left_out": 1}
     assert [part["done"] for name, part in found if name == "scored"] == [1, 2, 3, 4, 5]
     assert found[-1][1] == plain
     scored = [item for name, part in found if name == "scored" for item in part["items"]]

@@ -59,7 +59,7 @@ def test_a_history_gets_the_same_scores_every_way(
 def test_python_gives_what_the_service_gives(config: Config, served: str) -> None:
     engine = engine_of(config)
     person = engine.person(3, None)
-    rows, left_out = engine.candidates(person, None, "item-knn", 50, include_seen=False)
+    rows, left_out = engine.candidates(person, None, "classical", 50, include_seen=False)
     (part, *rest) = engine.score("user-item", person, rows)
     engine.close()
     answer = httpx.post(f"{served}/v1/recommend", json={"user_id": 3, "model": "user-item", "top_k": 50}).json()

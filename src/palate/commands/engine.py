@@ -96,6 +96,7 @@ def engine_of(
         "scale": scale,
         "threshold": data.samples.threshold,
         "filters": _filters(items),
+        "why": _why(metrics),
         "verdict": metrics.get("verdict", []),
         "metrics": {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])},
     }
@@ -227,22 +228,41 @@ def _models(
     """The models that can be asked, the language models first."""
     from palate.serve.engine import ALONE, BASE, FINE_TUNED, Model
 
-    auc = {entry["key"]: entry["metrics"].get("auc") for entry in metrics.get("entries", [])}
+    auc = {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])}
+    # The ladder has all test rows, the table those that the language model scored.
+    auc |= {rung["key"]: rung["metrics"] for rung in (metrics.get("ladder") or {}).get("rungs", [])}
+
+    def measured(key: str) -> tuple[float | None, int | None]:
+        return (auc[key].get("auc"), auc[key].get("n")) if key in auc else (None, None)
+
     found: dict[str, Model] = {}
     if spoken is not None:
         tuned, calibrated = "fine-tuned model", spoken.to_p is not sigmoid
         if corrected is None:
-            found[FINE_TUNED] = Model(FINE_TUNED, tuned, "language model", calibrated, auc.get(FINE_TUNED))
+            found[FINE_TUNED] = Model(FINE_TUNED, tuned, "language model", calibrated, *measured(FINE_TUNED))
         else:
             label = f"{baselines[corrected.baseline][0].label} + {tuned}"
             calibrated = corrected.fitted_on is not None
-            found[FINE_TUNED] = Model(FINE_TUNED, label, "sum", calibrated, auc.get(FINE_TUNED))
+            found[FINE_TUNED] = Model(FINE_TUNED, label, "sum", calibrated, *measured(FINE_TUNED))
             found[ALONE] = Model(ALONE, f"{tuned} alone", "language model", False, None)
         if hasattr(spoken.model, "disable_adapter"):
-            found[BASE] = Model(BASE, "base model", "language model", False, auc.get(ZERO_SHOT))
+            found[BASE] = Model(BASE, "base model", "language model", False, *measured(ZERO_SHOT))
     for key, (baseline, _) in baselines.items():
-        found[key] = Model(key, baseline.label, "baseline", True, auc.get(key))
+        found[key] = Model(key, baseline.label, "baseline", True, *measured(key))
     return found
+
+
+def _why(metrics: Mapping[str, Any]) -> list[str]:
+    """The sentences of the run's ladder: what to use, and what does not pay."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from palate.measure.ladder import Ladder
+    from palate.report.ladder import sentences
+
+    try:
+        return list(sentences(TypeAdapter(Ladder).validate_python(metrics.get("ladder"))))
+    except ValidationError:  # measured nothing, or by another version
+        return []
 
 
 def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> str:

@@ -193,7 +193,10 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
         sum_of.warn()
         vectors = text_vectors(config, data) if sum_of.reads_text else None
         baseline = _baseline_scores(config, data, sum_of.predictor, guest, vectors)
-        score, name = SumScores(own, baseline, sum_of.offset.added), f"{sum_of.offset.baseline} + {name}"
+        score, name = (
+            SumScores(own, baseline, sum_of.offset.added, sum_of.offset.alpha),
+            f"{sum_of.offset.baseline} + {name}",
+        )
         key = {**key, "offset": sum_of.describe()}
     return _Model(
         name=name,

@@ -14,6 +14,7 @@ from rich.text import Text
 from palate import console
 from palate.commands.audit import check_leaks
 from palate.commands.prepare import kept_baselines, prepared, samples_of, scored_tokens_of, text_vectors
+from palate.commands.report import METRICS
 from palate.commands.signals import signalled
 from palate.config import Config, Override, load_config, write_config
 from palate.console import log
@@ -57,9 +58,12 @@ def refresh(
         raise InputError("leaves out the language model, which the run serves, expected none", "--no-train")
     if language and config.score.server is not None:
         raise InputError("is another model than the one to train, expected null", "score.server")
+    if no_train and (run / "adapter").is_dir():
+        _say("without", "the language model: `fine-tuned` and `base` are not served after a switch")
     if dry_run:
-        _look(old, _with(config, run / RELEASES / "N", url), url)
-        due = f"prepare, {'all stages of palate run' if language else f'fit {key}'}, compare with {old.run_path}"
+        newer = _look(old, _with(config, run / RELEASES / "N", url), url).newer
+        what = "all stages of palate run" if language else "fit and measure the baselines"
+        due = f"prepare, {what}, compare with {old.run_path}" if newer else "nothing"
         _say("due", f"{due}; nothing was written")
         return
     with locked(run / RELEASES, wait=False) as alone:
@@ -78,10 +82,33 @@ def refresh(
 
             stages_of(new)
         else:
-            check_leaks(new, prepared(new))
+            _fit_baselines(new, folder)
         found = _compared(old, new, key, folder)
         write_json(folder / RESULT, found)
         _decide(run, folder, found, force)
+
+
+def _fit_baselines(new: Config, folder: Path) -> None:
+    """Fit and measure the baselines of a release without a language model."""
+    from palate.baselines.registry import LADDER, RANKERS, scores_of
+    from palate.commands.table_rows import Collected
+    from palate.measure.ladder import Scored, Step, climb
+    from palate.measure.rows import Models, beside_baselines, measure_rows
+
+    data = prepared(new)
+    check_leaks(new, data)
+    collected = Collected(new, data, {}, {})
+    rows = data.samples.of("test")
+    y, users = data.samples.label[rows], data.samples.user[data.samples.position[rows]]
+    scores = scores_of(collected.known, collected.baselines, "test")
+    same = beside_baselines(data.samples, {}, scores, rows=np.arange(rows.size), split="test")
+    found = measure_rows(same, Models(pairs=[]), bootstrap=new.evaluate.bootstrap, seed=new.seed, split="test")
+    ladder = None
+    if new.evaluate.bootstrap and y.any() and not y.all():
+        p = {key: scores[key].to_numpy() for key in LADDER if key in scores.columns}
+        steps = [Step(key, RANKERS[key].label, lambda key=key: Scored(p[key])) for key in p]  # type: ignore[misc]
+        ladder = climb(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
+    write_json(folder / METRICS, {**asdict(found), "ladder": ladder})
 
 
 def _say(name: str, text: str) -> None:

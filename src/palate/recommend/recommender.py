@@ -173,9 +173,15 @@ class SumScores:
     prompts: PromptScores
     baseline: BaselineScores
     add: Callable[[Floats, Floats], Floats]
+    alpha: float
+    """The language model's weight: with 0 it is not asked, and `mass` is 1."""
 
     def __call__(self, asker: Asker, item: NDArray[np.int64], on_batch: OnBatch) -> AnswerScores:
         """Score candidates as of after the asker's last rating."""
+        if self.alpha == 0:
+            found = self.baseline(asker, item, on_batch)
+            z = self.add(self.baseline.p(asker, item), np.zeros(item.size))
+            return AnswerScores(sigmoid(z).astype(np.float32), found.mass, z.astype(np.float32))
         own, other = self.prompts(asker, item, on_batch), self.baseline.p(asker, item)
         logits = self.add(other, own.logit.astype(np.float64))
         return AnswerScores(sigmoid(logits).astype(np.float32), own.mass, logits.astype(np.float32))

@@ -185,7 +185,14 @@ class Answers:
         if request.filters:
             kept = filtered(self.engine.items, request.filters, self.serving.about.filters)
             among = kept if among is None else among[np.isin(among, kept)]
-        number = max(request.retrieve or self.retrieve, request.top_k)
+        if request.user_id is not None and request.history is None and not request.include_seen:
+            known = map(self.serving.catalogue.known, self.store.dismissed(canonical(request.user_id)))
+            among = np.setdiff1d(
+                np.arange(self.engine.items.height) if among is None else among,
+                np.array([row for row in known if row is not None], np.int64),
+            )
+        every = model.kind == "baseline" and how == "classical"
+        number = max(request.retrieve or (schemas.CANDIDATES if every else self.retrieve), request.top_k)
         rows, left_out = self.engine.candidates(person, among, how, number, include_seen=request.include_seen)
         if model.kind != "baseline" and rows.size > schemas.CANDIDATES:
             what = f"is 'all', which gives {rows.size:,} items to a language model"

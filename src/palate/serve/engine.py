@@ -25,12 +25,14 @@ __all__ = ["Effect", "Engine", "Model", "NewRating", "Part", "Person", "TokenOf"
 
 Floats = NDArray[np.float64]
 Kind = Literal["baseline", "language model", "sum"]
-Retrieving = Literal["item-knn", "popularity", "all"]
+Retrieving = Literal["classical", "item-knn", "popularity", "all"]
 Cancelled = Callable[[], bool]
 
 FINE_TUNED, ALONE, BASE = "fine-tuned", "fine-tuned-alone", "base"
 """Keys of language models: the run's model, added to the baseline that it corrects if any; it alone, of such a sum;
 and the model that was fine-tuned."""
+POOL = 2_000
+"""Most items that the first stage `classical` scores; item-kNN finds them in a larger catalogue."""
 CHUNK = 2_048
 """Candidates that a baseline scores at a time."""
 EXPLAINED = 30
@@ -50,6 +52,8 @@ class Model:
     kind: Kind
     calibrated: bool
     auc: float | None
+    rows: int | None = None
+    """Number of test rows of the AUC."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ class Engine:
         """Rows of the item table to score, the likeliest first, and the number of rated items that were left out.
 
         `among` (rows) restricts them, as filters and lists of a request do; None: all items. `retriever` finds `number`
-        of them; "all" takes all.
+        of them; "all" takes all. "classical" takes those that the best classical model ranks first: of all items, or of
+        `POOL` that item-kNN finds.
         """
         small, (end,) = about(self.log, [person])
         past = Past(small.item[:end], small.rating[:end], small.liked[:end])
@@ -121,9 +126,24 @@ class Engine:
         if not include_seen:
             rated[past.item] = allowed[past.item]
         left = allowed & ~rated
-        if retriever == "all":
-            return np.flatnonzero(left), int(rated.sum())
-        return self._retriever(retriever).top(past, number, np.flatnonzero(~left)), int(rated.sum())
+        found = np.flatnonzero(left)
+        if retriever == "classical":
+            if found.size > POOL:
+                found = np.sort(self._near.top(past, POOL, np.flatnonzero(~left)))
+            p = self._predicted(self.classical, [person], [found])[0] if number < found.size else np.zeros(found.size)
+            found = found[np.argsort(-p, kind="stable")[:number]]
+        elif retriever != "all":
+            found = self._retriever(retriever).top(past, number, np.flatnonzero(~left))
+        return found, int(rated.sum())
+
+    @property
+    def classical(self) -> str:
+        """The key of the best classical model: the default if it is one, else that of the highest AUC."""
+        if self.default in self.baselines:
+            return self.default
+        if self.corrected is not None:
+            return self.corrected.baseline
+        return max(self.baselines, key=lambda key: self.models[key].auc or 0.0)
 
     def score(self, model: str, person: Person, item: Longs, cancelled: Cancelled = lambda: False) -> Iterator[Part]:
         """Score candidates (rows); parts come as they are ready, each candidate in one of them.

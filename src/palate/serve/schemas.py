@@ -108,10 +108,17 @@ class RecommendRequest(Asked):
     top_k: int = Field(10, ge=1, le=TOP)
     filters: dict[Text, Filter] = Field({}, max_length=20, description="by any column of the items")
     candidates: list[Item] | None = Field(None, min_length=1, max_length=CANDIDATES)
-    retriever: Literal["item-knn", "popularity", "all"] = Field(
-        "item-knn", description="the first stage: finds the items that the model scores"
+    retriever: Literal["classical", "item-knn", "popularity", "all"] = Field(
+        "classical",
+        description="the first stage, which finds the items that the model scores: the best classical model over all "
+        "items (over 2,000 that item-kNN finds in a larger catalogue), item-kNN, the number of likes, or none",
     )
-    retrieve: int | None = Field(None, ge=1, le=CANDIDATES, description="how many the first stage finds")
+    retrieve: int | None = Field(
+        None,
+        ge=1,
+        le=CANDIDATES,
+        description="how many the first stage finds; without it 50 for a language model, and for a classical one all",
+    )
     include_seen: bool = False
     stream: bool = Field(False, description="answer with server-sent events as candidates are scored")
 
@@ -265,6 +272,7 @@ class ModelEntry(BaseModel):
     kind: Literal["baseline", "language model", "sum"]
     calibrated: bool
     auc: float | None = Field(None, description="on the run's test rows")
+    rows: int | None = Field(None, description="number of these rows")
 
 
 class ModelAnswer(BaseModel):
@@ -282,6 +290,7 @@ class ModelAnswer(BaseModel):
     scale: tuple[float, float]
     threshold: float
     filters: dict[str, Literal["number", "text", "list", "flag"]] = Field(description="columns that filter, and how")
+    why: list[str] = Field([], description="which model to use and why, from the run's ladder")
     verdict: list[str]
     metrics: dict[str, Any] = Field(description="by model, on the run's test rows")
 

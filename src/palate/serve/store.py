@@ -109,6 +109,12 @@ class Store:
             found[item] = StoredRating(as_id(item), rating, timestamp)
         return list(found.values())
 
+    def dismissed(self, user_id: int | str) -> list[int | str]:
+        """The items that a user dismissed."""
+        statement = "SELECT DISTINCT item_id FROM events WHERE event = ? AND user_id = ?"
+        with self._reading() as database:
+            return [as_id(item) for (item,) in database.rows(statement, ["dismissed", as_text(user_id)])]
+
     def all_ratings(self) -> "pl.DataFrame":
         """Every rating, as `palate.ratings.database.ratings_in` has it."""
         with self._reading() as database:

@@ -3,7 +3,7 @@
 const VERSION = 1, MOST = 2000; // ratings that a request may hold
 
 const blank = () => ({
-  version: VERSION, user: null, history: [], dismissed: [], model: null, beside: null, filters: {}, retriever: 'item-knn', top: 10,
+  version: VERSION, user: null, history: [], dismissed: [], model: null, beside: null, filters: {}, retriever: 'classical', top: 10,
 });
 
 /** What `GET /v1/model` answers; set once at the start. */
@@ -36,7 +36,7 @@ function sound(entry) {
   for (const [column, value] of Object.entries(isObject(entry.filters) ? entry.filters : {})) {
     if (column in model.filters) kept.filters[column] = value;
   }
-  if (['item-knn', 'popularity', 'all'].includes(entry.retriever)) kept.retriever = entry.retriever;
+  if (['classical', 'item-knn', 'popularity', 'all'].includes(entry.retriever)) kept.retriever = entry.retriever;
   if ([10, 20, 50].includes(entry.top)) kept.top = entry.top;
   return kept;
 }
