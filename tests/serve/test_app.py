@@ -129,6 +129,11 @@ WRONG = [
     ("recommend", {"history": [{"title": "Tye Story", "rating": 5}]}, 422, "did you mean 'Toy Story (1995)'?"),
     ("recommend", {"history": [{"item_id": 1, "rating": 6}]}, 422, "history[0]: rating 6, expected one from 0.5 to 5"),
     ("recommend", {"history": [{"item_id": 1, "rating": float("nan")}]}, 422, "finite"),
+    ("recommend", {"history": [{"item_id": 1, "rating": True}]}, 422, "history.0.rating: "),
+    ("recommend", {"user_id": 42, "filters": {"year": {"min": float("nan")}}}, 422, "filters.year."),
+    ("recommend", {"user_id": 42, "filters": {"year": float("inf")}}, 422, "filters.year."),
+    ("recommend", {"user_id": True}, 422, "user_id: "),
+    ("recommend", {"user_id": 10**500}, 422, "user_id: "),
     ("recommend", {"user_id": 42, "model": "steqs"}, 422, "model: is 'steqs', expected one of steps, other"),
     ("recommend", {"user_id": 42, "beside": ["x"]}, 422, "beside[0]: is 'x'"),
     ("recommend", {"user_id": 42, "filters": {"genre": "x"}}, 422, "there is no filter 'genre', expected one of"),
@@ -186,6 +191,11 @@ def test_an_item_is_found_by_id_and_by_title(client: httpx.Client) -> None:
     assert client.get("/v1/items", params={"q": "the matrx"}).json()["items"][0]["item_id"] == 2571
     assert client.get("/v1/items/0").status_code == 404
     assert client.get("/v1/items", params={"q": ""}).status_code == 422
+
+
+@pytest.mark.parametrize("user", ["", "9" * 501, "x" * 501])
+def test_an_id_that_no_body_could_have_is_refused_in_a_path(client: httpx.Client, user: str) -> None:
+    assert client.get(f"/v1/users/{user}").status_code == 422
 
 
 def test_the_model_is_described_in_json_that_every_reader_knows(client: httpx.Client) -> None:
