@@ -1,6 +1,7 @@
 """The engine's answers against the commands', which append a person's ratings to the log."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from tests import llamacpp
 from tests.command import palate
 from tests.recipes import recipe_to_evaluate
+from tests.tiny import random_adapter
 
 from palate.commands.engine import engine_of
-from palate.config import load_config
+from palate.config import Override, load_config, write_config
 from palate.errors import InputError
 from palate.models.adapter import load_adapter
 from palate.models.load import load_base_model
@@ -111,6 +113,20 @@ def test_a_prompt_is_its_tokens(engine: Engine) -> None:
     titles = "".join(each.text for each in tokens if each.part == "text")
     assert engine.items["title"][7] in titles
     assert "<|im_start|>" not in titles
+
+
+def test_a_prompt_with_signals_is_its_tokens(tmp_path: Path) -> None:
+    path = recipe_to_evaluate(tmp_path) / "config.yaml"
+    line = Override("prompt.candidate_line", "{title} {estimate:.2f} {neighbour}", "--set")
+    write_config(load_config(path, [line]), path)
+    config = load_config(path)
+    random_adapter(config, tmp_path / "run" / "adapter", 0.3)
+    assert palate("prepare", path).returncode == 0
+    engine = engine_of(config)
+    tokens, _, _ = engine.prompt(engine.person(USER, None), 7)
+    engine.close()
+    text = "".join(each.text for each in tokens if each.part == "text")
+    assert re.search(re.escape(engine.items["title"][7]) + r" 0\.\d\d ", text)
 
 
 def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:

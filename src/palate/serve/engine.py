@@ -161,9 +161,10 @@ class Engine:
         language = self.language
         if language is None:
             raise LookupError("the service has no language model, so there is no prompt")
-        (ids,), _ = language.prompts(person, np.array([item]), *self._signals_about(person))
+        about = self._signals_about(person)
+        (ids,), _ = language.prompts(person, np.array([item]), *about)
         chat = language.chat
-        tokens = language.tokens(ids, language.lines(person, item))
+        tokens = language.tokens(ids, language.lines(person, item, *about))
         decision, decode = chat.decision, chat.tokenizer.decode
         answers = [TokenOf(each, decode([each]), "answer") for each in (decision.yes_id, decision.no_id)]
         return [*tokens, *answers], chat.yes, chat.no
