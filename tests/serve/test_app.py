@@ -105,6 +105,15 @@ def test_a_stored_rating_that_the_log_has_counts_once(client: httpx.Client) -> N
     assert before == 2
 
 
+def test_a_stored_rating_older_than_that_of_the_log_does_not_count(client: httpx.Client) -> None:
+    def own() -> list[tuple[int, float]]:
+        return [(each["item_id"], each["rating"]) for each in client.get("/v1/users/42").json()["ratings"]]
+
+    before = own()
+    client.post("/v1/ratings", json={"ratings": [{"user_id": 42, "item_id": 6, "rating": 1, "timestamp": 19}]})
+    assert own() == before
+
+
 def test_a_repeated_request_without_a_time_is_stored_once(client: httpx.Client) -> None:
     asked = {"key": "timeless", "ratings": [{"user_id": 9, "item_id": 47, "rating": 4}]}
     assert [client.post("/v1/ratings", json=asked).json()["stored"] for _ in range(2)] == [1, 0]

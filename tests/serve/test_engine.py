@@ -139,6 +139,14 @@ def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
         engine.person("someone new", None)
 
 
+def test_a_newer_rating_of_an_item_replaces_that_of_the_log(engine: Engine) -> None:
+    before = engine.past(engine.person(USER, None))
+    again = int(before["item"][0])
+    past = engine.past(engine.person(USER, None, [NewRating(again, 1.5, 2_000_000_000)]))
+    assert past["item"].to_list() == [*before["item"].to_list()[1:], again]
+    assert past["rating"].to_list()[-1] == 1.5
+
+
 def test_candidates_are_among_those_that_a_request_allows(engine: Engine) -> None:
     person = engine.person(USER, None)
     among = np.array([1, 3, 5, 7, 9, 11])

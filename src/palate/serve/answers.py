@@ -152,8 +152,8 @@ class Answers:
             past = self.engine.past(self.engine.person(user_id, None))
         except UnknownUserError:
             return newer
-        logged = set(past.select("item", "timestamp").rows())
-        return [each for each in newer if (each.item, each.time) not in logged]
+        logged = dict(past.select("item", "timestamp").rows())
+        return [each for each in newer if each.item not in logged or (each.time or 0) > logged[each.item]]
 
     def _on_scale(self, rating: float, place: str) -> None:
         low, high = self.engine.scale

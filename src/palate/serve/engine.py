@@ -85,7 +85,8 @@ class Engine:
     ) -> Person:
         """Who asks: `history` if there is one, else the user's ratings in the log, then the `newer` ones of the store.
 
-        Raises `UnknownUserError` for a user without any.
+        Of an item in both the newer rating counts, as in the log of the next release. Raises
+        `UnknownUserError` for a user without any.
         """
         if history is not None:
             return Person("a stranger", np.empty(0, np.int64), tuple(history))
@@ -94,7 +95,9 @@ class Engine:
             raise UnknownUserError(
                 f"there is no user {user_id!r}, expected one with ratings in the log or in the store"
             )
-        return Person(f"user {user_id}", np.arange(begin, end), tuple(newer))
+        rows = np.arange(begin, end)
+        again = np.isin(self.log.item[rows], [each.item for each in newer])
+        return Person(f"user {user_id}", rows[~again], tuple(newer))
 
     def past(self, person: Person) -> pl.DataFrame:
         """The person's ratings, oldest first: `item` (rows of the item table), `rating`, `timestamp`, `stored`."""
