@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.tiny import random_adapter
 
 from palate.commands.engine import engine_of
 from palate.config import Override, load_config, write_config
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.models.adapter import load_adapter
 from palate.models.load import load_base_model
 from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, NewRating, Person, UnknownUserError
@@ -145,6 +146,14 @@ def test_a_newer_rating_of_an_item_replaces_that_of_the_log(engine: Engine) -> N
     past = engine.past(engine.person(USER, None, [NewRating(again, 1.5, 2_000_000_000)]))
     assert past["item"].to_list() == [*before["item"].to_list()[1:], again]
     assert past["rating"].to_list()[-1] == 1.5
+
+
+def test_a_model_with_damaged_numbers_does_not_begin_to_serve(engine: Engine) -> None:
+    engine.warm()
+    baseline, state = engine.baselines["user-item"]
+    damaged = {name: np.full_like(values, np.nan) for name, values in state.items()}
+    with pytest.raises(WorkError, match="'user-item' answers with numbers that are not finite"):
+        replace(engine, baselines={**engine.baselines, "user-item": (baseline, damaged)}).warm()
 
 
 def test_candidates_are_among_those_that_a_request_allows(engine: Engine) -> None:

@@ -14,6 +14,7 @@ from palate.baselines.platt import State
 from palate.baselines.registry import Baseline
 from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever
 from palate.baselines.statistics import BaselineData
+from palate.errors import WorkError
 from palate.measure.calibration import sigmoid
 from palate.measure.offset import Offset, log_odds
 from palate.samples.people import Longs, NewRating, Person
@@ -182,12 +183,16 @@ class Engine:
             self.language.worker.close()
 
     def warm(self) -> None:
-        """Compute what the first request would: statistics of the log, compiled code, a pass of the model."""
+        """Compute what the first request would: statistics of the log, compiled code, a pass of the model.
+
+        Raises `WorkError` for a model whose numbers are damaged.
+        """
         person = Person("", np.arange(*next(iter(self._users.values()))))
         item, _ = self.candidates(person, None, "item-knn", 2, include_seen=True)
         for model in dict.fromkeys([self.default, *self.models]):
-            for _ in self.score(model, person, item):
-                pass
+            for part in self.score(model, person, item):
+                if not np.isfinite(part.logit).all():
+                    raise WorkError(f"the model {model!r} answers with numbers that are not finite")
 
     @cached_property
     def _users(self) -> dict[str, tuple[int, int]]:
