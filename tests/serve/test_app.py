@@ -260,6 +260,13 @@ def test_no_text_of_a_user_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert any("127.0.0.1 GET /v1/users/mallory 404" in each for each in caplog.messages)
 
 
+def test_a_line_break_in_a_path_begins_no_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "palate")
+    with service(tmp_path, log_requests=True) as client:
+        client.get("/v1/users/a%0a127.0.0.1 GET /forged 200")
+    assert [each for each in caplog.messages if "\n" in each] == []
+
+
 def test_a_broken_request_line_does_not_stop_the_service(client: httpx.Client) -> None:
     url = httpx.URL(str(client.base_url))
     with socket.create_connection((url.host, url.port)) as raw:
