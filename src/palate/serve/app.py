@@ -41,7 +41,15 @@ STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": {
+                    "description": "each event",
+                    "type": "object",
+                    "properties": {
+                        "event": {"enum": ["start", "scored", "end", "error"]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                    "required": ["event", "data"],
+                },
                 "example": 'event: start\ndata: {"model": "strongest", "candidates": 50, "retriever": "item-knn", '
                 '"left_out": 1}\n\nevent: scored\ndata: {"items": [], "done": 50, "of": 50}\n\n',
             }
