@@ -99,6 +99,8 @@ class Client:
                         yield STREAMED[name].model_validate_json(value)
         except self._failed as error:
             raise WorkError(f"{self.url}: the stream broke off: {error}") from None
+        except (LookupError, TypeError, ValueError):
+            raise self._strange() from None
         if name != "end":
             raise WorkError(f"{self.url}: the stream ended early")
 
@@ -149,13 +151,18 @@ class Client:
                 if found.status_code != 429:
                     raise error
                 problem, asked = str(error), found.headers.get("retry-after", "0")
-                wait = max(wait, float(asked) if asked.isdigit() else 0.0)
+                wait = max(wait, float(asked) if asked.isdecimal() else 0.0)
             except self._failed as error:
                 problem = f"{self.url}: cannot be reached: {error}"
+            except ValidationError:
+                raise self._strange() from None
             if left:
                 time.sleep(min(wait, LONGEST_WAIT))
                 wait *= 2
         raise WorkError(f"{problem} ({TRIES} tries)")
+
+    def _strange(self) -> WorkError:
+        return WorkError(f"{self.url}: an unreadable answer, is it a service of Palate?")
 
     def _error(self, status: int, content: bytes) -> PalateError:
         try:

@@ -69,3 +69,14 @@ def test_a_run_without_a_store_or_without_data_is_wrong_input(run: Path, tmp_pat
     (tmp_path / "config.yaml").write_text("name: empty\n")
     with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store, pytest.raises(InputError, match="does not exist"):
         gauges(tmp_path, store)
+
+
+def test_the_name_of_a_model_is_a_few_lines(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    url = f"sqlite:///{tmp_path}/a.sqlite"
+    with closing(Store(url)) as store:
+        names = ("first\nstrongest 90", "x" * 500)
+        store.add_events([NewEvent(event="shown", user_id=1, item_id=1, model=each, p=0.5) for each in names])
+    table = palate("monitor", run, "--ratings", url).stdout.rpartition("answered")[2].strip().splitlines()
+    assert any("first strongest" in each for each in table)
+    assert len(table) < 8

@@ -107,6 +107,15 @@ def test_a_stored_rating_that_the_log_has_counts_once(client: httpx.Client) -> N
     assert before == 2
 
 
+def test_a_stored_rating_older_than_that_of_the_log_does_not_count(client: httpx.Client) -> None:
+    def own() -> list[tuple[int, float]]:
+        return [(each["item_id"], each["rating"]) for each in client.get("/v1/users/42").json()["ratings"]]
+
+    before = own()
+    client.post("/v1/ratings", json={"ratings": [{"user_id": 42, "item_id": 6, "rating": 1, "timestamp": 19}]})
+    assert own() == before
+
+
 def test_a_repeated_request_without_a_time_is_stored_once(client: httpx.Client) -> None:
     asked = {"key": "timeless", "ratings": [{"user_id": 9, "item_id": 47, "rating": 4}]}
     assert [client.post("/v1/ratings", json=asked).json()["stored"] for _ in range(2)] == [1, 0]
@@ -131,6 +140,11 @@ WRONG = [
     ("recommend", {"history": [{"title": "Tye Story", "rating": 5}]}, 422, "did you mean 'Toy Story (1995)'?"),
     ("recommend", {"history": [{"item_id": 1, "rating": 6}]}, 422, "history[0]: rating 6, expected one from 0.5 to 5"),
     ("recommend", {"history": [{"item_id": 1, "rating": float("nan")}]}, 422, "finite"),
+    ("recommend", {"history": [{"item_id": 1, "rating": True}]}, 422, "history.0.rating: "),
+    ("recommend", {"user_id": 42, "filters": {"year": {"min": float("nan")}}}, 422, "filters.year."),
+    ("recommend", {"user_id": 42, "filters": {"year": float("inf")}}, 422, "filters.year."),
+    ("recommend", {"user_id": True}, 422, "user_id: "),
+    ("recommend", {"user_id": 10**500}, 422, "user_id: "),
     ("recommend", {"user_id": 42, "model": "steqs"}, 422, "model: is 'steqs', expected one of steps, other"),
     ("recommend", {"user_id": 42, "beside": ["x"]}, 422, "beside[0]: is 'x'"),
     ("recommend", {"user_id": 42, "filters": {"genre": "x"}}, 422, "there is no filter 'genre', expected one of"),
@@ -190,6 +204,11 @@ def test_an_item_is_found_by_id_and_by_title(client: httpx.Client) -> None:
     assert client.get("/v1/items", params={"q": ""}).status_code == 422
 
 
+@pytest.mark.parametrize("user", ["", "9" * 501, "x" * 501])
+def test_an_id_that_no_body_could_have_is_refused_in_a_path(client: httpx.Client, user: str) -> None:
+    assert client.get(f"/v1/users/{user}").status_code == 422
+
+
 def test_the_model_is_described_in_json_that_every_reader_knows(client: httpx.Client) -> None:
     about = client.get("/v1/model")
 
@@ -241,6 +260,13 @@ def test_no_text_of_a_user_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
     with service(tmp_path, log_requests=True) as client:
         client.get("/v1/users/mallory")
     assert any("127.0.0.1 GET /v1/users/mallory 404" in each for each in caplog.messages)
+
+
+def test_a_line_break_in_a_path_begins_no_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "palate")
+    with service(tmp_path, log_requests=True) as client:
+        client.get("/v1/users/a%0a127.0.0.1 GET /forged 200")
+    assert [each for each in caplog.messages if "\n" in each] == []
 
 
 def test_a_broken_request_line_does_not_stop_the_service(client: httpx.Client) -> None:

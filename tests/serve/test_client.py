@@ -111,3 +111,29 @@ def test_an_address_without_a_service_is_one_line(monkeypatch: pytest.MonkeyPatc
         pytest.raises(WorkError, match=r":9: cannot be reached.*6 tri"),
     ):
         client.model()
+
+
+class Other(BaseHTTPRequestHandler):
+    """Another program, which answers everything with a page."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        page = b"data: <html>\n\n"
+        self.send_response(200)
+        self.send_header("content-length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_an_answer_of_another_program_is_one_line() -> None:
+    server = HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Client(f"http://127.0.0.1:{server.server_port}") as other:
+        for call in (lambda: other.recommend(user=1), lambda: list(other.stream(user=1))):
+            with pytest.raises(WorkError, match="an unreadable answer, is it a service of Palate"):
+                call()
+    server.shutdown()
+    server.server_close()

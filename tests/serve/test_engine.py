@@ -1,6 +1,7 @@
 """The engine's answers against the commands', which append a person's ratings to the log."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from tests import llamacpp
 from tests.command import palate
 from tests.recipes import recipe_to_evaluate
+from tests.tiny import random_adapter
 
 from palate.commands.engine import engine_of
-from palate.config import load_config
-from palate.errors import InputError
+from palate.config import Override, load_config, write_config
+from palate.errors import InputError, WorkError
 from palate.models.adapter import load_adapter
 from palate.models.load import load_base_model
 from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, NewRating, Person, UnknownUserError
@@ -114,6 +116,20 @@ def test_a_prompt_is_its_tokens(engine: Engine) -> None:
     assert "<|im_start|>" not in titles
 
 
+def test_a_prompt_with_signals_is_its_tokens(tmp_path: Path) -> None:
+    path = recipe_to_evaluate(tmp_path) / "config.yaml"
+    line = Override("prompt.candidate_line", "{title} {estimate:.2f} {neighbour}", "--set")
+    write_config(load_config(path, [line]), path)
+    config = load_config(path)
+    random_adapter(config, tmp_path / "run" / "adapter", 0.3)
+    assert palate("prepare", path).returncode == 0
+    engine = engine_of(config)
+    tokens, _, _ = engine.prompt(engine.person(USER, None), 7)
+    engine.close()
+    text = "".join(each.text for each in tokens if each.part == "text")
+    assert re.search(re.escape(engine.items["title"][7]) + r" 0\.\d\d ", text)
+
+
 def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
     person = engine.person(USER, None, [NewRating(5, 4.0, 2_000_000_000)])
     past = engine.past(person)
@@ -122,6 +138,22 @@ def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
     assert engine.person("someone new", None, [NewRating(5, 4.0)]).ratings == 1
     with pytest.raises(UnknownUserError, match="someone new"):
         engine.person("someone new", None)
+
+
+def test_a_newer_rating_of_an_item_replaces_that_of_the_log(engine: Engine) -> None:
+    before = engine.past(engine.person(USER, None))
+    again = int(before["item"][0])
+    past = engine.past(engine.person(USER, None, [NewRating(again, 1.5, 2_000_000_000)]))
+    assert past["item"].to_list() == [*before["item"].to_list()[1:], again]
+    assert past["rating"].to_list()[-1] == 1.5
+
+
+def test_a_model_with_damaged_numbers_does_not_begin_to_serve(engine: Engine) -> None:
+    engine.warm()
+    baseline, state = engine.baselines["user-item"]
+    damaged = {name: np.full_like(values, np.nan) for name, values in state.items()}
+    with pytest.raises(WorkError, match="'user-item' answers with numbers that are not finite"):
+        replace(engine, baselines={**engine.baselines, "user-item": (baseline, damaged)}).warm()
 
 
 def test_candidates_are_among_those_that_a_request_allows(engine: Engine) -> None:

@@ -92,3 +92,9 @@ def test_an_item_is_named_by_id_or_title_and_the_error_names_the_nearest(small: 
         small.row(Item(title="Matrix"), "here")
     with pytest.raises(InputError, match=r"^here: there is no item '9', expected an item_id"):
         small.row(Item(item_id=9), "here")
+
+
+def test_an_item_is_described_in_json_whatever_its_columns_are() -> None:
+    items = pl.DataFrame({"item_id": [1], "title": ["A"], "cover": [b"\xff"], "price": [float("nan")]})
+    shown = Catalogue(items).described(0)
+    assert '"columns":{"cover":"\ufffd","price":null}' in shown.model_dump_json()

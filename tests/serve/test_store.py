@@ -281,3 +281,51 @@ def test_a_full_disk_stores_nothing_and_says_so(tmp_path: Path) -> None:
         store._writer.rows("PRAGMA max_page_count = 1000000")
         assert store.add_ratings([rating(9)], "second").stored == 1
         assert store.all_ratings().height == 2
+
+
+def test_a_rating_is_in_the_file_at_the_stores_path_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "feedback.sqlite"
+    with closing(Store(f"sqlite:///{file}")) as store:
+        store.add_ratings([NewRating(user_id=1, item_id=1, rating=4)])
+        store.ratings_of(1)
+        for each in tmp_path.iterdir():
+            each.unlink()
+        for call in (lambda: store.add_ratings([NewRating(user_id=2, item_id=1, rating=4)]), lambda: store.events()):
+            with pytest.raises(WorkError, match="no such file"):
+                call()
+        assert not store.ready()
+
+        Store(store.url).close()
+        store.add_ratings([NewRating(user_id=3, item_id=1, rating=4)])
+        assert store.ready()
+        assert stored_ratings(store.url)[0]["user_id"].to_list() == [3]
+
+
+def test_a_damaged_store_is_not_ready(tmp_path: Path) -> None:
+    file = tmp_path / "feedback.sqlite"
+    Store(f"sqlite:///{file}").close()
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("DROP TABLE requests")
+    with closing(Store(f"sqlite:///{file}")) as store:
+        assert not store.ready()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host/name?password=secret", "postgresql://host/name"),
+        ("postgresql://me:a/secret@host/name", "postgresql://host/name"),
+        ("postgresql://me:a?secret@host/name", "postgresql://…"),
+        ("postgresql://host/name?password=a@secret", "postgresql://…"),
+        ("mysql://me:secret@host/name", "mysql://host/name"),
+        ("postgresql://[::1/name", "postgresql://[::1/name"),
+        ("sqlite:///a@b?c.sqlite", "sqlite:///a@b?c.sqlite"),
+    ],
+)
+def test_messages_show_no_password(url: str, shown: str) -> None:
+    assert database.place_of(url) == shown
+
+
+def test_a_url_that_cannot_be_read_is_wrong_input() -> None:
+    with pytest.raises(InputError, match="is not a database's URL"):
+        connect("postgresql://[::1/name")

@@ -290,7 +290,7 @@ def _filters(items: "pl.DataFrame") -> dict[str, str]:
             kinds[name] = "flag"
         elif dtype.is_numeric():
             kinds[name] = "number"
-        elif isinstance(dtype, pl.List) or name in KINDS:
+        elif (isinstance(dtype, pl.List) and not dtype.inner.is_nested()) or (dtype == pl.String and name in KINDS):
             kinds[name] = "list"
         elif dtype == pl.String:
             values = items[name].drop_nulls()

@@ -22,6 +22,9 @@ _WORDS = {
     "unknown": "no ratings to compare",
 }
 
+NAME = 48
+"""Most characters of a model's name."""
+
 
 def monitor(config: Config, *, store: str | None, as_json: bool = False) -> None:
     """Print drift of the inputs, what is cold, and the calibration of answered recommendations.
@@ -88,5 +91,7 @@ def _answered(found: "Findings") -> "Table":
     for each in found.answered:
         metrics = each.metrics
         shown = (each.mean_p, metrics.base_rate, metrics.slope, metrics.ece, metrics.ece_floor, metrics.auc)
-        table.add_row(each.model, f"{each.shown:,}", f"{metrics.n:,}", *map(cell, shown))
+        name = " ".join(each.model.split())  # an event may name any model
+        name = name if len(name) <= NAME else f"{name[:NAME]}…"
+        table.add_row(name, f"{each.shown:,}", f"{metrics.n:,}", *map(cell, shown))
     return table

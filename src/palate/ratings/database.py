@@ -48,11 +48,13 @@ def is_url(source: str) -> bool:
 
 
 def place_of(url: str) -> str:
-    """The URL as messages show it, without a password."""
-    if not url.startswith(_POSTGRES):
+    """The URL as messages show it, without user, password and options."""
+    if url.startswith("sqlite:"):
         return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, mark, rest = url.partition("://")
+    before, _, options = rest.partition("?")
+    shown = "…" if "@" in options else before.rpartition("@")[2]  # an @ there may end a password with a "?"
+    return f"{scheme}{mark}{shown}"
 
 
 def name_of(url: str) -> str:
@@ -69,6 +71,19 @@ class Database:
     def __init__(self, raw: Any, place: str, lost: tuple[type[Exception], ...], errors: type[Exception]) -> None:
         self.raw, self.place, self.lost, self.errors = raw, place, lost, errors
         self.is_file = isinstance(raw, sqlite3.Connection)
+        self._opened = self._file()
+
+    def is_current(self) -> bool:
+        """Whether the store's file is still the one that was opened: what one without a name is given is lost."""
+        return not self.is_file or (self._opened is not None and self._file() == self._opened)
+
+    def _file(self) -> tuple[int, int] | None:
+        """What tells the file at the store's path from others, None without one."""
+        try:
+            found = Path(self.place).stat() if self.is_file else None
+        except OSError:
+            found = None
+        return found and (found.st_dev, found.st_ino)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows that a statement selects."""

@@ -154,8 +154,8 @@ class Answers:
             past = self.engine.past(self.engine.person(user_id, None))
         except UnknownUserError:
             return newer
-        logged = set(past.select("item", "timestamp").rows())
-        return [each for each in newer if (each.item, each.time) not in logged]
+        logged = dict(past.select("item", "timestamp").rows())
+        return [each for each in newer if each.item not in logged or (each.time or 0) > logged[each.item]]
 
     def _on_scale(self, rating: float, place: str) -> None:
         low, high = self.engine.scale
@@ -300,9 +300,17 @@ def _condition(items: pl.DataFrame, name: str, kind: str, want: schemas.Filter) 
         return column.cast(pl.Boolean) == want
     if isinstance(want, (bool, schemas.Between)):
         raise InputError("is a column of text, expected a text, or several", place)
-    texts = [f"{each:g}" if isinstance(each, float) else str(each).lower() for each in wanted]
+    texts = [_text(each).lower() for each in wanted if not isinstance(each, schemas.Between)]
     if kind == "list":
         if items.schema[name] == pl.String:  # "Adventure|Children", "Adventure, Children"
             column = column.str.replace_all(r"\s*[|,]\s*", "|").str.split("|")
-        return column.list.eval(pl.element().str.to_lowercase().is_in(texts)).list.any()
+        element = pl.element().cast(pl.String).str.to_lowercase()
+        if items.schema[name] in (pl.List(pl.Float64), pl.List(pl.Float32)):
+            element = element.str.strip_suffix(".0")
+        return column.list.eval(element.is_in(texts)).list.any()
     return column.cast(pl.String).str.to_lowercase().is_in(texts)
+
+
+def _text(wanted: str | float) -> str:
+    """A filter's value as a column of text has it: 7 and 7.0 are "7"."""
+    return str(int(wanted)) if isinstance(wanted, float) and wanted.is_integer() else str(wanted)

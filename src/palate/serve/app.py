@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as InPath
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
@@ -278,7 +279,9 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         return await run(request, answering(find))
 
     @app.get("/v1/users/{user_id:path}", responses=READ)
-    async def user(user_id: str, request: Request) -> schemas.UserAnswer:
+    async def user(
+        user_id: Annotated[str, InPath(min_length=1, max_length=schemas.TEXT)], request: Request
+    ) -> schemas.UserAnswer:
         """A user's ratings: those of the log, then those that this service stored."""
         return await run(request, answering(lambda answers, _: answers.user(user_id)))
 

@@ -14,6 +14,7 @@ from palate.baselines.platt import State
 from palate.baselines.registry import Baseline
 from palate.baselines.retriever import ItemKNN, Past, Popularity, Retriever
 from palate.baselines.statistics import BaselineData
+from palate.errors import WorkError
 from palate.measure.calibration import sigmoid
 from palate.measure.offset import Offset, log_odds
 from palate.samples.people import Longs, NewRating, Person
@@ -89,7 +90,8 @@ class Engine:
     ) -> Person:
         """Who asks: `history` if there is one, else the user's ratings in the log, then the `newer` ones of the store.
 
-        Raises `UnknownUserError` for a user without any.
+        Of an item in both the newer rating counts, as in the log of the next release. Raises
+        `UnknownUserError` for a user without any.
         """
         if history is not None:
             return Person("a stranger", np.empty(0, np.int64), tuple(history))
@@ -98,7 +100,9 @@ class Engine:
             raise UnknownUserError(
                 f"there is no user {user_id!r}, expected one with ratings in the log or in the store"
             )
-        return Person(f"user {user_id}", np.arange(begin, end), tuple(newer))
+        rows = np.arange(begin, end)
+        again = np.isin(self.log.item[rows], [each.item for each in newer])
+        return Person(f"user {user_id}", rows[~again], tuple(newer))
 
     def past(self, person: Person) -> pl.DataFrame:
         """The person's ratings, oldest first: `item` (rows of the item table), `rating`, `timestamp`, `stored`."""
@@ -181,9 +185,10 @@ class Engine:
         language = self.language
         if language is None:
             raise LookupError("the service has no language model, so there is no prompt")
-        (ids,), _ = language.prompts(person, np.array([item]), *self._signals_about(person))
+        about = self._signals_about(person)
+        (ids,), _ = language.prompts(person, np.array([item]), *about)
         chat = language.chat
-        tokens = language.tokens(ids, language.lines(person, item))
+        tokens = language.tokens(ids, language.lines(person, item, *about))
         decision, decode = chat.decision, chat.tokenizer.decode
         answers = [TokenOf(each, decode([each]), "answer") for each in (decision.yes_id, decision.no_id)]
         return [*tokens, *answers], chat.yes, chat.no
@@ -198,12 +203,16 @@ class Engine:
             self.language.worker.close()
 
     def warm(self) -> None:
-        """Compute what the first request would: statistics of the log, compiled code, a pass of the model."""
+        """Compute what the first request would: statistics of the log, compiled code, a pass of the model.
+
+        Raises `WorkError` for a model whose numbers are damaged.
+        """
         person = Person("", np.arange(*next(iter(self._users.values()))))
         item, _ = self.candidates(person, None, "item-knn", 2, include_seen=True)
         for model in dict.fromkeys([self.default, *self.models]):
-            for _ in self.score(model, person, item):
-                pass
+            for part in self.score(model, person, item):
+                if not np.isfinite(part.logit).all():
+                    raise WorkError(f"the model {model!r} answers with numbers that are not finite")
 
     @cached_property
     def _users(self) -> dict[str, tuple[int, int]]:

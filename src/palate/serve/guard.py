@@ -126,7 +126,8 @@ class Guard:
         if self.log_requests:
             query = scope["query_string"].decode("latin-1")
             client = (scope.get("client") or ("?",))[0]
-            path = scope["path"] + (f"?{query}" if query else "")
+            # As it was sent: a decoded line break would begin a line of its own.
+            path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
             log.info("%s %s %s %d %.0f ms", client, method, path, status, 1000 * seconds)
         else:
             log.debug("%s %s %d %.0f ms", method, route, status, 1000 * seconds)

@@ -77,9 +77,7 @@ class LanguageModel:
         `about` has the person's rows, `anchor` is the row after the last one; for prompts with signals.
         """
         others = np.array([0, len(self.target) - 1])
-        render, position, target, shown = self._written(person, np.concatenate([item, others]))
-        if self.signals is not None and about is not None:
-            render = replace(render, asked=self.signals(about, anchor))
+        render, position, target, shown = self._written(person, np.concatenate([item, others]), about, anchor)
         writer, n = PromptWriter(render, self.chat, self.options), item.size
         prompts, items = writer.cut(position[:n], target[:n], shown)
         shared = np.zeros(n, np.int64)
@@ -122,20 +120,25 @@ class LanguageModel:
         parts: list[Literal["text", "template"]] = ["text" if own else "template" for own in inside.tolist()]
         return [Token(each, decode([each]), part) for each, part in zip(ids, parts, strict=True)]
 
-    def lines(self, person: Person, item: int) -> list[str]:
-        """The lines of a prompt's messages."""
-        render, position, target, shown = self._written(person, np.array([item]))
+    def lines(self, person: Person, item: int, about: BaselineData | None, anchor: int) -> list[str]:
+        """The lines of a prompt's messages; `about` and `anchor` as for `prompts`."""
+        render, position, target, shown = self._written(person, np.array([item]), about, anchor)
         row = render.questions(position, target, shown).row(0, named=True)
         return [line for message in to_generation_messages(row) for line in message["content"].split("\n")]
 
-    def _written(self, person: Person, item: Longs) -> tuple[Renderer, Longs, Longs, int]:
+    def _written(
+        self, person: Person, item: Longs, about: BaselineData | None, anchor: int
+    ) -> tuple[Renderer, Longs, Longs, int]:
         """See `written_for`; a rating that the log lacks joins the scale."""
         with self.lock:
             try:
-                return written_for(self.render, self.target, person, item)
+                found = written_for(self.render, self.target, person, item)
             except KeyError:
                 self.render = self._with_scale([each.rating for each in person.newer])
-                return written_for(self.render, self.target, person, item)
+                found = written_for(self.render, self.target, person, item)
+        if self.signals is None or about is None:
+            return found
+        return replace(found[0], asked=self.signals(about, anchor)), *found[1:]
 
     def _with_scale(self, ratings: Sequence[float]) -> Renderer:
         import polars as pl

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 HISTORY, CANDIDATES, TOP = 2_000, 2_000, 100
 """Most ratings of a history, candidates of a request, and recommendations."""
@@ -12,7 +12,24 @@ TEXT = 500
 """Most characters of a title, a query or an id."""
 
 Text = Annotated[str, Field(min_length=1, max_length=TEXT)]
-ItemId = int | Text
+
+
+def _no_flag(value: Any) -> Any:
+    """Refuse true and false, which pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false, expected a number")
+    return value
+
+
+def _short(value: int | str) -> int | str:
+    if len(str(value)) > TEXT:
+        raise ValueError(f"has more than {TEXT} digits")
+    return value
+
+
+ItemId = Annotated[int | Text, BeforeValidator(_no_flag), AfterValidator(_short)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Rating = Annotated[Number, BeforeValidator(_no_flag)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,7 +55,7 @@ class Item(_Body):
 class Rated(Item):
     """An item and its rating, on the scale of the log."""
 
-    rating: float = Field(allow_inf_nan=False, examples=[4.5])
+    rating: Rating = Field(examples=[4.5])
     timestamp: int | None = Field(None, ge=0, le=1 << 40, description="seconds since 1970; now without it")
 
 
@@ -81,11 +98,11 @@ class ScoreRequest(Asked):
 class Between(_Body):
     """A filter on a numeric column: bounds that are part of the range."""
 
-    min: float | None = None
-    max: float | None = None
+    min: Number | None = None
+    max: Number | None = None
 
 
-Filter = bool | float | Text | Between | Annotated[list[float | Text], Field(max_length=100)]
+Filter = bool | Number | Text | Between | Annotated[list[Number | Text], Field(max_length=100)]
 """One value, several of which one must hold, or bounds. A column of several values (genres) must contain it."""
 
 
@@ -300,7 +317,7 @@ class NewRating(_Body):
 
     user_id: ItemId
     item_id: ItemId
-    rating: float = Field(allow_inf_nan=False)
+    rating: Rating
     timestamp: int | None = Field(None, ge=0, le=1 << 40)
 
 

@@ -139,7 +139,9 @@ def trigrams(text: str) -> set[str]:
 
 
 def finite(value: Any) -> Any:
-    """A value of JSON: numbers that are not finite become None, as JSON has none."""
+    """A value of JSON: numbers that are not finite become None, as JSON has none, and bytes become text."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from palate.errors import PalateError, WorkError, first_line
+from palate.errors import InputError, PalateError, WorkError, first_line
 from palate.ratings.database import Database, as_id, as_text, connect, decoded, ids_of, ratings_in
 from palate.serve import schemas
 
@@ -138,7 +138,8 @@ class Store:
         """Whether the database answers."""
         try:
             with self._reading() as database:
-                return database.rows("SELECT 1") == [(1,)]
+                database.rows("SELECT 1 FROM requests LIMIT 1")
+                return True
         except PalateError:
             return False
 
@@ -152,15 +153,26 @@ class Store:
                     database.close()
             self._writer, self._idle = None, []
 
+    def _current(self, opened: Database | None) -> Database:
+        """An open connection, or a new one if it is None or its file was replaced."""
+        if opened is not None and opened.is_current():
+            return opened
+        if opened is not None:
+            opened.close()
+        try:
+            return connect(self.url)
+        except InputError as error:  # the store was right at the start, so the request is not what is wrong
+            raise WorkError(str(error)) from None
+
     @contextmanager
     def _reading(self) -> Iterator[Database]:
         """A connection for this thread alone; one that fails is not used again."""
         if self._closed:
             raise WorkError(f"{self.place}: is closed")
         try:
-            database = self._idle.pop()
+            database = self._current(self._idle.pop())
         except IndexError:
-            database = connect(self.url)
+            database = self._current(None)
         try:
             yield database
         except database.errors as error:
@@ -210,10 +222,12 @@ class Store:
                 try:
                     if self._closed:
                         raise WorkError(f"{self.place}: is closed")
-                    if self._writer is None:
-                        self._writer = connect(self.url)
+                    opened, self._writer = self._writer, None
+                    self._writer = self._current(opened)
                     with self._writer.transaction():
                         _write(self._writer, requests)
+                    if not self._writer.is_current():
+                        raise WorkError(f"{self.place}: was replaced while it was written")
                     failure = None
                     break
                 except PalateError as error:
