@@ -266,7 +266,9 @@ def test_an_unknown_user_and_a_refused_request_show_the_server_s_detail(opened: 
     rate(page, "fargo", "4")
     expect(page.locator("#theirs-line")).to_contain_text("filters: <b>no</b> column")
     page.unroute("**/v1/recommend", refuse)
-    page.get_by_role("button", name="Try again").last.click()
+    page.get_by_role("button", name="Change the ratings").click()  # the same request would be refused again
+    expect(page.locator("#query")).to_be_focused()
+    rate(page, "heat", "3")
     page.wait_for_selector(READY)
 
 

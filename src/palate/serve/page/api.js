@@ -5,6 +5,7 @@ import { announce, h } from './dom.js';
 const ROOT = new URL('.', document.baseURI);
 const KEY = 'palate-key';
 const TRIES = 8, SLOW = 400; // requests answered 429 until we give up; milliseconds until we say that we wait
+const HOPELESS = new Set([404, 413, 422]); // statuses of a request that no repetition mends
 const key = { value: '' };
 try { key.value = sessionStorage.getItem(KEY) ?? ''; } catch { /* storage may be forbidden: the key then lasts as long as the page */ }
 
@@ -104,8 +105,11 @@ export class Task {
     this.line = line;
   }
 
-  /** Calls `work({signal, tell})`; undefined if it failed or was cancelled. The line then offers to call `again`. */
-  async run(work, again = () => this.run(work)) {
+  /**
+   * Calls `work({signal, tell})`; undefined if it failed or was cancelled. The line then offers to call `again`, or, where
+   * the same request would fail again, what changes it: `amend`, [a label, a call].
+   */
+  async run(work, again = () => this.run(work), amend = undefined) {
     this.stop();
     const controller = this.controller = new AbortController();
     const current = () => this.controller === controller;
@@ -123,7 +127,7 @@ export class Task {
       if (!current() || (controller.signal.aborted && !cancelled)) return undefined;
       if (!cancelled && !(error instanceof Problem)) console.error(error);
       const text = cancelled ? 'Cancelled.' : `${error.message}.`;
-      this.say(text, ['Try again', again], !cancelled);
+      this.say(text, HOPELESS.has(error.status) ? amend : ['Try again', again], !cancelled);
       announce(text);
       if (error.status === 401) document.dispatchEvent(new CustomEvent('key-wanted'));
       return undefined;

@@ -14,6 +14,8 @@ const tabs = VIEWS.map(view => $(`tab-${view}`));
 const onShow = { evidence: showEvidence, prompt: showPrompt };
 let ready = false, view = 'recommend';
 
+const named = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : 'recommend');
+
 function show(name, focus = false) {
   view = name;
   VIEWS.forEach((other, n) => {
@@ -22,7 +24,7 @@ function show(name, focus = false) {
     tabs[n].tabIndex = other === name ? 0 : -1;
     if (focus && other === name) tabs[n].focus();
   });
-  history.replaceState(null, '', name === 'recommend' ? location.pathname + location.search : `#${name}`);
+  if (name !== named()) history.pushState(null, '', name === 'recommend' ? location.pathname + location.search : `#${name}`);
   if (ready) onShow[name]?.();
 }
 
@@ -66,5 +68,6 @@ function start() {
   });
 }
 
-show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : 'recommend');
+addEventListener('popstate', () => show(named()));
+show(named());
 start();

@@ -22,6 +22,12 @@ export const percent = p => (p > 0 && p < 0.01 ? '< 1 %' : p > 0.99 && p < 1 ? '
 
 export const plural = (n, one) => `${n.toLocaleString('en')} ${one}${n === 1 ? '' : 's'}`;
 
+/** How well a model sorts the test rows: “AUC 0.849 on 8,272 rows”; empty where it was not evaluated. */
+export function accuracy({ auc, rows }) {
+  if (typeof auc !== 'number') return '';
+  return `AUC ${auc.toFixed(3)}${rows ? ` on ${plural(rows, 'row')}` : ''}`;
+}
+
 /** A bar from 0 to 1; its number stands beside it as text. */
 export function meter(value, name = '') {
   const bar = h('i');

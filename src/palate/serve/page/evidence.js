@@ -9,25 +9,67 @@ const SHOWN = {
   n: 'rows', users: 'users',
 };
 const LOWER = new Set(['log_loss', 'brier', 'ece']), NEITHER = new Set(['n', 'users']);
+const PARTS = { train: 'to train', val: 'to validate', test: 'to test' };
+const named = name => value => [name, plain(value)];
+const parts = name => value => (typeof value !== 'object' || value === null ? [name, plain(value)]
+  : [name, Object.entries(value).map(([part, n]) => `${plain(n)} ${PARTS[part] ?? part}`).join(', ')]);
+const NAMES = { // of the fields of a run
+  calibration: {
+    baseline: key => ['The language model is added to', label(key)],
+    alpha: value => ['Weight of the language model in the sum', value ? plain(value) : '0: it changes nothing'],
+    intercept: named('Constant in the sum'),
+  },
+  data: {
+    name: named('Data'), users: named('Users'), users_with_samples: named('Users with rows to learn or test'), items: named('Items'),
+    ratings: named('Ratings'), scale: value => ['Scale of the ratings', Array.isArray(value) ? value.map(plain).join(' to ') : plain(value)],
+    density: value => ['Pairs of user and item that are rated', `${plain(100 * value)} %`], samples: parts('Rows'), yes: parts('Rows that are liked'),
+    eval: named('Rows to watch the training'),
+  },
+  prompt: {
+    system: named('Prompt: system message'), instruction: named('Prompt: instruction'), history_header: named('Prompt: before the ratings'),
+    history_line: named('Prompt: each rating'), candidate_header: named('Prompt: before the candidate'),
+    candidate_line: named('Prompt: the candidate'), question: named('Prompt: question'), yes: named('Answer for “like”'), no: named('Answer for “dislike”'),
+  },
+};
 let loaded = false;
 
 export function startEvidence() {
-  const [first, ...rest] = model.verdict;
-  $('verdict').append(h('p', { class: 'big', text: first ?? 'This run has no evaluation yet.' }), h('ul', {}, ...rest.map(text => h('li', { text }))));
+  const why = model.why ?? [];
+  say($('why'), why);
+  if (why.length) $('verdict').append(h('h2', { text: 'The verdict on the test rows' }));
+  say($('verdict'), model.verdict.length ? model.verdict : ['This run has no evaluation yet.'], why.length > 0);
   $('metrics').append(table());
-  const facts = { run: model.run, 'answers by default': label(model.default), base: model.base, adapter: model.adapter };
-  for (const [part, value] of [['calibration', model.calibration], ['data', model.data], ['prompt', model.prompt]]) {
-    for (const [name, of] of Object.entries(value ?? {})) facts[`${part}: ${name}`] = of;
-  }
-  for (const [name, value] of Object.entries({ ...facts, Palate: model.palate })) {
-    if (plain(value ?? '') !== '') $('facts').append(h('div', {}, h('dt', { text: name }), h('dd', { text: plain(value) })));
+  for (const [name, value] of facts()) {
+    if (value !== '') $('facts').append(h('div', {}, h('dt', { text: name }), h('dd', { text: value })));
   }
 }
+
+/** Shows sentences: the first one large, or all alike. */
+function say(place, sentences, alike = false) {
+  const [first, rest] = alike ? [[], sentences] : [sentences.slice(0, 1), sentences.slice(1)];
+  place.append(...first.map(text => h('p', { class: 'big', text })), rest.length ? h('ul', {}, ...rest.map(text => h('li', { text }))) : '');
+}
+
+/** What serves, as [name, text]; a field that this page does not know is shown under its own name. */
+function facts() {
+  const all = [
+    ['Run', model.run], ['Answers by default', label(model.default)], ['Language model', model.base ?? ''],
+    ['Adapter (the training’s result)', model.adapter ?? ''],
+  ];
+  for (const part of ['calibration', 'data', 'prompt']) {
+    for (const [key, value] of Object.entries(model[part] ?? {})) all.push(NAMES[part][key]?.(value) ?? [wordsOf(key), plain(value)]);
+  }
+  return [...all, ['Palate’s version', model.palate ?? '']];
+}
+
+const wordsOf = key => `${key[0]?.toUpperCase() ?? ''}${key.slice(1)}`.replaceAll('_', ' ');
 
 /** A value of any depth as text: “train 73,477, val 4,106”. */
 function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(', ');
-  if (typeof value === 'object' && value !== null) return Object.entries(value).map(([name, of]) => `${name} ${plain(of)}`).join(', ');
+  if (value === null || value === undefined) return '';
+  if (typeof value === 'boolean') return value ? 'yes' : 'no';
+  if (typeof value === 'object') return Object.entries(value).map(([name, of]) => `${wordsOf(name).toLowerCase()} ${plain(of)}`).join(', ');
   return typeof value === 'number' ? value.toLocaleString('en') : `${value}`;
 }
 

@@ -1,15 +1,24 @@
 // Which model answers, what stands beside it, and the filters.
 
-import { $, h, keepFocus, later, plural } from './dom.js';
+import { $, accuracy, h, keepFocus, later, plural } from './dom.js';
 import { beside, chosen, kind, label, model, ranked, replace, state } from './state.js';
 
 const PAUSE = 500; // milliseconds after the last key
-const KINDS = { sum: 'Combinations', baseline: 'Classical models', 'language model': 'Language models' };
+const SHORT = 140; // characters of a reason that stands below the menu
+const FIRST = 4; // classical models that are listed; the others are folded
+const MORE = ' more'; // no key: a key has no space
+let folded = true, open = null; // the menu's tail, and the list's: null until the visitor folds it
 
 /** Starts the choices; `change()` is called when one of them is another. */
 export function startOptions(change) {
   const set = changed => { replace(changed); show(set); change(); };
-  $('model').addEventListener('change', event => set({ model: event.target.value === model.default ? null : event.target.value }));
+  $('model').addEventListener('change', ({ target: { value } }) => {
+    if (value === MORE) unfold();
+    else set({ model: value === model.default ? null : value });
+  });
+  const [why] = model.why ?? [];
+  $('model-note').hidden = !why || why.length > SHORT;
+  $('model-note').textContent = why ?? '';
   $('retriever').addEventListener('change', event => set({ retriever: event.target.value }));
   $('top').addEventListener('change', event => set({ top: Number(event.target.value) }));
   const filters = Object.entries(model.filters).sort(([a], [b]) => a.localeCompare(b));
@@ -18,26 +27,58 @@ export function startOptions(change) {
   show(set);
 }
 
+/** The models by group, each the best first: [the group's name, those listed, those folded]. */
+function groups(keys) {
+  const of = (name, is) => [name, keys.filter(is), []];
+  const [classical, language] = [key => kind(key) === 'baseline', key => kind(key) !== 'baseline'];
+  const other = key => key !== model.default;
+  const all = [
+    of('Recommended', key => !other(key)), of('Language models', key => other(key) && language(key)),
+    of('Classical models', key => other(key) && classical(key)),
+  ];
+  const [, listed] = all[2];
+  if (listed.length > FIRST + 1) all[2] = [all[2][0], listed.slice(0, FIRST), listed.slice(FIRST)];
+  return all.filter(([, listed]) => listed.length);
+}
+
 function show(set) {
-  const groups = Object.entries(KINDS).map(([of, name]) => [name, model.models.filter(entry => entry.kind === of)]);
-  $('model').replaceChildren(...groups.filter(([, entries]) => entries.length).map(
-    ([name, entries]) => h('optgroup', { label: name }, ...entries.map(optionOf)),
-  ));
+  showMenu();
   const ticked = new Set(beside());
   const tick = key => ({ target }) => set({ beside: target.checked ? [...beside(), key] : beside().filter(other => other !== key) });
-  const ticks = ranked().filter(key => key !== chosen()).map(key => h(
+  const ticks = keys => h('div', { class: 'ticks' }, ...keys.map(key => h(
     'label', { class: 'tick' }, h('input', { type: 'checkbox', id: `beside-${key}`, checked: ticked.has(key), on: { change: tick(key) } }), label(key),
+  )));
+  const lists = groups(ranked().filter(key => key !== chosen())).map(([name, listed, rest]) => h(
+    'div', { role: 'group', 'aria-label': name }, h('p', { class: 'of', text: name }), ticks(listed), rest.length ? h(
+      'details', { open: open ?? rest.some(key => ticked.has(key)) },
+      h('summary', { id: 'more', text: `${rest.length} more`, on: { click: ({ target }) => { open = !target.parentNode.open; } } }), ticks(rest),
+    ) : null,
   ));
-  keepFocus(() => $('beside').replaceChildren($('beside').firstElementChild, ...tuned(set), ...ticks));
+  keepFocus(() => $('beside').lastElementChild.replaceChildren(...tuned(set), ...lists));
   $('retriever').value = state.retriever;
   $('top').value = state.top;
   const count = Object.keys(state.filters).length;
-  $('options-note').textContent = `${ticked.size} beside${count ? `, ${plural(count, 'filter')}` : ''}`;
+  $('options-note').textContent = [ticked.size ? `${ticked.size} compared` : '', count ? plural(count, 'filter') : ''].filter(Boolean).join(', ');
 }
 
-function optionOf({ key, label: name, auc }) {
-  const text = `${name}${auc === null ? '' : ` · AUC ${auc.toFixed(3)}`}${key === model.default ? ' · recommended' : ''}`;
-  return h('option', { value: key, selected: key === chosen(), text });
+/** The menu of models; its last entry lists the folded ones. */
+function showMenu() {
+  $('model').replaceChildren(...groups(ranked()).map(([name, listed, rest]) => {
+    const all = folded ? [...listed, ...rest.filter(key => key === chosen())] : [...listed, ...rest];
+    const left = listed.length + rest.length - all.length;
+    return h('optgroup', { label: name }, ...all.map(optionOf), left ? h('option', { value: MORE, text: `${left} more …` }) : null);
+  }));
+}
+
+function unfold() {
+  folded = false;
+  showMenu();
+  try { $('model').showPicker(); } catch { /* the next click shows it */ }
+}
+
+function optionOf(key) {
+  const entry = model.models.find(entry => entry.key === key);
+  return h('option', { value: key, selected: key === chosen(), text: [entry.label, accuracy(entry)].filter(Boolean).join(' · ') });
 }
 
 /** A button for the comparison that people want most: the language model before and after training. */
@@ -81,4 +122,17 @@ function boundsOf(column, id, now, put) {
   });
   for (const field of fields) field.addEventListener('input', read);
   return h('div', { class: 'choice', role: 'group', 'aria-label': column }, h('span', { class: 'of', text: column }), h('span', { class: 'bounds' }, ...fields));
+}
+
+/** Text of the filters that an item must have, such as “Comdy” (genres): it may be misspelt. */
+export function texts() {
+  const given = Object.entries(state.filters).filter(([column]) => ['text', 'list'].includes(model.filters[column]));
+  return given.flatMap(([column, value]) => [value].flat().map(text => `“${text}” (${column})`));
+}
+
+/** Opens the filters, at the first one in use. */
+export function toFilters() {
+  $('options').open = true;
+  const [column] = Object.keys(state.filters).sort((a, b) => (typeof state.filters[a] === 'object') - (typeof state.filters[b] === 'object'));
+  ($(`filter-${column}`) ?? $(`filter-${column}-min`))?.focus();
 }

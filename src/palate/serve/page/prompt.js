@@ -2,10 +2,11 @@
 
 import { Task, ask } from './api.js';
 import { $, announce, h, plural } from './dom.js';
-import { candidates } from './recommend.js';
-import { hasLanguage, person } from './state.js';
+import { answering, candidates } from './recommend.js';
+import { hasLanguage, kind, label, person } from './state.js';
 
 const PARTS = { template: 'chat template', text: 'prompt', answer: 'answer: the part that training learns' };
+const EACH = 'A language model reads one prompt for each candidate and answers at its end.';
 let task, chosen = null;
 
 export function startPrompt() {
@@ -23,9 +24,22 @@ function offered() {
 /** Shows the prompt of the chosen candidate, or of the first recommendation. */
 export function showPrompt() {
   chosen ??= candidates()[0] ?? null;
+  showHead();
   $('candidate').replaceChildren(...offered().map(({ item_id, title }) => h('option', { selected: item_id === chosen.item_id, text: title })));
   $('candidate').disabled = !chosen;
   load();
+}
+
+/** Says who read this prompt: a classical model reads none. */
+function showHead() {
+  const { model, beside } = answering();
+  const reads = key => kind(key) !== 'baseline';
+  const other = reads(model) ? null : beside.find(reads) ?? null;
+  const silent = `${label(model)}, which answers, is a classical model: it reads no prompt. `;
+  $('prompt-title').textContent = reads(model) ? 'What the model saw' : other ? 'What the language model saw' : 'What the language model would read';
+  const about = reads(model) ? '' : other ? `${silent}This is what ${label(other)} beside it saw. ` : silent;
+  $('prompt-about').textContent = hasLanguage() ? `${about}${EACH}` : '';
+  if (!hasLanguage()) $('prompt-title').textContent = 'No prompt';
 }
 
 async function load() {
@@ -41,7 +55,7 @@ async function load() {
     return;
   }
   const body = { ...who, candidate: { item_id: chosen.item_id } };
-  const answer = await task.run(how => ask('v1/prompt', { ...how, body }), load);
+  const answer = await task.run(how => ask('v1/prompt', { ...how, body }), load, ['Choose another candidate', () => $('candidate').focus()]);
   if (!answer) return;
   const count = part => answer.tokens.filter(token => token.part === part).length;
   $('legend').replaceChildren(

@@ -6,7 +6,8 @@ import { startSearch } from './search.js';
 import { rate, rateFocus, shown } from './stars.js';
 import { model, person, ratings, replace, setUser, state, user } from './state.js';
 
-const SHORT = 12, POPULAR = 6, POOL = 24, ENOUGH = 4;
+const SHORT = { wide: 12, narrow: 5 }, FEW = 12, POPULAR = 6, POOL = 24, ENOUGH = 4;
+const narrow = matchMedia('(max-width: 1120px)'); // as in style.css: the columns stand below each other
 let changed, all = false, popular = null;
 const line = {}, storing = new Map();
 
@@ -18,10 +19,13 @@ export function startRatings(change) {
   $('all').addEventListener('click', () => { all = !all; show(); });
   $('again').addEventListener('click', startAgain);
   $('user').addEventListener('submit', event => { event.preventDefault(); openUser($('user-id').value.trim()); });
+  narrow.addEventListener('change', () => keepFocus(show));
   loadPopular();
   if (state.user === null) update();
   else openUser(state.user).then(() => { if (!user) update(); });
 }
+
+const short = () => (narrow.matches ? SHORT.narrow : SHORT.wide);
 
 /** Popular items to begin with: the first stage's, scored by a classical model, as that is quick. */
 async function loadPopular() {
@@ -54,7 +58,10 @@ function startAgain() {
 
 async function openUser(id) {
   if (id === '') return;
-  const answer = await line.user.run(how => ask(`v1/users/${encodeURIComponent(id)}`, how), () => openUser(id));
+  const amend = () => { $('user-id').value = id; $('user-id').select(); };
+  const answer = await line.user.run(
+    how => ask(`v1/users/${encodeURIComponent(id)}`, how), () => openUser(id), ['Change the id', amend],
+  );
   if (!answer) return;
   setUser(answer);
   all = false;
@@ -77,7 +84,7 @@ export function add(item) {
     else replace({ history: [...state.history, row] });
     line.yours.say('');
   }
-  all ||= ratings().findIndex(row => row.item_id === item.item_id) < ratings().length - SHORT;
+  all ||= ratings().findIndex(row => row.item_id === item.item_id) < ratings().length - short();
   show();
   rateFocus($(rowId(item)))?.focus();
 }
@@ -100,7 +107,8 @@ function store(item, rating) {
   const body = { key: once(), ratings: [{ user_id: opened.user_id, item_id: item.item_id, rating }] };
   const task = new Task($('yours-line'));
   const send = async () => {
-    if (!await task.run(how => ask('v1/ratings', { ...how, body }), send)) return;
+    const amend = ['Change the rating', () => rateFocus($(rowId(item)))?.focus()];
+    if (!await task.run(how => ask('v1/ratings', { ...how, body }), send, amend)) return;
     task.say(`Stored: ${shown(rating)} for ${item.title}.`);
     if (user !== opened) return;
     user.ratings.find(row => row.item_id === item.item_id).stored = true;
@@ -116,7 +124,7 @@ function move(row, by) {
   history.splice(to, 0, ...history.splice(from, 1));
   replace({ history });
   keepFocus(update);
-  announce(`${row.title}, place ${history.length - to} of ${history.length}`);
+  announce(`${row.title}, place ${history.length - to} of ${history.length} from the newest`);
 }
 
 function remove(row) {
@@ -130,8 +138,8 @@ const rowId = ({ item_id }) => `row-${word(item_id)}`;
 
 function rowOf(row, n, count) {
   const id = word(row.item_id);
-  const button = (name, sign, says, call, off) => h('button', {
-    class: 'icon', id: `${name}-${id}`, 'aria-label': `${says} ${row.title}`, title: says, 'aria-disabled': off && 'true',
+  const button = (name, sign, says, call, off, what = '') => h('button', {
+    class: 'icon', id: `${name}-${id}`, 'aria-label': `${says} ${row.title}${what}`, title: says + what, 'aria-disabled': off && 'true',
     on: { click: call }, text: sign,
   });
   const own = user === null;
@@ -143,8 +151,8 @@ function rowOf(row, n, count) {
     own ? button('remove', '×', 'Remove', () => remove(row)) : null,
     h('span', { class: 'under' }, stars),
     own ? h(
-      'span', { class: 'order' }, button('up', '↑', 'Move up', () => move(row, 1), n === 0),
-      button('down', '↓', 'Move down', () => move(row, -1), n === count - 1),
+      'span', { class: 'order' }, button('up', '↑', 'Move up', () => move(row, 1), n === 0, ': read later'),
+      button('down', '↓', 'Move down', () => move(row, -1), n === count - 1, ': read earlier'),
     ) : null,
   );
   if (own) {
@@ -161,7 +169,8 @@ function showHead() {
   $('yours-title').textContent = user ? `User ${user.user_id}` : 'Your ratings';
   $('again').hidden = !user && !state.history.length;
   $('again').textContent = user ? 'Close' : 'Start again';
-  const note = user ? `${plural(rated, 'rating')}, the newest first. ` : rated > 1 ? 'The newest first; the model reads them in this order.' : '';
+  const order = rated > 1 ? 'Newest first. The model reads them oldest first. ' : '';
+  const note = user ? `${plural(rated, 'rating')}. ${order}` : order;
   $('yours-note').replaceChildren(note);
   if (user) $('yours-note').append(h('button', { class: 'quiet', text: 'Try changes on a copy', on: { click: copy } }));
 }
@@ -177,9 +186,9 @@ function copy() {
 export function show() {
   showHead();
   const rows = [...ratings()].reverse();
-  const visible = all ? rows : rows.slice(0, SHORT);
+  const visible = all ? rows : rows.slice(0, short());
   $('rated').replaceChildren(...visible.map((row, n) => rowOf(row, n, rows.length)));
-  $('all').hidden = rows.length <= SHORT;
+  $('all').hidden = rows.length <= short();
   $('all').textContent = all ? 'Show fewer' : `Show all ${rows.length}`;
   $('recommend').classList.toggle('begin', person() === null && !state.history.length);
   showPopular();
@@ -189,7 +198,7 @@ function showPopular() {
   const rated = new Set(ratings().map(row => row.item_id));
   const offered = user ? [] : (popular ?? []).filter(item => !rated.has(item.item_id)).slice(0, POPULAR);
   const list = $('popular').querySelector('ul');
-  $('popular').hidden = (popular && !offered.length) || user !== null || rated.size >= SHORT;
+  $('popular').hidden = (popular && !offered.length) || user !== null || rated.size >= FEW;
   list.classList.toggle('loading', !popular); // keeps the room
   if (rated.size === ENOUGH) $('popular').open = false;
   list.replaceChildren(...offered.map(item => h(

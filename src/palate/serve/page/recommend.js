@@ -2,20 +2,35 @@
 
 import { Problem, Task, ask, events, once } from './api.js';
 import { $, announce, h, later, meter, percent, plural, title, word } from './dom.js';
+import { texts, toFilters } from './options.js';
 import { give } from './ratings.js';
 import { rate, starsText } from './stars.js';
 import { beside, chosen, hasLanguage, label, person, ranked, replace, state, user } from './state.js';
 
 const EFFECTS = 8, MODELS = 8;
+const DOWN = 'All of them can lower it: each number is the model’s answer without that one rating, and with few ratings each one left out '
+  + 'makes the guess surer or less sure.';
 const rows = new Map();
-let task, asked = null, best = [], toPrompt, onEnd;
+let task, asked = null, best = [], below = false, toPrompt, onEnd;
 /** The candidates that the third view offers: the recommendations on the page. */
 export const candidates = () => best;
+/** The model whose answer the page shows, and those beside it. */
+export const answering = () => asked ?? { model: chosen(), beside: beside() };
 
 /** Starts the column; `prompt(item)` shows what the model saw, `end()` is called with new recommendations on the page. */
 export function startRecommend(prompt, end) {
   [toPrompt, onEnd] = [prompt, end];
   task = new Task($('theirs-line'));
+  $('jump').addEventListener('click', () => {
+    $('theirs').scrollIntoView({ behavior: 'smooth' });
+    $('theirs-title').focus({ preventScroll: true });
+  });
+  new IntersectionObserver(([{ isIntersecting }]) => { below = !isIntersecting; showJump(); }, { rootMargin: '0px 0px -120px' }).observe($('theirs'));
+}
+
+/** A link to the recommendations while they are below the window, as on a phone. */
+function showJump() {
+  $('jump').hidden = !below || person() === null;
 }
 
 /** Asks for recommendations again, once the visitor pauses. */
@@ -28,6 +43,7 @@ async function recommend() {
   }
   const who = person();
   $('empty').hidden = who !== null;
+  showJump();
   if (!who) return clear();
   const number = Math.min(100, state.top + state.dismissed.length);
   asked = { ...who, model: chosen(), beside: beside() };
@@ -37,14 +53,18 @@ async function recommend() {
   list.style.setProperty('--models', 1 + asked.beside.length);
   if (list.children.length) list.classList.add('stale'); // until the first ones are scored
   else place([], state.top);
-  $('theirs-note').classList.add('stale');
+  $('theirs-note').textContent = `Scored by ${label(asked.model)}.`;
   closeAll();
   progress(0, 0);
-  const answer = await task.run(how => read(body, how), recommend);
+  const amend = Object.keys(state.filters).length ? ['Change the filters', toFilters] : ['Change the ratings', () => $('query').focus()];
+  const answer = await task.run(how => read(body, how), recommend, amend);
   progress(0, 0);
   if (task.controller) return undefined; // a later request took over
   list.setAttribute('aria-busy', 'false');
-  if (!answer) return list.querySelectorAll('.waiting').forEach(node => node.remove());
+  if (!answer) {
+    $('theirs-note').textContent = '';
+    return list.querySelectorAll('.waiting').forEach(node => node.remove());
+  }
   place(answer.recommendations.filter(scored => !state.dismissed.includes(scored.item_id)).slice(0, state.top), 0);
   return finish(answer);
 }
@@ -70,21 +90,28 @@ function finish(answer) {
   const by = answer.retriever && answer.retriever !== 'all' ? ` that ${$('retriever').selectedOptions[0].text} found` : '';
   const left = answer.left_out ? `; ${plural(answer.left_out, 'rated item')} left out` : '';
   const note = $('theirs-note');
-  note.classList.remove('stale');
   note.textContent = `The best of ${plural(answer.candidates, 'candidate')}${by}, scored by ${answer.label} `
     + `from ${plural(answer.ratings, 'rating')}${left}. `
     + (answer.calibrated ? '' : 'This model is not calibrated: trust the order, not the probability. ');
-  if (state.dismissed.length) {
+  if (state.dismissed.length && !user) { // the service leaves out a known user's
     const text = `Show ${plural(state.dismissed.length, 'dismissed item')} again`;
     note.append(h('button', { class: 'quiet', text, on: { click: () => { replace({ dismissed: [] }); refresh(); } } }));
   }
   if (!best.length) {
-    task.say(Object.keys(state.filters).length ? 'No item passes these filters.' : 'No candidate was found.');
-    return announce('No recommendations');
+    sayNone();
+    return announce($('theirs-line').firstChild.textContent);
   }
   announce(`${plural(best.length, 'recommendation')}. First: ${best[0].title}, ${percent(best[0].p)}`);
   tell('shown', best);
   return onEnd();
+}
+
+/** Says why there is no recommendation: a text in a filter may be misspelt. */
+function sayNone() {
+  if (!Object.keys(state.filters).length) return task.say('No candidate was found.');
+  const [given, last] = [texts().slice(0, -1), texts().at(-1)];
+  const spelt = last ? ` Check the spelling of ${given.length ? `${given.join(', ')} and ` : ''}${last}.` : '';
+  return task.say(`No item passes these filters.${spelt}`, ['Change the filters', toFilters]);
 }
 
 function clear() {
@@ -97,7 +124,8 @@ function clear() {
 }
 
 function progress(done, of) {
-  $('progress').firstChild.style.transform = `scaleX(${of ? done / of : 0})`;
+  for (const place of ['progress', 'jump']) $(place).firstChild.style.transform = `scaleX(${of ? done / of : 0})`;
+  $('jump').lastChild.textContent = of ? `Recommendations, ${done} of ${of} scored ↓` : 'Recommendations ↓';
 }
 
 /** Tells the server what happened to recommendations of a known user; the page does not wait for it. */
@@ -239,5 +267,6 @@ function effects({ score, effects: all }) {
   }));
   const rest = all.length - moving.length;
   const less = rest ? `; ${rest} more of the last ${all.length} move it less` : '';
-  return h('div', {}, list, h('p', { class: 'note', text: `${percent(score.p)} with all of them. Each rating was left out in turn${less}.` }));
+  const down = moving.length > 1 && moving.every(effect => effect.effect < 0) ? ` ${DOWN}` : '';
+  return h('div', {}, list, h('p', { class: 'note', text: `${percent(score.p)} with all of them. Each rating was left out in turn${less}.${down}` }));
 }

@@ -60,7 +60,7 @@ export function startSearch(add) {
   const look = later(150, async () => {
     const query = input.value.trim();
     if (!query) return undefined;
-    const answer = await task.run(how => ask(`v1/items?q=${encodeURIComponent(query)}&limit=${FOUND}`, how), look);
+    const answer = await task.run(how => ask(`v1/items?q=${encodeURIComponent(query)}&limit=${FOUND}`, how), look, ['Change the search', () => input.select()]);
     if (!answer || input.value.trim() !== query) return undefined;
     items = answer.items;
     shownFor = query;
