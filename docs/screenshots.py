@@ -36,9 +36,9 @@ def main(url: str, folder: Path = IMAGES) -> None:
             picture(page, folder / "page-prompt.png")
         with opened(browser, url, 1280, 900, "dark") as page:
             rate(page)
-            page.locator("#options summary").click()
+            page.locator("#options > summary").click()
             page.get_by_text("Base and fine-tuned side by side").click()
-            page.locator("#options summary").click()
+            page.locator("#options > summary").click()
             page.locator("#theirs-line", has_text="Scored").wait_for()
             page.wait_for_selector(READY)
             picture(page, folder / "page-compare.png")

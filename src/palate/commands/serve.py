@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from palate import console
 from palate.config import Config, Override, load_config
+from palate.console import log
 from palate.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _source(config: Config, model: str | None) -> "EngineSource":
         own = config
         if folder != run:
             own = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
+        log.info("loading the models of %s", folder)
         engine = engine_of(own, model=model)
         engine.warm()
         return engine
