@@ -120,17 +120,16 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         linear = _fit_linear(data, groups, x, liked)
         bins = {"verbose": -1} | {name: options[name] for name in options if name == "max_bin"}
         training = lightgbm.Dataset(x, liked, init_score=_linear(linear, x), params=bins)
-        val_x, val_liked = _features_and_labels(data, "val", groups)
-        validation = None
-        if both_classes(val_liked):
-            start = _linear(linear, val_x)
-            validation = lightgbm.Dataset(val_x, val_liked, reference=training, init_score=start, params=bins)
         training.construct()
-        if validation is not None:
-            validation.construct()
+        # A validation set for each fit: LightGBM names its features anew in each, while another fit may read the names.
+        validations: list[Any] = [None] * data.fits
+        val_x, val_liked = _features_and_labels(data, "val", groups)
+        if both_classes(val_liked):
+            given: dict[str, Any] = {"reference": training, "init_score": _linear(linear, val_x), "params": bins}
+            validations = [lightgbm.Dataset(val_x, val_liked, **given).construct() for _ in range(data.fits)]
         with ThreadPoolExecutor(min(data.fits, os.cpu_count() or 1)) as pool:
             seeds = [options | {"seed": data.seed + n} for n in range(data.fits)]
-            texts = pool.map(lambda seed: _trees(seed, training, validation).model_to_string(), seeds)
+            texts = pool.map(lambda seed, held: _trees(seed, training, held).model_to_string(), seeds, validations)
             trees = {f"trees {n}": np.frombuffer(text.encode(), np.uint8) for n, text in enumerate(texts)}
         data.linear[shared] = linear | trees
         return data.linear[shared]
