@@ -266,7 +266,7 @@ class Engine:
                 z = corrected.added(p, np.zeros(item.size))
                 yield Part(np.arange(item.size), sigmoid(z), z, None)
                 return
-        prompts, shared = language.prompts(person, item, *self._signals_about(person))
+        prompts, shared = language.prompts(person, item, *self._signals_about(person), cancelled)
         for part in language.answers(prompts, shared, base=model == BASE, cancelled=cancelled):
             yield part if corrected is None or p is None else _added(corrected, p[part.position], part)
 
