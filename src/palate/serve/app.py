@@ -115,13 +115,9 @@ class Service:
         self.classical = Admission("classical", cores, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
         self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
-        self.metrics.gauge(
-            "palate_queue", "requests that wait for a model", lambda: self.models.waiting + self.classical.waiting
-        )
-        self.metrics.gauge(
-            "palate_in_flight", "requests that a model works on", lambda: self.models.in_work + self.classical.in_work
-        )
-        self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
+        self.metrics.gauge("palate_queue", lambda: self.models.waiting + self.classical.waiting)
+        self.metrics.gauge("palate_in_flight", lambda: self.models.in_work + self.classical.in_work)
+        self.metrics.gauge("palate_swaps", lambda: self.source.swaps)
         self.metrics.gauges(self._of_engine)
         self._found: dict[str, float] = {}
         self._next = -FINDINGS
