@@ -130,7 +130,7 @@ def test_a_key_with_another_body_is_a_conflict(client: httpx.Client) -> None:
 
 
 WRONG = [
-    ("score", {"history": [], "candidates": []}, 422, "candidates: is a list of 0, expected at least 1"),
+    ("score", {"history": [], "candidates": []}, 422, "candidates: is [], expected at least 1"),
     ("score", {"candidates": [{"item_id": 1}]}, 422, "the body has neither user_id nor history, expected one"),
     (
         "score",
@@ -149,10 +149,10 @@ WRONG = [
         "score",
         {"history": [], "candidates": [{"item_id": []}]},
         422,
-        "candidates[0].item_id: is a list of 0, expected a",
+        "candidates[0].item_id: is [], expected a whole",
     ),
     ("score", {"history": []}, 422, "candidates: is missing"),
-    ("score", [], 422, "the body is a list of 0, expected an object"),
+    ("score", [], 422, "the body is [], expected an object"),
     ("score", {"user_id": 7, "candidates": [{"item_id": 1}]}, 404, "there is no such user"),
     (
         "score",
@@ -170,7 +170,7 @@ WRONG = [
         "recommend",
         {"user_id": 42, "filters": {"year": {"min": float("nan")}}},
         422,
-        "filters.year: is an object, expec",
+        'filters.year: is {"min": NaN}, expec',
     ),
     (
         "recommend",

@@ -57,6 +57,8 @@ def problem_of(error: Exception) -> Problem:
         status, detail = error.status_code, str(error.detail)
         if status == 400:  # FastAPI's words for a body that is no UTF-8, or nested too deep
             detail = f"{MEANINGS[400]}, expected UTF-8 text that is not nested deep"
+        elif status in (404, 405):  # no route
+            detail = "there is no such route; /openapi.json lists them" if status == 404 else MEANINGS[status]
     elif isinstance(error, UnknownUserError):
         status, detail = 404, str(error) or MEANINGS[404]
     elif isinstance(error, InputError):
@@ -96,8 +98,9 @@ def answer(error: Exception) -> Response:
     """The response for an error."""
     problem = problem_of(error)
     headers = getattr(error, "headers", None)
-    body = json.dumps(problem.model_dump(exclude_none=True))  # ASCII: a text may hold half of a surrogate pair
-    return Response(body, problem.status, headers, TYPE)
+    body = json.dumps(problem.model_dump(exclude_none=True), ensure_ascii=False)
+    # A text may hold half of a surrogate pair, which UTF-8 lacks, and which JSON writes as Python does.
+    return Response(body.encode(errors="backslashreplace"), problem.status, headers, TYPE)
 
 
 def add_handlers(app: FastAPI) -> None:

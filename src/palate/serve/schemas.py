@@ -157,7 +157,7 @@ class Between(_Body):
 
 Filter = Annotated[
     bool | Number | Text | Between | Annotated[list[Number | Text], Field(max_length=100)],
-    _one_of('a text, a number, true or false, a list of up to 100 texts or numbers, or {"min": …, "max": …}'),
+    _one_of('a text, a number, true or false, a list of up to 100 texts or numbers, or {"min": 1, "max": 2}'),
 ]
 """One value, several of which one must hold, or bounds. A column of several values (genres) must contain it."""
 

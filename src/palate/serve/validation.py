@@ -63,10 +63,10 @@ def place_of(loc: Sequence[int | str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of JSON for a message: a text or number, or what it is and its size; only the beginning if it is long."""
-    if isinstance(value, list):
-        return f"a list of {len(value):,}"
-    if isinstance(value, (dict, bytes)):
-        return "an object" if isinstance(value, dict) else "no JSON"
-    text = repr(value) if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    """A value of JSON for a message: only the beginning of a long text, and what a long list or object is."""
+    text = repr(value) if isinstance(value, (str, bytes)) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= SHOWN:
+        return text
+    if isinstance(value, (list, dict)):
+        return f"a list of {len(value):,}" if isinstance(value, list) else f"an object with {len(value):,} fields"
+    return f"{text[:SHOWN]}…"
