@@ -384,7 +384,8 @@ class ModelAnswer(BaseModel):
     adapter: str | None = Field(description="folder of the adapter within the run; null: there is none")
     prompt: dict[str, Any] | None = Field(description="the run's `prompt` options; null: no language model")
     calibration: dict[str, Any] | None = Field(
-        description="the sum of a classical and the language model; null: the language model stands alone, or is absent"
+        description="the sum of a classical and the language model: `baseline`, `alpha` and `intercept`; null: the "
+        "language model stands alone, or is absent"
     )
     data: dict[str, Any] = Field(description="counts of the run's log: users, items, ratings")
     scale: tuple[float, float] = Field(description="least and greatest rating")
