@@ -37,7 +37,7 @@ class PacedEngine(Engine):
     It shows what the service does while an engine works; what a real one answers is tested with a real one.
     """
 
-    items, scale, default = ITEMS, (0.5, 5.0), "steps"
+    items, scale, default, has_text_ids = ITEMS, (0.5, 5.0), "steps", False
     models = {  # noqa: RUF012
         "steps": Model("steps", "Steps", "language model", True, 0.7),
         "other": Model("other", "Other", "baseline", False, None),

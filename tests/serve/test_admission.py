@@ -131,6 +131,15 @@ def test_who_waits_too_long_is_told_to_come_again(tmp_path: Path) -> None:
     assert set(statuses) == {200, 429}
 
 
+def test_the_first_refusal_asks_for_a_wait_by_the_age_of_those_in_work(tmp_path: Path) -> None:
+    with service(tmp_path, PacedEngine(seconds=0.8), in_work=1, queue=0) as client, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.post, "/v1/score", json=ASKED)
+        assert until(lambda: gauge(client, "palate_in_flight") == 1)
+        time.sleep(1.2)
+        assert int(client.post("/v1/score", json=ASKED).headers["retry-after"]) >= 2
+        assert slow.result().status_code == 200
+
+
 def test_a_new_release_takes_over_without_losing_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palate.serve.app.POLL", 0.2)
     engines = [PacedEngine("first", seconds=0.01)]

@@ -54,7 +54,7 @@ def test_recommendations_are_the_best_of_what_the_person_has_not_rated(client: h
         ({"year": 1979}, {"Alien (1979)"}),
         ({"old": True}, {"Alien (1979)"}),
         ({"title": "alien (1979)", "year": {"max": 1979}}, {"Alien (1979)"}),
-        ({"genres": "Western"}, set()),
+        ({"genres": "Crime", "year": 1999}, set()),
     ],
 )
 def test_filters_leave_the_items_that_pass_all(client: httpx.Client, filters: Any, titles: set[str]) -> None:
@@ -130,32 +130,87 @@ def test_a_key_with_another_body_is_a_conflict(client: httpx.Client) -> None:
 
 
 WRONG = [
-    ("score", {"history": [], "candidates": []}, 422, "candidates: "),
-    ("score", {"candidates": [{"item_id": 1}]}, 422, "expected user_id or history"),
-    ("score", {"history": [], "candidates": [{"item_id": 1}], "modle": "x"}, 422, "modle: "),
+    ("score", {"history": [], "candidates": []}, 422, "candidates: is [], expected at least 1"),
+    ("score", {"candidates": [{"item_id": 1}]}, 422, "the body has neither user_id nor history, expected one"),
+    (
+        "score",
+        {"history": [], "candidates": [{"item_id": 1}], "modle": "x"},
+        422,
+        "modle: is no field, did you mean 'mo",
+    ),
     ("score", {"history": [], "candidates": [{"item_id": 9}]}, 422, "candidates[0]: there is no item '9'"),
-    ("score", {"history": [], "candidates": [{"item_id": 1, "title": "x"}]}, 422, "either item_id or title"),
+    (
+        "score",
+        {"history": [], "candidates": [{"item_id": 1, "title": "x"}]},
+        422,
+        "candidates[0]: has both, expected e",
+    ),
+    (
+        "score",
+        {"history": [], "candidates": [{"item_id": []}]},
+        422,
+        "candidates[0].item_id: is [], expected a whole",
+    ),
+    ("score", {"history": []}, 422, "candidates: is missing"),
+    ("score", [], 422, "the body is [], expected an object"),
     ("score", {"user_id": 7, "candidates": [{"item_id": 1}]}, 404, "there is no such user"),
-    ("score", {"user_id": 42, "candidates": [{"item_id": 1}] * 2001}, 422, "at most 2000"),
+    (
+        "score",
+        {"user_id": 42, "candidates": [{"item_id": 1}] * 2001},
+        422,
+        "is a list of 2,001, expected at most 2,000",
+    ),
     ("recommend", {"history": [{"title": "Tye Story", "rating": 5}]}, 422, "did you mean 'Toy Story (1995)'?"),
     ("recommend", {"history": [{"item_id": 1, "rating": 6}]}, 422, "history[0]: rating 6, expected one from 0.5 to 5"),
-    ("recommend", {"history": [{"item_id": 1, "rating": float("nan")}]}, 422, "finite"),
-    ("recommend", {"history": [{"item_id": 1, "rating": True}]}, 422, "history.0.rating: "),
-    ("recommend", {"user_id": 42, "filters": {"year": {"min": float("nan")}}}, 422, "filters.year."),
-    ("recommend", {"user_id": 42, "filters": {"year": float("inf")}}, 422, "filters.year."),
-    ("recommend", {"user_id": True}, 422, "user_id: "),
+    ("recommend", {"history": [{"item_id": 1, "rating": float("nan")}]}, 422, "is NaN, expected a finite number"),
+    ("recommend", {"history": [{"item_id": 1, "rating": True}]}, 422, "history[0].rating: is true, expected a number"),
+    ("recommend", {"history": [{"item_id": 1, "rating": "x" * 999}]}, 422, f"is '{'x' * 79}…, expected a number"),
+    ("recommend", {"user_id": 42, "history": []}, 422, "has both user_id and history, expected one"),
+    (
+        "recommend",
+        {"user_id": 42, "filters": {"year": {"min": float("nan")}}},
+        422,
+        'filters.year: is {"min": NaN}, expec',
+    ),
+    (
+        "recommend",
+        {"user_id": 42, "filters": {"year": float("inf")}},
+        422,
+        "filters.year: is Infinity, expected a text, ",
+    ),
+    ("recommend", {"user_id": 42, "filters": {"genres": "Comdy"}}, 422, "no item has 'Comdy', did you mean 'Comedy'?"),
+    ("recommend", {"user_id": True}, 422, "user_id: is true, expected a whole number or a text of 1 to 500 characters"),
     ("recommend", {"user_id": 10**500}, 422, "user_id: "),
-    ("recommend", {"user_id": 42, "model": "steqs"}, 422, "model: is 'steqs', expected one of steps, other"),
+    (
+        "recommend",
+        {"user_id": 42, "model": "steqs"},
+        422,
+        "is 'steqs', expected one of steps, other, did you mean 'ste",
+    ),
     ("recommend", {"user_id": 42, "beside": ["x"]}, 422, "beside[0]: is 'x'"),
-    ("recommend", {"user_id": 42, "filters": {"genre": "x"}}, 422, "there is no filter 'genre', expected one of"),
+    ("recommend", {"user_id": 42, "retriever": "item-kn"}, 422, "or 'all', did you mean 'item-knn'?"),
+    ("recommend", {"user_id": 42, "filters": {"genre": "x"}}, 422, "old, title, did you mean 'genres'?"),
     ("recommend", {"user_id": 42, "filters": {"year": "x"}}, 422, "filters.year: is a column of numbers"),
-    ("recommend", {"user_id": 42, "top_k": 0}, 422, "top_k: "),
+    ("recommend", {"user_id": 42, "top_k": 0}, 422, "top_k: is 0, expected at least 1"),
+    ("recommend", {"user_id": 42, "top_k": 1.5}, 422, "top_k: is 1.5, expected a whole number"),
     ("recommend", {"user_id": 42, "stream": True, "model": "x"}, 422, "model: is 'x'"),
-    ("recommend", {"history": [{"title": "\ud800", "rating": 5}]}, 422, "title: "),
+    (
+        "recommend",
+        {"history": [{"title": "\ud800", "rating": 5}]},
+        422,
+        "title: is '\\ud800', expected a text of valid",
+    ),
+    (
+        "recommend",
+        {"history": [{"item_id": i, "rating": 5} for i in (1, 6, "1")]},
+        422,
+        "history[2]: repeats 'Toy Story (",
+    ),
     ("prompt", {"user_id": 42, "candidate": {"item_id": 1}}, 409, "no language model"),
     ("ratings", {"ratings": [{"user_id": 1, "item_id": 1, "rating": 9}]}, 422, "ratings[0]: rating 9"),
     ("ratings", {"ratings": [{"user_id": 1, "item_id": 5, "rating": 4}]}, 422, "ratings[0]: there is no item '5'"),
-    ("events", {"events": [{"event": "seen", "user_id": 1, "item_id": 1}]}, 422, "events.0.event: "),
+    ("events", {"events": [{"event": "clickd", "user_id": 1, "item_id": 1}]}, 422, "did you mean 'clicked'?"),
+    ("events", {"events": [{"event": "shown", "user_id": 1, "item_id": 1, "model": "othr"}]}, 422, "mean 'other'?"),
 ]
 
 
@@ -167,15 +222,70 @@ def test_wrong_input_is_a_problem_that_names_the_place(
 
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert detail in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 300
     assert answer.json()["status"] == status
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 9000, b'{"user_id": ' + b"9" * 5000 + b"}"])
-def test_a_body_that_is_no_json_is_a_problem(client: httpx.Client, body: bytes) -> None:
+def test_all_that_is_wrong_is_listed_by_place(client: httpx.Client) -> None:
+    answer = client.post("/v1/score", json={"history": [{"item_id": 1}], "candidates": [{"item_id": None}] * 50})
+    errors = answer.json()["errors"]
+
+    assert errors[0] == {"place": "history[0].rating", "detail": "is missing"}
+    assert errors[1] == {"place": "candidates[0]", "detail": "has neither, expected either item_id or title"}
+    assert len(errors) == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b'{\n  "user_id" 5}', 400, "the body is no JSON: Expecting ':' delimiter at line 2, column 13"),
+        (b"\xff", 400, "the body is no JSON, expected UTF-8 text that is not nested deep"),
+        (b"[" * 9000, 400, "the body is no JSON, expected UTF-8 text that is not nested deep"),
+        (b'{"user_id": ' + b"9" * 5000 + b"}", 400, "the body is no JSON"),
+        (b"", 422, "the body is missing"),
+    ],
+)
+def test_a_body_that_is_no_json_is_a_problem(client: httpx.Client, body: bytes, status: int, detail: str) -> None:
     answer = client.post("/v1/score", content=body, headers={"content-type": "application/json"})
 
-    assert answer.status_code in (400, 422)
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/x-ndjson"])
+def test_a_body_of_another_media_type_is_refused(client: httpx.Client, kind: str) -> None:
+    answer = client.post("/v1/score", content=b'{"user_id": 42}', headers={"content-type": kind} if kind else {})
+
+    assert answer.status_code == 415
+    assert answer.json()["detail"].endswith("send Content-Type: application/json")
+
+
+def test_an_item_may_stand_twice_in_a_history_at_two_times(client: httpx.Client) -> None:
+    history = [{"item_id": 1, "rating": rating, "timestamp": at} for rating, at in ((5, 10), (3, 20))]
+
+    assert client.post("/v1/score", json={"history": history, "candidates": [{"item_id": 6}]}).json()["ratings"] == 2
+
+
+def test_a_user_s_id_has_the_type_of_the_log(client: httpx.Client) -> None:
+    assert client.get("/v1/users/42").json()["user_id"] == 42
+
+
+def test_every_field_and_parameter_is_described(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()
+    fields = [
+        (f"{name}.{field}", schema)
+        for name, whole in described["components"]["schemas"].items()
+        for field, schema in whole.get("properties", {}).items()
+    ]
+    asked = [
+        (f"{path}?{each['name']}", each)
+        for path, methods in described["paths"].items()
+        for method in methods.values()
+        for each in method.get("parameters", ())
+    ]
+    assert len(fields) > 100
+    assert len(asked) == 4
+    assert [place for place, schema in fields + asked if not schema.get("description")] == []
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/score", 405)])
@@ -213,6 +323,8 @@ def test_the_model_is_described_in_json_that_every_reader_knows(client: httpx.Cl
     about = client.get("/v1/model")
 
     assert about.json()["default"] == "steps"
+    assert about.json()["filters"]["genres"] == "list"
+    assert about.json()["filter_values"]["genres"] == ["Action", "Children", "Comedy", "Crime", "Sci-Fi"]
     assert "NaN" not in about.text
     assert about.json()["metrics"] == {"steps": {"auc": None}}
 

@@ -1,10 +1,13 @@
 """docs/serve.md: its curl and Python blocks, as they stand but for the port."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 from tests.test_docs import FENCED, SERVED, TEXTS
+
+from palate.serve.metrics import MEANINGS
 
 BLOCKS = [(kind, body) for kind, body in FENCED.findall(TEXTS[SERVED]) if kind in ("sh", "python")]
 
@@ -18,6 +21,12 @@ def test_a_block_of_curl_commands_is_answered(served: str, number: int) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
+
+
+def test_every_metric_is_listed() -> None:
+    listed = re.findall(r"^\| `(palate_\w+)` \| \w+ \| (.+) \|$", TEXTS[SERVED], re.MULTILINE)
+
+    assert dict(listed) == MEANINGS
 
 
 def test_the_python_block_prints_recommendations(served: str, capsys: pytest.CaptureFixture[str]) -> None:

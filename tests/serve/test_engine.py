@@ -212,3 +212,15 @@ def test_candidates_share_the_history_that_the_cutoff_leaves_them(engine: Engine
     assert min(shared) > min(map(len, prompts)) / 2
     alone = [tight.prompts(person, item[row : row + 1], None, 0) for row in range(0, item.size, 5)]
     assert {tuple(one[0][: n[0]]) for one, n in alone} <= prefixes
+
+
+def test_prompts_are_written_in_blocks_until_nobody_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    person, item = engine.person(USER, None), np.arange(engine.items.height)
+    whole = engine.language.prompts(person, item, None, 0)
+    monkeypatch.setattr("palate.serve.language.BLOCK", 7)
+    looks = iter([False, False, True])
+
+    assert engine.language.prompts(person, item, None, 0) == whole
+    assert engine.language.prompts(person, item, None, 0, lambda: next(looks)) == ([], [])
+    assert next(looks, None) is None
+    assert list(engine.score(BASE, person, item, lambda: True)) == []

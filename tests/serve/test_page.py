@@ -243,7 +243,7 @@ def test_a_rating_and_a_dismissal_of_a_known_user_are_stored(opened: Opened, url
     with page.expect_response(lambda answer: '"dismissed"' in (answer.request.post_data or "")) as told:
         page.get_by_label(f"Dismiss {first}").click()
     (event,) = told.value.request.post_data_json["events"]
-    assert (event["event"], event["user_id"], event["model"]) == ("dismissed", "42", "trees")
+    assert (event["event"], event["user_id"], event["model"]) == ("dismissed", 42, "trees")
     assert told.value.json() == {"stored": 1, "repeated": False}
     with page.expect_response("**/v1/ratings") as stored:
         page.locator("#recommendations li", has_text=second).locator("label").nth(3).click()
@@ -363,6 +363,26 @@ def test_models_stand_side_by_side_and_filters_narrow_the_items(opened: Opened) 
     assert titles(page, "#recommendations") == ["Se7en (1995)", "Matrix, The (1999)", "Toy Story (1995)"]
     page.reload()
     expect(page.locator("#theirs-note")).to_contain_text("The best of 3 candidates")
+
+
+def test_a_filter_offers_the_values_there_are_and_shows_why_another_is_refused(opened: Opened) -> None:
+    page = opened(failing=True)
+    rate(page, "fargo", "4")
+    page.wait_for_selector(READY)
+    page.locator("#options summary").click()
+    genres = page.get_by_label("genres")
+    offered = page.locator("datalist[id=filter-genres-values] option")
+    values = [each.get_attribute("value") for each in offered.all()]
+    assert values == ["Children", "Comedy", "Crime", "Drama", "Thriller"]
+    genres.fill("Crime, Com")
+    expect(offered.nth(1)).to_have_attribute("value", "Crime, Comedy")
+    genres.fill("Comdy")
+    genres.press("Enter")
+    expect(page.locator("#theirs-line")).to_contain_text(
+        "filters.genres: no item has 'Comdy', did you mean 'Comedy'?Change the filters"
+    )
+    genres.fill("Comedy")
+    expect(page.locator("#theirs-note")).to_contain_text("The best of 18 candidates")
 
 
 def test_the_evidence_and_the_prompt_show_what_the_run_knows(opened: Opened) -> None:

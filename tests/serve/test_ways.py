@@ -11,6 +11,7 @@ from tests.serve.test_admission import until
 from palate import Client
 from palate.commands.engine import engine_of
 from palate.config import Config
+from palate.serve.metrics import MEANINGS
 
 TOP = 5
 FOUND = {"user_id": 3, "top_k": TOP, "retriever": "all"}
@@ -98,10 +99,12 @@ def test_what_monitor_finds_is_in_the_metrics(served: str) -> None:
         client.rate(6, [(30, 4.0)])
     names = {"palate_stored_ratings", "palate_prefix_hits", "palate_drift_psi_ratings"}
 
-    def shown() -> set[str]:
-        return {line.split()[0] for line in httpx.get(f"{served}/metrics").text.splitlines()}
+    def shown() -> dict[str, str]:
+        lines = [line.split(" ", 3) for line in httpx.get(f"{served}/metrics").text.splitlines()]
+        return {name: text for _, kind, name, text in (line for line in lines if len(line) == 4) if kind == "HELP"}
 
-    assert until(lambda: names <= shown())
+    assert until(lambda: names <= shown().keys())
+    assert shown().items() <= MEANINGS.items()
 
 
 def test_the_report_of_the_run_may_load_nothing(run: Path, served: str) -> None:

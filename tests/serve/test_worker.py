@@ -65,9 +65,15 @@ def test_waiting_requests_share_a_pass_and_a_known_history_is_not_computed_again
     collected(worker, *REQUESTS[1])  # probes the model
     seen: list[tuple[int, ...]] = []
     hook = scorer.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].shape))
-    gate = threading.Event()
-    blocked = threading.Thread(target=lambda: list(asked(worker, *request(5, [2], 9), cancelled=gate.wait)))
-    blocked.start()  # holds the worker while the others wait
+    held, gate = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        held.set()
+        return gate.wait()
+
+    blocked = threading.Thread(target=lambda: list(asked(worker, *request(5, [2], 9), cancelled=hold)))
+    blocked.start()
+    held.wait()  # the worker, while the others wait
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(collected, worker, *each) for each in REQUESTS[:1] + REQUESTS[3:]]
         while len(worker._waiting) < 2:

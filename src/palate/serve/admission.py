@@ -42,6 +42,7 @@ class Admission:
         self._free = asyncio.Semaphore(in_work)
         self._threads, self._queue, self._seconds = in_work, queue, seconds
         self._each = 0.1  # seconds of recent calls
+        self._began: dict[asyncio.Future[Any], float] = {}  # of the calls in work
         self.in_work = self.waiting = 0
 
     async def run(self, request: Request, call: Callable[[Stopped], T]) -> T:
@@ -122,9 +123,11 @@ class Admission:
         stop, began = threading.Event(), time.monotonic()
         self.in_work += 1
         work = asyncio.get_running_loop().run_in_executor(self._pool, call, stop.is_set)
+        self._began[work] = began
 
         def end(done: "asyncio.Future[T]") -> None:
             self.in_work -= 1
+            del self._began[done]
             self._free.release()
             self._each += 0.2 * (time.monotonic() - began - self._each)
             gone.cancel()
@@ -168,8 +171,13 @@ class Admission:
         return {"Retry-After": str(min(60, max(1, math.ceil(self._wait()))))}
 
     def _wait(self) -> float:
-        """Seconds until a thread is free for one more request, by the time of recent calls."""
-        return (self.waiting + 1) * self._each / self._threads
+        """Seconds until a thread is free for one more request, by the time of recent calls and of those in work.
+
+        Calls that have run for a while take as long again, on average, so their ages count where none has ended yet.
+        """
+        now = time.monotonic()
+        ages = sum(now - began for began in self._began.values()) / max(1, len(self._began))
+        return (self.waiting + 1) * max(self._each, ages) / self._threads
 
     def close(self) -> None:
         """Start no further call; those in work end by themselves."""

@@ -1,14 +1,16 @@
 """From a request's body to its answer, by one engine and the store: blocking work, for a thread."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import polars as pl
 
 from palate.errors import InputError
+from palate.parser import did_you_mean
+from palate.recommend.lookup import shortened
 from palate.samples.people import Longs
 from palate.serve import schemas
 from palate.serve.admission import Emit, Stopped
@@ -110,7 +112,8 @@ class Answers:
             schemas.UserRating(item_id=ids[row], title=names[row], rating=rating, timestamp=at, stored=stored)
             for row, rating, at, stored in past.select("item", "rating", "timestamp", "stored").iter_rows()
         ]
-        return schemas.UserAnswer(user_id=user_id, ratings=ratings)
+        own = user_id if self.engine.has_text_ids else canonical(user_id)
+        return schemas.UserAnswer(user_id=own, ratings=ratings)
 
     def store_ratings(self, request: schemas.RatingsRequest) -> schemas.Stored:
         """Store ratings of known items, on the scale; they are durable when this returns."""
@@ -119,7 +122,10 @@ class Answers:
         return self.store.add_ratings(self._named_alike(request.ratings, "ratings"), request.key)
 
     def store_events(self, request: schemas.EventsRequest) -> schemas.Stored:
-        """Store events of known items."""
+        """Store events of known items, by models that the service has, for the calibration is by model."""
+        for n, each in enumerate(request.events):
+            if each.model is not None:
+                self._model(each.model, f"events[{n}].model")
         return self.store.add_events(self._named_alike(request.events, "events"), request.key)
 
     def _named_alike(self, rows: Sequence[Row], place: str) -> list[Row]:
@@ -136,12 +142,20 @@ class Answers:
             assert asked.user_id is not None
             user_id = canonical(asked.user_id)
             return self.engine.person(user_id, None, self._newer(user_id))
-        history = []
+        history: list[NewRating] = []
+        earlier: dict[int, dict[int | None, int]] = defaultdict(dict)
         for n, each in enumerate(asked.history):
-            row = self.serving.catalogue.row(each, f"history[{n}]")
-            self._on_scale(each.rating, f"history[{n}]")
+            place = f"history[{n}]"
+            row = self.serving.catalogue.row(each, place)
+            self._on_scale(each.rating, place)
+            times = earlier[row]  # a log may have an item again, at another time
+            if times and (each.timestamp in times or None in (each.timestamp, *times)):
+                title, first = self.serving.catalogue.names[row], next(iter(times.values()))
+                expected = "expected each item once, or with different timestamps"
+                raise InputError(f"repeats {shortened(repr(title))} of history[{first}], {expected}", place)
+            times[each.timestamp] = n
             history.append(NewRating(row, each.rating, each.timestamp))
-        return self.engine.person(asked.user_id, history)
+        return self.engine.person(None, history)
 
     def _newer(self, user_id: int | str) -> list[NewRating]:
         """A user's stored ratings that the log lacks: `palate refresh` builds releases whose logs have them."""
@@ -165,7 +179,9 @@ class Answers:
     def _model(self, key: str | None, place: str = "model") -> Model:
         found = self.engine.models.get(key or self.engine.default)
         if found is None:
-            raise InputError(f"is {key!r}, expected one of {', '.join(self.engine.models)}", place)
+            models = self.engine.models
+            near = did_you_mean(str(key), models)
+            raise InputError(f"is {shortened(repr(key))}, expected one of {', '.join(models)}{near}", place)
         return found
 
     def _beside(self, request: schemas.Asked) -> list[str]:
@@ -183,7 +199,7 @@ class Answers:
         if request.candidates is not None:
             among, how = np.unique(self._rows(request.candidates, "candidates")), "all"
         if request.filters:
-            kept = filtered(self.engine.items, request.filters, self.serving.about.filters)
+            kept = self.engine.filters.rows(request.filters)
             among = kept if among is None else among[np.isin(among, kept)]
         if request.user_id is not None and request.history is None and not request.include_seen:
             known = map(self.serving.catalogue.known, self.store.dismissed(canonical(request.user_id)))
@@ -266,51 +282,3 @@ def canonical(user_id: int | str) -> int | str:
     """A user's id: a number if its text is one, so that the id in a path is that in a body."""
     text = str(user_id)
     return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else text
-
-
-def filtered(items: pl.DataFrame, filters: Mapping[str, schemas.Filter], kinds: Mapping[str, str]) -> Longs:
-    """Rows of the items that pass all filters; `kinds` says how each column filters.
-
-    Raises `InputError` for an unknown column, and for a filter that does not fit its column.
-    """
-    kept = pl.lit(True)
-    for name, want in filters.items():
-        kind = kinds.get(name)
-        if kind is None:
-            expected = f"one of {', '.join(kinds)}" if kinds else "none, as the items have no column that filters"
-            raise InputError(f"there is no filter {name!r}, expected {expected}", "filters")
-        kept &= _condition(items, name, kind, want)
-    return items.select(kept).to_series().fill_null(value=False).arg_true().to_numpy().astype(np.int64)
-
-
-def _condition(items: pl.DataFrame, name: str, kind: str, want: schemas.Filter) -> pl.Expr:
-    wanted, place = want if isinstance(want, list) else [want], f"filters.{name}"
-    column = pl.col(name)
-    if kind == "number":
-        column = column.cast(pl.Float64, strict=False)
-        if isinstance(want, schemas.Between):
-            low, high = want.min, want.max
-            return column.is_between(float("-inf") if low is None else low, float("inf") if high is None else high)
-        if not all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in wanted):
-            raise InputError("is a column of numbers, expected a number, several, or min and max", place)
-        return column.is_in([float(each) for each in wanted])  # type: ignore[arg-type]
-    if kind == "flag":
-        if not isinstance(want, bool):
-            raise InputError("is true or false, expected one of both", place)
-        return column.cast(pl.Boolean) == want
-    if isinstance(want, (bool, schemas.Between)):
-        raise InputError("is a column of text, expected a text, or several", place)
-    texts = [_text(each).lower() for each in wanted if not isinstance(each, schemas.Between)]
-    if kind == "list":
-        if items.schema[name] == pl.String:  # "Adventure|Children", "Adventure, Children"
-            column = column.str.replace_all(r"\s*[|,]\s*", "|").str.split("|")
-        element = pl.element().cast(pl.String).str.to_lowercase()
-        if items.schema[name] in (pl.List(pl.Float64), pl.List(pl.Float32)):
-            element = element.str.strip_suffix(".0")
-        return column.list.eval(element.is_in(texts)).list.any()
-    return column.cast(pl.String).str.to_lowercase().is_in(texts)
-
-
-def _text(wanted: str | float) -> str:
-    """A filter's value as a column of text has it: 7 and 7.0 are "7"."""
-    return str(int(wanted)) if isinstance(wanted, float) and wanted.is_integer() else str(wanted)

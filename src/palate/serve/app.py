@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
@@ -22,9 +22,10 @@ from palate.serve.admission import Admission, Emit, Stopped
 from palate.serve.answers import Answers
 from palate.serve.guard import LOCAL, Guard
 from palate.serve.metrics import Metrics
-from palate.serve.problems import ProblemError, add_handlers, documented
+from palate.serve.problems import ProblemError, add_handlers, documented, expect_json
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
+from palate.serve.validation import shown
 
 log = logging.getLogger("palate.serve")
 T = TypeVar("T")
@@ -34,9 +35,10 @@ POLL = 2.0
 """Seconds between two looks for a new release."""
 FINDINGS = 60.0
 """Seconds for which findings about the store are kept."""
-ASKED = documented(400, 401, 403, 404, 408, 413, 422, 429, 503)
-STORED = documented(400, 401, 403, 408, 409, 413, 422, 429, 503)
+ASKED = documented(400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+STORED = documented(400, 401, 403, 408, 409, 413, 415, 422, 429, 503)
 READ = documented(401, 403, 404, 422, 429, 503)
+JSON = [Depends(expect_json)]
 EVENTS = {"start": "Started", "scored": "ScoredPart", "end": "RecommendAnswer", "error": "Problem"}
 """The events of a stream, and the schemas of their data."""
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -113,13 +115,9 @@ class Service:
         self.classical = Admission("classical", cores, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
         self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
-        self.metrics.gauge(
-            "palate_queue", "requests that wait for a model", lambda: self.models.waiting + self.classical.waiting
-        )
-        self.metrics.gauge(
-            "palate_in_flight", "requests that a model works on", lambda: self.models.in_work + self.classical.in_work
-        )
-        self.metrics.gauge("palate_swaps", "releases taken since the start", lambda: self.source.swaps)
+        self.metrics.gauge("palate_queue", lambda: self.models.waiting + self.classical.waiting)
+        self.metrics.gauge("palate_in_flight", lambda: self.models.in_work + self.classical.in_work)
+        self.metrics.gauge("palate_swaps", lambda: self.source.swaps)
         self.metrics.gauges(self._of_engine)
         self._found: dict[str, float] = {}
         self._next = -FINDINGS
@@ -219,12 +217,12 @@ def _add_models(app: FastAPI, service: Service) -> None:
     """The routes that ask a model."""
     line, answering = service.line, service.answering
 
-    @app.post("/v1/score", responses=ASKED)
+    @app.post("/v1/score", dependencies=JSON, responses=ASKED)
     async def score(body: schemas.ScoreRequest, request: Request) -> schemas.ScoreAnswer:
         """P(like) of candidates, in their order."""
         return await line(body).run(request, answering(lambda answers, stopped: answers.score(body, stopped)))
 
-    @app.post("/v1/recommend", responses=ASKED | STREAM, response_model=schemas.RecommendAnswer)
+    @app.post("/v1/recommend", dependencies=JSON, responses=ASKED | STREAM, response_model=schemas.RecommendAnswer)
     async def recommend(body: schemas.RecommendRequest, request: Request) -> Any:
         """The best items for a person; with `stream`, the events `start`, `scored`, `end` and `error` as they come."""
         if not body.stream:
@@ -237,12 +235,12 @@ def _add_models(app: FastAPI, service: Service) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    @app.post("/v1/explain", responses=ASKED)
+    @app.post("/v1/explain", dependencies=JSON, responses=ASKED)
     async def explain(body: schemas.ExplainRequest, request: Request) -> schemas.ExplainAnswer:
         """Why this score: what each rating of the history does to it, by leaving it out."""
         return await line(body).run(request, answering(lambda answers, stopped: answers.explain(body, stopped)))
 
-    @app.post("/v1/prompt", responses=ASKED | documented(409))
+    @app.post("/v1/prompt", dependencies=JSON, responses=ASKED | documented(409))
     async def prompt(body: schemas.PromptRequest, request: Request) -> schemas.PromptAnswer:
         """What the language model reads for one candidate, token by token."""
         return await line(body).run(request, answering(lambda answers, _: answers.prompt(body)))
@@ -255,8 +253,16 @@ def _add_reading(app: FastAPI, service: Service) -> None:
     @app.get("/v1/items", responses=READ)
     async def items(
         request: Request,
-        q: Annotated[str, Query(min_length=1, max_length=schemas.TEXT, examples=["toy stori"])],
-        limit: Annotated[int, Query(ge=1, le=schemas.TOP)] = 10,
+        q: Annotated[
+            str,
+            Query(
+                min_length=1,
+                max_length=schemas.TEXT,
+                examples=["toy stori"],
+                description="a title or a part of one, in any case, misspelt too",
+            ),
+        ],
+        limit: Annotated[int, Query(ge=1, le=schemas.TOP, description="most items to find")] = 10,
     ) -> schemas.ItemsAnswer:
         """Search items by title; misspelt titles are found, too."""
 
@@ -267,41 +273,46 @@ def _add_reading(app: FastAPI, service: Service) -> None:
         return await run(request, answering(find))
 
     @app.get("/v1/items/{item_id:path}", responses=READ)
-    async def item(item_id: str, request: Request) -> schemas.ItemAnswer:
+    async def item(
+        item_id: Annotated[str, InPath(description="an id of the item table")], request: Request
+    ) -> schemas.ItemAnswer:
         """An item with all its columns."""
 
         def find(answers: Answers, _: Stopped) -> schemas.ItemAnswer:
             known = answers.serving.catalogue
             if (row := known.known(item_id)) is None:
-                raise ProblemError(404, "there is no such item")
+                raise ProblemError(404, f"there is no item {shown(item_id)}, expected an id of the item table")
             return known.described(row)
 
         return await run(request, answering(find))
 
     @app.get("/v1/users/{user_id:path}", responses=READ)
     async def user(
-        user_id: Annotated[str, InPath(min_length=1, max_length=schemas.TEXT)], request: Request
+        user_id: Annotated[
+            str, InPath(min_length=1, max_length=schemas.TEXT, description="a user of the log or of the store")
+        ],
+        request: Request,
     ) -> schemas.UserAnswer:
         """A user's ratings: those of the log, then those that this service stored."""
         return await run(request, answering(lambda answers, _: answers.user(user_id)))
 
     @app.get("/v1/model", responses=documented(401, 403, 503))
-    async def model() -> schemas.ModelAnswer:
+    def model() -> schemas.ModelAnswer:
         """What serves: the models, their data, calibration, metrics and the verdict."""
         with service.source.lease() as serving:
-            return serving.about
+            return serving.about.model_copy(update={"filter_values": serving.engine.filters.offered()})
 
 
 def _add_store(app: FastAPI, service: Service) -> None:
     """The routes that store feedback: durable once they have answered."""
     run, answering = service.others.run, service.answering
 
-    @app.post("/v1/ratings", responses=STORED)
+    @app.post("/v1/ratings", dependencies=JSON, responses=STORED)
     async def ratings(body: schemas.RatingsRequest, request: Request) -> schemas.Stored:
         """Store ratings; later answers for these users read them."""
         return await run(request, answering(lambda answers, _: answers.store_ratings(body)))
 
-    @app.post("/v1/events", responses=STORED)
+    @app.post("/v1/events", dependencies=JSON, responses=STORED)
     async def events(body: schemas.EventsRequest, request: Request) -> schemas.Stored:
         """Store what happened to recommendations: shown, clicked, dismissed."""
         return await run(request, answering(lambda answers, _: answers.store_events(body)))

@@ -17,8 +17,10 @@ from palate.baselines.statistics import BaselineData
 from palate.errors import WorkError
 from palate.measure.calibration import sigmoid
 from palate.measure.offset import Offset, log_odds
+from palate.recommend.lookup import shortened
 from palate.samples.people import Longs, NewRating, Person
 from palate.samples.queries import Queries
+from palate.serve.filters import Filters
 from palate.serve.language import LanguageModel, Part
 from palate.serve.language import Token as TokenOf
 
@@ -97,9 +99,8 @@ class Engine:
             return Person("a stranger", np.empty(0, np.int64), tuple(history))
         begin, end = self._users.get(str(user_id), (0, 0))
         if begin == end and not newer:
-            raise UnknownUserError(
-                f"there is no user {user_id!r}, expected one with ratings in the log or in the store"
-            )
+            shown = shortened(repr(user_id))
+            raise UnknownUserError(f"there is no user {shown}, expected one with ratings in the log or in the store")
         rows = np.arange(begin, end)
         again = np.isin(self.log.item[rows], [each.item for each in newer])
         return Person(f"user {user_id}", rows[~again], tuple(newer))
@@ -139,6 +140,16 @@ class Engine:
         elif retriever != "all":
             found = self._retriever(retriever).top(past, number, np.flatnonzero(~left))
         return found, int(rated.sum())
+
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether the log's users have texts as ids, of which some may look like numbers."""
+        return self.log.samples.timeline.schema["user_id"] == pl.String
+
+    @cached_property
+    def filters(self) -> Filters:
+        """The columns of the items that filter."""
+        return Filters(self.items, self.about["filters"])
 
     @property
     def classical(self) -> str:
@@ -255,7 +266,7 @@ class Engine:
                 z = corrected.added(p, np.zeros(item.size))
                 yield Part(np.arange(item.size), sigmoid(z), z, None)
                 return
-        prompts, shared = language.prompts(person, item, *self._signals_about(person))
+        prompts, shared = language.prompts(person, item, *self._signals_about(person), cancelled)
         for part in language.answers(prompts, shared, base=model == BASE, cancelled=cancelled):
             yield part if corrected is None or p is None else _added(corrected, p[part.position], part)
 

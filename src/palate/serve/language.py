@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from palate.prompt.chat import Chat
     from palate.tokens.dataset import Options
 
+BLOCK = 64
+"""Prompts that are written between two looks whether somebody waits for them; long ones take 10 ms each."""
 Floats = NDArray[np.float64]
 Add = Callable[[Floats, Floats], Floats]
 """The logits of a sum from P(like) of the baseline and the language model's own logits, (n,) each."""
@@ -70,16 +72,28 @@ class LanguageModel:
         return getattr(self.worker.backend, "model", None) if isinstance(self.worker, Worker) else None
 
     def prompts(
-        self, person: Person, item: Longs, about: BaselineData | None, anchor: int
+        self,
+        person: Person,
+        item: Longs,
+        about: BaselineData | None,
+        anchor: int,
+        cancelled: Cancelled = lambda: False,
     ) -> tuple[list[list[int]], list[int]]:
         """The token ids of the prompts of candidates, and of each the number of tokens that precede the candidate.
 
-        `about` has the person's rows, `anchor` is the row after the last one; for prompts with signals.
+        `about` has the person's rows, `anchor` is the row after the last one; for prompts with signals. Both lists are
+        empty once `cancelled` returns True.
         """
         others = np.array([0, len(self.target) - 1])
         render, position, target, shown = self._written(person, np.concatenate([item, others]), about, anchor)
         writer, n = PromptWriter(render, self.chat, self.options), item.size
-        prompts, items = writer.cut(position[:n], target[:n], shown)
+        prompts, items = [], np.zeros(n, np.int64)
+        for begin in range(0, n, BLOCK):
+            if cancelled():
+                return [], []
+            block = slice(begin, min(begin + BLOCK, n))
+            cut, items[block] = writer.cut(position[block], target[block], shown)
+            prompts += cut
         shared = np.zeros(n, np.int64)
         for kept in np.unique(items):  # the same history: of all candidates, or of those with titles of a length
             same = np.flatnonzero(items == kept)

@@ -126,7 +126,7 @@ export class Task {
     } catch (error) {
       if (!current() || (controller.signal.aborted && !cancelled)) return undefined;
       if (!cancelled && !(error instanceof Problem)) console.error(error);
-      const text = cancelled ? 'Cancelled.' : `${error.message}.`;
+      const text = cancelled ? 'Cancelled.' : error.message.replace(/[^.?!]$/, '$&.');
       this.say(text, HOPELESS.has(error.status) ? amend : ['Try again', again], !cancelled);
       announce(text);
       if (error.status === 401) document.dispatchEvent(new CustomEvent('key-wanted'));

@@ -97,18 +97,36 @@ function filterOf(column, type, set) {
   };
   if (type === 'number') return boundsOf(column, id, now, put);
   const field = type === 'flag' ? h('select', { id }, ...['any', 'yes', 'no'].map(text => h('option', { text })))
-    : h('input', { id, placeholder: 'one or more, with commas', autocomplete: 'off' });
+    : h('input', { id, placeholder: 'one or more, with commas', autocomplete: 'off', list: `${id}-values` });
   if (type === 'flag') {
     field.value = { true: 'yes', false: 'no' }[now] ?? 'any';
     field.addEventListener('change', () => put({ yes: true, no: false }[field.value]));
-  } else {
-    field.value = [now ?? []].flat().join(', ');
-    field.addEventListener('input', later(PAUSE, () => {
-      const values = field.value.split(',').map(value => value.trim()).filter(Boolean);
-      put(values.length > 1 ? values : values[0]);
-    }));
+    return h('div', { class: 'choice' }, h('label', { for: id, text: column }), field);
   }
-  return h('div', { class: 'choice' }, h('label', { for: id, text: column }), field);
+  field.value = [now ?? []].flat().join(', ');
+  const list = offer(field, model.filter_values[column] ?? [], values => put(values.length > 1 ? values : values[0]));
+  return h('div', { class: 'choice' }, h('label', { for: id, text: column }), field, list);
+}
+
+/** Offers the values of a column for the last one of a field; its list. Calls `put(values)` with known ones as they are typed, else at the end. */
+function offer(field, known, put) {
+  const list = h('datalist', { id: field.getAttribute('list') }), names = new Set(known.map(name => name.toLowerCase()));
+  const has = text => names.has(text.toLowerCase());
+  const given = () => {
+    const whole = field.value.trim(); // a value may have a comma itself
+    return has(whole) ? [whole] : whole.split(',').map(value => value.trim()).filter(Boolean);
+  };
+  const show = () => {
+    const before = field.value.match(/^.*,\s*/s)?.[0] ?? '';
+    list.replaceChildren(...known.map(name => h('option', { value: before + name })));
+  };
+  field.addEventListener('input', show);
+  let last = given().join();
+  const take = () => { if (given().join() !== last) put(given()); last = given().join(); };
+  field.addEventListener('input', later(PAUSE, () => { if (given().every(has)) take(); }));
+  field.addEventListener('change', take);
+  show();
+  return list;
 }
 
 function boundsOf(column, id, now, put) {
@@ -122,12 +140,6 @@ function boundsOf(column, id, now, put) {
   });
   for (const field of fields) field.addEventListener('input', read);
   return h('div', { class: 'choice', role: 'group', 'aria-label': column }, h('span', { class: 'of', text: column }), h('span', { class: 'bounds' }, ...fields));
-}
-
-/** Text of the filters that an item must have, such as “Comdy” (genres): it may be misspelt. */
-export function texts() {
-  const given = Object.entries(state.filters).filter(([column]) => ['text', 'list'].includes(model.filters[column]));
-  return given.flatMap(([column, value]) => [value].flat().map(text => `“${text}” (${column})`));
 }
 
 /** Opens the filters, at the first one in use. */

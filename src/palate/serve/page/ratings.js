@@ -177,7 +177,9 @@ function showHead() {
 
 /** Makes an opened user's ratings the visitor's own, which may be removed and reordered. */
 function copy() {
-  const given = user.ratings.filter(row => row.rating !== null);
+  const rated = user.ratings.filter(row => row.rating !== null);
+  const last = new Map(rated.map((row, n) => [row.item_id, n])); // a log may have an item twice
+  const given = rated.filter((row, n) => last.get(row.item_id) === n);
   const history = given.map(({ item_id, title, rating }) => ({ item_id, title, rating }));
   undoable('A copy: changes are not stored.', { history, dismissed: [] }, null);
   $('query').focus();

@@ -2,7 +2,7 @@
 
 import { Problem, Task, ask, events, once } from './api.js';
 import { $, announce, h, later, meter, percent, plural, title, word } from './dom.js';
-import { texts, toFilters } from './options.js';
+import { toFilters } from './options.js';
 import { give } from './ratings.js';
 import { rate, starsText } from './stars.js';
 import { beside, chosen, hasLanguage, label, person, ranked, replace, state, user } from './state.js';
@@ -98,20 +98,13 @@ function finish(answer) {
     note.append(h('button', { class: 'quiet', text, on: { click: () => { replace({ dismissed: [] }); refresh(); } } }));
   }
   if (!best.length) {
-    sayNone();
+    const filtered = Object.keys(state.filters).length > 0;
+    task.say(filtered ? 'No item passes these filters together.' : 'No candidate was found.', filtered ? ['Change the filters', toFilters] : undefined);
     return announce($('theirs-line').firstChild.textContent);
   }
   announce(`${plural(best.length, 'recommendation')}. First: ${best[0].title}, ${percent(best[0].p)}`);
   tell('shown', best);
   return onEnd();
-}
-
-/** Says why there is no recommendation: a text in a filter may be misspelt. */
-function sayNone() {
-  if (!Object.keys(state.filters).length) return task.say('No candidate was found.');
-  const [given, last] = [texts().slice(0, -1), texts().at(-1)];
-  const spelt = last ? ` Check the spelling of ${given.length ? `${given.join(', ')} and ` : ''}${last}.` : '';
-  return task.say(`No item passes these filters.${spelt}`, ['Change the filters', toFilters]);
 }
 
 function clear() {
