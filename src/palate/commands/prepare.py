@@ -56,8 +56,8 @@ def ratings_of(config: Config) -> "Ratings":
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
-    for note in ratings.notes:
-        _log_once(note)
+    if ratings.shape not in ("", "CSV", "TSV", "Parquet"):
+        _log_once(f"{ratings.name}: {ratings.shape}")
     if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))

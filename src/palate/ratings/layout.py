@@ -13,36 +13,87 @@ from palate.errors import InputError
 from palate.ratings.source import SourceFile
 
 ROLES = {
-    "user": ("userid", "user", "uid", "userno", "usr", "userkey", "reviewerid", "customerid", "memberid", "customer",
-             "custid", "client", "clientid", "reviewer", "member", "buyer", "buyerid", "visitorid", "visitor",
-             "accountid", "account", "authorid", "authorsteamid", "steamid", "playerid", "readerid", "listenerid",
-             "subscriberid", "shopperid", "personid", "profileid", "householdid", "sessionid", "username",
-             "reviewusername", "reviewername", "userlogin"),
-    "item": ("itemid", "movieid", "parentasin", "item", "movie", "itemno", "bookid", "productid", "asin", "isbn", "iid",
-             "sku", "articleid", "filmid", "trackid", "songid", "gameid", "appid", "businessid", "recipeid", "animeid",
-             "artistid", "newsid", "contentid", "videoid", "showid", "courseid", "listingid", "restaurantid", "hotelid",
-             "placeid", "beerid", "wineid", "albumid", "podcastid", "jokeid", "stockcode", "goodsid", "offerid", "adid",
-             "mid", "pid", "product", "article", "book", "film", "game", "track", "song", "anime", "business"),
-    "rating": ("rating", "score", "stars", "overall", "starrating", "reviewscore", "reviewrating", "ratingvalue",
-               "userrating", "grade", "bookrating", "movierating", "myrating", "userscore", "reviewoverall", "votedup",
-               "isrecommended", "recommended", "recommendation", "thumbs", "thumb", "vote", "preference"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "createdat", "date",
-                  "timestamps", "reviewdate", "ratingdate", "orderdate", "purchasedate", "ratedat", "reviewedat",
-                  "createddate",
-                  "reviewtime", "timestampcreated", "eventtime", "eventtimestamp", "invoicedate", "dateadded",
-                  "dateupdated", "updatedat", "submitted", "posted", "postedat", "rateddate", "watcheddate",
-                  "clickedat", "viewedat", "playedat", "transactiondate", "unixtimestamp", "reviewcreated", "at"),
-    "label": ("label", "like", "liked", "click", "clicked", "islike", "isclick"),
-    "split": ("split", "subset", "fold", "partition"),
-    "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name", "productname", "itemname",
-              "gametitle", "gamename", "appname", "artistname", "trackname", "songtitle", "recipename", "animetitle",
-              "originaltitle", "businessname", "newstitle", "articletitle", "coursename", "listingname", "showtitle"),
-}  # fmt: skip
+    role: tuple(names.split())
+    for role, names in {
+        "user": (
+            "userid user uid userno usr userkey reviewerid customerid memberid customer custid client clientid "
+            "reviewer member buyer buyerid visitorid visitor accountid account authorid authorsteamid steamid "
+            "playerid readerid listenerid subscriberid shopperid personid profileid householdid sessionid "
+            "username reviewusername reviewername userlogin reviewprofilename profilename userpseudoid "
+            "anonymousid domainuserid reviewemail revieweremail customeremail usermd5 criticname criticid raterid "
+            "voterid ratinguserid userprofileid uuid userhash reviewers tastername reviewuserid session"
+        ),
+        "item": (
+            "itemid movieid parentasin item movie itemno bookid productid asin isbn iid sku articleid filmid "
+            "trackid songid gameid appid businessid recipeid animeid artistid newsid contentid videoid showid "
+            "courseid listingid restaurantid hotelid placeid beerid wineid albumid podcastid jokeid stockcode "
+            "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
+            "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
+            "boardgameid productcode itemcode upc ean hotel venueid poiid locationid product article book film "
+            "game track song anime business"
+        ),
+        "rating": (
+            "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
+            "bookrating movierating myrating userscore reviewoverall votedup isrecommended recommended "
+            "recommendation thumbs thumb vote preference myscore eventvalue ratingscore itemrating productrating "
+            "starsgiven yourrating watchratio userreviewscore hotelrating animerating"
+        ),
+        "timestamp": (
+            "timestamp time ts unixreviewtime unixtime datetime createdat date timestamps reviewdate ratingdate "
+            "orderdate purchasedate ratedat reviewedat createddate reviewtime timestampcreated eventtime "
+            "eventtimestamp invoicedate dateadded dateupdated updatedat submitted posted postedat rateddate "
+            "watcheddate clickedat viewedat playedat transactiondate unixtimestamp reviewcreated at tdat "
+            "datereviews impressiontime submissiontime submissiondate ratingtimestamp ratingtime mylastupdated "
+            "daterated eventdate clicktime requesttime publishedat useddate reviewtimestamp votedat likedat "
+            "readat lastplayed invoicetime ordertime day"
+        ),
+        "label": ("label like liked click clicked islike isclick"),
+        "split": ("split subset fold partition"),
+        "title": (
+            "title movietitle itemtitle booktitle producttitle name productname itemname gametitle gamename "
+            "appname artistname trackname songtitle recipename animetitle originaltitle businessname newstitle "
+            "articletitle coursename listingname showtitle"
+        ),
+    }.items()
+}
 """Column names of each role, compared without case, spaces, `_`, `-`, `.`, `:` and RecBole's `:type`."""
 _SURE = {"userid", "user", "itemid", "item", "movieid", "parentasin", "rating", "timestamp", "title"}
 """Names that mean their role whatever the other columns are called."""
-_WEAK = {"username", "reviewusername", "reviewername", "userlogin", "sessionid", "householdid", "isbn", "mid", "pid",
-         "at", "reviewtime", "dateupdated", "updatedat", "grade", "vote", "originaltitle"}  # fmt: skip
+_WEAK = {
+    *[
+        "at",
+        "criticname",
+        "dateupdated",
+        "day",
+        "ean",
+        "grade",
+        "householdid",
+        "imdbid",
+        "isbn",
+        "lastplayed",
+        "location",
+        "mid",
+        "myscore",
+        "originaltitle",
+        "pid",
+        "profilename",
+        "readat",
+        "revieweremail",
+        "reviewername",
+        "reviewprofilename",
+        "reviewtime",
+        "reviewusername",
+        "session",
+        "sessionid",
+        "tmdbid",
+        "upc",
+        "updatedat",
+        "userlogin",
+        "username",
+        "uuid",
+        "vote",
+    ]
+}
 """Names that mean their role only where no other column does."""
 _OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating")} | {"timestamp": "--time"}
 _CANDIDATES = ("\t", ",", ";", "|", "::", "^", "~", "\x01", "\x1f")
@@ -308,7 +359,7 @@ def column_of(
             raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
         return chosen
     plain = {_plain(name): name for name in reversed(names)}
-    known = [plain[p] for p in ROLES[role] if p in plain and f"{p}id" not in plain]
+    known = [plain[p] for p in ROLES[role] if p in plain and (f"{p}id" not in plain or role in ("rating", "timestamp"))]
     known = [name for name in known if _plain(name) not in _WEAK] or known
     found = known[0] if known else None
     same = [name for name in names if found is not None and _plain(name) == _plain(found)]

@@ -19,7 +19,7 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
-from palate.ratings.source import PACKED, Source, parts_of
+from palate.ratings.source import PACKED, SAVED, Source, parts_of
 from palate.ratings.split_names import split_files
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
@@ -66,8 +66,8 @@ class Ratings:
     """These rows with `line`, `reason` and `row` (their text), and with given splits `file`, if a report is wanted."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of how the files were read: separators and encodings other than the usual ones."""
+    shape: str = ""
+    """What the file of the ratings is, such as `text with semicolons, gzip, cp1252`."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
 
@@ -103,7 +103,7 @@ def load_ratings(
     with ExitStack() as stack:
         tables = stack.enter_context(open_tables(source, encoding))
         names = tables.chosen or _find_ratings(tables)
-        if "://" not in source and tables.chosen:
+        if "://" not in source and tables.chosen and not (Path(source) / SAVED).is_file():
             _check_suffix(names[0], source)
         files = tables.open_all(names)
         name = source if source in ARCHIVES else _name_of(source, names)
@@ -151,7 +151,7 @@ def load_ratings(
         counted(table.skipped["reason"]),
         skipped,
         roles,
-        (*table.notes, *(note for file in item_tables for note in file.notes)),
+        table.shape,
     )
 
 

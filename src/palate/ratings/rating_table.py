@@ -126,16 +126,10 @@ class RatingTable:
         )
 
     @property
-    def notes(self) -> list[str]:
-        """What a user should know of how the files were read."""
-        found = []
-        for part in self.parts or (self,):
-            found += part.file.notes
-            usual = "\t" if part.file.name.lower().endswith((".tsv", ".txt", ".inter", ".data")) else ","
-            if part.layout is not None and part.layout.separator not in (usual, "::"):
-                called = SEPARATORS.get(part.layout.separator, repr(part.layout.separator))
-                found.append(f"{part.file.name}: fields are separated by {called}")
-        return found
+    def shape(self) -> str:
+        """What the files are, such as `2 files of text with semicolons, gzip, cp1252`."""
+        first = self.parts[0] if self.parts else self
+        return (f"{len(self.parts)} files of " if self.parts else "") + shape_of(first.file, first.layout)
 
     def place_of(self, row: int, beside: str = "") -> str:
         """Where a row of `frame` is, such as `line 5`; with the file's name, if that is not `beside`."""
@@ -222,8 +216,21 @@ class RatingTable:
             found = [at for row, at in enumerate(records(self.file, self.layout)) if row in wanted]
             lines, texts = [line for line, _ in found], [self.layout.separator.join(fields) for _, fields in found]
         return pl.DataFrame(
-            {"line": lines, "reason": skipped["reason"], "row": texts}, schema_overrides={"row": pl.String}
+            {"line": lines, "reason": skipped["reason"], "row": texts},
+            schema_overrides={"line": pl.Int64, "row": pl.String},
         )
+
+
+def shape_of(file: SourceFile, layout: Layout | None) -> str:
+    """What a file is: its format, its compression, its encoding if that is not UTF-8."""
+    typed = format_of(file)
+    if typed is not None:
+        kind = typed.name if "?table=" not in file.place else f"a table of {file.place.partition(':')[0]}"
+    else:
+        assert layout is not None
+        named = {",": "CSV", "\t": "TSV"}
+        kind = named.get(layout.separator) or f"text with {SEPARATORS.get(layout.separator, repr(layout.separator))}"
+    return ", ".join(part for part in (kind, file.packed, file.encoding) if part)
 
 
 def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:

@@ -57,11 +57,8 @@ class SourceFile:
     place: str
     sha256: str
     encoding: str = ""
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of how the file is read."""
-        return [f"{self.name} is read as {self.encoding}"] if self.encoding else []
+    packed: str = ""
+    """How the user's file is compressed."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,8 @@ class Source:
         stem, suffix = posixpath.splitext(file.name)
         kind = next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
         if kind is not None:
-            file = replace(file, path=self._unpacked(file, kind), name=stem if suffix.lower() in PACKED else file.name)
+            name = stem if suffix.lower() in PACKED else file.name
+            file = replace(file, path=self._unpacked(file, kind), name=name, packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
@@ -305,12 +303,13 @@ def _examined(file: SourceFile, wanted: str | None) -> tuple[str, str]:
 
 
 def _legacy(text: bytes) -> str:
-    """The most likely encoding of text that is neither UTF-8 nor UTF-16: by the language found in it, else Windows'."""
+    """The most likely encoding of text that is neither UTF-8 nor UTF-16; that of Western Europe where it fits."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(text).best()
-    if best is None or best.coherence < 0.1 or best.encoding in ("ascii", "utf_8", "latin_1", "iso8859_15"):
-        return "cp1252"  # Latin-1, and the quotes and dashes of Windows
+    found = from_bytes(text)
+    best = found.best()
+    if best is None or any(match.encoding == "cp1252" and match.chaos <= best.chaos for match in found):
+        return "cp1252"  # many encodings fit a few accented letters; it has Latin-1, and the quotes of Windows
     return best.encoding
 
 

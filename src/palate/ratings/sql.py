@@ -133,7 +133,7 @@ def _duckdb(path: str) -> Iterator[_Open]:
             found = raw.execute("SELECT table_name FROM information_schema.tables ORDER BY table_name").fetchall()
 
             def read(name: str) -> pl.DataFrame:
-                frame = pl.from_arrow(raw.execute(f"SELECT * FROM {_quoted(name)}").to_arrow_table())
+                frame = pl.from_arrow(raw.sql(f"SELECT * FROM {_quoted(name)}").to_arrow_table())
                 assert isinstance(frame, pl.DataFrame)
                 return frame
 
