@@ -60,40 +60,11 @@ ROLES = {
 _SURE = {"userid", "user", "itemid", "item", "movieid", "parentasin", "rating", "timestamp", "title"}
 """Names that mean their role whatever the other columns are called."""
 _WEAK = {
-    *[
-        "at",
-        "criticname",
-        "dateupdated",
-        "day",
-        "ean",
-        "grade",
-        "householdid",
-        "imdbid",
-        "isbn",
-        "lastplayed",
-        "location",
-        "mid",
-        "myscore",
-        "originaltitle",
-        "pid",
-        "profilename",
-        "readat",
-        "revieweremail",
-        "reviewername",
-        "reviewprofilename",
-        "reviewtime",
-        "reviewusername",
-        "session",
-        "sessionid",
-        "tmdbid",
-        "upc",
-        "updatedat",
-        "userlogin",
-        "username",
-        "uuid",
-        "vote",
-    ]
-}
+    "at", "criticname", "dateupdated", "day", "ean", "grade", "householdid", "imdbid", "isbn", "lastplayed",
+    "location", "mid", "myscore", "originaltitle", "pid", "profilename", "readat", "revieweremail", "reviewername",
+    "reviewprofilename", "reviewtime", "reviewusername", "session", "sessionid", "tmdbid", "upc", "updatedat",
+    "userlogin", "username", "uuid", "vote"
+}  # fmt: skip
 """Names that mean their role only where no other column does."""
 _OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating")} | {"timestamp": "--time"}
 _CANDIDATES = ("\t", ",", ";", "|", "::", "^", "~", "\x01", "\x1f")

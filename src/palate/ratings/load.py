@@ -141,11 +141,12 @@ def load_ratings(
         if table.frame.is_empty():
             raise InputError("has no ratings, expected at least one row that is kept", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
+        inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
     return Ratings(
         in_seconds(table.frame, table.form),
         item_frame,
         name,
-        {file.name: file.sha256 for file in (*files, *item_tables)},
+        inputs,
         scale,
         "" if how.numbered else table.form.span(table.frame["timestamp"]),
         counted(table.skipped["reason"]),
@@ -161,9 +162,10 @@ def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: 
         raise InputError("has no titles, expected the item table as ratings.items", place_of(url))
     with item_files(items) as files:
         table, roles = read_items(files, columns)
+        inputs = {file.name: file.sha256 for file in files}
     nothing = pl.DataFrame(schema={"user_id": pl.Int64, "item_id": table.schema["item_id"], "rating": pl.Float64,
                                    "timestamp": pl.Int64})  # fmt: skip
-    name, inputs = Path(name_of(url)).stem, {file.name: file.sha256 for file in files}
+    name = Path(name_of(url)).stem
     found = with_store(Ratings(nothing, table, name, inputs, scale or usual_scale(name, ""), columns=roles), url)
     if found.frame.is_empty():
         raise InputError("has no ratings, expected at least one of an item of the table", place_of(url))

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,22 +44,30 @@ PACKED = {
 SAVED = "state.json"
 """The file that the folder of a saved dataset has."""
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
+_HASHING = ThreadPoolExecutor(1, "hashing")
 _WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read: `path` on disk, its bare `name` without a suffix of compression, its `place` in messages, its
-    SHA-256. Text is UTF-8; `encoding` is that of the user's file, if it is another.
+    """A file to read: `path` on disk, its bare `name` without a suffix of compression, its `place` in messages.
+
+    Text is UTF-8; `encoding` is that of the user's file, if it is another.
     """
 
     path: Path
     name: str
     place: str
-    sha256: str
+    digest: "Future[str]"
+    """The SHA-256 of the bytes, which a thread computes while the file is read."""
     encoding: str = ""
     packed: str = ""
     """How the user's file is compressed."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes, in hexadecimal; of a compressed file those that it holds."""
+        return self.digest.result()
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,9 @@ class Source:
             if self.archive is not None:
                 return self._readable(self._of_zip(self.archive, name, place))
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
-            file = SourceFile(path, posixpath.basename(name), place, "")
-            return replace(file, sha256=sha256_of_folder(path)) if path.is_dir() else self._readable(file)
+            if path.is_dir():
+                return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
+            return self._readable(_file(path, name, place))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", place) from None
 
@@ -117,7 +127,7 @@ class Source:
             if error.errno is not None and error.errno != errno.EINVAL:
                 raise
             raise InputError(f"cannot be read from the zip: {error}", place) from None
-        return SourceFile(path, posixpath.basename(name), place, "")
+        return _file(path, name, place)
 
     def _readable(self, file: SourceFile) -> SourceFile:
         """The file, unpacked and as UTF-8."""
@@ -127,15 +137,14 @@ class Source:
         kind = next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
         if kind is not None:
             name = stem if suffix.lower() in PACKED else file.name
-            file = replace(file, path=self._unpacked(file, kind), name=name, packed=kind)
+            file.digest.cancel()
+            file = replace(_file(self._unpacked(file, kind), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
-            return replace(file, sha256=sha256_file(file.path))
-        sha256, encoding = _examined(file, self.encoding)
-        if encoding:
-            file = replace(file, path=self._as_utf8(file, encoding), encoding=encoding)
-        return replace(file, sha256=sha256)
+            return file
+        encoding = _encoding(file, self.encoding)
+        return replace(file, path=self._as_utf8(file, encoding), encoding=encoding) if encoding else file
 
     def _unpacked(self, file: SourceFile, kind: str) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
@@ -268,38 +277,38 @@ def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
     return written
 
 
-def _examined(file: SourceFile, wanted: str | None) -> tuple[str, str]:
-    """SHA-256 of a text file, and its encoding if that is not UTF-8.
+def _file(path: Path, name: str, place: str) -> SourceFile:
+    return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_file, path))
+
+
+def _encoding(file: SourceFile, wanted: str | None) -> str:
+    """The encoding of a text file; empty for UTF-8.
 
     Text with a mark, or with a zero in every second byte, is UTF-16 or UTF-32. Other text that is not UTF-8 is in a
     legacy encoding, if no part of it is UTF-8; the reader names the line of a few damaged bytes in UTF-8.
     """
-    digest, begin = hashlib.sha256(), b""
+    if wanted is not None:
+        return "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
+    begin = b""
     odd: list[bytes] = []
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     sound = strange = 0
     with file.path.open("rb") as content:
         while block := content.read(_BLOCK):
             begin = begin or block
-            digest.update(block)
             if not block.isascii():
                 text = decode(block)
                 odd_here = re.findall(r"[^\n]*[\udc80-\udcff][^\n]*", text)
                 strange += len(re.findall(r"[\udc80-\udcff]", text))
                 sound += len(re.findall(r"[\x80-\ud7ff\ue000-\U0010ffff]", text))
                 odd += [line.encode("utf-8", "surrogateescape") for line in odd_here[: max(0, 2000 - len(odd))]]
-    sha256 = digest.hexdigest()
-    if wanted is not None:
-        return sha256, "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
     marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
     if marked is not None:
-        return sha256, marked
+        return marked
     zeros = [begin[at : 1 << 12 : 2].count(0) * 2 for at in (0, 1)]
     if max(zeros) > 0.6 * len(begin[: 1 << 12]) and min(zeros) < 0.1 * len(begin):
-        return sha256, "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
-    if strange <= sound or b"\0" in begin:
-        return sha256, ""
-    return sha256, _legacy(b"\n".join(odd))
+        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    return "" if strange <= sound or b"\0" in begin else _legacy(b"\n".join(odd))
 
 
 def _legacy(text: bytes) -> str:

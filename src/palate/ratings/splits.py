@@ -77,6 +77,7 @@ def load_given(
         if untitled == "drop":
             parts = [part.titled(item_frame) for part in parts]
         skipped = [part.report() for part in parts] if bad_rows == "report" else None
+        inputs = {part.table.file.name: part.table.file.sha256 for part in parts} | inputs
     frame = _joined(parts)
     for split in ("train", "test"):
         if not (frame["split"] == split).any():
@@ -90,7 +91,7 @@ def load_given(
         frame if form is None else in_seconds(frame, form),
         item_frame,
         path.resolve().stem,
-        {part.table.file.name: part.table.file.sha256 for part in parts} | inputs,
+        inputs,
         scale,
         "" if form is None else form.span(frame["timestamp"]),
         counted(pl.concat(part.table.skipped["reason"] for part in parts)),
@@ -335,11 +336,12 @@ def _items(
             raise InputError(f"has no titles: {wanted}", parts[0].table.file.place)
         with item_files(items) if items is not None else nullcontext(tables.open_all([str(beside)])) as files:
             listed, _ = read_items(files, columns)
+            inputs = {file.name: file.sha256 for file in files}
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts if untitled == "refuse" else ():
             where = f"an item that has a title in {files[0].name}, or --untitled drop or id"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
-        return listed, {file.name: file.sha256 for file in files}
+        return listed, inputs
     return _items_of_titles(parts, untitled), {}
 
 
