@@ -58,6 +58,8 @@ def ratings_of(config: Config) -> "Ratings":
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
     if ratings.shape not in ("", "CSV", "TSV", "Parquet"):
         _log_once(f"{ratings.name}: {ratings.shape}")
+    if wanted.order == "file":
+        _log_once(f"{ratings.name}: no times: the rows of a user count as in order, and what a time says is left out")
     if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from palate.errors import InputError, first_line
-from palate.ratings import dataset_table, json_table
+from palate.ratings import dataset_table, json_table, mind
 from palate.ratings.json_table import WrongLineError
 from palate.ratings.source import PACKED, SourceFile
 from palate.store import parquet
@@ -52,6 +52,7 @@ class Format:
 _PARQUET = Format("Parquet", parquet.column_names, parquet.read_parquet)
 _JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),
@@ -65,6 +66,8 @@ def format_of(file: SourceFile) -> Format | None:
     """The format of a file with typed columns; None for text."""
     if file.path.is_dir():
         return _DATASET
+    if file.name.lower() == mind.FILE:
+        return _MIND
     suffix = Path(file.name).suffix.lower()
     return FORMATS.get(file.path.suffix if file.path.suffix == ".parquet" else suffix)  # that of a database's table
 

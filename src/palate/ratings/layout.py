@@ -10,6 +10,7 @@ from itertools import islice
 import polars as pl
 
 from palate.errors import InputError
+from palate.ratings.mind import NEWS
 from palate.ratings.source import SourceFile
 
 ROLES = {
@@ -82,6 +83,7 @@ _FIXED = {
     "ratings.dat": ("::", _RATINGS),
     "movies.dat": ("::", ("item_id", "title", "genres")),
     "u.data": ("\t", _RATINGS),
+    "news.tsv": ("\t", NEWS),
     "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
 }
 

@@ -287,7 +287,7 @@ def find_items(tables: Source, names: Sequence[str]) -> str | None:
 
 def _is_usual(name: str, stems: Sequence[str]) -> bool:
     """Whether a file has one of these stems and the suffix of your own tables, or is MovieLens's such file."""
-    return _FIXED.get(posixpath.basename(name).lower()) == stems or (is_named(name) and _stem(name) in stems)
+    return _FIXED.get(posixpath.basename(name).lower()) == stems or (is_named(name) and _stem(name).lower() in stems)
 
 
 def is_named(name: str) -> bool:
@@ -301,14 +301,14 @@ def is_mark(name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    """A file's name in lower case without its suffixes: `ratings` of `ratings.csv.gz`."""
-    stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
-    return posixpath.splitext(stem)[0] if suffix in PACKED else stem
+    """A file's name without its suffixes: `ratings` of `ratings.csv.gz`."""
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    return posixpath.splitext(stem)[0] if suffix.lower() in PACKED else stem
 
 
 def _words(name: str) -> list[str]:
     """The words of a file's name: `book`, `ratings` of `Book-Ratings.csv`."""
-    return re.findall(r"[a-z]+", _stem(name)) or [""]
+    return re.findall(r"[a-z]+", _stem(name).lower()) or [""]
 
 
 def _name_of(source: str, names: Sequence[str]) -> str:

@@ -558,9 +558,9 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
     if not math.isfinite(number):
         remedy = " with a decimal point" if re.fullmatch(r"[+-]?\d+,\d+", value) else ""
         return f"{name} {value!r} is not a number, expected one from {scale[0]:g} to {scale[1]:g}{remedy}"
-    if number == -1 < scale[0]:
-        meant = "if it means that the user did not rate, --set ratings.not_rated=-1 leaves such rows out"
-        return f"{name} -1 is outside of the scale: {meant}"
+    if number in (-1, 0) and number < scale[0]:
+        meant = f"if it means that the user did not rate, --set ratings.not_rated={number:g} leaves such rows out"
+        return f"{name} {number:g} is outside of the scale {scale[0]:g} to {scale[1]:g}: {meant}"
     if not scale[0] <= number <= scale[1]:
         return (
             f"{name} {number:g} is outside of the scale, expected {scale[0]:g} to {scale[1]:g} "
