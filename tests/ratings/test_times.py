@@ -105,7 +105,10 @@ def test_ratings_within_a_second_keep_their_order(tmp_path, times):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (["May 1, 2024", "May 2, 2024", "soon"], "a.csv:4: timestamp 'soon' is not a time, expected dates such as 'May 1, 2024'"),
+        (
+            ["May 1, 2024", "May 2, 2024", "soon"],
+            "a.csv:4: timestamp 'soon' is not a time, expected dates such as 'May 1, 2024'",
+        ),
         (["2024-05-01", "2024-02-30", "2024-05-02"], "a.csv:3: timestamp '2024-02-30' is not a time, expected a time"),
         (["2024-05-01", "2024-05-01 25:00", "2024-05-02"], "a.csv:3: timestamp '2024-05-01 25:00' is not a time"),
         (["2024-05-01", "1969-12-31"], "a.csv:3: timestamp '1969-12-31 00:00:00' is before 1970"),

@@ -57,7 +57,7 @@ def ratings_of(config: Config) -> "Ratings":
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
     if ratings.shape not in ("", "CSV", "TSV", "Parquet"):
-        _log_once(f"{ratings.name}: {ratings.shape}")
+        _log_once(f"{ratings.name} is read as {ratings.shape}")
     if wanted.order == "file":
         _log_once(f"{ratings.name}: no times: the rows of a user count as in order, and what a time says is left out")
     if ratings.dated:

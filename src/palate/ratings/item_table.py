@@ -35,8 +35,9 @@ def read_items(
     """Read the item table that some files are, and by file the role of each of its columns.
 
     The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns. Those of text
-    files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and RecBole's separate
-    year is appended to the title. Lists become text with commas, nested values JSON. Raises `InputError` with the line.
+    files are String without changes, but ML-100K's genre flags become `genres` ("A|B"), and RecBole's separate year is
+    appended to the title. Lists become text with commas, nested values JSON, and names such as `Book-Author` fields of
+    prompts: `Book_Author`. Raises `InputError` with the line.
     """
     parts, roles = [], {}
     for file in files:
@@ -44,6 +45,7 @@ def read_items(
         parts.append(RatingTable(table, file, layout))
     ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
     table = pl.concat((part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts), how="diagonal_relaxed")
+    table = table.rename(_as_fields(table.columns))
     table = table.with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
     _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()))
     return table, roles
@@ -78,6 +80,13 @@ def _read(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, L
     table = _join_genre_flags(table)
     is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
     return (_put_year_into_title(table) if is_atomic else table), layout, roles
+
+
+def _as_fields(names: Sequence[str]) -> dict[str, str]:
+    """The names that a prompt may name, for columns whose own it may not: `Book_Author` for `Book-Author`."""
+    fields = {name: re.sub(r"\W+", "_", name).strip("_") for name in names if not name.isidentifier()}
+    taken = [*names, *fields.values()]
+    return {name: field for name, field in fields.items() if field.isidentifier() and taken.count(field) == 1}
 
 
 def _flat(table: pl.DataFrame) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from palate.ratings.times import in_seconds
 _RATING_STEMS = ("ratings", "interactions")
 _ITEM_STEMS = ("movies", "items", "books", "products", "titles")
 _RATING_WORDS = {*_RATING_STEMS, "rating", "interaction", "reviews", "review", "events", "orders", "purchases",
-                 "clicks", "plays", "behaviors", "userratings"}  # fmt: skip
+                 "clicks", "plays", "behaviors", "userratings", "recommendations"}  # fmt: skip
 _ITEM_WORDS = {*_ITEM_STEMS, "movie", "item", "book", "product", "title", "films", "film", "games", "songs", "tracks",
                "artists", "recipes", "articles", "news", "anime", "catalog", "catalogue", "metadata", "meta",
                "business", "businesses", "courses"}  # fmt: skip

@@ -33,7 +33,9 @@ def read_behaviors(path: Path, columns: Sequence[str] | None = None) -> "pl.Data
     ).with_columns(pl.col("timestamp").str.to_datetime("%m/%d/%Y %I:%M:%S %p"))
     shown = lines.select("user_id", "timestamp", pl.col("shown").str.split(" ").alias("item_id")).explode("item_id")
     found = pl.col("item_id").str.extract_groups(r"^(?<item>.+)-(?<clicked>[01])$").struct
-    shown = shown.select("user_id", found["item"].alias("item_id"), (found["clicked"] == "1").alias("rating"), "timestamp")
+    shown = shown.select(
+        "user_id", found["item"].alias("item_id"), (found["clicked"] == "1").alias("rating"), "timestamp"
+    )
     first = lines.sort("timestamp", maintain_order=True).unique("user_id", keep="first", maintain_order=True)
     listed = first.filter(pl.col("history") != "").select("user_id", "timestamp", pl.col("history").str.split(" "))
     before = listed.explode("history").unique(["user_id", "history"], keep="last", maintain_order=True)
