@@ -64,7 +64,7 @@ class RatingsConfig(Section):
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
     """Names of these columns in your tables, if Palate does not recognize them; `item` and `title` also apply to the
     item table."""
-    header: tuple[str, ...] = ()
+    header: list[str] = []
     """Names of the columns of text files without a header; in an option, with commas between them."""
     encoding: str | None = None
     """The encoding of text files, such as `cp1252`; None: UTF-8, or another as the bytes show."""
@@ -85,7 +85,7 @@ class RatingsConfig(Section):
     @model_serializer(mode="wrap")
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
-        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse", "header": (), "encoding": None}
+        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse", "header": [], "encoding": None}
         usual |= {"order": "time", "not_rated": None}
         return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
 
