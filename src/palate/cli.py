@@ -21,7 +21,7 @@ from palate.ablations import ABLATIONS
 from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
 from palate.parser import SHELLS, Parser, completion, number
-from palate.ratings.formats import table_suffixes
+from palate.ratings.formats import is_table
 from palate.train import processes
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
@@ -283,12 +283,16 @@ SEED = _option("--seed N", "random seed (13)", key="seed")
 COMMON = (
     _option("--config FILE", RECIPE),
     _option("--set KEY=VALUE", "override a config key, such as train.epochs=2", repeat=True),
-    _option("--ratings PATH|NAME", "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …", key="ratings.source"),
+    _option("--ratings PATH|NAME", "file, folder, zip, URL, or ml-100k, ml-32m, …", key="ratings.source"),
     _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
     _option("--user NAME", "column of the users, if Palate does not know its name", key="ratings.columns.user"),
     _option("--item NAME", "column of the items", key="ratings.columns.item"),
     _option("--rating NAME", "column of the ratings", key="ratings.columns.rating"),
     _option("--time NAME", "column of the times", key="ratings.columns.timestamp"),
+    _option(
+        "--header NAMES", "names of the columns of a file without a header: user,item,rating,…", key="ratings.header"
+    ),
+    _option("--order HOW", "time, or file: without times, the rows are in order (time)", key="ratings.order"),
     _option(
         "--bad-rows",
         "wrong rows: refuse, skip with counts, or report to skipped.csv (refuse)",
@@ -473,7 +477,7 @@ COMPARE = (
     _option("--out FILE", "write an HTML page"),
     SEED,
 )
-LOG = "folder, zip, CSV, Parquet, or ml-100k, ml-32m, …"
+LOG = "file, folder, zip, URL, or ml-100k, ml-32m, …"
 PATH = Option(["ratings.source"], {"metavar": "PATH|NAME", "help": LOG}, "ratings.source")
 INSPECT = (
     PATH,
@@ -685,7 +689,7 @@ def _recipe(args: argparse.Namespace) -> Path | None:
     inside = path / "config.yaml"
     if path.is_dir() and inside.is_file():
         return inside
-    if path.is_dir() or path.suffix.lower() in (*table_suffixes(), ".zip"):
+    if path.is_dir() or is_table(path.name) or path.suffix.lower() == ".zip":
         raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
     return path
 

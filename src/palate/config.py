@@ -4,6 +4,7 @@ Each section has the options of one stage. A wrong key or value raises an `Input
 suggests the most similar key. `--set section.key=value` overrides the file.
 """
 
+import codecs
 import datetime
 import difflib
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,8 @@ class RatingsConfig(Section):
     """Where the ratings come from."""
 
     source: str | None = None
-    """A named dataset (`ml-100k`, `ml-32m`, …), a folder, a zip, a CSV or a Parquet file, or the URL of a service's
-    store (then with `items`)."""
+    """A named dataset (`ml-100k`, `ml-32m`, …), a file, a pattern such as `logs/*.csv`, a folder, a zip, the URL of an
+    object store or a database, or that of a service's store (then with `items`). [Formats](formats.md) lists them."""
     also: str | None = None
     """The URL of a service's store, `sqlite:///PATH` or `postgresql://USER@HOST/NAME`, whose ratings follow those of
     `source`; a later rating of the same user and item replaces the earlier one."""
@@ -63,8 +64,16 @@ class RatingsConfig(Section):
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
     """Names of these columns in your tables, if Palate does not recognize them; `item` and `title` also apply to the
     item table."""
+    header: list[str] = []
+    """Names of the columns of text files without a header; in an option, with commas between them."""
+    encoding: str | None = None
+    """The encoding of text files, such as `cp1252`; None: UTF-8, or another as the bytes show."""
+    order: Literal["time", "file"] = "time"
+    """`file`: the files have no times, or none that count, and each user's rows are in order."""
+    not_rated: float | None = None
+    """A rating that means there is none, such as -1 or 0; such rows are left out and counted."""
     scale: tuple[float, float] | None = None
-    """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5)."""
+    """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5; ratings in words: 0 to 1)."""
     bad_rows: Literal["refuse", "skip", "report"] = "refuse"
     """Rows with a missing or unreadable value, a rating outside of the scale, a wrong number of fields, or the user,
     item and time of an earlier row. `refuse`: the first stops the command. `skip`: they are left out and counted by
@@ -76,8 +85,24 @@ class RatingsConfig(Section):
     @model_serializer(mode="wrap")
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
-        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse"}
+        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse", "header": [], "encoding": None}
+        usual |= {"order": "time", "not_rated": None}
         return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
+
+    @field_validator("header", mode="before")
+    @classmethod
+    def _names(cls, header: object) -> object:
+        return [name.strip() for name in header.split(",")] if isinstance(header, str) else header
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            if encoding is not None:
+                codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"{encoding!r} is no encoding, expected one such as cp1252") from None
+        return encoding
 
     @field_validator("also")
     @classmethod

@@ -173,7 +173,7 @@ def test_file_names_tell_the_split() -> None:
 def test_what_is_no_rating_and_no_time_tells_the_way_out(tmp_path: Path) -> None:
     head = "user,item,rating,timestamp,title,split\n"
     (tmp_path / "all.csv").write_text(head + "1,2,-1,5,A,train\n1,3,2,6,B,test\n")
-    with pytest.raises(InputError, match=r"rating -1 .* the user did not rate, remove such rows"):
+    with pytest.raises(InputError, match=r"rating -1 .* the user did not rate, --set ratings.not_rated=-1"):
         load_given(str(tmp_path / "all.csv"))
     (tmp_path / "all.csv").write_text(head + "1,2,2,2020-01-05,A,train\n1,3,2,6,B,test\n")
     with pytest.raises(InputError, match=r"all\.csv:2: .*'2020-01-05' is not a number.*dates in all rows"):

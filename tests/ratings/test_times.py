@@ -47,6 +47,21 @@ def read(folder: Path, times: list, name: str = "a.csv") -> Ratings:
             [NOON, DAY + 30 * 86400],
             "month-first dates, 2024-05-01 to 2024-05-31",
         ),
+        (
+            ["Wed May 01 05:00:00 -0700 2024", "Thu May 02 12:00:05 +0000 2024"],
+            [NOON, LATER],
+            "dates such as 'Wed May 01 05:00:00 -0700 2024', 2024-05-01 to 2024-05-02",
+        ),
+        (
+            ["May 1, 2024", "May 13, 2024"],
+            [DAY, DAY + 12 * 86400],
+            "dates such as 'May 1, 2024', 2024-05-01 to 2024-05-13",
+        ),
+        (
+            ["05 1, 2024", "05 13, 2024"],
+            [DAY, DAY + 12 * 86400],
+            "dates such as '05 1, 2024', 2024-05-01 to 2024-05-13",
+        ),
     ],
 )
 def test_every_form_becomes_seconds(tmp_path, times, expected, told):
@@ -90,6 +105,10 @@ def test_ratings_within_a_second_keep_their_order(tmp_path, times):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
+        (
+            ["May 1, 2024", "May 2, 2024", "soon"],
+            "a.csv:4: timestamp 'soon' is not a time, expected dates such as 'May 1, 2024'",
+        ),
         (["2024-05-01", "2024-02-30", "2024-05-02"], "a.csv:3: timestamp '2024-02-30' is not a time, expected a time"),
         (["2024-05-01", "2024-05-01 25:00", "2024-05-02"], "a.csv:3: timestamp '2024-05-01 25:00' is not a time"),
         (["2024-05-01", "1969-12-31"], "a.csv:3: timestamp '1969-12-31 00:00:00' is before 1970"),

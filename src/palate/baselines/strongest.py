@@ -20,6 +20,8 @@ Columns = dict[str, Floats]
 
 SESSION = 3600
 """Seconds between two ratings that begin a new session."""
+FIRST_DATE = 10**8
+"""Times below this, in 1973, are no dates but numbers."""
 YEAR = 365.25 * 86_400
 FEW = 5_000
 """So many queries take less time than threads take to start on a busy machine."""
@@ -30,9 +32,12 @@ DAMPING = 0.3
 def moment(data: BaselineData, queries: Queries) -> Columns:
     """The time of the question.
 
-    An anchor of the role "unused" is a request without a time: it is asked at the end of the user's last session.
+    An anchor of the role "unused" is a request without a time: it is asked at the end of the user's last session. Of
+    times that only count the rows nothing is left but the number of the user's ratings.
     """
     time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
+    if int(time.max(initial=0)) < FIRST_DATE:
+        return {"ratings before": np.log1p(queries.anchor - data.first[queries.anchor])}
     anchor, rows = queries.anchor, np.arange(len(time))
     first, last = data.first[anchor], np.maximum(anchor - 1, 0)
     asked = np.where(data.unused[anchor] & (anchor > first), time[last], time[anchor])

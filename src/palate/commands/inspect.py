@@ -37,7 +37,7 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
 
         write_page(html, render_profile(profile, ratings.columns))
     if as_json:
-        read = {"columns": ratings.columns, "time_form": ratings.times}
+        read = {"shape": ratings.shape, "columns": ratings.columns, "time_form": ratings.times}
         print(json.dumps(read | figures(profile), ensure_ascii=False, indent=2))
         return
     for part in _parts(profile, ratings, str(config.ratings.source)):
@@ -75,7 +75,7 @@ def log_of(config: Config) -> "Ratings":
 
 
 def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[RenderableType]:
-    yield _summary(profile, ratings.times)
+    yield _summary(profile, ratings)
     yield Group(Text("Columns", style="bold"), _columns(profile, ratings))
     yield Group(Text("Ratings", style="bold"), _distribution(profile))
     yield Group(Text("How much there is of each", style="bold"), _quantiles(profile))
@@ -87,8 +87,10 @@ def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[Render
     yield Group(Text("Advice", style="bold"), lines)
 
 
-def _summary(profile: Profile, times: str) -> RenderableType:
+def _summary(profile: Profile, ratings: "Ratings") -> RenderableType:
     facts = _table()
+    facts.add_row("read as", ratings.shape or "tables with splits")
+    times = ratings.times or "none: the order of the rows"
     rated = f"{profile.items:,}" + (f" of {profile.listed:,}" if profile.listed > profile.items else "")
     facts.add_row("ratings", f"{profile.ratings:,}, {profile.density:.2%} of all pairs of a user and an item")
     facts.add_row("users", f"{profile.users:,}")

@@ -35,6 +35,7 @@ MANY_LOST = 0.2
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
+    from palate.ratings.database import place_of
     from palate.ratings.load import load_ratings, with_store
     from palate.ratings.splits import load_given
 
@@ -42,21 +43,23 @@ def ratings_of(config: Config) -> "Ratings":
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     columns = {str(role): name for role, name in wanted.columns.items()}
-    read = load_given if config.prepare.split == "given" else load_ratings
-    with working(f"reading {wanted.source}"):
-        ratings = read(
-            wanted.source,
-            items=wanted.items,
-            columns=columns,
-            scale=wanted.scale,
-            bad_rows=wanted.bad_rows,
-            untitled=wanted.untitled,
-        )
+    rules: dict[str, Any] = {"bad_rows": wanted.bad_rows, "untitled": wanted.untitled}
+    rules |= {"encoding": wanted.encoding, "not_rated": wanted.not_rated}
+    with working(f"reading {place_of(wanted.source)}"):
+        if config.prepare.split == "given":
+            ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
+        else:
+            rules |= {"header": wanted.header, "order": wanted.order}
+            ratings = load_ratings(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
+    if ratings.shape not in ("", "CSV", "TSV", "Parquet"):
+        _log_once(f"{ratings.name} is read as {ratings.shape}")
+    if wanted.order == "file":
+        _log_once(f"{ratings.name}: no times: the rows of a user count as in order, and what a time says is left out")
     if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     return replace(ratings, options=_reading(config))

@@ -66,12 +66,16 @@ class Number(float):
 
 
 class Text(str):
-    """A text whose format spec may also be `short`, for titles: `Matrix, The (1999)` becomes `The Matrix`.
+    """A text whose format spec may also be `short` or `cutN`.
 
-    `short` removes what stands in parentheses at the end, and moves an article from the end to the front.
+    `short` is for titles: `Matrix, The (1999)` becomes `The Matrix`. It removes what stands in parentheses at the end,
+    and moves an article from the end to the front. `cut40` is for descriptions: the sentences that fit into 40 words
+    and punctuation marks, which are about as many tokens; of a first sentence that does not fit its beginning, and "…".
     """
 
     def __format__(self, spec: str) -> str:
+        if (cut := _CUT.fullmatch(spec)) is not None:
+            return _beginning(self, int(cut[1]))
         if spec != "short":
             return super().__format__(spec)
         bare = _PARENTHESES.sub("", self)
@@ -79,6 +83,19 @@ class Text(str):
         return f"{inverted[2]} {inverted[1]}" if inverted else bare or str(self)
 
 
+def _beginning(text: str, most: int) -> str:
+    """The sentences of a text that fit into `most` words and marks."""
+    marks = list(_MARK.finditer(text))
+    if len(marks) <= most:
+        return text
+    ends = [mark.end() for mark in marks[:most] if _SENTENCE.match(text, mark.end())]
+    return text[: ends[-1]] if ends else f"{text[: marks[most - 1].end()].rstrip()}…"
+
+
+_CUT = re.compile(r"cut([1-9]\d*)")
+_MARK = re.compile(r"\w+|[^\w\s]")
+_SENTENCE = re.compile(r"(?<=[.!?。！？])(?=[\s\"'”’)])|(?<=[。！？])|(?<=[.!?][\"'”’)])(?=\s)")
+"""The end of a sentence."""
 _PARENTHESES = re.compile(r"(\s*\([^()]*\))+\s*$")
 _ARTICLE = re.compile(r"(.+), (The|An?|L[ae]s?|El|Los|Il|D[aei][srne])")
 
@@ -144,7 +161,8 @@ class PromptSpec(BaseModel):
     history_line: str = "{n}. {title} (rating ≈ {rating:.1f})"
     """One line for each item of the history, oldest first: `{n}` is the line's number from 1, `{rating}` the user's
     rating. `{rating:4|Yes|No}` writes the first word from 4 on, `{rating:liked|disliked}` a label of 1 or 0.
-    `{title:short}` leaves out a year or other parentheses at the title's end, in both lines."""
+    In both lines `{title:short}` leaves out a year or other parentheses at the title's end, and `{description:cut40}`
+    what goes beyond 40 tokens, at the end of a sentence."""
     candidate_header: str = "Candidate movie:"
     """Line above the candidate. Empty: the candidate follows the history as its next line."""
     candidate_line: str = "{title}"

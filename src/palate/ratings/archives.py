@@ -1,6 +1,7 @@
 """The named MovieLens archives, and the place of one on this machine."""
 
 import difflib
+import glob
 import os
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,7 +35,7 @@ ARCHIVES = {
 
 
 def locate(source: str) -> Path:
-    """The folder, zip or file of `source`: a path, or a named data set, which is downloaded if it is missing.
+    """The place of `source`: a path, a pattern of paths, or a named data set, which is downloaded if it is missing.
 
     A named data set may be a folder or a zip in `$PALATE_DATA_DIR` (default `data/`); `ml-100k` may also be in the
     installed package `recbole`. Raises `InputError` for a source that is neither a name nor a path, `WorkError` if a
@@ -42,7 +43,7 @@ def locate(source: str) -> Path:
     """
     if source not in ARCHIVES:
         path = Path(source)
-        if path.exists():
+        if path.exists() or next(glob.iglob(source, recursive=True), None) is not None:
             return path
         near = difflib.get_close_matches(source.lower(), ARCHIVES, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from palate.errors import InputError, first_line
-from palate.ratings.source import SourceFile
+from palate.ratings import dataset_table, json_table, mind
+from palate.ratings.json_table import WrongLineError
+from palate.ratings.source import PACKED, SourceFile
 from palate.store import parquet
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ class Format:
     """The columns of a file, in file order."""
     read: Callable[[Path, Sequence[str] | None], "pl.DataFrame"]
     """These columns of a file in this order; None: all."""
-    lines: Callable[[Path], Iterable[int]] | None = None
-    """The line of each row, from 1; None: the format has no lines."""
+    lines: Callable[[Path], Iterable[int] | None] = lambda path: None
+    """The line of each row of a file, from 1; None: it has no lines."""
 
     def header(self, file: SourceFile) -> list[str]:
         """The columns of a file; raises `InputError` for a file of another format."""
@@ -41,18 +43,33 @@ class Format:
     def _try(self, file: SourceFile, problem: str, read: Callable[[], Found]) -> Found:
         try:
             return read()
+        except WrongLineError as error:
+            raise InputError(str(error), file.place, error.line) from None
         except Exception as error:  # each library has errors of its own
             raise InputError(f"{problem.format(self.name)}: {first_line(error)}", file.place) from None
 
 
 _PARQUET = Format("Parquet", parquet.column_names, parquet.read_parquet)
-FORMATS = {".parquet": _PARQUET, ".pq": _PARQUET}
+_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines)
+_ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors)
+_DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
+FORMATS = {
+    **dict.fromkeys((".parquet", ".pq"), _PARQUET),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
+    **dict.fromkeys((".arrow", ".feather"), _ARROW),
+}
 """The formats with typed columns. All other tables are text, see `palate.ratings.layout`."""
 
 
 def format_of(file: SourceFile) -> Format | None:
     """The format of a file with typed columns; None for text."""
-    return FORMATS.get(Path(file.name).suffix.lower())
+    if file.path.is_dir():
+        return _DATASET
+    if file.name.lower() == mind.FILE:
+        return _MIND
+    suffix = Path(file.name).suffix.lower()
+    return FORMATS.get(file.path.suffix if file.path.suffix == ".parquet" else suffix)  # that of a database's table
 
 
 def own_suffixes() -> tuple[str, ...]:
@@ -61,10 +78,17 @@ def own_suffixes() -> tuple[str, ...]:
 
 
 def split_suffixes() -> tuple[str, ...]:
-    """How the names of tables with splits end."""
-    return (*own_suffixes(), ".inter")
+    """How the names of tables with splits end; JSON with splits are Alpaca files."""
+    return (".csv", ".tsv", ".inter", *(suffix for suffix, kind in FORMATS.items() if kind is not _JSON))
 
 
 def table_suffixes() -> tuple[str, ...]:
     """How the names of all tables end."""
-    return (*split_suffixes(), ".txt", ".dat", ".data")
+    return (*own_suffixes(), ".inter", ".txt", ".dat", ".data")
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's name is that of a table, compressed or not."""
+    path = Path(name.lower())
+    suffix = path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+    return suffix in table_suffixes()

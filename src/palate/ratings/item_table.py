@@ -1,8 +1,10 @@
 """Read a table of items: one row for each item, with a title and the file's other columns."""
 
-import dataclasses
+import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -21,19 +23,36 @@ from palate.ratings.layout import (
     roles_of,
     separator_of,
 )
+from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
-from palate.ratings.source import Source, SourceFile
+from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.text import WHITE, folded
 
 
-def read_items(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Read an item table, and the role of each column of the file.
+def read_items(
+    files: Sequence[SourceFile], columns: Mapping[str, str]
+) -> tuple[pl.DataFrame, dict[str, dict[str, str]]]:
+    """Read the item table that some files are, and by file the role of each of its columns.
 
-    The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns.
-
-    The columns of text files are String without changes, except that ML-100K's genre flags become `genres` ("A|B") and
-    RecBole's separate year is appended to the title. Raises `InputError` with the line.
+    The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns. Those of text
+    files are String without changes, but ML-100K's genre flags become `genres` ("A|B"), and RecBole's separate year is
+    appended to the title. Lists become text with commas, nested values JSON, and names such as `Book-Author` fields of
+    prompts: `Book_Author`. Raises `InputError` with the line.
     """
+    parts, roles = [], {}
+    for file in files:
+        table, layout, roles[file.name] = _read(file, columns)
+        parts.append(RatingTable(table, file, layout))
+    ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
+    table = pl.concat((part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts), how="diagonal_relaxed")
+    table = table.rename(_as_fields(table.columns))
+    table = table.with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
+    _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()))
+    return table, roles
+
+
+def _read(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, Layout | None, dict[str, str]]:
+    """The items of one file."""
     if (typed := format_of(file)) is not None:
         table, layout = typed.columns(file), None
     else:
@@ -44,31 +63,59 @@ def read_items(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFra
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
     roles = roles_of(table.columns, {"item_id": item, "title": title})
-    rest = [c for c in table.columns if c not in (item, title)]
+    others = [c for c in table.columns if c not in (item, title)]
     if layout is None:
         for role, column in (("item", item), ("title", title)):
             wanted = type_of(role, column, table.schema[column], file.place)
             table = table.with_columns(pl.col(column).cast(wanted))
         ids = printable(table[item])
+        table = _flat(table)
     else:
         ids = as_ids(table[item].str.strip_chars(WHITE).replace("", None))
     table = table.select(
         ids.alias("item_id"),
         pl.col(title).fill_null("").alias("title"),
-        *[pl.col(c) for c in rest if c not in ("item_id", "title")],
-    ).with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
-    _check_ids(table["item_id"], file, layout)
+        *[pl.col(c) for c in others if c in table.columns and c not in ("item_id", "title")],
+    )
     table = _join_genre_flags(table)
     is_atomic = file.name.lower().endswith(".item") and file.name.lower() != "u.item"
-    return (_put_year_into_title(table) if is_atomic else table), roles
+    return (_put_year_into_title(table) if is_atomic else table), layout, roles
 
 
-def item_table(source: str) -> SourceFile:
-    """The item table at a path; raises `InputError` if there is no such file."""
-    path = Path(source)
-    if not path.is_file():
-        raise InputError("no such file, expected the item table", path)
-    return Source(path.parent, (path.name,)).open(path.name)
+def _as_fields(names: Sequence[str]) -> dict[str, str]:
+    """The names that a prompt may name, for columns whose own it may not: `Book_Author` for `Book-Author`."""
+    fields = {name: re.sub(r"\W+", "_", name).strip("_") for name in names if not name.isidentifier()}
+    taken = [*names, *fields.values()]
+    return {name: field for name, field in fields.items() if field.isidentifier() and taken.count(field) == 1}
+
+
+def _flat(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with lists as text with commas, and objects as JSON; other nested columns are left out."""
+    changed, lost = [], []
+    for name, dtype in table.schema.items():
+        inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None
+        if isinstance(dtype, pl.Struct):
+            changed.append(pl.col(name).struct.json_encode())
+        elif inner is not None and inner.is_nested():
+            lost.append(name)
+        elif inner is not None:
+            listed = pl.col(name).cast(pl.List(pl.String)).list
+            changed.append(listed.eval(pl.element().drop_nulls()).list.join(", ").replace("", None))
+        elif dtype in (pl.Object, pl.Binary, pl.Null):
+            lost.append(name)
+    return table.drop(lost).with_columns(changed)
+
+
+@contextmanager
+def item_files(source: str, encoding: str | None = None) -> Iterator[list[SourceFile]]:
+    """The files of the item table at a place; raises `InputError` if there is none."""
+    if "://" not in source and not Path(source).exists() and not glob.glob(source):
+        raise InputError("no such file, expected the item table", source)
+    with open_tables(source, encoding) as tables:
+        names = tables.chosen or parts_of(tables.names)
+        if not names:
+            raise InputError(f"holds {len(tables.names)} files, expected the one with the items", source)
+        yield tables.open_all(names)
 
 
 def items_of_titles(table: RatingTable) -> pl.DataFrame:
@@ -97,7 +144,7 @@ def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tup
 def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     """A text table as String columns, without blank lines."""
     try:
-        text = file.path.read_bytes().decode(layout.encoding)
+        text = file.path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         check_encoding(file)
         raise
@@ -122,7 +169,7 @@ def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
     if isinstance(text, str) and len(layout.separator) > 1:
         if ":::" in text:  # Polars's patterns have no look-ahead
             text = re.sub(separator_of(layout), "\0", text)
-            layout = dataclasses.replace(layout, separator="\0")
+            layout = replace(layout, separator="\0")
         lines = pl.Series("line", text.split("\n")).str.strip_chars_end("\r").to_frame()
         if (lines["line"].str.count_matches(layout.separator, literal=True) >= len(layout.names)).any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator}")
@@ -141,22 +188,19 @@ def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
     return table
 
 
-def _check_ids(ids: pl.Series, file: SourceFile, layout: Layout | None) -> None:
+def _check_ids(table: RatingTable) -> None:
     """Raise `InputError` for the first row without an id, or with the id of an earlier row."""
+    ids = table.frame["item_id"]
     wrong = ~ids.is_first_distinct() | ids.is_null()
     if not wrong.any():
         return
     row = int(wrong.arg_true()[0])
     value = ids[row]
     first = ids.index_of(value) if value is not None else None
-    table = RatingTable(ids.to_frame(), file, layout)
     if value is None or first is None:
         table.fail("the item's id is missing, expected one", row)
-    noun, before = "row", first + 1
-    (line,) = table.lines_of([first])
-    if line is not None:
-        noun, before = "line", line
-    table.fail(f"{noun} {before} has the same item {value}, expected one row for each item", row)
+    before = table.place_of(first, table.part_of(row)[0].file.place)
+    table.fail(f"{before} has the same item {value}, expected one row for each item", row)
 
 
 def _join_genre_flags(table: pl.DataFrame) -> pl.DataFrame:

@@ -1,37 +1,75 @@
 """The layout of a table in its file (separator, quotes, header), and the roles of its columns."""
 
-import codecs
 import csv
-import dataclasses
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import polars as pl
 
 from palate.errors import InputError
+from palate.ratings.mind import NEWS
 from palate.ratings.source import SourceFile
 
 ROLES = {
-    "user": ("userid", "user", "uid", "reviewerid", "customerid", "memberid", "customer", "client", "clientid",
-             "reviewer", "member", "buyer", "buyerid", "visitorid", "accountid"),
-    "item": ("itemid", "movieid", "item", "movie", "bookid", "productid", "asin", "parentasin", "isbn", "iid", "sku",
-             "articleid", "filmid", "trackid", "songid", "gameid", "businessid", "recipeid", "product", "article"),
-    "rating": ("rating", "score", "stars", "overall", "starrating", "reviewscore", "reviewrating", "ratingvalue",
-               "userrating", "grade"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "createdat", "date",
-                  "reviewdate", "ratingdate", "orderdate", "purchasedate", "ratedat", "reviewedat", "createddate"),
-    "label": ("label", "like", "liked", "click", "clicked", "islike", "isclick"),
-    "split": ("split", "subset", "fold", "partition"),
-    "title": ("title", "movietitle", "itemtitle", "booktitle", "producttitle", "name", "productname", "itemname"),
-}  # fmt: skip
-"""Column names of each role, compared without case, spaces, `_`, `-` and RecBole's `:type`."""
-_SURE = {"userid", "user", "itemid", "item", "movieid", "rating", "timestamp", "title"}
+    role: tuple(names.split())
+    for role, names in {
+        "user": (
+            "userid user uid userno usr userkey reviewerid customerid memberid customer custid client clientid "
+            "reviewer member buyer buyerid visitorid visitor accountid account authorid authorsteamid steamid "
+            "playerid readerid listenerid subscriberid shopperid personid profileid householdid sessionid "
+            "username reviewusername reviewername userlogin reviewprofilename profilename userpseudoid "
+            "anonymousid domainuserid reviewemail revieweremail customeremail usermd5 criticname criticid raterid "
+            "voterid ratinguserid userprofileid uuid userhash reviewers tastername reviewuserid session"
+        ),
+        "item": (
+            "itemid movieid parentasin item movie itemno bookid productid asin isbn iid sku articleid filmid "
+            "trackid songid gameid appid businessid recipeid animeid artistid newsid contentid videoid showid "
+            "courseid listingid restaurantid hotelid placeid beerid wineid albumid podcastid jokeid stockcode "
+            "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
+            "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
+            "boardgameid productcode itemcode upc ean hotel venueid poiid locationid product article book film "
+            "game track song anime business"
+        ),
+        "rating": (
+            "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
+            "bookrating movierating myrating userscore reviewoverall votedup isrecommended recommended "
+            "recommendation thumbs thumb vote preference myscore eventvalue ratingscore itemrating productrating "
+            "starsgiven yourrating watchratio userreviewscore hotelrating animerating"
+        ),
+        "timestamp": (
+            "timestamp time ts unixreviewtime unixtime datetime createdat date timestamps reviewdate ratingdate "
+            "orderdate purchasedate ratedat reviewedat createddate reviewtime timestampcreated eventtime "
+            "eventtimestamp invoicedate dateadded dateupdated updatedat submitted posted postedat rateddate "
+            "watcheddate clickedat viewedat playedat transactiondate unixtimestamp reviewcreated at tdat "
+            "datereviews impressiontime submissiontime submissiondate ratingtimestamp ratingtime mylastupdated "
+            "daterated eventdate clicktime requesttime publishedat useddate reviewtimestamp votedat likedat "
+            "readat lastplayed invoicetime ordertime day"
+        ),
+        "label": ("label like liked click clicked islike isclick"),
+        "split": ("split subset fold partition"),
+        "title": (
+            "title movietitle itemtitle booktitle producttitle name productname itemname gametitle gamename "
+            "appname artistname trackname songtitle recipename animetitle originaltitle businessname newstitle "
+            "articletitle coursename listingname showtitle"
+        ),
+    }.items()
+}
+"""Column names of each role, compared without case, spaces, `_`, `-`, `.`, `:` and RecBole's `:type`."""
+_SURE = {"userid", "user", "itemid", "item", "movieid", "parentasin", "rating", "timestamp", "title"}
 """Names that mean their role whatever the other columns are called."""
+_WEAK = {
+    "at", "criticname", "dateupdated", "day", "ean", "grade", "householdid", "imdbid", "isbn", "lastplayed",
+    "location", "mid", "myscore", "originaltitle", "pid", "profilename", "readat", "revieweremail", "reviewername",
+    "reviewprofilename", "reviewtime", "reviewusername", "session", "sessionid", "tmdbid", "upc", "updatedat",
+    "userlogin", "username", "uuid", "vote"
+}  # fmt: skip
+"""Names that mean their role only where no other column does."""
 _OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating")} | {"timestamp": "--time"}
+_CANDIDATES = ("\t", ",", ";", "|", "::", "^", "~", "\x01", "\x1f")
+"""Separators that are tried; a space only where a line has none of them."""
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GENRES = (
@@ -45,24 +83,22 @@ _FIXED = {
     "ratings.dat": ("::", _RATINGS),
     "movies.dat": ("::", ("item_id", "title", "genres")),
     "u.data": ("\t", _RATINGS),
+    "news.tsv": ("\t", NEWS),
     "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
 }
 
-IN_UTF8 = "`iconv -f LATIN1 -t UTF-8 FILE > NEW` converts a file of Western Europe"
+IN_UTF8 = "ratings.encoding names another encoding, such as cp1252 of Western Europe"
 """The remedy for text in another encoding."""
 
 _CARRIAGE_RETURN = (
     "the line contains a carriage return, expected lines that end in LF or CRLF: "
     "`tr '\\r' '\\n' < FILE > NEW` converts a file whose lines end in CR"
 )
-_SEPARATORS = {",": "commas", "\t": "tabs"}
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::": "double colons", " ": "spaces"}
+"""Names of separators for messages."""
 _MARKS = {
     b"PAR1": "a Parquet file, expected text: the name of such a file ends in .parquet",
     b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet is saved as CSV",
-    b"\x1f\x8b": "compressed with gzip, expected text: unpack it first",
-    b"BZh": "compressed with bzip2, expected text: unpack it first",
-    b"\xfd7zXZ": "compressed with xz, expected text: unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd, expected text: unpack it first",
 }
 """The kind of a binary file by its first bytes."""
 
@@ -78,7 +114,6 @@ class Layout:
     quoted: bool
     names: tuple[str, ...]
     skip_lines: int
-    encoding: str = "utf-8-sig"
     escaped: bool = False
     """Whether a quote within quotes is written `\\"`, as Spark writes it, instead of `""`."""
     rewritten: bool = False
@@ -86,36 +121,66 @@ class Layout:
     `rewritten_rows` must rewrite the rows first."""
 
 
-def layout_of(file: SourceFile) -> Layout:
-    """The layout of a text table, from its name and its header; raises `InputError` if it is empty."""
+def layout_of(file: SourceFile, header: Sequence[str] = ()) -> Layout:
+    """The layout of a text table, from its name and its first lines; raises `InputError` if it is empty.
+
+    `header` names the columns of a file without a line that does so.
+    """
     lower = file.name.lower()
-    quoted = not lower.endswith((".inter", ".item"))
-    separator = "\t" if not quoted or lower.endswith((".tsv", ".txt")) else ","
-    _check_begin(file, None if lower in _FIXED else separator)
-    if lower in _FIXED:
-        separator, names = _FIXED[lower]
-        encoding = _encoding_of(file.path) if "title" in names else "utf-8-sig"
-        rows = _walk(file, Layout(separator, False, names, 0, encoding))
-        first = next(rows, None)
+    _check_begin(file)
+    fixed = None if header else _FIXED.get(lower)
+    if fixed is not None and fixed[0] in _first_lines(file, 1):
+        separator, names = fixed
+        first = next(_walk(file, Layout(separator, False, names, 0)), None)
         if first is None:
             raise InputError(f"is empty, expected rows of {separator.join(names[:4])}", file.place)
-        return Layout(separator, False, names, first[0] - 1, encoding)
-    rows = _walk(file, Layout(separator, quoted, (), 0))
-    header = next(rows, None)
-    if header is None:
-        raise InputError("is empty, expected a header and rows", file.place)
-    _, end, fields = header
-    names = tuple(f.strip() if quoted else f.partition(":")[0].strip() for f in fields)
-    quoted, escaped, rewritten = _quoting(file, separator, len(names)) if quoted else (False, False, False)
-    if escaped or not quoted:
-        rows = _walk(file, Layout(separator, quoted, (), end, escaped=escaped))
+        return Layout(separator, False, names, first[0] - 1)
+    atomic = lower.endswith((".inter", ".item"))
+    usual = "\t" if atomic or lower.endswith((".tsv", ".txt")) else ","
+    separator, skip = (usual, 0) if atomic else _separator(file, usual, header)
+    quoted = not atomic and len(separator) == 1
+    end, names = skip, tuple(header)
+    if not header:
+        first = next(_walk(file, Layout(separator, quoted, (), skip)), None)
+        if first is None:
+            raise InputError("is empty, expected a header and rows", file.place)
+        _, end, fields = first
+        names = tuple(f.partition(":")[0].strip() if atomic else f.strip() for f in fields)
+    quoted, escaped, rewritten = _quoting(file, separator, len(names), skip) if quoted else (False, False, False)
     # Polars takes a table's width from its first line, so blank lines below the header are skipped with it.
-    first = next(rows, None)
+    first = next(_walk(file, Layout(separator, quoted, (), end, escaped)), None)
     if first is None:
         with file.path.open("rb") as lines:
             end = sum(1 for _ in lines)
     end = end if first is None else first[0] - 1
-    return Layout(separator, quoted, names, end, escaped=escaped, rewritten=rewritten)
+    return Layout(separator, quoted, names, end, escaped, rewritten)
+
+
+def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str, int]:
+    """The separator of a text table, and the lines before its header: a spreadsheet's `sep=;` counts.
+
+    It is the one by which the first line has the most names of columns that Palate knows (or as many fields as
+    `header`), then the usual one of the file's suffix, then the one with the most fields.
+    """
+    lines = [line for line in _first_lines(file, 20).split("\n") if line.strip()]
+    first = lines[0].rstrip("\r") if lines else ""
+    noted = re.fullmatch(r'"?sep=(.)"?[ ,;\t]*', first)
+    if noted is not None:
+        return noted[1], 1
+    known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
+
+    def merit(separator: str) -> tuple[int, bool, int]:
+        fields = [field.strip(' "') for field in first.split(separator)]
+        fits = -abs(len(fields) - len(header)) if header else sum(_plain(name) in known for name in fields)
+        return fits, separator == usual, len(fields)
+
+    candidates = [c for c in _CANDIDATES if c in first] or ([" "] if " " in first.strip() and header else [])
+    return (max(candidates, key=merit) if candidates else usual), 0
+
+
+def _first_lines(file: SourceFile, count: int) -> str:
+    with file.path.open(encoding="utf-8-sig", errors="replace", newline="\n") as text:
+        return "".join(text.readline(1 << 16) for _ in range(count))
 
 
 def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]:
@@ -149,7 +214,7 @@ def rewritten_rows(file: SourceFile, layout: Layout) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, delimiter=layout.separator, lineterminator="\r\n")
     # Latin-1 preserves every byte, so that the reader of these rows still finds text that is not UTF-8.
-    writer.writerows(fields for _, _, fields in _walk(file, dataclasses.replace(layout, encoding="latin-1")))
+    writer.writerows(fields for _, _, fields in _walk(file, layout, "latin-1"))
     return text.getvalue().encode("latin-1")
 
 
@@ -158,7 +223,7 @@ def _double_quotes(text: str) -> str:
     return re.sub(r'(?<!\\)((?:\\\\)*)\\"', r'\1""', text)
 
 
-def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, bool]:
+def _quoting(file: SourceFile, separator: str, width: int, skip: int) -> tuple[bool, bool, bool]:
     """Whether fields are quoted, quotes are escaped with a backslash, and rows must be rewritten for Polars.
 
     The result is the first convention in which every row has `width` fields. Raises `InputError` with the line if none
@@ -172,7 +237,7 @@ def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, 
     for quoted, escaped in conventions:
         try:
             has_quote = False
-            for _, _, fields in _walk(file, Layout(separator, quoted, (), 0, escaped=escaped)):
+            for _, _, fields in _walk(file, Layout(separator, quoted, (), skip, escaped)):
                 # Two titles with an opening quote but no closing one, in lines that have all their tabs.
                 joined = separator == "\t" and any("\n" in field and "\t" in field for field in fields)
                 if len(fields) != width or joined:
@@ -187,9 +252,9 @@ def _quoting(file: SourceFile, separator: str, width: int) -> tuple[bool, bool, 
     return True, False, True  # the reader of the rows reports the row with too many or too few fields
 
 
-def _walk(file: SourceFile, layout: Layout) -> Iterator[tuple[int, int, list[str]]]:
+def _walk(file: SourceFile, layout: Layout, encoding: str = "utf-8-sig") -> Iterator[tuple[int, int, list[str]]]:
     """The rows as (first line, last line, fields)."""
-    with file.path.open(encoding=layout.encoding, errors="replace", newline="\n") as text:
+    with file.path.open(encoding=encoding, errors="replace", newline="\n") as text:
         for _ in range(layout.skip_lines):
             text.readline()
         if not layout.quoted:
@@ -238,43 +303,18 @@ def csv_problem(error: csv.Error) -> str:
     return "a quote is never closed" if found.startswith("unexpected end") else found
 
 
-def _check_begin(file: SourceFile, separator: str | None) -> None:
-    """Raise `InputError` for a binary file, text in UTF-16 or UTF-32, a `sep=` line, and another separator."""
+def _check_begin(file: SourceFile) -> None:
+    """Raise `InputError` for a binary file, and for lines that end in CR."""
     with file.path.open("rb") as content:
         begin = content.read(1 << 12)
     kind = next((kind for mark, kind in _MARKS.items() if begin.startswith(mark)), None)
     if kind is not None:
         raise InputError(f"is {kind}", file.place)
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin:
-        wide = begin.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or begin.count(0) > len(begin) * 0.6
-        remedy = f"`iconv -f UTF-{32 if wide else 16} -t UTF-8 FILE > NEW` converts it"
-        if not wide and begin.count(0) < len(begin) // 4:  # stray zero bytes; in UTF-16 about half are zero
-            line = begin[: begin.index(0)].count(b"\n") + 1
-            raise InputError("byte 0x00 is not text, expected text in UTF-8", file.place, line)
-        raise InputError(f"is UTF-{32 if wide else 16} or binary, expected text in UTF-8: {remedy}", file.place)
+    if b"\0" in begin:
+        line = begin[: begin.index(0)].count(b"\n") + 1
+        raise InputError("byte 0x00 is not text, expected a table of text", file.place, line)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
-    header = begin.decode("utf-8-sig", errors="replace").split("\n")[0].rstrip("\r")
-    if re.fullmatch(r'"?sep=.?"?', header.strip(" ,;\t")) or header.startswith("sep="):
-        raise InputError(f"{header!r} is a spreadsheet's note, expected the header: remove the line", file.place, 1)
-    if separator is None or separator in header:
-        return
-    other = next((c for c in ";|,\t" if c in header), None)
-    if other is not None:
-        found, wanted = _SEPARATORS.get(other, repr(other)), _SEPARATORS[separator]
-        remedy = f"`import polars; polars.read_csv(FILE, separator={other!r}).write_csv(NEW)` converts it"
-        ending = {"\t": ".tsv", ",": ".csv"}.get(other)
-        remedy = f"the name of such a file ends in {ending}" if ending else remedy
-        raise InputError(f"fields are separated by {found}, expected {wanted}: {remedy}", file.place, 1)
-
-
-def _encoding_of(path: Path) -> str:
-    """The encoding of a MovieLens file: Latin-1 for ML-100K and ML-1M, UTF-8 for ML-10M with the same names."""
-    try:
-        path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8-sig"
 
 
 def column_of(
@@ -292,7 +332,8 @@ def column_of(
             raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
         return chosen
     plain = {_plain(name): name for name in reversed(names)}
-    known = [plain[p] for p in ROLES[role] if p in plain and f"{p}id" not in plain]
+    known = [plain[p] for p in ROLES[role] if p in plain and (f"{p}id" not in plain or role in ("rating", "timestamp"))]
+    known = [name for name in known if _plain(name) not in _WEAK] or known
     found = known[0] if known else None
     same = [name for name in names if found is not None and _plain(name) == _plain(found)]
     if len(same) > 1:
@@ -307,7 +348,7 @@ def column_of(
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
         option = "" if role == "title" else f", or its name as {_OPTIONS.get(role, f'ratings.columns.{role}')}"
         if role == "timestamp":
-            option += " (without times, a column that counts the rows, if they are in order of time)"
+            option += " (without times, --order file takes the rows as they come)"
         raise InputError(
             f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
         )
@@ -338,10 +379,16 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
     if numbers and not any(_plain(name) in usual_names for name in names):
         shown = ",".join(names[:4])
         usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
-        remedy = f"write one as the first line, such as {usual}"
+        option = "" if role == "title" else f"--header {','.join(_guessed(names))} names them, or "
+        remedy = f"{option}write one as the first line, such as {usual}"
         raise InputError(f"{shown!r} looks like a row, expected a header that names the columns: {remedy}", place, 1)
+
+
+def _guessed(names: Sequence[str]) -> list[str]:
+    """Names for the columns of a file without a header: the usual order, and words for further columns."""
+    return [("user", "item", "rating", "timestamp")[n] if n < 4 else f"column{n + 1}" for n in range(len(names))]
 
 
 def _plain(name: str) -> str:
     """A column's name in lower case, without separators and RecBole's type."""
-    return name.partition(":")[0].lower().replace("_", "").replace("-", "").replace(" ", "")
+    return re.sub(r"[_\-. /]", "", name.partition(":")[0].lower() or name.lower())

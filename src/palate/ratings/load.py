@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,23 +13,32 @@ from typing import Any, Literal
 import polars as pl
 
 from palate.errors import InputError
-from palate.ratings.archives import ARCHIVES, locate
+from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
-from palate.ratings.formats import own_suffixes, table_suffixes
-from palate.ratings.item_table import item_table, items_of_titles, read_items
-from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings, without_title
-from palate.ratings.source import Source, SourceFile, open_source
+from palate.ratings.formats import is_table, own_suffixes
+from palate.ratings.item_table import item_files, items_of_titles, read_items
+from palate.ratings.places import open_tables
+from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
+from palate.ratings.source import PACKED, SAVED, Source, parts_of
 from palate.ratings.split_names import split_files
+from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
 
-_RATING_STEMS, _RATING_FILES = ("ratings", "interactions"), ("ratings.dat", "u.data")
-_ITEM_STEMS, _ITEM_FILES = ("movies", "items", "books", "products", "titles"), ("movies.dat", "u.item")
-_JSON = """: a script converts it, such as `import polars; polars.read_ndjson("a.jsonl").write_parquet("a.parquet")`"""
+_RATING_STEMS = ("ratings", "interactions")
+_ITEM_STEMS = ("movies", "items", "books", "products", "titles")
+_RATING_WORDS = {*_RATING_STEMS, "rating", "interaction", "reviews", "review", "events", "orders", "purchases",
+                 "clicks", "plays", "behaviors", "userratings", "recommendations"}  # fmt: skip
+_ITEM_WORDS = {*_ITEM_STEMS, "movie", "item", "book", "product", "title", "films", "film", "games", "songs", "tracks",
+               "artists", "recipes", "articles", "news", "anime", "catalog", "catalogue", "metadata", "meta",
+               "business", "businesses", "courses"}  # fmt: skip
+_FIXED = {"ratings.dat": _RATING_STEMS, "u.data": _RATING_STEMS, "movies.dat": _ITEM_STEMS, "u.item": _ITEM_STEMS}
 _REMEDIES = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), ": it is compressed, unpack it first"),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV in UTF-8"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV"),
+    **dict.fromkeys(
+        (".pkl", ".pickle"), ": it is a pickle, which can run any code; `to_parquet` of pandas converts it"
+    ),
+    ".rds": ": it is of R, write.csv() converts it",
 }
 """How to convert a file of another kind into a readable table, by suffix."""
 
@@ -55,6 +66,8 @@ class Ratings:
     """These rows with `line`, `reason` and `row` (their text), and with given splits `file`, if a report is wanted."""
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
+    shape: str = ""
+    """What the file of the ratings is, such as `text with semicolons, gzip, cp1252`."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
 
@@ -72,40 +85,47 @@ def load_ratings(
     scale: tuple[float, float] | None = None,
     bad_rows: Literal["refuse", "skip", "report"] = "refuse",
     untitled: Literal["refuse", "drop", "id"] = "refuse",
+    header: Sequence[str] = (),
+    encoding: str | None = None,
+    order: Literal["time", "file"] = "time",
+    not_rated: float | None = None,
 ) -> Ratings:
-    """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file, or a store's URL.
+    """Read ratings from a named data set (see `ARCHIVES`), a path or a URL, see `palate.ratings.places`.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
-    `rating`, `timestamp` to other column names than the usual ones. `bad_rows` and `untitled` are the options of
+    `rating`, `timestamp` to other column names than the usual ones. The other arguments are options of
     `RatingsConfig`. Raises `InputError` with file and line for the first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
-    if is_url(source):
+    if is_url(source) and is_store(source):
         return _load_store(source, items, columns, scale)
-    path = locate(source)
-    single = path.is_file() and path.suffix.lower() != ".zip"
-    if single:
-        _check_suffix(path)
-    with open_source(path.parent if single else path) as tables:
-        rating_name = path.name if single else _find_ratings(tables)
-        name = source if source in ARCHIVES else _name_of(path, rating_name)
-        scale = scale or usual_scale(name, rating_name)
-        table = read_ratings(tables.open(rating_name), columns, scale, skip=bad_rows != "refuse")
-        inputs = {table.file.name: table.file.sha256}
-        roles = {table.file.name: table.columns}
+    with ExitStack() as stack:
+        tables = stack.enter_context(open_tables(source, encoding))
+        names = tables.chosen or _find_ratings(tables)
+        if "://" not in source and tables.chosen and not (Path(source) / SAVED).is_file():
+            _check_suffix(names[0], source)
+        files = tables.open_all(names)
+        name = source if source in ARCHIVES else _name_of(source, names)
+        usual = usual_scale(name, files[0].name)
+        how = Reading(columns, scale or usual, bad_rows != "refuse", tuple(header), order == "file", not_rated)
+        table = read_ratings(files, how)
+        scale = scale or (OF_WORDS if table.in_words else usual)
+        roles = {part.file.name: part.columns for part in table.parts or (table,)}
+        item_names = () if items is not None else _find_items(tables, names)
         if items is not None:
-            item_file: SourceFile | None = item_table(items)
+            item_tables = stack.enter_context(item_files(items, encoding))
         else:
-            item_name = _find_items(tables, rating_name)
-            item_file = None if item_name is None else tables.open(item_name)
-        if item_file is not None:
-            item_frame, roles[item_file.name] = read_items(item_file, columns)
-            inputs[item_file.name] = item_file.sha256
+            item_tables = tables.open_all(item_names)
+        if item_tables:
+            item_frame, item_roles = read_items(item_tables, columns)
+            roles |= item_roles
         elif "title" in table.frame.columns:
             item_frame = items_of_titles(table)
+        elif untitled == "id":
+            item_frame = pl.DataFrame(schema={"item_id": table.frame.schema["item_id"], "title": pl.String})
         else:
-            wanted = "expected movies.csv or items.csv beside it, ratings.items, or a title column"
+            wanted = "expected movies.csv or items.csv beside it, --items, a title column, or --untitled id"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if item_frame["item_id"].dtype != table.frame["item_id"].dtype:
@@ -117,27 +137,36 @@ def load_ratings(
             lacking = without_title(table.frame["item_id"], item_frame)
             reason = pl.when(pl.col("item_id").is_in(lacking.implode())).then(pl.lit("item without a title"))
             table = table.without(table.frame.select(reason).to_series())
-        check_titles(table, item_frame, item_file.name if item_file else table.file.name)
+        check_titles(table, item_frame, item_tables[0].name if item_tables else table.file.name)
         if table.frame.is_empty():
             raise InputError("has no ratings, expected at least one row that is kept", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
-    dropped = counted(table.skipped["reason"])
-    times = table.form.span(table.frame["timestamp"])
-    return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+        inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
+    return Ratings(
+        in_seconds(table.frame, table.form),
+        item_frame,
+        name,
+        inputs,
+        scale,
+        "" if how.numbered else table.form.span(table.frame["timestamp"]),
+        counted(table.skipped["reason"]),
+        skipped,
+        roles,
+        table.shape,
+    )
 
 
 def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: tuple[float, float] | None) -> Ratings:
     """The ratings of a store, whose items are in a table of their own."""
     if items is None:
         raise InputError("has no titles, expected the item table as ratings.items", place_of(url))
-    file = item_table(items)
-    table, roles = read_items(file, columns)
+    with item_files(items) as files:
+        table, roles = read_items(files, columns)
+        inputs = {file.name: file.sha256 for file in files}
     nothing = pl.DataFrame(schema={"user_id": pl.Int64, "item_id": table.schema["item_id"], "rating": pl.Float64,
                                    "timestamp": pl.Int64})  # fmt: skip
-    name, inputs = Path(name_of(url)).stem, {file.name: file.sha256}
-    found = with_store(
-        Ratings(nothing, table, name, inputs, scale or usual_scale(name, ""), columns={file.name: roles}), url
-    )
+    name = Path(name_of(url)).stem
+    found = with_store(Ratings(nothing, table, name, inputs, scale or usual_scale(name, ""), columns=roles), url)
     if found.frame.is_empty():
         raise InputError("has no ratings, expected at least one of an item of the table", place_of(url))
     return found
@@ -180,12 +209,11 @@ def counted(reasons: pl.Series) -> dict[str, int]:
     return dict(reasons.value_counts(sort=True).sort("count", "reason", descending=[True, False]).rows())
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(name: str, source: str) -> None:
     """Raise `InputError` for a file of a kind that holds no ratings, with the way to convert it."""
-    suffix = path.suffix.lower()
-    if suffix not in table_suffixes():
-        expected = f"expected {', '.join(own_suffixes())} or .zip{_REMEDIES.get(suffix, '')}"
-        raise InputError(f"is not a kind of file that holds ratings, {expected}", path)
+    if not is_table(name):
+        expected = f"expected {', '.join(own_suffixes())} or .zip{_REMEDIES.get(Path(name).suffix.lower(), '')}"
+        raise InputError(f"is not a kind of file that holds ratings, {expected}", source)
 
 
 def titled_by_id(items: pl.DataFrame, rated: pl.Series) -> pl.DataFrame:
@@ -202,65 +230,98 @@ def check_scale(scale: tuple[float, float] | None) -> None:
         raise InputError(f"is {list(scale)}, expected a lowest and a highest rating", "ratings.scale")
 
 
-def _find_ratings(tables: Source) -> str:
-    """The rating file of a folder or a zip; raises `InputError` for none, or for several."""
-    found = [name for name in tables.names if _is_ratings(name) or name.lower().endswith(".inter")]
-    if len(found) == 1:
-        return found[0]
+def _find_ratings(tables: Source) -> tuple[str, ...]:
+    """The rating file of a folder or a zip, or its parts; raises `InputError` for none, or several."""
+    atomic = [name for name in tables.names if name.lower().endswith(".inter")]
     if {"train", "test"} <= split_files(tables.names).keys():
-        raise InputError(
-            "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
-        )
+        usual = [name for name in tables.names if _is_usual(name, _RATING_STEMS)]
+        if not usual:
+            raise InputError(
+                "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
+            )
+    found = [name for name in tables.names if _is_usual(name, _RATING_STEMS)] + atomic
+    if not found:
+        found = [name for name in tables.names if is_named(name) and _words(name)[-1] in _RATING_WORDS]
+    if not found:
+        found = [name for name in tables.names if is_named(name) and _words(name)[0] in _RATING_WORDS]
+    if not found and (parts := parts_of([name for name in tables.names if is_table(name) or is_mark(name)])):
+        return parts
+    if len(found) == 1:
+        return tuple(found)
     if found:
+        found.sort()
         unpack = "" if tables.archive is None else "unpack it and "
         remedy = f"expected one: {unpack}name the file itself as --ratings"
         raise InputError(f"holds {len(found)} tables of ratings, {', '.join(found[:4])}; {remedy}", tables.root)
-    expected = "expected ratings.csv, ratings.dat, u.data, a .inter file or ratings.parquet"
+    expected = "expected ratings.csv, ratings.jsonl, ratings.parquet, ratings.dat, u.data or a .inter file"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
-    named = next((name for name in tables.names if name.lower().endswith(table_suffixes())), None)
+    named = next((name for name in tables.names if is_table(name)), None)
     if named is not None and tables.archive is None:
         there += "; or name the file itself as --ratings, and that of the items as --items"
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)
 
 
-def _find_items(tables: Source, rating_name: str) -> str | None:
+def _find_items(tables: Source, ratings: Sequence[str]) -> tuple[str, ...]:
     """The item file beside the ratings, if there is one."""
-    if rating_name.lower().endswith(".inter"):
-        beside = rating_name[: -len("inter")] + "item"
+    if ratings[0].lower().endswith(".inter"):
+        beside = ratings[0][: -len("inter")] + "item"
         if beside in tables.names:
-            return beside
-    folder = rating_name.rpartition("/")[0]
-    return find_items(tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n != rating_name])
+            return (beside,)
+    folder = ratings[0].rpartition("/")[0]
+    found = find_items(tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n not in ratings])
+    return () if found is None else (found,)
 
 
 def find_items(tables: Source, names: Sequence[str]) -> str | None:
     """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several."""
-    found = [name for name in names if _is_usual(name, _ITEM_STEMS, _ITEM_FILES)]
+    found = [name for name in names if _is_usual(name, _ITEM_STEMS)]
+    if not found:
+        found = [n for n in names if is_named(n) and _words(n)[-1] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
+    if not found:
+        found = [n for n in names if is_named(n) and _words(n)[0] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
     if len(found) > 1:
         remedy = "expected one, or its path as --items"
         raise InputError(f"holds {len(found)} tables of items, {', '.join(found[:4])}; {remedy}", tables.root)
     return found[0] if found else None
 
 
-def _is_ratings(name: str) -> bool:
-    return _is_usual(name, _RATING_STEMS, _RATING_FILES)
+def _is_usual(name: str, stems: Sequence[str]) -> bool:
+    """Whether a file has one of these stems and the suffix of your own tables, or is MovieLens's such file."""
+    return _FIXED.get(posixpath.basename(name).lower()) == stems or (is_named(name) and _stem(name).lower() in stems)
 
 
-def _is_usual(name: str, stems: Sequence[str], files: Sequence[str]) -> bool:
-    """Whether a file has one of these names, or one of these stems and the suffix of your own tables."""
-    base = posixpath.basename(name).lower()
-    stem, suffix = posixpath.splitext(base)
-    return base in files or (stem in stems and suffix in own_suffixes())
+def is_named(name: str) -> bool:
+    """Whether a name may be that of your own table: a file with its suffix, or a table of a database."""
+    return (is_table(name) and not name.lower().endswith((".dat", ".data", ".inter", ".txt"))) or "." not in name
 
 
-def _name_of(path: Path, rating_name: str) -> str:
-    """The name of a data set at a path: that of its folder or zip, or of the file itself."""
+def is_mark(name: str) -> bool:
+    """Whether a file only says something of others, such as `_SUCCESS`."""
+    return posixpath.basename(name).startswith(("_", "."))
+
+
+def _stem(name: str) -> str:
+    """A file's name without its suffixes: `ratings` of `ratings.csv.gz`."""
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    return posixpath.splitext(stem)[0] if suffix.lower() in PACKED else stem
+
+
+def _words(name: str) -> list[str]:
+    """The words of a file's name: `book`, `ratings` of `Book-Ratings.csv`."""
+    return re.findall(r"[a-z]+", _stem(name).lower()) or [""]
+
+
+def _name_of(source: str, names: Sequence[str]) -> str:
+    """The name of a data set at a place: that of its folder, zip or database, or of the file itself."""
+    if "://" in source:
+        place = name_of(source) or source
+        return _stem(names[0]) if place in names and not _is_usual(names[0], _RATING_STEMS) else _stem(place)
+    path = Path(source)
     if path.is_dir():
         return path.resolve().name
-    stem = Path(rating_name).stem
-    if path.suffix.lower() == ".zip" or not _is_ratings(rating_name):
-        return path.stem
-    return path.resolve().parent.name or stem
+    if path.suffix.lower() == ".zip" or not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
+        return path.stem if path.suffix.lower() == ".zip" or not path.exists() else _stem(path.name)
+    return path.resolve().parent.name or _stem(names[0])
 
 
 def usual_scale(name: str, rating_name: str) -> tuple[float, float]:

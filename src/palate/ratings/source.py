@@ -1,19 +1,30 @@
-"""Open a folder or a zip as a set of named files; each is readable from disk, and messages have the user's path."""
+"""Open what a user names as a set of tables: each is a plain file on disk, and messages have the user's path.
 
+A path may be a file, a pattern such as `logs/*.csv`, a folder, or a zip; see also `palate.ratings.remote` and
+`palate.ratings.sql`. Compressed files are unpacked into a scratch folder, and text in another encoding than UTF-8 is
+rewritten there.
+"""
+
+import codecs
 import errno
+import glob
 import hashlib
 import lzma
 import posixpath
+import re
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
-from palate.errors import InputError
+from palate.errors import InputError, first_line
 from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 20
@@ -23,80 +34,292 @@ _LARGE, _MOST_TIMES = 100_000_000, 100
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
            LookupError, OverflowError, struct.error)  # fmt: skip
 """The exceptions of `zipfile` and its decompressors for damaged bytes."""
+PACKED = {
+    ".gz": (b"\x1f\x8b", "gzip"),
+    ".bz2": (b"BZh", "bz2"),
+    ".xz": (b"\xfd7zXZ", "xz"),
+    ".zst": (b"\x28\xb5\x2f\xfd", "zstd"),
+}
+"""First bytes and name of each compression, by suffix."""
+SAVED = "state.json"
+"""The file that the folder of a saved dataset has."""
+_BINARY = (".parquet", ".pq", ".arrow", ".feather")
+_HASHING = ThreadPoolExecutor(1, "hashing")
+_WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read: `path` on disk, its bare `name`, its `place` in messages, its SHA-256."""
+    """A file to read: `path` on disk, its bare `name` without a suffix of compression, its `place` in messages.
+
+    Text is UTF-8; `encoding` is that of the user's file, if it is another.
+    """
 
     path: Path
     name: str
     place: str
-    sha256: str
+    digest: "Future[str]"
+    """The SHA-256 of the bytes, which a thread computes while the file is read."""
+    encoding: str = ""
+    packed: str = ""
+    """How the user's file is compressed."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes, in hexadecimal; of a compressed file those that it holds."""
+        return self.digest.result()
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a folder or a zip; `names` are relative to `root`, in alphabetical order."""
+    """Tables by name: `names` are relative to `root`, in alphabetical order.
 
-    root: Path
+    `chosen` are those that the user named: one file, or those of a pattern. `encoding` is that of their text; None:
+    found from the bytes.
+    """
+
+    root: Path | str
     names: tuple[str, ...]
+    scratch: Path
     archive: zipfile.ZipFile | None = None
-    scratch: Path | None = None
+    chosen: tuple[str, ...] = ()
+    encoding: str | None = None
+    fetch: Callable[[str], Path] | None = field(default=None, repr=False)
+    """Writes a table of a place that is no folder to disk, for example one of a database; the path."""
+
+    def open_all(self, names: Sequence[str]) -> list[SourceFile]:
+        """The tables of some names; a folder among them is the parts in it."""
+        found = []
+        for name in names:
+            folder = Path(self.root) / name
+            if self.fetch is None and folder.is_dir() and not (folder / SAVED).is_file():
+                parts = parts_of(_names(folder))
+                if not parts:
+                    raise InputError("is a folder, expected one with the parts of a table", folder)
+                found += [self.open(f"{name}/{part}") for part in parts]
+            else:
+                found.append(self.open(name))
+        return found
 
     def open(self, name: str) -> SourceFile:
-        """A file of this source, unpacked to disk if it is in a zip; raises `InputError` if it cannot be read."""
-        base = posixpath.basename(name)
-        if self.archive is None or self.scratch is None:
-            path = self.root / name
-            try:
-                return SourceFile(path, base, str(path), sha256_file(path))
-            except OSError as error:
-                raise InputError(f"cannot be read: {error.strerror}", path) from None
-        place = f"{self.root}/{name}"
-        path = self.scratch / str(self.names.index(name))  # the name itself may be too long for a file
-        digest = hashlib.sha256()
+        """A table of this source as a plain file on disk; raises `InputError` if it cannot be read."""
+        place = f"{self.root}/{name}" if self.archive is not None else f"{self.root}{name}"
+        place = str(self.root / name) if self.archive is None and isinstance(self.root, Path) else place
         try:
-            _refuse_bomb(self.archive.getinfo(name), place)
-            with self.archive.open(name) as member, path.open("wb") as file:
-                while block := member.read(_BLOCK):
-                    digest.update(block)
-                    file.write(block)
+            if self.archive is not None:
+                return self._readable(self._of_zip(self.archive, name, place))
+            path = Path(self.root) / name if self.fetch is None else self.fetch(name)
+            if path.is_dir():
+                return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
+            return self._readable(_file(path, name, place))
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", place) from None
+
+    def _of_zip(self, archive: zipfile.ZipFile, name: str, place: str) -> SourceFile:
+        path = self._spare(name)
+        try:
+            _refuse_bomb(archive.getinfo(name), place)
+            with archive.open(name) as member, path.open("wb") as file:
+                _copy(member, file)
         except _DAMAGE as error:
             raise InputError(f"cannot be read from the zip: {error}", place) from None
         except OSError as error:  # damage in bz2 is an OSError without errno, or EINVAL
             if error.errno is not None and error.errno != errno.EINVAL:
                 raise
             raise InputError(f"cannot be read from the zip: {error}", place) from None
-        return SourceFile(path, base, place, digest.hexdigest())
+        return _file(path, name, place)
+
+    def _readable(self, file: SourceFile) -> SourceFile:
+        """The file, unpacked and as UTF-8."""
+        with file.path.open("rb") as content:
+            begin = content.read(6)
+        stem, suffix = posixpath.splitext(file.name)
+        kind = next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
+        if kind is not None:
+            name = stem if suffix.lower() in PACKED else file.name
+            file.digest.cancel()
+            file = replace(_file(self._unpacked(file, kind), name, file.place), packed=kind)
+        elif suffix.lower() in PACKED:
+            raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
+        if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
+            return file
+        encoding = _encoding(file, self.encoding)
+        return replace(file, path=self._as_utf8(file, encoding), encoding=encoding) if encoding else file
+
+    def _unpacked(self, file: SourceFile, kind: str) -> Path:
+        """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
+        path, most = self._spare(file.place), max(_LARGE, _MOST_TIMES * file.path.stat().st_size)
+        try:
+            with _decompressing(file.path, kind) as packed, path.open("wb") as plain:
+                if _copy(packed, plain, most) > most:
+                    raise InputError(f"unpacks to more than {most / 1e6:,.0f} MB, expected a table", file.place)
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            raise InputError(f"is not a whole {kind} file: {first_line(error)}", file.place) from None
+        return path
+
+    def _as_utf8(self, file: SourceFile, encoding: str) -> Path:
+        path = self._spare(file.place + encoding)
+        try:
+            with (
+                file.path.open(encoding=encoding, newline="") as text,
+                path.open("w", encoding="utf-8", newline="") as out,
+            ):
+                _copy(text, out)
+        except UnicodeError as error:
+            raise InputError(
+                f"is not {encoding} text: {first_line(error)}; ratings.encoding names another", file.place
+            ) from None
+        return path
+
+    def _spare(self, name: str) -> Path:
+        """A path in the scratch folder; `name` itself may be too long for a file."""
+        self.scratch.mkdir(exist_ok=True)
+        return self.scratch / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """Open a folder or a zip; the unpacked files of a zip are removed when the block ends.
+def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
+    """Open a file, a pattern, a folder or a zip; unpacked files are removed when the block ends.
 
     Raises `InputError` if it cannot be read, is not a zip, or has member names that point outside of it.
     """
-    if path.is_dir():
-        try:
-            found = (p.name for p in path.iterdir() if p.is_file() and not p.name.startswith(_APPLE))
-            yield Source(path, tuple(sorted(found)))
-        except PermissionError as error:
-            raise InputError(f"cannot be read: {error.strerror}", path) from None
-        return
+    with tempfile.TemporaryDirectory(prefix="palate-") as scratch:
+        opened = partial(Source, scratch=Path(scratch), encoding=encoding)
+        if path.suffix.lower() == ".zip" and not path.is_dir():
+            with _zip(path) as archive:
+                yield opened(path, _members(archive, path), archive=archive)
+            return
+        matched = [] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if path.is_dir() and (path / SAVED).is_file():
+            path = path.resolve()
+            yield opened(path.parent, _names(path.parent), chosen=(path.name,))
+        elif path.is_dir():
+            yield opened(path, _names(path))
+        elif not matched:
+            yield opened(path.parent, _names(path.parent), chosen=(path.name,))
+        else:
+            root = Path(posixpath.commonpath([m.parent for m in matched]))
+            names = tuple(str(m.relative_to(root)) for m in matched if not m.name.startswith(_APPLE))
+            yield opened(root, tuple(sorted({*_names(root), *names})), chosen=names)
+
+
+def parts_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The files that are parts of one table: their names differ in nothing but numbers and identifiers.
+
+    Empty if other files are beside them, apart from hidden ones and marks such as `_SUCCESS`.
+    """
+    files = [name for name in names if not posixpath.basename(name).startswith(("_", "."))]
+    alike = {
+        re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+", "0", posixpath.basename(n).lower()) for n in files
+    }
+    return tuple(files) if len(alike) == 1 and (len(files) > 1 or next(iter(alike)).startswith("part-")) else ()
+
+
+def sha256_of_folder(path: Path) -> str:
+    """SHA-256 of the names and bytes of a folder's files, but not of hidden ones."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """The files of a folder, and those of subfolders that a table is partitioned into, such as `year=2024/`."""
     try:
-        archive = zipfile.ZipFile(path)
+        found = [p for p in folder.iterdir() if not p.name.startswith(_APPLE)]
+        files = [p.name for p in found if p.is_file()]
+        parts = [f for p in found if "=" in p.name and p.is_dir() for f in p.rglob("*") if f.is_file()]
+        tables = [p.name for p in found if p.is_dir() and p.suffix.lower() in (".parquet", ".csv", ".json")]
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", folder) from None
+    return tuple(sorted([*files, *(f.relative_to(folder).as_posix() for f in parts), *tables]))
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
     except _DAMAGE:
         raise InputError("is not a whole zip file", path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from None
-    with archive, tempfile.TemporaryDirectory(prefix="palate-") as scratch:
-        names = archive.namelist()
-        unsafe = next((n for n in names if _leads_out(n)), None)
-        if unsafe is not None:
-            raise InputError(f"has the member {unsafe!r}, expected only names below the zip's own folder", path)
-        files = (n for n in names if not n.endswith("/") and not posixpath.basename(n).startswith(_APPLE))
-        yield Source(path, tuple(sorted(files)), archive, Path(scratch))
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
+    """The names of a zip's files; raises `InputError` if one points outside of it."""
+    names = archive.namelist()
+    unsafe = next((n for n in names if _leads_out(n)), None)
+    if unsafe is not None:
+        raise InputError(f"has the member {unsafe!r}, expected only names below the zip's own folder", path)
+    return tuple(sorted(n for n in names if not n.endswith("/") and not posixpath.basename(n).startswith(_APPLE)))
+
+
+def _decompressing(path: Path, kind: str) -> Any:
+    """The unpacked bytes of a file."""
+    import bz2
+    import gzip
+
+    if kind == "zstd":
+        import pyarrow as pa
+
+        return pa.input_stream(str(path), compression="zstd")
+    opened: Any = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
+    return opened(path, "rb")
+
+
+def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
+    """Copy in blocks, until a little more than `most` are written; the number of characters or bytes."""
+    written = 0
+    while written <= most and (block := source.read(_BLOCK)):
+        target.write(block)
+        written += len(block)
+    return written
+
+
+def _file(path: Path, name: str, place: str) -> SourceFile:
+    return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_file, path))
+
+
+def _encoding(file: SourceFile, wanted: str | None) -> str:
+    """The encoding of a text file; empty for UTF-8.
+
+    Text with a mark, or with a zero in every second byte, is UTF-16 or UTF-32. Other text that is not UTF-8 is in a
+    legacy encoding, if no part of it is UTF-8; the reader names the line of a few damaged bytes in UTF-8.
+    """
+    if wanted is not None:
+        return "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
+    begin = b""
+    odd: list[bytes] = []
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    sound = strange = 0
+    with file.path.open("rb") as content:
+        while block := content.read(_BLOCK):
+            begin = begin or block
+            if not block.isascii():
+                text = decode(block)
+                odd_here = re.findall(r"[^\n]*[\udc80-\udcff][^\n]*", text)
+                strange += len(re.findall(r"[\udc80-\udcff]", text))
+                sound += len(re.findall(r"[\x80-\ud7ff\ue000-\U0010ffff]", text))
+                odd += [line.encode("utf-8", "surrogateescape") for line in odd_here[: max(0, 2000 - len(odd))]]
+    marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
+    if marked is not None:
+        return marked
+    zeros = [begin[at : 1 << 12 : 2].count(0) * 2 for at in (0, 1)]
+    if max(zeros) > 0.6 * len(begin[: 1 << 12]) and min(zeros) < 0.1 * len(begin):
+        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    return "" if strange <= sound or b"\0" in begin else _legacy(b"\n".join(odd))
+
+
+def _legacy(text: bytes) -> str:
+    """The most likely encoding of text that is neither UTF-8 nor UTF-16; that of Western Europe where it fits."""
+    from charset_normalizer import from_bytes
+
+    found = from_bytes(text)
+    best = found.best()
+    if best is None or any(match.encoding == "cp1252" and match.chaos <= best.chaos for match in found):
+        return "cp1252"  # many encodings fit a few accented letters; it has Latin-1, and the quotes of Windows
+    return best.encoding
 
 
 def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:

@@ -5,7 +5,7 @@ beside the files.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -14,7 +14,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.formats import format_of
-from palate.ratings.item_table import item_table, read_items
+from palate.ratings.item_table import item_files, read_items
 from palate.ratings.layout import (
     POLARS_FAULTS,
     Layout,
@@ -54,18 +54,22 @@ def load_given(
     scale: tuple[float, float] | None = None,
     bad_rows: Literal["refuse", "skip", "report"] = "refuse",
     untitled: Literal["refuse", "drop", "id"] = "refuse",
+    encoding: str | None = None,
+    not_rated: float | None = None,
 ) -> Ratings:
     """Read a folder with a table for each split, or one table with a split column; `columns` maps roles to columns.
 
     The frame has the additional column `split` (String: train, val, test), and train comes first. Labels become ratings
     on the scale 0 to 1; ratings that are all 0 or 1 get this scale too. Without times, `timestamp` is the number of the
-    row, train before val before test. `bad_rows` and `untitled` are the options of `RatingsConfig`; repeated rows stay.
+    row, train before val before test. The other arguments are options of `RatingsConfig`; repeated rows stay.
     Raises `InputError` with file and line for the first mistake.
     """
     check_scale(scale)
     path, columns, skip = Path(source), columns or {}, bad_rows != "refuse"
-    with _tables(path) as (tables, names):
+    with _tables(path, encoding) as (tables, names):
         parts = [_read(tables.open(name), columns, split, skip) for name, split in names.items()]
+        if not_rated is not None:
+            parts = [part.without_rating(not_rated) for part in parts]
         scale = _check_together(parts, scale)
         form = _time_form(parts) if "timestamp" in parts[0].names else None
         parts = [_checked(part, form, scale, skip) for part in parts]
@@ -73,6 +77,7 @@ def load_given(
         if untitled == "drop":
             parts = [part.titled(item_frame) for part in parts]
         skipped = [part.report() for part in parts] if bad_rows == "report" else None
+        inputs = {part.table.file.name: part.table.file.sha256 for part in parts} | inputs
     frame = _joined(parts)
     for split in ("train", "test"):
         if not (frame["split"] == split).any():
@@ -86,7 +91,7 @@ def load_given(
         frame if form is None else in_seconds(frame, form),
         item_frame,
         path.resolve().stem,
-        {part.table.file.name: part.table.file.sha256 for part in parts} | inputs,
+        inputs,
         scale,
         "" if form is None else form.span(frame["timestamp"]),
         counted(pl.concat(part.table.skipped["reason"] for part in parts)),
@@ -95,11 +100,11 @@ def load_given(
 
 
 @contextmanager
-def _tables(path: Path) -> Iterator[tuple[Source, dict[str, str | None]]]:
+def _tables(path: Path, encoding: str | None) -> Iterator[tuple[Source, dict[str, str | None]]]:
     """The folder of the tables, and their names with the split of each; None for a file with a split column."""
     if not path.exists():
         raise InputError("no such file or folder, expected tables with splits", path)
-    with open_source(path if path.is_dir() else path.parent) as tables:
+    with open_source(path if path.is_dir() else path.parent, encoding) as tables:
         found = split_files(tables.names) if path.is_dir() else {}
         missing = [split for split in ("train", "test") if split not in found]
         if path.is_dir() and missing:
@@ -123,6 +128,13 @@ class _Part:
     def without(self, reasons: pl.Series) -> "_Part":
         """The table without the rows that have a reason, (rows,) String."""
         return replace(self, table=self.table.without(reasons))
+
+    def without_rating(self, value: float) -> "_Part":
+        """The table without the rows that have this rating."""
+        if "rating" not in self.names:
+            return self
+        rated = pl.col("rating").cast(pl.Float64, strict=False)
+        return self.without(self.frame.select(pl.when(rated == value).then(pl.lit("not rated"))).to_series())
 
     def titled(self, items: pl.DataFrame) -> "_Part":
         """The table without ratings of items that have no title in `items`."""
@@ -318,19 +330,18 @@ def _items(
     """
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
     if items is not None or not all("title" in part.names for part in parts):
-        if items is not None:
-            file = item_table(items)
-        elif (beside := find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)) is not None:
-            file = tables.open(beside)
-        else:
+        beside = find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)
+        if items is None and beside is None:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].table.file.place)
-        listed, _ = read_items(file, columns)
+        with item_files(items) if items is not None else nullcontext(tables.open_all([str(beside)])) as files:
+            listed, _ = read_items(files, columns)
+            inputs = {file.name: file.sha256 for file in files}
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts if untitled == "refuse" else ():
-            where = f"an item that has a title in {file.name}, or --untitled drop or id"
+            where = f"an item that has a title in {files[0].name}, or --untitled drop or id"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
-        return listed, {file.name: file.sha256}
+        return listed, inputs
     return _items_of_titles(parts, untitled), {}
 
 

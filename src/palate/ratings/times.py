@@ -24,6 +24,15 @@ _TEXT = (
 """ISO dates and times, and dates such as 13.5.2024 or 5/13/2024 with or without a time."""
 _DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
 _USUAL = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+_NAMED = (
+    "%a %b %d %H:%M:%S %z %Y",  # Sun Jul 30 07:44:10 -0700 2017
+    "%a, %d %b %Y %H:%M:%S %z",  # Sun, 30 Jul 2017 07:44:10 -0700
+    "%b %d, %Y %I:%M %p",  # Jul 30, 2017 7:44 AM; also July
+    "%b %d, %Y",
+    "%d %b %Y",
+    "%m %d, %Y",  # 07 30, 2017
+)
+"""Dates with words, or with a comma; `%b` also reads the whole name of a month."""
 EXPECTED = "expected a time such as 2024-05-01T12:00:00Z"
 
 
@@ -41,7 +50,7 @@ class TimeForm:
 
     name: str
     per_second: int
-    kind: Literal["number", "compact", "text", "column"] = "number"
+    kind: Literal["number", "compact", "text", "named", "column"] = "number"
     day_first: bool = False
     pattern: str = ""
     fractions: bool = False
@@ -53,6 +62,8 @@ class TimeForm:
             return column.cast(pl.Datetime("ms")).to_physical() if column.dtype == pl.Date else column.to_physical()
         if self.kind == "text":
             return _from_text(column, self.day_first)
+        if self.kind == "named":
+            return column.str.to_datetime(self.pattern, strict=False, time_unit="ns").to_physical()
         if self.fractions:
             return (_floats(column) * self.per_second).round().cast(pl.Int64, strict=False)
         numbers = as_integers(column) if column.dtype == pl.String else column.cast(pl.Int64, strict=False)
@@ -66,6 +77,11 @@ class TimeForm:
 
     def problem(self, name: str, value: str) -> str:
         """What is wrong with a value that `values` makes null or negative."""
+        if self.kind == "named":
+            date = self.values(pl.Series([value]))[0]
+            return f"{name} {value!r} is " + (
+                "before 1970, expected later" if date is not None else f"not a time, expected {self.name}"
+            )
         if self.kind in ("text", "column"):
             date = _from_text(pl.Series([value]), self.day_first)[0]
             return f"{name} {value!r} is " + (
@@ -114,6 +130,8 @@ def time_form(column: pl.Series) -> TimeForm:
     floats = _floats(column)
     if kind == pl.String and column.filter(floats.is_null()).str.contains(_DATE).sum() > floats.count():
         return _of_text(column)
+    if kind == pl.String and floats.count() * 2 < column.count() and (named := _of_words(column)) is not None:
+        return named
     integers = as_integers(column) if kind == pl.String else column.cast(pl.Int64, strict=False)
     form = _of_integers(integers)
     if form.per_second == 1 and form.kind == "number" and (floats != floats.floor()).any():
@@ -144,6 +162,17 @@ def as_integers(texts: pl.Series) -> pl.Series:
 def _floats(column: pl.Series) -> pl.Series:
     floats = column.cast(pl.Float64, strict=False)
     return pl.select(pl.when(floats.is_finite()).then(floats)).to_series()
+
+
+def _of_words(texts: pl.Series) -> TimeForm | None:
+    """The form of dates with words that most of some texts have; None for other text."""
+    first = texts.drop_nulls().head(100)
+    for pattern in _NAMED:
+        found = first.str.to_datetime(pattern, strict=False, time_unit="ns")
+        if 2 * found.count() > first.len():
+            example = first.filter(found.is_not_null())[0]
+            return TimeForm(f"dates such as {example!r}", 10**9, "named", pattern=pattern)
+    return None
 
 
 def _of_integers(numbers: pl.Series) -> TimeForm:

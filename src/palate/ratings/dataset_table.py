@@ -1,0 +1,41 @@
+"""Read Arrow files, and the folder of a dataset that `datasets` saved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of the columns in file order."""
+    return list(_table(path).schema.names)
+
+
+def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+    """The table of a file of Arrow's IPC format or stream, or of a saved dataset; or some of its columns."""
+    import polars as pl
+
+    table = _table(path)
+    frame = pl.from_arrow(table if columns is None else table.select(list(columns)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _table(path: Path) -> Any:
+    """The pyarrow table, mapped into memory."""
+    import pyarrow as pa
+    import pyarrow.ipc as ipc
+
+    if path.is_dir():
+        from datasets import Dataset
+
+        dataset = Dataset.load_from_disk(str(path))
+        return (dataset if dataset._indices is None else dataset.flatten_indices()).with_format("arrow")[:]
+    source = pa.memory_map(str(path))
+    try:
+        return ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return ipc.open_stream(source).read_all()

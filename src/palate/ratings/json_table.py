@@ -1,0 +1,107 @@
+"""Read tables in JSON: an object a line, or an array of objects. Polars reads them; a wrong line is found by Python."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palate.errors import first_line
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_INFERRED = 1000
+"""Lines from which Polars infers the types; if a later line has another, all lines count."""
+
+
+class WrongLineError(ValueError):
+    """A line is not an object; `line` counts from 1."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def column_names(path: Path) -> list[str]:
+    """The keys of the objects, in the order of their first appearance in the first lines."""
+    import polars as pl
+
+    try:
+        if not _is_array(path):
+            return pl.scan_ndjson(path, infer_schema_length=_INFERRED).collect_schema().names()
+        return pl.read_json(path).columns
+    except pl.exceptions.PolarsError as error:
+        raise _found(path, error) from None
+
+
+def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+    """The table, or some of its columns. Raises `WrongLineError` for the first line that is not an object."""
+    import polars as pl
+
+    try:
+        if _is_array(path):
+            frame = pl.read_json(path, infer_schema_length=None)
+            frame = frame if columns is None else frame.select(columns)
+        else:
+            frame = _of_lines(path, columns, _INFERRED)
+    except pl.exceptions.PolarsError as error:
+        try:
+            if _is_array(path):
+                raise error
+            frame = _of_lines(path, columns, None)
+        except pl.exceptions.PolarsError as again:
+            raise _found(path, again) from None
+    return frame
+
+
+def row_lines(path: Path) -> Iterator[int] | None:
+    """The line of each object, from 1; None for an array."""
+    return None if _is_array(path) else _line_numbers(path)
+
+
+def _line_numbers(path: Path) -> Iterator[int]:
+    with path.open("rb") as lines:
+        yield from (number for number, line in enumerate(lines, 1) if not line.isspace())
+
+
+def _of_lines(path: Path, columns: Sequence[str] | None, inferred: int | None) -> "pl.DataFrame":
+    import polars as pl
+
+    scan = pl.scan_ndjson(path, infer_schema_length=inferred)
+    return (scan if columns is None else scan.select(columns)).collect()
+
+
+def _is_array(path: Path) -> bool:
+    """Whether the first character is a bracket."""
+    with path.open("rb") as content:
+        return content.read(1 << 12).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _found(path: Path, error: Exception) -> Exception:
+    """The first line that is not an object, if there is one; else the error itself."""
+    if _is_array(path):
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        except json.JSONDecodeError as wrong:
+            return WrongLineError(f"is not JSON: {wrong.msg}", wrong.lineno)
+        except (UnicodeDecodeError, RecursionError) as wrong:
+            return ValueError(first_line(wrong))
+        odd = next((row for row in rows if not isinstance(row, dict)), None)
+        return ValueError(f"holds {_kind(odd)}, expected objects only" if odd is not None else first_line(error))
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as wrong:
+                problem = wrong.msg if isinstance(wrong, json.JSONDecodeError) else first_line(wrong)
+                return WrongLineError(f"is not JSON: {problem}", number)
+            if not isinstance(row, dict):
+                return WrongLineError(f'is {_kind(row)}, expected an object such as {{"user_id": 1}}', number)
+    return ValueError(first_line(error))
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,120 @@
+"""Tables in an object store or on a server by URL: `s3://`, `gs://`, `hf://`, `https://`, whatever fsspec opens.
+
+A file is copied into the cache once, and again when the store says that it has changed.
+"""
+
+import fnmatch
+import hashlib
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from palate.errors import InputError, WorkError, first_line
+from palate.progress import Meter
+from palate.ratings.source import Source, open_source
+from palate.store.artifacts import atomic_file
+from palate.store.hub import cache_dir
+
+_EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+"""The package that opens a scheme, where fsspec needs one."""
+_BLOCK = 1 << 22
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source is a URL."""
+    return "://" in source
+
+
+@contextmanager
+def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
+    """The tables at a URL: a file, a pattern, or a folder.
+
+    Raises `InputError` if nothing is there or a package is missing, `WorkError` if the store does not answer.
+    """
+    files, path = _file_system(url)
+    scheme = url.partition("://")[0]
+    wild = any(character in path for character in "*?[")
+    with _answering(url):
+        folder = path if not wild and files.isdir(path) else posixpath.dirname(path)
+        if folder != path and not wild and not files.exists(path):
+            raise InputError("no such file or folder", url)
+        single = [] if folder == path else [posixpath.basename(path)]
+        beside = single if scheme.startswith("http") else sorted(_names(files, folder))
+    chosen = tuple(name for name in beside if any(fnmatch.fnmatch(name, pattern) for pattern in single))
+    if wild and not chosen:
+        raise InputError("matches no file", url)
+
+    def fetch(name: str) -> Path:
+        return _copied(files, posixpath.join(folder, name), f"{root}{name}")
+
+    root = f"{(url if folder == path else url.rpartition('/')[0]).rstrip('/')}/"
+    if single and not wild and path.lower().endswith(".zip"):
+        with open_source(fetch(single[0]), encoding) as tables:
+            yield replace(tables, root=url)
+        return
+    with TemporaryDirectory(prefix="palate-") as scratch:
+        yield Source(root, tuple(beside), Path(scratch), chosen=chosen, encoding=encoding, fetch=fetch)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    scheme = url.partition("://")[0]
+    try:
+        found: tuple[Any, str] = url_to_fs(url)
+    except ImportError:
+        package = _EXTRAS.get(scheme, "the package that fsspec names for it")
+        raise InputError(f"needs {package}: pip install {package}", url) from None
+    except ValueError as error:
+        raise InputError(f"cannot be opened: {first_line(error)}", url) from None
+    return found
+
+
+def _names(files: Any, folder: str) -> list[str]:
+    """The files of a folder, and those of subfolders that a table is partitioned into, such as `year=2024/`."""
+    names = []
+    for entry in files.ls(folder, detail=True):
+        name = posixpath.basename(entry["name"].rstrip("/"))
+        if entry["type"] == "file":
+            names.append(name)
+        elif "=" in name:
+            names += [f"{name}/{inner}" for inner in _names(files, posixpath.join(folder, name))]
+    return names
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Turn a store's errors into `InputError` for what is not there, and `WorkError` otherwise."""
+    try:
+        yield
+    except (InputError, WorkError):
+        raise
+    except FileNotFoundError:
+        raise InputError("no such file or folder", url) from None
+    except Exception as error:  # each store has errors of its own
+        raise WorkError(f"{url}: cannot be read: {first_line(error)}") from None
+
+
+def _copied(files: Any, path: str, shown: str) -> Path:
+    """The copy of a file in the cache, made if it is missing or the store's file is another."""
+    with _answering(shown):
+        version = hashlib.sha256(f"{shown}\0{files.ukey(path)}".encode()).hexdigest()[:16]
+        size = int(files.info(path).get("size") or 0)
+    target = cache_dir() / "remote" / version / posixpath.basename(path)
+    if not target.is_file():
+        with atomic_file(target) as copy, Meter(f"copying {shown}", size, "bytes") as meter:
+            for block in _blocks(files, path, shown):
+                copy.write(block)
+                meter.advance(len(block))
+    return target
+
+
+def _blocks(files: Any, path: str, shown: str) -> Iterator[bytes]:
+    with _answering(shown), files.open(path, "rb") as source:
+        while block := source.read(_BLOCK):
+            yield block

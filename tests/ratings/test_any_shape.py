@@ -1,0 +1,400 @@
+"""One log in every shape that people have: the same ratings and titles come out of each, see docs/formats.md."""
+
+import bz2
+import gzip
+import json
+import lzma
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from tests import postgres
+
+from palate.errors import InputError, WorkError
+from palate.ratings.load import Ratings, load_ratings
+
+LOG = pl.DataFrame(
+    {
+        "user_id": [1, 1, 2, 2],
+        "item_id": [10, 20, 10, 30],
+        "rating": [4.0, 3.5, 0.5, 5.0],
+        "timestamp": [1_500_000_000, 1_500_000_001, 1_500_000_002, 1_500_000_003],
+    }
+)
+ITEMS = pl.DataFrame({"item_id": [10, 20, 30], "title": ["Café; society", 'Il "postino"', "Heat, 1995"]})
+
+
+def csv(frame: pl.DataFrame, separator: str = ",", **options: bool) -> bytes:
+    return frame.write_csv(separator=separator, **options).encode()  # type: ignore[arg-type]
+
+
+def lines(frame: pl.DataFrame) -> bytes:
+    return frame.write_ndjson().encode()
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as packed:
+        packed.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def read(source: object, **options: object) -> Ratings:
+    return load_ratings(str(source), **options)  # type: ignore[arg-type]
+
+
+def check(found: Ratings, shape: str | None = None) -> None:
+    assert found.frame.select(LOG.columns).rows() == LOG.rows()
+    assert found.items.select("item_id", "title").sort("item_id").rows() == ITEMS.rows()
+    assert shape is None or found.shape == shape
+
+
+WRITTEN: dict[str, tuple[Callable[[pl.DataFrame], bytes], str, str]] = {
+    "commas": (csv, ".csv", "CSV"),
+    "tabs in a .csv": (partial(csv, separator="\t"), ".csv", "TSV"),
+    "semicolons": (partial(csv, separator=";"), ".csv", "text with semicolons"),
+    "bars": (partial(csv, separator="|"), ".csv", "text with bars"),
+    "carets": (partial(csv, separator="^"), ".tsv", "text with '^'"),
+    "Hive's default": (partial(csv, separator="\x01"), ".csv", "text with '\\x01'"),
+    "a mark": (lambda frame: b"\xef\xbb\xbf" + csv(frame), ".csv", "CSV"),
+    "gzip": (lambda frame: gzip.compress(csv(frame)), ".csv.gz", "CSV, gzip"),
+    "bzip2": (lambda frame: bz2.compress(csv(frame)), ".tsv.bz2", "CSV, bz2"),
+    "xz": (lambda frame: lzma.compress(csv(frame)), ".csv.xz", "CSV, xz"),
+    "zstd": (lambda frame: zstd(csv(frame)), ".csv.zst", "CSV, zstd"),
+    "gzip without its suffix": (lambda frame: gzip.compress(csv(frame)), ".csv", "CSV, gzip"),
+    "UTF-16, as spreadsheets write it": (
+        lambda frame: csv(frame, "\t").decode().encode("utf-16"), ".csv", "TSV, utf-16"
+    ),
+    "UTF-16 without a mark": (lambda frame: csv(frame).decode().encode("utf-16-le"), ".csv", "CSV, utf-16-le"),
+    "JSON lines": (lines, ".jsonl", "JSON"),
+    "JSON lines as .json, zstd": (lambda frame: zstd(lines(frame)), ".json.zst", "JSON, zstd"),
+    "a JSON array": (lambda frame: json.dumps(frame.to_dicts(), indent=1).encode(), ".json", "JSON"),
+    "Arrow": (lambda frame: frame.write_ipc(None).getvalue(), ".arrow", "Arrow IPC"),
+    "an Arrow stream": (lambda frame: frame.write_ipc_stream(None).getvalue(), ".feather", "Arrow IPC"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_a_file_in_any_form(tmp_path: Path, how: str) -> None:
+    write, suffix, shape = WRITTEN[how]
+    (tmp_path / f"ratings{suffix}").write_bytes(write(LOG))
+    (tmp_path / f"movies{suffix}").write_bytes(write(ITEMS))
+    check(read(tmp_path), shape)
+    check(read(tmp_path / f"ratings{suffix}"), shape)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [
+        ("cp1252", "Les Misérables – l’été à Orléans"),
+        ("cp1251", "Служебный роман и ещё одна комедия о людях"),
+        ("shift_jis", "七人の侍"),
+        ("gb18030", "卧虎藏龙是一部电影，我们都喜欢看这部电影"),
+    ],
+)
+def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, title: str) -> None:
+    (tmp_path / "ratings.csv").write_bytes(csv(LOG))
+    (tmp_path / "movies.csv").write_bytes(f"item_id,title\n10,{title}\n20,B\n30,C\n".encode(encoding))
+    assert read(tmp_path).items["title"][0] == title
+    assert read(tmp_path, encoding=encoding).items["title"][0] == title
+
+
+def test_an_encoding_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_bytes(csv(LOG))
+    (tmp_path / "movies.csv").write_bytes("item_id,title\n10,é\n20,B\n30,C\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"movies\.csv: is not shift_jis text: .*ratings\.encoding names another"):
+        read(tmp_path, encoding="shift_jis")
+
+
+def test_the_parts_that_spark_writes(tmp_path: Path) -> None:
+    for name, frame in (("ratings", LOG), ("movies", ITEMS)):
+        for number, part in enumerate(frame.iter_slices(2)):
+            for suffix, write in ((".parquet", part.write_parquet), (".csv", part.write_csv)):
+                folder = tmp_path / f"{name}{suffix}"
+                folder.mkdir(exist_ok=True)
+                (folder / "_SUCCESS").touch()
+                (folder / ".part.crc").write_bytes(b"x")
+                write(folder / f"part-{number:05}-0a1b2c3d-1111-2222-3333-444455556666-c000{suffix}")
+    for suffix, shape in ((".parquet", "2 files of Parquet"), (".csv", "2 files of CSV")):
+        check(read(tmp_path / f"ratings{suffix}", items=str(tmp_path / f"movies{suffix}")), shape)
+        check(read(tmp_path / f"ratings{suffix}/*{suffix}", items=str(tmp_path / f"movies{suffix}/*{suffix}")), shape)
+
+
+def test_a_table_partitioned_by_a_column(tmp_path: Path) -> None:
+    for number, part in enumerate(LOG.iter_slices(2)):
+        (tmp_path / "log" / f"year={2023 + number}").mkdir(parents=True)
+        part.write_parquet(tmp_path / "log" / f"year={2023 + number}" / "part-0.parquet")
+    ITEMS.write_parquet(tmp_path / "items.parquet")
+    check(read(tmp_path / "log", items=str(tmp_path / "items.parquet")), "2 files of Parquet")
+
+
+def test_a_wrong_row_of_a_part_has_its_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a1.csv").write_bytes(csv(LOG))
+    (tmp_path / "a2.csv").write_text("user_id,item_id,rating,timestamp\n3,10,2,5\n1,20,3.5,1500000001\n")
+    (tmp_path / "a3.csv").write_text("user_id,item_id,rating,timestamp\nx1,10,2,1500000001\n")
+    ITEMS.write_csv(tmp_path / "items.csv")
+    wanted = r"a2\.csv:3: user 1 rated item 20 at 1500000001 already on line 3 of a1\.csv"
+    with pytest.raises(InputError, match=wanted):
+        read(tmp_path / "a?.csv")
+    found = read(tmp_path / "a?.csv", bad_rows="report")
+    assert found.frame["user_id"].to_list() == ["1", "1", "2", "2", "3", "x1"]
+    assert found.skipped is not None
+    assert found.skipped.rows() == [("a2.csv", 3, "repeated", "1,20,3.5,1500000001")]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_table_of_a_database_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"shop.{kind}"
+    if kind == "sqlite":
+        raw: object = sqlite3.connect(path)
+    else:
+        raw = pytest.importorskip("duckdb", reason="no DuckDB here").connect(str(path))
+    fill(raw, "products", "?")
+    raw.close()  # type: ignore[attr-defined]
+    url = f"{kind}:///{path}"
+    check(read(url), f"a table of {kind}")
+    check(read(f"{url}?table=ratings", items=f"{url}?table=products"))
+    with pytest.raises(InputError, match=r"has no table 'orders', expected one of products, ratings"):
+        read(f"{url}?table=orders")
+    with pytest.raises(InputError, match=r"ratings: row 1: rating 4 is outside of the scale"):
+        read(url, scale=(1, 2))
+
+
+def fill(raw: object, items: str, mark: str) -> None:
+    """Write the log and the items into a database."""
+    for name, frame, types in (
+        ("ratings", LOG, "user_id INTEGER, item_id INTEGER, rating DOUBLE PRECISION, timestamp BIGINT"),
+        (items, ITEMS, "item_id INTEGER, title VARCHAR(100)"),
+    ):
+        raw.execute(f"CREATE TABLE {name} ({types})")  # type: ignore[attr-defined]
+        for row in frame.rows():
+            values = ", ".join([mark] * len(row))
+            raw.execute(f"INSERT INTO {name} VALUES ({values})", row)  # type: ignore[attr-defined]
+    raw.commit()  # type: ignore[attr-defined]
+
+
+def test_a_table_of_postgresql() -> None:
+    with postgres.serving() as url:
+        import psycopg
+
+        with psycopg.connect(url) as raw:
+            fill(raw, "products", "%s")
+            raw.execute("CREATE SCHEMA shop")
+            raw.execute(
+                "CREATE TABLE shop.log AS SELECT gen_random_uuid() user_id, item_id, rating::numeric(3,1) rating, "
+                "to_timestamp(timestamp) created_at, '{\"a\": 1}'::jsonb data FROM ratings"
+            )
+        check(read(url), "a table of postgresql")
+        found = read(f"{url}&table=shop.log", items=f"{url}&table=products")
+        assert sorted(found.frame.select("item_id", "rating", "timestamp").rows()) == sorted(
+            LOG.select("item_id", "rating", "timestamp").rows()
+        )
+        assert found.frame["user_id"].str.len_chars().to_list() == [36] * 4
+        assert found.inputs == read(f"{url}&table=shop.log", items=f"{url}&table=products").inputs
+        with pytest.raises(
+            InputError, match=r"postgres: has no table 'x', expected one of products, ratings, shop\.log"
+        ):
+            read(f"{url}&table=x")
+    with pytest.raises(WorkError, match="cannot be reached") as caught:
+        read("postgresql://ann:secret@127.0.0.1:1/x?table=y")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_dataset_that_was_saved(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_polars(LOG).select([0, 1, 2, 3]).save_to_disk(tmp_path / "log")
+    Dataset.from_polars(pl.concat([ITEMS, ITEMS])).select([0, 4, 2]).save_to_disk(tmp_path / "items")
+    check(read(tmp_path / "log", items=str(tmp_path / "items")), "datasets")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server of the folder `tmp_path`."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_file_on_a_web_server(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "ratings.csv.gz").write_bytes(gzip.compress(csv(LOG)))
+    (tmp_path / "movies.jsonl").write_bytes(lines(ITEMS))
+    check(read(f"{web}/ratings.csv.gz", items=f"{web}/movies.jsonl"), "CSV, gzip")
+    copies = {path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.gz")}
+    check(read(f"{web}/ratings.csv.gz", items=f"{web}/movies.jsonl"))
+    assert {path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.gz")} == copies
+    with pytest.raises(InputError, match=r"none\.csv: no such file or folder"):
+        read(f"{web}/none.csv")
+
+
+def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="no s3fs here")
+    moto = pytest.importorskip("moto.server", reason="no S3 server here")
+    import s3fs
+
+    monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "cache"))
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "y"),
+            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        store = s3fs.S3FileSystem()
+        store.mkdir("shop")
+        for name, frame in (("ratings", LOG), ("items", ITEMS)):
+            for number, part in enumerate(frame.iter_slices(3)):
+                with store.open(f"shop/{name}/part-{number}.parquet", "wb") as file:
+                    part.write_parquet(file)
+        store.pipe("shop/log/ratings.csv", csv(LOG))
+        store.pipe("shop/log/items.csv", csv(ITEMS))
+        check(read("s3://shop/log"), "CSV")
+        check(read("s3://shop/log/ratings.csv"), "CSV")
+        check(read("s3://shop/ratings", items="s3://shop/items/*.parquet"), "2 files of Parquet")
+        with pytest.raises(InputError, match=r"s3://shop/log/none\.csv: no such file"):
+            read("s3://shop/log/none.csv")
+        store.pipe("shop/log/ratings.csv", csv(LOG[:2]))  # another file is copied anew
+        store.invalidate_cache()
+        assert read("s3://shop/log").frame.height == 2
+    finally:
+        server.stop()
+
+
+def test_a_store_that_is_not_known(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"abc://x/y\.csv: cannot be opened: Protocol not known"):
+        read("abc://x/y.csv")
+
+
+def test_a_file_without_a_header(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "ratings.csv", include_header=False)
+    ITEMS.write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(InputError, match=r"looks like a row, .*--header user,item,rating,timestamp names them"):
+        read(tmp_path)
+    check(read(tmp_path, header=("user", "item", "rating", "time")))
+    (tmp_path / "ratings.csv").write_text("\n".join(" ".join(map(str, row)) for row in LOG.rows()))
+    check(read(tmp_path, header=("user", "item", "rating", "time")), "text with spaces")
+    with pytest.raises(InputError, match=r"ratings\.csv:1: row has 4 fields, expected 3"):
+        read(tmp_path, header=("user", "item", "rating"), order="file")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_without_times_the_order_of_the_rows_counts_if_asked_for(tmp_path: Path, suffix: str) -> None:
+    frame = LOG.drop("timestamp")
+    content = {"csv": csv(frame).replace(b"\n2,10", b"\n\n2,10"), "jsonl": lines(frame)}
+    (tmp_path / f"ratings.{suffix}").write_bytes(content.get(suffix, b""))
+    if suffix == "parquet":
+        frame.write_parquet(tmp_path / "ratings.parquet")
+    ITEMS.write_csv(tmp_path / "items.csv")
+    with pytest.raises(InputError, match=r"has no timestamp column.*--order file takes the rows as they come"):
+        read(tmp_path)
+    found = read(tmp_path, order="file")
+    assert found.frame.rows() == [(*row, number) for number, row in enumerate(frame.rows())]
+    assert found.times == ""
+    assert not found.dated
+
+
+@pytest.mark.parametrize("how", ["text", "booleans in Parquet", "JSON"])
+def test_ratings_in_words_are_likes(tmp_path: Path, how: str) -> None:
+    words = pl.Series("rating", ["Thumbs up", "thumbs_down", "Thumbs up", "Thumbs up"])
+    frame = LOG.with_columns(words)
+    ITEMS.write_csv(tmp_path / "items.csv")
+    if how == "text":
+        frame.write_csv(tmp_path / "ratings.csv")
+    elif how == "JSON":
+        frame.with_columns(words == "Thumbs up").write_ndjson(tmp_path / "ratings.jsonl")
+    else:
+        frame.with_columns(words == "Thumbs up").write_parquet(tmp_path / "ratings.parquet")
+    found = read(tmp_path)
+    assert (found.frame["rating"].to_list(), found.scale) == ([1.0, 0.0, 1.0, 1.0], (0.0, 1.0))
+    if how == "text":
+        with (tmp_path / "ratings.csv").open("a") as file:
+            file.write("3,10,perhaps,5\n")
+        with pytest.raises(InputError, match=r"ratings\.csv:2: rating 'Thumbs up' is not a number"):
+            read(tmp_path)
+
+
+def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
+    LOG.with_columns(rating=pl.Series([4, -1, 3, -1])).write_csv(tmp_path / "ratings.csv")
+    ITEMS.write_csv(tmp_path / "items.csv")
+    with pytest.raises(
+        InputError, match=r"csv:3: rating -1 is outside .* --set ratings\.not_rated=-1 leaves such rows"
+    ):
+        read(tmp_path)
+    found = read(tmp_path, not_rated=-1)
+    assert found.frame["rating"].to_list() == [4, 3]
+    assert found.dropped == {"not rated": 2}
+    with pytest.raises(InputError, match=r"csv:2: rating 4 is outside"):
+        read(tmp_path, not_rated=-1, scale=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"user": 1}\n[1]\n', r"ratings\.jsonl:2: is a list, expected an object"),
+        (b'{"user": 1, "item": 2, "rating": 3, "time": 4}\n{"user": 1,\n', r"ratings\.jsonl:2: is not JSON: Expecting"),
+        (b'\n{"user": 1, "item": 2, "rating": 9, "time": 4}\n', r"ratings\.jsonl:2: rating 9 is outside"),
+        (b'[{"user": 1},\n{"user" 2}]', r"ratings\.jsonl:2: is not JSON: Expecting ':'"),
+        (b'[{"user": 1, "item": 2, "rating": 9, "time": 4}]', r"ratings\.jsonl: row 1: rating 9 is outside"),
+        (b"", r"ratings\.jsonl.*(has no user column|empty)"),
+        (b'{"user": {"a": 1}, "item": 2, "rating": 3, "time": 4}\n', r"column 'user' holds Struct.*expected integers"),
+    ],
+)
+def test_wrong_json_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "ratings.jsonl").write_bytes(content)
+    ITEMS.write_csv(tmp_path / "items.csv")
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_whose_types_change_late(tmp_path: Path) -> None:
+    rows = [{"user": "a", "item": n, "rating": 4, "time": n} for n in range(1500)]
+    rows += [{"user": 7, "item": "x", "rating": 4.5, "time": 2000}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read(tmp_path / "log.jsonl", untitled="id")
+    assert found.frame.row(-1) == ("7", "x", 4.5, 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ratings.csv.gz", gzip.compress(csv(LOG))[:-9], "is not a whole gzip file"),
+        ("ratings.csv.gz", csv(LOG), "is not a gzip file"),
+        ("ratings.csv.xz", lzma.compress(csv(LOG))[:-9], "is not a whole xz file"),
+        ("ratings.csv.zst", zstd(csv(LOG) * 99)[:-9], "is not a whole zstd file"),
+        ("ratings.arrow", b"ARROW1\0\0x", "is not a Arrow IPC file"),
+        ("ratings.csv.gz", gzip.compress(bytes(200_000_000), 9), "unpacks to more than 100 MB"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_lists_and_objects_of_items_become_text(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "ratings.csv")
+    rows = [
+        {"item_id": n, "title": "T", "tags": ["a", None, "b"], "size": {"w": 1}, "images": [{"u": 1}]}
+        for n in (10, 20, 30)
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read(tmp_path).items.row(0) == (10, "T", "a, b", '{"w":1}')
