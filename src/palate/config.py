@@ -85,7 +85,13 @@ class RatingsConfig(Section):
     @model_serializer(mode="wrap")
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
-        usual = {"also": None, "bad_rows": "refuse", "untitled": "refuse", "header": [], "encoding": None}
+        usual: dict[str, Any] = {
+            "also": None,
+            "bad_rows": "refuse",
+            "untitled": "refuse",
+            "header": [],
+            "encoding": None,
+        }
         usual |= {"order": "time", "not_rated": None}
         return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
 

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from palate.baselines.registry import BASELINES
 from palate.errors import InputError
 from palate.parser import did_you_mean
 from palate.recommend.lookup import shortened
 from palate.samples.people import Longs
 from palate.serve import schemas
 from palate.serve.admission import Emit, Stopped
-from palate.serve.engine import Engine, Model, NewRating, Part, Person, UnknownUserError
+from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, Model, NewRating, Part, Person, UnknownUserError
 from palate.serve.problems import ProblemError
 from palate.serve.source import Serving
 from palate.serve.store import Store
@@ -122,9 +123,12 @@ class Answers:
         return self.store.add_ratings(self._named_alike(request.ratings, "ratings"), request.key)
 
     def store_events(self, request: schemas.EventsRequest) -> schemas.Stored:
-        """Store events of known items, by models that the service has, for the calibration is by model."""
+        """Store events of known items and models, for the calibration is by model.
+
+        A page that was opened before a refresh may name a model that the service no longer has.
+        """
         for n, each in enumerate(request.events):
-            if each.model is not None:
+            if each.model is not None and each.model not in (*BASELINES, FINE_TUNED, ALONE, BASE):
                 self._model(each.model, f"events[{n}].model")
         return self.store.add_events(self._named_alike(request.events, "events"), request.key)
 
