@@ -44,6 +44,10 @@ PACKED = {
 SAVED = "state.json"
 """The file that the folder of a saved dataset has."""
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
+_WRONG = re.compile(r"[\udc80-\udcff]")
+"""Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
+_ODD = 2000
+"""Lines from which a legacy encoding is told."""
 _HASHING = ThreadPoolExecutor(1, "hashing")
 _WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
@@ -296,12 +300,14 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
     with file.path.open("rb") as content:
         while block := content.read(_BLOCK):
             begin = begin or block
-            if not block.isascii():
-                text = decode(block)
-                odd_here = re.findall(r"[^\n]*[\udc80-\udcff][^\n]*", text)
-                strange += len(re.findall(r"[\udc80-\udcff]", text))
-                sound += len(re.findall(r"[\x80-\ud7ff\ue000-\U0010ffff]", text))
-                odd += [line.encode("utf-8", "surrogateescape") for line in odd_here[: max(0, 2000 - len(odd))]]
+            if block.isascii():
+                continue
+            text = decode(block)
+            wrong = len(_WRONG.findall(text))
+            strange += wrong
+            sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
+            if wrong and len(odd) < _ODD:
+                odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
     marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
     if marked is not None:
         return marked
