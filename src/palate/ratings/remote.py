@@ -19,7 +19,16 @@ from palate.ratings.source import Source, open_source
 from palate.store.artifacts import atomic_file
 from palate.store.hub import cache_dir
 
-_EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_EXTRAS = {
+    "s3": "palate[remote]",
+    "s3a": "palate[remote]",
+    "http": "palate[remote]",
+    "https": "palate[remote]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "az": "adlfs",
+}
 """The package that opens a scheme, where fsspec needs one."""
 _BLOCK = 1 << 22
 
@@ -69,7 +78,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         found: tuple[Any, str] = url_to_fs(url)
     except ImportError:
         package = _EXTRAS.get(scheme, "the package that fsspec names for it")
-        raise InputError(f"needs {package}: pip install {package}", url) from None
+        raise InputError(f"needs {package}: pip install '{package}'", url) from None
     except ValueError as error:
         raise InputError(f"cannot be opened: {first_line(error)}", url) from None
     return found
