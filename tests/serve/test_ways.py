@@ -80,6 +80,14 @@ def test_what_moves_a_score_is_the_score_without_it(served: str) -> None:
             assert why.score.logit - alone.logit == pytest.approx(effect.effect, abs=2e-6)
 
 
+def test_the_client_shows_the_prompt(served: str) -> None:
+    with Client(served) as client:
+        shown = client.prompt("Fargo (1996)", history=[(50, 4.5)])
+    text = "".join(each.text for each in shown.tokens)
+    assert "Star Wars (1977)" in text.partition("Fargo (1996)")[0]
+    assert [each.part for each in shown.tokens][-2:] == ["answer", "answer"]
+
+
 def test_a_rating_changes_the_answers_at_once(served: str) -> None:
     with Client(served) as client:
         before = client.recommend(user=5, model="fine-tuned", retriever="all", top_k=100)
