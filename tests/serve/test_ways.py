@@ -1,6 +1,8 @@
 """The same scores through every way: HTTP, the client, the command line, and Python."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx2 as httpx
@@ -110,6 +112,36 @@ def test_what_monitor_finds_is_in_the_metrics(served: str) -> None:
         return {line.split()[0] for line in httpx.get(f"{served}/metrics").text.splitlines()}
 
     assert until(lambda: names <= shown())
+
+
+class Models(BaseHTTPRequestHandler):
+    """A server that lists its model."""
+
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "tiny"}]}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_without_the_name_of_its_model_names_the_option(run: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = palate("serve", run, "--port", "0", "--server", url)
+    server.shutdown()
+    server.server_close()
+
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert (
+        error
+        == f"error: --served-model: is not set, expected what {url} calls the base with the adapter, or merged: tiny"
+    )
 
 
 def test_the_report_of_the_run_may_load_nothing(run: Path, served: str) -> None:

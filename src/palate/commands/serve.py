@@ -97,7 +97,12 @@ def _source(config: Config, model: str | None) -> "EngineSource":
         if folder != run:
             own = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
         log.info("loading the models of %s", folder)
-        engine = engine_of(own, model=model)
+        try:
+            engine = engine_of(own, model=model)
+        except InputError as error:
+            if error.place == "score.served_model":
+                raise InputError(error.message, "--served-model") from None
+            raise
         engine.warm()
         return engine
 
