@@ -76,7 +76,8 @@ def main() -> None:
 def measured(ratings: str, resamples: int) -> dict[str, Any]:
     """The baselines with their metrics and times, and the steps with theirs."""
     samples = build_samples(load_ratings(ratings), PrepareConfig())
-    steps, baselines, scores = [], [], {}
+    steps, scores = [], {}
+    baselines: list[dict[str, Any]] = []
     with clock() as prepared:
         known = BaselineData.of(samples)
         known.residual, known.content, known.neighbours  # noqa: B018

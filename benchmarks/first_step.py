@@ -33,7 +33,7 @@ def measured(config: Config, targets: int, repeats: int, folder: Path) -> list[d
     data = folder / "prepared"
     config = config.model_copy(update={"data_dir": str(data)})
     palate("prepare", config, folder / "prepare.yaml")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "targets": k, "begun": [], "seconds": [], "loss": None}
         for name, k in (
             ("palate train, nothing cached", 1),

@@ -189,7 +189,7 @@ Say = Callable[[Mapping[str, Any]], str]
 KILLS: Mapping[str, Say] = {
     "": lambda row: row["store"],
     **{
-        name: (lambda row, name=name: f"{row[name]:,}")
+        name: (lambda row, name=name: f"{row[name]:,}")  # type: ignore[misc]
         for name in ("kills", "acknowledged", "rows", "lost", "twice", "stored without an answer")
     },
     "took": lambda row: f"{number(row['seconds'])} s",

@@ -61,10 +61,11 @@ def timed(samples: Samples, resamples: int, models: int) -> Iterator[Mapping[str
     scores = {f"model {i}": 1 / (1 + np.exp(-(y + rng.normal(size=y.size)))) for i in range(models)}
     first, second = list(scores)[:2]
     sets, ranked = candidate_sets(samples), {}
-    noise = rng.random(2 * samples.items.height)
+    noise: np.ndarray = rng.random(2 * samples.items.height)
 
     def predict(asked: Queries) -> np.ndarray:
-        return noise[asked.item + asked.anchor % samples.items.height]
+        found: np.ndarray = noise[asked.item + asked.anchor % samples.items.height]
+        return found
 
     def rankings() -> None:
         ranked.update({key: rank(sets, predict) for key in scores})

@@ -22,6 +22,7 @@ import numpy as np
 from report import Result, clock, in_own_process, number, publish, said
 from shapes import (
     FEW,
+    LEAD,
     SHAPES,
     SIZES,
     TINY,
@@ -123,7 +124,7 @@ def prompts_of(shape: Mapping[str, Any], candidates: int) -> tuple[list[int], li
     """What a user's prompts share, and each one's own rest: random tokens of MovieLens' lengths."""
     draw = np.random.default_rng(7)
     mean, deviation = SIZES["candidate"]
-    own = np.maximum(8, draw.normal(mean, deviation, candidates)).astype(int) + SIZES["lead"]
+    own = np.maximum(8, draw.normal(mean, deviation, candidates)).astype(int) + LEAD
     vocabulary = shape["vocab_size"]
     prefix = draw.integers(1, vocabulary, SIZES["history"][0]).tolist()
     return prefix, [draw.integers(1, vocabulary, size).tolist() for size in own.tolist()]

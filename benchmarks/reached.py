@@ -141,10 +141,14 @@ def score(config: Config, arm: Arm, adapter: Path, folder: Path, out: Path) -> N
 
     own = {
         "run_dir": str(folder / arm.variant),  # whose data they share
-        "evaluate": {"max_samples": ROWS, "calibration_samples": VALIDATION if arm.stacked else 0, "batch_size": 8},
+        "evaluate": {
+            "max_samples": ROWS,
+            "calibration_samples": VALIDATION if arm.stacked else 0,
+            "batch_size": 8,
+            "zero_shot": arm.samples is None,
+        },
         "score": {"stack": arm.stacked},
     }
-    own["evaluate"]["zero_shot"] = arm.samples is None
     config = Config.model_validate(config.model_dump(mode="json") | own)
     evaluate(config, adapters=[] if arm.samples is None else [adapter], base_only=arm.samples is None, out=str(out))
 

@@ -36,7 +36,8 @@ def recalls(samples: Samples, retriever: Retriever, split: str) -> list[float]:
         asked = item[position[at : at + n]][liked[at : at + n]]
         best = retriever.top(Past(item[past], rating[past], samples.liked[past]), NUMBERS[-1], np.unique(item[past]))
         found += [np.isin(asked, best[:n]).sum() for n in NUMBERS]
-    return (found / liked.sum()).tolist()
+    shares: list[float] = (found / liked.sum()).tolist()
+    return shares
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -219,7 +220,7 @@ def throughput(server: Server, draw: Next, clients: int, seconds: float) -> Load
                 load.statuses[status] += 1
 
     began = time.perf_counter()
-    in_threads([lambda seed=seed: ask(seed) for seed in range(clients)])
+    in_threads([partial(ask, seed) for seed in range(clients)])
     load.seconds = time.perf_counter() - began
     return load
 
@@ -287,7 +288,7 @@ def alone(server: Server, asked: Asked, model: str, users: int) -> Iterator[Resu
     yield Result(f"A user's second request, of other items: median of {users} users", rows, columns)
     parts = [connection.first_part({"user_id": user, "model": model, "stream": True}) for user in drawn[-users:]]
     rows = [{"median": statistics.median(parts), "max": max(parts)}]
-    columns = {name: lambda row, name=name: f"{number(row[name])} s" for name in ("median", "max")}
+    columns = {name: lambda row, name=name: f"{number(row[name])} s" for name in ("median", "max")}  # type: ignore[misc]
     yield Result(f"Time to the first streamed recommendations: {users} users", rows, columns)
 
 
@@ -352,7 +353,7 @@ def soak_columns(found: Mapping[str, int]) -> dict[str, Callable[[Mapping[str, A
     return {
         "capacity, a second": lambda row: number(row["capacity"]),
         "offered": lambda row: number(row["offered"]),
-        **{name: lambda row, name=name: f"{row[name]:,}" for name in sorted(found)},
+        **{name: lambda row, name=name: f"{row[name]:,}" for name in sorted(found)},  # type: ignore[misc]
         "largest difference of P": lambda row: f"{row['worst']:.1g}",
         **mib,
         "status afterwards": lambda row: str(row["after"]),
@@ -364,7 +365,7 @@ LOADED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "request": lambda row: row["request"],
     "clients": lambda row: str(row["clients"]),
     "a second": lambda row: number(row["rate"]),
-    **{name: lambda row, name=name: f"{number(1000 * row[name])} ms" for name in ("p50", "p95", "p99")},
+    **{name: lambda row, name=name: f"{number(1000 * row[name])} ms" for name in ("p50", "p95", "p99")},  # type: ignore[misc]
     "other than 200": lambda row: (
         ", ".join(f"{n} × {s}" for s, n in sorted(row["statuses"].items()) if s != 200) or "–"
     ),

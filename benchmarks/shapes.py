@@ -30,8 +30,10 @@ import numpy as np
 from report import Result, in_own_process, number, publish, python_peak, said, spread
 from training import CLAIMS, claim
 
-SIZES = {"history": (410, 60), "candidate": (37, 6), "response": 7, "lead": 4}
+SIZES = {"history": (410, 60), "candidate": (37, 6)}
 """Tokens of what K targets share and of what is each one's own, (mean, standard deviation)."""
+RESPONSE, LEAD = 7, 4
+"""Tokens of the response, and those of them before the answer."""
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165.2e12}
 """Dense bfloat16 FLOP/s of the data sheets."""
 TARGETS = (1, 16)
@@ -133,7 +135,7 @@ def worked_out(few: Mapping[str, Any], more: Mapping[str, Any], whole: int) -> d
     times = (whole - few["layers"]) / (more["layers"] - few["layers"])
 
     def at(first: float, second: float) -> float:
-        return first + times * (second - first)
+        return float(first + times * (second - first))
 
     first, second = (spread(each["seconds"])["median"] for each in (few, more))
     seconds, flops = at(first, second), at(few["flops"], more["flops"])
@@ -255,14 +257,13 @@ def prompts_of(targets: int, samples: int, vocabulary: int) -> Any:
     count = -(-samples // targets)
     history = np.maximum(64, draw.normal(*SIZES["history"], count)).astype(np.int64)
     own = np.maximum(8, draw.normal(*SIZES["candidate"], count * targets)).astype(np.int64)
-    response = SIZES["response"]
     rows = []
     for k, size in enumerate(history.tolist()):
         head = draw.integers(1, vocabulary, size)
         for mine in own[k * targets : (k + 1) * targets].tolist():
-            ids = np.concatenate([head, draw.integers(1, vocabulary, mine + response)])
-            ids[-response + SIZES["lead"]] = draw.integers(1, 3)
-            rows.append((ids, np.concatenate([np.full(ids.size - response, -100), ids[-response:]])))
+            ids = np.concatenate([head, draw.integers(1, vocabulary, mine + RESPONSE)])
+            ids[-RESPONSE + LEAD] = draw.integers(1, 3)
+            rows.append((ids.tolist(), [-100] * (ids.size - RESPONSE) + ids[-RESPONSE:].tolist()))
 
     class Made(SharedHistory):
         def __init__(self) -> None:
@@ -276,7 +277,7 @@ def prompts_of(targets: int, samples: int, vocabulary: int) -> Any:
             ids, _, offsets = self.source.ragged(np.asarray(samples))
             return ids, offsets
 
-    source = SharedRows(rows, SIZES["lead"], 1, "random")
+    source = SharedRows(rows, LEAD, 1, "random")
     return Made()
 
 
@@ -346,7 +347,7 @@ def trl_row(model: Any, on: Any, step: int, tokens: int, repeats: int) -> dict[s
         seconds = timed(trainer, on)
     examples = statistics.mean(len(pack) for pack in packs)
     passed = statistics.mean(sum(pack) for pack in packs)
-    flops = dense_flops(model, passed, examples * SIZES["response"], statistics.mean(pairs(pack) for pack in packs))
+    flops = dense_flops(model, passed, examples * RESPONSE, statistics.mean(pairs(pack) for pack in packs))
     return row_of("TRL, packing", examples, seconds, passed, flops) | {"attention": way}
 
 
@@ -409,7 +410,7 @@ def timed(trainer: Any, on: Any) -> list[float]:
 
     ends: list[float] = []
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if on.type == "cuda":
                 torch.cuda.synchronize()
@@ -448,7 +449,7 @@ def dense_flops(model: Any, tokens: float, labelled: float, seen: float) -> floa
     every = {id(weight): weight.numel() for weight in model.parameters() if not weight.requires_grad}
     frozen = sum(every.values()) - embedded - (head if not config.tie_word_embeddings else 0)
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * seen
-    return 4.0 * frozen * tokens + 6.0 * trained * tokens + 4.0 * head * labelled + attention
+    return float(4.0 * frozen * tokens + 6.0 * trained * tokens + 4.0 * head * labelled + attention)
 
 
 def row_of(name: str, examples: float, seconds: list[float], tokens: float, flops: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,8 @@ FREED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 class Case:
     """What one side is to train. A step has `config.train.batch_size × gradient_accumulation` samples."""
 
-    side: Literal["Palate", "TRL"]
+    side: str
+    """Palate or TRL."""
     config: Config
     steps: int
     """How many steps there are rows for."""
@@ -95,13 +96,15 @@ class Side:
         """Loss and gradients (one flat array) of the first samples, in float32; before the first step."""
         _ = self.about
         self._pipe.send("exact")
-        return self._answer()
+        found: tuple[float, Any] = self._answer()
+        return found
 
     def step(self) -> Made:
         """Make one step."""
         _ = self.about
         self._pipe.send("step")
-        return self._answer()
+        found: Made = self._answer()
+        return found
 
     def _answer(self) -> Any:
         try:
@@ -147,7 +150,7 @@ def _gate(pipe: Any, tokens: list[int], ready: int) -> Any:
     """A callback that times every step and lets the next one begin when it is asked for."""
     from transformers import TrainerCallback
 
-    class Gate(TrainerCallback):
+    class Gate(TrainerCallback):  # type: ignore[misc]
         started = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -102,7 +102,7 @@ def fields(args: argparse.Namespace) -> list[dict[str, Any]]:
         began = time.process_time()
         prompt = PromptSpec(candidate_line=f"{{{name}}}", estimate=args.estimate)
         score = signals_of(BaselineData.of(samples), prompt)[name].to_numpy()
-        row = {"field": name, "distinct": len(np.unique(score)), "took": time.process_time() - began}
+        row: dict[str, Any] = {"field": name, "distinct": len(np.unique(score)), "took": time.process_time() - began}
         score = (score - score.min()) / max(np.ptp(score), 1e-9)  # `measure` takes probabilities
         for split in ("train", "val", "test"):
             index = samples.of(split)

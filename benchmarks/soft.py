@@ -191,7 +191,7 @@ def probed(data: BaselineData) -> Iterator[dict[str, Any]]:
             model.fit(x, y)
             area = {}
             for split, (x, y) in parts.items():
-                area[split] = measure(y, model.predict_proba(x)[:, 1], np.zeros(len(y), np.int64)).auc
+                area[split] = measure(y, np.asarray(model.predict_proba(x))[:, 1], np.zeros(len(y), np.int64)).auc
             yield {"vectors": what, "model": label, **area}
 
 

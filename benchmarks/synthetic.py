@@ -65,8 +65,9 @@ def popularity(titles: int, rng: np.random.Generator) -> NDArray[np.float64]:
     Of 87,000 titles the first hundredth has 46 % of all ratings. Few titles have a shorter flat top.
     """
     weight = (np.arange(titles) + min(250, titles / 40)) ** -1.6
-    chance = np.cumsum(rng.permutation(weight))
-    return chance / chance[-1]
+    chance: NDArray[np.float64] = np.cumsum(rng.permutation(weight))
+    chance /= chance[-1]
+    return chance
 
 
 def blocks(
@@ -124,8 +125,9 @@ def times(sizes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int6
     gap += (rng.random(total) < 0.02) * rng.exponential(1e6, total)
     starts = np.cumsum(sizes) - sizes
     gap[starts] = rng.uniform(820_000_000, 1_400_000_000, sizes.size)  # 1996 to 2014
-    elapsed = np.cumsum(gap.astype(np.int64))
-    return elapsed - np.repeat(elapsed[starts] - gap[starts].astype(np.int64), sizes)
+    elapsed: NDArray[np.int64] = np.cumsum(gap.astype(np.int64))
+    elapsed -= np.repeat(elapsed[starts] - gap[starts].astype(np.int64), sizes)
+    return elapsed
 
 
 ADJECTIVES = """American Bad Beautiful Big Black Blue Broken Burning Cold Crazy Dark Dead Deep Eternal Fallen Fatal

@@ -125,6 +125,7 @@ def measured(inputs: Inputs, only: str, repeats: int) -> Iterator[dict[str, Any]
         base = base or spread(seconds)["median"]
         print(f"{name}: {said(seconds)}", file=sys.stderr)  # a full run takes a quarter of an hour
         extra = {"differing": differing, "peak_bytes": max(work.peak for work in works), **notes}
+        assert reference is not None
         yield row_of(name, reference, seconds, base) | extra
 
 

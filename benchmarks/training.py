@@ -209,7 +209,7 @@ def speed(scale: Scale, targets: int, tuned: dict[str, dict[int, float]]) -> Ite
     tried: dict[str, dict[int, float]] = {"Palate": {}, "TRL": dict(tuned.get("TRL", {}))}
     for name in tried if len(scale.batches) > 1 else ():
         for batch in scale.batches if not tried[name] else ():
-            with Side(Case(name, config_of(scale, targets, batch), 2)) as side:  # type: ignore[arg-type]
+            with Side(Case(name, config_of(scale, targets, batch), 2)) as side:
                 side.step()
                 tried[name][batch] = side.step().seconds
             print(f"K = {targets}, {name}, {batch} in a pass: {number(tried[name][batch])} s", file=sys.stderr)
@@ -219,7 +219,7 @@ def speed(scale: Scale, targets: int, tuned: dict[str, dict[int, float]]) -> Ite
     about: dict[str, Any] = {}
     proofs: dict[str, Any] = {}
     for name, batch in best.items():  # after each other: at its fastest TRL leaves no memory for another beside it
-        with Side(Case(name, config_of(scale, targets, batch), steps, scale.proved)) as side:  # type: ignore[arg-type]
+        with Side(Case(name, config_of(scale, targets, batch), steps, scale.proved)) as side:
             about[name], proofs[name] = side.about, side.exact()
             made[name] = [side.step() for _ in range(steps)]
     exact = same(proofs["Palate"], proofs["TRL"], f"K = {targets}")
@@ -273,13 +273,13 @@ def memory(scale: Scale, targets: int) -> list[dict[str, Any]]:
         configs["TRL"] = config_of(scale, targets, rows, rows)
     proved = batch if targets == 1 else 0
     with ExitStack() as stack:
-        cases = [Case(name, config, 3, proved, FREED) for name, config in configs.items()]  # type: ignore[arg-type]
+        cases = [Case(name, config, 3, proved, FREED) for name, config in configs.items()]
         sides = [stack.enter_context(Side(case)) for case in cases]
         about = [side.about for side in sides]
         proofs = [side.exact() for side in sides] if proved else []
         made = {side.case.side: [side.step() for _ in range(side.case.steps)] for side in sides}
     if targets == 1:  # the same samples
-        same(*proofs, "memory")
+        same(proofs[0], proofs[1], "memory")
         same_losses(made, "memory")
     return [
         {

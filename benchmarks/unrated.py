@@ -55,13 +55,14 @@ def unrated(samples: Samples) -> NDArray[np.int64]:
 def measured(config: Config, adapter: Path, out: Path) -> dict[str, Any]:
     """Score these rows, kept in `out`, and measure them beside the baselines."""
     from palate.commands.prepare import prepared, sample_ids, scored_tokens
-    from palate.commands.score import load_scorer, score_with
+    from palate.commands.score import key_of, load_scorer, score_with
     from palate.measure.rows import evaluate
 
     data, scorer = prepared(config), load_scorer(config, adapter)
     rows, about = unrated(data.samples), sample_ids(data, "test")
     tokens = scored_tokens(config, data, scorer.chat, ("test",))["test"]
-    columns = score_with(scorer, config, tokens, about, rows, adapter, out / "unrated.parquet").columns
+    key = key_of(scorer, config, tokens, adapter)
+    columns = score_with(scorer, config, tokens, about, rows, key, out / "unrated.parquet").columns
     scores = {"fine-tuned": pl.DataFrame({name: columns[name] for name in ("row", "p")})}
     return asdict(evaluate(data.samples, scores, rows=rows, seed=config.seed))
 

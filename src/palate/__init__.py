@@ -11,6 +11,7 @@ PLACES = {
     "PrepareConfig": "palate.config",
     "PromptSpec": "palate.prompt.spec",
     "Scorer": "palate.score.scorer",
+    "ServiceError": "palate.client",
     "TokenDataset": "palate.tokens.dataset",
     "build_samples": "palate.samples.build",
     "load_config": "palate.config",
@@ -28,6 +29,7 @@ __all__ = ["__version__", *PLACES]
 if TYPE_CHECKING:
     __version__: str
     from palate.client import Client as Client
+    from palate.client import ServiceError as ServiceError
     from palate.config import Config as Config
     from palate.config import PrepareConfig as PrepareConfig
     from palate.config import load_config as load_config

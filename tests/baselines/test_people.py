@@ -70,6 +70,17 @@ def test_newer_ratings_of_a_user_count_as_ratings_of_a_stranger_do(data: Baselin
     assert after == before + 5.5
 
 
+def test_a_rating_of_an_earlier_time_counts_at_its_place(data: BaselineData) -> None:
+    ends = ends_of(data.samples)
+    rows = np.arange(ends[6], ends[7])
+    person = Person("", rows, (NewRating(40, 0.5, 7),), np.array([1]))
+    small, (end,) = about(data, [person])
+    assert small.item[:end].tolist() == np.insert(data.item[rows], 1, 40).tolist()
+    assert small.log_row is not None
+    assert small.log_row[:end].tolist() == [rows[0], -1, *rows[1:]]
+    assert small.samples.timeline["timestamp"][1] == 7
+
+
 def test_a_person_without_one_rating() -> None:
     person = Person("", np.array([4, 5, 6]), (NewRating(1, 2.0), NewRating(2, 3.0)))
     assert person.without(1).rows.tolist() == [4, 6]

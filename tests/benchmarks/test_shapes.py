@@ -21,7 +21,7 @@ def test_random_prompts_pack_as_samples_do(targets: int) -> None:
 
     assert len(packed) == prompts.tokens(prompts.pieces()).sum()
     assert packed.block.size == 8
-    assert packed.targets.size == 8 * shapes.SIZES["response"]
+    assert packed.targets.size == 8 * shapes.RESPONSE
     model = tiny_model("qwen3")
     shapes.check_alone(model_of(model), choose_attention(model, "auto", targets, 1000), prompts.pieces(), prompts)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -69,6 +70,24 @@ def test_a_run_without_a_store_or_without_data_is_wrong_input(run: Path, tmp_pat
     (tmp_path / "config.yaml").write_text("name: empty\n")
     with closing(Store(f"sqlite:///{run}/feedback.sqlite")) as store, pytest.raises(InputError, match="does not exist"):
         gauges(tmp_path, store)
+
+
+def test_a_store_with_values_of_another_program_is_one_line(run: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.sqlite"
+    with closing(Store(url)) as store:
+        store.add_ratings([NewRating(user_id=1, item_id=1, rating=4)])
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as raw:
+        raw.execute("UPDATE ratings SET rating = 'abc'")
+        raw.commit()
+    items = run.parent / "log" / "movies.csv"
+    for words in (
+        ("monitor", run, "--ratings", url),
+        ("prepare", "--ratings", url, "--items", items, "--out", tmp_path / "x"),
+    ):
+        done = palate(*words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "ratings, row 1: rating is 'abc', expected a number" in done.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_name_of_a_model_is_a_few_lines(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

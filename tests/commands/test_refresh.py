@@ -14,7 +14,8 @@ from tests.command import palate
 from tests.recipes import recipe_to_evaluate, recipe_to_run
 
 from palate.commands import refresh as module
-from palate.config import load_config
+from palate.config import Override, load_config
+from palate.ratings.database import connect
 from palate.serve.release import current
 from palate.serve.schemas import NewRating
 from palate.serve.store import Store
@@ -86,6 +87,58 @@ def test_a_run_that_is_not_worse_goes_into_service(run: Path) -> None:
     assert "nothing" in palate("refresh", run).stdout
     timeline = pl.read_parquet(folder / "data" / "ratings.parquet")
     assert timeline.filter(pl.col("timestamp") >= LATER).height == 900
+
+
+def spoil(folder: Path, what: str) -> None:
+    if what == "manifest":
+        (folder / "data" / "manifest.json").unlink()
+    elif what == "missing":
+        (folder / "baselines" / "user-item.npz").unlink()
+    else:
+        (folder / "baselines" / "user-item.npz").write_bytes(b"PK damaged")
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("damaged", "user-item.npz: is damaged, expected a fitted baseline"),
+        ("missing", "lacks the model 'user-item', for which `palate refresh` switched to it"),
+        ("manifest", "manifest.json: is missing, expected what `palate refresh` wrote"),
+    ],
+)
+def test_a_spoiled_release_is_refused_and_the_earlier_one_stays(
+    run: Path, what: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from palate.commands.serve import _source
+
+    config = load_config(run / "config.yaml", [Override("run_dir", str(run), "run_dir")])
+    source = _source(config, None)
+    rate(run, range(100, 130), 30, odd)
+    assert palate("refresh", run).returncode == 0
+    spoil(run / "releases" / "1", what)
+    before = files(run / "releases" / "1")
+    assert not source.refresh()
+    assert (source.refused, source.folder) == (True, run)
+    assert "the earlier release stays" in caplog.text
+    assert line in caplog.text
+    source.close()
+    done = palate("serve", run, "--port", "0")
+    assert done.returncode == 2
+    assert line in done.stderr.splitlines()[-1]
+    assert f"remove {run / 'release.json'} to serve the run itself" in done.stderr.splitlines()[-1]
+    assert files(run / "releases" / "1") == before
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-train"])
+def test_a_store_that_has_lost_ratings_is_a_warning_with_the_counts(run: Path, option: str) -> None:
+    rate(run, range(100, 130), 30, odd)
+    assert "neither" not in palate("refresh", run).stderr
+    with closing(connect(f"sqlite:///{run}/feedback.sqlite")) as store:
+        store.count("DELETE FROM ratings WHERE user_id IN ('100', '101')")
+    rate(run, range(200, 202), 30, odd)
+    done = palate("refresh", run, option)
+    assert f"60 of 1,380 ratings that {run}/releases/1 has are neither in the log nor in the store" in done.stderr
+    assert "a release has 1,380" in done.stderr
 
 
 def test_a_worse_run_stays_out_even_by_force(run: Path) -> None:

@@ -59,6 +59,23 @@ def test_newer_ratings_follow_those_of_the_log_and_drop_the_oldest() -> None:
     ]
 
 
+def test_a_rating_of_an_earlier_time_stands_where_the_log_would_have_it() -> None:
+    """The log's own rating, taken out and given back at its place, makes the same prompt."""
+    now, rows, item = asked_now(SAMPLES), np.flatnonzero(SAMPLES.user == 2), np.array([7])
+    render, at = renderer(now.samples, PROMPTS[0]), rows.size - 2
+    own = SAMPLES.timeline.row(int(rows[at]), named=True)
+    new = NewRating(int(SAMPLES.items["item_id"].index_of(own["item_id"]) or 0), own["rating"])
+    person = Person("", np.delete(rows, at), (new,), np.array([at]))
+    texts = []
+    for each in (Person("", rows), person):
+        written, *arguments = written_for(render, now.target, each, item)
+        texts.append(written.questions(*arguments).rows())
+    assert texts[0] == texts[1]
+    assert person.without(at).rows.tolist() == person.without(at).places.tolist() == np.delete(rows, at).tolist()
+    fewer = person.without(0)
+    assert (fewer.before, fewer.places[at - 1]) == (np.array([at - 1]), -1)
+
+
 def test_a_rating_that_the_scale_lacks_is_not_taken_for_another() -> None:
     now = asked_now(SAMPLES)
     with pytest.raises(KeyError, match=r"4\.25"):

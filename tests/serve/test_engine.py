@@ -140,6 +140,23 @@ def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
         engine.person("someone new", None)
 
 
+def test_a_stored_rating_stands_at_its_time_among_those_of_the_log(engine: Engine) -> None:
+    log = engine.past(engine.person(USER, None))
+    new = next(item for item in range(engine.items.height) if item not in log["item"])
+    for n in (0, 2, log.height):
+        time = int(log["timestamp"][n - 1]) if n else 0
+        person = engine.person(USER, None, [NewRating(new, 1.5, time)])
+        past = engine.past(person)
+        assert past["item"].to_list() == [*log["item"][:n], new, *log["item"][n:]]
+        assert past["stored"].to_list() == [at == n for at in range(past.height)]
+        for model in ("user-item", FINE_TUNED):
+            _, effects = engine.explain(model, person, new)
+            for back, effect in enumerate(reversed(effects), 1):
+                assert effect.item == past["item"][-back]
+                without = scored(engine, model, person.without(past.height - back), np.array([new]))["p"]
+                assert effect.p_without == pytest.approx(without[0], abs=1e-6)
+
+
 def test_a_newer_rating_of_an_item_replaces_that_of_the_log(engine: Engine) -> None:
     before = engine.past(engine.person(USER, None))
     again = int(before["item"][0])

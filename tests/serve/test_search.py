@@ -1,5 +1,6 @@
 """The catalogue finds titles as people type them."""
 
+import random
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.examples import examples
 
 from palate.errors import InputError
 from palate.serve.schemas import Item
-from palate.serve.search import Catalogue, plain
+from palate.serve.search import Catalogue
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small" / "movies.csv"
 TITLES = [
@@ -62,10 +63,52 @@ def test_the_first_result_is_the_film_that_is_meant(films: Catalogue, query: str
     assert films.names[films.search(query, 5)[0]] == title
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("matrix", {"Matrix", "Matrix Reloaded", "Matrix Revolutions", "Animatrix"}),
+        ("mattrix", {"Matrix", "Matrix Reloaded", "Matrix Revolutions"}),
+        ("toy story", {"Toy Story", "Toy Story 2", "Toy Story 3"}),
+        ("pulp ficton", {"Pulp Fiction"}),
+        ("fargo 1996", {"Fargo"}),
+        ("xyzzy", set()),
+        ("qwertyuiop", set()),
+        ("blorptastic", set()),
+    ],
+)
+def test_titles_that_do_not_resemble_the_query_are_left_out(films: Catalogue, query: str, found: set[str]) -> None:
+    assert {films.names[row].partition(" (")[0].removesuffix(", The") for row in films.search(query, 10)} == found
+
+
+@pytest.mark.parametrize(("query", "word"), [("godfahter", "Godfather"), ("star wrs", "Star Wars")])
+def test_titles_with_the_mistyped_words_come_first(films: Catalogue, query: str, word: str) -> None:
+    assert all(word in films.names[row] for row in films.search(query, 4))
+
+
+def test_mistyped_titles_are_found_and_nonsense_mostly_is_not(films: Catalogue) -> None:
+    draw = random.Random(5)
+    letter, missed, answered = lambda: draw.choice("abcdefghijklmnopqrstuvwxyz"), 0, 0
+    for row in draw.sample(range(len(films.names)), 100):
+        title = films.names[row]
+        at = draw.randrange(1, len(title))
+        wrong = (
+            title[:at] + letter() + title[at:],
+            title[:at] + letter() + title[at + 1 :],
+            title[:at] + title[at + 1 :],
+        )
+        missed += row not in films.search(draw.choice(wrong), 10)
+        answered += bool(films.search("".join(letter() for _ in range(7)), 1))
+    assert (missed, answered) <= (2, 10)
+
+
 def test_every_title_finds_itself(films: Catalogue) -> None:
     for row in range(0, len(films.names), 97):
         found = films.search(films.names[row], 3)
-        assert plain(films.names[found[0]]) == plain(films.names[row])
+        assert films.names[found[0]] == films.names[row]
+
+
+def test_a_title_without_letters_finds_itself() -> None:
+    assert Catalogue(pl.DataFrame({"item_id": [1, 2], "title": ["...", "!"]})).search("!", 3) == [1]
 
 
 @examples(100)

@@ -82,7 +82,7 @@ def run(tmp_path: Path) -> Path:
     [
         (["--host", "0.0.0.0"], "error: --host: 0.0.0.0 can be reached from other machines, expected an API key in"),
         (["--port", "99999"], "error: --port: 99999, expected a number from 0 to 65535"),
-        (["--host", "203.0.113.9", "--api-key-file", "key"], "error: --port: 203.0.113.9:8000 cannot be had ("),
+        (["--host", "203.0.113.9", "--api-key-file", "key"], "error: --host: 203.0.113.9:8000 cannot be had ("),
         (["--api-key-file", "missing"], "error: --api-key-file: cannot be read"),
         (["--api-key-file", "empty"], "error: empty: is empty, expected the API key"),
         (["--in-flight", "0"], "error: --in-flight: 0, expected 1 or more"),
@@ -105,7 +105,7 @@ def test_a_port_in_use_is_one_line(run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = palate("serve", run, "--port", str(port))
-    expected = f"error: --port: 127.0.0.1:{port} cannot be had (Address already in use), expected another address\n"
+    expected = f"error: --port: 127.0.0.1:{port} is in use, expected a free port; --port 0 takes any\n"
     assert (done.returncode, done.stderr) == (2, expected)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.examples import examples
 from tests.postgres import restart, serving
 
-from palate.errors import InputError, WorkError
+from palate.errors import InputError, PalateError, WorkError
 from palate.ratings import database
 from palate.ratings.database import connect, stored_ratings
 from palate.serve.schemas import TEXT, NewEvent, NewRating
@@ -303,11 +303,61 @@ def test_a_rating_is_in_the_file_at_the_stores_path_or_refused(tmp_path: Path) -
 
 def test_a_damaged_store_is_not_ready(tmp_path: Path) -> None:
     file = tmp_path / "feedback.sqlite"
-    Store(f"sqlite:///{file}").close()
-    with closing(sqlite3.connect(file)) as raw:
+    with closing(Store(f"sqlite:///{file}")) as store, closing(sqlite3.connect(file)) as raw:
+        assert store.ready()
         raw.execute("DROP TABLE requests")
-    with closing(Store(f"sqlite:///{file}")) as store:
         assert not store.ready()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("UPDATE ratings SET rating = 'abc'", "ratings, row 1: rating is 'abc', expected a number"),
+        ("UPDATE ratings SET timestamp = 'then' WHERE number = 2", "ratings, row 2: timestamp is 'then', expected sec"),
+        ("UPDATE ratings SET timestamp = 1.5", "ratings, row 1: timestamp is 1.5, expected seconds since 1970"),
+        ("UPDATE ratings SET timestamp = -7", "ratings, row 1: timestamp is -7, expected seconds since 1970"),
+        ("UPDATE ratings SET rating = 9e999", "ratings, row 1: rating is inf, expected a number"),
+        ("UPDATE ratings SET user_id = x'00ff'", "ratings, row 1: user_id is b'\\x00\\xff', expected an id as JSON"),
+        ("UPDATE ratings SET user_id = 'anna'", "ratings, row 1: user_id is 'anna', expected an id as JSON"),
+        ("UPDATE ratings SET item_id = '[1]'", "ratings, row 1: item_id is '[1]', expected an id as JSON"),
+        ("UPDATE events SET p = 'high'", "events, row 1: p is 'high', expected a probability"),
+        ("UPDATE events SET model = 'x'", "events, row 1: model is 'x', expected a text as JSON"),
+        ("ALTER TABLE ratings DROP COLUMN rating", "has no columns rating in its table ratings, expected the store of"),
+        ("DROP TABLE events", "has no table events, expected the store of `palate serve`"),
+    ],
+)
+def test_what_another_program_wrote_is_one_line_with_exit_code_2(tmp_path: Path, change: str, line: str) -> None:
+    url = f"sqlite:///{tmp_path}/a.sqlite"
+    with closing(Store(url)) as store:
+        store.add_ratings([rating(1, 2), rating("anna", "b-7", 2.5)])
+        store.add_events([NewEvent(event="shown", user_id=1, item_id=2, model="m", p=0.25)])
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as raw:
+        raw.execute(change)
+        raw.commit()
+    with pytest.raises(PalateError) as failure, closing(Store(url)) as store:
+        store.ratings_of("anna" if "number = 2" in change else 1)
+        store.all_ratings()
+        store.events()
+    assert str(failure.value).startswith(f"{tmp_path}/a.sqlite: {line}")
+    assert failure.value.exit_code == 2
+
+
+def test_a_schema_without_a_column_is_refused(server: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS palate CASCADE")
+        Store(server).close()
+        connection.execute("ALTER TABLE palate.ratings DROP COLUMN rating")
+        with pytest.raises(InputError, match="has no columns rating in its table ratings"):
+            Store(server)
+        connection.execute("DROP SCHEMA palate CASCADE")
+
+
+def test_a_folder_that_does_not_exist_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nope does not exist"):
+        Store(f"sqlite:///{tmp_path}/nope/x.sqlite")
+    assert not (tmp_path / "nope").exists()
 
 
 @pytest.mark.parametrize(
@@ -319,11 +369,36 @@ def test_a_damaged_store_is_not_ready(tmp_path: Path) -> None:
         ("postgresql://host/name?password=a@secret", "postgresql://…"),
         ("mysql://me:secret@host/name", "mysql://host/name"),
         ("postgresql://[::1/name", "postgresql://[::1/name"),
+        ("postgresql://host:5432/name", "postgresql://host:5432/name"),
+        ("postgresql://me:secret", "postgresql://…"),
+        ("postgresql:/me:secret@host/name", "…@host/name"),
         ("sqlite:///a@b?c.sqlite", "sqlite:///a@b?c.sqlite"),
     ],
 )
 def test_messages_show_no_password(url: str, shown: str) -> None:
     assert database.place_of(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:p@secret@127.0.0.1:9/name",
+        "postgresql://me:secret/p@127.0.0.1:9/name",
+        "postgresql://me:p:secret@127.0.0.1:9/name",
+        "postgresql://me:p?secret@127.0.0.1:9/name",
+        "postgresql://me:%zzsecret@127.0.0.1:9/name",
+        "postgresql://me:p%40secret@127.0.0.1:9/name",
+        "postgresql://me:secret",
+        "postgresql://127.0.0.1:9/name?password=p&secret=1",
+        "postgresql://127.0.0.1:9/name?password=%zzsecret",
+        "postgresql:/me:secret@127.0.0.1:9/name",
+        "postgres:me:secret@127.0.0.1:9/name",
+    ],
+)
+def test_no_error_holds_a_part_of_the_password(url: str) -> None:
+    with pytest.raises(PalateError) as failure:
+        connect(url)
+    assert "secret" not in str(failure.value)
 
 
 def test_a_url_that_cannot_be_read_is_wrong_input() -> None:

@@ -1,6 +1,8 @@
 """The same scores through every way: HTTP, the client, the command line, and Python."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx2 as httpx
@@ -81,6 +83,14 @@ def test_what_moves_a_score_is_the_score_without_it(served: str) -> None:
             assert why.score.logit - alone.logit == pytest.approx(effect.effect, abs=2e-6)
 
 
+def test_the_client_shows_the_prompt(served: str) -> None:
+    with Client(served) as client:
+        shown = client.prompt("Fargo (1996)", history=[(50, 4.5)])
+    text = "".join(each.text for each in shown.tokens)
+    assert "Star Wars (1977)" in text.partition("Fargo (1996)")[0]
+    assert [each.part for each in shown.tokens][-2:] == ["answer", "answer"]
+
+
 def test_a_rating_changes_the_answers_at_once(served: str) -> None:
     with Client(served) as client:
         before = client.recommend(user=5, model="fine-tuned", retriever="all", top_k=100)
@@ -105,6 +115,36 @@ def test_what_monitor_finds_is_in_the_metrics(served: str) -> None:
 
     assert until(lambda: names <= shown().keys())
     assert shown().items() <= MEANINGS.items()
+
+
+class Models(BaseHTTPRequestHandler):
+    """A server that lists its model."""
+
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "tiny"}]}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_without_the_name_of_its_model_names_the_option(run: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = palate("serve", run, "--port", "0", "--server", url)
+    server.shutdown()
+    server.server_close()
+
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert (
+        error
+        == f"error: --served-model: is not set, expected what {url} calls the base with the adapter, or merged: tiny"
+    )
 
 
 def test_the_report_of_the_run_may_load_nothing(run: Path, served: str) -> None:

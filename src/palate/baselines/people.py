@@ -31,12 +31,13 @@ def about(log: BaselineData, people: Sequence[Person]) -> tuple[BaselineData, Lo
     user, fold = np.full(rows.size, strangers), np.zeros(rows.size, np.int64)
     first = np.repeat(last - sizes, sizes + 1)
     for begin, person in zip((last - sizes).tolist(), people, strict=True):
-        stop = begin + person.rows.size
-        rows[begin:stop] = person.rows
+        places = person.places
+        rows[begin : begin + len(person)] = np.maximum(places, -1)
         own = slice(begin, begin + len(person) + 1)
         if person.rows.size:
             user[own], fold[own] = log.user[person.rows[0]], log.fold[person.rows[0]]
-        for at, new in enumerate(person.newer, stop):
+        for at in (begin + np.flatnonzero(places < 0)).tolist():
+            new = person.newer[-1 - int(places[at - begin])]
             item[at], rating[at], time[at] = new.item, new.rating, end if new.time is None else new.time
         time[own.stop - 1] = max(end, int(time[own].max()))
     old = np.flatnonzero(rows >= 0)

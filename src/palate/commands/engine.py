@@ -112,15 +112,22 @@ def _metrics(config: Config) -> Mapping[str, Any]:
 
 
 def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict[str, tuple[Baseline, State]]":
-    """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none."""
+    """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none.
+
+    Raises `InputError` for a damaged file: without it another model would answer than the evidence is about.
+    """
+    from palate.baselines.kept import read_state
     from palate.baselines.registry import LADDER, RANKERS, chosen_baselines, fit_one, stored
 
     kept = kept_baselines(config, data)
     found = {}
     for baseline in chosen_baselines("all", text=known.vectors is not None):
         state = stored(baseline, kept, known.vectors)
+        file = kept.folder / f"{baseline.key}.npz"
         if state is not None:
             found[baseline.key] = (baseline, state)
+        elif file.is_file() and read_state(file) is None:
+            raise InputError("is damaged, expected a fitted baseline; without the file its model is not served", file)
     if not found:
         key = LADDER[1]
         found[key] = (RANKERS[key], fit_one(RANKERS[key], known, kept))

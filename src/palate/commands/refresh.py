@@ -178,13 +178,24 @@ def _look(old: Config, new: Config, url: str) -> "Newest":
     from palate.samples.newest import newest
 
     samples, _, _ = samples_of(new)
-    found = newest(prepared(old).samples, samples)
+    then = prepared(old).samples
+    found = newest(then, samples)
     users = samples.timeline["user_id"].n_unique()
     _say("store", f"{place_of(url)}, {old.run_path} is served")
     _say("new", f"{found.newer:,} ratings, {found.guests:,} of {users:,} users unknown to the run")
     apart = f", {found.left_out:,} left out: items that it lacks" if found.left_out else ""
     _say("rows", f"{found.new.size:,} test samples after the last rating that the served run learned from{apart}")
+    gone = _pairs(then).join(_pairs(samples), on=["user_id", "item_id"], how="anti").height
+    if gone:
+        had = f"{gone:,} of {then.timeline.height:,} ratings that {old.run_path} has"
+        log.warning("%s are neither in the log nor in the store any more: a release has %s", had,
+                    f"{samples.timeline.height:,}")  # fmt: skip
     return found
+
+
+def _pairs(samples: "Samples") -> pl.DataFrame:
+    """Who rated what, with ids as text: those of two runs may have different types."""
+    return samples.timeline.select(pl.col("user_id", "item_id").cast(pl.String))
 
 
 @dataclass(frozen=True)

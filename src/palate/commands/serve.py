@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from palate import console
 from palate.config import Config, Override, load_config
 from palate.console import log
-from palate.errors import InputError
+from palate.errors import InputError, PalateError
+from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from palate.serve.engine import Engine
@@ -78,7 +79,11 @@ def serve(config: Config, **options: Any) -> None:
     )
     try:
         console.out.print(f"serving {folder} at {url_of(sock)}", highlight=False, soft_wrap=True)
-        run(app_of(source, store, limits), sock, request.timeout)
+        app = app_of(source, store, limits)
+        app.state.service.metrics.gauge(
+            "palate_release_refused", "1 if the newest release cannot be served", lambda: float(source.refused)
+        )
+        run(app, sock, request.timeout)
     finally:
         source.close()
         store.close()
@@ -86,22 +91,52 @@ def serve(config: Config, **options: Any) -> None:
 
 def _source(config: Config, model: str | None) -> "EngineSource":
     """The engine of the run's current release, and the way to the next one."""
-    from palate.commands.engine import engine_of
-    from palate.serve.release import current
+    from palate.serve.release import POINTER, current
     from palate.serve.source import EngineSource
 
     run = config.run_path
 
     def load(folder: Path) -> "Engine":
-        own = config
-        if folder != run:
-            own = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
         log.info("loading the models of %s", folder)
-        engine = engine_of(own, model=model)
+        engine = _loaded(config, model) if folder == run else _release(folder, model)
         engine.warm()
         return engine
 
-    return EngineSource(load(current(run)), lambda: current(run), load)
+    first = current(run)
+    try:
+        engine = load(first)
+    except PalateError as error:
+        if first == run:
+            raise
+        raise InputError(f"cannot be served: {error}; remove {run / POINTER} to serve the run itself", first) from None
+    return EngineSource(engine, lambda: current(run), load)
+
+
+def _release(folder: Path, model: str | None) -> "Engine":
+    """The engine of a release, complete and with the model for which `palate refresh` switched; raises `InputError`."""
+    from palate.serve.engine import FINE_TUNED
+    from palate.serve.release import served
+
+    config = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
+    manifest = config.data_path / MANIFEST
+    if not manifest.is_file():  # prepared here, its data would be others than those that were compared
+        raise InputError("is missing, expected what `palate refresh` wrote", manifest)
+    engine, use = _loaded(config, model), served(folder)
+    if (FINE_TUNED if use == "language-model" else use) not in engine.models:
+        engine.close()
+        raise InputError(f"lacks the model {use!r}, for which `palate refresh` switched to it", folder)
+    return engine
+
+
+def _loaded(config: Config, model: str | None) -> "Engine":
+    from palate.commands.engine import engine_of
+
+    try:
+        return engine_of(config, model=model)
+    except InputError as error:
+        if error.place == "score.served_model":
+            raise InputError(error.message, "--served-model") from None
+        raise
 
 
 def _key(file: Path | None) -> str | None:

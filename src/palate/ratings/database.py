@@ -9,6 +9,7 @@ JSON, so that the id 42 and the id "42" stay different, and no character of a te
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from palate.errors import InputError, WorkError, first_line
+from palate.errors import InputError, WorkError, first_line, visible
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,6 +42,31 @@ CREATE TABLE events (
 CREATE INDEX events_in_time ON events (timestamp)
 """
 
+_ID = "CASE WHEN typeof({0}) = 'text' AND json_valid({0}) THEN json_type({0}) ELSE '' END IN ('integer', 'text')"
+_NUMBER = "typeof({0}) IN ('real', 'integer') AND {0} BETWEEN {1} AND {2}"
+_RIGHT = {
+    "user_id": (_ID.format("user_id"), "an id as JSON"),
+    "item_id": (_ID.format("item_id"), "an id as JSON"),
+    "rating": (_NUMBER.format("rating", -1e300, 1e300), "a number"),
+    "timestamp": (_NUMBER.format("timestamp", 0, 1 << 40).replace("'real', ", ""), "seconds since 1970"),
+    "received": (_NUMBER.format("received", 0, 1 << 40).replace("'real', ", ""), "seconds since 1970"),
+    "event": ("typeof(event) = 'text'", "a text"),
+    "model": (f"model IS NULL OR {_ID.format('model')}", "a text as JSON"),
+    "p": (f"p IS NULL OR ({_NUMBER.format('p', 0, 1)})", "a probability"),
+}
+"""What SQLite, which stores values of any type in any column, is asked of each column; and its name in messages."""
+_COLUMNS = {
+    "requests": {"number", "key", "body", "received"},
+    "ratings": {"number", "user_id", "item_id", "rating", "timestamp", "received", "key"},
+    "events": {"number", "event", "user_id", "item_id", "timestamp", "model", "p", "received", "key"},
+}
+
+
+class DamagedError(WorkError):
+    """A store holds what no service wrote; nobody's request is wrong, but the file that a command names."""
+
+    exit_code = 2
+
 
 def is_url(source: str) -> bool:
     """Whether a source of ratings is a database rather than a file."""
@@ -52,9 +78,25 @@ def place_of(url: str) -> str:
     if url.startswith("sqlite:"):
         return url
     scheme, mark, rest = url.partition("://")
+    if not mark:  # a mistyped scheme
+        return f"…@{url.rpartition('@')[2].partition('?')[0]}" if "@" in url else url.partition("?")[0]
     before, _, options = rest.partition("?")
+    if "@" not in before and re.match(r"[^/\[]*:(?!\d*(/|$))", before):  # USER:PASSWORD without a host
+        return f"{scheme}{mark}…"
     shown = "…" if "@" in options else before.rpartition("@")[2]  # an @ there may end a password with a "?"
     return f"{scheme}{mark}{shown}"
+
+
+def _reason(url: str, error: BaseException) -> str:
+    """The first line of libpq's message, unless the URL is one whose password libpq may take for a host or a port."""
+    rest = url.partition("://")[2]
+    before, at, _ = rest.rpartition("@")
+    plain = re.compile(r"[\w.~!$'()*+,;-]*(:([\w.~!$'()*+,;-]|%[0-9a-fA-F]{2})*)?")
+    written = (bool(plain.fullmatch(before)) if at else place_of(url)[-1:] != "…") and "password" not in rest.casefold()
+    if written:
+        return first_line(error)
+    hidden = "the reason is not shown, as it may hold a part of the password"
+    return f"{hidden}: percent-encode its @ : / ? # & = and %, or keep it in $PGPASSWORD"
 
 
 def name_of(url: str) -> str:
@@ -89,6 +131,38 @@ class Database:
         """The rows that a statement selects."""
         found: list[tuple[Any, ...]] = self.raw.execute(self._marked(statement), values).fetchall()
         return found
+
+    def read(
+        self, table: str, columns: Sequence[str], condition: str = "1 = 1", values: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Columns of the rows of a table that a condition selects, in the order in which they were stored.
+
+        Raises `DamagedError` for a value in a SQLite file that another program wrote.
+        """
+        if self.is_file:
+            right = [_RIGHT[name][0] for name in columns]
+            wrong = f"NOT ({' AND '.join(f'({each})' for each in right)})"
+            flags = ", ".join(f"coalesce(({each}), 0)" for each in right)
+            statement = f"SELECT number, {', '.join(columns)}, {flags} FROM {table} WHERE ({condition}) AND "
+            for number, *row in self.rows(f"{statement}coalesce({wrong}, 1) ORDER BY number LIMIT 1", values):
+                at = row[len(columns) :].index(0)
+                raise DamagedError(
+                    f"{self.place}: {table}, row {number}: {columns[at]} is {visible(shortened(row[at]))}, expected "
+                    f"{_RIGHT[columns[at]][1]}: another program wrote it"
+                )
+        return self.rows(f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY number", values)
+
+    def check_tables(self) -> None:
+        """Raise `InputError` for a table or a column that is missing."""
+        for table, columns in _COLUMNS.items():
+            statement = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'palate' AND "
+            statement += "table_name = ?"
+            if self.is_file:
+                statement = "SELECT name FROM pragma_table_info(?)"
+            found = {name for (name,) in self.rows(statement, [table])}
+            if missing := sorted(columns - found):
+                what = f"columns {', '.join(missing)} in its table {table}" if found else f"table {table}"
+                raise InputError(f"has no {what}, expected the store of `palate serve`", self.place)
 
     def count(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement; the number of rows that it changed."""
@@ -139,9 +213,9 @@ def _sqlite(url: str, path: Path, create: bool) -> Database:
     if not path.is_file() and not create:
         raise InputError("no such file, expected the store of `palate serve`", path)
     address = f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
+    if not path.parent.is_dir():
+        raise InputError(f"its folder {path.parent} does not exist, expected one that does", place_of(url))
     try:
-        if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
         # Autocommit: transactions are begun by hand. Threads share a connection under a lock.
         raw = sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         database = Database(raw, str(path), (), sqlite3.Error)
@@ -156,6 +230,7 @@ def _sqlite(url: str, path: Path, create: bool) -> Database:
             (owner,), (version,) = (raw.execute(f"PRAGMA {name}").fetchone() for name in ("application_id",
                                                                                           "user_version"))  # fmt: skip
             _check(owner == _APPLICATION, version, database.place)
+            database.check_tables()
             raw.execute("PRAGMA synchronous = FULL")  # each commit waits for the disk: it survives a power failure
         except BaseException:
             raw.close()
@@ -181,9 +256,9 @@ def _postgres(url: str, create: bool) -> Database:
     try:
         raw = psycopg.connect(url, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise WorkError(f"{place}: cannot be reached: {first_line(error)}") from None
+        raise WorkError(f"{place}: cannot be reached: {_reason(url, error)}") from None
     except psycopg.Error as error:
-        raise InputError(f"is not a database's URL: {first_line(error)}", place) from None
+        raise InputError(f"is not a database's URL: {_reason(url, error)}", place) from None
     database = Database(raw, place, (psycopg.OperationalError, psycopg.InterfaceError), psycopg.Error)
     try:
         raw.execute("SET search_path TO palate")
@@ -200,6 +275,7 @@ def _postgres(url: str, create: bool) -> Database:
             raise InputError("has no schema palate, expected the store of `palate serve`", place)
         ours = database.rows("SELECT to_regclass('palate.format')") != [(None,)]
         _check(ours, database.rows("SELECT version FROM format")[0][0] if ours else 0, place)
+        database.check_tables()
     except psycopg.Error as error:
         database.close()
         raise WorkError(f"{place}: {first_line(error)}") from None
@@ -229,6 +305,12 @@ def as_text(value: int | str) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 lacks
         return json.dumps(value)
     return text
+
+
+def shortened(value: Any) -> str:
+    """A value for a message: only its beginning if it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def as_id(text: str) -> int | str:
@@ -263,8 +345,7 @@ def ratings_in(database: Database) -> "pl.DataFrame":
 
     schema = {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64}
     schema |= {"timestamp": pl.Int64, "received": pl.Int64}
-    rows = database.rows(f"SELECT {', '.join(schema)} FROM ratings ORDER BY number")
-    frame = pl.DataFrame(rows, schema, orient="row")
+    frame = pl.DataFrame(database.read("ratings", list(schema)), schema, orient="row")
     return frame.with_columns(ids_of(frame["user_id"]), ids_of(frame["item_id"]))
 
 

@@ -29,12 +29,20 @@ class NewRating(NamedTuple):
 
 @dataclass(frozen=True)
 class Person:
-    """The ratings of one person, oldest first: rows of the log's timeline, then newer ones; either may be empty."""
+    """The ratings of one person, oldest first: rows of the log's timeline, and those that the log lacks among them."""
 
     name: str
     rows: Longs = field(default_factory=lambda: np.empty(0, np.int64))
     """(r,), of one user, ascending."""
     newer: tuple[NewRating, ...] = ()
+    before: Longs | None = None
+    """(newer,), ascending: the number of `rows` before each newer rating; None: all of them are."""
+
+    @property
+    def places(self) -> Longs:
+        """(len,): the row of each rating, oldest first; of newer rating n it is -1 - n."""
+        before = self.rows.size if self.before is None else self.before
+        return np.insert(self.rows, before, -1 - np.arange(len(self.newer)))
 
     def __len__(self) -> int:
         """Number of ratings."""
@@ -47,10 +55,13 @@ class Person:
 
     def without(self, at: int) -> "Person":
         """The person without one of the ratings."""
-        if at < self.rows.size:
-            return replace(self, rows=np.delete(self.rows, at))
-        at -= self.rows.size
-        return replace(self, newer=self.newer[:at] + self.newer[at + 1 :])
+        place, before = int(self.places[at]), self.before
+        if place >= 0:
+            n = int(np.searchsorted(self.rows, place))
+            return replace(self, rows=np.delete(self.rows, n), before=None if before is None else before - (before > n))
+        n = -1 - place
+        newer = self.newer[:n] + self.newer[n + 1 :]
+        return replace(self, newer=newer, before=None if before is None else np.delete(before, n))
 
 
 def written_for(render: Renderer, target: Longs, person: Person, item: Longs) -> tuple[Renderer, Longs, Longs, int]:
@@ -61,19 +72,20 @@ def written_for(render: Renderer, target: Longs, person: Person, item: Longs) ->
     """
     samples = render.samples
     shown = min(samples.history_len, len(person))
-    newer = person.newer[max(len(person.newer) - shown, 0) :]
+    rated = person.places[len(person) - shown :]
+    new = rated < 0
+    newer = [person.newer[-1 - place] for place in rated[new].tolist()]
     ratings = np.array([each.rating for each in newer], np.float64)
     known = render.scale.to_numpy()
     unknown = ratings[~np.isin(ratings, known)]
     if unknown.size:
         raise KeyError(float(unknown[0]))
-    old = person.rows[person.rows.size - (shown - len(newer)) :]
-    rated = np.array([each.item for each in newer], np.int64)
-    rows = np.concatenate([old, target[rated], target[item]])
+    rated[new] = target[[each.item for each in newer]]
+    rows = np.concatenate([rated, target[item]])
     timeline = samples.timeline[rows]
     if newer:
         rating = timeline["rating"].to_numpy().copy()
-        rating[old.size : shown] = ratings
+        rating[:shown][new] = ratings
         timeline = timeline.with_columns(rating=rating)
     context = samples.context and Context(samples.context.code[rows], samples.context.values)
     samples = replace(samples, timeline=timeline, context=context, signals=None)

@@ -90,10 +90,11 @@ class Engine:
     def person(
         self, user_id: int | str | None, history: Sequence[NewRating] | None, newer: Sequence[NewRating] = ()
     ) -> Person:
-        """Who asks: `history` if there is one, else the user's ratings in the log, then the `newer` ones of the store.
+        """Who asks: `history` if there is one, else the user's ratings in the log and the `newer` ones of the store.
 
-        Of an item in both the newer rating counts, as in the log of the next release. Raises
-        `UnknownUserError` for a user without any.
+        They are in the order of their times, those without a time last; of one time the log's come first. Of an item in
+        both the newer rating counts, as in the log of the next release. Raises `UnknownUserError` for a user without
+        any.
         """
         if history is not None:
             return Person("a stranger", np.empty(0, np.int64), tuple(history))
@@ -102,17 +103,20 @@ class Engine:
             shown = shortened(repr(user_id))
             raise UnknownUserError(f"there is no user {shown}, expected one with ratings in the log or in the store")
         rows = np.arange(begin, end)
-        again = np.isin(self.log.item[rows], [each.item for each in newer])
-        return Person(f"user {user_id}", rows[~again], tuple(newer))
+        rows = rows[~np.isin(self.log.item[rows], [each.item for each in newer])]
+        newer = sorted(newer, key=lambda each: np.inf if each.time is None else each.time)
+        times = self.log.samples.timeline["timestamp"][rows].to_numpy()
+        before = [rows.size if each.time is None else np.searchsorted(times, each.time, "right") for each in newer]
+        return Person(f"user {user_id}", rows, tuple(newer), np.array(before, np.int64))
 
     def past(self, person: Person) -> pl.DataFrame:
         """The person's ratings, oldest first: `item` (rows of the item table), `rating`, `timestamp`, `stored`."""
         small, (end,) = about(self.log, [person])
-        old = person.rows.size
+        assert small.log_row is not None
         time = small.samples.timeline["timestamp"].to_numpy()
         return pl.DataFrame(
             {"item": small.item[:end], "rating": small.rating[:end], "timestamp": time[:end],
-             "stored": np.arange(end) >= old}
+             "stored": small.log_row[:end] < 0}
         )  # fmt: skip
 
     def candidates(

@@ -1,5 +1,6 @@
 """The process of the service: its address, and its end, in which no request is lost."""
 
+import errno
 import ipaddress
 import logging
 import signal
@@ -34,8 +35,11 @@ def bound(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"{host}:{port} is in use, expected a free port; --port 0 takes any", "--port") from None
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise InputError(f"{host}:{port} cannot be had ({reason}), expected another address", "--port") from None
+        option = "--port" if error.errno == errno.EACCES else "--host"
+        raise InputError(f"{host}:{port} cannot be had ({reason}), expected another address", option) from None
     # Accepted sockets inherit it. asyncio sets it for sockets of a named protocol alone; without it an answer's body
     # waits 40 ms for the acknowledgement of its headers.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -51,6 +51,8 @@ class EngineSource:
         self.folder = self._seen = self._newest()
         """The folder of the release that answers, and of the last one that was found."""
         self.swaps = 0
+        self.refused = False
+        """Whether the newest release cannot be loaded, so that an earlier one answers."""
 
     @contextmanager
     def lease(self) -> Iterator[Serving]:
@@ -89,9 +91,10 @@ class EngineSource:
         try:
             self.swap(self.load(release))
         except Exception as error:
+            self.refused = True
             log.error("%s cannot be served, the earlier release stays: %s", release, error)
             return False
-        self.folder = release
+        self.folder, self.refused = release, False
         log.info("now serving %s", release)
         return True
 

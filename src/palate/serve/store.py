@@ -100,20 +100,20 @@ class Store:
 
     def ratings_of(self, user_id: int | str) -> list[StoredRating]:
         """A user's ratings, oldest first; of an item rated several times the newest."""
-        statement = "SELECT item_id, rating, timestamp FROM ratings WHERE user_id = ? ORDER BY timestamp, number"
         with self._reading() as database:
-            rows = database.rows(statement, [as_text(user_id)])
+            rows = database.read("ratings", ("item_id", "rating", "timestamp"), "user_id = ?", [as_text(user_id)])
         found: dict[str, StoredRating] = {}
-        for item, rating, timestamp in rows:
+        for item, rating, timestamp in sorted(rows, key=lambda row: row[2]):
             found.pop(item, None)
             found[item] = StoredRating(as_id(item), rating, timestamp)
         return list(found.values())
 
     def dismissed(self, user_id: int | str) -> list[int | str]:
         """The items that a user dismissed."""
-        statement = "SELECT DISTINCT item_id FROM events WHERE event = ? AND user_id = ?"
+        condition, values = "event = ? AND user_id = ?", ["dismissed", as_text(user_id)]
         with self._reading() as database:
-            return [as_id(item) for (item,) in database.rows(statement, ["dismissed", as_text(user_id)])]
+            items = database.read("events", ("item_id",), condition, values)
+        return [as_id(item) for (item,) in dict.fromkeys(items)]
 
     def all_ratings(self) -> "pl.DataFrame":
         """Every rating, as `palate.ratings.database.ratings_in` has it."""
@@ -129,9 +129,9 @@ class Store:
 
         schema = {"event": pl.String, "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
         schema |= {"model": pl.String, "p": pl.Float64}
-        statement = f"SELECT {', '.join(schema)} FROM events WHERE timestamp >= ? ORDER BY number"
         with self._reading() as database:
-            frame = pl.DataFrame(database.rows(statement, [since]), schema, orient="row")
+            rows = database.read("events", list(schema), "timestamp >= ?", [since])
+        frame = pl.DataFrame(rows, schema, orient="row")
         return frame.with_columns(ids_of(frame["user_id"]), ids_of(frame["item_id"]), decoded(frame["model"]))
 
     def ready(self) -> bool:
