@@ -355,6 +355,7 @@ def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
         (b"", r"ratings\.jsonl.*(has no user column|empty)"),
         (b'{"user": {"a": 1}, "item": 2, "rating": 3, "time": 4}\n', r"column 'user' holds Struct.*expected integers"),
     ],
+    ids=range(7),
 )
 def test_wrong_json_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "ratings.jsonl").write_bytes(content)
@@ -382,6 +383,7 @@ def test_json_whose_types_change_late(tmp_path: Path) -> None:
         ("ratings.arrow", b"ARROW1\0\0x", "is not a Arrow IPC file"),
         ("ratings.csv.gz", gzip.compress(bytes(200_000_000), 9), "unpacks to more than 100 MB"),
     ],
+    ids=["gz cut", "gz not packed", "xz cut", "zst cut", "arrow cut", "gz bomb"],  # the bytes have a time
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)

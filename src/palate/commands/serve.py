@@ -79,11 +79,7 @@ def serve(config: Config, **options: Any) -> None:
     )
     try:
         console.out.print(f"serving {folder} at {url_of(sock)}", highlight=False, soft_wrap=True)
-        app = app_of(source, store, limits)
-        app.state.service.metrics.gauge(
-            "palate_release_refused", "1 if the newest release cannot be served", lambda: float(source.refused)
-        )
-        run(app, sock, request.timeout)
+        run(app_of(source, store, limits), sock, request.timeout)
     finally:
         source.close()
         store.close()

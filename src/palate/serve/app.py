@@ -118,6 +118,7 @@ class Service:
         self.metrics.gauge("palate_queue", lambda: self.models.waiting + self.classical.waiting)
         self.metrics.gauge("palate_in_flight", lambda: self.models.in_work + self.classical.in_work)
         self.metrics.gauge("palate_swaps", lambda: self.source.swaps)
+        self.metrics.gauge("palate_release_refused", lambda: float(self.source.refused))
         self.metrics.gauges(self._of_engine)
         self._found: dict[str, float] = {}
         self._next = -FINDINGS

@@ -22,6 +22,7 @@ MEANINGS = {
     "palate_queue": "requests that wait for a model",
     "palate_in_flight": "requests that a model works on",
     "palate_swaps": "releases taken since the start",
+    "palate_release_refused": "1 if the newest release cannot be served, and the one before still is",
     "palate_model_requests": "requests in the line of the language model, not those in its current pass",
     "palate_model_passes": "passes of the language model since the release was loaded",
     "palate_prefix_hits": "histories found in the language model's cache since the release was loaded",
