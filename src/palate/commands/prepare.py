@@ -35,6 +35,7 @@ MANY_LOST = 0.2
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
+    from palate.ratings.likes import Likes
     from palate.ratings.load import load_ratings, with_store
     from palate.ratings.splits import load_given
 
@@ -42,6 +43,12 @@ def ratings_of(config: Config) -> "Ratings":
     if wanted.source is None:
         raise InputError("no ratings, expected --ratings PATH|NAME or ratings.source in a config", "palate")
     columns = {str(role): name for role, name in wanted.columns.items()}
+    given: dict[str, Any] = {}
+    if wanted.likes is not None:
+        if config.prepare.split == "given" or wanted.also is not None:  # of --data, or of a refresh
+            what = "a service's store" if wanted.also is not None else "tables with splits"
+            raise InputError(f"{wanted.likes!r} samples dislikes, {what} may hold some; expected null", "ratings.likes")
+        given["likes"] = Likes(wanted.likes, wanted.negatives_per_like)
     read = load_given if config.prepare.split == "given" else load_ratings
     with working(f"reading {wanted.source}"):
         ratings = read(
@@ -51,6 +58,7 @@ def ratings_of(config: Config) -> "Ratings":
             scale=wanted.scale,
             bad_rows=wanted.bad_rows,
             untitled=wanted.untitled,
+            **given,
         )
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)
@@ -195,11 +203,14 @@ def _told_from(data: "Prepared") -> dict[str, Any]:
 
 def made_from_of(data: "Prepared | Portable") -> dict[str, Any]:
     """What decides the samples of prepared data: the hashes of its tables, and the options that read them."""
+    from palate.samples.negatives import FILE as NEGATIVES
     from palate.tokens.portable import Portable
 
     manifest = data.data_manifest if isinstance(data, Portable) else data.manifest
     options = manifest["options"]["prepare"]
-    made_from = {name: manifest["outputs"][f"{name}.parquet"] for name in ("ratings", "items")}
+    outputs = manifest["outputs"]
+    made_from = {name: outputs[f"{name}.parquet"] for name in ("ratings", "items")}
+    made_from |= {"negatives": outputs[NEGATIVES]} if NEGATIVES in outputs else {}
     made_from |= {name: options[name] for name in ("history_len", "rating_threshold")}
     return made_from | ({"split": "given"} if options.get("split") == "given" else {})
 
@@ -240,14 +251,15 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
         **{name: rule for name, rule in _reading(config).items() if name != "columns"},
-        **({"seed": config.seed} if config.prepare.split == "cold-items" else {}),
+        **({"seed": config.seed} if config.prepare.split == "cold-items" or config.ratings.likes else {}),
     }
     return checked_samples(ratings, config.prepare, config.seed), made_from, ratings.name
 
 
 def _reading(config: Config) -> dict[str, Any]:
-    """How the config's tables are read: columns by name, and rules that do not refuse; empty for the usual way."""
-    reading = config.ratings.model_dump(mode="json", include={"columns", "bad_rows", "untitled"})
+    """How the config's tables are read: columns by name, rules that do not refuse, and likes; empty if as usual."""
+    names = {"columns", "bad_rows", "untitled", "likes", "negatives_per_like"}
+    reading = config.ratings.model_dump(mode="json", include=names)
     return {name: value for name, value in reading.items() if value}
 
 
@@ -312,8 +324,14 @@ def _keeping_all(config: Config) -> Config:
 
 def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.int64]]":
     """`user_id` and `item_id` of every sample of a split; words as NumPy's own text, which needs no pickle."""
-    rows = data.samples.timeline[data.samples.position[data.samples.of(split)]]
-    ids = {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
+    from palate.samples.queries import candidate_rows
+
+    samples, index = data.samples, data.samples.of(split)
+    users, items = samples.timeline["user_id"], samples.items["item_id"]
+    ids = {
+        "user_id": users.gather(samples.position[index]).to_numpy(),
+        "item_id": items.gather(candidate_rows(samples, index)).to_numpy(),
+    }
     return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
 
 

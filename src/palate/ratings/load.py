@@ -15,6 +15,7 @@ from palate.ratings.archives import ARCHIVES, locate
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import own_suffixes, table_suffixes
 from palate.ratings.item_table import item_table, items_of_titles, read_items
+from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.rating_table import COLUMNS, check_titles, read_ratings, without_title
 from palate.ratings.source import Source, SourceFile, open_source
 from palate.ratings.split_names import split_files
@@ -57,6 +58,8 @@ class Ratings:
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
+    likes: Likes | None = None
+    """How samples get negatives; None if the log has ratings, not likes alone."""
 
     @property
     def dated(self) -> bool:
@@ -72,12 +75,14 @@ def load_ratings(
     scale: tuple[float, float] | None = None,
     bad_rows: Literal["refuse", "skip", "report"] = "refuse",
     untitled: Literal["refuse", "drop", "id"] = "refuse",
+    likes: Likes | None = None,
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a folder, a zip, a CSV or a Parquet file, or a store's URL.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
     `rating`, `timestamp` to other column names than the usual ones. `bad_rows` and `untitled` are the options of
-    `RatingsConfig`. Raises `InputError` with file and line for the first mistake, `WorkError` if a download fails.
+    `RatingsConfig`. With `likes` the table is a log of likes, see `palate.ratings.likes`. Raises `InputError` with file
+    and line for the first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
@@ -90,8 +95,10 @@ def load_ratings(
     with open_source(path.parent if single else path) as tables:
         rating_name = path.name if single else _find_ratings(tables)
         name = source if source in ARCHIVES else _name_of(path, rating_name)
-        scale = scale or usual_scale(name, rating_name)
-        table = read_ratings(tables.open(rating_name), columns, scale, skip=bad_rows != "refuse")
+        scale = (COUNTS if likes else scale) or usual_scale(name, rating_name)
+        table = read_ratings(
+            tables.open(rating_name), columns, scale, skip=bad_rows != "refuse", likes=likes is not None
+        )
         inputs = {table.file.name: table.file.sha256}
         roles = {table.file.name: table.columns}
         if items is not None:
@@ -108,6 +115,8 @@ def load_ratings(
             wanted = "expected movies.csv or items.csv beside it, ratings.items, or a title column"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
+        if likes is not None:
+            table, scale = first_likes(table), SCALE
         if item_frame["item_id"].dtype != table.frame["item_id"].dtype:
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
@@ -123,7 +132,8 @@ def load_ratings(
         skipped = table.report() if bad_rows == "report" else None
     dropped = counted(table.skipped["reason"])
     times = table.form.span(table.frame["timestamp"])
-    return Ratings(in_seconds(table.frame, table.form), item_frame, name, inputs, scale, times, dropped, skipped, roles)
+    frame = in_seconds(table.frame, table.form)
+    return Ratings(frame, item_frame, name, inputs, scale, times, dropped, skipped, roles, likes=likes)
 
 
 def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: tuple[float, float] | None) -> Ratings:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, pairwise, takewhile
 from typing import NoReturn
 
@@ -39,6 +39,8 @@ _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
 _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 _WIDE = (pl.UInt64, pl.Int128)
+NOWHERE = -1
+"""The place of the ratings of a table that has likes alone."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
@@ -115,15 +117,22 @@ class RatingTable:
 
 
 def read_ratings(
-    file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float], *, skip: bool = False
+    file: SourceFile,
+    columns: Mapping[str, str],
+    scale: tuple[float, float],
+    *,
+    skip: bool = False,
+    likes: bool = False,
 ) -> RatingTable:
     """Read and check a table of ratings; raises `InputError` with the first wrong line, or skips wrong rows.
 
     Ids are Int64 if the file writes all of them as plain integers, else String; ratings are Float64, timestamps Int64
-    in the unit of the table's `form`.
+    in the unit of the table's `form`. A table of `likes` may have a column of ratings, else one of labels; without
+    either all its ratings are 1. It may repeat a user, item and time.
     """
     typed = format_of(file)
-    table = _read_text(file, columns, scale, skip) if typed is None else _read_typed(file, typed, columns, skip)
+    read = _read_text if typed is None else partial(_read_typed, typed=typed)
+    table = read(file, columns=columns, scale=scale, skip=skip, likes=likes)
     if skip:
         table = table.without(reasons_of(table.frame, scale))
         texts = [name for name in _IDS if typed is None and table.frame[name].dtype == pl.String]
@@ -135,6 +144,8 @@ def read_ratings(
             row = _first(table.frame[name] == pair[0])
             table.fail(f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling", row)
     _check_values(table, scale)
+    if likes:
+        return table
     duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"))
     if skip and not duplicates.is_empty():
         return table.without(
@@ -147,12 +158,27 @@ def read_ratings(
     return table
 
 
-def _read_text(file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float], skip: bool) -> RatingTable:
+def _columns_of(
+    file: SourceFile, names: Sequence[str], columns: Mapping[str, str], likes: bool
+) -> dict[str, str | None]:
+    """The columns of `COLUMNS`; a table of likes may have no ratings."""
+    used = {}
+    for name, role in zip(COLUMNS, _ROLES, strict=True):
+        used[name] = column_of(role, names, columns, file.place, needed=not likes or name != "rating")
+    if used["rating"] is None:
+        used["rating"] = column_of("label", names, columns, file.place, needed=False)
+    return used
+
+
+def _read_text(
+    file: SourceFile, columns: Mapping[str, str], scale: tuple[float, float], skip: bool, likes: bool
+) -> RatingTable:
     layout = layout_of(file)
-    used = {n: column_of(r, layout.names, columns, file.place) for n, r in zip(COLUMNS, _ROLES, strict=True)}
+    used = _columns_of(file, layout.names, columns, likes)
     title = column_of("title", layout.names, columns, file.place, needed=False)
     check_roles(used | {"title": title}, file.place)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    places.setdefault("rating", NOWHERE)
     roles = roles_of(layout.names, used | {"title": title})
     try:
         frame = scan(file, layout, places, _TYPES, ids=_IDS)
@@ -181,13 +207,16 @@ def scan(
 ) -> pl.DataFrame:
     """Read the columns at `places` with their `types`, else as text; `ids` are read as Int64.
 
+    A column at `NOWHERE` is 1 in each row that is not blank.
+
     Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
     """
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
     names = list(schema)
     for name, place in places.items():
-        schema[names[step * place]] = types.get(name, pl.String())
+        if place != NOWHERE:
+            schema[names[step * place]] = types.get(name, pl.String())
     text = rewritten_rows(file, layout) if layout.rewritten else None
     scan = pl.scan_csv(
         file.path if text is None else text,
@@ -200,7 +229,9 @@ def scan(
         glob=False,
     )
     between = [pl.col(n).is_not_null() for i, n in enumerate(names) if i % step]
-    read = {name: pl.col(names[step * place]) for name, place in places.items()}
+    read = {name: pl.col(names[step * place]) for name, place in places.items() if place != NOWHERE}
+    one = pl.when(pl.any_horizontal(column.is_not_null() for column in read.values())).then(pl.lit("1"))
+    read |= {n: one.cast(types.get(n, pl.String())) for n, place in places.items() if place == NOWHERE}
     chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
     if ids:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
@@ -274,7 +305,7 @@ def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> t
     rows, ragged = [], []
     for row, (_, fields) in enumerate(records(file, layout)):
         if len(fields) == len(layout.names):
-            rows.append([fields[place] for place in places.values()])
+            rows.append(["1" if place == NOWHERE else fields[place] for place in places.values()])
         else:
             ragged.append(row)
     return pl.DataFrame(rows, dict.fromkeys(places, pl.String()), orient="row"), ragged
@@ -330,7 +361,9 @@ def _diagnose(
     names, rows = layout.names, records(file, layout)
     while block := list(islice(rows, BLOCK)):
         whole = list(takewhile(lambda row: len(row[1]) == len(names), block))
-        texts = {name: [fields[places[name]] for _, fields in whole] for name in COLUMNS}
+        texts = {
+            name: ["1" if places[name] == NOWHERE else fields[places[name]] for _, fields in whole] for name in COLUMNS
+        }
         frame = _stripped(pl.DataFrame(texts, dict.fromkeys(COLUMNS, pl.String())))
         try:
             form = form or time_form(frame["timestamp"])
@@ -394,10 +427,19 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
     return None
 
 
-def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str], skip: bool) -> RatingTable:
+def _read_typed(
+    file: SourceFile,
+    columns: Mapping[str, str],
+    scale: tuple[float, float],
+    skip: bool,
+    likes: bool,
+    *,
+    typed: Format,
+) -> RatingTable:
     names = typed.header(file)
     roles = dict(zip((*COLUMNS, "title"), (*_ROLES, "title"), strict=True))
-    used = {n: column_of(r, names, columns, file.place, needed=r != "title") for n, r in roles.items()}
+    used = _columns_of(file, names, columns, likes)
+    used["title"] = column_of("title", names, columns, file.place, needed=False)
     check_roles(used, file.place)
     present = {name: column for name, column in used.items() if column is not None}
     found = typed.columns(file, list(dict.fromkeys(present.values())))
@@ -405,7 +447,7 @@ def _read_typed(file: SourceFile, typed: Format, columns: Mapping[str, str], ski
         pl.col(column).cast(type_of(roles[name], column, found.schema[column], file.place)).alias(name)
         for name, column in present.items()
     ]
-    frame = found.select(casts)
+    frame = found.select(*casts, *([] if "rating" in present else [pl.lit(1.0).alias("rating")]))
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
     table = RatingTable(frame, file, None)
     times = frame["timestamp"]
