@@ -113,16 +113,17 @@ def _metrics(config: Config) -> Mapping[str, Any]:
 
 def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict[str, tuple[Baseline, State]]":
     """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none."""
-    from palate.baselines.registry import LADDER, RANKERS, chosen_baselines, fit_one, stored
+    from palate.baselines.registry import RANKERS, chosen_baselines, fit_one, ladder_of, stored
 
+    likes = data.samples.likes
     kept = kept_baselines(config, data)
     found = {}
-    for baseline in chosen_baselines("all", text=known.vectors is not None):
+    for baseline in chosen_baselines("all", text=known.vectors is not None, likes=likes is not None):
         state = stored(baseline, kept, known.vectors)
         if state is not None:
             found[baseline.key] = (baseline, state)
     if not found:
-        key = LADDER[1]
+        key = ladder_of(likes)[1]
         found[key] = (RANKERS[key], fit_one(RANKERS[key], known, kept))
     return found
 
