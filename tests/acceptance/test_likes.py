@@ -12,6 +12,7 @@ from tests.command import palate
 from tests.tiny import tiny_folder
 
 from palate.baselines.registry import OF_LIKES, RANKERS
+from palate.config import load_config
 
 SET = "ratings.likes=popularity"
 MARK = "against sampled negatives (popularity, 4 per like)"
@@ -123,13 +124,24 @@ def test_a_run_reports_what_its_figures_are_against(folder: Path) -> None:
         ("evaluate run", MARK),
         ("compare run run/evaluation", MARK),
         ("advise run --minutes 1", MARK),
-        ("recommend run --user 3 --model liked-knn", "item-kNN over the last likes"),
+        ("recommend run --user 3 --model liked-knn", "user 3: 23 likes latest: Red thing"),
         ("evaluate --data run/data --model model --base-only --set run_dir=other --set evaluate.baselines=quick", MARK),
     ):
         after = palate(*line.split(), cwd=folder)
         assert after.returncode == 0, after.stderr
         assert expected in words(after.stdout)
     assert palate("refresh", "run", cwd=folder).returncode == 2
+
+
+def test_init_writes_a_config_of_likes(folder: Path) -> None:
+    done = palate("init", "shop", "--set", SET, "--noun", "product", "--out", "mine.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text = (folder / "mine.yaml").read_text()
+    config = load_config(folder / "mine.yaml")
+    assert (config.ratings.likes, config.prompt.history_line) == ("popularity", "{n}. {title}")
+    assert not re.search("rating_threshold|scale|rated before|bad_rows", text)
+    done = palate("prepare", "mine.yaml", "--out", "of-mine", cwd=folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_inspect_does_not_ask_for_a_threshold_of_likes(folder: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.baselines.test_people import appended, predicted
 from tests.clicks import click_ratings
 
 from palate.baselines.learned import liked_neighbours
@@ -13,7 +14,9 @@ from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
 from palate.measure.leaks import audit
 from palate.prompt.spec import PromptSpec
+from palate.recommend.recommender import Asker, ends_of
 from palate.samples import Samples, build_samples
+from palate.samples.people import Person
 from palate.samples.queries import Queries
 
 
@@ -77,3 +80,12 @@ def test_signals_of_negatives_do_not_hold_the_answer(samples: Samples) -> None:
     assert not found.fatal
     wrong = audit(replace(samples, signals=signals.reverse()), "user-time", prompt)
     assert [finding.check for finding in wrong.fatal] == ["candidate-signals"]
+
+
+@pytest.mark.parametrize("key", ["popularity", "liked-knn", "logistic-knn", "lightgbm"])
+def test_a_request_is_answered_as_with_the_whole_log(samples: Samples, key: str) -> None:
+    data = replace(BaselineData.of(samples), fits=1)
+    ends, item = ends_of(samples), np.arange(samples.items.height)
+    member = Person("member", np.arange(ends[6], ends[7]))
+    whole = appended(data, None, key).p(Asker("", int(ends[6]), int(ends[7])), item)
+    np.testing.assert_array_equal(predicted(data, [member], key, item)[0], whole)
