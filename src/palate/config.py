@@ -74,6 +74,13 @@ class RatingsConfig(Section):
     """A rating that means there is none, such as -1 or 0; such rows are left out and counted."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5; ratings in words: 0 to 1)."""
+    likes: Literal["uniform", "popularity"] | None = None
+    """For a log of clicks, purchases or play counts: how the items that a user never took are sampled as dislikes,
+    `uniform` among the items that someone had taken by then, or by their `popularity`. With a column of ratings (or
+    labels), values above zero are likes. None: the log has ratings."""
+    negatives_per_like: int = Field(4, ge=1)
+    """Sampled items for each like. Training gains little above 3 to 6 (He et al. 2017, "Neural Collaborative
+    Filtering"), and each is one more prompt to train on and to score."""
     bad_rows: Literal["refuse", "skip", "report"] = "refuse"
     """Rows with a missing or unreadable value, a rating outside of the scale, a wrong number of fields, or the user,
     item and time of an earlier row. `refuse`: the first stops the command. `skip`: they are left out and counted by
@@ -85,15 +92,10 @@ class RatingsConfig(Section):
     @model_serializer(mode="wrap")
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
-        usual: dict[str, Any] = {
-            "also": None,
-            "bad_rows": "refuse",
-            "untitled": "refuse",
-            "header": [],
-            "encoding": None,
-        }
-        usual |= {"order": "time", "not_rated": None}
-        return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
+        usual: dict[str, Any] = {"bad_rows": "refuse", "untitled": "refuse", "header": [], "order": "time"}
+        usual |= dict.fromkeys(("also", "encoding", "not_rated", "likes"))
+        found = {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
+        return {key: value for key, value in found.items() if key != "negatives_per_like" or self.likes}
 
     @field_validator("header", mode="before")
     @classmethod
@@ -116,6 +118,12 @@ class RatingsConfig(Section):
         if also is not None and not is_url(also):
             raise ValueError(f"{also!r} is no store, expected sqlite:///PATH or postgresql://USER@HOST/NAME")
         return also
+
+    @model_validator(mode="after")
+    def _likes_are_a_table(self) -> "RatingsConfig":
+        if self.likes is not None and self.also is not None:
+            raise ValueError("a service's store holds ratings, expected ratings.likes to be null beside it")
+        return self
 
 
 class PrepareConfig(Section):
@@ -191,6 +199,8 @@ Teacher = Literal[
     "corrected-text",
 ]  # fmt: skip
 """Keys of baselines that can teach, or be corrected; see `palate.baselines.registry`."""
+LEARN_LIKES = ("logistic-knn", "lightgbm-then", "lightgbm", "text", "logistic-text")
+"""Those that have something to learn from a log of likes."""
 READS_TEXT = ("text", "logistic-text", "strongest-text", "corrected-text")
 """Those that read the items' text."""
 
@@ -231,7 +241,8 @@ class TrainConfig(Section):
     draw_by: Literal["prompt", "sample", "user"] = "prompt"
     """The unit that `max_samples` draws: prompts with all their targets, single samples, or all samples of a user."""
     targets_per_prompt: int = Field(1, ge=1)
-    """Consecutive samples of a user that share one prompt; the model computes their history once."""
+    """Consecutive samples of a user that share one prompt, likes with their negatives; the model computes their history
+    once."""
     tokens_per_batch: int | None = Field(None, ge=8)
     """Maximum number of tokens in a forward pass on a device; a longer prompt is split. None: `batch_size` times the
     longest sequence, or a whole prompt if that is more."""
@@ -420,6 +431,30 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _fits_likes(self) -> "Config":
+        """Set the threshold and the history line of a log of likes, unless they are given."""
+        if self.ratings.likes is None:
+            return self
+        if self.prepare.split in ("given", "cold-items"):
+            raise ValueError(
+                f"ratings.likes samples negatives in a log that is split by time, expected prepare.split user-time or "
+                f"global-time, not {self.prepare.split}"
+            )
+        estimate = self.prompt.estimate if "estimate" in self.prompt.signals else None
+        named = {"train.teacher": self.train.teacher, "train.offset": self.train.offset, "prompt.estimate": estimate}
+        for option, baseline in named.items():
+            if baseline is not None and baseline not in LEARN_LIKES:
+                raise ValueError(
+                    f"{option}={baseline} learns from differences of ratings, which likes do not have, expected one of "
+                    f"{', '.join(LEARN_LIKES)}"
+                )
+        for name, values in (("prepare", {"rating_threshold": 0.5}), ("prompt", {"history_line": "{n}. {title}"})):
+            section = getattr(self, name)
+            unset = {key: value for key, value in values.items() if key not in section.model_fields_set}
+            object.__setattr__(self, name, section.model_copy(update=unset))
+        return self
 
     @model_validator(mode="after")
     def _leaves_a_history_to_share(self) -> "Config":

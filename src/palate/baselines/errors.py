@@ -42,10 +42,10 @@ def corrected(fit: Fit, score: Statistic) -> tuple[Fit, Statistic]:
 
     def score_both(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
         judge = Judge(data, _logits(score, data, state))
-        learned = data.learned_anchors
+        learned = data.fitted_queries
         rows = np.arange(len(data.rating)) if data.log_row is None else data.log_row
-        at = np.minimum(np.searchsorted(learned, rows), learned.size - 1)
-        judge.known[:] = learned[at] == rows
+        at = np.minimum(np.searchsorted(learned.anchor, rows), len(learned) - 1)  # a like precedes its negatives
+        judge.known[:] = (learned.anchor[at] == rows) & (learned.item[at] == data.item)
         judge.logit[judge.known] = state[APART][at[judge.known]]
         return judge.score
 

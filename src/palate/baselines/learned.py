@@ -71,6 +71,11 @@ def item_neighbours_then(data: BaselineData, queries: Queries) -> list[Floats]:
     return [*online_means_then(data, queries), nearest.astype(np.float64)]
 
 
+def liked_neighbours(data: BaselineData, queries: Queries) -> list[Floats]:
+    """The sum of the similarities of the last likes, those in a prompt; older ones only add noise."""
+    return [neighbour_score(data, queries, near=True)[1]]
+
+
 def weighted(statistics: Callable[[BaselineData, Queries], list[Floats]]) -> tuple[Fit, Statistic]:
     """A sum of statistics, weighted by a logistic regression."""
 

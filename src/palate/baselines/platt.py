@@ -20,11 +20,16 @@ Statistic = Callable[[BaselineData, State], Callable[[Queries], Floats]]
 """The score of queries, float64 (n,), before it is scaled to a probability."""
 
 
-def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> State:
+LEAST = 1e-3
+"""The slope of a statistic that must rise and does not in the fit: P(like) is nearly constant, in the right order."""
+
+
+def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats], *, rises: bool = False) -> State:
     """`scale`: slope and intercept of a logistic regression on one statistic, fitted on validation.
 
     If validation has a single class, the regression uses training instead, although training rows may be part of
-    their own statistics. If training has a single class too, the result is the base rate.
+    their own statistics. If training has a single class too, the result is the base rate. With `rises` the slope is at
+    least `LEAST`.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -34,7 +39,11 @@ def fit_scale(data: BaselineData, statistic: Callable[[Queries], Floats]) -> Sta
         return base_rate(data)
     queries, liked = fitted_on
     # scikit-learn's default L2 penalty of 1: negligible on thousands of rows, and it keeps the slope finite on a few.
-    model = LogisticRegression().fit(statistic(queries)[:, None], liked)
+    x = statistic(queries)
+    model = LogisticRegression().fit(x[:, None], liked)
+    if rises and model.coef_[0, 0] < LEAST:
+        rate = liked.mean()
+        return {"scale": np.array([LEAST, np.log(rate / (1 - rate)) - LEAST * x.mean()])}
     return {"scale": np.array([model.coef_[0, 0], model.intercept_[0]])}
 
 

@@ -23,6 +23,7 @@ from palate.baselines.learned import (
     boosted_trees,
     item_neighbours,
     item_neighbours_then,
+    liked_neighbours,
     logistic_regression,
     online_means,
     online_means_then,
@@ -31,6 +32,7 @@ from palate.baselines.learned import (
 from palate.baselines.platt import Fit, Predict, State, Statistic, base_rate, fit_scale, scaled
 from palate.baselines.statistics import PARTS, BaselineData
 from palate.progress import Meter
+from palate.ratings.likes import Likes
 from palate.samples import Samples
 from palate.samples.queries import Queries, Scores
 from palate.text.vectors import Vectors
@@ -67,7 +69,9 @@ class Baseline:
         state = None if self.fit is None else self.fit(data)
         if state is None or self.score is None:
             return base_rate(data)
-        return state | fit_scale(data, self.score(data, state))
+        # Popular negatives would turn the order by popularity around, and `palate recommend` with it.
+        rises = self.key == "popularity" and data.samples.likes is not None
+        return state | fit_scale(data, self.score(data, state), rises=rises)
 
     def predictor(self, data: BaselineData, state: State) -> Predict:
         """P(like) of queries of `data`, as the fit says it, computed in chunks of queries."""
@@ -138,23 +142,35 @@ REGISTRY = (
     ),
 )
 POPULARITY = Baseline("popularity", "popularity (number of likes)", means.fit_popularity, means.item_mean, quick=True)
-RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY)}
+LIKED_KNN = Baseline("liked-knn", "item-kNN over the last likes", *weighted(liked_neighbours))
+RANKERS = {baseline.key: baseline for baseline in (*REGISTRY, POPULARITY, LIKED_KNN)}
 """The baselines that `palate recommend --model` takes, by key."""
-BASELINES = {baseline.key: baseline.label for baseline in REGISTRY}
+OF_LIKES = (
+    "constant", "popularity", "liked-knn", "logistic-knn", "lightgbm-then", "lightgbm", "text", "logistic-text"
+)  # fmt: skip
+"""Keys of the baselines that have something to learn from a log of likes, in table order: the others learn from the
+differences of ratings."""
+BASELINES = {baseline.key: baseline.label for baseline in RANKERS.values()}
 """The baselines' keys and their names in tables, in table order."""
 LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text", "corrected-text")
-"""Keys of the baselines that `palate advise` tries, from cheap to dear."""
+"""Keys of the baselines that `palate advise` tries, from cheap to dear; `ladder_of` has those of a log of likes."""
 TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 
 
-def chosen_baselines(choice: Choice, *, text: bool = False) -> list[Baseline]:
+def ladder_of(likes: Likes | None) -> tuple[str, ...]:
+    """The keys of `LADDER`, or those for a log of likes."""
+    return LADDER if likes is None else ("popularity", "liked-knn", "logistic-knn", "lightgbm", "logistic-text")
+
+
+def chosen_baselines(choice: Choice, *, text: bool = False, likes: bool = False) -> list[Baseline]:
     """The baselines of a choice whose packages are installed; logs the others.
 
-    `text` says whether there are vectors of the items' text, which some baselines need.
+    `text` says whether there are vectors of the items' text, which some baselines need, `likes` whether the log has
+    likes alone.
     """
     chosen = []
-    for baseline in REGISTRY:
+    for baseline in [RANKERS[key] for key in OF_LIKES] if likes else REGISTRY:
         if choice == "quick" and not baseline.quick:
             continue
         if baseline.reads_text and not text:
@@ -172,7 +188,7 @@ def fit_baselines(data: BaselineData, choice: Choice = "all", kept: Kept | None 
 
     Those that `kept` has are not fitted again, and it keeps the others.
     """
-    chosen = chosen_baselines(choice, text=data.vectors is not None)
+    chosen = chosen_baselines(choice, text=data.vectors is not None, likes=data.samples.likes is not None)
     states = {baseline.key: stored(baseline, kept, data.vectors) for baseline in chosen}
     missing = [baseline for baseline in chosen if states[baseline.key] is None]
     with Meter("baselines", len(missing), "fitted") as meter:

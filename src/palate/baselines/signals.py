@@ -32,7 +32,7 @@ from palate.baselines.statistics import BaselineData, Floats
 from palate.errors import InputError
 from palate.prompt.spec import PromptSpec
 from palate.samples.context import WEIGHT, shrunk
-from palate.samples.queries import Queries, RowNumbers
+from palate.samples.queries import Queries, RowNumbers, candidate_rows
 from palate.samples.split import TRAIN
 
 CHUNK = 200_000
@@ -87,13 +87,13 @@ class SignalSource:
 
 
 def signals_of(data: BaselineData, prompt: PromptSpec) -> pl.DataFrame:
-    """The signals that a prompt names, of every sample in the order of `position`.
+    """The signals that a prompt names, of every sample, in order.
 
     The format is that of `palate.samples.signals.FILE`. Raises `InputError` as `estimate_state` does.
     """
     source = source_of(data, prompt, estimate_state(data, prompt))
     samples = data.samples
-    queries = Queries(samples.position, data.item[samples.position])
+    queries = Queries(samples.position, candidate_rows(samples))
     if source.estimate is None:
         return source.of(queries)
     p = np.empty(len(queries))

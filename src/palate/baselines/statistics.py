@@ -19,12 +19,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.baselines.retriever import RetrieverData
+from palate.baselines.retriever import ItemKNN, RetrieverData
 from palate.errors import InputError
 from palate.samples import Samples
 from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
-from palate.samples.queries import Labels, Queries, RowNumbers, item_rows
+from palate.samples.queries import Labels, Queries, RowNumbers, candidate_rows, item_rows
 from palate.text.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -165,8 +165,11 @@ class BaselineData:
 
     def of_split(self, split: str) -> tuple[Queries, Labels]:
         """The samples of a split and their labels, (n,) bool."""
-        position = self.samples.position[self.samples.of(split)]
-        return Queries(position, self.item[position]), self.liked[position]
+        index = self.samples.of(split)
+        anchor = self.samples.position[index]
+        if self.samples.negative is None:
+            return Queries(anchor, self.item[anchor]), self.liked[anchor]
+        return Queries(anchor, candidate_rows(self.samples, index)), self.samples.label[index]
 
     def learned(self, queries: Queries) -> RowNumbers:
         """The rows of the training queries that a fit uses; see `without`."""
@@ -283,10 +286,10 @@ class BaselineData:
         return Content(names.to_list(), bits, year)
 
     @of_log
-    def learned_anchors(self) -> RowNumbers:
-        """The rows of the training samples that a fit uses, ascending."""
+    def fitted_queries(self) -> Queries:
+        """The training samples that a fit uses, in order."""
         queries, _ = self.drawn("train")
-        return queries.anchor[self.learned(queries)]
+        return queries.take(self.learned(queries))
 
     @of_log
     def first_rated(self) -> Floats:
@@ -349,6 +352,8 @@ class BaselineData:
 
         rows = np.flatnonzero(self.allowed & (self.fold != fold))
         user, item = self.user[rows], self.item[rows]
+        if self.samples.likes is not None:
+            return self._liked_neighbours(rows)
         residual = self.rating[rows] - self.items.mean[fold, item]
         of_user = np.bincount(user, minlength=int(self.user[-1]) + 1)
         bias = shrunk(np.bincount(user, residual, of_user.size), of_user)
@@ -360,3 +365,12 @@ class BaselineData:
             user_start, item, value, item_start, user[by_item], value[by_item], NEIGHBOURS, FEW_SHARED
         )
         return Neighbours(*found)
+
+    def _liked_neighbours(self, rows: RowNumbers) -> Neighbours:
+        """Similar items by likes, which have no residuals: by their users in common, as `ItemKNN` counts them."""
+        likes = RetrieverData(
+            self.user[rows], self.item[rows], self.rating[rows], self.liked[rows], int(self.user[-1]) + 1,
+            len(self.samples.items),
+        )  # fmt: skip
+        found = ItemKNN.fit(likes, NEIGHBOURS).similarity
+        return Neighbours(found.indptr.astype(np.int64), found.indices.astype(np.int32), found.data.astype(np.float32))

@@ -46,6 +46,7 @@ def advise(
     two classes, and for `train` without a config.
     """
     from palate.baselines.statistics import BaselineData
+    from palate.measure.evaluation import Negatives
     from palate.measure.ladder import climb
     from palate.report.ladder import ladder_table, sentences
     from palate.text.vectors import check_text
@@ -85,13 +86,15 @@ def advise(
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
         whole=config.text.encoder is not None,
+        sampled=samples.likes is not None,
     )
     if out is not None:
         write_json(out / FILE, ladder.to_dict())
     if as_json:
         print(json.dumps(ladder.to_dict(), ensure_ascii=False, indent=2))
         return
-    console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows"))
+    against = "" if samples.likes is None else f", {Negatives.of(samples.likes)}"
+    console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows{against}"))
     for sentence in sentences(ladder):
         console.out.print(sentence, highlight=False)
     console.out.print(
@@ -129,10 +132,10 @@ class _Climber:
 
     def steps(self) -> "Iterator[Step]":
         """The baselines of `RUNGS`, then the language model."""
-        from palate.baselines.registry import LADDER, RANKERS
+        from palate.baselines.registry import RANKERS, ladder_of
         from palate.measure.ladder import LANGUAGE_MODEL, Step
 
-        for key in LADDER:
+        for key in ladder_of(self.known.samples.likes):
             yield Step(key, RANKERS[key].label, partial(self._fitted, key))
         yield Step(LANGUAGE_MODEL, "language model", self._language_model)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from statistics import median
@@ -51,14 +51,17 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     if chosen.baselines == "all":
         vectors = vectors_of(samples.items, config.text, config.model.base, config.run_path, writes=False)
     known = replace(BaselineData.of(samples, config.seed, vectors=vectors), fits=FITS)
-    fitted = chosen_baselines(chosen.baselines, text=vectors is not None)
+    fitted = chosen_baselines(chosen.baselines, text=vectors is not None, likes=samples.likes is not None)
     random = [b.key for b in fitted if b.needs and stored(b, kept, vectors) is None]
     scores = scores_of(known, fit_baselines(known, chosen.baselines, kept), split)
     rows = chosen_rows(config, samples.of(split).size)
     same = beside_baselines(samples, {}, scores, rows=rows, split=split)
     pairs = list(permutations(same.scores, 2))
     with working("resampling users"):
-        found = measure_rows(same, Models(pairs=pairs), bootstrap=chosen.bootstrap, seed=config.seed, split=split)
+        found = measure_rows(
+            *(same, Models(pairs=pairs)),
+            bootstrap=chosen.bootstrap, seed=config.seed, split=split, likes=samples.likes,
+        )  # fmt: skip
     if out is not None:
         write_json(out / FILE, to_dict(found))
     if as_json:
@@ -74,7 +77,7 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
 
 def to_dict(found: "Evaluation") -> dict[str, Any]:
     """The evaluation as `metrics.json` has it, without the sentences on models."""
-    return {name: value for name, value in asdict(found).items() if name not in ("differences", "verdict")}
+    return {name: value for name, value in found.to_dict().items() if name not in ("differences", "verdict")}
 
 
 def by_auc(found: "Evaluation") -> "list[Entry]":
@@ -95,11 +98,13 @@ def table(found: "Evaluation", title: str) -> "Table":
     rows.add_column("AUC", justify="right")
     rows.add_column("95 %", style="dim", no_wrap=True)
     rows.add_column("GAUC", justify="right")
-    rows.add_column("log loss", justify="right")
+    if found.negatives is None:
+        rows.add_column("log loss", justify="right")
     for entry in by_auc(found):
         metrics, between = entry.metrics, entry.intervals.get("auc")
         interval = "" if between is None else bounds(between)
-        rows.add_row(entry.label, cell(metrics.auc), interval, cell(metrics.gauc), cell(metrics.log_loss))
+        loss = [cell(metrics.log_loss)] if found.negatives is None else []
+        rows.add_row(entry.label, cell(metrics.auc), interval, cell(metrics.gauc), *loss)
     return rows
 
 
@@ -107,11 +112,14 @@ def bar_to_clear(found: "Evaluation") -> list[str]:
     """The best baseline, and the difference from it that a test on these rows detects."""
     from palate.measure.bootstrap import detectable
     from palate.measure.figures import number
+    from palate.measure.verdict import sampled_note
 
     best = by_auc(found)[0]
     if best.metrics.auc is None:
         return list(found.verdict)
     told = [f"The bar for a language model: {best.label}, AUC {number(best.metrics.auc)}."]
+    if found.negatives is not None:
+        told.append(sampled_note(found.negatives))
     pairs = [d for d in found.differences if (d.metric, d.first) == ("auc", best.key) and d.second != CONSTANT]
     sizes = sorted(detectable(pair.interval) for pair in pairs if pair.interval is not None)
     if sizes:

@@ -126,15 +126,16 @@ def read_files(source: DataPath) -> "dict[str, AlpacaFile]":
 
 
 def _of_manifest(config: Config) -> Config:
-    """The options of a folder that was prepared from tables with splits, where the config does not set others."""
+    """The options of a folder that was prepared from tables with splits or likes, where the config sets no others."""
     path = config.data_path / MANIFEST
     manifest = read_json(path) if path.is_file() else None
     options = manifest.get("options", {}) if isinstance(manifest, dict) else {}
-    if not isinstance(options.get("prepare"), dict) or options["prepare"].get("split") != "given":
+    reading = options.get("ratings", {})
+    likes = {name: reading[name] for name in ("likes", "negatives_per_like") if name in reading}
+    if not isinstance(options.get("prepare"), dict) or (options["prepare"].get("split") != "given" and not likes):
         return config
-    return config.model_copy(
-        update={name: _unless_set(getattr(config, name), options[name]) for name in ("prepare", "prompt")}
-    )
+    found = {name: options[name] for name in ("prepare", "prompt")} | ({"ratings": likes} if likes else {})
+    return config.model_copy(update={name: _unless_set(getattr(config, name), found[name]) for name in found})
 
 
 def _unless_set(section: "Section", values: dict[str, Any]) -> "Section":

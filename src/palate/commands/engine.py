@@ -117,11 +117,12 @@ def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict
     Raises `InputError` for a damaged file: without it another model would answer than the evidence is about.
     """
     from palate.baselines.kept import read_state
-    from palate.baselines.registry import LADDER, RANKERS, chosen_baselines, fit_one, stored
+    from palate.baselines.registry import RANKERS, chosen_baselines, fit_one, ladder_of, stored
 
+    likes = data.samples.likes
     kept = kept_baselines(config, data)
     found = {}
-    for baseline in chosen_baselines("all", text=known.vectors is not None):
+    for baseline in chosen_baselines("all", text=known.vectors is not None, likes=likes is not None):
         state = stored(baseline, kept, known.vectors)
         file = kept.folder / f"{baseline.key}.npz"
         if state is not None:
@@ -129,7 +130,7 @@ def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict
         elif file.is_file() and read_state(file) is None:
             raise InputError("is damaged, expected a fitted baseline; without the file its model is not served", file)
     if not found:
-        key = LADDER[1]
+        key = ladder_of(likes)[1]
         found[key] = (RANKERS[key], fit_one(RANKERS[key], known, kept))
     return found
 

@@ -136,7 +136,10 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
     baselines = scores_of(known, collected.baselines, split)
     _write_sums(collected, folder)
     same = beside_baselines(data.samples, rows.frames, baselines, rows=measured_rows(config, data), split=split)
-    found = measure_rows(same, rows, bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split)
+    found = measure_rows(
+        *(same, rows),
+        bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split, likes=data.samples.likes,
+    )  # fmt: skip
     rows.seeds = adapters_apart(collected, same)
     told = notes(found, collected, rows) if found.n else []
     found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
@@ -180,27 +183,25 @@ def _write_sums(collected: Collected, folder: Path) -> None:
 def _ladder(
     collected: Collected, same: "SameRows", found: "Evaluation", baselines: "pl.DataFrame", main: Model
 ) -> "Ladder | None":
-    """The fitted baselines of `LADDER` on all rows of the split, and the main model on the measured ones.
+    """The fitted baselines of the ladder on all rows of the split, and the main model on the measured ones.
 
     None without an answer of each kind, without resamples, and without a baseline of the ladder.
     """
-    from palate.baselines.registry import LADDER, RANKERS
+    from palate.baselines.registry import RANKERS, ladder_of
     from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
 
-    known, config = collected.known, collected.config
+    known, config, likes = collected.known, collected.config, collected.data.samples.likes
+    ladder = [key for key in ladder_of(likes) if key in baselines.columns]
     queries, liked = known.of_split(found.split)
-    if not config.evaluate.bootstrap or not liked.any() or liked.all() or not set(LADDER) & set(baselines.columns):
+    if not config.evaluate.bootstrap or not liked.any() or liked.all() or not ladder:
         return None
-    steps = [
-        Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy()))
-        for key in LADDER
-        if key in baselines.columns
-    ]
+    steps = [Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy())) for key in ladder]
     own = found.believed(main.key)
     label = f"{found.entry(main.key).label}, calibrated" if own != main.key else found.entry(main.key).label
     steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], rows=same.rows)))
     users = known.user[queries.anchor]
-    return climb(liked, users, steps, resamples=config.evaluate.bootstrap, seed=config.seed, whole=True)
+    sampled, resamples = likes is not None, config.evaluate.bootstrap
+    return climb(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
 
 
 def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":
@@ -260,7 +261,8 @@ def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str 
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
     pairs += [(e.key, e.corrects) for e in found.models if e.corrects is not None and e.corrects != best.key]
-    return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed)
+    sampled = found.negatives is not None
+    return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed, sampled=sampled)
 
 
 def _slices(data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":

@@ -15,6 +15,7 @@ from palate.errors import InputError, visible
 from palate.prompt.spec import PromptSpec
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.domain import noun_of
+from palate.ratings.likes import NO_LIKE, REPEATED
 from palate.ratings.load import Ratings
 from palate.samples.build import checked_samples
 from palate.samples.lines import iter_examples
@@ -51,16 +52,19 @@ def init(config: Config, *, noun: str | None = None, out: Path | None = None, fo
     console.out.print(f"next: palate baselines {path}, then palate run {path}", highlight=False, soft_wrap=True)
 
 
-def prompt_about(noun: str, *, labels: bool, highest: float) -> PromptSpec:
-    """A prompt that speaks of items by this noun; `labels` are ratings of 1 and 0, otherwise `highest` is the best."""
-    rated = "{rating:liked|disliked}" if labels else f"{{rating:g}} of {highest:g}"
+def prompt_about(noun: str, *, labels: bool, highest: float, likes: bool = False) -> PromptSpec:
+    """A prompt that speaks of items by this noun.
+
+    A log of `likes` has no ratings, `labels` are ratings of 1 and 0, otherwise `highest` is the best.
+    """
+    rated = "" if likes else ": {rating:liked|disliked}" if labels else f": {{rating:g}} of {highest:g}"
     article = "an" if noun[0].lower() in "aeiou" else "a"
     return PromptSpec(
-        system=f"You predict whether a user will like {article} {noun}, from the {_plural(noun)} that the user rated "
-        "before. Begin your answer with Yes or No.",
+        system=f"You predict whether a user will like {article} {noun}, from the {_plural(noun)} that the user "
+        f"{'took' if likes else 'rated'} before. Begin your answer with Yes or No.",
         instruction=f"Predict whether the user will like the candidate {noun}. Answer only with Yes or No.",
         history_header=f"The user's last {{history_len}} {_plural(noun)}, oldest first:",
-        history_line=f"{{n}}. {{title}}: {rated}",
+        history_line=f"{{n}}. {{title}}{rated}",
         candidate_header=f"Candidate {noun}:",
         candidate_line="{title}",
         question=f"Will the user like this {noun}? Answer Yes or No.",
@@ -95,12 +99,12 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
     yield f"# {profile.ratings:,} ratings of {profile.users:,} users and {profile.items:,} items{when}."
     yield "ratings:"
     yield from _indented(_sources(config, path))
-    if config.ratings.scale is None and not on_usual_scale(profile):
+    if config.ratings.scale is None and not on_usual_scale(profile) and not profile.likes:
         yield _commented(
             f"scale: [{profile.scale[0]:.12g}, {profile.scale[1]:.12g}]", "lowest and highest rating of the log"
         )
     given, untitled = config.ratings.model_fields_set, profile.dropped.get(UNTITLED, 0)
-    wrong = sum(profile.dropped.values()) - untitled
+    wrong = sum(n for reason, n in profile.dropped.items() if reason not in (UNTITLED, NO_LIKE, REPEATED))
     if wrong and "bad_rows" not in given:
         yield _commented("bad_rows: skip", f"{wrong:,} rows; refuse, the default, stops at the first")
     if untitled and "untitled" not in given:
@@ -111,7 +115,7 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
     yield ""
     yield "prompt:"
     labels = set(profile.distribution) <= {0.0, 1.0}
-    prompt = prompt_about(noun, labels=labels, highest=profile.scale[1])
+    prompt = prompt_about(noun, labels=labels, highest=profile.scale[1], likes=profile.likes)
     yield from (f'  {key}: "{text}"' for key, text in prompt if key in prompt.model_fields_set)
     yield "  # Both lines may name these columns of the item table, at the cost of their tokens:"
     for text in profile.texts:
@@ -157,7 +161,8 @@ def _choices(config: Config, profile: Profile) -> Iterator[str]:
     if others:
         near = min(others, key=lambda value: abs(value - threshold))
         line += f"; {near:g} would make it {profile.share_yes(near):.0%}"
-    yield _commented(f"rating_threshold: {threshold:.12g}", line)
+    if not profile.likes:
+        yield _commented(f"rating_threshold: {threshold:.12g}", line)
     rest = config.prepare.model_dump(mode="json", exclude_unset=True, exclude={"history_len", "rating_threshold"})
     yield from _indented(rest) if rest else ()
 

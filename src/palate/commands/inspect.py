@@ -58,7 +58,7 @@ def log_of(config: Config) -> "Ratings":
     unset = {"bad_rows": "skip", "untitled": "drop"}.items()
     skipping = {key: choice for key, choice in unset if key not in config.ratings.model_fields_set}
     config = config.model_copy(update={"ratings": config.ratings.model_copy(update=skipping)})
-    if config.ratings.scale is not None:
+    if config.ratings.scale is not None or config.ratings.likes is not None:
         return ratings_of(config)
     wide = config.ratings.model_copy(update={"scale": ANY_SCALE})
     try:

@@ -36,6 +36,7 @@ MANY_LOST = 0.2
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings.database import place_of
+    from palate.ratings.likes import Likes
     from palate.ratings.load import load_ratings, with_store
     from palate.ratings.splits import load_given
 
@@ -45,6 +46,11 @@ def ratings_of(config: Config) -> "Ratings":
     columns = {str(role): name for role, name in wanted.columns.items()}
     rules: dict[str, Any] = {"bad_rows": wanted.bad_rows, "untitled": wanted.untitled}
     rules |= {"encoding": wanted.encoding, "not_rated": wanted.not_rated}
+    if wanted.likes is not None:
+        if config.prepare.split == "given" or wanted.also is not None:  # of --data, or of a refresh
+            what = "a service's store" if wanted.also is not None else "tables with splits"
+            raise InputError(f"{wanted.likes!r} samples dislikes, {what} may hold some; expected null", "ratings.likes")
+        rules["likes"] = Likes(wanted.likes, wanted.negatives_per_like)
     with working(f"reading {place_of(wanted.source)}"):
         if config.prepare.split == "given":
             ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
@@ -198,11 +204,14 @@ def _told_from(data: "Prepared") -> dict[str, Any]:
 
 def made_from_of(data: "Prepared | Portable") -> dict[str, Any]:
     """What decides the samples of prepared data: the hashes of its tables, and the options that read them."""
+    from palate.samples.negatives import FILE as NEGATIVES
     from palate.tokens.portable import Portable
 
     manifest = data.data_manifest if isinstance(data, Portable) else data.manifest
     options = manifest["options"]["prepare"]
-    made_from = {name: manifest["outputs"][f"{name}.parquet"] for name in ("ratings", "items")}
+    outputs = manifest["outputs"]
+    made_from = {name: outputs[f"{name}.parquet"] for name in ("ratings", "items")}
+    made_from |= {"negatives": outputs[NEGATIVES]} if NEGATIVES in outputs else {}
     made_from |= {name: options[name] for name in ("history_len", "rating_threshold")}
     return made_from | ({"split": "given"} if options.get("split") == "given" else {})
 
@@ -243,15 +252,16 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
         **{name: rule for name, rule in _reading(config).items() if name != "columns"},
-        **({"seed": config.seed} if config.prepare.split == "cold-items" else {}),
+        **({"seed": config.seed} if config.prepare.split == "cold-items" or config.ratings.likes else {}),
     }
     return checked_samples(ratings, config.prepare, config.seed), made_from, ratings.name
 
 
 def _reading(config: Config) -> dict[str, Any]:
-    """How the config's tables are read: columns by name, and rules that do not refuse; empty for the usual way."""
-    reading = config.ratings.model_dump(mode="json", include={"columns", "bad_rows", "untitled"})
-    return {name: value for name, value in reading.items() if value}
+    """How the config's tables are read: columns by name, rules that do not refuse, and likes; empty if as usual."""
+    elsewhere = {"source", "also", "items", "scale"}
+    reading = config.ratings.model_dump(mode="json", exclude=elsewhere)
+    return {name: value for name, value in reading.items() if value not in ({}, [], None)}
 
 
 def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
@@ -315,8 +325,14 @@ def _keeping_all(config: Config) -> Config:
 
 def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.int64]]":
     """`user_id` and `item_id` of every sample of a split; words as NumPy's own text, which needs no pickle."""
-    rows = data.samples.timeline[data.samples.position[data.samples.of(split)]]
-    ids = {name: rows[name].to_numpy() for name in ("user_id", "item_id")}
+    from palate.samples.queries import candidate_rows
+
+    samples, index = data.samples, data.samples.of(split)
+    users, items = samples.timeline["user_id"], samples.items["item_id"]
+    ids = {
+        "user_id": users.gather(samples.position[index]).to_numpy(),
+        "item_id": items.gather(candidate_rows(samples, index)).to_numpy(),
+    }
     return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
 
 

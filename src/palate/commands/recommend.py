@@ -287,10 +287,11 @@ def _for_one(recommender: "Recommender", request: Request, asker: "Asker", model
     seen = f"; {left_out:,} left out as rated before" if left_out else ""
     count = f"{item.size:,} of {samples.items.height:,} items"
     console.out.print()
-    said = history_line(asker.name, titles, past.rating.tolist(), shown if model.prompts else None, console.out.width)
+    width, likes = console.out.width, samples.likes is not None
+    said = history_line(asker.name, titles, past.rating.tolist(), shown if model.prompts else None, width, likes=likes)
     console.out.print(said, highlight=False)
     console.out.print()
-    console.out.print(rich_table(ranked, console.out.width))
+    console.out.print(rich_table(ranked, width, likes=likes))
     console.out.print()
     console.out.print(f"{model.name} scored {count}{how}, in {clock(seconds)}{seen}", highlight=False, style="dim")
 

@@ -46,6 +46,11 @@ def refresh(
     """
     console.start_logging()
     run = config.run_path
+    if config.ratings.likes is not None:
+        raise InputError(
+            f"is {config.ratings.likes!r}, and a service's ratings may be dislikes; expected a log with ratings",
+            "ratings.likes",
+        )
     if config.ratings.source is None:
         raise InputError("is null, expected the log that the run was prepared from", "ratings.source")
     url = store or config.ratings.also or feedback(run)
@@ -108,7 +113,7 @@ def _fit_baselines(new: Config, folder: Path) -> None:
         p = {key: scores[key].to_numpy() for key in LADDER if key in scores.columns}
         steps = [Step(key, RANKERS[key].label, lambda key=key: Scored(p[key])) for key in p]  # type: ignore[misc]
         ladder = climb(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
-    write_json(folder / METRICS, {**asdict(found), "ladder": ladder})
+    write_json(folder / METRICS, {**found.to_dict(), "ladder": ladder})
 
 
 def _say(name: str, text: str) -> None:

@@ -96,7 +96,8 @@ def show_answer(outcome: "Outcome", *, with_table: bool = False) -> None:
             console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
     if with_table and ladder is not None:
         console.out.print()
-        console.out.print(ladder_table(ladder, f"{ladder.n:,} {outcome.evaluation.split} rows"))
+        against = "" if outcome.evaluation.negatives is None else f", {outcome.evaluation.negatives}"
+        console.out.print(ladder_table(ladder, f"{ladder.n:,} {outcome.evaluation.split} rows{against}"))
 
 
 def _in_the_report(outcome: "Outcome") -> str:
@@ -114,10 +115,10 @@ def _in_the_report(outcome: "Outcome") -> str:
         outcome.comparison and "paired tests",
         slices,
         *rankings,
-        outcome.calibrations and "reliability before and after calibration",
+        outcome.calibrations and not outcome.evaluation.negatives and "reliability before and after calibration",
         outcome.seeds and "how far the adapters lie apart",
         outcome.leaks and "the leak audit",
-        "curves and reliability",
+        "curves" if outcome.evaluation.negatives else "curves and reliability",
     ]
     return f"In the report: {'; '.join(str(part) for part in parts if part)}."
 
@@ -171,11 +172,12 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
     rows = []
     for entry in found.entries:
         row: dict[str, Any] = {"": entry.label}
-        for metric in metrics_in("card"):
+        for metric in metrics_in("card", sampled=found.negatives is not None):
             row[metric.label] = getattr(entry.metrics, metric.key)
             if metric.key == "auc":
                 row["95 %"] = (i := entry.intervals.get("auc")) and f"[{i.low:.3f}, {i.high:.3f}]"
-        row["ECE, noise alone"] = entry.metrics.ece_floor
+        if found.negatives is None:
+            row["ECE, noise alone"] = entry.metrics.ece_floor
         rows.append({name: "–" if value is None else value for name, value in row.items()})
     return rows
 

@@ -22,6 +22,8 @@ from palate.prompt.spec import PromptSpec, split_template
 from palate.samples.build import ROLES, Samples
 from palate.samples.context import Context
 from palate.samples.lines import renderer
+from palate.samples.queries import candidate_rows
+from palate.samples.questions import with_targets
 from palate.samples.split import TEST
 
 UNCHANGED = "unchanged"
@@ -87,6 +89,8 @@ def ablate(
     end = np.cumsum(shown + 1)
     position, of = end - 1, np.repeat(np.arange(index.size), shown + 1)
     rows = np.arange(of.size) + (samples.position[index] - position)[of]
+    samples, target = with_targets(samples)
+    rows[position] = target[index]
     if ablation.history == "shuffled":
         place = np.random.default_rng(seed).random(of.size)
         place[position] = 1  # the candidate stays behind its history
@@ -103,6 +107,7 @@ def ablate(
         items=items,
         timeline=samples.timeline[rows].select("item_id", "rating", split=pl.lit("test", ROLES)),
         position=position,
+        negative=None,
         split=np.full(index.size, TEST, np.uint8),
         history_len=0 if ablation.history == "empty" else samples.history_len,
         history=None if samples.history is None else shown,
@@ -138,8 +143,8 @@ def compare_ablations(
     `index` (n,) are the scored samples, in the order of `scores`, which has P(like) (n,) of `UNCHANGED` and of each
     ablation.
     """
-    y, chosen = samples.label[index], samples.timeline[samples.position[index]]
-    users = chosen["user_id"].rank("dense").to_numpy().astype(np.int64)
+    y = samples.label[index]
+    users = samples.timeline["user_id"].gather(samples.position[index]).rank("dense").to_numpy().astype(np.int64)
     replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
     auc = {name: measure(y, p, users).auc for name, p in scores.items()}
     whole, unchanged = auc[UNCHANGED], replicates[UNCHANGED].get("auc")
@@ -156,7 +161,7 @@ def compare_ablations(
                 moved=float(np.abs(scores[name] - scores[UNCHANGED]).mean()) if len(y) else 0.0,
             )
         )
-    items = _trained_items(samples, chosen)
+    items = _trained_items(samples, index)
     count = items["count"].fill_null(0).to_numpy()
     popular = count > np.median(count) if len(count) else np.zeros(0, bool)
     halves = {
@@ -169,11 +174,12 @@ def compare_ablations(
     return replace(measured, reading=reading(measured))
 
 
-def _trained_items(samples: Samples, chosen: pl.DataFrame) -> pl.DataFrame:
-    """`count` and `mean` of the training ratings of each row's item; null for an item without any."""
+def _trained_items(samples: Samples, index: NDArray[np.int64]) -> pl.DataFrame:
+    """`count` and `mean` of the training ratings of each sample's item; null for an item without any."""
+    chosen = pl.DataFrame({"item_id": samples.items["item_id"].gather(candidate_rows(samples, index))})
     training = samples.timeline.filter(pl.col("split").is_in(["train", "warmup"]))
     items = training.group_by("item_id").agg(count=pl.len(), mean=pl.col("rating").mean())
-    return chosen.select("item_id").join(items, on="item_id", how="left", maintain_order="left")
+    return chosen.join(items, on="item_id", how="left", maintain_order="left")
 
 
 def _correlation(means: pl.Series, p: Floats) -> float | None:

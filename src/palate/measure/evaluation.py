@@ -1,7 +1,7 @@
 """Evaluation: the measurements of models and baselines on the same rows, as dataclasses that convert to JSON."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -11,8 +11,26 @@ from palate.measure.bootstrap import Interval
 from palate.measure.curves import HistogramBin, ReliabilityBin
 from palate.measure.keys import CALIBRATED
 from palate.measure.metrics import LOWER_IS_BETTER, Metrics
+from palate.ratings.likes import Likes
 
 Unit = Literal["users", "rows"]
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """The negatives of a log of likes, see `palate.samples.negatives`: AUC and GAUC are against these."""
+
+    rule: str
+    per_like: int
+
+    @classmethod
+    def of(cls, likes: Likes | None) -> "Negatives | None":
+        """Those of samples; None if their log has ratings."""
+        return None if likes is None else cls(likes.rule, likes.per_like)
+
+    def __str__(self) -> str:
+        """In words, for tables."""
+        return f"against sampled negatives ({self.rule}, {self.per_like} per like)"
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,12 @@ class Evaluation:
     """The split of the measured rows."""
     unit: Unit = "users"
     """The unit of resampling: users, or rows if the data names no users; `users` is then the number of rows."""
+    negatives: Negatives | None = None
+    """None if the users themselves disliked the other rows."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as JSON types; without `negatives` it goes without that key, as in earlier versions."""
+        return {key: value for key, value in asdict(self).items() if key != "negatives" or value is not None}
 
     def entry(self, key: str) -> Entry:
         """The entry of a model or baseline; raises `KeyError` for an unknown key."""

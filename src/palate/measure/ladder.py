@@ -4,7 +4,7 @@ A rung pays if the paired interval of its AUC, less that of the rung in use belo
 at the first rung that does not pay: each rung costs a multiple of the one below.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -108,12 +108,13 @@ def climb(
     resamples: int = 1000,
     seed: int = 13,
     whole: bool = False,
+    sampled: bool = False,
     done: Callable[[Rung], None] = lambda rung: None,
 ) -> Ladder:
     """Try the steps in order until one does not pay; with `whole`, all of them.
 
     `y` (bool) and `users` (integers) have shape (n,). A rung is compared with the last one that paid, on the rows that
-    both scored. `done` is called after each. The first step must not be skipped.
+    both scored. `sampled` is that of `measure`. `done` is called after each rung. The first step must not be skipped.
     """
     rungs: list[Rung] = []
     skipped: dict[str, str] = {}
@@ -127,7 +128,7 @@ def climb(
         except Skipped as reason:
             skipped[step.label] = str(reason)
             continue
-        rung = _rung(step, scored, below, (y, users), (resamples, seed))
+        rung = _rung(step, scored, below, (y, users), {"resamples": resamples, "seed": seed, "sampled": sampled})
         rungs.append(rung)
         done(rung)
         below = (rung, scored) if rung.pays else below
@@ -139,18 +140,17 @@ def _rung(
     scored: Scored,
     below: tuple[Rung, Scored] | None,
     rows: tuple[Labels, Users],
-    bootstrap: tuple[int, int],
+    options: Mapping[str, Any],
 ) -> Rung:
     """A tried step, measured on its rows and compared with the rung below."""
     y, users = rows
     own = np.arange(len(y)) if scored.rows is None else scored.rows
-    metrics = measure(y[own], scored.p, users[own])
+    metrics = measure(y[own], scored.p, users[own], sampled=options["sampled"])
     if below is None:
         return Rung(step.key, step.label, metrics, None, scored.fit_seconds, scored.thousand_seconds)
     rung, under = below
     other = np.arange(len(y)) if under.rows is None else under.rows
     shared, first, second = np.intersect1d(own, other, return_indices=True)
     scores = {step.key: scored.p[first], rung.key: under.p[second]}
-    resamples, seed = bootstrap
-    pairs = compare(y[shared], users[shared], scores, [(step.key, rung.key)], resamples=resamples, seed=seed).pairs
+    pairs = compare(y[shared], users[shared], scores, [(step.key, rung.key)], **options).pairs
     return Rung(step.key, step.label, metrics, rung.key, scored.fit_seconds, scored.thousand_seconds, pairs)

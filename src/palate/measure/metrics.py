@@ -112,6 +112,8 @@ class Metric:
     """Whether the bootstrap gives it an interval."""
     shown: str = ""
     """The `Place`s that show it, separated by spaces."""
+    sampled: bool = False
+    """Whether it keeps its meaning against sampled negatives: it does not depend on how many there are."""
 
 
 def _auc(rows: Rows) -> float | None:
@@ -167,9 +169,13 @@ def _brier(rows: Rows) -> float:
 
 
 METRICS = (
-    Metric("auc", "AUC", _auc, shown="terminal card page verdict pairs forest slices"),
-    Metric("gauc", "GAUC", *_mean_auc(lambda rows: rows.counts), shown="terminal page verdict pairs slices"),
-    Metric("pair_auc", "AUC over pairs", *_mean_auc(lambda rows: rows.pairs), shown="folded verdict pairs"),
+    Metric("auc", "AUC", _auc, shown="terminal card page verdict pairs forest slices", sampled=True),
+    Metric(
+        "gauc", "GAUC", *_mean_auc(lambda rows: rows.counts), shown="terminal page verdict pairs slices", sampled=True
+    ),
+    Metric(
+        "pair_auc", "AUC over pairs", *_mean_auc(lambda rows: rows.pairs), shown="folded verdict pairs", sampled=True
+    ),
     Metric("accuracy", "accuracy", *_mean(lambda rows: rows.predicted == rows.y), shown="terminal card page pairs"),
     Metric("f1", "F1", _f1, _f1_sums, shown="page pairs"),
     Metric("log_loss", "log loss", *_mean(_nats), lower=True, shown="terminal card page pairs forest slices"),
@@ -182,15 +188,16 @@ METRIC_LABELS = {metric.key: metric.label for metric in METRICS}
 LOWER_IS_BETTER = frozenset(metric.key for metric in METRICS if metric.lower)
 
 
-def metrics_in(place: Place) -> list[Metric]:
-    """The metrics that one place shows, in order."""
-    return [metric for metric in METRICS if place in metric.shown.split()]
+def metrics_in(place: Place, *, sampled: bool = False) -> list[Metric]:
+    """The metrics that one place shows, in order; with `sampled` those with a meaning against sampled negatives."""
+    return [metric for metric in METRICS if place in metric.shown.split() and (metric.sampled or not sampled)]
 
 
-def measure(y: Labels, p: Scores, users: Users) -> Metrics:
+def measure(y: Labels, p: Scores, users: Users, *, sampled: bool = False) -> Metrics:
     """All metrics of `p` (float64, in [0, 1]) for labels `y` (bool) of `users` (any integers); each of shape (n,).
 
-    Raises `ValueError` if the lengths differ or a `p` is outside [0, 1].
+    With `sampled` the negatives are sampled: metrics without a meaning then (`Metric.sampled`) are None. Raises
+    `ValueError` if the lengths differ or a `p` is outside [0, 1].
     """
     if not len(y) == len(p) == len(users):
         raise ValueError(f"{len(y)} labels, {len(p)} scores, {len(users)} users: expected as many of each")
@@ -203,8 +210,8 @@ def measure(y: Labels, p: Scores, users: Users) -> Metrics:
         base_rate=float(y.mean()) if some else None,
         gauc_mean=float(rows.aucs[rows.ranked].mean()) if rows.ranked.any() else None,
         gauc_users=int(rows.ranked.sum()),
-        ece_floor=ece_floor(p) if some else None,
-        **{metric.key: metric.value(rows) if some else None for metric in METRICS},
+        ece_floor=ece_floor(p) if some and not sampled else None,
+        **{metric.key: metric.value(rows) if some and (metric.sampled or not sampled) else None for metric in METRICS},
     )
 
 

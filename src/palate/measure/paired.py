@@ -117,16 +117,17 @@ def compare(
     *,
     resamples: int = 1000,
     seed: int = 13,
+    sampled: bool = False,
 ) -> Comparison:
     """Test pairs of models (None: each with each) in every metric, on the same rows and resamples of users.
 
     `y` (bool), `users` (any integers) and each of `scores` (float64, in [0, 1]) have shape (n,). With `resamples` 0 the
-    result has differences without intervals.
+    result has differences without intervals. `sampled` is that of `measure`.
     """
     wanted = list(combinations(scores, 2)) if pairs is None else list(pairs)
     needed = {key: scores[key] for pair in wanted for key in pair}
     replicates = bootstrap(y, users, needed, resamples=resamples, seed=seed)
-    metrics = {key: asdict(measure(y, p, users)) for key, p in needed.items()}
+    metrics = {key: asdict(measure(y, p, users, sampled=sampled)) for key, p in needed.items()}
     found = paired_metrics("pairs", wanted, metrics, replicates)
     return Comparison(len(y), len(np.unique(users)), resamples, seed, adjusted(found))
 

@@ -12,11 +12,12 @@ from palate.errors import InputError
 from palate.measure.bootstrap import Replicates, interval
 from palate.measure.bootstrap import bootstrap as resample
 from palate.measure.curves import histogram, reliability, roc
-from palate.measure.evaluation import Difference, Entry, Evaluation, Unit, mass_of
+from palate.measure.evaluation import Difference, Entry, Evaluation, Negatives, Unit, mass_of
 from palate.measure.keys import FINE_TUNED, ZERO_SHOT
-from palate.measure.metrics import measure, metrics_in
+from palate.measure.metrics import METRICS, measure, metrics_in
 from palate.measure.paired import SameRows
 from palate.measure.verdict import verdict
+from palate.ratings.likes import Likes
 from palate.samples import Samples
 
 
@@ -64,26 +65,35 @@ def evaluate(
     if not isinstance(baselines, pl.DataFrame):
         baselines = baseline_scores(samples, choice=baselines, split=split, seed=seed)
     same = beside_baselines(samples, models.frames, baselines, rows=rows, split=split)
-    found = measure_rows(same, models, bootstrap=bootstrap, seed=seed, split=split)
+    found = measure_rows(same, models, bootstrap=bootstrap, seed=seed, split=split, likes=samples.likes)
     return replace(found, rating_threshold=samples.threshold)
 
 
 def measure_rows(
-    same: SameRows, models: Models, *, bootstrap: int, seed: int, split: str = "test", unit: Unit = "users"
+    same: SameRows,
+    models: Models,
+    *,
+    bootstrap: int,
+    seed: int,
+    split: str = "test",
+    unit: Unit = "users",
+    likes: Likes | None = None,
 ) -> Evaluation:
     """Measure all scores; the keys of `models` are models, the others baselines.
 
-    `unit` is `rows` if the users are unknown: each row then counts as a user, and rows as independent.
+    `unit` is `rows` if the users are unknown: each row then counts as a user, and rows as independent. `likes` is the
+    rule that sampled the negatives; None if they are not sampled.
     """
     replicates = resample(same.y, same.users, same.scores, resamples=bootstrap, seed=seed)
-    names = BASELINES | models.labels
+    names, sampled = BASELINES | models.labels, likes is not None
+    kept = {metric.key for metric in METRICS if metric.sampled or not sampled}
     entries = [
         Entry(
             key=key,
             label=names.get(key, key),
             kind="model" if key in models.frames else "baseline",
-            metrics=measure(same.y, p, same.users),
-            intervals={name: interval(found) for name, found in replicates[key].items()},
+            metrics=measure(same.y, p, same.users, sampled=sampled),
+            intervals={name: interval(found) for name, found in replicates[key].items() if name in kept},
             mass=mass_of(models.frames[key], same.rows) if key in models.frames else None,
             reliability=reliability(same.y, p),
             roc=roc(same.y, p),
@@ -105,6 +115,7 @@ def measure_rows(
         verdict=[],
         split=split,
         unit=unit,
+        negatives=Negatives.of(likes),
     )
     found = replace(found, differences=_differences(found, replicates, models.pairs))
     return replace(found, verdict=verdict(found))

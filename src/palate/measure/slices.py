@@ -19,7 +19,7 @@ from palate.measure.paired import Paired, SameRows, paired_metrics
 from palate.progress import Meter
 from palate.samples import Samples
 from palate.samples.items import NO_GENRES, NO_YEAR, shown_items
-from palate.samples.queries import RowNumbers, Scores, item_rows
+from palate.samples.queries import RowNumbers, Scores, candidate_rows, item_rows
 
 FEW_USERS, FEW_ROWS = 30, 10
 """A slice with fewer users, or fewer rows of either class, is small: its interval is unreliable."""
@@ -131,15 +131,16 @@ def measure_slices(
     own = test[chosen]
     y, position = samples.label[own], samples.position[own]
     users = _user_codes(samples)[position]
-    parts = slices_of(samples, position)
-    found = []
+    item = candidate_rows(samples, own)
+    parts = slices_of(samples, position, item)
+    found, sampled = [], samples.likes is not None
     with Meter("slices", len(parts), "slices") as meter:
         for dimension, label, part in parts:
             same = SameRows(part, y[part], users[part], {key: p[part] for key, p in scores.items()})
-            found.append(_measured(dimension, label, same, (model, baseline), resamples, seed))
+            found.append(_measured(dimension, label, same, (model, baseline), resamples, seed, sampled=sampled))
             meter.advance(1)
-    pairs = samples.timeline[position].select("user_id", "item_id")
-    titles = samples.items["title"].gather(item_rows(samples, position))
+    pairs = pl.DataFrame([samples.timeline["user_id"].gather(position), samples.items["item_id"].gather(item)])
+    titles = samples.items["title"].gather(item)
     columns = {"row": chosen, "label": y, "model": scores[model], "baseline": scores[baseline]}
     gain = nats(y, scores[baseline]) - nats(y, scores[model])
     table = pairs.with_columns(title=titles, gain=pl.Series(gain), **{key: pl.Series(c) for key, c in columns.items()})
@@ -149,13 +150,15 @@ def measure_slices(
     return Slices(model, baseline, resamples, seed, found, wins, losses)
 
 
-def slices_of(samples: Samples, position: RowNumbers) -> list[SlicePart]:
+def slices_of(samples: Samples, position: RowNumbers, item: RowNumbers | None = None) -> list[SlicePart]:
     """The slices of samples at `position` (n,); fixed slices exist even if they are empty.
+
+    `item` (n,) are the candidates, rows of the item table; None: those of the timeline rows.
 
     Training rows have the role "train" for users, and "train" or "warmup" for items.
     """
     users, items = _user_codes(samples), item_rows(samples)
-    user, item = users[position], items[position]
+    user, item = users[position], items[position] if item is None else item
     role = samples.timeline["split"]
     train = (role == "train").to_numpy()
     known = train | (role == "warmup").to_numpy()
@@ -239,12 +242,14 @@ def _genres(items: pl.DataFrame, item: RowNumbers) -> list[SlicePart]:
     return [("genre", genre or NO_GENRES, np.array(at, dtype=np.int64)) for genre, at in groups.iter_rows()]
 
 
-def _measured(dimension: str, label: str, same: SameRows, pair: tuple[str, str], resamples: int, seed: int) -> Slice:
+def _measured(
+    dimension: str, label: str, same: SameRows, pair: tuple[str, str], resamples: int, seed: int, *, sampled: bool
+) -> Slice:
     """Measure one slice."""
     replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
-    values = {key: asdict(measure(same.y, p, same.users)) for key, p in same.scores.items()}
+    values = {key: asdict(measure(same.y, p, same.users, sampled=sampled)) for key, p in same.scores.items()}
     n, count, liked = len(same.y), len(np.unique(same.users)), int(same.y.sum())
-    keys = [metric.key for metric in metrics_in("slices")]
+    keys = [metric.key for metric in metrics_in("slices", sampled=sampled)]
     return Slice(
         dimension=dimension,
         label=label,

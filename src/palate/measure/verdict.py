@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from palate.measure.evaluation import Difference, Entry, Evaluation
+from palate.measure.evaluation import Difference, Entry, Evaluation, Negatives
 from palate.measure.figures import difference_text, number, percent
 from palate.measure.keys import CONSTANT, FINE_TUNED, ZERO_SHOT
 from palate.measure.slices import Slice, Slices
@@ -35,7 +35,17 @@ def verdict(evaluation: Evaluation) -> list[str]:
     elif evaluation.users < FEW_USERS:
         counted = "only one user" if evaluation.users == 1 else f"only {evaluation.users} users"
         warnings.append(f"The {evaluation.split} rows come from {counted}: all figures are imprecise.")
-    return [*pooled, *within, *warnings]
+    sampled = [] if evaluation.negatives is None else [sampled_note(evaluation.negatives)]
+    return [*pooled, *within, *sampled, *warnings]
+
+
+def sampled_note(negatives: Negatives) -> str:
+    """What the figures of a log of likes mean, and which are left out."""
+    return (
+        f"AUC and GAUC are {negatives}: the log has likes alone. Log loss, calibration and decisions at 0.5 depend on "
+        "how many negatives are sampled, and baselines that learn from differences of ratings have none here: they are "
+        "left out."
+    )
 
 
 def _of(evaluation: Evaluation, metric: str) -> Iterator[Difference]:
@@ -102,7 +112,7 @@ def _warnings(evaluation: Evaluation, model: Entry) -> Iterator[str]:
     """Warnings about a model's probabilities."""
     who = name_in_prose(model)[0].upper() + name_in_prose(model)[1:]
     answers = {b.low >= 0.5 for b in model.histogram if b.liked + b.disliked}
-    if len(answers) == 1:
+    if len(answers) == 1 and evaluation.negatives is None:
         yield (
             f"{who} gives every row the same answer, {'Yes' if answers.pop() else 'No'}, at the threshold 0.5: "
             "only its order is informative."

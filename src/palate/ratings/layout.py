@@ -349,6 +349,8 @@ def column_of(
         option = "" if role == "title" else f", or its name as {_OPTIONS.get(role, f'ratings.columns.{role}')}"
         if role == "timestamp":
             option += " (without times, --order file takes the rows as they come)"
+        if role == "rating":
+            option += "; a log of clicks or purchases is read with --set ratings.likes=popularity"
         raise InputError(
             f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
         )

@@ -17,6 +17,7 @@ from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items
+from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
 from palate.ratings.source import PACKED, SAVED, Source, parts_of
@@ -70,6 +71,8 @@ class Ratings:
     """What the file of the ratings is, such as `text with semicolons, gzip, cp1252`."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
+    likes: Likes | None = None
+    """How samples get negatives; None if the log has ratings, not likes alone."""
 
     @property
     def dated(self) -> bool:
@@ -89,16 +92,20 @@ def load_ratings(
     encoding: str | None = None,
     order: Literal["time", "file"] = "time",
     not_rated: float | None = None,
+    likes: Likes | None = None,
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a path or a URL, see `palate.ratings.places`.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
-    `rating`, `timestamp` to other column names than the usual ones. The other arguments are options of
-    `RatingsConfig`. Raises `InputError` with file and line for the first mistake, `WorkError` if a download fails.
+    `rating`, `timestamp` to other column names than the usual ones. With `likes` the table is a log of likes, see
+    `palate.ratings.likes`. The other arguments are options of `RatingsConfig`. Raises `InputError` with file and line
+    for the first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
     if is_url(source) and is_store(source):
+        if likes is not None:
+            raise InputError("holds ratings of a service, expected ratings.likes to be null", place_of(source))
         return _load_store(source, items, columns, scale)
     with ExitStack() as stack:
         tables = stack.enter_context(open_tables(source, encoding))
@@ -108,7 +115,9 @@ def load_ratings(
         files = tables.open_all(names)
         name = source if source in ARCHIVES else _name_of(source, names)
         usual = usual_scale(name, files[0].name)
-        how = Reading(columns, scale or usual, bad_rows != "refuse", tuple(header), order == "file", not_rated)
+        numbers = COUNTS if likes is not None else scale or usual
+        rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
+        how = Reading(columns, numbers, *rules)
         table = read_ratings(files, how)
         scale = scale or (OF_WORDS if table.in_words else usual)
         roles = {part.file.name: part.columns for part in table.parts or (table,)}
@@ -128,6 +137,8 @@ def load_ratings(
             wanted = "expected movies.csv or items.csv beside it, --items, a title column, or --untitled id"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
+        if likes is not None:
+            table, scale = first_likes(table), SCALE
         if item_frame["item_id"].dtype != table.frame["item_id"].dtype:
             item_frame = item_frame.with_columns(pl.col("item_id").cast(pl.String))
             table = dataclasses.replace(table, frame=table.frame.with_columns(pl.col("item_id").cast(pl.String)))
@@ -153,6 +164,7 @@ def load_ratings(
         skipped,
         roles,
         table.shape,
+        likes=likes,
     )
 
 

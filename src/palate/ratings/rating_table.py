@@ -40,6 +40,8 @@ _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
 _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 _WIDE = (pl.UInt64, pl.Int128)
+NOWHERE = -1
+"""The place of the ratings of a table that has likes alone."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
@@ -71,6 +73,8 @@ class Reading:
     """Whether the order of the rows stands for their times."""
     not_rated: float | None = None
     """A rating that means there is none."""
+    likes: bool = False
+    """Whether the rows are likes, with or without a column of ratings."""
 
     @property
     def roles(self) -> dict[str, str]:
@@ -237,7 +241,8 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
     """Read and check the ratings of files that are one table; raises `InputError` with the first wrong line.
 
     With `how.skip` wrong rows are left out. Ids are Int64 if the files write all of them as plain integers, else
-    String; ratings are Float64, timestamps Int64 in the unit of the table's `form`.
+    String; ratings are Float64, timestamps Int64 in the unit of the table's `form`. A table of likes may have a column
+    of ratings, else one of labels; without either all its ratings are 1. It may repeat a user, item and time.
     """
     tables = [_read(file, how) for file in files]
     table = tables[0] if len(tables) == 1 else RatingTable.of(tables)
@@ -255,6 +260,8 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
             row = _first(table.frame[name] == pair[0])
             table.fail(f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling", row)
     _check_values(table, scale)
+    if how.likes:
+        return table
     duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"))
     if how.skip and not duplicates.is_empty():
         return table.without(
@@ -278,12 +285,24 @@ def _read(file: SourceFile, how: Reading) -> RatingTable:
     return replace(table, frame=table.frame.with_columns(as_ids(table.frame[name]) for name in texts))
 
 
+def _columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> dict[str, str | None]:
+    """The column of each of `how.roles`; a table of likes may have no ratings."""
+    used = {
+        name: column_of(role, names, how.columns, file.place, needed=not how.likes or name != "rating")
+        for name, role in how.roles.items()
+    }
+    if used["rating"] is None:
+        used["rating"] = column_of("label", names, how.columns, file.place, needed=False)
+    return used
+
+
 def _read_text(file: SourceFile, how: Reading) -> RatingTable:
     layout = layout_of(file, how.header)
-    used = {n: column_of(role, layout.names, how.columns, file.place) for n, role in how.roles.items()}
+    used = _columns_of(file, layout.names, how)
     title = column_of("title", layout.names, how.columns, file.place, needed=False)
     check_roles(used | {"title": title}, file.place)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    places.setdefault("rating", NOWHERE)
     roles = roles_of(layout.names, used | {"title": title})
     try:
         frame = scan(file, layout, places, _TYPES, ids=_IDS)
@@ -335,13 +354,16 @@ def scan(
 ) -> pl.DataFrame:
     """Read the columns at `places` with their `types`, else as text; `ids` are read as Int64.
 
+    A column at `NOWHERE` is 1 in each row that is not blank.
+
     Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
     """
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
     names = list(schema)
     for name, place in places.items():
-        schema[names[step * place]] = types.get(name, pl.String())
+        if place != NOWHERE:
+            schema[names[step * place]] = types.get(name, pl.String())
     text = rewritten_rows(file, layout) if layout.rewritten else None
     scan = pl.scan_csv(
         file.path if text is None else text,
@@ -354,7 +376,9 @@ def scan(
         glob=False,
     )
     between = [pl.col(n).is_not_null() for i, n in enumerate(names) if i % step]
-    read = {name: pl.col(names[step * place]) for name, place in places.items()}
+    read = {name: pl.col(names[step * place]) for name, place in places.items() if place != NOWHERE}
+    one = pl.when(pl.any_horizontal(column.is_not_null() for column in read.values())).then(pl.lit("1"))
+    read |= {n: one.cast(types.get(n, pl.String())) for n, place in places.items() if place == NOWHERE}
     chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
     if ids:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
@@ -440,7 +464,7 @@ def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> t
     rows, ragged = [], []
     for row, (_, fields) in enumerate(records(file, layout)):
         if len(fields) == len(layout.names):
-            rows.append([fields[place] for place in places.values()])
+            rows.append(["1" if place == NOWHERE else fields[place] for place in places.values()])
         else:
             ragged.append(row)
     return pl.DataFrame(rows, dict.fromkeys(places, pl.String()), orient="row"), ragged
@@ -503,7 +527,10 @@ def _diagnose(
     names, rows, scale = layout.names, records(file, layout), OF_WORDS if in_words else how.accepted
     while block := list(islice(rows, BLOCK)):
         whole = list(takewhile(lambda row: len(row[1]) == len(names), block))
-        texts = {name: [fields[places[name]] for _, fields in whole] for name in how.roles}
+        texts = {
+            name: ["1" if places[name] == NOWHERE else fields[places[name]] for _, fields in whole]
+            for name in how.roles
+        }
         frame = _stripped(pl.DataFrame(texts, dict.fromkeys(how.roles, pl.String())))
         frame = _text_numbered(frame, pl.repeat(True, frame.height, eager=True)) if how.numbered else frame
         try:
@@ -572,7 +599,8 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
 def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     names = typed.header(file)
     roles = how.roles | {"title": "title"}
-    used = {n: column_of(r, names, how.columns, file.place, needed=r != "title") for n, r in roles.items()}
+    used = _columns_of(file, names, how)
+    used["title"] = column_of("title", names, how.columns, file.place, needed=False)
     check_roles(used, file.place)
     present = {name: column for name, column in used.items() if column is not None}
     found = typed.columns(file, list(dict.fromkeys(present.values())))
@@ -580,9 +608,9 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
         pl.col(column).cast(type_of(roles[name], column, found.schema[column], file.place)).alias(name)
         for name, column in present.items()
     ]
-    frame = found.select(casts)
+    frame = found.select(*casts, *([] if "rating" in present else [pl.lit(1.0).alias("rating")]))
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
-    in_words = found.schema[present["rating"]] == pl.Boolean
+    in_words = "rating" in present and found.schema[present["rating"]] == pl.Boolean
     table = RatingTable(frame, file, None)
     if frame["rating"].dtype == pl.String:
         texts = frame.with_columns(frame["rating"].str.strip_chars(WHITE).replace("", None))

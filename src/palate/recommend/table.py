@@ -16,8 +16,11 @@ MIN_TITLE = 12
 LATEST = 5
 
 
-def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
-    """The table of `Recommender.rank` in `width` columns; it shortens long titles, and no row wraps."""
+def rich_table(ranked: pl.DataFrame, width: int, *, likes: bool = False) -> "Table":
+    """The table of `Recommender.rank` in `width` columns; it shortens long titles, and no row wraps.
+
+    That of a log of `likes` has no means of ratings.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
     from rich.table import Table
@@ -32,7 +35,7 @@ def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
         "ratings": [f"{count:,}" for count in ranked["item_count"]],
         "user + item": [f"{mean:.2f}" for mean in ranked["user_item"]],
     }
-    columns = {name: cells for name, cells in columns.items() if name not in _left_out(width)}
+    columns = {name: cells for name, cells in columns.items() if name not in _left_out(width, likes)}
     widths = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
     if " " in widths:
         widths[" "] = BAR
@@ -50,8 +53,9 @@ def rich_table(ranked: pl.DataFrame, width: int) -> "Table":
     return table
 
 
-def _left_out(width: int) -> set[str]:
-    return (set() if width >= WIDE else {" "}) | (set() if width >= NARROW else {"ratings"})
+def _left_out(width: int, likes: bool) -> set[str]:
+    narrow = (set() if width >= WIDE else {" "}) | (set() if width >= NARROW else {"ratings"})
+    return narrow | ({"item mean", "user + item"} if likes else set())
 
 
 def bar(share: float, width: int) -> str:
@@ -65,21 +69,25 @@ def one_line(title: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in title).split())
 
 
-def history_line(name: str, titles: Sequence[str], ratings: Sequence[float], shown: int | None, width: int) -> str:
+def history_line(
+    name: str, titles: Sequence[str], ratings: Sequence[float], shown: int | None, width: int, *, likes: bool = False
+) -> str:
     """Two lines about the asker: the number and mean of the ratings with the number shown, and the latest ratings.
 
     `titles` and `ratings` are all of the asker's, oldest first; prompts show the last `shown` (None: no prompt). The
-    second line has as many of the latest ratings as fit into `width` columns, at most `LATEST`.
+    second line has as many of the latest ratings as fit into `width` columns, at most `LATEST`. Likes are shown without
+    ratings.
     """
     from rich.cells import cell_len
 
     count = len(ratings)
-    noun = "rating" if count == 1 else "ratings"
+    noun = ("like" if likes else "rating") + "s" * (count != 1)
+    mean = "" if likes else f", {sum(ratings) / count:.2f} on average"
     part = "" if shown is None else f"; the prompt shows {'them' if shown == count else f'the last {shown}'}"
-    first = f"{name}: {count:,} {noun}, {sum(ratings) / count:.2f} on average{part}"
+    first = f"{name}: {count:,} {noun}{mean}{part}"
     shown = count if shown is None else shown
     newest = list(zip(reversed(titles), reversed(ratings), strict=True))[: min(shown, LATEST)]
-    texts = [f"{one_line(title)}: {rating:g}" for title, rating in newest]
+    texts = [one_line(title) + ("" if likes else f": {rating:g}") for title, rating in newest]
     for n in range(len(texts), 0, -1):
         latest = "latest: " + " · ".join([*texts[:n], *(["…"] if n < shown else [])])
         if cell_len(latest) <= width:

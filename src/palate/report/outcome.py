@@ -56,13 +56,13 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types, the content of `metrics.json`; for Alpaca examples only the evaluation."""
         if self.leaks is None:
-            return asdict(self.evaluation)
+            return self.evaluation.to_dict()
         stack: dict[str, Any] | None = None
         if self.stack is not None:
             stack = {"weights": self.stack.weights, "rows": self.stack.rows}
             if self.beside is not None:
                 stack["beside"] = {"baseline": self.beside[0], "weights": self.beside[1].weights}
-        return asdict(self.evaluation) | {
+        return self.evaluation.to_dict() | {
             "calibrations": {key: asdict(calibration) for key, calibration in self.calibrations.items()},
             "offsets": {key: asdict(offset) for key, offset in self.offsets.items()},
             "ablations": self.ablations and self.ablations.to_dict(),

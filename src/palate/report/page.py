@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,7 @@ def render_report(outcome: Outcome, about: About) -> str:
         baselines=[e for e in found.entries if e.kind == "baseline"],
         best_baseline=best,
         best={metric.key: found.best(metric.key) for metric in metrics_in("page")},
+        metrics_in=partial(metrics_in, sampled=found.negatives is not None),
         inks=inks,
         short=short,
         named=lambda entries: _named(entries, inks, short),

@@ -126,11 +126,14 @@ def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) 
             f"Which data {strangers} is of is not known: rows are taken for the same where number, user, "
             "item and label agree."
         )
+    negatives = next((str(run.evaluation.negatives) for run in runs if run.evaluation and run.evaluation.negatives), "")
+    if negatives:
+        remarks.append(f"AUC and GAUC are {negatives}.")
     if lacking:
         remarks.append(f"There are no scores of {lacking}: nothing can be compared row by row.")
     elif not other:
         try:
-            shared = _shared(runs, resamples, seed)
+            shared = _shared(runs, resamples, seed, sampled=bool(negatives))
         except InputError as error:
             remarks.append(f"The rows are not the same ({error.message}): nothing is compared row by row.")
     if shared is not None:
@@ -141,19 +144,19 @@ def side_by_side(runs: Sequence[Run], *, resamples: int = 1000, seed: int = 13) 
     return SideBySide(list(runs), differences, other, shared, remarks, _verdict(shared))
 
 
-def _shared(runs: Sequence[Run], resamples: int, seed: int) -> Shared:
+def _shared(runs: Sequence[Run], resamples: int, seed: int, *, sampled: bool) -> Shared:
     """The runs on their common rows; raises `InputError` as `same_rows`."""
     same = same_rows({run.name: run.scores for run in runs if run.scores is not None})
     names = list(same.scores)
     pairs = list(combinations(names, 2)) if len(names) <= FEW else [(names[0], name) for name in names[1:]]
     replicates = bootstrap(same.y, same.users, same.scores, resamples=resamples, seed=seed)
-    metrics = {name: measure(same.y, p, same.users) for name, p in same.scores.items()}
+    metrics = {name: measure(same.y, p, same.users, sampled=sampled) for name, p in same.scores.items()}
     return Shared(
         n=len(same.y),
         users=metrics[names[0]].users,
         metrics=metrics,
         intervals={name: {m.key: interval(replicates[name].get(m.key)) for m in metrics_in("pairs")} for name in names},
-        comparison=compare(same.y, same.users, same.scores, pairs, resamples=resamples, seed=seed),
+        comparison=compare(same.y, same.users, same.scores, pairs, resamples=resamples, seed=seed, sampled=sampled),
     )
 
 

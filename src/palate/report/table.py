@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from palate.baselines.registry import REGISTRY
+from palate.baselines.registry import RANKERS
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
 from palate.measure.metrics import Metric, Metrics, metrics_in
@@ -22,7 +22,7 @@ NARROW = ("auc", "gauc", "log_loss")
 WIDE = 100
 LONG = 40
 """Maximum number of characters of a config value in a table."""
-_MEANS = frozenset(baseline.key for baseline in REGISTRY if baseline.quick)
+_MEANS = frozenset(baseline.key for baseline in RANKERS.values() if baseline.quick)
 
 
 def cell(value: float | None) -> str:
@@ -68,21 +68,22 @@ def caption(evaluation: Evaluation) -> str:
         rows += f" of {evaluation.users:,} users, {both:,} with both classes"
     rate = "" if evaluation.base_rate is None else f", {percent(evaluation.base_rate, 1)} liked"
     rate += floor_note(entry.metrics for entry in evaluation.entries)
+    rate += "" if evaluation.negatives is None else f"; AUC and GAUC {evaluation.negatives}"
     if not evaluation.resamples:
         return f"{rows}{rate}; no intervals"
     return f"{rows}{rate}; {evaluation.resamples:,} resamples of {evaluation.unit}"
 
 
-def columns_in(width: int) -> list[Metric]:
-    """The metrics of a table in a terminal of `width` columns."""
-    return [column for column in COLUMNS if width >= WIDE or column.key in NARROW]
+def columns_in(width: int, *, sampled: bool = False) -> list[Metric]:
+    """The metrics of a table in a terminal of `width` columns; with `sampled` those against sampled negatives."""
+    return [c for c in COLUMNS if (width >= WIDE or c.key in NARROW) and (c.sampled or not sampled)]
 
 
 def evaluation_table(evaluation: Evaluation, width: int = WIDE) -> "Table":
     """Models and baselines in groups, in `width` columns; the best of each metric in bold green."""
     from rich.text import Text
 
-    columns = columns_in(width)
+    columns = columns_in(width, sampled=evaluation.negatives is not None)
     table = _metric_table(caption(evaluation), columns)
     best = {column.key: evaluation.best(column.key) for column in columns}
     for title, entries in groups(evaluation):

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.samples import Samples
-from palate.samples.queries import Scores
+from palate.samples.queries import Scores, candidate_rows
 
 USERS = 3
 CANDIDATES = 3
@@ -44,7 +44,10 @@ def user_examples(samples: Samples, split: str, rows: NDArray[np.int64], p: Scor
     """
     own = samples.of(split)[rows]
     position = samples.position[own]
-    frame = pl.DataFrame({"position": position, "user": samples.user[position], "p": p, "liked": samples.label[own]})
+    liked = samples.label[own]
+    columns = {"user": samples.user[position], "item": candidate_rows(samples, own), "p": p, "liked": liked}
+    rating = samples.timeline["rating"].to_numpy()[position] if samples.negative is None else liked.astype(np.float64)
+    frame = pl.DataFrame({"position": position, "rating": rating, **columns})
     users = (
         frame.group_by("user", maintain_order=True)
         .agg(n=pl.len(), both=pl.col("liked").any() & ~pl.col("liked").all())
@@ -57,9 +60,8 @@ def user_examples(samples: Samples, split: str, rows: NDArray[np.int64], p: Scor
 
 def _example(samples: Samples, own: pl.DataFrame) -> UserExample:
     ordered = own.sort("p", descending=True, maintain_order=True)
-    rating = samples.timeline["rating"].gather(ordered["position"]).to_list()
-    columns = _titles(samples, ordered["position"].to_numpy()), ordered["p"].to_list(), rating, ordered["liked"]
-    candidates = [Candidate(*row) for row in zip(*columns, strict=True)]
+    titles = samples.items["title"].gather(ordered["item"])
+    candidates = [Candidate(*row) for row in zip(titles, *ordered.select("p", "rating", "liked"), strict=True)]
     begin = int(own["position"].to_numpy().min())
     earlier = np.arange(samples.first[begin], begin)
     shown = min(CANDIDATES, len(candidates) // 2)

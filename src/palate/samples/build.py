@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings.blocks import bounds_of
+from palate.ratings.likes import Likes
 from palate.ratings.load import Ratings
 from palate.samples.context import Context
+from palate.samples.items import item_rows
+from palate.samples.negatives import negatives_of
 from palate.samples.split import SPLITS, TRAIN, cold_items, split_by_time, split_by_user
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
@@ -33,6 +36,12 @@ class Samples:
     means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows. `signals`
     has n rows, see `palate.samples.signals`; None if they were not computed.
 
+    A log of likes has sampled negatives, see `palate.samples.negatives`; `likes` is the rule that sampled them, None
+    for a log of ratings. `negative` (n,) int64 then is the row of `items` of the candidate of a No, and −1 for a like.
+    A No has the position, the user, the time and the split of its like, so that a position occurs several times. It is
+    no row of the timeline: no history shows it, and no statistic of ratings counts it. The first like of an item by
+    anyone is no sample.
+
     Models may learn from the roles "warmup" and "train". A warm-up rating after the first cutoff of a global-time split
     is therefore "unused", though it is part of a history. So are, under cold-items, the other ratings at the time of a
     user's validation and test samples.
@@ -47,6 +56,8 @@ class Samples:
     context: Context | None = None
     history: NDArray[np.int64] | None = None
     signals: pl.DataFrame | None = None
+    negative: NDArray[np.int64] | None = None
+    likes: Likes | None = None
 
     @property
     def histories(self) -> NDArray[np.int64]:
@@ -61,7 +72,7 @@ class Samples:
     @cached_property
     def label(self) -> NDArray[np.bool_]:
         """Whether each sample is a Yes, (n,) bool."""
-        return self.liked[self.position]
+        return self.liked[self.position] if self.negative is None else self.negative < 0
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
@@ -81,9 +92,9 @@ class Samples:
 def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 
-    With given splits every rating is a sample of its split. `seed` draws the items of a cold-items split. Raises
-    `InputError` if the threshold is outside the ratings' scale, if no user has more than `history_len` ratings, or if
-    no samples are left to train on.
+    With given splits every rating is a sample of its split. `seed` draws the items of a cold-items split, and the
+    negatives of likes. Raises `InputError` if the threshold is outside the ratings' scale, if no user has more than
+    `history_len` ratings, or if no samples are left to train on.
     """
     low, high = ratings.scale
     if not low < options.rating_threshold <= high:
@@ -111,8 +122,16 @@ def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> S
         timeline, role = _cold_items(timeline, counts, options, seed)
     else:
         role = _roles(timeline["timestamp"].to_numpy(), counts, options)
+    if ratings.likes is not None:
+        role = _without_firsts(timeline, role)
     timeline = timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)))
-    return samples_of(timeline, ratings.items, options)
+    samples = samples_of(timeline, ratings.items, options)
+    if ratings.likes is None:
+        return samples
+    item = item_rows(timeline["item_id"], ratings.items["item_id"]).to_numpy().astype(np.int64)
+    time = timeline["timestamp"].to_numpy()
+    of, negative = negatives_of(samples.user, item, time, samples.position, ratings.likes, seed)
+    return with_negatives(samples, of, negative, ratings.likes)
 
 
 def _roles(times: NDArray[np.int64], counts: NDArray[np.int64], options: PrepareConfig) -> NDArray[np.uint8]:
@@ -129,6 +148,17 @@ def _roles(times: NDArray[np.int64], counts: NDArray[np.int64], options: Prepare
             role[times >= min(reached)] = UNUSED
     role[is_sample] = split + 1
     return role
+
+
+def _without_firsts(timeline: pl.DataFrame, role: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The role of each like, if that of an item that nobody else had taken by then is no sample.
+
+    No negative is of such an item, so that its novelty alone would tell the answer: models may learn from it as from
+    a warm-up, and a held-out one is unused.
+    """
+    alone = timeline.select(pl.col("timestamp").rank("max").over("item_id") == 1).to_series().to_numpy()
+    is_sample = (role != WARMUP) & (role != UNUSED)
+    return np.where(alone & is_sample, np.where(role == TRAIN + 1, WARMUP, UNUSED), role).astype(np.uint8)
 
 
 def _cold_items(
@@ -182,6 +212,18 @@ def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConf
     return replace(samples, history=np.minimum(before, options.history_len))
 
 
+def with_negatives(
+    samples: Samples, of: NDArray[np.int64], negative: NDArray[np.int64], likes: Likes | None = None
+) -> Samples:
+    """The samples, each followed by its negatives: `negative` (m,), rows of `items`, are those of samples `of` (m,)."""
+    every = np.concatenate([np.arange(samples.position.size), of])
+    order = np.argsort(every, kind="stable")
+    every = every[order]
+    candidate = np.concatenate([np.full(samples.position.size, -1), negative])[order]
+    position, split = samples.position[every], samples.split[every]
+    return replace(samples, position=position, split=split, negative=candidate, likes=likes)
+
+
 def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
     """`build_samples` for data to train on.
 
@@ -192,6 +234,12 @@ def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) ->
     samples = build_samples(ratings, options, seed)
     train = samples.of("train")
     label = samples.label[train]
+    if samples.negative is not None and label.all():
+        raise InputError(
+            f"none of {label.size:,} training samples has a negative: an item that someone else had taken by then, and "
+            "the user never takes; expected more users and items",
+            ratings.name,
+        )
     if label.size < 2 or label.min() != label.max():
         return samples
     rating = samples.timeline["rating"].to_numpy()[samples.position[train]]

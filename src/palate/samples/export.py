@@ -15,6 +15,7 @@ from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.lines import CHUNK, Renderer, renderer
+from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
@@ -33,8 +34,8 @@ def prepare(
     """Build the samples and write the folder `out`; returns its manifest.
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
-    `ratings.parquet`, `items.parquet`, `signals.parquet` if the prompt names some (they come from `signals`),
-    `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
+    `ratings.parquet`, `items.parquet`, `negatives.parquet` of likes, `signals.parquet` if the prompt names some (they
+    come from `signals`), `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
     The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
     `renderer` do, before it writes anything.
     """
@@ -43,6 +44,10 @@ def prepare(
         samples = replace(samples, signals=signals.of(samples))
     render = renderer(samples, prompt)
     drawn = draw(samples.of("val"), options.max_eval, seed)
+    reading = (
+        {} if ratings.likes is None else {"likes": ratings.likes.rule, "negatives_per_like": ratings.likes.per_like}
+    )
+    reading |= ratings.options
     with atomic_folder(out) as folder:
         train = samples.of("train")
         chunks = track(_chunks(train, CHUNK), train.size, "writing train.json")
@@ -54,6 +59,8 @@ def prepare(
             write_json(folder / "dataset_info.json", _dataset_info())
             samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
             samples.items.write_parquet(folder / "items.parquet", compression="zstd")
+            if samples.negative is not None:
+                _negatives(samples).write_parquet(folder / NEGATIVES, compression="zstd")
             if samples.signals is not None:
                 samples.signals.write_parquet(folder / FILE, compression="zstd")
             if ratings.skipped is not None:
@@ -63,7 +70,7 @@ def prepare(
             "prepare",
             inputs=ratings.inputs,
             options=decisive_options(options, prompt, seed)
-            | ({"ratings": ratings.options} if ratings.options else {})
+            | ({"ratings": reading} if reading else {})
             | ({"signals": dict(signals.made_from)} if signals is not None and signals.made_from else {}),
             stats=_stats(ratings, samples, drawn.size),
         )
@@ -92,7 +99,7 @@ def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[byt
     """Raw samples as JSON lines, by chunks."""
     samples = render.samples
     for chunk in _chunks(index, _RAW_CHUNK):
-        position, lengths = samples.position[chunk], samples.histories[chunk]
+        position, target, lengths = samples.position[chunk], render.target[chunk], samples.histories[chunk]
         rows = _ranges(position - lengths, lengths)
         titles = samples.items["title"].gather(render.item.gather(rows))
         past = samples.timeline[rows].select("item_id", titles, "rating", "timestamp").to_struct("history")
@@ -101,10 +108,19 @@ def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[byt
                 [True, False], ["Yes", "No"], return_dtype=pl.String
             ),
             pl.lit(split).alias("split"),
-            *samples.timeline[position].select("user_id", "item_id", "timestamp", "rating").get_columns(),
+            samples.timeline["user_id"].gather(position),
+            *samples.timeline[target].select("item_id", "timestamp", "rating").get_columns(),
             _as_lists(past, lengths),
         )
         yield frame.write_ndjson().encode()
+
+
+def _negatives(samples: Samples) -> pl.DataFrame:
+    """The content of `negatives.parquet`."""
+    assert samples.negative is not None
+    sampled = samples.negative >= 0
+    item = samples.items["item_id"].gather(samples.negative[sampled])
+    return pl.DataFrame({"row": samples.position[sampled], "item_id": item})
 
 
 def _ranges(begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:

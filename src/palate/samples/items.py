@@ -1,6 +1,9 @@
 """The item table for prompts: its columns, with readable genres and the year."""
 
+import numpy as np
 import polars as pl
+
+from palate.errors import InputError
 
 NO_GENRES = "no genres listed"
 NO_YEAR = "unknown"
@@ -30,3 +33,22 @@ def shown_items(items: pl.DataFrame) -> pl.DataFrame:
         year = year.fill_null(pl.col("release_date").str.extract(r"(\d{4})\s*$"))
     found = shown.select(year=year)["year"]
     return shown if found.null_count() == len(found) else shown.with_columns(year=found.fill_null(NO_YEAR))
+
+
+def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
+    """The item table's row of each rated item, UInt32; raises `InputError` for an item that the table lacks."""
+    if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
+        ids, listed = rated.to_numpy(), items.to_numpy()
+        low, high = min(ids.min(), listed.min(initial=0)), max(ids.max(), listed.max(initial=0))
+        if low >= 0 and high < 1 << 26:  # an array indexed by id takes a tenth of a join's time
+            row = np.full(high + 1, len(listed), np.uint32)
+            row[listed] = np.arange(len(listed), dtype=np.uint32)
+            found = row[ids]
+            if found.max() < len(listed):
+                return pl.Series(found)
+    numbered = items.to_frame().with_row_index("row")
+    rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
+    if rows.null_count():
+        missing = rated.gather(rows.is_null().arg_true().head(1)).item()
+        raise InputError(f"item {missing} has ratings but no row in the item table", "items")
+    return rows

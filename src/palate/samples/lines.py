@@ -16,7 +16,8 @@ from palate.prompt.spec import CONTEXT_FIELDS, SIGNALS, PromptSpec, split_templa
 from palate.prompt.wording import Piece, Wording, format_value
 from palate.samples.build import Samples
 from palate.samples.context import context_of
-from palate.samples.items import shown_items
+from palate.samples.items import item_rows, shown_items
+from palate.samples.questions import with_targets
 from palate.samples.signals import Asked, coded, shown
 
 CHUNK = 16_384
@@ -29,6 +30,9 @@ class Renderer:
     """Renders chunks of samples; `renderer` makes it once for all chunks."""
 
     samples: Samples
+    """With a timeline row for each candidate that is sampled; see `with_targets`."""
+    target: NDArray[np.int64]
+    """(n,): the timeline row of each sample's candidate."""
     prompt: PromptSpec
     wording: Wording
     """Its codes are rows of the item table, positions in `scale`, rows of the contexts, and positions in the distinct
@@ -46,12 +50,12 @@ class Renderer:
 
     def _by_length(self, index: NDArray[np.int64], render: Callable[..., pl.DataFrame]) -> pl.DataFrame:
         """Call `render` once for each history length, and join the results in the order of `index`."""
-        position, lengths = self.samples.position[index], self.samples.histories[index]
+        position, target, lengths = self.samples.position[index], self.target[index], self.samples.histories[index]
         distinct = np.unique(lengths).tolist() or [self.samples.history_len]
         if len(distinct) == 1:
-            return render(position, position, distinct[0])
+            return render(position, target, distinct[0])
         parts = [np.flatnonzero(lengths == length) for length in distinct]
-        frames = [render(position[part], position[part], length) for part, length in zip(parts, distinct, strict=True)]
+        frames = [render(position[part], target[part], length) for part, length in zip(parts, distinct, strict=True)]
         return pl.concat(frames)[np.argsort(np.concatenate(parts))]
 
     def lines_of(self, position: NDArray[np.int64], target: NDArray[np.int64], items: int) -> pl.DataFrame:
@@ -84,7 +88,14 @@ class Renderer:
         if self.asked is not None:
             return self.asked(position, self.item.gather(target).to_numpy().astype(np.int64))
         assert self.samples.signals is not None
-        return self.samples.signals[np.searchsorted(self.samples.position, target)]
+        return self.samples.signals[self._sample[target]]
+
+    @cached_property
+    def _sample(self) -> NDArray[np.int64]:
+        """The sample whose candidate is at each timeline row; 0 for the other rows."""
+        sample = np.zeros(self.samples.timeline.height, np.int64)
+        sample[self.target] = np.arange(self.target.size)
+        return sample
 
     def _signal_texts(self, piece: Piece, values: pl.Series) -> pl.Series:
         """The texts of a signal's values; each distinct value is formatted once."""
@@ -177,6 +188,7 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
                 f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(fields)}",
                 f"prompt.{option}",
             )
+    samples, target = with_targets(samples)
     item = item_rows(samples.timeline["item_id"], items["item_id"])
     if prompt.names_context and samples.context is None:
         time, rating = (samples.timeline[name].to_numpy() for name in ("timestamp", "rating"))
@@ -185,7 +197,8 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
     contexts = pl.DataFrame() if samples.context is None else samples.context.values
     scale = samples.timeline["rating"].unique().sort()
     signals = {} if asked is not None else _values(samples, prompt)
-    return Renderer(samples, prompt, Wording.of(prompt, items, scale.to_list(), contexts, signals), item, scale, asked)
+    wording = Wording.of(prompt, items, scale.to_list(), contexts, signals)
+    return Renderer(samples, target, prompt, wording, item, scale, asked)
 
 
 def _values(samples: Samples, prompt: PromptSpec) -> dict[str, Sequence[Any]]:
@@ -199,25 +212,6 @@ def _values(samples: Samples, prompt: PromptSpec) -> dict[str, Sequence[Any]]:
             "prompt.candidate_line",
         )
     return {name: shown(name, coded(known[name])[0], samples.items["title"]) for name in prompt.signals}
-
-
-def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
-    """The item table's row of each rated item, UInt32; raises `InputError` for an item that the table lacks."""
-    if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
-        ids, listed = rated.to_numpy(), items.to_numpy()
-        low, high = min(ids.min(), listed.min(initial=0)), max(ids.max(), listed.max(initial=0))
-        if low >= 0 and high < 1 << 26:  # an array indexed by id takes a tenth of a join's time
-            row = np.full(high + 1, len(listed), np.uint32)
-            row[listed] = np.arange(len(listed), dtype=np.uint32)
-            found = row[ids]
-            if found.max() < len(listed):
-                return pl.Series(found)
-    numbered = items.to_frame().with_row_index("row")
-    rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
-    if rows.null_count():
-        missing = rated.gather(rows.is_null().arg_true().head(1)).item()
-        raise InputError(f"item {missing} has ratings but no row in the item table", "items")
-    return rows
 
 
 def iter_examples(

@@ -5,11 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
-from palate.samples.build import ROLES, Samples, samples_of
+from palate.ratings.likes import Likes
+from palate.samples.build import ROLES, Samples, samples_of, with_negatives
+from palate.samples.items import item_rows
+from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
@@ -18,8 +22,8 @@ TABLES = ("ratings.parquet", "items.parquet")
 
 
 def hashes_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The hashes of the tables of prepared data, and of the signals if the prompt names some, by file."""
-    return {name: manifest["outputs"][name] for name in (*TABLES, FILE) if name in manifest["outputs"]}
+    """The hashes of the tables of prepared data, of negatives, and of signals if the prompt names some, by file."""
+    return {name: manifest["outputs"][name] for name in (*TABLES, NEGATIVES, FILE) if name in manifest["outputs"]}
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ def load_prepared(folder: Path) -> Prepared:
     timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
     items = pl.read_parquet(folder / "items.parquet", glob=False)
     samples = samples_of(timeline, items, options)
+    if NEGATIVES in outputs:
+        drawn = pl.read_parquet(folder / NEGATIVES, glob=False)
+        negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
+        of, rule = np.searchsorted(samples.position, drawn["row"].to_numpy()), manifest["options"]["ratings"]
+        samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
     if FILE in outputs:
         samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
     return Prepared(folder, manifest, samples)

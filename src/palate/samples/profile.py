@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from palate.config import PrepareConfig
 from palate.errors import InputError
+from palate.ratings.likes import NO_LIKE, REPEATED
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.items import shown_items
@@ -95,6 +96,8 @@ class Profile:
     """Ratings of each user, and of each rated item, both ascending."""
     by_time: NDArray[np.int64]
     """Ratings in equal parts of the time."""
+    likes: bool = False
+    """Whether the log has likes alone."""
 
     def keeps(self, history_len: int) -> Kept:
         """What a `history_len` keeps."""
@@ -173,6 +176,7 @@ def profile_of(ratings: Ratings, options: PrepareConfig) -> Profile:
         problem=problem,
         sizes=sizes,
         by_time=np.histogram(times, bins=60)[0],
+        likes=ratings.likes is not None,
     )
 
 
@@ -228,11 +232,11 @@ def advice(profile: Profile) -> list[str]:
     found, options = [], profile.options
     need, users = options.history_len, profile.users
     here, better = profile.keeps(need), profile.keeps(profile.chosen_history_len)
-    if not on_usual_scale(profile):
+    if not on_usual_scale(profile) and not profile.likes:
         low, high = profile.scale
         found.append(f"ratings are from {low:g} to {high:g}: a config needs `ratings.scale: [{low:g}, {high:g}]`")
     untitled = profile.dropped.get(UNTITLED, 0)
-    wrong = {reason: count for reason, count in profile.dropped.items() if reason != UNTITLED}
+    wrong = {reason: n for reason, n in profile.dropped.items() if reason not in (UNTITLED, NO_LIKE, REPEATED)}
     if wrong:
         first = next(iter(wrong))
         found.append(f"{sum(wrong.values()):,} rows are wrong, such as: {first}; `--bad-rows skip` leaves them out")
@@ -245,7 +249,7 @@ def advice(profile: Profile) -> list[str]:
         )
     threshold, chosen = options.rating_threshold, profile.chosen_threshold
     yes = profile.share_yes(threshold)
-    if not BALANCED[0] <= yes <= BALANCED[1] and chosen != threshold:
+    if not profile.likes and not BALANCED[0] <= yes <= BALANCED[1] and chosen != threshold:
         found.append(
             f"`rating_threshold {threshold:g}` makes {yes:.0%} of the ratings a Yes; "
             f"{chosen:g} would make it {profile.share_yes(chosen):.0%}"

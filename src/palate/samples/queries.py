@@ -1,6 +1,6 @@
 """Queries: pairs of a history and an item, as two columns of row numbers.
 
-A sample is the query of its own position and its own item. A ranking has queries of one anchor with many items. Every
+A sample is the query of its position and its candidate. A ranking has queries of one anchor with many items. Every
 predictor scores queries.
 """
 
@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.samples import Samples, lines
+from palate.samples import Samples, items
 
 RowNumbers = NDArray[np.int64]
 Labels = NDArray[np.bool_]
@@ -41,8 +41,8 @@ class Queries:
     @classmethod
     def of_samples(cls, samples: Samples, split: str) -> Self:
         """The queries of a split's samples, in the order of `samples.of(split)`."""
-        anchor = samples.position[samples.of(split)]
-        return cls(anchor, item_rows(samples, anchor))
+        index = samples.of(split)
+        return cls(samples.position[index], candidate_rows(samples, index))
 
     def take(self, rows: RowNumbers | slice) -> Self:
         """Some of the queries."""
@@ -55,5 +55,14 @@ def item_rows(samples: Samples, rows: RowNumbers | None = None) -> RowNumbers:
     Raises `InputError` for an item that the item table lacks.
     """
     rated = samples.timeline["item_id"]
-    found = lines.item_rows(rated if rows is None else rated.gather(rows), samples.items["item_id"])
+    found = items.item_rows(rated if rows is None else rated.gather(rows), samples.items["item_id"])
     return found.to_numpy().astype(np.int64)
+
+
+def candidate_rows(samples: Samples, index: RowNumbers | slice = slice(None)) -> RowNumbers:
+    """The rows in `samples.items` of the candidates of samples `index`, int64 of its shape."""
+    found = item_rows(samples, samples.position[index])
+    if samples.negative is None:
+        return found
+    negative = samples.negative[index]
+    return np.where(negative < 0, found, negative)

@@ -34,7 +34,7 @@ def asked_then(samples: Samples, anchor: Longs, item: Longs) -> Questions:
     """
     time = samples.timeline["timestamp"].to_numpy()[anchor]
     distinct, target = np.unique(np.column_stack([time, item]), axis=0, return_inverse=True)
-    extended = _extended(samples, distinct[:, 1], distinct[:, 0])
+    extended = _extended(_unlabelled(samples), distinct[:, 1], distinct[:, 0])
     return Questions(extended, samples.timeline.height + target.reshape(-1))
 
 
@@ -50,8 +50,27 @@ def asked_now(samples: Samples, guest: pl.DataFrame | None = None) -> Questions:
     if guest is not None:
         item = np.concatenate([guest["item"].to_numpy(), every])
         rating = guest["rating"].to_numpy()
-    extended = _extended(samples, item, np.full(item.size, now), rating)
+    extended = _extended(_unlabelled(samples), item, np.full(item.size, now), rating)
     return Questions(extended, samples.timeline.height + item.size - every.size + every)
+
+
+def with_targets(samples: Samples) -> tuple[Samples, Longs]:
+    """The samples with a timeline row for each sampled negative, and the row of each sample's candidate, (n,) int64.
+
+    Samples without negatives stay as they are. The rows have the time of the sample and a rating of 0.
+    """
+    if samples.negative is None:
+        return samples, samples.position
+    sampled = np.flatnonzero(samples.negative >= 0)
+    target = samples.position.copy()
+    target[sampled] = samples.timeline.height + np.arange(sampled.size)
+    time = samples.timeline["timestamp"].to_numpy()[samples.position[sampled]]
+    return _extended(samples, samples.negative[sampled], time, np.zeros(sampled.size)), target
+
+
+def _unlabelled(samples: Samples) -> Samples:
+    """The samples of a log, without what only their own prompts need."""
+    return replace(samples, negative=None, signals=None)
 
 
 def _extended(samples: Samples, item: Longs, time: Longs, rating: NDArray[np.float64] | None = None) -> Samples:
@@ -68,4 +87,4 @@ def _extended(samples: Samples, item: Longs, time: Longs, rating: NDArray[np.flo
             "split": pl.Series(["unused"], dtype=ROLES).new_from_index(0, item.size),
         }
     ).cast({name: timeline.schema[name] for name in ("item_id", "rating", "timestamp")})
-    return replace(samples, timeline=pl.concat([timeline, rows], how="diagonal"), context=None, signals=None)
+    return replace(samples, timeline=pl.concat([timeline, rows], how="diagonal"), context=None)

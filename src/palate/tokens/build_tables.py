@@ -77,8 +77,9 @@ def content_of(samples: Samples) -> dict[str, str]:
         digest.update(column.hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label, users_of(samples)):
         digest.update(np.ascontiguousarray(array).data)
-    if samples.history is not None:
-        digest.update(samples.history.data)
+    for some in (samples.history, samples.negative):
+        if some is not None:
+            digest.update(some.data)
     if samples.signals is not None:
         digest.update(samples.signals.hash_rows().to_numpy().data)
     digest.update(samples.items.write_json().encode())
@@ -105,7 +106,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         if size > place[1] + 1:
             raise InputError(f"have {size:,} {what}, expected at most {place[1] + 1:,}", "ratings")
     if prompt.signals:
-        word = np.concatenate([word, _signal_words(samples, prompt)])
+        word = np.concatenate([word, _signal_words(render)])
         np.save(out / "word.npy", word)
 
     fragments, reason = None, None
@@ -114,18 +115,21 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         fragments = build_fragments(layout, chat, samples.history_len, Boundaries(chat.untrimmed), rows.size)
     except UnprovedError as error:
         reason = str(error)
-    bad = unproved_samples(word, samples.position, samples.histories, fragments)
-    if fragments is not None and not _agrees(samples, render, chat, word, fragments, bad):
+    target = render.target
+    bad = unproved_samples(word, samples.position, samples.histories, fragments, target)
+    if fragments is not None and not _agrees(render, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
         bad[:] = True
     length = np.zeros(samples.position.size, np.int32)
     if fragments is not None:
-        length = _lengths(samples, word, fragments, sizes)
+        length = _lengths(samples, target, word, fragments, sizes)
         length[bad] = 0
     for number, split in enumerate(SPLITS):
         mine = samples.split == number
         np.save(out / f"{split}.position.npy", samples.position[mine].astype(np.int64, copy=False))
         np.save(out / f"{split}.length.npy", length[mine])
+        if samples.negative is not None:
+            np.save(out / f"{split}.target.npy", target[mine])
         if samples.history is not None:
             np.save(out / f"{split}.items.npy", samples.history[mine])
     names: list[str] = []
@@ -167,16 +171,17 @@ def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl
     return word
 
 
-def _signal_words(samples: Samples, prompt: PromptSpec) -> Longs:
+def _signal_words(render: Renderer) -> Longs:
     """The second word of each timeline row: the codes of the signals of the sample there, 0 without a sample."""
+    samples = render.samples
     word = np.zeros(samples.timeline.height, np.int64)
     assert samples.signals is not None
-    for name in prompt.signals:
+    for name in render.prompt.signals:
         distinct, code = coded(samples.signals[name])
         shift, mask = SIGNAL_PLACES[name]
         if distinct.size > mask + 1:
             raise InputError(f"have {distinct.size:,} distinct {{{name}}}, expected at most {mask + 1:,}", "ratings")
-        word[samples.position] |= code << shift
+        word[render.target] |= code << shift
     return word
 
 
@@ -188,7 +193,9 @@ def _unproved_names(fragments: Fragments, titles: pl.Series, scale: pl.Series, c
     return names + [" ".join(map(str, contexts.row(code))) for code in unproved]
 
 
-def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping[tuple[int, int], int]) -> Ints:
+def _lengths(
+    samples: Samples, target: Longs, word: Longs, fragments: Fragments, sizes: Mapping[tuple[int, int], int]
+) -> Ints:
     """The lengths of all samples before truncation, (n,) int32.
 
     If a rating adds the same length in every line, except for the line's number, a sample's length is a difference of
@@ -196,7 +203,7 @@ def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping
     """
     m, position = samples.history_len, samples.position
     if (fragments.steps[:, 0] > 0).any():  # signals differ from sample to sample
-        return sample_lengths(word, fragments, position, samples.histories)
+        return sample_lengths(word, fragments, position, samples.histories, target)
     lines = [{at: np.zeros(n, np.int64) for at, n in {**sizes, LABEL: 2, NOTHING: 1}.items()} for _ in range(m + 1)]
     for row, base, *at in fragments.steps[fragments.first[m] : fragments.first[m + 1]].tolist():
         added = lines[row][at[0], at[1]]
@@ -213,7 +220,7 @@ def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping
             for line, more in zip(history, longer, strict=True)
         )
     ):
-        return sample_lengths(word, fragments, position, samples.histories)
+        return sample_lengths(word, fragments, position, samples.histories, target)
     constant = sum(longer) + sum(line[NOTHING][0] for line in lines)
     length = np.empty(position.size, np.int32)
     for start in range(0, position.size, PORTION):
@@ -222,7 +229,8 @@ def _lengths(samples: Samples, word: Longs, fragments: Fragments, sizes: Mapping
         rated = word[begin : int(at[-1])]
         sums = np.cumsum(history[0][ITEM][code_of(rated, ITEM)] + history[0][RATING][code_of(rated, RATING)])
         sums = np.concatenate([[0], sums])
-        ends = sum(candidate[of][code_of(word[at], of)] for of in (ITEM, CONTEXT, LABEL))
+        asked = word[target[start : start + PORTION]]
+        ends = sum(candidate[of][code_of(asked, of)] for of in (ITEM, CONTEXT, LABEL))
         length[start : start + PORTION] = constant + sums[at - begin] - sums[at - begin - m] + ends
     return length
 
@@ -231,6 +239,7 @@ def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
     """Tokenize the split's samples whole that cannot be composed, and write them to `out`."""
     sample = tables.unproved(split)
     position, items = tables.position(split)[sample], tables.items(split)[sample]
+    target = tables.target(split)[sample]
     start, response = np.zeros(sample.size + 1, np.int64), np.zeros(sample.size, np.int32)
     at = 0
     # Ids are appended to the file, since without a proof for the tokenizer they are the whole split.
@@ -238,7 +247,7 @@ def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
         shape_of_header = _header(file, 0)
         done = 0
         for batch in track(_batches(np.arange(position.size)), position.size, f"tokenizing {split} whole"):
-            examples = tables.examples(position[batch], items[batch])
+            examples = tables.examples(position[batch], items[batch], target[batch])
             for ids, prompt_len in chat.encode_batch([to_chat_messages(example) for example in examples]):
                 np.array(ids, np.int32).tofile(file)
                 at += len(ids)
@@ -263,26 +272,25 @@ def _batches(index: Longs) -> Iterator[Longs]:
         yield index[start : start + CHUNK]
 
 
-def _agrees(
-    samples: Samples, render: Renderer, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]
-) -> bool:
+def _agrees(render: Renderer, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]) -> bool:
     """Whether the composition of some samples equals their tokenization as a whole: a check of the proof."""
-    good = np.flatnonzero(~bad)
+    samples, good = render.samples, np.flatnonzero(~bad)
     chosen = good[np.unique(np.linspace(0, good.size - 1, min(CHECKED, good.size)).astype(np.int64))]
     rows = render.examples(chosen).to_dicts()
     for sample, (ids, prompt_len) in zip(chosen, chat.encode_batch([to_chat_messages(r) for r in rows]), strict=True):
-        composed = join(word, fragments, int(samples.position[sample]), int(samples.histories[sample]))
+        at = int(samples.position[sample]), int(render.target[sample])
+        composed = join(word, fragments, *at, int(samples.histories[sample]))
         response = fragments.response[int(samples.label[sample])]
         if composed.tolist() != ids or response != len(ids) - prompt_len:
             return False
     return True
 
 
-def join(word: Longs, fragments: Fragments, position: int, items: int) -> Ints:
+def join(word: Longs, fragments: Fragments, position: int, target: int, items: int) -> Ints:
     """One sample's ids: the readable equivalent of the compiled kernel."""
     pieces = []
     for row, base, shift, mask in fragments.steps[fragments.first[items] : fragments.first[items + 1]].tolist():
-        f = base + ((int(word[position + row]) >> shift) & mask)
+        f = base + ((int(word[(position if row < 0 else target) + row]) >> shift) & mask)
         pieces.append(fragments.tokens[fragments.start[f] : fragments.start[f] + fragments.length[f]])
     return np.concatenate(pieces)
 

@@ -212,18 +212,20 @@ def _drop_items(
     tables: Tables, split: str, plain: Plain, over: Longs, response: Ints, cutoff: int, chat: Chat
 ) -> tuple[Longs, Ints, dict[int, Ints]]:
     """The result of `drop_items` for the samples `over`, and the new ids of those tokenized whole, by number."""
-    position, is_plain = tables.position(split)[over], np.isin(over, plain.sample, assume_unique=True)
+    position, target = tables.position(split)[over], tables.target(split)[over]
+    is_plain = np.isin(over, plain.sample, assume_unique=True)
     again: dict[int, Ints] = {}
 
     def measure(rows: Longs, items: Longs) -> Ints:
         length = np.full(rows.size, cutoff + 1, np.int32)
         composed = np.flatnonzero(~is_plain[rows])
         if tables.fragments is not None:
-            length[composed] = sample_lengths(tables.word, tables.fragments, position[rows[composed]], items[composed])
+            at = rows[composed]
+            length[composed] = sample_lengths(tables.word, tables.fragments, position[at], items[composed], target[at])
         whole = np.flatnonzero(is_plain[rows])
         for chunk in range(0, whole.size, CHUNK):
             places = whole[chunk : chunk + CHUNK]
-            examples = tables.examples(position[rows[places]], items[places])
+            examples = tables.examples(position[rows[places]], items[places], target[rows[places]])
             encoded = chat.encode_batch([to_chat_messages(example) for example in examples])
             for n, (ids, prompt_len) in zip(places, encoded, strict=True):
                 # The last tokens get labels, as many as the whole sample's response has.
@@ -308,7 +310,7 @@ def _too_long(
     tables: Tables, split: str, sample: int, whole: int, response: int, cutoff: int, strategy: Strategy
 ) -> str:
     """The message for a sample that cannot be cut to the cutoff."""
-    candidate = tables.candidate_line(int(tables.position(split)[sample]))
+    candidate = tables.candidate_line(int(tables.target(split)[sample]))
     what = f"{split} sample {sample} (candidate {candidate!r}) is {whole} tokens, cutoff_len is {cutoff}"
     if strategy == "error":
         return f"{what}: expected every sample to fit, or another tokens.truncation"

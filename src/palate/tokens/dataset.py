@@ -205,7 +205,7 @@ class TokenDataset:
         sample = self._numbers([range(len(self))[index]])
         place = int(_places(self._cut.over, sample)[0])
         items = self._cut.items[place] if place >= 0 else self._items[sample][0]
-        return self.tables.examples(self._position[sample], int(items))[0]
+        return self.tables.examples(self._position[sample], int(items), self._target[sample])[0]
 
     def text(self, index: int) -> str:
         """A sample's text from the chat template, before tokens are cut."""
@@ -263,6 +263,10 @@ class TokenDataset:
         return self.tables.position(self.split)
 
     @cached_property
+    def _target(self) -> Longs:
+        return self.tables.target(self.split)
+
+    @cached_property
     def _items(self) -> Longs:
         """The number of history items of each sample of the split, before truncation."""
         return self.tables.items(self.split)
@@ -299,14 +303,14 @@ class TokenDataset:
         """Compose the samples with these numbers in the split, with labels if `labelled`."""
         cut = self._cut
         kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
-        items = self._items[sample]
+        target, items = self._target[sample], self._items[sample]
         plain = _places(self._plain.sample, sample)
         if self.options.truncation == "history" and cut.over.size:
             place = _places(cut.over, sample)
             items[place >= 0] = cut.items[place[place >= 0]]
             whole = kept
         response = self._responses(sample) if labelled else None
-        composed = self._joined(position, position, items, plain, whole, kept, self.options.truncation, response)
+        composed = self._joined(position, target, items, plain, whole, kept, self.options.truncation, response)
         again = _places(cut.again, sample)
         for n in np.flatnonzero(again >= 0):
             rows = slice(composed.offsets[n], composed.offsets[n + 1])

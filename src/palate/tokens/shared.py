@@ -23,7 +23,7 @@ from palate.tokens.tables import prefix_and_length, unproved_samples
 
 
 class SharedHistory:
-    """The samples of a dataset as prompts of up to `targets` samples each.
+    """The samples of a dataset as prompts of up to `targets` samples each; likes bring their negatives along.
 
     Sample j (in the order of prompts) is index `order[j]` of the dataset, and prompt k has the samples `first[k]` to
     `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64. `prefix` (p,) int64 is the number of tokens that a
@@ -52,9 +52,10 @@ class SharedHistory:
         self._tokens = source
         position = source.tables.position(source.split)[source.numbers]
         self.order = np.argsort(position, kind="stable")
-        self._target = position[self.order]
-        self.first = group(self._target, source.tables.users, targets)
-        self._anchor = np.repeat(self._target[self.first[:-1]], np.diff(self.first))
+        self._target = source.tables.target(source.split)[source.numbers][self.order]
+        position = position[self.order]
+        self.first = group(position, source.tables.users, targets)
+        self._anchor = np.repeat(position[self.first[:-1]], np.diff(self.first))
         self._items = source.tables.items(source.split)[source.numbers][self.order][self.first[:-1]]
         tables = source.tables
         plain = unproved_samples(
@@ -221,8 +222,9 @@ class SharedHistory:
 def group(positions: Longs, users: Longs, targets: int) -> Longs:
     """Group samples at ascending timeline rows into prompts; returns the offsets of the prompts, (p + 1,) int64.
 
-    A prompt's samples are of one user and at most `targets` − 1 ratings apart. If no sample of a user is missing, the
-    first prompt has the user's first `targets` samples, the second the next ones, and so on.
+    A prompt's samples are of one user and at most `targets` − 1 ratings apart; those of one row stay together. If no
+    sample of a user is missing, the first prompt has the user's first `targets` samples, the second the next ones, and
+    so on.
     """
     if not positions.size:
         return np.zeros(1, np.int64)

@@ -63,7 +63,7 @@ class Plain:
 class Tables:
     """The files of `build_tables`, mapped into memory.
 
-    `word` (timeline rows,) int64 packs the codes of item, rating and context and the label, see
+    `word` (timeline rows, then sampled negatives) int64 packs the codes of item, rating and context and the label, see
     `palate.tokens.fragments`; if the prompt names signals, as many words of signals follow. `fragments` is None if no
     composition is proved; `reason` then has the reason.
     """
@@ -100,8 +100,13 @@ class Tables:
         return mapped(self.folder / "users.npy")
 
     def position(self, split: str) -> Longs:
-        """The timeline rows of a split's candidates, (n,) int64, ascending."""
+        """The timeline row behind the history of each sample of a split, (n,) int64, ascending."""
         return mapped(self.folder / f"{split}.position.npy")
+
+    def target(self, split: str) -> Longs:
+        """The timeline row of each candidate of a split, (n,) int64: the position, except for sampled negatives."""
+        stored = self.folder / f"{split}.target.npy"
+        return mapped(stored) if stored.is_file() else self.position(split)
 
     def items(self, split: str) -> Longs:
         """The number of history items of each sample of a split, (n,) int64."""
@@ -116,7 +121,7 @@ class Tables:
 
     def labels(self, split: str, sample: Longs) -> Longs:
         """The labels of the samples with these numbers in the split, (k,) int64: 1 for a Yes."""
-        return code_of(self.word[self.position(split)[sample]], LABEL)
+        return code_of(self.word[self.target(split)[sample]], LABEL)
 
     def unproved(self, split: str) -> Longs:
         """The numbers of the split's samples that cannot be composed."""
@@ -158,9 +163,14 @@ class Tables:
         return cls(folder, meta, mapped(folder / "word.npy"), arrays)
 
 
-def sample_lengths(word: Longs, fragments: Fragments, position: Longs, items: int | Longs) -> Ints:
-    """Lengths of samples with `items` history items (each), without composing them; (n,) int32."""
-    return prefix_and_length(word, fragments, position, position, items)[:, 1]
+def sample_lengths(
+    word: Longs, fragments: Fragments, position: Longs, items: int | Longs, target: Longs | None = None
+) -> Ints:
+    """Lengths of samples with `items` history items (each), without composing them; (n,) int32.
+
+    `target` are the rows of the candidates; None: those of `position`.
+    """
+    return prefix_and_length(word, fragments, position, position if target is None else target, items)[:, 1]
 
 
 def prefix_and_length(word: Longs, fragments: Fragments, position: Longs, target: Longs, items: int | Longs) -> Ints:

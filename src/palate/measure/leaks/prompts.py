@@ -33,12 +33,13 @@ def prompts(rows: TimelineRows, prompt: PromptSpec) -> Iterator[Finding]:
     """
     rendered = renderer(rows.samples, prompt)
     item = rendered.item.to_numpy().astype(np.int64)
-    yield from _columns(rows, prompt, item)
+    item, candidate = item[: rows.time.size], item[rendered.target]
+    yield from _columns(rows, prompt, item, candidate)
     if rendered.samples.context is not None and prompt.names_context:
         yield _context(rows, rendered.samples.context, item)
 
 
-def _columns(rows: TimelineRows, prompt: PromptSpec, item: Longs) -> Iterator[Finding]:
+def _columns(rows: TimelineRows, prompt: PromptSpec, item: Longs, candidate: Longs) -> Iterator[Finding]:
     """Columns of the item table that are means of held-out or training ratings."""
     items = shown_items(rows.samples.items)
     named = {p.field for line in (prompt.history_line, prompt.candidate_line) for p in split_template(line)}
@@ -49,7 +50,7 @@ def _columns(rows: TimelineRows, prompt: PromptSpec, item: Longs) -> Iterator[Fi
     learned = rows.role <= TRAIN
     means = [
         _means(item, ratings, learned, items.height),
-        _means(item[position], rows.samples.label.astype(np.float64), learned[position], items.height),
+        _means(candidate, rows.samples.label.astype(np.float64), learned[position], items.height),
     ]
     yield _made_of(
         "fatal",

@@ -13,7 +13,7 @@ from palate.measure.leaks.findings import Finding
 from palate.measure.leaks.rows import TEST, Flags, Longs, TimelineRows
 from palate.prompt.spec import PromptSpec
 from palate.samples.build import Samples
-from palate.samples.queries import Queries
+from palate.samples.queries import Queries, candidate_rows
 
 FOLD = 0
 """The fold of users whose answers the check changes; fits for training rows leave out its part."""
@@ -41,7 +41,8 @@ def own_answers(rows: TimelineRows, prompt: PromptSpec, known: Callable[[Samples
         changed = np.arange(rows.role.size) >= cut[rows.user]
         if split == "test":
             changed &= rows.role == TEST
-        again = _computed(known(_opposite(samples, changed)), prompt, position, training=split == "train")
+        data, item = known(_opposite(samples, changed)), candidate_rows(samples, index)
+        again = _computed(data, prompt, position, item, training=split == "train")
         wrong.append(position[_differ(again, samples.signals, index)])
         looked += index.size
     fields = " and ".join(f"{{{name}}}" for name in prompt.signals)
@@ -53,15 +54,16 @@ def own_answers(rows: TimelineRows, prompt: PromptSpec, known: Callable[[Samples
 
 
 def _opposite(samples: Samples, where: Flags) -> Samples:
-    """The samples with ratings mirrored in the middle of the scale in some rows."""
+    """The samples with ratings mirrored in the middle of the scale in some rows; the opposite of a like is 0."""
     rating = samples.timeline["rating"].to_numpy()
-    mirrored = pl.Series("rating", np.where(where, rating.min() + rating.max() - rating, rating))
+    low = rating.min() if samples.likes is None else 0.0
+    mirrored = pl.Series("rating", np.where(where, low + rating.max() - rating, rating))
     return replace(samples, timeline=samples.timeline.with_columns(mirrored), context=None, signals=None)
 
 
-def _computed(data: BaselineData, prompt: PromptSpec, position: Longs, *, training: bool) -> pl.DataFrame:
-    """The signals of samples at timeline rows of users of `FOLD`, as `signals_of` computes them."""
-    queries = Queries(position, data.item[position])
+def _computed(data: BaselineData, prompt: PromptSpec, position: Longs, item: Longs, *, training: bool) -> pl.DataFrame:
+    """The signals of items at timeline rows of users of `FOLD`, as `signals_of` computes those of samples."""
+    queries = Queries(position, item)
     if not training or "estimate" not in prompt.signals:
         state = None if training else estimate_state(data, prompt)
         return source_of(data, prompt, state).of(queries)
