@@ -64,6 +64,7 @@ def test_ratings_beyond_the_usual_scale_are_inspected(tmp_path: Path, capsys: py
     assert found["scale"] == [1, 10]
     assert found["chosen"]["rating_threshold"] == 6
     assert "ratings are from 1 to 10: a config needs `ratings.scale: [1, 10]`" in found["advice"]
+    assert not [line for line in found["advice"] if "not_rated" in line]
 
 
 def test_a_few_ratings_beyond_the_scale_are_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The figures of a log against a count by hand, and what they advise."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -60,6 +62,11 @@ def test_the_figures_equal_a_count_by_hand() -> None:
     assert sum(found.samples.values()) == samples.position.size == found.keeps(20).samples
     assert sum(found.yes.values()) == samples.label.sum()
     assert sum(found.by_time) == size
+
+
+def test_a_value_below_the_scale_may_mean_that_there_is_no_rating() -> None:
+    found = profile(replace(log_of([40] * 9, values=(0, 2, 4, 5)), scale=(0.0, 5.0)))
+    assert "if 0 means that there is no rating, `ratings.not_rated: 0` leaves out 90 rows" in advice(found)
 
 
 def test_a_shorter_history_is_advised_where_the_default_loses_users() -> None:

@@ -235,6 +235,12 @@ def advice(profile: Profile) -> list[str]:
     if not on_usual_scale(profile) and not profile.likes:
         low, high = profile.scale
         found.append(f"ratings are from {low:g} to {high:g}: a config needs `ratings.scale: [{low:g}, {high:g}]`")
+        second = list(profile.distribution)[1:2]
+        if low in (-1, 0) and second and second[0] >= 1 and high >= 5:
+            rows = profile.distribution[low]
+            found.append(
+                f"if {low:g} means that there is no rating, `ratings.not_rated: {low:g}` leaves out {rows:,} rows"
+            )
     untitled = profile.dropped.get(UNTITLED, 0)
     wrong = {reason: n for reason, n in profile.dropped.items() if reason not in (UNTITLED, NO_LIKE, REPEATED)}
     if wrong:
