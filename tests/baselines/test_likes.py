@@ -7,7 +7,8 @@ import pytest
 from tests.baselines.test_people import appended, predicted
 from tests.clicks import click_ratings
 
-from palate.baselines.learned import liked_neighbours
+from palate.baselines import learned
+from palate.baselines.learned import _features_and_labels, liked_neighbours
 from palate.baselines.registry import OF_LIKES, RANKERS, fit_baselines
 from palate.baselines.signals import signals_of
 from palate.baselines.statistics import BaselineData
@@ -89,3 +90,14 @@ def test_a_request_is_answered_as_with_the_whole_log(samples: Samples, key: str)
     member = Person("member", np.arange(ends[6], ends[7]))
     whole = appended(data, None, key).p(Asker("", int(ends[6]), int(ends[7])), item)
     np.testing.assert_array_equal(predicted(data, [member], key, item)[0], whole)
+
+
+def test_a_training_sample_has_the_features_that_were_computed_for_the_fit(samples: Samples) -> None:
+    data = BaselineData.of(samples)
+    queries, liked = data.of_split("train")
+    x, _ = _features_and_labels(data, "train", ["item", "near"])
+    some = np.random.default_rng(0).permutation(len(queries))[: len(queries) // 4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned, "features_of", None)  # they are not computed again
+        assert (learned._features(data, queries.take(some), ["item", "near"]) == x[some]).all()
+    assert not liked[some].all()

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from palate.baselines.features import features_of, item_mean, neighbour_score, past_residual, recent_residual
 from palate.baselines.platt import Fit, State, Statistic, both_classes
 from palate.baselines.statistics import SEEDS, BaselineData, Floats
-from palate.samples.queries import Labels, Queries
+from palate.samples.queries import Labels, Queries, RowNumbers
 
 Matrix = NDArray[np.float32]
 
@@ -216,7 +216,7 @@ def _features(data: BaselineData, queries: Queries, groups: Sequence[str]) -> Ma
     drawn, _ = data.drawn("train")
     if not len(queries) or not len(drawn):
         return features_of(data, queries, groups)[1]
-    at = np.minimum(np.searchsorted(drawn.anchor, queries.anchor), len(drawn) - 1)
+    at = _places(data, drawn, queries)
     if not ((drawn.anchor[at] == queries.anchor).all() and (drawn.item[at] == queries.item).all()):
         return features_of(data, queries, groups)[1]
     if 2 * len(queries) >= len(drawn):
@@ -224,6 +224,17 @@ def _features(data: BaselineData, queries: Queries, groups: Sequence[str]) -> Ma
     if any(("train", group) not in data.features for group in groups):
         return features_of(data, queries, groups)[1]
     return np.hstack([data.features["train", group][at] for group in groups])
+
+
+def _places(data: BaselineData, drawn: Queries, queries: Queries) -> RowNumbers:
+    """Where in `drawn` each query would be, (n,); drawn queries of a log of ratings differ in their anchors."""
+    if data.samples.negative is None:
+        return np.minimum(np.searchsorted(drawn.anchor, queries.anchor), len(drawn) - 1)
+    items = len(data.samples.items)
+    key = drawn.anchor * items + drawn.item
+    order = np.argsort(key)
+    at = np.searchsorted(key, queries.anchor * items + queries.item, sorter=order)
+    return order[np.minimum(at, len(drawn) - 1)]
 
 
 def _features_and_labels(data: BaselineData, split: str, groups: Sequence[str]) -> tuple[Matrix, Labels]:
