@@ -107,3 +107,17 @@ def test_inspect_imports_neither_torch_nor_transformers(log: Path) -> None:
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stderr.split()
     assert "polars" in loaded
     assert not {"torch", "transformers", "sklearn", "matplotlib"} & set(loaded)
+
+
+def test_a_log_in_several_files_with_titles_is_inspected_and_its_url_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "user,item,rating,timestamp,title"
+    for month in range(2):
+        rows = [f"{u},{i},{(u + i) % 5 + 1},{100 * month + i},Pan {i}" for u in range(6) for i in range(20)]
+        (tmp_path / f"log-{month}.csv").write_text("\n".join([head, *rows]) + "\n")
+    assert main(["inspect", str(tmp_path / "log-?.csv")]) == 0
+    assert "2 files of CSV" in capsys.readouterr().out
+    assert main(["init", f"file://{tmp_path}/log-0.csv", "--noun", "pan", "--out", str(tmp_path / "a.yaml")]) == 0
+    assert f"source: file://{tmp_path}/log-0.csv" in (tmp_path / "a.yaml").read_text()
+    assert main(["prepare", str(tmp_path / "a.yaml"), "--out", str(tmp_path / "out")]) == 0

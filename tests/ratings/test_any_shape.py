@@ -353,7 +353,7 @@ def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
         (b'[{"user": 1},\n{"user" 2}]', r"ratings\.jsonl:2: is not JSON: Expecting ':'"),
         (b'[{"user": 1, "item": 2, "rating": 9, "time": 4}]', r"ratings\.jsonl: row 1: rating 9 is outside"),
         (b"", r"ratings\.jsonl.*(has no user column|empty)"),
-        (b'{"user": {"a": 1}, "item": 2, "rating": 3, "time": 4}\n', r"column 'user' holds Struct.*expected integers"),
+        (b'{"user": [1], "item": 2, "rating": 3, "time": 4}\n', r"column 'user' holds List.*expected integers"),
     ],
     ids=range(7),
 )
@@ -400,3 +400,91 @@ def test_lists_and_objects_of_items_become_text(tmp_path: Path) -> None:
     ]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert read(tmp_path).items.row(0) == (10, "T", "a, b", '{"w":1}')
+
+
+def test_fields_within_objects_are_named_with_a_dot(tmp_path: Path) -> None:
+    rows = [{"user": {"id": u}, "item_id": i, "event": {"props": {"stars": r}}, "ts": t} for u, i, r, t in LOG.rows()]
+    (tmp_path / "ratings.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(map(json.dumps, rows)).encode())
+    ITEMS.write_csv(tmp_path / "items.csv")
+    check(read(tmp_path, columns={"rating": "event.props.stars"}), "JSON")
+
+
+def test_lines_of_python_dictionaries(tmp_path: Path) -> None:
+    (tmp_path / "ratings.json.gz").write_bytes(gzip.compress("\n".join(map(repr, LOG.to_dicts())).encode()))
+    (tmp_path / "meta.json").write_text("\n".join(map(repr, ITEMS.to_dicts())))
+    check(read(tmp_path / "ratings.json.gz"), "JSON, gzip")
+    (tmp_path / "meta.json").write_text("{'item_id': 10, 'title': open('x')}\n")
+    with pytest.raises(InputError, match=r"meta\.json:1: is neither JSON nor a dictionary"):
+        read(tmp_path / "ratings.json.gz")
+
+
+def test_a_decimal_comma_where_fields_are_separated_otherwise(tmp_path: Path) -> None:
+    text = csv(LOG, ";").decode().replace("3.5", "3,5").replace("0.5", "0,5")
+    (tmp_path / "ratings.csv").write_text(text)
+    ITEMS.write_csv(tmp_path / "items.csv")
+    check(read(tmp_path), "text with semicolons")
+    assert read(tmp_path, bad_rows="skip").dropped == {}
+
+
+def test_the_column_of_items_that_joins_counts(tmp_path: Path) -> None:
+    LOG.rename({"item_id": "product_id"}).write_csv(tmp_path / "reviews.csv")
+    items = ITEMS.select("title", id="item_id", sku=pl.Series(["S1", "S2", "S3"]))
+    items.write_csv(tmp_path / "products.csv")
+    assert read(tmp_path).items["item_id"].to_list() == [10, 20, 30]
+
+
+def test_titles_beside_the_ratings_count_before_a_table_of_another_name(tmp_path: Path) -> None:
+    LOG.join(ITEMS, on="item_id").sort("timestamp").write_csv(tmp_path / "log.csv")
+    (tmp_path / "old_items.csv").write_text("item_id,title\n10,Z\n10,Y\n")
+    check(read(tmp_path / "log.csv"))
+    varied = LOG.with_columns(title=pl.Series(["good", "bad", "fine", "so so"]))
+    varied.write_csv(tmp_path / "log.csv")
+    wanted = r"log\.csv:4: item 10 is titled 'fine' here and 'good' before.*--untitled id shows ids"
+    with pytest.raises(InputError, match=wanted):
+        read(tmp_path / "log.csv")
+    assert read(tmp_path / "log.csv", untitled="id").items["title"].to_list() == ["10", "20", "30"]
+
+
+def test_when_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
+    LOG.with_columns(rating=pl.lit("good")).write_csv(tmp_path / "ratings.csv")
+    ITEMS.write_csv(tmp_path / "items.csv")
+    with pytest.raises(
+        InputError, match=r"expected a row that is right: 4 no rating that is a number; `--bad-rows refuse"
+    ):
+        read(tmp_path, bad_rows="skip")
+    LOG.write_csv(tmp_path / "ratings.csv")
+    ITEMS.with_columns(pl.col("item_id") + 100).write_csv(tmp_path / "items.csv")
+    with pytest.raises(InputError, match=r"no ratings that can be kept: 4 item without a title"):
+        read(tmp_path, untitled="drop")
+
+
+def test_a_schema_of_duckdb(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="no DuckDB here")
+    with duckdb.connect(str(tmp_path / "a.duckdb")) as raw:
+        raw.execute("CREATE SCHEMA shop")
+        fill(raw, "products", "?")
+        raw.execute("CREATE TABLE shop.reviews AS SELECT * FROM ratings")
+    url = f"duckdb:///{tmp_path / 'a.duckdb'}"
+    check(read(f"{url}?table=shop.reviews", items=f"{url}?table=products"))
+    with pytest.raises(InputError, match=r"has no table 'x', expected one of products, ratings, shop\.reviews"):
+        read(f"{url}?table=x")
+
+
+def test_the_only_table_of_a_zip_may_have_any_name(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("a/b/foo_data.csv", csv(LOG.join(ITEMS, on="item_id").sort("timestamp")))
+        archive.writestr("a/readme.md", "x")
+    check(read(tmp_path / "export.zip"))
+
+
+def test_a_file_of_no_suffix_is_read_as_text_and_a_database_is_named_otherwise(tmp_path: Path) -> None:
+    frame = LOG.join(ITEMS, on="item_id").sort("timestamp")
+    (tmp_path / "export").write_bytes(csv(frame, "|"))
+    check(read(tmp_path / "export"), "text with bars")
+    (tmp_path / "shop.db").write_bytes(b"SQLite format 3\0")
+    with pytest.raises(InputError, match=r"a database is named as sqlite:///PATH\?table=NAME"):
+        read(tmp_path / "shop.db")
+    with pytest.raises(InputError, match=r"\*\.csv: matches no file"):
+        read(tmp_path / "*.csv")

@@ -89,7 +89,10 @@ def test_a_later_mistake_is_named_with_its_own_line(shop):
 
 def test_a_table_without_a_good_row_is_refused(shop):
     (shop / "ratings.csv").write_text(f"{HEAD}\n1,5,,3,\n")
-    with pytest.raises(InputError, match=r"has no ratings, expected at least one row"):
+    with pytest.raises(
+        InputError,
+        match=r"has no ratings, expected a row that is right: 1 no rating that is a number; `--bad-rows refuse",
+    ):
         load_ratings(str(shop), bad_rows="skip")
 
 

@@ -135,7 +135,7 @@ def _sources(config: Config, path: Path) -> dict[str, object]:
     """The section `ratings`, with paths that are valid beside the config."""
     section = config.ratings.model_dump(mode="json", exclude_defaults=True)
     for key in ("source", "items"):
-        if key in section and section[key] not in ARCHIVES:
+        if key in section and section[key] not in ARCHIVES and "://" not in section[key]:
             section[key] = _place(Path(section[key]), path)
     return section
 

@@ -111,7 +111,9 @@ def _columns(profile: Profile, ratings: "Ratings") -> RenderableType:
     texts = {text.column: text for text in profile.texts}
 
     def described(name: str) -> list[str]:
-        text = texts.pop(name)
+        text = texts.pop(name, None)
+        if text is None:
+            return []
         return [f"{text.distinct:,}", f"{text.mean:.0f}", f"{text.longest:,}", f"{text.filled:.0%}"]
 
     for number, (file, columns) in enumerate(ratings.columns.items()):

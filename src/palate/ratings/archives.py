@@ -45,6 +45,8 @@ def locate(source: str) -> Path:
         path = Path(source)
         if path.exists() or next(glob.iglob(source, recursive=True), None) is not None:
             return path
+        if any(character in source for character in "*?["):
+            raise InputError("matches no file", source)
         near = difflib.get_close_matches(source.lower(), ARCHIVES, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise InputError(f"no such file, folder or data set; {hint}known names: {', '.join(ARCHIVES)}", source)

@@ -84,7 +84,7 @@ def split_suffixes() -> tuple[str, ...]:
 
 def table_suffixes() -> tuple[str, ...]:
     """How the names of all tables end."""
-    return (*own_suffixes(), ".inter", ".txt", ".dat", ".data")
+    return (*own_suffixes(), ".inter", ".txt", ".psv", ".dat", ".data")
 
 
 def is_table(name: str) -> bool:

@@ -14,11 +14,13 @@ from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
+    ROLES,
     Layout,
     check_encoding,
     check_widths,
     column_of,
     layout_of,
+    plain_name,
     rewritten_rows,
     roles_of,
     separator_of,
@@ -26,22 +28,23 @@ from palate.ratings.layout import (
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
 from palate.ratings.source import SourceFile, parts_of
-from palate.ratings.text import WHITE, folded
+from palate.ratings.text import WHITE, folded, is_shown
 
 
 def read_items(
-    files: Sequence[SourceFile], columns: Mapping[str, str]
+    files: Sequence[SourceFile], columns: Mapping[str, str], rated: pl.Series | None = None
 ) -> tuple[pl.DataFrame, dict[str, dict[str, str]]]:
     """Read the item table that some files are, and by file the role of each of its columns.
 
     The table has `item_id` (Int64 or String, see `as_ids`), `title` (String), then the other columns. Those of text
     files are String without changes, but ML-100K's genre flags become `genres` ("A|B"), and RecBole's separate year is
     appended to the title. Lists become text with commas, nested values JSON, and names such as `Book-Author` fields of
-    prompts: `Book_Author`. Raises `InputError` with the line.
+    prompts: `Book_Author`. If several columns can be the items' ids, the one counts that has most of the `rated` ids.
+    Raises `InputError` with the line.
     """
     parts, roles = [], {}
     for file in files:
-        table, layout, roles[file.name] = _read(file, columns)
+        table, layout, roles[file.name] = _read(file, columns, rated)
         parts.append(RatingTable(table, file, layout))
     ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
     table = pl.concat((part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts), how="diagonal_relaxed")
@@ -51,7 +54,9 @@ def read_items(
     return table, roles
 
 
-def _read(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, Layout | None, dict[str, str]]:
+def _read(
+    file: SourceFile, columns: Mapping[str, str], rated: pl.Series | None
+) -> tuple[pl.DataFrame, Layout | None, dict[str, str]]:
     """The items of one file."""
     if (typed := format_of(file)) is not None:
         table, layout = typed.columns(file), None
@@ -62,6 +67,8 @@ def _read(file: SourceFile, columns: Mapping[str, str]) -> tuple[pl.DataFrame, L
             raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
         table = _read_text(file, layout)
     item, title = _columns_of(table.columns, columns, file.place)
+    if rated is not None and "item" not in columns:
+        item = _joining(table, item, rated)
     roles = roles_of(table.columns, {"item_id": item, "title": title})
     others = [c for c in table.columns if c not in (item, title)]
     if layout is None:
@@ -118,16 +125,38 @@ def item_files(source: str, encoding: str | None = None) -> Iterator[list[Source
         yield tables.open_all(names)
 
 
-def items_of_titles(table: RatingTable) -> pl.DataFrame:
-    """The items of a rating table with a title column, in the order of their first rating."""
+def _joining(table: pl.DataFrame, item: str, rated: pl.Series) -> str:
+    """The column of ids, `item` or another with a usual name, that has most of the rated ids."""
+    usual = [name for name in table.columns if plain_name(name) in (*ROLES["item"], "id")]
+    if len(usual) < 2:
+        return item
+    ids = rated.cast(pl.String).unique()
+    found = {name: ids.is_in(table[name].cast(pl.String, strict=False).str.strip_chars(WHITE).implode()).sum()
+             for name in dict.fromkeys([item, *usual]) if not table.schema[name].is_nested()}  # fmt: skip
+    return max(found, key=lambda name: found[name]) if found else item
+
+
+def varying_title(table: RatingTable) -> tuple[int, str, str] | None:
+    """A row whose item has another title than before, its title, and the one before; None if there is none."""
     pairs = table.frame.select("item_id", folded(pl.col("title").fill_null(""))).with_row_index("row")
-    pairs = pairs.unique(["item_id", "title"], keep="first", maintain_order=True)
+    pairs = pairs.filter(is_shown(pl.col("title"))).unique(["item_id", "title"], keep="first", maintain_order=True)
     duplicates = pairs.filter(pl.col("item_id").is_duplicated())
-    if duplicates.height:
-        item = duplicates["item_id"][0]
-        one, other = duplicates.filter(pl.col("item_id") == item).rows()[:2]
-        table.fail(f"item {item} is titled {other[2]!r} here and {one[2]!r} before, expected one title", other[0])
-    return pairs.drop("row")
+    if duplicates.is_empty():
+        return None
+    one, other = duplicates.filter(pl.col("item_id") == duplicates["item_id"][0]).rows()[:2]
+    return other[0], other[2], one[2]
+
+
+def items_of_titles(table: RatingTable) -> pl.DataFrame:
+    """The items of a rating table with a title column, in the order of their first rating with a title."""
+    varying = varying_title(table)
+    if varying is not None:
+        row, here, before = varying
+        item, remedy = table.frame["item_id"][row], "--items names the table of items, --untitled id shows ids"
+        table.fail(f"item {item} is titled {here!r} here and {before!r} before, expected one title; {remedy}", row)
+    pairs = table.frame.select("item_id", folded(pl.col("title").fill_null("")))
+    titled = pairs.filter(is_shown(pl.col("title"))).unique("item_id", keep="first", maintain_order=True)
+    return pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
 
 
 def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:

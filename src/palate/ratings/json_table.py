@@ -1,7 +1,7 @@
 """Read tables in JSON: an object a line, or an array of objects. Polars reads them; a wrong line is found by Python."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ class WrongLineError(ValueError):
 
 
 def column_names(path: Path) -> list[str]:
-    """The keys of the objects, in the order of their first appearance in the first lines."""
+    """The keys of the objects, in the order of their first appearance in the first lines; `user.id` for one within."""
     import polars as pl
 
     try:
         if not _is_array(path):
-            return pl.scan_ndjson(path, infer_schema_length=_INFERRED).collect_schema().names()
-        return pl.read_json(path).columns
+            return list(_leaves(pl.scan_ndjson(path, infer_schema_length=_INFERRED).collect_schema()))
+        return list(_leaves(pl.read_json(path).schema))
     except pl.exceptions.PolarsError as error:
         raise _found(path, error) from None
 
@@ -41,7 +41,7 @@ def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame
     try:
         if _is_array(path):
             frame = pl.read_json(path, infer_schema_length=None)
-            frame = frame if columns is None else frame.select(columns)
+            frame = frame if columns is None else frame.select(_chosen(columns))
         else:
             frame = _of_lines(path, columns, _INFERRED)
     except pl.exceptions.PolarsError as error:
@@ -68,7 +68,31 @@ def _of_lines(path: Path, columns: Sequence[str] | None, inferred: int | None) -
     import polars as pl
 
     scan = pl.scan_ndjson(path, infer_schema_length=inferred)
-    return (scan if columns is None else scan.select(columns)).collect()
+    return (scan if columns is None else scan.select(_chosen(columns))).collect()
+
+
+def _leaves(schema: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The names of columns, those within an object behind a dot."""
+    import polars as pl
+
+    for name, dtype in schema.items():
+        if isinstance(dtype, pl.Struct):
+            yield from _leaves(dict(dtype.to_schema()), f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def _chosen(columns: Sequence[str]) -> "list[pl.Expr]":
+    import polars as pl
+
+    found = []
+    for name in columns:
+        first, *within = name.split(".")
+        column = pl.col(first)
+        for field in within:
+            column = column.struct.field(field)
+        found.append(column.alias(name))
+    return found
 
 
 def _is_array(path: Path) -> bool:

@@ -22,7 +22,8 @@ ROLES = {
             "playerid readerid listenerid subscriberid shopperid personid profileid householdid sessionid "
             "username reviewusername reviewername userlogin reviewprofilename profilename userpseudoid "
             "anonymousid domainuserid reviewemail revieweremail customeremail usermd5 criticname criticid raterid "
-            "voterid ratinguserid userprofileid uuid userhash reviewers tastername reviewuserid session"
+            "consumerid kunde kundennr kundenid voterid ratinguserid userprofileid uuid userhash reviewers "
+            "tastername reviewuserid session"
         ),
         "item": (
             "itemid movieid parentasin item movie itemno bookid productid asin isbn iid sku articleid filmid "
@@ -30,14 +31,14 @@ ROLES = {
             "courseid listingid restaurantid hotelid placeid beerid wineid albumid podcastid jokeid stockcode "
             "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
             "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
-            "boardgameid productcode itemcode upc ean hotel venueid poiid locationid product article book film "
-            "game track song anime business"
+            "commentpostid productsku artikel artikelnr artikelid boardgameid productcode itemcode upc ean hotel "
+            "venueid poiid locationid product article book film game track song anime business"
         ),
         "rating": (
             "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
             "bookrating movierating myrating userscore reviewoverall votedup isrecommended recommended "
             "recommendation thumbs thumb vote preference myscore eventvalue ratingscore itemrating productrating "
-            "starsgiven yourrating watchratio userreviewscore hotelrating animerating"
+            "bewertung sterne starsgiven yourrating watchratio userreviewscore hotelrating animerating"
         ),
         "timestamp": (
             "timestamp time ts unixreviewtime unixtime datetime createdat date timestamps reviewdate ratingdate "
@@ -45,8 +46,8 @@ ROLES = {
             "eventtimestamp invoicedate dateadded dateupdated updatedat submitted posted postedat rateddate "
             "watcheddate clickedat viewedat playedat transactiondate unixtimestamp reviewcreated at tdat "
             "datereviews impressiontime submissiontime submissiondate ratingtimestamp ratingtime mylastupdated "
-            "daterated eventdate clicktime requesttime publishedat useddate reviewtimestamp votedat likedat "
-            "readat lastplayed invoicetime ordertime day"
+            "commentdate createdutc reviewcreationdate datum daterated eventdate clicktime requesttime "
+            "publishedat useddate reviewtimestamp votedat likedat readat lastplayed invoicetime ordertime day"
         ),
         "label": ("label like liked click clicked islike isclick"),
         "split": ("split subset fold partition"),
@@ -171,7 +172,7 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
 
     def merit(separator: str) -> tuple[int, bool, int]:
         fields = [field.strip(' "') for field in first.split(separator)]
-        fits = -abs(len(fields) - len(header)) if header else sum(_plain(name) in known for name in fields)
+        fits = -abs(len(fields) - len(header)) if header else sum(plain_name(name) in known for name in fields)
         return fits, separator == usual, len(fields)
 
     candidates = [c for c in _CANDIDATES if c in first] or ([" "] if " " in first.strip() and header else [])
@@ -325,21 +326,24 @@ def column_of(
     Raises `InputError` if two columns have one name, or if a `needed` column is missing or has several candidates.
     """
     chosen = columns.get(role)
+    if chosen is not None and chosen not in names:  # in other letters, if that is clear
+        alike = [name for name in names if name.casefold() == chosen.casefold()]
+        chosen = alike[0] if len(alike) == 1 else chosen
     if chosen is not None and (chosen in names or needed):
         if names.count(chosen) != 1:
             count = f"{names.count(chosen)} columns" if chosen in names else "no column"
             expected = f"expected the one that ratings.columns.{role} names"
             raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
         return chosen
-    plain = {_plain(name): name for name in reversed(names)}
+    plain = {plain_name(name): name for name in reversed(names)}
     known = [plain[p] for p in ROLES[role] if p in plain and (f"{p}id" not in plain or role in ("rating", "timestamp"))]
-    known = [name for name in known if _plain(name) not in _WEAK] or known
+    known = [name for name in known if plain_name(name) not in _WEAK] or known
     found = known[0] if known else None
-    same = [name for name in names if found is not None and _plain(name) == _plain(found)]
+    same = [name for name in names if found is not None and plain_name(name) == plain_name(found)]
     if len(same) > 1:
         expected = f"expected one {role} column, or its name as ratings.columns.{role}"
         raise InputError(f"the columns {same[0]!r} and {same[1]!r} have the same name, {expected}", place, 1)
-    if needed and len(known) > 1 and not _SURE & {_plain(name) for name in known}:
+    if needed and len(known) > 1 and not _SURE & {plain_name(name) for name in known}:
         option = f"{_OPTIONS[role]} NAME, or " if role in _OPTIONS else ""
         expected = f"expected the name of one: {option}--set ratings.columns.{role}=NAME"
         raise InputError(f"the columns {known[0]!r} and {known[1]!r} can both be the {role}, {expected}", place, 1)
@@ -378,7 +382,7 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
     """Raise `InputError` if the header looks like a row: it has a number and no name of `ROLES`."""
     usual_names = {name for called in ROLES.values() for name in called}
     numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
-    if numbers and not any(_plain(name) in usual_names for name in names):
+    if numbers and not any(plain_name(name) in usual_names for name in names):
         shown = ",".join(names[:4])
         usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
         option = "" if role == "title" else f"--header {','.join(_guessed(names))} names them, or "
@@ -391,6 +395,6 @@ def _guessed(names: Sequence[str]) -> list[str]:
     return [("user", "item", "rating", "timestamp")[n] if n < 4 else f"column{n + 1}" for n in range(len(names))]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A column's name in lower case, without separators and RecBole's type."""
-    return re.sub(r"[_\-. /]", "", name.partition(":")[0].lower() or name.lower())
+    return re.sub(r"[_\-. /()]", "", name.partition(":")[0].lower() or name.lower())

@@ -16,7 +16,7 @@ from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import is_table, own_suffixes
-from palate.ratings.item_table import item_files, items_of_titles, read_items
+from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
@@ -40,6 +40,10 @@ _REMEDIES = {
         (".pkl", ".pickle"), ": it is a pickle, which can run any code; `to_parquet` of pandas converts it"
     ),
     ".rds": ": it is of R, write.csv() converts it",
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), ": a database is named as sqlite:///PATH?table=NAME"),
+    ".duckdb": ": a database is named as duckdb:///PATH?table=NAME",
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), ": it is an archive, unpack it first"),
+    **dict.fromkeys((".npy", ".npz", ".pt", ".h5", ".mat"), ": it holds arrays, save it as Parquet"),
 }
 """How to convert a file of another kind into a readable table, by suffix."""
 
@@ -120,21 +124,25 @@ def load_ratings(
         how = Reading(columns, numbers, *rules)
         table = read_ratings(files, how)
         scale = scale or (OF_WORDS if table.in_words else usual)
-        roles = {part.file.name: part.columns for part in table.parts or (table,)}
-        item_names = () if items is not None else _find_items(tables, names)
+        roles: dict[str, Mapping[str, str]]
+        roles = {part.file.name: part.columns for part in table.parts[:1] or (table,)}  # of parts the first is like all
+        titled = "title" in table.frame.columns
+        item_names = () if items is not None else _find_items(tables, names, exactly=titled and bool(tables.chosen))
         if items is not None:
             item_tables = stack.enter_context(item_files(items, encoding))
         else:
             item_tables = tables.open_all(item_names)
         if item_tables:
-            item_frame, item_roles = read_items(item_tables, columns)
+            item_frame, item_roles = read_items(item_tables, columns, table.frame["item_id"])
+            roles = {file: _without_title(named) for file, named in roles.items()}
             roles |= item_roles
-        elif "title" in table.frame.columns:
+        elif titled and not (untitled == "id" and varying_title(table) is not None):
             item_frame = items_of_titles(table)
         elif untitled == "id":
             item_frame = pl.DataFrame(schema={"item_id": table.frame.schema["item_id"], "title": pl.String})
         else:
-            wanted = "expected movies.csv or items.csv beside it, --items, a title column, or --untitled id"
+            wanted = "expected movies.csv or items.csv beside it, --items, --untitled id, or a title column "
+            wanted += "(--set ratings.columns.title=NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
@@ -150,7 +158,7 @@ def load_ratings(
             table = table.without(table.frame.select(reason).to_series())
         check_titles(table, item_frame, item_tables[0].name if item_tables else table.file.name)
         if table.frame.is_empty():
-            raise InputError("has no ratings, expected at least one row that is kept", table.file.place)
+            raise InputError(f"has no ratings that can be kept: {table.left_out()}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
     return Ratings(
@@ -166,6 +174,11 @@ def load_ratings(
         table.shape,
         likes=likes,
     )
+
+
+def _without_title(roles: Mapping[str, str]) -> dict[str, str]:
+    """The roles of columns where the titles are those of another table."""
+    return {column: "" if role == "title" else role for column, role in roles.items()}
 
 
 def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: tuple[float, float] | None) -> Ratings:
@@ -222,9 +235,13 @@ def counted(reasons: pl.Series) -> dict[str, int]:
 
 
 def _check_suffix(name: str, source: str) -> None:
-    """Raise `InputError` for a file of a kind that holds no ratings, with the way to convert it."""
-    if not is_table(name):
-        expected = f"expected {', '.join(own_suffixes())} or .zip{_REMEDIES.get(Path(name).suffix.lower(), '')}"
+    """Raise `InputError` for a file of a kind that holds no ratings, with the way to convert it.
+
+    A file of an unknown kind is read as text.
+    """
+    remedy = _REMEDIES.get(Path(name).suffix.lower())
+    if remedy is not None:
+        expected = f"expected {', '.join(own_suffixes())} or .zip{remedy}"
         raise InputError(f"is not a kind of file that holds ratings, {expected}", source)
 
 
@@ -258,13 +275,23 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
         found = [name for name in tables.names if is_named(name) and _words(name)[0] in _RATING_WORDS]
     if not found and (parts := parts_of([name for name in tables.names if is_table(name) or is_mark(name)])):
         return parts
+    if not found and len(alone := [name for name in tables.names if is_table(name) and not is_mark(name)]) == 1:
+        return tuple(alone)
     if len(found) == 1:
         return tuple(found)
     if found:
         found.sort()
         unpack = "" if tables.archive is None else "unpack it and "
         remedy = f"expected one: {unpack}name the file itself as --ratings"
+        if tables.archive is None and len(found) > 2:
+            remedy += ", or a pattern such as 'FOLDER/*.csv' of files that are one table"
+        remedy = "expected one, as ?table=NAME" if tables.is_database else remedy
         raise InputError(f"holds {len(found)} tables of ratings, {', '.join(found[:4])}; {remedy}", tables.root)
+    if tables.is_database:
+        found_there = ", ".join(name.replace("/", ".") for name in tables.names)
+        raise InputError(f"names no table of ratings, expected ?table=NAME; found {found_there}", tables.root)
+    if "dataset_dict.json" in tables.names:
+        raise InputError("holds a dataset in several splits, expected the folder of one", tables.root)
     expected = "expected ratings.csv, ratings.jsonl, ratings.parquet, ratings.dat, u.data or a .inter file"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
     named = next((name for name in tables.names if is_table(name)), None)
@@ -273,23 +300,25 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)
 
 
-def _find_items(tables: Source, ratings: Sequence[str]) -> tuple[str, ...]:
-    """The item file beside the ratings, if there is one."""
+def _find_items(tables: Source, ratings: Sequence[str], *, exactly: bool) -> tuple[str, ...]:
+    """The item file beside the ratings, if there is one; `exactly`: only one that is called as usual."""
     if ratings[0].lower().endswith(".inter"):
         beside = ratings[0][: -len("inter")] + "item"
         if beside in tables.names:
             return (beside,)
     folder = ratings[0].rpartition("/")[0]
-    found = find_items(tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n not in ratings])
+    found = find_items(
+        tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n not in ratings], exactly=exactly
+    )
     return () if found is None else (found,)
 
 
-def find_items(tables: Source, names: Sequence[str]) -> str | None:
+def find_items(tables: Source, names: Sequence[str], *, exactly: bool = False) -> str | None:
     """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several."""
     found = [name for name in names if _is_usual(name, _ITEM_STEMS)]
-    if not found:
+    if not found and not exactly:
         found = [n for n in names if is_named(n) and _words(n)[-1] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
-    if not found:
+    if not found and not exactly:
         found = [n for n in names if is_named(n) and _words(n)[0] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
     if len(found) > 1:
         remedy = "expected one, or its path as --items"
@@ -331,6 +360,8 @@ def _name_of(source: str, names: Sequence[str]) -> str:
     path = Path(source)
     if path.is_dir():
         return path.resolve().name
+    if any(character in path.name for character in "*?["):
+        return path.resolve().parent.name or "ratings"
     if path.suffix.lower() == ".zip" or not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
         return path.stem if path.suffix.lower() == ".zip" or not path.exists() else _stem(path.name)
     return path.resolve().parent.name or _stem(names[0])

@@ -47,12 +47,9 @@ _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
 
 
-WORDS = {
-    **dict.fromkeys(("1", "true", "yes", "up", "like", "liked", "thumbsup", "positive", "recommended", "👍"), 1.0),
-    **dict.fromkeys(("0", "false", "no", "down", "dislike", "disliked", "thumbsdown", "negative"), 0.0),
-    "notrecommended": 0.0,
-    "👎": 0.0,
-}  # fmt: skip
+_YES = "1 true t yes y up like liked thumbsup positive recommended 👍"
+_NO = "0 false f no n down dislike disliked thumbsdown negative notrecommended 👎"
+WORDS = {**dict.fromkeys(_YES.split(), 1.0), **dict.fromkeys(_NO.split(), 0.0)}
 """Ratings in words, compared without case, spaces, `_` and `-`."""
 OF_WORDS = (0.0, 1.0)
 """The scale of ratings in words."""
@@ -134,6 +131,12 @@ class RatingTable:
         """What the files are, such as `2 files of text with semicolons, gzip, cp1252`."""
         first = self.parts[0] if self.parts else self
         return (f"{len(self.parts)} files of " if self.parts else "") + shape_of(first.file, first.layout)
+
+    def left_out(self) -> str:
+        """How many rows were left out, by reason, and the way to the first of them."""
+        counts = self.skipped["reason"].value_counts(sort=True).rows()
+        told = ", ".join(f"{count:,} {reason}" for reason, count in counts)
+        return f"{told}; `--bad-rows refuse --untitled refuse` names the first"
 
     def place_of(self, row: int, beside: str = "") -> str:
         """Where a row of `frame` is, such as `line 5`; with the file's name, if that is not `beside`."""
@@ -254,7 +257,9 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
             table.frame.select(pl.when(pl.col("rating") == how.not_rated).then(pl.lit("not rated"))).to_series()
         )
     if table.frame.is_empty():
-        raise InputError("has no ratings, expected at least one row", table.file.place)
+        lost = not table.skipped.is_empty()
+        why = f"expected a row that is right: {table.left_out()}" if lost else "expected at least one row"
+        raise InputError(f"has no ratings, {why}", table.file.place)
     for name in _IDS:
         if (pair := spelled_twice(table.frame[name])) is not None:
             row = _first(table.frame[name] == pair[0])
@@ -406,7 +411,7 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
         _diagnose(file, layout, places, how, None, in_words=False)
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    texts = _stripped(text)
+    texts = _stripped(text, decimal_comma=layout.separator != ",")
     blank = texts.select(pl.all_horizontal(pl.col(name).is_null() for name in how.roles)).to_series()
     texts, in_words = _in_numbers(texts)
     texts = _text_numbered(texts, ~blank) if how.numbered else texts
@@ -440,7 +445,7 @@ def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int],
     """As `_read_carefully`: wrong values become null, and rows with another number of fields are skipped."""
     texts, ragged = whole_rows(file, layout, places)
     skipped = pl.DataFrame({"row": ragged}, {"row": pl.Int64}).with_columns(reason=pl.lit("wrong number of fields"))
-    texts, in_words = _in_numbers(_stripped(texts))
+    texts, in_words = _in_numbers(_stripped(texts, decimal_comma=layout.separator != ","))
     texts = _text_numbered(texts, pl.repeat(True, texts.height, eager=True)) if how.numbered else texts
     try:
         form = time_form(texts["timestamp"])
@@ -506,9 +511,13 @@ def _typed(texts: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
     )
 
 
-def _stripped(texts: pl.DataFrame) -> pl.DataFrame:
+def _stripped(texts: pl.DataFrame, *, decimal_comma: bool) -> pl.DataFrame:
+    """The texts without white space around them, empty ones as null; `decimal_comma` also reads ratings such as 3,5."""
     named = [name for name in COLUMNS if name in texts.columns]
-    return texts.with_columns(pl.col(named).str.strip_chars(WHITE).replace("", None))
+    texts = texts.with_columns(pl.col(named).str.strip_chars(WHITE).replace("", None))
+    if decimal_comma:
+        texts = texts.with_columns(pl.col("rating").str.replace(r"^([+-]?\d+),(\d\d?)$", "$1.$2"))
+    return texts
 
 
 def _diagnose(
@@ -531,7 +540,8 @@ def _diagnose(
             name: ["1" if places[name] == NOWHERE else fields[places[name]] for _, fields in whole]
             for name in how.roles
         }
-        frame = _stripped(pl.DataFrame(texts, dict.fromkeys(how.roles, pl.String())))
+        frame = pl.DataFrame(texts, dict.fromkeys(how.roles, pl.String()))
+        frame = _stripped(frame, decimal_comma=layout.separator != ",")
         frame = _text_numbered(frame, pl.repeat(True, frame.height, eager=True)) if how.numbered else frame
         try:
             form = form or time_form(frame["timestamp"])

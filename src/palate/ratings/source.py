@@ -5,10 +5,12 @@ A path may be a file, a pattern such as `logs/*.csv`, a folder, or a zip; see al
 rewritten there.
 """
 
+import ast
 import codecs
 import errno
 import glob
 import hashlib
+import json
 import lzma
 import posixpath
 import re
@@ -44,6 +46,7 @@ PACKED = {
 SAVED = "state.json"
 """The file that the folder of a saved dataset has."""
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
+_JSON = (".json", ".jsonl", ".ndjson")
 _WRONG = re.compile(r"[\udc80-\udcff]")
 """Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
 _ODD = 2000
@@ -91,6 +94,11 @@ class Source:
     fetch: Callable[[str], Path] | None = field(default=None, repr=False)
     """Writes a table of a place that is no folder to disk, for example one of a database; the path."""
 
+    @property
+    def is_database(self) -> bool:
+        """Whether the tables are those of a database."""
+        return isinstance(self.root, str) and self.root.endswith("?table=")
+
     def open_all(self, names: Sequence[str]) -> list[SourceFile]:
         """The tables of some names; a folder among them is the parts in it."""
         found = []
@@ -108,6 +116,7 @@ class Source:
     def open(self, name: str) -> SourceFile:
         """A table of this source as a plain file on disk; raises `InputError` if it cannot be read."""
         place = f"{self.root}/{name}" if self.archive is not None else f"{self.root}{name}"
+        place = f"{self.root}{name.replace('/', '.')}" if self.is_database else place
         place = str(self.root / name) if self.archive is None and isinstance(self.root, Path) else place
         try:
             if self.archive is not None:
@@ -148,7 +157,14 @@ class Source:
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
             return file
         encoding = _encoding(file, self.encoding)
-        return replace(file, path=self._as_utf8(file, encoding), encoding=encoding) if encoding else file
+        if encoding:
+            said = "" if encoding == "utf-8-sig" else encoding
+            file = replace(file, path=self._as_utf8(file, encoding), encoding=said)
+        if file.name.lower().endswith(_JSON):
+            with file.path.open("rb") as content:
+                is_python = content.read(2) == b"{'"
+            return replace(file, path=self._as_json(file)) if is_python else file
+        return file
 
     def _unpacked(self, file: SourceFile, kind: str) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
@@ -175,6 +191,17 @@ class Source:
             raise InputError(
                 f"is not {encoding} text: {first_line(error)}; ratings.encoding names another", file.place
             ) from None
+        return path
+
+    def _as_json(self, file: SourceFile) -> Path:
+        """Rewrite lines of Python's dictionaries, as some old data sets have them, as JSON."""
+        path = self._spare(f"{file.place} as JSON")
+        with file.path.open(encoding="utf-8", errors="replace") as lines, path.open("w", encoding="utf-8") as out:
+            for number, line in enumerate(lines, 1):
+                try:
+                    out.write(json.dumps(ast.literal_eval(line)) + "\n" if line.strip() else "\n")
+                except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                    raise InputError("is neither JSON nor a dictionary of Python", file.place, number) from None
         return path
 
     def _spare(self, name: str) -> Path:
@@ -308,6 +335,8 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
             sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
             if wrong and len(odd) < _ODD:
                 odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
+    if begin.startswith(codecs.BOM_UTF8) and file.name.lower().endswith(_JSON):
+        return "utf-8-sig"  # Polars reads lines of JSON without a mark only
     marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
     if marked is not None:
         return marked

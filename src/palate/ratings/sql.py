@@ -5,6 +5,7 @@ store of `palate serve`, which is another kind of database.
 """
 
 import json
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ class _Open:
 
 def is_database(source: str) -> bool:
     """Whether a source names a database."""
-    return source.partition(":")[0] in SCHEMES and ":" in source
+    return source.partition(":")[0].partition("+")[0] in SCHEMES and ":" in source
 
 
 def is_store(url: str) -> bool:
@@ -60,8 +61,9 @@ def open_database(url: str) -> Iterator[Source]:
     base, table = _split(url)
     place = place_of(base)
     with tempfile.TemporaryDirectory(prefix="palate-") as scratch, _opened(base) as found:
-        if table is not None and table not in found.tables:
-            raise InputError(f"has no table {table!r}, expected one of {', '.join(found.tables) or 'none'}", place)
+        shown = {name.replace("/", "."): name for name in found.tables}
+        if table is not None and table not in shown:
+            raise InputError(f"has no table {table!r}, expected one of {', '.join(shown) or 'none'}", place)
 
         def fetch(name: str) -> Path:
             path = Path(scratch) / f"{found.tables.index(name)}.parquet"
@@ -72,12 +74,13 @@ def open_database(url: str) -> Iterator[Source]:
             frame.write_parquet(path)
             return path
 
-        chosen = () if table is None else (table,)
+        chosen = () if table is None else (shown[table],)
         yield Source(f"{place}?table=", found.tables, Path(scratch), chosen=chosen, fetch=fetch)
 
 
 def _split(url: str) -> tuple[str, str | None]:
-    """The URL without its table, and the table."""
+    """The URL without its table and a driver such as `+psycopg2`, and the table."""
+    url = re.sub(r"^(postgres(?:ql)?)\+\w+:", r"\1:", url)
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
     table = next((value for key, value in options if key == "table"), None)
@@ -130,14 +133,16 @@ def _duckdb(path: str) -> Iterator[_Open]:
         raise InputError("needs duckdb: pip install 'palate[duckdb]'", path) from None
     try:
         with closing(duckdb.connect(path, read_only=True)) as raw:
-            found = raw.execute("SELECT table_name FROM information_schema.tables ORDER BY table_name").fetchall()
+            found = raw.execute(
+                "SELECT table_schema, table_name FROM information_schema.tables ORDER BY 1, 2"
+            ).fetchall()
 
             def read(name: str) -> pl.DataFrame:
-                frame = pl.from_arrow(raw.sql(f"SELECT * FROM {_quoted(name)}").to_arrow_table())
+                frame = pl.from_arrow(raw.sql(f"SELECT * FROM {_path(name)}").to_arrow_table())
                 assert isinstance(frame, pl.DataFrame)
                 return frame
 
-            yield _Open(tuple(str(name) for (name,) in found), read)
+            yield _Open(tuple(name if schema == "main" else f"{schema}/{name}" for schema, name in found), read)
     except duckdb.Error as error:
         raise InputError(f"is not a DuckDB file that can be read: {first_line(error)}", path) from None
 
@@ -158,15 +163,16 @@ def _postgres(url: str) -> Iterator[_Open]:
     try:
         with closing(raw):
             rows = raw.execute(
-                "SELECT table_schema, table_name FROM information_schema.tables "
-                "WHERE table_schema NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2"
+                "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE c.relkind IN ('r', 'v', 'm', 'p', 'f') AND n.nspname <> 'information_schema' "
+                "AND n.nspname NOT LIKE 'pg_%' ORDER BY 1, 2"
             ).fetchall()
             store = {name for schema, name in rows if schema == "palate"} >= _STORE_TABLES
-            tables = tuple(name if schema == "public" else f"{schema}.{name}" for schema, name in rows)
+            tables = tuple(name if schema == "public" else f"{schema}/{name}" for schema, name in rows)
 
             def read(name: str) -> pl.DataFrame:
                 with raw.cursor("palate") as cursor:  # on the server, so that rows come in blocks
-                    cursor.execute(f"SELECT * FROM {'.'.join(map(_quoted, name.split('.', 1)))}")
+                    cursor.execute(f"SELECT * FROM {_path(name)}")
                     frame = _fetched(cursor)
                 # A table has no order; with one, the same rows give the same file.
                 return frame.sort(pl.all())
@@ -174,6 +180,11 @@ def _postgres(url: str) -> Iterator[_Open]:
             yield _Open(tables, read, store)
     except psycopg.Error as error:
         raise WorkError(f"{place}: {first_line(error)}") from None
+
+
+def _path(name: str) -> str:
+    """A table as SQL writes it, of a name with its schema before a slash."""
+    return ".".join(map(_quoted, name.split("/", 1)))
 
 
 def _quoted(name: str) -> str:

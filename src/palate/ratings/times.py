@@ -30,6 +30,11 @@ _NAMED = (
     "%b %d, %Y %I:%M %p",  # Jul 30, 2017 7:44 AM; also July
     "%b %d, %Y",
     "%d %b %Y",
+    "%d %b, %Y",
+    "%d-%b-%Y",
+    "%a, %d %b %Y %H:%M:%S GMT",
+    "%d/%b/%Y:%H:%M:%S %z",  # the log of a web server
+    "%Y%m%dT%H%M%SZ",
     "%m %d, %Y",  # 07 30, 2017
 )
 """Dates with words, or with a comma; `%b` also reads the whole name of a month."""
