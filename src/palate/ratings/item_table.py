@@ -26,7 +26,7 @@ from palate.ratings.layout import (
     separator_of,
 )
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import RatingTable, as_ids, printable, type_of
+from palate.ratings.rating_table import RatingTable, as_ids, distinct, printable, type_of
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.text import WHITE, folded, is_shown
 
@@ -130,7 +130,7 @@ def _joining(table: pl.DataFrame, item: str, rated: pl.Series) -> str:
     usual = [name for name in table.columns if plain_name(name) in (*ROLES["item"], "id")]
     if len(usual) < 2:
         return item
-    ids = rated.cast(pl.String).unique()
+    ids = distinct(rated).cast(pl.String)
     found = {name: ids.is_in(table[name].cast(pl.String, strict=False).str.strip_chars(WHITE).implode()).sum()
              for name in dict.fromkeys([item, *usual]) if not table.schema[name].is_nested()}  # fmt: skip
     return max(found, key=lambda name: found[name]) if found else item
