@@ -43,7 +43,7 @@ def locate(source: str) -> Path:
     """
     if source not in ARCHIVES:
         path = Path(source)
-        if path.exists() or next(glob.iglob(source, recursive=True), None) is not None:
+        if os.path.exists(source) or next(glob.iglob(source, recursive=True), None) is not None:
             return path
         near = difflib.get_close_matches(source.lower(), ARCHIVES, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""

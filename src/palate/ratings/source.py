@@ -12,6 +12,7 @@ import hashlib
 import lzma
 import posixpath
 import re
+import stat
 import struct
 import tempfile
 import zipfile
@@ -113,11 +114,14 @@ class Source:
             if self.archive is not None:
                 return self._readable(self._of_zip(self.archive, name, place))
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
+            _refuse_device(path, place)
             if path.is_dir():
                 return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
             return self._readable(_file(path, name, place))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", place) from None
+        except UnicodeEncodeError:  # the readers take paths as UTF-8
+            raise InputError("has bytes in its path that are not UTF-8, expected another name", place) from None
 
     def _of_zip(self, archive: zipfile.ZipFile, name: str, place: str) -> SourceFile:
         path = self._spare(name)
@@ -241,13 +245,25 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted([*files, *(f.relative_to(folder).as_posix() for f in parts), *tables]))
 
 
+def _refuse_device(path: Path, place: str) -> None:
+    """Raise `InputError` for a pipe or a device, which may never end and cannot be read twice; `OSError` for none.
+
+    Raises `UnicodeEncodeError` for a path that is not UTF-8.
+    """
+    str(path).encode()
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError("is a pipe or a device, expected a file: `cat` writes it into one", place)
+
+
 def _zip(path: Path) -> zipfile.ZipFile:
     try:
+        _refuse_device(path, str(path))
         return zipfile.ZipFile(path)
-    except _DAMAGE:
-        raise InputError("is not a whole zip file", path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from None
+    except _DAMAGE:
+        raise InputError("is not a whole zip file", path) from None
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
@@ -292,6 +308,13 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
     legacy encoding, if no part of it is UTF-8; the reader names the line of a few damaged bytes in UTF-8.
     """
     if wanted is not None:
+        try:
+            "".encode(wanted)
+        except UnicodeError:
+            pass
+        except (LookupError, ValueError):
+            expected = "expected one such as cp1252"
+            raise InputError(f"{wanted!r} is no encoding of text, {expected}", "ratings.encoding") from None
         return "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
     begin = b""
     odd: list[bytes] = []
