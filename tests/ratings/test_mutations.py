@@ -1,5 +1,6 @@
 """A damaged file is refused in one line, or all its rows are read; no reader ends in another exception."""
 
+import gzip
 import io
 import os
 import random
@@ -221,3 +222,18 @@ def test_a_damaged_database_is_refused_or_read(tmp_path: Path) -> None:
             load_ratings(f"sqlite:///{path}?table=ratings", untitled="id")
         except (InputError, WorkError) as error:
             assert path.name in str(error)  # noqa: PT017
+
+
+def test_a_bomb_within_a_zip_is_measured_by_the_zip(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(101_000_000), 1) + bytes(10_000_000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr("ratings.csv.gz", bomb)
+    with pytest.raises(InputError, match=r"ratings\.csv\.gz: unpacks to more than 100 MB"):
+        load_ratings(str(tmp_path / "x.zip"))
+
+
+def test_a_parquet_file_of_repeated_rows_is_not_unpacked(tmp_path: Path) -> None:
+    rows = pl.select(user=pl.repeat(1, 4_000_000)).with_columns(item=1, rating=4.0, timestamp=5)
+    rows.write_parquet(tmp_path / "ratings.parquet")
+    with pytest.raises(InputError, match=r"ratings\.parquet: .*4,000,000 rows in [\d,]+ bytes are no log"):
+        load_ratings(str(tmp_path / "ratings.parquet"))

@@ -31,7 +31,8 @@ from palate.store.artifacts import sha256_file
 _BLOCK = 1 << 20
 _APPLE = "._"
 """Prefix of the metadata files that macOS writes beside other files on foreign disks and in zips."""
-_LARGE, _MOST_TIMES = 100_000_000, 100
+LARGE, MOST_TIMES = 100_000_000, 100
+"""A table may have more bytes than `LARGE` only if that is at most `MOST_TIMES` those of its file."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
            LookupError, OverflowError, struct.error)  # fmt: skip
 """The exceptions of `zipfile` and its decompressors for damaged bytes."""
@@ -112,7 +113,7 @@ class Source:
         place = str(self.root / name) if self.archive is None and isinstance(self.root, Path) else place
         try:
             if self.archive is not None:
-                return self._readable(self._of_zip(self.archive, name, place))
+                return self._readable(self._of_zip(self.archive, name, place), self.archive.getinfo(name).compress_size)
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
             _refuse_device(path, place)
             if path.is_dir():
@@ -137,8 +138,8 @@ class Source:
             raise InputError(f"cannot be read from the zip: {error}", place) from None
         return _file(path, name, place)
 
-    def _readable(self, file: SourceFile) -> SourceFile:
-        """The file, unpacked and as UTF-8."""
+    def _readable(self, file: SourceFile, size: int | None = None) -> SourceFile:
+        """The file, unpacked and as UTF-8; `size` are the bytes that it has in the user's own file."""
         with file.path.open("rb") as content:
             begin = content.read(6)
         stem, suffix = posixpath.splitext(file.name)
@@ -146,7 +147,7 @@ class Source:
         if kind is not None:
             name = stem if suffix.lower() in PACKED else file.name
             file.digest.cancel()
-            file = replace(_file(self._unpacked(file, kind), name, file.place), packed=kind)
+            file = replace(_file(self._unpacked(file, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
@@ -154,9 +155,9 @@ class Source:
         encoding = _encoding(file, self.encoding)
         return replace(file, path=self._as_utf8(file, encoding), encoding=encoding) if encoding else file
 
-    def _unpacked(self, file: SourceFile, kind: str) -> Path:
+    def _unpacked(self, file: SourceFile, kind: str, size: int | None) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
-        path, most = self._spare(file.place), max(_LARGE, _MOST_TIMES * file.path.stat().st_size)
+        path, most = self._spare(file.place), max(LARGE, MOST_TIMES * (size or file.path.stat().st_size))
         try:
             with _decompressing(file.path, kind) as packed, path.open("wb") as plain:
                 if _copy(packed, plain, most) > most:
@@ -354,7 +355,7 @@ def _legacy(text: bytes) -> str:
 def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
     """Raise `InputError` for a zip bomb: a table of ratings compresses to a fifth, not to a hundredth."""
     size = member.file_size
-    if size > _LARGE and size > _MOST_TIMES * member.compress_size:
+    if size > LARGE and size > MOST_TIMES * member.compress_size:
         packed = f"{max(member.compress_size // 1000, 1):,} kB"
         raise InputError(f"unpacks to {size / 1e6:,.0f} MB from {packed}, expected a table of ratings or items", place)
 
