@@ -7,7 +7,7 @@ import lzma
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -470,3 +470,12 @@ def test_items_with_columns_that_have_no_text(tmp_path: Path) -> None:
     odd = {"a": [[b"\xff"]], "b": [{"x": b"\xff"}], "c": [[timedelta(1)]], "d": [["kept"]]}
     pl.concat([ITEMS, pl.concat([pl.DataFrame(odd)] * 3)], how="horizontal").write_parquet(tmp_path / "items.parquet")
     assert read(tmp_path).items.columns == ["item_id", "title", "d"]
+
+
+def test_parts_of_items_whose_types_do_not_join_are_refused(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "ratings.csv")
+    for number, value in enumerate((date(2024, 1, 1), timedelta(1))):
+        items = ITEMS.with_columns(pl.col("item_id") + 100 * number, x=pl.lit(value))
+        items.write_parquet(tmp_path / f"items-{number}.parquet")
+    with pytest.raises(InputError, match=r"items-1\.parquet: has a column of another type"):
+        read(tmp_path / "ratings.csv", items=str(tmp_path / "items-?.parquet"))

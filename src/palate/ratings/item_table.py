@@ -10,7 +10,7 @@ from dataclasses import replace
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from palate.errors import InputError
+from palate.errors import InputError, first_line
 from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
@@ -45,7 +45,12 @@ def read_items(
         table, layout, roles[file.name] = _read(file, columns)
         parts.append(RatingTable(table, file, layout))
     ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
-    table = pl.concat((part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts), how="diagonal_relaxed")
+    frames = [part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts]
+    try:
+        table = pl.concat(frames, how="diagonal_relaxed")
+    except POLARS_FAULTS as error:
+        problem = f"has a column of another type than the other parts: {first_line(error)}"
+        raise InputError(problem, files[-1].place) from None
     table = table.rename(_as_fields(table.columns))
     table = table.with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
     _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()))
