@@ -4,10 +4,14 @@ import errno
 import re
 from pathlib import Path
 
+_LONG = 2000
+"""Characters of a message of which no part is left out."""
+
 
 def visible(text: str) -> str:
-    """The text with line breaks and other control characters as Python escapes, such as `\\x1b`."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]", lambda found: repr(found[0])[1:-1], text)
+    """The text with control characters, and bytes of names that are not UTF-8, as Python escapes, such as `\\x1b`."""
+    hidden = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    return re.sub(hidden, lambda found: repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:
@@ -48,6 +52,8 @@ class InputError(PalateError):
     exit_code = 2
 
     def __init__(self, message: str, place: str | Path | None = None, line: int | None = None) -> None:
+        if len(message) > _LONG:  # a field or a header may be of any length
+            message = f"{message[: _LONG // 2]} […] {message[-_LONG // 2 :]}"
         self.message, self.place, self.line = message, place, line
         where = "" if place is None else f"{place}:{line}: " if line is not None else f"{place}: "
         super().__init__(visible(where + message))

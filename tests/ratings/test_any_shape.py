@@ -7,6 +7,7 @@ import lzma
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -488,3 +489,82 @@ def test_a_file_of_no_suffix_is_read_as_text_and_a_database_is_named_otherwise(t
         read(tmp_path / "shop.db")
     with pytest.raises(InputError, match=r"\*\.csv: matches no file"):
         read(tmp_path / "*.csv")
+
+
+HEADER = "user_id,item_id,rating,timestamp\n"
+
+
+def parts(folder: Path, *contents: str) -> Ratings:
+    for number, content in enumerate(contents):
+        (folder / f"log-{number}.csv").write_text(HEADER + content)
+    return read(folder / "log-?.csv", untitled="id")
+
+
+@pytest.mark.parametrize(
+    ("contents", "times"),
+    [
+        (('1,10,4,"Jul 30, 2017"\n', '1,20,4,"Aug 1, 2017"\n'), [1501372800, 1501545600]),
+        (("1,10,4,1500000000\n", "1,20,4,1500000001.5\n"), [1500000000, 1500000001]),
+        (("", "1,10,4,2020-01-01\n", "1,20,4,2020-01-02\n"), [1577836800, 1577923200]),
+    ],
+)
+def test_parts_whose_times_are_of_one_kind(tmp_path: Path, contents: tuple[str, ...], times: list[int]) -> None:
+    assert parts(tmp_path, *contents).frame["timestamp"].to_list() == times
+
+
+def test_typed_parts_with_times_in_other_units(tmp_path: Path) -> None:
+    for number, unit in enumerate(("ms", "ns")):
+        time = pl.from_epoch("timestamp", "s").dt.cast_time_unit(unit)  # type: ignore[arg-type]
+        LOG[2 * number : 2 * number + 2].with_columns(time).write_parquet(tmp_path / f"log-{number}.parquet")
+    assert read(tmp_path / "log-?.parquet", untitled="id").frame.rows() == LOG.rows()
+
+
+def test_a_part_may_lack_the_titles_of_another(tmp_path: Path) -> None:
+    LOG.with_columns(title=pl.lit("x")).write_csv(tmp_path / "log-0.csv")
+    LOG.with_columns(user_id=pl.lit(9)).write_csv(tmp_path / "log-1.csv")
+    assert read(tmp_path / "log-?.csv").items["title"].to_list() == ["x", "x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.jsonl", b"\xef\xbb\xbf" + lines(LOG)),
+        (
+            "log.json",
+            json.dumps(
+                [row | {"note": note} for row, note in zip(LOG.to_dicts(), ["x", {"a": 1}, [1], 2], strict=True)]
+            ),
+        ),
+        ("log.json", json.dumps([row | {"note": 1} if n else row for n, row in enumerate(LOG.to_dicts())])),
+    ],
+)
+def test_json_with_a_mark_or_with_other_types_in_other_rows(tmp_path: Path, name: str, content: str | bytes) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert read(tmp_path / name, untitled="id").frame.rows() == LOG.rows()
+
+
+def test_ids_in_bytes_of_a_database_stay_apart(tmp_path: Path) -> None:
+    raw = sqlite3.connect(tmp_path / "log.db")
+    raw.execute("CREATE TABLE ratings (user_id, item_id, rating, timestamp)")
+    raw.executemany("INSERT INTO ratings VALUES (?, 1, 4, 5)", [(b"\xfe",), (b"\xff",), (b"ann",)])
+    raw.commit()
+    raw.close()
+    assert read(f"sqlite:///{tmp_path}/log.db?table=ratings", untitled="id").frame["user_id"].to_list() == [
+        "fe", "ff", "ann"
+    ]  # fmt: skip
+
+
+def test_items_with_columns_that_have_no_text(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "ratings.csv")
+    odd = {"a": [[b"\xff"]], "b": [{"x": b"\xff"}], "c": [[timedelta(1)]], "d": [["kept"]]}
+    pl.concat([ITEMS, pl.concat([pl.DataFrame(odd)] * 3)], how="horizontal").write_parquet(tmp_path / "items.parquet")
+    assert read(tmp_path).items.columns == ["item_id", "title", "d"]
+
+
+def test_parts_of_items_whose_types_do_not_join_are_refused(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "ratings.csv")
+    for number, value in enumerate((date(2024, 1, 1), timedelta(1))):
+        items = ITEMS.with_columns(pl.col("item_id") + 100 * number, x=pl.lit(value))
+        items.write_parquet(tmp_path / f"items-{number}.parquet")
+    with pytest.raises(InputError, match=r"items-1\.parquet: has a column of another type"):
+        read(tmp_path / "ratings.csv", items=str(tmp_path / "items-?.parquet"))

@@ -1,12 +1,17 @@
 """A damaged file is refused in one line, or all its rows are read; no reader ends in another exception."""
 
+import gzip
 import io
+import os
 import random
+import re
+import sqlite3
 import struct
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.examples import examples
 
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
 from palate.ratings.splits import load_given
 
@@ -135,3 +140,100 @@ def test_a_damaged_parquet_table_is_refused_or_read_and_nothing_else_is_printed(
             refused += 1
     assert refused > 100
     assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_arrow_file_is_refused_or_read_and_does_not_end_the_process(tmp_path: Path) -> None:
+    content = pl.read_csv(RATINGS).cast({"userId": pl.String}).write_ipc(None).getvalue()
+    refused = 0
+    for seed in range(200):
+        draw, damaged = random.Random(seed), bytearray(content)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] ^= draw.randint(1, 255)
+        (tmp_path / "ratings.arrow").write_bytes(damaged)
+        refused += isinstance(read(str(tmp_path / "ratings.arrow"), partial(load_ratings, untitled="id")), str)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "ratings.zip"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a pipe or a device, expected a file"):
+        load_ratings(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", [b"ratings\xff.csv", b"x" * 300 + b".csv"])
+def test_a_name_that_no_file_may_have_is_refused(tmp_path: Path, name: bytes) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    if len(name) < 256:
+        Path(os.fsdecode(path)).write_bytes(RATINGS)
+    with pytest.raises(InputError, match=r"UTF-8|no such file") as caught:
+        load_ratings(os.fsdecode(path))
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("separator", ["é", '"'])
+def test_a_noted_separator_that_no_reader_takes_is_named(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "ratings.csv").write_bytes(f"sep={separator}\n".encode() + RATINGS)
+    with pytest.raises(InputError, match=r"ratings\.csv:1: the separator '.' is not one of ASCII"):
+        load_ratings(str(tmp_path / "ratings.csv"))
+
+
+@pytest.mark.parametrize("encoding", ["base64", "none", "a\0"])
+def test_an_encoding_of_no_text_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "ratings.csv").write_bytes(RATINGS)
+    with pytest.raises(InputError, match=r"ratings\.encoding: .* is no encoding of text"):
+        load_ratings(str(tmp_path / "ratings.csv"), encoding=encoding)
+
+
+@pytest.mark.parametrize("url", ["sqlite://[::1", "postgresql://[x/y?table=a", "zip://x.csv::none.zip", "github://x"])
+def test_a_url_that_cannot_be_taken_apart_is_named(url: str) -> None:
+    with pytest.raises(InputError, match=re.escape(url)):
+        load_ratings(url)
+
+
+def test_a_long_field_does_not_fill_the_message(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_bytes(RATINGS.replace(b"4.0", b"4" * 100_000 + b"x"))
+    with pytest.raises(InputError, match=r"ratings\.csv:2: rating '4+ \[…\] 4+x' is not a number") as caught:
+        load_ratings(str(tmp_path / "ratings.csv"))
+    assert len(str(caught.value)) < 3000
+
+
+def test_a_number_that_json_lacks_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "ratings.jsonl").write_text('{"user": 1, "item": 2, "rating": NaN, "time": 4}\n')
+    with pytest.raises(InputError, match=r"ratings\.jsonl:1: is not JSON: NaN"):
+        load_ratings(str(tmp_path / "ratings.jsonl"))
+
+
+def test_a_damaged_database_is_refused_or_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA page_size = 512")
+    raw.execute("CREATE TABLE ratings (user_id, item_id, rating, timestamp)")
+    raw.executemany("INSERT INTO ratings VALUES (?, ?, 4, 5)", [("ann", n) for n in range(9)])
+    raw.commit()
+    raw.close()
+    content = path.read_bytes()
+    for seed in range(150):
+        draw, damaged = random.Random(seed), bytearray(content)
+        for _ in range(4):
+            damaged[draw.randrange(len(damaged))] ^= draw.randint(1, 255)
+        path.write_bytes(damaged)
+        try:
+            load_ratings(f"sqlite:///{path}?table=ratings", untitled="id")
+        except (InputError, WorkError) as error:
+            assert path.name in str(error)  # noqa: PT017
+
+
+def test_a_bomb_within_a_zip_is_measured_by_the_zip(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(101_000_000), 1) + bytes(10_000_000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr("ratings.csv.gz", bomb)
+    with pytest.raises(InputError, match=r"ratings\.csv\.gz: unpacks to more than 100 MB"):
+        load_ratings(str(tmp_path / "x.zip"))
+
+
+def test_a_parquet_file_of_repeated_rows_is_not_unpacked(tmp_path: Path) -> None:
+    rows = pl.select(user=pl.repeat(1, 4_000_000)).with_columns(item=1, rating=4.0, timestamp=5)
+    rows.write_parquet(tmp_path / "ratings.parquet")
+    with pytest.raises(InputError, match=r"ratings\.parquet: .*4,000,000 rows in [\d,]+ bytes are no log"):
+        load_ratings(str(tmp_path / "ratings.parquet"))

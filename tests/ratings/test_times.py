@@ -34,6 +34,7 @@ def read(folder: Path, times: list, name: str = "a.csv") -> Ratings:
         ([NOON * 10**6, LATER * 10**6], [NOON, LATER], "microseconds, 2024-05-01 to 2024-05-02"),
         ([NOON * 10**9, LATER * 10**9], [NOON, LATER], "nanoseconds, 2024-05-01 to 2024-05-02"),
         (["1714564800.25", "1714651205"], [NOON, LATER], "seconds, 2024-05-01 to 2024-05-02"),
+        (["1714564800000.25", "1714651205000.5"], [NOON, LATER], "milliseconds, 2024-05-01 to 2024-05-02"),
         ([5, 7], [5, 7], "numbers from 5 to 7, taken as an order"),
         ([20240501, 20240502], [DAY, DAY + 86400], "dates written as %Y%m%d, 2024-05-01 to 2024-05-02"),
         ([20240501120000, 20240502120005], [NOON, LATER], "dates written as %Y%m%d%H%M%S, 2024-05-01 to 2024-05-02"),
@@ -167,3 +168,25 @@ def test_dates_of_either_order_are_read_or_refused(days, separator):
             form = time_form(column)
             assert tells in form.name
             assert [form.date(value) for value in form.values(column)] == [day.isoformat() for day in days]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["2600-01-01T00:00:00Z", "2600-01-01 00:00", "1400-01-01", "1400-01-01 00:00", "1/13/20240", "Jul 1, 2600"]
+)
+def test_text_of_a_year_beyond_64_bits_of_nanoseconds_is_refused(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(InputError, match=r"a\.csv:2: timestamp .* is (not a time|before 1970|not a number)"):
+        read(tmp_path, [wrong])
+
+
+@pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Datetime("ms")])
+@pytest.mark.parametrize("number", [10**18, -(10**18)])
+def test_typed_times_of_a_year_that_dates_lack_are_refused(tmp_path: Path, kind: pl.DataType, number: int) -> None:
+    times = pl.Series([number, 5]).cast(kind)
+    frame = pl.DataFrame({"user": 1, "item": [1, 2], "rating": 4.0, "timestamp": times, "title": "T"})
+    frame.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"row 1: timestamp '{number}' is not a time"):
+        load_ratings(str(tmp_path / "a.parquet"))
+    found = load_ratings(str(tmp_path / "a.parquet"), bad_rows="report")
+    assert found.dropped == {"no readable timestamp": 1}
+    assert found.skipped is not None
+    assert f'"timestamp": {number}' in found.skipped["row"][0]

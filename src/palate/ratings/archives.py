@@ -43,7 +43,7 @@ def locate(source: str) -> Path:
     """
     if source not in ARCHIVES:
         path = Path(source)
-        if path.exists() or next(glob.iglob(source, recursive=True), None) is not None:
+        if os.path.exists(source) or next(glob.iglob(source, recursive=True), None) is not None:
             return path
         if any(character in source for character in "*?["):
             raise InputError("matches no file", source)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def column_names(path: Path) -> list[str]:
     """The names of the columns in file order."""
-    return list(_table(path).schema.names)
+    return [str(name) for name in _table(path).schema.names]
 
 
 def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
@@ -18,7 +18,9 @@ def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFram
     import polars as pl
 
     table = _table(path)
-    frame = pl.from_arrow(table if columns is None else table.select(list(columns)))
+    table = table if columns is None else table.select(list(columns))
+    table.validate(full=True)  # offsets of a damaged file would end the process
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from palate.errors import InputError, first_line
 from palate.ratings import dataset_table, json_table, mind
 from palate.ratings.json_table import WrongLineError
-from palate.ratings.source import PACKED, SourceFile
+from palate.ratings.source import LARGE, MOST_TIMES, PACKED, SourceFile
 from palate.store import parquet
 
 if TYPE_CHECKING:
@@ -49,7 +49,15 @@ class Format:
             raise InputError(f"{problem.format(self.name)}: {first_line(error)}", file.place) from None
 
 
-_PARQUET = Format("Parquet", parquet.column_names, parquet.read_parquet)
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+    """As `parquet.read_parquet`; raises `ValueError` for a bomb: repeated rows take next to no bytes."""
+    rows, size = parquet.row_count(path), path.stat().st_size
+    if 32 * rows > max(LARGE, MOST_TIMES * size):
+        raise ValueError(f"{rows:,} rows in {size:,} bytes are no log")
+    return parquet.read_parquet(path, columns)
+
+
+_PARQUET = Format("Parquet", parquet.column_names, _read_parquet)
 _JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
 _MIND = Format("MIND", mind.column_names, mind.read_behaviors)

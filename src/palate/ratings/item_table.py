@@ -1,15 +1,16 @@
 """Read a table of items: one row for each item, with a title and the file's other columns."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
-from palate.errors import InputError
+from palate.errors import InputError, first_line
 from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
@@ -47,7 +48,12 @@ def read_items(
         table, layout, roles[file.name] = _read(file, columns, rated)
         parts.append(RatingTable(table, file, layout))
     ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
-    table = pl.concat((part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts), how="diagonal_relaxed")
+    frames = [part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts]
+    try:
+        table = pl.concat(frames, how="diagonal_relaxed")
+    except POLARS_FAULTS as error:
+        problem = f"has a column of another type than the other parts: {first_line(error)}"
+        raise InputError(problem, files[-1].place) from None
     table = table.rename(_as_fields(table.columns))
     table = table.with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
     _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()))
@@ -101,22 +107,33 @@ def _flat(table: pl.DataFrame) -> pl.DataFrame:
     changed, lost = [], []
     for name, dtype in table.schema.items():
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None
-        if isinstance(dtype, pl.Struct):
+        if _holds_bytes(dtype):
+            lost.append(name)
+        elif isinstance(dtype, pl.Struct):
             changed.append(pl.col(name).struct.json_encode())
         elif inner is not None and inner.is_nested():
             lost.append(name)
         elif inner is not None:
-            listed = pl.col(name).cast(pl.List(pl.String)).list
+            listed = pl.col(name).cast(pl.List(pl.String), strict=False).list
             changed.append(listed.eval(pl.element().drop_nulls()).list.join(", ").replace("", None))
-        elif dtype in (pl.Object, pl.Binary, pl.Null):
+        elif dtype == pl.Null:
             lost.append(name)
     return table.drop(lost).with_columns(changed)
+
+
+def _holds_bytes(dtype: "pl.DataType | DataTypeClass") -> bool:
+    """Whether a type has no text: bytes, Python's objects and, in a list, durations."""
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in dtype.fields)
+    if isinstance(dtype, pl.List | pl.Array):
+        return dtype.inner == pl.Duration or _holds_bytes(dtype.inner)
+    return dtype in (pl.Object, pl.Binary)
 
 
 @contextmanager
 def item_files(source: str, encoding: str | None = None) -> Iterator[list[SourceFile]]:
     """The files of the item table at a place; raises `InputError` if there is none."""
-    if "://" not in source and not Path(source).exists() and not glob.glob(source):
+    if "://" not in source and not os.path.exists(source) and not glob.glob(source):
         raise InputError("no such file, expected the item table", source)
     with open_tables(source, encoding) as tables:
         names = tables.chosen or parts_of(tables.names)

@@ -1,5 +1,6 @@
 """Read tables in JSON: an object a line, or an array of objects. Polars reads them; a wrong line is found by Python."""
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,8 @@ def column_names(path: Path) -> list[str]:
 
     try:
         if not _is_array(path):
-            return list(_leaves(pl.scan_ndjson(path, infer_schema_length=_INFERRED).collect_schema()))
-        return list(_leaves(pl.read_json(path).schema))
+            return list(_leaves(pl.scan_ndjson(_unmarked(path), infer_schema_length=_INFERRED).collect_schema()))
+        return list(_leaves(_of_array(path).schema))
     except pl.exceptions.PolarsError as error:
         raise _found(path, error) from None
 
@@ -40,7 +41,7 @@ def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame
 
     try:
         if _is_array(path):
-            frame = pl.read_json(path, infer_schema_length=None)
+            frame = _of_array(path)
             frame = frame if columns is None else frame.select(_chosen(columns))
         else:
             frame = _of_lines(path, columns, _INFERRED)
@@ -64,10 +65,36 @@ def _line_numbers(path: Path) -> Iterator[int]:
         yield from (number for number, line in enumerate(lines, 1) if not line.isspace())
 
 
+def _of_array(path: Path) -> "pl.DataFrame":
+    """The objects of an array; those whose types Polars joins in lines only are read as lines."""
+    import polars as pl
+
+    try:
+        return pl.read_json(path, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            rows = []
+        if not rows or not all(isinstance(row, dict) for row in rows):
+            raise
+    return pl.read_ndjson("\n".join(map(json.dumps, rows)).encode(), infer_schema_length=None)
+
+
+def _unmarked(path: Path) -> Path | bytes:
+    """The path, or the bytes of a file that begins with a byte order mark, which Polars does not skip in lines."""
+    with path.open("rb") as content:
+        return content.read() if content.read(3) == codecs.BOM_UTF8 else path
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _of_lines(path: Path, columns: Sequence[str] | None, inferred: int | None) -> "pl.DataFrame":
     import polars as pl
 
-    scan = pl.scan_ndjson(path, infer_schema_length=inferred)
+    scan = pl.scan_ndjson(_unmarked(path), infer_schema_length=inferred)
     return (scan if columns is None else scan.select(_chosen(columns))).collect()
 
 
@@ -105,10 +132,10 @@ def _found(path: Path, error: Exception) -> Exception:
     """The first line that is not an object, if there is one; else the error itself."""
     if _is_array(path):
         try:
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+            rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
         except json.JSONDecodeError as wrong:
             return WrongLineError(f"is not JSON: {wrong.msg}", wrong.lineno)
-        except (UnicodeDecodeError, RecursionError) as wrong:
+        except (ValueError, RecursionError) as wrong:
             return ValueError(first_line(wrong))
         odd = next((row for row in rows if not isinstance(row, dict)), None)
         return ValueError(f"holds {_kind(odd)}, expected objects only" if odd is not None else first_line(error))
@@ -117,7 +144,7 @@ def _found(path: Path, error: Exception) -> Exception:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.removeprefix(codecs.BOM_UTF8), parse_constant=_refuse_constant)
             except (ValueError, RecursionError) as wrong:
                 problem = wrong.msg if isinstance(wrong, json.JSONDecodeError) else first_line(wrong)
                 return WrongLineError(f"is not JSON: {problem}", number)

@@ -42,7 +42,7 @@ _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 _WIDE = (pl.UInt64, pl.Int128)
 NOWHERE = -1
 """The place of the ratings of a table that has likes alone."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
 
@@ -110,21 +110,35 @@ class RatingTable:
 
     @classmethod
     def of(cls, parts: "Sequence[RatingTable]") -> "RatingTable":
-        """One table of several files, in their order; raises `InputError` if their times or ratings differ in form."""
-        first = parts[0]
-        for part in parts[1:]:
-            if part.form != first.form:
+        """One table of several files, in their order; raises `InputError` if their times or ratings differ in form.
+
+        A part without rows has no form. Parts that differ in the unit of typed times, or of which only some have
+        fractions of seconds, get the finer unit, at most microseconds.
+        """
+        full = [part for part in parts if part.frame.height] or parts
+        first = full[0]
+        for part in full[1:]:
+            if not part.form.agrees(first.form):
                 found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.name}"
                 raise InputError(found, part.file.place)
             if part.in_words != first.in_words:
                 raise InputError(f"has ratings of another kind than {first.file.name}", part.file.place)
+        if len({part.form.per_second for part in full}) > 1:
+            unit = min(max(part.form.per_second for part in full), 10**6)
+            parts = [part._in_unit(unit) for part in parts]
+            first = replace(first, form=replace(first.form, per_second=unit))
         frames = [part.frame for part in parts]
         for name in _IDS:
             if len({frame.schema[name] for frame in frames}) > 1:
                 frames = [frame.with_columns(pl.col(name).cast(pl.String)) for frame in frames]
-        return replace(
-            first, frame=pl.concat(frames), skipped=pl.concat(part.skipped for part in parts), parts=tuple(parts)
-        )
+        skipped = pl.concat(part.skipped for part in parts)
+        return replace(first, frame=pl.concat(frames, how="diagonal"), skipped=skipped, parts=tuple(parts))
+
+    def _in_unit(self, per_second: int) -> "RatingTable":
+        """The table with `per_second` units of time in a second."""
+        own, time = self.form.per_second, pl.col("timestamp")
+        time = time * (per_second // own) if per_second > own else time // (own // per_second)
+        return replace(self, frame=self.frame.with_columns(time), form=replace(self.form, per_second=per_second))
 
     @property
     def shape(self) -> str:
@@ -210,7 +224,8 @@ class RatingTable:
         wanted = dict(skipped.iter_rows())
         if self.layout is None and (typed := format_of(self.file)) is not None:
             texts = [
-                json.dumps(row, default=str) for row in typed.columns(self.file)[list(wanted)].iter_rows(named=True)
+                json.dumps(row, default=str)
+                for row in _shown(typed.columns(self.file)[list(wanted)]).iter_rows(named=True)
             ]
             numbers = typed.lines(self.file.path)
             lines = (
@@ -226,6 +241,13 @@ class RatingTable:
             {"line": lines, "reason": skipped["reason"], "row": texts},
             schema_overrides={"line": pl.Int64, "row": pl.String},
         )
+
+
+def _shown(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with dates and times as numbers in columns with years that Python's dates lack."""
+    dates = [column for column in rows if isinstance(column.dtype, pl.Date | pl.Datetime)]
+    odd = [c.name for c in dates if time_form(c).values(c).null_count() > c.null_count()]
+    return rows.with_columns(pl.col(odd).to_physical())
 
 
 def shape_of(file: SourceFile, layout: Layout | None) -> str:
@@ -644,7 +666,9 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
         return table
     wrong = frame["timestamp"].is_null() & times.is_not_null()
     if wrong.any():
-        table.fail(form.problem(present["timestamp"], str(times[_first(wrong)])), _first(wrong))
+        # Python has no dates of the years that a typed column may hold.
+        value = (times.to_physical() if times.dtype.is_temporal() else times)[_first(wrong)]
+        table.fail(form.problem(present["timestamp"], str(value)), _first(wrong))
     for name in COLUMNS:
         if frame[name].null_count():
             table.fail(f"{name} is missing", _first(frame[name].is_null()))

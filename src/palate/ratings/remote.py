@@ -79,7 +79,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ImportError:
         package = _EXTRAS.get(scheme, "the package that fsspec names for it")
         raise InputError(f"needs {package}: pip install '{package}'", url) from None
-    except ValueError as error:
+    except Exception as error:  # each file system checks its arguments in its own way
         raise InputError(f"cannot be opened: {first_line(error)}", url) from None
     return found
 

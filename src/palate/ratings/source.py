@@ -14,6 +14,7 @@ import json
 import lzma
 import posixpath
 import re
+import stat
 import struct
 import tempfile
 import zipfile
@@ -32,7 +33,8 @@ from palate.store.artifacts import sha256_file
 _BLOCK = 1 << 20
 _APPLE = "._"
 """Prefix of the metadata files that macOS writes beside other files on foreign disks and in zips."""
-_LARGE, _MOST_TIMES = 100_000_000, 100
+LARGE, MOST_TIMES = 100_000_000, 100
+"""A table may have more bytes than `LARGE` only if that is at most `MOST_TIMES` those of its file."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
            LookupError, OverflowError, struct.error)  # fmt: skip
 """The exceptions of `zipfile` and its decompressors for damaged bytes."""
@@ -120,13 +122,16 @@ class Source:
         place = str(self.root / name) if self.archive is None and isinstance(self.root, Path) else place
         try:
             if self.archive is not None:
-                return self._readable(self._of_zip(self.archive, name, place))
+                return self._readable(self._of_zip(self.archive, name, place), self.archive.getinfo(name).compress_size)
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
+            _refuse_device(path, place)
             if path.is_dir():
                 return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
             return self._readable(_file(path, name, place))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", place) from None
+        except UnicodeEncodeError:  # the readers take paths as UTF-8
+            raise InputError("has bytes in its path that are not UTF-8, expected another name", place) from None
 
     def _of_zip(self, archive: zipfile.ZipFile, name: str, place: str) -> SourceFile:
         path = self._spare(name)
@@ -142,8 +147,8 @@ class Source:
             raise InputError(f"cannot be read from the zip: {error}", place) from None
         return _file(path, name, place)
 
-    def _readable(self, file: SourceFile) -> SourceFile:
-        """The file, unpacked and as UTF-8."""
+    def _readable(self, file: SourceFile, size: int | None = None) -> SourceFile:
+        """The file, unpacked and as UTF-8; `size` are the bytes that it has in the user's own file."""
         with file.path.open("rb") as content:
             begin = content.read(6)
         stem, suffix = posixpath.splitext(file.name)
@@ -151,24 +156,23 @@ class Source:
         if kind is not None:
             name = stem if suffix.lower() in PACKED else file.name
             file.digest.cancel()
-            file = replace(_file(self._unpacked(file, kind), name, file.place), packed=kind)
+            file = replace(_file(self._unpacked(file, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
             return file
         encoding = _encoding(file, self.encoding)
         if encoding:
-            said = "" if encoding == "utf-8-sig" else encoding
-            file = replace(file, path=self._as_utf8(file, encoding), encoding=said)
+            file = replace(file, path=self._as_utf8(file, encoding), encoding=encoding)
         if file.name.lower().endswith(_JSON):
             with file.path.open("rb") as content:
                 is_python = content.read(2) == b"{'"
             return replace(file, path=self._as_json(file)) if is_python else file
         return file
 
-    def _unpacked(self, file: SourceFile, kind: str) -> Path:
+    def _unpacked(self, file: SourceFile, kind: str, size: int | None) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
-        path, most = self._spare(file.place), max(_LARGE, _MOST_TIMES * file.path.stat().st_size)
+        path, most = self._spare(file.place), max(LARGE, MOST_TIMES * (size or file.path.stat().st_size))
         try:
             with _decompressing(file.path, kind) as packed, path.open("wb") as plain:
                 if _copy(packed, plain, most) > most:
@@ -268,13 +272,25 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted([*files, *(f.relative_to(folder).as_posix() for f in parts), *tables]))
 
 
+def _refuse_device(path: Path, place: str) -> None:
+    """Raise `InputError` for a pipe or a device, which may never end and cannot be read twice; `OSError` for none.
+
+    Raises `UnicodeEncodeError` for a path that is not UTF-8.
+    """
+    str(path).encode()
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError("is a pipe or a device, expected a file: `cat` writes it into one", place)
+
+
 def _zip(path: Path) -> zipfile.ZipFile:
     try:
+        _refuse_device(path, str(path))
         return zipfile.ZipFile(path)
-    except _DAMAGE:
-        raise InputError("is not a whole zip file", path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from None
+    except _DAMAGE:
+        raise InputError("is not a whole zip file", path) from None
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
@@ -319,6 +335,13 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
     legacy encoding, if no part of it is UTF-8; the reader names the line of a few damaged bytes in UTF-8.
     """
     if wanted is not None:
+        try:
+            "".encode(wanted)
+        except UnicodeError:
+            pass
+        except (LookupError, ValueError):
+            expected = "expected one such as cp1252"
+            raise InputError(f"{wanted!r} is no encoding of text, {expected}", "ratings.encoding") from None
         return "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
     begin = b""
     odd: list[bytes] = []
@@ -335,8 +358,6 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
             sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
             if wrong and len(odd) < _ODD:
                 odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
-    if begin.startswith(codecs.BOM_UTF8) and file.name.lower().endswith(_JSON):
-        return "utf-8-sig"  # Polars reads lines of JSON without a mark only
     marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
     if marked is not None:
         return marked
@@ -360,7 +381,7 @@ def _legacy(text: bytes) -> str:
 def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
     """Raise `InputError` for a zip bomb: a table of ratings compresses to a fifth, not to a hundredth."""
     size = member.file_size
-    if size > _LARGE and size > _MOST_TIMES * member.compress_size:
+    if size > LARGE and size > MOST_TIMES * member.compress_size:
         packed = f"{max(member.compress_size // 1000, 1):,} kB"
         raise InputError(f"unpacks to {size / 1e6:,.0f} MB from {packed}, expected a table of ratings or items", place)
 

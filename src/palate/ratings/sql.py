@@ -81,7 +81,10 @@ def open_database(url: str) -> Iterator[Source]:
 def _split(url: str) -> tuple[str, str | None]:
     """The URL without its table and a driver such as `+psycopg2`, and the table."""
     url = re.sub(r"^(postgres(?:ql)?)\+\w+:", r"\1:", url)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"is not a URL: {first_line(error)}", url) from None
     options = parse_qsl(parts.query, keep_blank_values=True)
     table = next((value for key, value in options if key == "table"), None)
     rest = [(key, value) for key, value in options if key != "table"]
@@ -119,6 +122,8 @@ def _sqlite(path: str) -> Iterator[_Open]:
             yield _Open(
                 tables, lambda name: _fetched(raw.execute(f"SELECT * FROM {_quoted(name)}")), owner == 0x50616C74
             )
+    except UnicodeDecodeError as error:  # names of a damaged file
+        raise InputError(f"is not a whole SQLite file: {first_line(error)}", path) from None
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise WorkError(f"{path}: cannot be read: {error}") from None
@@ -210,5 +215,8 @@ def _series(name: str, values: Sequence[Any]) -> pl.Series:
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        try:
+            return value.decode()
+        except UnicodeDecodeError:  # such as a UUID; with a replacement several would become one
+            return value.hex()
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

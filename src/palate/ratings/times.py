@@ -12,8 +12,10 @@ import polars as pl
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _BORDER = 10**11
 """Seconds of the year 5138, and milliseconds of 1973: larger numbers are in the next smaller unit."""
+_YEAR_1 = -62_135_596_800
+"""Seconds of the year 1, the first of Python's dates."""
 _COMPACT = (("%Y%m%d", 19700101, 20991231), ("%Y%m%d%H%M%S", 19700101000000, 20991231235959))
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TEXT = (
     r"^(?:(?P<year>\d{4})([-/.])(?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<late_year>\d{4}))"
@@ -64,21 +66,24 @@ class TimeForm:
     def values(self, column: pl.Series) -> pl.Series:
         """The times as integers, Int64; null for a value of another form."""
         if self.kind == "column":
-            return column.cast(pl.Datetime("ms")).to_physical() if column.dtype == pl.Date else column.to_physical()
+            numbers = (column.cast(pl.Datetime("ms")) if column.dtype == pl.Date else column).to_physical()
+            return _within(numbers, _YEAR_1 * self.per_second, _BORDER * self.per_second)
         if self.kind == "text":
             return _from_text(column, self.day_first)
         if self.kind == "named":
-            return column.str.to_datetime(self.pattern, strict=False, time_unit="ns").to_physical()
+            return _nanoseconds(column, self.pattern)
         if self.fractions:
-            return (_floats(column) * self.per_second).round().cast(pl.Int64, strict=False)
+            numbers = (_floats(column) * self.per_second).round().cast(pl.Int64, strict=False)
+            return _within(numbers, -(2**63), _BORDER * self.per_second)
         numbers = as_integers(column) if column.dtype == pl.String else column.cast(pl.Int64, strict=False)
+        if self.kind == "number" and self.per_second > 1:  # fractions of a millisecond do not count
+            numbers = numbers.fill_null(_floats(column).floor().cast(pl.Int64, strict=False))
         if self.kind == "compact":
             return numbers.cast(pl.String).str.to_datetime(self.pattern, strict=False, time_unit="ms").to_physical()
         if self.per_second == 1 and int(numbers.max() or 0) < _BORDER:  # type: ignore[arg-type]
             return numbers
-        low, high = _BORDER * self.per_second // 1000, min(_BORDER * self.per_second, 2**63 - 1)
-        fits = numbers.is_between(low if self.per_second > 1 else -(2**63), high, closed="left")
-        return pl.select(pl.when(fits).then(numbers)).to_series().alias(numbers.name)
+        low = _BORDER * self.per_second // 1000 if self.per_second > 1 else -(2**63)
+        return _within(numbers, low, _BORDER * self.per_second)
 
     def problem(self, name: str, value: str) -> str:
         """What is wrong with a value that `values` makes null or negative."""
@@ -118,6 +123,11 @@ class TimeForm:
             return f"numbers from {low} to {high}, taken as an order"
         return f"{self.name}, {self.date(low)} to {self.date(high)}"
 
+    def agrees(self, other: "TimeForm") -> bool:
+        """Whether parts of one table may have these two forms; `per_second` may differ."""
+        alike = (self.kind, self.day_first, self.pattern) == (other.kind, other.day_first, other.pattern)
+        return alike and (self.name == other.name or self.kind in ("named", "column"))
+
 
 SECONDS = TimeForm("seconds", 1)
 
@@ -138,7 +148,7 @@ def time_form(column: pl.Series) -> TimeForm:
     if kind == pl.String and floats.count() * 2 < column.count() and (named := _of_words(column)) is not None:
         return named
     integers = as_integers(column) if kind == pl.String else column.cast(pl.Int64, strict=False)
-    form = _of_integers(integers)
+    form = _of_integers(integers.fill_null(floats.floor().cast(pl.Int64, strict=False)))
     if form.per_second == 1 and form.kind == "number" and (floats != floats.floor()).any():
         return TimeForm("seconds", 10**6, fractions=True)
     return form
@@ -173,7 +183,7 @@ def _of_words(texts: pl.Series) -> TimeForm | None:
     """The form of dates with words that most of some texts have; None for other text."""
     first = texts.drop_nulls().head(100)
     for pattern in _NAMED:
-        found = first.str.to_datetime(pattern, strict=False, time_unit="ns")
+        found = first.str.to_datetime(pattern, strict=False, time_unit="us")
         if 2 * found.count() > first.len():
             example = first.filter(found.is_not_null())[0]
             return TimeForm(f"dates such as {example!r}", 10**9, "named", pattern=pattern)
@@ -202,6 +212,8 @@ def _of_text(texts: pl.Series) -> TimeForm:
     order = texts.str.extract_groups(_TEXT).struct.unnest().select(pl.col("first", "second").cast(pl.Int32))
     both = order.select(day=pl.col("first") > 12, month=pl.col("second") > 12)
     day, month = bool(both["day"].any()), bool(both["month"].any())
+    if not order["first"].count():  # each such text ends in something else: its row is reported
+        return TimeForm("ISO text", 10**9, "text")
     if day and month:
         one, other = (int(both[name].arg_true()[0]) for name in ("day", "month"))
         problem = f"{texts[other]!r} has the month first, {texts[one]!r} the day, expected one order"
@@ -222,11 +234,26 @@ def _from_text(texts: pl.Series, day_first: bool) -> pl.Series:
     """
     start = texts.drop_nulls().head(1)
     for pattern in _USUAL:
-        if start.str.to_datetime(pattern, strict=False, time_unit="ns").count():
-            values = texts.str.to_datetime(pattern, strict=False, time_unit="ns").to_physical()
+        if start.str.to_datetime(pattern, strict=False, time_unit="us").count():
+            values = _nanoseconds(texts, pattern)
             others = values.is_null() & texts.is_not_null()
             return values.scatter(others.arg_true(), _of_parts(texts.filter(others), day_first))
     return _of_parts(texts, day_first)
+
+
+def _nanoseconds(texts: pl.Series, pattern: str) -> pl.Series:
+    """Nanoseconds since 1970 of text in a pattern; null for other text, and before 1677 or after 2262.
+
+    Polars's own nanoseconds would be those of another year there.
+    """
+    microseconds = texts.str.to_datetime(pattern, strict=False, time_unit="us").to_physical()
+    return _within(microseconds, -(2**63 // 1000), 2**63 // 1000) * 1000
+
+
+def _within(numbers: pl.Series, low: int, high: int) -> pl.Series:
+    """The numbers from `low` to below `high`; null for others."""
+    fits = numbers.is_between(max(low, -(2**63)), min(high, 2**63 - 1), closed="left")
+    return pl.select(pl.when(fits).then(numbers)).to_series().alias(numbers.name)
 
 
 def _of_parts(texts: pl.Series, day_first: bool) -> pl.Series:
@@ -250,6 +277,6 @@ def _of_parts(texts: pl.Series, day_first: bool) -> pl.Series:
     zone = pl.when(part("sign") == "-").then(-zone).otherwise(zone)
     seconds = date.to_physical().cast(pl.Int64) * 86_400 + clock - zone
     fraction = part("fraction").str.pad_end(9, "0").cast(pl.Int64).fill_null(0)
-    fits = is_clock & (seconds < 2**63 // 10**9)
+    fits = is_clock & (seconds.abs() < 2**63 // 10**9)
     values = pl.when(fits).then(seconds * 10**9 + fraction)
     return parts.select(values.alias(texts.name)).to_series()

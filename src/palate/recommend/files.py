@@ -23,7 +23,7 @@ from palate.store.json_text import Decoder
 NAMES = "title or item_id, and rating"
 OBJECT = '{"title": "Heat (1995)", "rating": 4}'
 SEPARATORS = (",", ";", "\t")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float() alone would accept 0_4
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float() alone would accept 0_4
 
 
 def read_history(

@@ -30,6 +30,19 @@ def column_names(path: Path) -> list[str]:
         raise DamagedError(first_line(error)) from None
 
 
+def row_count(path: Path) -> int:
+    """The number of rows. Raises `DamagedError` and `FileNotFoundError`."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return int(file.metadata.num_rows)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise DamagedError(first_line(error)) from None
+
+
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
     """The table, or some of its columns. Raises `DamagedError` and `FileNotFoundError`."""
     import polars as pl
