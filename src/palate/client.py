@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from palate.errors import PalateError, WorkError, visible
 from palate.serve import schemas
+from palate.serve.validation import wrong
 
 TRIES = 6
 """Requests in all, where the service is busy or the connection breaks off."""
@@ -296,9 +297,8 @@ def _body(request: type[BaseModel], fields: Mapping[str, Any]) -> bytes:
     try:
         return request.model_validate(fields).model_dump_json(exclude_unset=True).encode()
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+        place, problem = wrong(error.errors()[0])
+        raise ValueError(f"{place}: {problem}" if place else problem) from None
 
 
 def _asked(

@@ -70,7 +70,7 @@ def test_a_history_is_read_in_its_order(tmp_path: Path, text: str) -> None:
         ),
         ("item,rating,time\n1,4,2024-01-01\n6,4,soon\n", "history.csv:3: timestamp 'soon' is not a time"),
         ("title,points\nHeat (1995),4\n", "history.csv:1: has the columns title, points, expected title or item_id"),
-        ("film,rating\nHeat (1995),4\n", "history.csv:1: has the columns film, rating.*ratings.columns.title"),
+        ("picture,rating\nHeat (1995),4\n", "history.csv:1: has the columns picture, rating.*ratings.columns.title"),
         ("movie,rating\nHeat (1995),4\n", r"history.csv:2: there is no item 'Heat \(1995\)', expected an item_id"),
         ("title,Year,rating\nHeat,1996,4\n", r"history.csv:2: .* 'Heat', did you mean 'Heat \(1995\)'"),
         ("title,rating\nHeat (1995)\n", "history.csv:2: row has 1 field, expected 2"),
@@ -116,8 +116,8 @@ def test_a_wrong_line_of_a_history_is_named(tmp_path: Path, text: str, told: str
 
 
 def test_columns_have_the_names_that_the_config_gives_them(tmp_path: Path) -> None:
-    path = write(tmp_path, "Const,Your Rating,Title,Year,IMDb Rating\ntt1,2,Heat,1995,8\n")
-    columns = {"rating": "Your Rating", "item": "const of another table"}
+    path = write(tmp_path, "Const,My Points,Title,Year,IMDb Rating\ntt1,2,Heat,1995,8\n")
+    columns = {"rating": "My Points", "item": "const of another table"}
     assert read_history(path, LOOKUP, (1, 10), columns).rows() == [(1, 2.0)]
     with pytest.raises(InputError, match=r"history.csv:1: has the columns Const, .*ratings\.columns\.title, .item and"):
         read_history(path, LOOKUP, (1, 10))

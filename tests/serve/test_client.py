@@ -82,8 +82,8 @@ def test_a_refusal_has_the_reason_of_the_service(client: Client) -> None:
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda client: client.recommend(user=42, top_k=0), r"^top_k: Input should be greater"),
-        (lambda client: client.recommend(), r"expected user_id or history"),
+        (lambda client: client.recommend(user=42, top_k=0), r"^top_k: is 0, expected at least 1"),
+        (lambda client: client.recommend(), r"^has neither user_id nor history, expected one"),
         (
             lambda client: client.score("Heat (1995)", user=42),
             r"^candidates: 'Heat \(1995\)' is no list, expected \['H",
