@@ -37,7 +37,7 @@ def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings.database import place_of
     from palate.ratings.likes import Likes
-    from palate.ratings.load import load_ratings, with_store
+    from palate.ratings.load import load_ratings, with_store, with_users
     from palate.ratings.splits import load_given
 
     wanted = config.ratings
@@ -59,6 +59,8 @@ def ratings_of(config: Config) -> "Ratings":
             ratings = load_ratings(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)
+        if wanted.users is not None:
+            ratings = with_users(ratings, wanted.users, columns, wanted.encoding)
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
@@ -259,7 +261,7 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
 
 def _reading(config: Config) -> dict[str, Any]:
     """How the config's tables are read: columns by name, rules that do not refuse, and likes; empty if as usual."""
-    elsewhere = {"source", "also", "items", "scale"}
+    elsewhere = {"source", "also", "items", "users", "scale"}
     reading = config.ratings.model_dump(mode="json", exclude=elsewhere)
     return {name: value for name, value in reading.items() if value not in ({}, [], None)}
 
