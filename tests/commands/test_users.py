@@ -105,6 +105,17 @@ def test_commands_that_ask_run(home: Path, tmp_path: Path) -> None:
     assert (found["severity"], found["count"]) == ("clean", 0)
 
 
+def test_another_text_of_a_user_gives_other_tokens(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text((home / "people.csv").read_text().replace("cook", "engineer of trains"))
+    for name, more in (("one", ()), ("two", ("--set", f"ratings.users={tmp_path / 'people.csv'}"))):
+        assert palate("prepare", home / "config.yaml", *more, "--out", tmp_path / name).returncode == 0
+    told = [
+        palate("lengths", home / "config.yaml", "--set", f"data_dir={tmp_path / name}", "--json").stdout
+        for name in ("one", "two")
+    ]
+    assert json.loads(told[0])["tokens"] != json.loads(told[1])["tokens"]
+
+
 def test_inspect_lists_the_fields(home: Path) -> None:
     done = palate("inspect", home / "ratings", "--set", f"ratings.users={home / 'people.csv'}")
     assert [f"{{user.{name}}}" in done.stdout for name in ("age", "job", "user")] == [True, True, False]

@@ -289,9 +289,9 @@ def test_a_copy_in_another_process_has_all_but_the_text(samples: Samples, tmp_pa
         copy.text(0)
 
 
-@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role", "signals"])
+@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role", "signals", "users"])
 def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, change: str) -> None:
-    chat, prompt = Chat(small_tokenizer()), PROMPTS["signals" if change == "signals" else "every context"]
+    chat, prompt = Chat(small_tokenizer()), PROMPTS[change if change in ("signals", "users") else "every context"]
     before = composed(samples, prompt, chat, tmp_path)["train"]
     later = pl.col("timestamp").shuffle(seed=1)
     unused = pl.when(pl.col("split") == "warmup").then(pl.lit("unused", ROLES)).otherwise("split")
@@ -303,6 +303,9 @@ def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, chang
         "time": replace(samples, timeline=samples.timeline.with_columns(timestamp=later)),
         "signals": replace(samples, signals=samples.signals.reverse() if samples.signals is not None else None),
         "role": replace(samples, timeline=samples.timeline.with_columns(split=unused)),
+        "users": replace(
+            samples, users=samples.users.with_columns(job=pl.lit("cook")) if samples.users is not None else None
+        ),
     }[change]
     after = composed(other, prompt, chat, tmp_path)
 

@@ -197,11 +197,12 @@ def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[s
 
 
 def _told_from(data: "Prepared") -> dict[str, Any]:
-    """What decides the prompts of prepared data beside the prompt's options: the samples, and any signals."""
-    from palate.samples.signals import FILE
+    """What decides the prompts of prepared data beside the prompt's options: the samples, any signals and users."""
+    from palate.samples.signals import FILE, USERS
 
     outputs = data.manifest["outputs"]
-    return made_from_of(data) | ({"signals": outputs[FILE]} if FILE in outputs else {})
+    files = {"signals": FILE, "users": USERS}
+    return made_from_of(data) | {name: outputs[file] for name, file in files.items() if file in outputs}
 
 
 def made_from_of(data: "Prepared | Portable") -> dict[str, Any]:

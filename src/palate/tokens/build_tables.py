@@ -93,6 +93,8 @@ def content_of(samples: Samples) -> dict[str, str]:
             digest.update(some.data)
     if samples.signals is not None:
         digest.update(samples.signals.hash_rows().to_numpy().data)
+    if samples.users is not None:
+        digest.update(samples.users.write_json().encode())
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
 
