@@ -26,7 +26,7 @@ from palate.config import Config
 from palate.errors import PalateError
 from palate.measure.metrics import measure
 from palate.measure.paired import compare
-from palate.prompt.spec import SIGNALS, PromptSpec
+from palate.prompt.spec import SIGNAL_FIELDS, PromptSpec
 from palate.store.artifacts import read_json, write_json
 from report import Result, in_own_process, publish
 from runs import config_in, recipe, rows_of, scored
@@ -98,7 +98,7 @@ def fields(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     samples = build_samples(load_ratings(args.ratings), PrepareConfig())
     rows = []
-    for name in (name for name in SIGNALS if name != "neighbour"):
+    for name in (name for name in SIGNAL_FIELDS if name != "neighbour"):
         began = time.process_time()
         prompt = PromptSpec(candidate_line=f"{{{name}}}", estimate=args.estimate)
         score = signals_of(BaselineData.of(samples), prompt)[name].to_numpy()

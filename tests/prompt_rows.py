@@ -4,6 +4,7 @@ from typing import Any
 
 from palate.prompt.item_tokens import FIELD, item_token
 from palate.prompt.spec import PromptSpec
+from palate.ratings.user_table import UNKNOWN
 from palate.samples.build import Samples
 from palate.samples.items import shown_items
 from palate.samples.lines import renderer
@@ -26,6 +27,10 @@ def prompt_rows(samples: Samples, prompt: PromptSpec) -> list[dict[str, Any]]:
         titles = [*samples.items["title"], NO_NEIGHBOUR]  # NONE is the last
         for at, values in zip(samples.position.tolist(), samples.signals.to_dicts(), strict=True):
             rows[at] |= {**values, "neighbour": titles[values["neighbour"]]}
+            if samples.users is not None and "user" in values:
+                known = values["user"] >= 0
+                person = samples.users.row(max(values["user"], 0), named=True)
+                rows[at] |= {f"user.{name}": text if known else UNKNOWN for name, text in person.items()}
     return rows
 
 

@@ -34,7 +34,10 @@ from palate.store.artifacts import atomic_file
 
 SHARING = ("left", "history", "error")
 """The truncations with which several targets of a prompt can share its history."""
-INPUTS = (("ratings", "source"), ("ratings", "items"), ("model", "base"), ("tokens", "tokenizer"), ("text", "encoder"))
+INPUTS = (
+    *(("ratings", "source"), ("ratings", "items"), ("ratings", "users")),
+    *(("model", "base"), ("tokens", "tokenizer"), ("text", "encoder")),
+)
 """The keys whose value may be the path of an input."""
 _DEPTH = 4
 
@@ -61,9 +64,11 @@ class RatingsConfig(Section):
     `source`; a later rating of the same user and item replaces the earlier one."""
     items: str | None = None
     """The item table; None: found beside the ratings."""
+    users: str | None = None
+    """A table of users, one row each, whose columns the candidate's line may name: `{user.age}`."""
     columns: dict[Literal["user", "item", "rating", "label", "timestamp", "title", "split"], str] = {}
     """Names of these columns in your tables, if Palate does not recognize them; `item` and `title` also apply to the
-    item table."""
+    item table, `user` to the table of users."""
     header: list[str] = []
     """Names of the columns of text files without a header; in an option, with commas between them."""
     encoding: str | None = None
@@ -93,7 +98,7 @@ class RatingsConfig(Section):
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
         usual: dict[str, Any] = {"bad_rows": "refuse", "untitled": "refuse", "header": [], "order": "time"}
-        usual |= dict.fromkeys(("also", "encoding", "not_rated", "likes"))
+        usual |= dict.fromkeys(("also", "users", "encoding", "not_rated", "likes"))
         found = {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
         return {key: value for key, value in found.items() if key != "negatives_per_like" or self.likes}
 

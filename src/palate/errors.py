@@ -1,7 +1,9 @@
 """The two ways in which Palate stops: the input is wrong (exit 2), or the work failed (exit 1)."""
 
+import difflib
 import errno
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _LONG = 2000
@@ -17,6 +19,12 @@ def visible(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """A question with the name that is closest to the word, or nothing."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 class PalateError(Exception):

@@ -1,13 +1,12 @@
 """The parser of the command line, whose errors are one line, and the completion scripts that it gives to shells."""
 
 import argparse
-import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from palate.errors import InputError
+from palate.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -44,12 +43,6 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("the following arguments are required:", "missing")
         message = re.sub(r"^argument ", "", re.sub(r"\bargument$", "value", message))
         raise InputError(message if message.startswith("-") else f"{message}; {self.prog} --help shows the usage")
-
-
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A question with the name that is closest to the word, or nothing."""
-    near = difflib.get_close_matches(word, list(names), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def number(kind: Callable[[str], T], expected: str) -> Callable[[str], T]:

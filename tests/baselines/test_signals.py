@@ -13,12 +13,12 @@ from palate.baselines.registry import RANKERS, cross_fitted
 from palate.baselines.signals import estimate_state, signals_of, source_of
 from palate.baselines.statistics import PARTS, BaselineData
 from palate.errors import InputError
-from palate.prompt.spec import SIGNALS, PromptSpec
+from palate.prompt.spec import SIGNAL_FIELDS, PromptSpec
 from palate.samples import Samples
 from palate.samples.queries import Queries
 from palate.samples.signals import NONE
 
-EVERY = PromptSpec(candidate_line=" ".join(f"{{{name}}}" for name in SIGNALS), estimate="item-knn")
+EVERY = PromptSpec(candidate_line=" ".join(f"{{{name}}}" for name in SIGNAL_FIELDS), estimate="item-knn")
 CHEAP = "{neighbour_mean} {user_deviation} {item_deviation}"
 SAMPLES = samples_of(random_timeline(users=25, items=40))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from tests.acceptance.ratings import write_ratings
 from tests.small import all_small, small_tokenizer
@@ -35,12 +36,14 @@ SIGNALS = PromptSpec(
     candidate_line="{title} {estimate:.0%} {neighbour:short} {neighbour_mean} {user_deviation:+.1f} {item_deviation}",
     estimate="online",
 )
+USERS = PromptSpec(candidate_line="{title} for {user.job}, {user.age}: {user_deviation}")
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     folder = write_ratings(tmp_path_factory.mktemp("ratings"), users=4, each=24)
-    return build_samples(load_ratings(str(folder)), PrepareConfig(history_len=5))
+    users = pl.DataFrame({"user_id": ["3", "1", "2"], "age": ["20", "unknown", "9"], "job": ["nurse", "actor", "cook"]})
+    return replace(build_samples(load_ratings(str(folder)), PrepareConfig(history_len=5)), users=users)
 
 
 def asked(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, split: str = "test") -> Any:
@@ -61,7 +64,9 @@ def scored(samples: Samples, prompt: PromptSpec, chat: Chat, options: Options, s
     return token_datasets(samples, prompt, chat, options, splits=[split])[split]
 
 
-@pytest.mark.parametrize("prompt", [PromptSpec(), CONTEXT, SIGNALS], ids=["titles", "context", "signals"])
+@pytest.mark.parametrize(
+    "prompt", [PromptSpec(), CONTEXT, SIGNALS, USERS], ids=["titles", "context", "signals", "users"]
+)
 @pytest.mark.parametrize("name", sorted(all_small()))
 def test_with_every_kind_of_tokenizer(samples: Samples, prompt: PromptSpec, name: str) -> None:
     chat = Chat(all_small()[name])

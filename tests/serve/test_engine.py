@@ -130,6 +130,28 @@ def test_a_prompt_with_signals_is_its_tokens(tmp_path: Path) -> None:
     assert re.search(re.escape(engine.items["title"][7]) + r" 0\.\d\d ", text)
 
 
+def test_a_known_user_has_their_fields_in_the_prompt_and_a_history_has_none(tmp_path: Path) -> None:
+    path = recipe_to_evaluate(tmp_path) / "config.yaml"
+    (tmp_path / "people.csv").write_text(f"user,job\n{USER},baker\n")
+    options = {"prompt.candidate_line": "{title} for a {user.job}.", "ratings.users": str(tmp_path / "people.csv")}
+    write_config(load_config(path, [Override(key, value, "--set") for key, value in options.items()]), path)
+    config = load_config(path)
+    random_adapter(config, tmp_path / "run" / "adapter", 0.3)
+    assert palate("prepare", path).returncode == 0
+    engine = engine_of(config)
+    newer = [NewRating(5, 4.0, 2_000_000_000)]
+    people = {"baker": [engine.person(USER, None), engine.person(USER, None, newer)]}
+    people["unknown"] = [
+        engine.person(None, [NewRating(3, 4.0), NewRating(5, 1.0)]),
+        engine.person("someone new", None, newer),
+    ]
+    for job, asking in people.items():
+        for person in asking:
+            tokens, _, _ = engine.prompt(person, 7)
+            assert f"{engine.items['title'][7]} for a {job}." in "".join(each.text for each in tokens)
+    engine.close()
+
+
 def test_newer_ratings_follow_those_of_the_log(engine: Engine) -> None:
     person = engine.person(USER, None, [NewRating(5, 4.0, 2_000_000_000)])
     past = engine.past(person)

@@ -59,6 +59,8 @@ PROMPTS = {
         "({user_deviation:+.1f}, {item_deviation:+.1f})",
     ),
     "signals touching": PromptSpec(candidate_line="{estimate}{title}{neighbour}{neighbour_mean}{item_mean}"),
+    "users": PromptSpec(candidate_line="{title} for {user.job:cut3}, aged {user.age}"),
+    "users beside signals": PromptSpec(candidate_line="{user.job}{title}{neighbour} {user.age}{user.job}: {estimate}"),
     "vectors": PromptSpec(
         history_line="{n}. {item_vector} {title} ({rating:g})", candidate_line="{title} {item_vector}"
     ),
@@ -117,13 +119,15 @@ def samples_of(names: list[str], seed: int = 0, users: int = 4, each: int = 8) -
         {
             "estimate": draw.integers(0, 101, position.size) / 100,
             "neighbour": draw.integers(-1, len(names), position.size),
+            "user": draw.integers(-1, len(names), position.size),
             **{
                 name: draw.integers(-30, 40, position.size) / 10
                 for name in ("neighbour_mean", "user_deviation", "item_deviation")
             },
         }
     )
-    return Samples(frame, items, position, split, 4.0, HISTORY, signals=signals)
+    people = {"user_id": items["item_id"], "age": items["year"].cast(pl.String), "job": items["title"].reverse()}
+    return Samples(frame, items, position, split, 4.0, HISTORY, signals=signals, users=pl.DataFrame(people))
 
 
 def composed(samples: Samples, prompt: PromptSpec, chat: Chat, folder: Path, **options: Any) -> dict[str, TokenDataset]:
@@ -210,12 +214,13 @@ def test_a_context_beside_which_no_cut_is_proved_is_tokenized_whole(prompt: Prom
 
 
 @pytest.mark.parametrize("name", sorted(TOKENIZERS.keys() - {"phi3_like"}))
-def test_signals_are_composed_and_asked_as_they_are_trained(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["signals", "users"])
+def test_signals_are_composed_and_asked_as_they_are_trained(name: str, kind: str, tmp_path: Path) -> None:
     chat, samples = Chat(TOKENIZERS[name]), samples_of(PLAIN, users=8)
-    for split, dataset in composed(samples, PROMPTS["signals"], chat, tmp_path, cutoff_len=100_000).items():
+    for split, dataset in composed(samples, PROMPTS[kind], chat, tmp_path, cutoff_len=100_000).items():
         assert dataset.tables.reason is None
         assert dataset.tables.unproved(split).size < len(dataset) / 2  # some numbers join a tokenizer's pieces
-        rows = [row for chunk in iter_examples(samples, split, PROMPTS["signals"]) for row in chunk.to_dicts()]
+        rows = [row for chunk in iter_examples(samples, split, PROMPTS[kind]) for row in chunk.to_dicts()]
         assert dataset.prompts() == chat.decision_prompts([to_generation_messages(row) for row in rows])
         assert [dataset.example(n)["input"] for n in range(len(dataset))] == [row["input"] for row in rows]
 
@@ -284,9 +289,9 @@ def test_a_copy_in_another_process_has_all_but_the_text(samples: Samples, tmp_pa
         copy.text(0)
 
 
-@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role", "signals"])
+@pytest.mark.parametrize("change", ["label", "split", "rating", "title", "time", "role", "signals", "users"])
 def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, change: str) -> None:
-    chat, prompt = Chat(small_tokenizer()), PROMPTS["signals" if change == "signals" else "every context"]
+    chat, prompt = Chat(small_tokenizer()), PROMPTS[change if change in ("signals", "users") else "every context"]
     before = composed(samples, prompt, chat, tmp_path)["train"]
     later = pl.col("timestamp").shuffle(seed=1)
     unused = pl.when(pl.col("split") == "warmup").then(pl.lit("unused", ROLES)).otherwise("split")
@@ -298,6 +303,9 @@ def test_other_samples_have_other_tables(samples: Samples, tmp_path: Path, chang
         "time": replace(samples, timeline=samples.timeline.with_columns(timestamp=later)),
         "signals": replace(samples, signals=samples.signals.reverse() if samples.signals is not None else None),
         "role": replace(samples, timeline=samples.timeline.with_columns(split=unused)),
+        "users": replace(
+            samples, users=samples.users.with_columns(job=pl.lit("cook")) if samples.users is not None else None
+        ),
     }[change]
     after = composed(other, prompt, chat, tmp_path)
 

@@ -6,6 +6,7 @@
                     liked that item (0 without one), m is the candidate's mean
     user_deviation  Σ (rating − item mean) / (n + 2) over the user's n earlier ratings
     item_deviation  the candidate's mean less the mean of all ratings
+    user            the user's row in the table of users
 
 A plain fit would leak: the answer of a training sample is one of the ratings that its own statistics are made of, and
 one of the samples that its baseline learned by heart; the answer of a test sample is neither. A model trained on
@@ -72,6 +73,8 @@ class SignalSource:
         if "item_deviation" in self.fields:
             overall = _overall_mean(data)[data.fold[queries.anchor]]
             columns["item_deviation"] = _rounded(item_mean(data, queries) - overall, 10)
+        if "user" in self.fields:
+            columns["user"] = data.user_rows[np.minimum(data.user[queries.anchor], data.user_rows.size - 1)]
         return columns
 
     def _mean_among(self, queries: Queries, nearest: RowNumbers) -> Floats:

@@ -25,6 +25,7 @@ from palate.samples import Samples
 from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, candidate_rows, item_rows
+from palate.samples.signals import rows_of_users
 from palate.text.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -221,6 +222,11 @@ class BaselineData:
             return shrunk(part, count, prior)
 
         return ItemStatistics(means(rated, self.samples.threshold), means(liked, 0.5), count)
+
+    @of_log
+    def user_rows(self) -> RowNumbers:
+        """The row of each user in the table of users, then that of a stranger, see `rows_of_users`."""
+        return rows_of_users(self.samples)
 
     @cached_property
     def residual(self) -> Floats:

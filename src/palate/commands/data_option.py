@@ -52,8 +52,8 @@ def adopted(config: Config, given: str | None = None) -> Config:
     files = read_files(source)
     if named.prompt.signals:
         raise InputError(
-            f"names {{{named.prompt.signals[0]}}}, which Alpaca files do not have: their prompts are written, expected "
-            "none",
+            f"names {{{named.prompt.signal_fields[0]}}}, which Alpaca files do not have: their prompts are written, "
+            "expected none",
             "prompt.candidate_line",
         )
     answers = answers_of(list(files.values()), Answers(config.prompt.yes, config.prompt.no))

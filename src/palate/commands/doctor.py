@@ -150,6 +150,7 @@ def _composition(name: str, config: Config) -> dict[str, Any]:
         proof = Boundaries(chat.untrimmed)
         contexts = pl.DataFrame({"item_mean": [0.5, 4.0, 10.0], "item_count": [0, 20, 100_000]})
         signals: dict[str, Sequence[Any]] = {name: [-0.5, 0.0, 0.9] for name in SIGNALS} | {"neighbour": TITLES}
+        signals["user"] = [dict.fromkeys(prompt.signal_fields, text) for text in TITLES]
         plan = PromptLayout(prompt, Wording.of(prompt, items, [0.5, 4.0, 10.0], contexts, signals))
         fragments = build_fragments(plan, chat, config.prepare.history_len, proof)
     except UnprovedError as error:

@@ -134,7 +134,7 @@ def _recipe(config: Config, profile: Profile, noun: str, path: Path) -> Iterator
 def _sources(config: Config, path: Path) -> dict[str, object]:
     """The section `ratings`, with paths that are valid beside the config."""
     section = config.ratings.model_dump(mode="json", exclude_defaults=True)
-    for key in ("source", "items"):
+    for key in ("source", "items", "users"):
         if key in section and section[key] not in ARCHIVES and "://" not in section[key]:
             section[key] = _place(Path(section[key]), path)
     return section

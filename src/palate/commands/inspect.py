@@ -14,6 +14,7 @@ from palate import console
 from palate.commands.prepare import ratings_of
 from palate.config import Config
 from palate.errors import InputError
+from palate.prompt.spec import USER
 from palate.samples.profile import Profile, advice, bars_of, figures, profile_of
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def _columns(profile: Profile, ratings: "Ratings") -> RenderableType:
             table.add_row("", ", ".join(unread), "not read")
     for name in list(texts):
         table.add_row("", name, f"{{{name}}}", *described(name))
+    for number, name in enumerate([] if ratings.users is None else ratings.users.columns[1:]):
+        table.add_row("" if number else "users", name, f"{{{USER}{name}}}")
     return table
 
 

@@ -37,7 +37,7 @@ def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings.database import place_of
     from palate.ratings.likes import Likes
-    from palate.ratings.load import load_ratings, with_store
+    from palate.ratings.load import load_ratings, with_store, with_users
     from palate.ratings.splits import load_given
 
     wanted = config.ratings
@@ -59,6 +59,8 @@ def ratings_of(config: Config) -> "Ratings":
             ratings = load_ratings(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)
+        if wanted.users is not None:
+            ratings = with_users(ratings, wanted.users, columns, wanted.encoding)
     if ratings.dropped:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in ratings.dropped.items())
         _log_once(f"{ratings.name}: left out {sum(ratings.dropped.values()):,} rows: {counts}")
@@ -195,11 +197,12 @@ def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[s
 
 
 def _told_from(data: "Prepared") -> dict[str, Any]:
-    """What decides the prompts of prepared data beside the prompt's options: the samples, and any signals."""
-    from palate.samples.signals import FILE
+    """What decides the prompts of prepared data beside the prompt's options: the samples, any signals and users."""
+    from palate.samples.signals import FILE, USERS
 
     outputs = data.manifest["outputs"]
-    return made_from_of(data) | ({"signals": outputs[FILE]} if FILE in outputs else {})
+    files = {"signals": FILE, "users": USERS}
+    return made_from_of(data) | {name: outputs[file] for name, file in files.items() if file in outputs}
 
 
 def made_from_of(data: "Prepared | Portable") -> dict[str, Any]:
@@ -259,7 +262,7 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
 
 def _reading(config: Config) -> dict[str, Any]:
     """How the config's tables are read: columns by name, rules that do not refuse, and likes; empty if as usual."""
-    elsewhere = {"source", "also", "items", "scale"}
+    elsewhere = {"source", "also", "items", "users", "scale"}
     reading = config.ratings.model_dump(mode="json", exclude=elsewhere)
     return {name: value for name, value in reading.items() if value not in ({}, [], None)}
 

@@ -23,9 +23,13 @@ from palate.prompt.item_tokens import BRACKETS, FIELD
 
 CONTEXT_FIELDS = ("item_mean", "item_count")
 """Fields for both lines: statistics of an item's earlier ratings, see `palate.samples.context`."""
-Signal = Literal["estimate", "neighbour", "neighbour_mean", "user_deviation", "item_deviation"]
+Signal = Literal["estimate", "neighbour", "neighbour_mean", "user_deviation", "item_deviation", "user"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
-"""Fields for the candidate's line: what the ratings say of this user and candidate, see `palate.samples.signals`."""
+"""Sources of fields of the candidate's line that depend on the user, see `palate.samples.signals`."""
+SIGNAL_FIELDS = tuple(name for name in SIGNALS if name != "user")
+"""The signals that are one field each, named as the signal; those of `user` are `{user.age}` and the like."""
+USER = "user."
+"""What the fields from the table of users begin with."""
 
 
 class TemplatePart(NamedTuple):
@@ -40,7 +44,8 @@ def split_template(template: str) -> list[TemplatePart]:
     """Split a format string such as `"{n}. {title}"` into its parts; raises `ValueError` for any other text."""
     parts = []
     for literal, field, format_spec, conversion in string.Formatter().parse(template):
-        if conversion or (field is not None and not field.isidentifier()) or "{" in (format_spec or ""):
+        named = field is None or field.removeprefix(USER).isidentifier()
+        if conversion or not named or "{" in (format_spec or ""):
             raise ValueError(f"{template!r}: a field must be a plain name such as {{title}} or {{rating:.1f}}")
         parts.append(TemplatePart(literal, field, format_spec or ""))
     return parts
@@ -103,13 +108,14 @@ _ARTICLE = re.compile(r"(.+), (The|An?|L[ae]s?|El|Los|Il|D[aei][srne])")
 Of = Literal["literal", "n", "rating", "context", "item", Signal]
 """The source of a part of a line: constant text, the line's number, the row's rating, statistics of its item's earlier
 ratings, the item table, or one of `SIGNALS`."""
+_JOINED: tuple[Of, ...] = ("item", "context", "user")
 
 
 def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
     """Split a template into literals and fields, and group neighbours with the same source.
 
-    Literal text between two item fields joins their run, and so does literal text between two context fields: the run
-    is one text.
+    Literal text between two item fields joins their run, and so does literal text between two context fields or two
+    fields of the user: the run is one text.
     """
     parts: list[TemplatePart] = []
     for literal, field, spec in split_template(template):
@@ -119,21 +125,24 @@ def runs_of(template: str) -> list[tuple[Of, list[TemplatePart]]]:
             parts.append(TemplatePart(literal, None, ""))
         if field is not None:
             parts.append(TemplatePart("", field, spec))
-    kinds: list[Of] = [_kind(part.field) for part in parts]
+    kinds: list[Of] = [kind_of(part.field) for part in parts]
     for n in range(1, len(parts) - 1):
-        if kinds[n] == "literal" and kinds[n - 1] == kinds[n + 1] and kinds[n - 1] in ("item", "context"):
+        if kinds[n] == "literal" and kinds[n - 1] == kinds[n + 1] and kinds[n - 1] in _JOINED:
             kinds[n] = kinds[n - 1]
     runs: list[tuple[Of, list[TemplatePart]]] = []
     for kind, part in zip(kinds, parts, strict=True):
-        if runs and runs[-1][0] == kind and kind in ("item", "context"):
+        if runs and runs[-1][0] == kind and kind in _JOINED:
             runs[-1][1].append(part)
         else:
             runs.append((kind, [part]))
     return runs
 
 
-def _kind(field: str | None) -> Of:
-    kinds: dict[Any, Of] = {None: "literal", "n": "n", "rating": "rating", **{name: name for name in SIGNALS}}
+def kind_of(field: str | None) -> Of:
+    """The source of a field; None is constant text."""
+    kinds: dict[Any, Of] = {None: "literal", "n": "n", "rating": "rating", **{name: name for name in SIGNAL_FIELDS}}
+    if field is not None and field.startswith(USER):
+        return "user"
     return "context" if field in CONTEXT_FIELDS else kinds.get(field, "item")
 
 
@@ -143,8 +152,8 @@ class PromptSpec(BaseModel):
     The two lines are format strings. Both may use every column of the item table, such as `{title}`, and two statistics
     of the item's earlier training ratings: `{item_mean}` (a float) and `{item_count}` (an int). The candidate's line
     may also name what the ratings say of user and candidate: `{estimate}`, `{neighbour}`, `{neighbour_mean}`,
-    `{user_deviation}` and `{item_deviation}`. `{item_vector}`, in both lines, is one token
-    with the item's collaborative vector.
+    `{user_deviation}` and `{item_deviation}`; and columns of the table of users, such as `{user.age}`.
+    `{item_vector}`, in both lines, is one token with the item's collaborative vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -192,9 +201,10 @@ class PromptSpec(BaseModel):
         leak = {p.field for p in split_template(self.candidate_line)} & {"rating", "n"}
         if leak:
             raise ValueError(f"candidate_line must not name {{{leak.pop()}}}: a candidate has none")
-        beside = [p.field for p in split_template(self.history_line) if p.field in SIGNALS]
+        beside = [p.field for p in split_template(self.history_line) if kind_of(p.field) in SIGNALS]
         if beside:
-            raise ValueError(f"history_line must not name {{{beside[0]}}}: only a candidate has one")
+            why = "only a candidate has one" if beside[0] in SIGNAL_FIELDS else "expected it in candidate_line"
+            raise ValueError(f"history_line must not name {{{beside[0]}}}: {why}")
         if self.names_vectors and any(bracket in str(text) for _, text in self for bracket in BRACKETS):
             raise ValueError(f"no text may have {BRACKETS[0]} or {BRACKETS[1]} beside {{{FIELD}}}, which writes them")
         return self
@@ -212,9 +222,15 @@ class PromptSpec(BaseModel):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """The fields of `SIGNALS` that the candidate's line names, in the order of `SIGNALS`."""
-        named = {part.field for part in split_template(self.candidate_line)}
+        """The signals that the candidate's line names, in the order of `SIGNALS`."""
+        named = {kind_of(part.field) for part in split_template(self.candidate_line)}
         return tuple(name for name in SIGNALS if name in named)
+
+    @property
+    def signal_fields(self) -> tuple[str, ...]:
+        """The fields of these signals, in the same order."""
+        named = dict.fromkeys(part.field for part in split_template(self.candidate_line) if part.field)
+        return tuple(field for name in self.signals for field in named if kind_of(field) == name)
 
     @property
     def names_vectors(self) -> bool:
@@ -235,7 +251,9 @@ class PromptSpec(BaseModel):
 
     def candidate(self, item: Mapping[str, Any]) -> str:
         """The candidate as text."""
-        return self.candidate_line.format(**_texts(item))
+        texts = _texts(item)
+        parts = split_template(self.candidate_line)
+        return "".join(p.literal + ("" if p.field is None else format(texts[p.field], p.format_spec)) for p in parts)
 
     def frame(self, history_len: int) -> tuple[str, str, str]:
         """The Alpaca `input` before the history, between history and candidate, and after the candidate."""

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate.errors import InputError
 from palate.prompt.item_tokens import FIELD, item_token, without_item_tokens
-from palate.prompt.spec import SIGNALS, Number, Of, PromptSpec, TemplatePart, Text, runs_of
+from palate.prompt.spec import (
+    SIGNAL_FIELDS,
+    SIGNALS,
+    Number,
+    Of,
+    PromptSpec,
+    TemplatePart,
+    Text,
+    runs_of,
+    split_template,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,14 +43,14 @@ class Piece(NamedTuple):
     of: Of
     texts: Sequence[str] = ()
     spec: str = ""
-    """The format spec of the number or a signal; for an item or a context, the piece's part of the template."""
+    """The format spec of the number or a signal; for an item, a context or a user, the piece's part of the template."""
     option: str = ""
     """The config key of the template, for messages."""
 
     @property
     def name(self) -> str:
         """For messages, such as `{title} in history_line`."""
-        return f"{self.of if self.of == 'rating' or self.of in SIGNALS else self.spec} in {self.option}"
+        return f"{self.of if self.of == 'rating' or self.of in SIGNAL_FIELDS else self.spec} in {self.option}"
 
     def text(self, codes: Codes, n: int) -> str:
         """The piece's text in the n-th line, which has these codes."""
@@ -67,8 +77,8 @@ class Wording:
     ) -> "Wording":
         """Write the texts of the rows of `items` and `contexts`, and of each rating and signal.
 
-        A code is a position in these. `signals` has the values of each field that the prompt names, without which its
-        pieces have no texts.
+        A code is a position in these. `signals` has the values of each one that the prompt names, without which its
+        pieces have no texts; a value of `user` has the user's fields.
 
         Raises `InputError` if a format spec does not fit a value.
         """
@@ -76,13 +86,9 @@ class Wording:
         def texts(of: Of, field: str, spec: str, option: str) -> list[str]:
             if field == FIELD:
                 return [item_token(row) for row in range(len(items))]
-            if of in SIGNALS:
-                values: Sequence[Any] = signals.get(of, ())
-            else:
-                values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
+            values = ratings if of == "rating" else (items if of == "item" else contexts)[field].to_list()
             found = [v if not spec and type(v) is str else format_value(v, spec, option) for v in values]
-            told = of in ("item", "neighbour") and prompt.names_vectors
-            return list(map(without_item_tokens, found)) if told else found
+            return list(map(without_item_tokens, found)) if of == "item" and prompt.names_vectors else found
 
         def piece(of: Of, parts: Sequence[TemplatePart], option: str) -> Piece:
             if of == "n":
@@ -90,7 +96,9 @@ class Wording:
             if of == "literal":
                 return Piece(of, [parts[0].literal])
             if of in SIGNALS:
-                return Piece(of, texts(of, of, parts[0].format_spec, option), parts[0].format_spec, option)
+                spec = _template(parts) if of == "user" else parts[0].format_spec
+                bare = Piece(of, (), spec, option)
+                return bare._replace(texts=signal_texts(bare, signals.get(of, ()), prompt))
             columns = [texts(of, p.field, p.format_spec, option) if p.field else repeat(p.literal) for p in parts]
             name = "".join(f"{{{p.field}}}" if p.field else p.literal for p in parts)
             return Piece(of, list(map("".join, zip(*columns, strict=False))), name, option)
@@ -147,6 +155,30 @@ class Wording:
             return Piece(of, [found] if of == "literal" else stored["texts"][found])
 
         return cls(*([piece(*each) for each in stored[line]] for line in ("history", "candidate")))
+
+
+def signal_texts(piece: Piece, values: Sequence[Any], prompt: PromptSpec) -> list[str]:
+    """The texts of a signal's values by its piece; raises `InputError` for a format spec that does not fit."""
+    if piece.of == "user":
+        parts = split_template(piece.spec)
+        texts = [
+            "".join(
+                p.literal + (format_value(row[p.field], p.format_spec, piece.option) if p.field else "") for p in parts
+            )
+            for row in values
+        ]
+    else:
+        texts = [format_value(value, piece.spec, piece.option) for value in values]
+    return (
+        list(map(without_item_tokens, texts)) if prompt.names_vectors and piece.of in ("neighbour", "user") else texts
+    )
+
+
+def _template(parts: Sequence[TemplatePart]) -> str:
+    """The template that has these parts."""
+    fields = (f"{{{p.field}:{p.format_spec}}}" if p.field else "" for p in parts)
+    literals = (p.literal.replace("{", "{{").replace("}", "}}") for p in parts)
+    return "".join(map(str.__add__, literals, fields))
 
 
 def format_value(value: object, spec: str, option: str) -> str:

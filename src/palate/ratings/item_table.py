@@ -47,44 +47,42 @@ def read_items(
     for file in files:
         table, layout, roles[file.name] = _read(file, columns, rated)
         parts.append(RatingTable(table, file, layout))
-    ids = pl.String() if len({part.frame.schema["item_id"] for part in parts}) > 1 else parts[0].frame.schema["item_id"]
-    frames = [part.frame.with_columns(pl.col("item_id").cast(ids)) for part in parts]
+    return joined(parts, "item"), roles
+
+
+def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
+    """The rows of several tables with the ids `{what}_id`, texts on one line, and names that a prompt may name.
+
+    Raises `InputError` with the line of the first row without an id, or with the id of an earlier row.
+    """
+    name = f"{what}_id"
+    ids = pl.String() if len({part.frame.schema[name] for part in parts}) > 1 else parts[0].frame.schema[name]
+    frames = [part.frame.with_columns(pl.col(name).cast(ids)) for part in parts]
     try:
         table = pl.concat(frames, how="diagonal_relaxed")
     except POLARS_FAULTS as error:
         problem = f"has a column of another type than the other parts: {first_line(error)}"
-        raise InputError(problem, files[-1].place) from None
+        raise InputError(problem, parts[-1].file.place) from None
     table = table.rename(_as_fields(table.columns))
-    table = table.with_columns(folded(pl.col(pl.String).exclude("item_id").fill_null("")))
-    _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()))
-    return table, roles
+    table = table.with_columns(folded(pl.col(pl.String).exclude(name).fill_null("")))
+    _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()), what)
+    return table
 
 
 def _read(
     file: SourceFile, columns: Mapping[str, str], rated: pl.Series | None
 ) -> tuple[pl.DataFrame, Layout | None, dict[str, str]]:
     """The items of one file."""
-    if (typed := format_of(file)) is not None:
-        table, layout = typed.columns(file), None
-    else:
-        layout = layout_of(file)
-        duplicate = next((name for name in layout.names if layout.names.count(name) > 1), None)
-        if duplicate is not None:
-            raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
-        table = _read_text(file, layout)
+    table, layout = columns_in(file)
     item, title = _columns_of(table.columns, columns, file.place)
     if rated is not None and "item" not in columns:
         item = _joining(table, item, rated)
     roles = roles_of(table.columns, {"item_id": item, "title": title})
     others = [c for c in table.columns if c not in (item, title)]
+    ids = ids_in(table, layout, "item", item, file.place)
     if layout is None:
-        for role, column in (("item", item), ("title", title)):
-            wanted = type_of(role, column, table.schema[column], file.place)
-            table = table.with_columns(pl.col(column).cast(wanted))
-        ids = printable(table[item])
-        table = _flat(table)
-    else:
-        ids = as_ids(table[item].str.strip_chars(WHITE).replace("", None))
+        wanted = type_of("title", title, table.schema[title], file.place)
+        table = flat(table.with_columns(pl.col(title).cast(wanted)))
     table = table.select(
         ids.alias("item_id"),
         pl.col(title).fill_null("").alias("title"),
@@ -95,6 +93,24 @@ def _read(
     return (_put_year_into_title(table) if is_atomic else table), layout, roles
 
 
+def columns_in(file: SourceFile) -> tuple[pl.DataFrame, Layout | None]:
+    """The columns of one file, those of text files as String, and the file's layout; None for typed columns."""
+    if (typed := format_of(file)) is not None:
+        return typed.columns(file), None
+    layout = layout_of(file)
+    duplicate = next((name for name in layout.names if layout.names.count(name) > 1), None)
+    if duplicate is not None:
+        raise InputError(f"has two columns {duplicate!r}, expected each name once", file.place, 1)
+    return _read_text(file, layout), layout
+
+
+def ids_in(table: pl.DataFrame, layout: Layout | None, role: str, column: str, place: str) -> pl.Series:
+    """The ids in a column, Int64 or String, see `as_ids`."""
+    if layout is not None:
+        return as_ids(table[column].str.strip_chars(WHITE).replace("", None))
+    return printable(table[column].cast(type_of(role, column, table.schema[column], place)))
+
+
 def _as_fields(names: Sequence[str]) -> dict[str, str]:
     """The names that a prompt may name, for columns whose own it may not: `Book_Author` for `Book-Author`."""
     fields = {name: re.sub(r"\W+", "_", name).strip("_") for name in names if not name.isidentifier()}
@@ -102,7 +118,7 @@ def _as_fields(names: Sequence[str]) -> dict[str, str]:
     return {name: field for name, field in fields.items() if field.isidentifier() and taken.count(field) == 1}
 
 
-def _flat(table: pl.DataFrame) -> pl.DataFrame:
+def flat(table: pl.DataFrame) -> pl.DataFrame:
     """The table with lists as text with commas, and objects as JSON; other nested columns are left out."""
     changed, lost = [], []
     for name, dtype in table.schema.items():
@@ -131,14 +147,14 @@ def _holds_bytes(dtype: "pl.DataType | DataTypeClass") -> bool:
 
 
 @contextmanager
-def item_files(source: str, encoding: str | None = None) -> Iterator[list[SourceFile]]:
-    """The files of the item table at a place; raises `InputError` if there is none."""
+def item_files(source: str, encoding: str | None = None, what: str = "item") -> Iterator[list[SourceFile]]:
+    """The files of the item table at a place, or of another table; raises `InputError` if there is none."""
     if "://" not in source and not os.path.exists(source) and not glob.glob(source):
-        raise InputError("no such file, expected the item table", source)
+        raise InputError(f"no such file, expected the {what} table", source)
     with open_tables(source, encoding) as tables:
         names = tables.chosen or parts_of(tables.names)
         if not names:
-            raise InputError(f"holds {len(tables.names)} files, expected the one with the items", source)
+            raise InputError(f"holds {len(tables.names)} files, expected the one with the {what}s", source)
         yield tables.open_all(names)
 
 
@@ -234,9 +250,9 @@ def _split(text: str | bytes, layout: Layout) -> pl.DataFrame:
     return table
 
 
-def _check_ids(table: RatingTable) -> None:
+def _check_ids(table: RatingTable, what: str) -> None:
     """Raise `InputError` for the first row without an id, or with the id of an earlier row."""
-    ids = table.frame["item_id"]
+    ids = table.frame[f"{what}_id"]
     wrong = ~ids.is_first_distinct() | ids.is_null()
     if not wrong.any():
         return
@@ -244,9 +260,9 @@ def _check_ids(table: RatingTable) -> None:
     value = ids[row]
     first = ids.index_of(value) if value is not None else None
     if value is None or first is None:
-        table.fail("the item's id is missing, expected one", row)
+        table.fail(f"the {what}'s id is missing, expected one", row)
     before = table.place_of(first, table.part_of(row)[0].file.place)
-    table.fail(f"{before} has the same item {value}, expected one row for each item", row)
+    table.fail(f"{before} has the same {what} {value}, expected one row for each {what}", row)
 
 
 def _join_genre_flags(table: pl.DataFrame) -> pl.DataFrame:

@@ -85,6 +85,8 @@ _FIXED = {
     "movies.dat": ("::", ("item_id", "title", "genres")),
     "u.data": ("\t", _RATINGS),
     "news.tsv": ("\t", NEWS),
+    "u.user": ("|", ("user_id", "age", "gender", "occupation", "zip_code")),
+    "users.dat": ("::", ("user_id", "gender", "age", "occupation", "zip_code")),
     "u.item": ("|", ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRE_FLAGS)),
 }
 

@@ -25,6 +25,7 @@ from palate.ratings.split_names import split_files
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
+from palate.ratings.user_table import read_users
 
 _RATING_STEMS = ("ratings", "interactions")
 _ITEM_STEMS = ("movies", "items", "books", "products", "titles")
@@ -77,6 +78,8 @@ class Ratings:
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
     likes: Likes | None = None
     """How samples get negatives; None if the log has ratings, not likes alone."""
+    users: pl.DataFrame | None = None
+    """The table of users, see `palate.ratings.user_table`; None if there is none."""
 
     @property
     def dated(self) -> bool:
@@ -195,6 +198,14 @@ def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: 
     if found.frame.is_empty():
         raise InputError("has no ratings, expected at least one of an item of the table", place_of(url))
     return found
+
+
+def with_users(ratings: Ratings, source: str, columns: Mapping[str, str], encoding: str | None = None) -> Ratings:
+    """The ratings with the table of users at a place, see `palate.ratings.user_table`; its file is one more input."""
+    with item_files(source, encoding, "user") as files:
+        users = read_users(files, columns)
+        inputs = {**ratings.inputs, **{file.name: file.sha256 for file in files}}
+    return dataclasses.replace(ratings, users=users, inputs=inputs)
 
 
 def with_store(ratings: Ratings, url: str) -> Ratings:

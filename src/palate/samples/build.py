@@ -34,7 +34,8 @@ class Samples:
     at least `threshold` is a Yes. `items` has `item_id`, `title` and the item table's other columns. `context` is None
     until a prompt that needs it is rendered. `history` (n,) int64 is the number of history rows of each sample; None
     means `history_len` for all. Only given splits set it, since their samples may have fewer earlier rows. `signals`
-    has n rows, see `palate.samples.signals`; None if they were not computed.
+    has n rows, see `palate.samples.signals`; None if they were not computed. `users` has `user_id` and the fields of
+    users as text, see `palate.ratings.user_table`; None without such a table.
 
     A log of likes has sampled negatives, see `palate.samples.negatives`; `likes` is the rule that sampled them, None
     for a log of ratings. `negative` (n,) int64 then is the row of `items` of the candidate of a No, and −1 for a like.
@@ -58,6 +59,7 @@ class Samples:
     signals: pl.DataFrame | None = None
     negative: NDArray[np.int64] | None = None
     likes: Likes | None = None
+    users: pl.DataFrame | None = None
 
     @property
     def histories(self) -> NDArray[np.int64]:
@@ -231,7 +233,7 @@ def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) ->
     training samples all have one answer.
     """
     _check_times(ratings)
-    samples = build_samples(ratings, options, seed)
+    samples = replace(build_samples(ratings, options, seed), users=ratings.users)
     train = samples.of("train")
     label = samples.label[train]
     if samples.negative is not None and label.all():

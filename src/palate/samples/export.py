@@ -16,7 +16,7 @@ from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.lines import CHUNK, Renderer, renderer
 from palate.samples.negatives import FILE as NEGATIVES
-from palate.samples.signals import FILE, Signals
+from palate.samples.signals import FILE, USERS, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
 
@@ -35,7 +35,8 @@ def prepare(
 
     Files: `train.json`, `eval.json`, `test_raw.jsonl`, `val_raw.jsonl`, `dataset_info.json`,
     `ratings.parquet`, `items.parquet`, `negatives.parquet` of likes, `signals.parquet` if the prompt names some (they
-    come from `signals`), `skipped.csv` if the ratings have a report of rows, and last `manifest.json`.
+    come from `signals`), `users.parquet` if it names fields of users, `skipped.csv` if the ratings have a report of
+    rows, and last `manifest.json`.
     The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
     `renderer` do, before it writes anything.
     """
@@ -63,6 +64,8 @@ def prepare(
                 _negatives(samples).write_parquet(folder / NEGATIVES, compression="zstd")
             if samples.signals is not None:
                 samples.signals.write_parquet(folder / FILE, compression="zstd")
+            if samples.users is not None and "user" in prompt.signals:
+                samples.users.write_parquet(folder / USERS, compression="zstd")
             if ratings.skipped is not None:
                 ratings.skipped.write_csv(folder / "skipped.csv")
         return write_manifest(

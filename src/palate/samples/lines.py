@@ -11,14 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.errors import InputError
-from palate.prompt.item_tokens import FIELD, without_item_tokens
-from palate.prompt.spec import CONTEXT_FIELDS, SIGNALS, PromptSpec, split_template
-from palate.prompt.wording import Piece, Wording, format_value
+from palate.prompt.item_tokens import FIELD
+from palate.prompt.spec import CONTEXT_FIELDS, SIGNAL_FIELDS, SIGNALS, USER, PromptSpec, kind_of, split_template
+from palate.prompt.wording import Piece, Wording, signal_texts
 from palate.samples.build import Samples
 from palate.samples.context import context_of
 from palate.samples.items import item_rows, shown_items
 from palate.samples.questions import with_targets
-from palate.samples.signals import Asked, coded, shown
+from palate.samples.signals import Asked, coded, shown, user_fields
 
 CHUNK = 16_384
 """Samples in a chunk: about 20 MB of text with the guide's prompt."""
@@ -100,12 +100,7 @@ class Renderer:
     def _signal_texts(self, piece: Piece, values: pl.Series) -> pl.Series:
         """The texts of a signal's values; each distinct value is formatted once."""
         distinct, code = coded(values)
-        texts = [
-            format_value(value, piece.spec, piece.option)
-            for value in shown(piece.of, distinct, self.samples.items["title"])
-        ]
-        if piece.of == "neighbour" and self.prompt.names_vectors:
-            texts = list(map(without_item_tokens, texts))
+        texts = signal_texts(piece, shown(piece.of, distinct, self.samples), self.prompt)
         return pl.Series(texts, dtype=pl.String).gather(code)
 
     @cached_property
@@ -166,10 +161,12 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
     items = shown_items(samples.items)
     for option in ("history_line", "candidate_line"):
         named = {p.field for p in split_template(getattr(prompt, option)) if p.field} - {"n", "rating"}
-        known = [*CONTEXT_FIELDS, *(SIGNALS if option == "candidate_line" else ())]
+        known = [*CONTEXT_FIELDS, *(SIGNAL_FIELDS if option == "candidate_line" else ())]
+        of_users = {field for field in named if field.startswith(USER)}
+        _check_users(sorted(of_users), samples, option)
         ambiguous = sorted(named & set(known) & set(items.columns))
         if ambiguous:
-            what = "signal" if ambiguous[0] in SIGNALS else "statistic of the earlier ratings"
+            what = "signal" if ambiguous[0] in SIGNAL_FIELDS else "statistic of the earlier ratings"
             raise InputError(
                 f"names {{{ambiguous[0]}}}, a column of the items and also a {what}; "
                 "expected the column to have another name",
@@ -182,7 +179,7 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
                 f"prompt.{option}",
             )
         fields = [*items.columns, *known, FIELD]
-        unknown = sorted(named - set(fields))
+        unknown = sorted(named - of_users - set(fields))
         if unknown:
             raise InputError(
                 f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(fields)}",
@@ -206,12 +203,25 @@ def _values(samples: Samples, prompt: PromptSpec) -> dict[str, Sequence[Any]]:
     known = pl.DataFrame() if samples.signals is None else samples.signals
     missing = [name for name in prompt.signals if name not in known.columns]
     if missing:
+        field = next(field for field in prompt.signal_fields if kind_of(field) == missing[0])
         raise InputError(
-            f"names {{{missing[0]}}}, which these samples do not have; expected data that `palate prepare` wrote for "
+            f"names {{{field}}}, which these samples do not have; expected data that `palate prepare` wrote for "
             "this prompt",
             "prompt.candidate_line",
         )
-    return {name: shown(name, coded(known[name])[0], samples.items["title"]) for name in prompt.signals}
+    return {name: shown(name, coded(known[name])[0], samples) for name in prompt.signals}
+
+
+def _check_users(named: Sequence[str], samples: Samples, option: str) -> None:
+    """Raise `InputError` for the first of some fields of users that their table lacks."""
+    known = user_fields(samples)
+    unknown = [field for field in named if field not in known]
+    if unknown and samples.users is None:
+        problem = "a column of the table of users; expected that table as ratings.users"
+        raise InputError(f"names {{{unknown[0]}}}, {problem}", f"prompt.{option}")
+    if unknown:
+        problem = f"which the table of users does not have; expected one of {', '.join(known) or 'more columns'}"
+        raise InputError(f"names {{{unknown[0]}}}, {problem}", f"prompt.{option}")
 
 
 def iter_examples(

@@ -14,7 +14,7 @@ from palate.ratings.likes import Likes
 from palate.samples.build import ROLES, Samples, samples_of, with_negatives
 from palate.samples.items import item_rows
 from palate.samples.negatives import FILE as NEGATIVES
-from palate.samples.signals import FILE
+from palate.samples.signals import FILE, USERS
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
 
@@ -22,8 +22,9 @@ TABLES = ("ratings.parquet", "items.parquet")
 
 
 def hashes_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The hashes of the tables of prepared data, of negatives, and of signals if the prompt names some, by file."""
-    return {name: manifest["outputs"][name] for name in (*TABLES, NEGATIVES, FILE) if name in manifest["outputs"]}
+    """The hashes of the tables of prepared data, of negatives, and of signals and users if the prompt names some."""
+    tables = (*TABLES, NEGATIVES, FILE, USERS)
+    return {name: manifest["outputs"][name] for name in tables if name in manifest["outputs"]}
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,6 @@ def load_prepared(folder: Path) -> Prepared:
         samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
     if FILE in outputs:
         samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
+    if USERS in outputs:
+        samples = replace(samples, users=pl.read_parquet(folder / USERS, glob=False))
     return Prepared(folder, manifest, samples)

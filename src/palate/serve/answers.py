@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from palate.baselines.registry import BASELINES
-from palate.errors import InputError
-from palate.parser import did_you_mean
+from palate.errors import InputError, did_you_mean
 from palate.recommend.lookup import shortened
 from palate.samples.people import Longs
 from palate.serve import schemas

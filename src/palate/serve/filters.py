@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from palate.errors import InputError
-from palate.parser import did_you_mean
+from palate.errors import InputError, did_you_mean
 from palate.recommend.lookup import shortened
 from palate.samples.people import Longs
 from palate.serve import schemas

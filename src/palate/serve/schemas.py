@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from palate.parser import did_you_mean
+from palate.errors import did_you_mean
 from palate.serve.validation import shown
 
 HISTORY, CANDIDATES, TOP = 2_000, 2_000, 100

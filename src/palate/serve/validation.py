@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palate.parser import did_you_mean
+from palate.errors import did_you_mean
 
 SHOWN = 80
 """Most characters of a value in a message."""

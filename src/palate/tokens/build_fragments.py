@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.prompt.chat import Chat
-from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, SIGNAL_PLACES, Fragments
+from palate.tokens.fragments import ITEM, LABEL, NOTHING, OVERREAD, PLACES, SIGNAL_PLACES, Fragments, words_of
 from palate.tokens.layout import Field, PromptLayout, Turn
 from palate.tokens.proof import Boundaries, Cuts, UnprovedError, choose_cuts
 
@@ -48,7 +48,8 @@ def _build(work: "_Workbench", rows: int) -> Fragments:
     layout, cuts, chat, history_len = work.layout, work.cuts, work.chat, work.history_len
     work.check_template()
     tables = work.tables()
-    beyond = [rows if kind.of in SIGNAL_PLACES else 0 for kind in layout.kinds]
+    words = words_of(layout.prompt.signals)
+    beyond = [rows * words.get(kind.of, 0) for kind in layout.kinds]
     programs = _Programs(tables, [PLACES[kind.of] for kind in layout.kinds], beyond)
     response = np.zeros(2, np.int32)
     for m in range(history_len + 1):

@@ -23,7 +23,18 @@ from palate.samples.signals import coded
 from palate.samples.split import SPLITS
 from palate.store.cache import Cache
 from palate.tokens.build_fragments import build_fragments
-from palate.tokens.fragments import CONTEXT, ITEM, LABEL, NOTHING, RATING, SIGNAL_PLACES, Fragments, Ints, Longs
+from palate.tokens.fragments import (
+    CONTEXT,
+    ITEM,
+    LABEL,
+    NOTHING,
+    RATING,
+    SIGNAL_PLACES,
+    Fragments,
+    Ints,
+    Longs,
+    words_of,
+)
 from palate.tokens.layout import PromptLayout
 from palate.tokens.proof import Boundaries, UnprovedError
 from palate.tokens.tables import (
@@ -82,6 +93,8 @@ def content_of(samples: Samples) -> dict[str, str]:
             digest.update(some.data)
     if samples.signals is not None:
         digest.update(samples.signals.hash_rows().to_numpy().data)
+    if samples.users is not None:
+        digest.update(samples.users.write_json().encode())
     digest.update(samples.items.write_json().encode())
     return {"samples": digest.hexdigest()}
 
@@ -172,17 +185,18 @@ def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl
 
 
 def _signal_words(render: Renderer) -> Longs:
-    """The second word of each timeline row: the codes of the signals of the sample there, 0 without a sample."""
+    """The further words of each timeline row: the codes of the signals of the sample there, 0 without a sample."""
     samples = render.samples
-    word = np.zeros(samples.timeline.height, np.int64)
+    words = words_of(render.prompt.signals)
+    word = np.zeros((max(words.values()), samples.timeline.height), np.int64)
     assert samples.signals is not None
     for name in render.prompt.signals:
         distinct, code = coded(samples.signals[name])
         shift, mask = SIGNAL_PLACES[name]
         if distinct.size > mask + 1:
             raise InputError(f"have {distinct.size:,} distinct {{{name}}}, expected at most {mask + 1:,}", "ratings")
-        word[render.target] |= code << shift
-    return word
+        word[words[name] - 1, render.target] |= code << shift
+    return word.reshape(-1)
 
 
 def _unproved_names(fragments: Fragments, titles: pl.Series, scale: pl.Series, contexts: pl.DataFrame) -> list[Any]:

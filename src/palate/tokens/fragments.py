@@ -6,10 +6,11 @@ with m history items is a list of steps. A step gives the number of the sample's
 context and the label. The constant text beside a rating or a context is joined to its fragments in advance, once for
 each line number, so a history line is two fragments.
 
-If the prompt names signals, a second word of each row packs the codes of its signals. These words follow those of all
-rows, so the `row` of a signal's step is the number of timeline rows.
+If the prompt names signals, a second word of each row packs the codes of its signals, and another one that of the user.
+These words follow those of all rows, so the `row` of a signal's step is the number of timeline rows, or twice that.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,9 @@ SIGNAL_PLACES = {
     "user_deviation": (18, (1 << 11) - 1),
     "item_deviation": (29, (1 << 11) - 1),
     "neighbour": (40, (1 << 23) - 1),
+    "user": (0, (1 << 31) - 1),
 }
-"""The bits of a second word with the codes of a candidate's signals."""
+"""The bits of a further word (see `words_of`) with the codes of a candidate's signals."""
 PLACES = {**WORD_PLACES, **SIGNAL_PLACES}
 NOTHING = (0, 0)
 IGNORED = -100
@@ -56,3 +58,12 @@ class Fragments:
     response: NDArray[np.int32]
     lead: int
     unproved: dict[str, list[int]]
+
+
+def words_of(signals: Collection[str]) -> dict[str, int]:
+    """Which word of a timeline row has the code of each of these signals, the only ones of a prompt.
+
+    Word 0 is that of the item; the user's follows the one of all other signals, if there are any.
+    """
+    others = [name for name in SIGNAL_PLACES if name in signals and name != "user"]
+    return {**dict.fromkeys(others, 1), **({"user": 1 + bool(others)} if "user" in signals else {})}

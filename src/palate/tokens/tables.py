@@ -5,7 +5,7 @@ exact are tokenized whole, once, into another folder. `palate.tokens.build_table
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from palate.tokens.fragments import (
     Fragments,
     Ints,
     Longs,
+    words_of,
 )
 
 ARRAYS = ("tokens", "start", "length", "steps", "first", "response")
@@ -64,8 +65,8 @@ class Tables:
     """The files of `build_tables`, mapped into memory.
 
     `word` (timeline rows, then sampled negatives) int64 packs the codes of item, rating and context and the label, see
-    `palate.tokens.fragments`; if the prompt names signals, as many words of signals follow. `fragments` is None if no
-    composition is proved; `reason` then has the reason.
+    `palate.tokens.fragments`; if the prompt names signals, as many words of signals follow, and of users if it names
+    their fields beside other signals. `fragments` is None if no composition is proved; `reason` then has the reason.
     """
 
     folder: Path
@@ -134,8 +135,8 @@ class Tables:
     def candidate_line(self, row: int) -> str:
         """The line of the candidate at a timeline row."""
         codes = dict(codes_of(int(self.word[row])))
-        if self.prompt.signals:
-            codes |= codes_of(int(self.word[row + self.word.size // 2]), SIGNAL_PLACES)
+        for name, begin in begins_of(self.word, self.prompt.signals).items():
+            codes[name] = int(code_of(self.word[row + begin], SIGNAL_PLACES[name]))
         return self.wording.candidate_line(codes)
 
     def examples(self, positions: Longs, items: int | Longs, targets: Longs | None = None) -> list[dict[str, Any]]:
@@ -205,10 +206,17 @@ def unproved_samples(
     for name, place in (("candidate", ITEM), ("candidate_context", CONTEXT)):
         if fragments.unproved[name]:
             found |= np.isin(code_of(word[candidate], place), fragments.unproved[name])
-    for name, place in SIGNAL_PLACES.items():
-        if fragments.unproved.get(name):
-            found |= np.isin(code_of(word[candidate + word.size // 2], place), fragments.unproved[name])
+    for name, begin in begins_of(word, fragments.unproved).items():
+        if fragments.unproved[name]:
+            found |= np.isin(code_of(word[candidate + begin], SIGNAL_PLACES[name]), fragments.unproved[name])
     return found
+
+
+def begins_of(word: Longs, signals: Collection[str]) -> dict[str, int]:
+    """Where the words with the code of each signal begin; other names in `signals` are ignored."""
+    words = words_of(signals)
+    rows = word.size // (1 + max(words.values(), default=0))
+    return {name: n * rows for name, n in words.items()}
 
 
 def code_of(word: Longs, place: tuple[int, int]) -> Longs:
@@ -217,9 +225,9 @@ def code_of(word: Longs, place: tuple[int, int]) -> Longs:
     return (word >> shift) & mask
 
 
-def codes_of(word: int, places: Mapping[str, tuple[int, int]] = WORD_PLACES) -> Codes:
-    """The codes at some places of one word."""
-    return {of: (word >> shift) & mask for of, (shift, mask) in places.items()}
+def codes_of(word: int) -> Codes:
+    """The codes of item, rating and context in one word."""
+    return {of: (word >> shift) & mask for of, (shift, mask) in WORD_PLACES.items()}
 
 
 def mapped(path: Path) -> NDArray[Any]:

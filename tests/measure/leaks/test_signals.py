@@ -10,11 +10,11 @@ from palate.baselines.registry import RANKERS
 from palate.baselines.signals import SignalSource, signals_of
 from palate.baselines.statistics import BaselineData
 from palate.measure.leaks import audit
-from palate.prompt.spec import SIGNALS, PromptSpec
+from palate.prompt.spec import SIGNAL_FIELDS, PromptSpec
 from palate.samples import Samples
 from palate.samples.queries import Queries
 
-PROMPT = PromptSpec(candidate_line=" ".join(f"{{{name}}}" for name in SIGNALS), estimate="logistic")
+PROMPT = PromptSpec(candidate_line=" ".join(f"{{{name}}}" for name in SIGNAL_FIELDS), estimate="logistic")
 
 
 def with_signals(samples: Samples) -> Samples:

@@ -45,7 +45,7 @@ def own_answers(rows: TimelineRows, prompt: PromptSpec, known: Callable[[Samples
         again = _computed(data, prompt, position, item, training=split == "train")
         wrong.append(position[_differ(again, samples.signals, index)])
         looked += index.size
-    fields = " and ".join(f"{{{name}}}" for name in prompt.signals)
+    fields = " and ".join(f"{{{name}}}" for name in prompt.signal_fields)
     return rows.finding(
         *("candidate-signals", "fatal", np.concatenate(wrong), looked, "rows looked at"),
         text=f"{fields} change with the user's own or later answers, or are not those of the data",
