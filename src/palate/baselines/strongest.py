@@ -20,8 +20,6 @@ Columns = dict[str, Floats]
 
 SESSION = 3600
 """Seconds between two ratings that begin a new session."""
-FIRST_DATE = 10**8
-"""Times below this, in 1973, are no dates but numbers."""
 YEAR = 365.25 * 86_400
 FEW = 5_000
 """So many queries take less time than threads take to start on a busy machine."""
@@ -36,7 +34,8 @@ def moment(data: BaselineData, queries: Queries) -> Columns:
     times that only count the rows nothing is left but the number of the user's ratings.
     """
     time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
-    if int(time.max(initial=0)) < FIRST_DATE:
+    log = (data.log or data).samples.timeline["timestamp"]
+    if int(log.max() or 0) < len(log):  # type: ignore[arg-type]
         return {"ratings before": np.log1p(queries.anchor - data.first[queries.anchor])}
     anchor, rows = queries.anchor, np.arange(len(time))
     first, last = data.first[anchor], np.maximum(anchor - 1, 0)

@@ -164,8 +164,9 @@ def load_ratings(
             raise InputError(f"has no ratings that can be kept: {table.left_out()}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
+    frame = in_seconds(table.frame, table.form)
     return Ratings(
-        in_seconds(table.frame, table.form),
+        frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64)) if how.numbered else frame,
         item_frame,
         name,
         inputs,
@@ -286,7 +287,8 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
         found = [name for name in tables.names if is_named(name) and _words(name)[0] in _RATING_WORDS]
     if not found and (parts := parts_of([name for name in tables.names if is_table(name) or is_mark(name)])):
         return parts
-    if not found and len(alone := [name for name in tables.names if is_table(name) and not is_mark(name)]) == 1:
+    alone = [name for name in tables.names if is_table(name) and not is_mark(name)]
+    if not found and len(alone) == 1 and not _ITEM_WORDS & {*_words(alone[0])}:
         return tuple(alone)
     if len(found) == 1:
         return tuple(found)
