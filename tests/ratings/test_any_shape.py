@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from tests import postgres
+from tests.disk import files_of_at_most
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
@@ -568,3 +569,25 @@ def test_parts_of_items_whose_types_do_not_join_are_refused(tmp_path: Path) -> N
         items.write_parquet(tmp_path / f"items-{number}.parquet")
     with pytest.raises(InputError, match=r"items-1\.parquet: has a column of another type"):
         read(tmp_path / "ratings.csv", items=str(tmp_path / "items-?.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["gz", "UTF-16", "zip", "sqlite"])
+def test_a_full_disk_for_copies_is_no_fault_of_the_file(tmp_path: Path, kind: str) -> None:
+    import zipfile
+
+    frame = pl.concat([LOG.with_columns(pl.col("user_id") + 10 * n) for n in range(500)])
+    path = tmp_path / {"gz": "log.csv.gz", "UTF-16": "log.csv", "zip": "log.zip", "sqlite": "log.db"}[kind]
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("ratings.csv", csv(frame))
+    elif kind == "sqlite":
+        with sqlite3.connect(path) as raw:
+            raw.execute("CREATE TABLE log (user_id, item_id, rating, timestamp)")
+            raw.executemany("INSERT INTO log VALUES (?, ?, ?, ?)", frame.rows())
+        raw.close()
+    else:
+        text = csv(frame)
+        path.write_bytes(gzip.compress(text) if kind == "gz" else text.decode().encode("utf-16"))
+    source = f"sqlite:///{path}?table=log" if kind == "sqlite" else path
+    with files_of_at_most(2_000), pytest.raises(WorkError, match=r"palate-\S+: cannot be written: .*File too large"):
+        read(source, untitled="id")

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from palate.errors import InputError, first_line
+from palate.errors import InputError, first_line, unwritable
 from palate.store.artifacts import sha256_file
 
 _BLOCK = 1 << 20
@@ -47,12 +47,13 @@ PACKED = {
 """First bytes and name of each compression, by suffix."""
 SAVED = "state.json"
 """The file that the folder of a saved dataset has."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
 _JSON = (".json", ".jsonl", ".ndjson")
 _WRONG = re.compile(r"[\udc80-\udcff]")
 """Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
 _ODD = 2000
-"""Lines from which a legacy encoding is told."""
+"""Lines from which a legacy encoding is found."""
 _HASHING = ThreadPoolExecutor(1, "hashing")
 _WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
@@ -117,9 +118,7 @@ class Source:
 
     def open(self, name: str) -> SourceFile:
         """A table of this source as a plain file on disk; raises `InputError` if it cannot be read."""
-        place = f"{self.root}/{name}" if self.archive is not None else f"{self.root}{name}"
-        place = f"{self.root}{name.replace('/', '.')}" if self.is_database else place
-        place = str(self.root / name) if self.archive is None and isinstance(self.root, Path) else place
+        place = self._place(name)
         try:
             if self.archive is not None:
                 return self._readable(self._of_zip(self.archive, name, place), self.archive.getinfo(name).compress_size)
@@ -129,9 +128,19 @@ class Source:
                 return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
             return self._readable(_file(path, name, place))
         except OSError as error:
+            if error.errno in _FULL:  # of the scratch folder
+                raise unwritable(self.scratch, error) from None
             raise InputError(f"cannot be read: {error.strerror or error}", place) from None
         except UnicodeEncodeError:  # the readers take paths as UTF-8
             raise InputError("has bytes in its path that are not UTF-8, expected another name", place) from None
+
+    def _place(self, name: str) -> str:
+        """A table's name for messages."""
+        if self.archive is not None:
+            return f"{self.root}/{name}"
+        if isinstance(self.root, Path):
+            return str(self.root / name)
+        return f"{self.root}{name.replace('/', '.') if self.is_database else name}"
 
     def _of_zip(self, archive: zipfile.ZipFile, name: str, place: str) -> SourceFile:
         path = self._spare(name)
@@ -178,7 +187,7 @@ class Source:
                 if _copy(packed, plain, most) > most:
                     raise InputError(f"unpacks to more than {most / 1e6:,.0f} MB, expected a table", file.place)
         except (*_DAMAGE, OSError) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             raise InputError(f"is not a whole {kind} file: {first_line(error)}", file.place) from None
         return path

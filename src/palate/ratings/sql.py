@@ -71,7 +71,10 @@ def open_database(url: str) -> Iterator[Source]:
                 frame = found.read(name)
             except pl.exceptions.PolarsError as error:
                 raise InputError(f"cannot be read: {first_line(error)}", f"{place}?table={name}") from None
-            frame.write_parquet(path)
+            try:
+                frame.write_parquet(path)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise WorkError(f"{path}: cannot be written: {first_line(error)}") from None
             return path
 
         chosen = () if table is None else (shown[table],)
