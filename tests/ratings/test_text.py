@@ -1,17 +1,23 @@
 """Titles arrive whole and on one line, however their file writes quotes, line breaks and control characters."""
 
 import csv
+import io
 import shutil
+from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from tests.examples import examples
 
 from palate.errors import InputError
+from palate.ratings import layout
+from palate.ratings.layout import _is_standard
 from palate.ratings.load import load_ratings
+from palate.ratings.source import SourceFile
 from palate.ratings.text import fold, folded
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -105,3 +111,34 @@ def test_titles_that_open_a_quote_and_close_none_join_no_rows(tmp_path):
     ratings = load_ratings(str(tmp_path / "ratings.tsv"), items=str(tmp_path / "movies.tsv"))
     assert ratings.frame.height == 3
     assert ratings.items["title"].to_list() == ['"Heat', 'Box"', "Z"]
+
+
+@given(st.text('",\n\r1é', max_size=24), st.sampled_from([",", "\t"]), st.integers(1, 30))
+def test_what_counts_as_standard_csv_is_read_by_polars_as_by_python(tmp_path_factory, text, separator, size):
+    text = "a,b\n" + text
+    path = tmp_path_factory.getbasetemp() / "standard.csv"
+    path.write_text(text.replace(",", separator), newline="")
+    file = SourceFile(path, path.name, str(path), Future())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "BLOCK", size)
+        is_standard = _is_standard(file, separator, 2, 0)
+    event(f"standard: {is_standard}")
+    if is_standard:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        columns = dict.fromkeys("ab", pl.String())
+        found = pl.read_csv(path, has_header=False, separator=separator, schema=columns).fill_null("").rows()
+        assert {len(row) for row in rows} == {2}
+        assert [row for row in found if any(row)] == [tuple(row) for row in rows if any(row)]
+
+
+def test_a_quoted_log_is_read_as_fast_as_polars_parses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "_walk", only_the_header(layout._walk))
+    rows = "".join(f'"u{n}","{n % 9}","A ""B"", C","4","{n}"\n' for n in range(3_000))
+    path = tmp_path / "ratings.csv"
+    path.write_text('"user","item","title","rating","timestamp"\n' + rows)
+    assert load_ratings(str(path)).frame.height == 3_000
+
+
+def only_the_header(walk):
+    """The rows of a text in Python, of which only two may be asked for."""
+    return lambda *args, **options: islice(walk(*args, **options), 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.examples import examples
@@ -13,7 +14,7 @@ from tests.small import small_tokenizer
 from tests.tiny import EMPTY_THINK, random_adapter, tiny_folder, tiny_model, toy_config
 
 from palate.config import PrepareConfig
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import to_generation_messages
 from palate.prompt.spec import PromptSpec
@@ -21,7 +22,7 @@ from palate.ratings.load import Ratings
 from palate.samples import build_samples
 from palate.samples.items import shown_items
 from palate.samples.lines import iter_examples
-from palate.score import local
+from palate.score import local, prefix
 from palate.score.backend import AnswerScores
 from palate.score.conversations import conversations
 from palate.score.scorer import Scorer
@@ -195,8 +196,6 @@ def test_a_model_that_cannot_share_a_prefix_is_asked_whole_prompts(
 
 
 def test_a_leak_between_blocks_is_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    from palate.score import prefix
-
     whole = prefix._attention
 
     def leaking(*of: Any, causal: bool, scale: float) -> Any:
@@ -211,16 +210,83 @@ def test_a_leak_between_blocks_is_noticed(monkeypatch: pytest.MonkeyPatch, caplo
 
 
 def test_without_the_fused_kernel_it_is_the_same(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from palate.score import prefix
-
     query, key, value = (torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
     for causal in (True, False):
         fused = prefix._attention(query, key, value, causal=causal, scale=0.3)
         plain = prefix._matrix_attention(query, key, value, causal=causal, scale=0.3)
         for one, other in zip(fused, plain, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("capability", "size"), [((9, 0), 64), ((7, 5), 64), ((9, 0), 20)])
+def test_on_a_gpu_the_kernels_take_a_batch_behind_prefixes(
+    dtype: str, capability: tuple[int, int], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with FakeTensorMode():
+
+        def on_gpu(*shape: int) -> Any:
+            return torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
+
+        query, key, value = on_gpu(5, 8, 37, size), on_gpu(5, 2, 37, size), on_gpu(5, 2, 37, size)
+        before = [
+            (on_gpu(1, 2, 50, size), on_gpu(1, 2, 50, size), 3),
+            (on_gpu(1, 2, 9, size), on_gpu(1, 2, 9, size), 2),
+        ]
+        out = prefix._behind(query, key, value, 0.3, before)
+        fused = prefix._fused(query.narrow(1, 0, 2), key, value, causal=True, scale=0.3)
+    assert out.shape == query.shape
+    assert out.dtype == query.dtype
+    assert (fused is None) == (size == 20)
+    assert fused is None or (fused[1].shape, fused[1].dtype) == ((5, 2, 37), torch.float32)
+
+
+def test_several_devices_give_the_same_scores(scorer: Scorer) -> None:
+    two = Scorer(scorer.backend.on(["cpu"]), chat=scorer.chat)
+    for prompts in (prompts_of(30, [5, 1, 17, 9, 9, 3, 12]), prompts_of(0, [30, 20, 9])):
+        told: list[int] = []
+        for one, other in zip(two.rank_ids(prompts, 2, told.append), scorer.rank_ids(prompts, 2), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert sum(told) == len(prompts)
+
+
+def test_an_error_on_one_device_ends_the_others(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Scorer(scorer.backend.on(["cpu"]), chat=scorer.chat)
+    with torch.no_grad():
+        two.backend.others[0].model.get_output_embeddings().weight.fill_(torch.nan)
+    told: list[int] = []
+    with pytest.raises(WorkError, match="not finite"):
+        two.score_ids(prompts_of(0, [9] * 400), 1, told.append)
+    assert sum(told) < 400
+
+
+@pytest.mark.parametrize("shared", [0, 30])
+def test_a_pass_that_does_not_fit_is_computed_in_halves(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shared: int
+) -> None:
+    prompts = prompts_of(shared, [5, 1, 17, 9, 9, 3, 12])
+    expected = scorer.rank_ids(prompts)
+    whole = local.LocalBackend._logits
+
+    def small(self: Any, rows: Any, before: Any = None) -> Any:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, rows, before)
+
+    monkeypatch.setattr(local.LocalBackend, "_logits", small)
+    with caplog.at_level("WARNING", "palate"):
+        assert_same(scorer.rank_ids(prompts), expected)
+    assert "out of memory with 7 prompts of" in caplog.text
+    monkeypatch.setattr(local.LocalBackend, "_logits", never_fits)
+    with pytest.raises(WorkError, match=r"out of memory with .*prompts? of \d+ tokens"):
+        scorer.rank_ids(prompts)
+
+
+def never_fits(self: Any, rows: Any, before: Any = None) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_nothing_to_rank_is_no_error(scorer: Scorer) -> None:

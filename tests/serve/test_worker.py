@@ -134,7 +134,7 @@ def test_an_error_reaches_its_request_and_the_thread_goes_on(monkeypatch: pytest
     scorer = scorer_of()
     worker = Worker(scorer.backend)
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_chosen", lambda jobs: 1 / 0)
+        broken.setattr(module, "_chosen", lambda jobs, times: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             collected(worker, *REQUESTS[0])
     assert np.isfinite(collected(worker, *REQUESTS[0]).logit).all()

@@ -154,7 +154,7 @@ def _language_model(
     if adapter is not None:
         check_same_prompt(adapter, chat, config.prompt)
     check_vectors(config, data, adapter)
-    scorer = load_scorer(config, adapter)
+    scorer = load_scorer(config, adapter, all_gpus=False)  # a worker keeps prefixes on one device
     folder = adapter or config.run_path
     source: CalibrationSource | None = source_of(config, chat, model_key(scorer, config, adapter))
     if config.score.server is not None and _answers_alike(config, data, scorer, adapter):

@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     from palate.tokens.portable import Portable
 
 
-def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
+def load_scorer(config: Config, adapter: Path | None, *, all_gpus: bool = True) -> "Scorer":
     """The base model, with the adapter if one is given and proved to be loaded, ready to score.
 
-    Where the config names a server, it is what has them.
+    Where the config names a server, it is what has them. Otherwise `all_gpus` puts a copy on each GPU.
     """
     if config.score.server is not None:
         return served_scorer(config, adapter)
     from palate.models.load import load_base_model, tokenizer_of
     from palate.prompt.chat import Chat
+    from palate.score.local import LocalBackend, other_gpus
     from palate.score.scorer import Scorer
 
     model, tokenizer = load_base_model(config.model, template_date=config.tokens.template_date)
     if config.tokens.tokenizer is not None:
         tokenizer = tokenizer_of(config)
-    return Scorer(
+    scorer = Scorer(
         model,
         adapter,
         chat=Chat(tokenizer, config.prompt.yes, config.prompt.no),
@@ -46,6 +47,9 @@ def load_scorer(config: Config, adapter: Path | None) -> "Scorer":
         cutoff_len=config.tokens.cutoff_len,
         truncation=config.tokens.truncation,
     )
+    if all_gpus and isinstance(scorer.backend, LocalBackend):
+        scorer.backend = scorer.backend.on(other_gpus())
+    return scorer
 
 
 def score(

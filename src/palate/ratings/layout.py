@@ -1,5 +1,6 @@
 """The layout of a table in its file (separator, quotes, header), and the roles of its columns."""
 
+import codecs
 import csv
 import io
 import re
@@ -7,11 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.mind import NEWS
 from palate.ratings.source import SourceFile
+from palate.ratings.survey import BLOCK, blocks_of
 
 ROLES = {
     role: tuple(names.split())
@@ -234,9 +238,8 @@ def _quoting(file: SourceFile, separator: str, width: int, skip: int) -> tuple[b
     The result is the first convention in which every row has `width` fields. Raises `InputError` with the line if none
     can be read.
     """
-    with file.path.open("rb") as content:
-        if not any(b'"' in block for block in iter(lambda: content.read(1 << 20), b"")):
-            return True, False, False
+    if not any(b'"' in block for block in blocks_of(file.path)) or _is_standard(file, separator, width, skip):
+        return True, False, False
     conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
     problem = None
     for quoted, escaped in conventions:
@@ -255,6 +258,57 @@ def _quoting(file: SourceFile, separator: str, width: int, skip: int) -> tuple[b
     if problem is not None:
         raise problem
     return True, False, True  # the reader of the rows reports the row with too many or too few fields
+
+
+def _is_standard(file: SourceFile, separator: str, width: int, skip: int) -> bool:
+    """Whether each row has `width` fields, and each quote encloses a field or is doubled within one (RFC 4180).
+
+    Then Polars and Python's csv read the same fields. Tables with a line break in a tab-separated field, and with rows
+    that are longer than Python's limit of a field, are not judged: False.
+    """
+    rest, most = b"", csv.field_size_limit()
+    with file.path.open("rb") as content:
+        for _ in range(skip):
+            content.readline()
+        if not skip and content.read(3) != codecs.BOM_UTF8:
+            content.seek(0)
+        while True:
+            block = content.read(BLOCK)
+            text = np.frombuffer(rest + (block or b"\n"), np.uint8)
+            rows = _standard_rows(text, ord(separator), width, separator == "\t")
+            if rows is None or text.size - rows > most:
+                return False
+            rest = text[rows:].tobytes()
+            if not block:
+                return not rest
+
+
+def _standard_rows(text: NDArray[np.uint8], separator: int, width: int, one_line: bool) -> int | None:
+    """The size of the whole rows at the begin of a text, (n,) uint8; None if one is not as `_is_standard` says."""
+    quotes, breaks, returns = (np.flatnonzero(text == ord(mark)) for mark in '"\n\r')
+    within = [np.searchsorted(quotes, places) % 2 == 1 for places in (breaks, returns)]
+    ends, returns = breaks[~within[0]], returns[~within[1]]
+    if not ends.size:
+        return 0
+    size = int(ends[-1]) + 1
+    separators = np.flatnonzero(text[:size] == separator)
+    separators = separators[np.searchsorted(quotes, separators) % 2 == 0]
+    quotes = quotes[quotes < size]
+    before = text[np.maximum(quotes[::2] - 1, 0)]
+    before[quotes[::2] == 0] = ord("\n")
+    marks = [separator, *b'"\n']
+    lengths = np.diff(ends, prepend=-1) - 1
+    lengths -= text[ends - 1] == ord("\r")
+    widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    sound = (
+        np.isin(before, marks).all()
+        and np.isin(text[quotes[1::2] + 1], [*marks, ord("\r")]).all()
+        and (text[returns[returns < size] + 1] == ord("\n")).all()
+        and (widths[lengths > 0] == width).all()
+        and int(lengths.max()) <= csv.field_size_limit()
+        and not (one_line and within[0].any())
+    )
+    return size if sound else None
 
 
 def _walk(file: SourceFile, layout: Layout, encoding: str = "utf-8-sig") -> Iterator[tuple[int, int, list[str]]]:

@@ -31,6 +31,7 @@ from palate.ratings.layout import (
     width_problem,
 )
 from palate.ratings.source import SourceFile
+from palate.ratings.survey import DIGIT_LIKE
 from palate.ratings.text import WHITE, is_shown
 from palate.ratings.times import SECONDS, TimeForm, TimesError, time_form
 
@@ -378,21 +379,26 @@ def scan(
     types: Mapping[str, pl.DataType],
     *,
     ids: Sequence[str] = (),
+    as_text: bool | None = None,
 ) -> pl.DataFrame:
     """Read the columns at `places` with their `types`, else as text; `ids` are read as Int64.
 
-    A column at `NOWHERE` is 1 in each row that is not blank.
+    A column at `NOWHERE` is 1 in each row that is not blank. Polars reads `007` as 7, so where the file may have such
+    integers, ids are read `as_text` first, at twice the cost (None: as the begin of the file shows).
 
     Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
     """
+    if as_text is None:
+        as_text = bool(ids) and (layout.separator[0] in DIGIT_LIKE or file.seems_respelled)
     step = len(layout.separator)  # a `::` file is a `:` file with an empty column after each column
     schema: dict[str, pl.DataType] = {f"_{i}": pl.String() for i in range(step * (len(layout.names) - 1) + 1)}
     names = list(schema)
     for name, place in places.items():
         if place != NOWHERE:
-            schema[names[step * place]] = types.get(name, pl.String())
+            wanted = pl.Int64() if name in ids and not as_text else pl.String()
+            schema[names[step * place]] = types.get(name, wanted)
     text = rewritten_rows(file, layout) if layout.rewritten else None
-    scan = pl.scan_csv(
+    lazy = pl.scan_csv(
         file.path if text is None else text,
         has_header=False,
         skip_lines=layout.skip_lines if text is None else 0,
@@ -407,11 +413,13 @@ def scan(
     one = pl.when(pl.any_horizontal(column.is_not_null() for column in read.values())).then(pl.lit("1"))
     read |= {n: one.cast(types.get(n, pl.String())) for n, place in places.items() if place == NOWHERE}
     chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
-    if ids:
+    if as_text:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
-    frame = scan.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
+    frame = lazy.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
     table = frame.collect(engine="streaming")
-    if ids:
+    if ids and not as_text and file.has_respelled:
+        return scan(file, layout, places, types, ids=ids, as_text=True)
+    if as_text:
         if table["_respelled"].any():
             raise pl.exceptions.ComputeError("a number has a sign or leading zeros")
         table = table.drop("_respelled")
@@ -711,10 +719,9 @@ def printable(ids: pl.Series) -> pl.Series:
 def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
     """Raise `InputError` for the first rating outside of the scale, or time before 1970."""
     rating, timestamp = table.frame["rating"], table.frame["timestamp"]
-    wrong = ~(rating.is_between(*scale) & rating.is_finite())
-    early = timestamp < 0
-    if wrong.any() or early.any():
-        row = _first(wrong | early)
+    found = table.frame.select((~pl.col("rating").is_between(*scale)).any(), (pl.col("timestamp") < 0).any())
+    if any(found.row(0)):
+        row = _first(~rating.is_between(*scale) | (timestamp < 0))
         problem = rating_problem("rating", str(rating[row]), scale)
         table.fail(problem or table.form.problem("timestamp", table.form.shown(timestamp[row])), row)
 
@@ -726,6 +733,8 @@ def _duplicates(keys: pl.DataFrame) -> pl.DataFrame:
     equal hashes are compared.
     """
     bounds, users = np.array([0, keys.height]), keys["user_id"]
+    if _ascends(users, keys["item_id"]) or _ascends(users, keys["timestamp"]):  # as most published logs are sorted
+        return keys.head(0).with_columns(pl.lit(0).alias("row"), pl.lit(0).alias("first"))
     if users.is_sorted():
         bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
     candidates = []
@@ -738,6 +747,17 @@ def _duplicates(keys: pl.DataFrame) -> pl.DataFrame:
     rows = keys.with_row_index("row")[np.concatenate(candidates) if candidates else []]
     rows = rows.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
     return rows.filter(pl.col("row") > pl.col("first")).sort("row")
+
+
+def _ascends(first: pl.Series, second: pl.Series) -> bool:
+    """Whether each row of two Int64 columns is greater than the one before; False for other columns."""
+    if {first.dtype, second.dtype} != {pl.Int64}:
+        return False
+    for begin in range(0, first.len(), BLOCK):  # a block of a column in chunks is read without a copy of the column
+        a, b = first.slice(begin, BLOCK + 1).to_numpy(), second.slice(begin, BLOCK + 1).to_numpy()
+        if not ((a[1:] > a[:-1]) | ((a[1:] == a[:-1]) & (b[1:] > b[:-1]))).all():
+            return False
+    return True
 
 
 def _refuse_duplicate(
@@ -770,13 +790,12 @@ def distinct(ids: pl.Series) -> pl.Series:
     """The distinct ids; integers from a narrow range are marked in a table, in a fifth of the time of a hash."""
     if ids.dtype != pl.Int64 or ids.null_count() or ids.is_empty():
         return ids.unique()
-    values = ids.to_numpy()
-    low, high = int(values.min()), int(values.max())
-    if high - low > 2 * values.size + BLOCK:
+    low, high = int(ids.min()), int(ids.max())  # type: ignore[arg-type]
+    if high - low > 2 * ids.len() + BLOCK:
         return ids.unique()
     found = np.zeros(high - low + 1, np.bool_)
-    for begin in range(0, values.size, BLOCK):
-        found[values[begin : begin + BLOCK] - low] = True
+    for begin in range(0, ids.len(), BLOCK):
+        found[ids.slice(begin, BLOCK).to_numpy() - low] = True
     return pl.Series(ids.name, np.flatnonzero(found) + low)
 
 

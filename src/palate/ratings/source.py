@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from palate.errors import InputError, first_line, unwritable
-from palate.store.artifacts import sha256_file
+from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
 
 _BLOCK = 1 << 20
 _APPLE = "._"
@@ -54,7 +54,7 @@ _WRONG = re.compile(r"[\udc80-\udcff]")
 """Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
 _ODD = 2000
 """Lines from which a legacy encoding is found."""
-_HASHING = ThreadPoolExecutor(1, "hashing")
+_SURVEYING = ThreadPoolExecutor(1, "survey")
 _WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
@@ -68,8 +68,8 @@ class SourceFile:
     path: Path
     name: str
     place: str
-    digest: "Future[str]"
-    """The SHA-256 of the bytes, which a thread computes while the file is read."""
+    survey: "Future[Survey]"
+    """What a thread finds in the bytes while the file is read."""
     encoding: str = ""
     packed: str = ""
     """How the user's file is compressed."""
@@ -77,7 +77,17 @@ class SourceFile:
     @property
     def sha256(self) -> str:
         """SHA-256 of the bytes, in hexadecimal; of a compressed file those that it holds."""
-        return self.digest.result()
+        return self.survey.result().sha256
+
+    @property
+    def has_respelled(self) -> bool:
+        """Whether an integer of the text may have a sign or leading zeros, see `Survey`."""
+        return self.seems_respelled or self.survey.result().respelled
+
+    @property
+    def seems_respelled(self) -> bool:
+        """As `has_respelled`, from the first bytes alone."""
+        return bool(self.encoding) or begins_respelled(self.path)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ class Source:
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
             _refuse_device(path, place)
             if path.is_dir():
-                return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_of_folder, path))
+                return SourceFile(path, posixpath.basename(name), place, _SURVEYING.submit(survey_of_folder, path))
             return self._readable(_file(path, name, place))
         except OSError as error:
             if error.errno in _FULL:  # of the scratch folder
@@ -164,7 +174,7 @@ class Source:
         kind = next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
         if kind is not None:
             name = stem if suffix.lower() in PACKED else file.name
-            file.digest.cancel()
+            file.survey.cancel()
             file = replace(_file(self._unpacked(file, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
@@ -261,14 +271,6 @@ def parts_of(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(files) if len(alike) == 1 and (len(files) > 1 or next(iter(alike)).startswith("part-")) else ()
 
 
-def sha256_of_folder(path: Path) -> str:
-    """SHA-256 of the names and bytes of a folder's files, but not of hidden ones."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
-    return digest.hexdigest()
-
-
 def _names(folder: Path) -> tuple[str, ...]:
     """The files of a folder, and those of subfolders that a table is partitioned into, such as `year=2024/`."""
     try:
@@ -334,7 +336,8 @@ def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
 
 
 def _file(path: Path, name: str, place: str) -> SourceFile:
-    return SourceFile(path, posixpath.basename(name), place, _HASHING.submit(sha256_file, path))
+    survey = survey_of_bytes if name.lower().endswith(_BINARY) else survey_of_text
+    return SourceFile(path, posixpath.basename(name), place, _SURVEYING.submit(survey, path))
 
 
 def _encoding(file: SourceFile, wanted: str | None) -> str:
@@ -356,17 +359,16 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
     odd: list[bytes] = []
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     sound = strange = 0
-    with file.path.open("rb") as content:
-        while block := content.read(_BLOCK):
-            begin = begin or block
-            if block.isascii():
-                continue
-            text = decode(block)
-            wrong = len(_WRONG.findall(text))
-            strange += wrong
-            sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
-            if wrong and len(odd) < _ODD:
-                odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
+    for block in blocks_of(file.path):
+        begin = begin or bytes(block)
+        if block.isascii():
+            continue
+        text = decode(block)
+        wrong = len(_WRONG.findall(text))
+        strange += wrong
+        sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
+        if wrong and len(odd) < _ODD:
+            odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
     marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
     if marked is not None:
         return marked

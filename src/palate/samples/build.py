@@ -63,8 +63,10 @@ class Samples:
 
     @property
     def histories(self) -> NDArray[np.int64]:
-        """The number of history rows of each sample, (n,) int64."""
-        return np.full(self.position.size, self.history_len) if self.history is None else self.history
+        """The number of history rows of each sample, (n,) int64, read-only."""
+        if self.history is None:  # one number in memory for all samples
+            return np.broadcast_to(np.int64(self.history_len), self.position.shape)
+        return self.history
 
     @cached_property
     def liked(self) -> NDArray[np.bool_]:

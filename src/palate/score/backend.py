@@ -51,16 +51,3 @@ def scores_of(log_p: Floats) -> AnswerScores:
     small = np.exp(-np.abs(logit))
     p = np.where(logit >= 0, 1, small) / (1 + small)
     return AnswerScores(p.astype(np.float32), np.exp(log_p).sum(1, dtype=np.float32), logit)
-
-
-def in_batches(
-    answers: Callable[[Sequence[Ids]], Floats], prompts: Sequence[Ids], batch_size: int, on_batch: OnBatch
-) -> Floats:
-    """Answer prompts in batches of similar length, the longest first, so that a lack of memory shows at once."""
-    found = np.empty((len(prompts), 2), np.float32)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        found[rows] = answers([prompts[i] for i in rows])
-        on_batch(len(rows))
-    return found

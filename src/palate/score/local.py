@@ -1,16 +1,21 @@
 """Score prompts with a transformers model in this process: one forward pass, no generation."""
 
+import copy
 import logging
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palate.errors import WorkError
-from palate.score.backend import Floats, Ids, OnBatch, in_batches
+from palate.score.backend import Floats, Ids, OnBatch
 
 if TYPE_CHECKING:
     from palate.score.prefix import Behind, Prefix, Prefixes
@@ -19,6 +24,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1024
 """Tokens of blocks per forward pass behind a prefix; the pass's memory grows with it."""
+ON_GPU = 8
+"""Times as many tokens in a pass on a GPU: its products need some thousand rows (an estimate, no GPU was measured)."""
 
 
 @dataclass(frozen=True)
@@ -34,40 +41,85 @@ class LocalBackend:
     head: dict[int, Any] | None = None
     """Weights of the last layer in float32, which all passes share (see `exact_logits`); None: each converts them."""
 
+    others: Sequence["LocalBackend"] = field(default=(), repr=False)
+    """The same model on further devices; they share the passes of `answers_behind`."""
+
+    def on(self, devices: Sequence[Any]) -> "LocalBackend":
+        """The backend with copies of its model on further torch devices."""
+        if devices:
+            log.info("computing on %d devices", 1 + len(devices))
+        copies = [copy.deepcopy(self.model).to(device) for device in devices]
+        return replace(self, others=[replace(self, model=each, head=None) for each in copies])
+
     def answers(self, prompts: Sequence[Ids]) -> Floats:
         """Answer one batch, padded on the right: causal attention needs no mask for that, and positions stay."""
-        hint = f"{len(prompts)} prompts of {max(map(len, prompts))} tokens, try a smaller evaluate.batch_size"
-        with _memory(hint):
-            return self._log_p(self._logits(prompts))
+        return self.answers_behind((), prompts, max(1, len(prompts)), lambda n: None)
 
     def answers_behind(self, prefix: Ids, rests: Sequence[Ids], batch_size: int, on_batch: OnBatch) -> Floats:
-        """See `Backend`: computes the prefix once, then the rests in chunks of about CHUNK tokens.
+        """See `Backend`: computes the prefix once on each device, then the rests in passes of about CHUNK tokens.
 
-        If the model cannot share a prefix exactly, computes whole prompts in batches and logs the reason.
+        Without a prefix, and if the model cannot share one exactly, which it logs, it computes whole prompts in
+        batches. The longest come first, so that a lack of memory shows at once: such a pass is computed in two halves.
+        The number of devices changes no pass, and so no score.
         """
-        if not prefix:
-            return in_batches(self.answers, rests, batch_size, on_batch)
-        longest = len(prefix) + max(map(len, rests))
-        reason = self.reason(longest)
+        reason = self.reason(len(prefix) + max(map(len, rests), default=0)) if prefix else None
         if reason is not None:
             log.warning("computing each prompt whole: %s", reason)
-            return in_batches(self.answers, [[*prefix, *rest] for rest in rests], batch_size, on_batch)
-        found = np.empty((len(rests), 2), np.float32)
-        hint = f"{CHUNK} tokens behind a prefix of {len(prefix)}"
-        with _memory(hint):
-            for rows, logits in self._behind(prefix, rests):
-                found[rows] = self._log_p(logits)
-                on_batch(len(rows))
+            prefix, rests = (), [[*prefix, *rest] for rest in rests]
+        lengths = [len(rest) for rest in rests]
+        waiting = deque(chunks(lengths, CHUNK * self.times) if prefix else in_batches(lengths, batch_size))
+        found, lock = np.empty((len(rests), 2), np.float32), Lock()
+
+        def work(backend: LocalBackend) -> None:
+            for rows, log_p in backend._passes(prefix, rests, waiting):
+                found[rows] = log_p
+                with lock:
+                    on_batch(len(rows))
+
+        backends = [self, *self.others][: max(1, len(waiting))]
+        if len(backends) == 1:
+            work(self)
+            return found
+        with ThreadPoolExecutor(len(backends)) as pool:
+            try:
+                list(pool.map(work, backends))
+            finally:
+                waiting.clear()  # the others end after an error of one
         return found
 
-    def _behind(self, prefix: Ids, rests: Sequence[Ids]) -> Iterator[tuple[list[int], Any]]:
-        """The logits after each rest, in chunks: the rows of the chunk, and their logits (rows, vocabulary)."""
+    @property
+    def times(self) -> int:
+        """Times as many tokens in a pass as on a processor."""
+        return ON_GPU if self.model.device.type == "cuda" else 1
+
+    def _passes(
+        self, prefix: Ids, rests: Sequence[Ids], waiting: deque[list[int]]
+    ) -> Iterator[tuple[list[int], Floats]]:
+        """Take passes from `waiting` and compute them: their rows, and the answers, (rows, 2)."""
+        import torch
+
         from palate.score.prefix import shared_prefix
 
-        with shared_prefix(self.model):
-            (shared,) = self._prefixes([prefix])
-            for rows in chunks([len(rest) for rest in rests]):
-                yield rows, self._logits([rests[row] for row in rows], [(shared, len(rows))])
+        with shared_prefix(self.model) if prefix else nullcontext():
+            shared = None
+            while waiting:
+                try:
+                    rows = waiting.popleft()
+                except IndexError:  # another device was faster
+                    return
+                try:
+                    if prefix and shared is None:
+                        (shared,) = self._prefixes([prefix])
+                    before = None if shared is None else [(shared, len(rows))]
+                    log_p = self._log_p(self._logits([rests[row] for row in rows], before))
+                except torch.OutOfMemoryError as error:
+                    size = f"{len(rows)} prompts of {len(prefix) + max(len(rests[row]) for row in rows)} tokens"
+                    if len(rows) == 1 or (prefix and shared is None):
+                        raise WorkError(f"out of memory with {size.removeprefix('1 ')}") from error
+                    log.warning("out of memory with %s: computing them in two halves", size)
+                    waiting.extendleft([rows[len(rows) // 2 :], rows[: len(rows) // 2]])
+                    continue
+                yield rows, log_p
 
     def prefixes(self, prompts: Sequence[Ids]) -> "list[Prefix]":
         """The keys and values of prompts, in one pass."""
@@ -132,16 +184,17 @@ class LocalBackend:
         """Why a probe failed, None if it passed: a shared prefix must give the logits of whole prompts."""
         import torch
 
+        from palate.score.prefix import shared_prefix
         from palate.train.attention import TOLERANCE
 
         weight = self.model.get_input_embeddings().weight
         draw = np.random.default_rng(5)
         prefix, *rests = (draw.integers(0, weight.shape[0], n).tolist() for n in (9, 7, 4, 4, 1))
         whole = self._logits([[*prefix, *rest] for rest in rests])
-        shared = torch.empty_like(whole)
         try:
-            for rows, logits in self._behind(prefix, rests):
-                shared[rows] = logits
+            with shared_prefix(self.model):
+                before = [(self._prefixes([prefix])[0], len(rests))]
+                shared = self._logits(rests, before)
         except (WorkError, RuntimeError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
             return (str(error).strip() or type(error).__name__).splitlines()[0]
         difference = float((shared - whole).abs().mean() / whole.std())
@@ -151,12 +204,29 @@ class LocalBackend:
         return f"with a shared prefix its logits differ by {difference:.2g} standard deviations from whole prompts'"
 
 
-def chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in chunks of at most CHUNK tokens with padding, or of one row; the longest rows first."""
+def other_gpus() -> list[Any]:
+    """The GPUs beside the current one; none in a process that is one of several."""
+    import torch
+
+    if not torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return []
+    own = torch.cuda.current_device()
+    return [torch.device("cuda", n) for n in range(torch.cuda.device_count()) if n != own]
+
+
+def in_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows in batches of similar length, the longest rows first."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def chunks(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Rows in chunks of at most `tokens` with padding, or of one row; the longest rows first."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
-        size = max(1, CHUNK // lengths[order[start]])
+        size = max(1, tokens // lengths[order[start]])
         yield order[start : start + size]
         start += size
 

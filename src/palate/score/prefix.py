@@ -130,11 +130,11 @@ def _behind(query: Any, key: Any, value: Any, scale: float, before: Sequence[tup
     far, far_sum = [], []
     first = 0
     for keys, values, rows in before:
-        found = _far(query[first : first + rows], keys, values, scale)
+        found = _far(query.narrow(0, first, rows), keys, values, scale)
         far.append(found[0])
         far_sum.append(found[1])
         first += rows
-    share = (torch.cat(far_sum) - near_sum.reshape(query.shape[:3])).sigmoid()[..., None]
+    share = (torch.cat(far_sum) - near_sum.reshape(query.shape[:3])).sigmoid().unsqueeze(-1)
     return near.lerp(torch.cat(far).reshape(near.shape), share.to(near.dtype))
 
 
@@ -158,14 +158,33 @@ def _for_each_head(query: Any, *shared: Any) -> list[Any]:
 
 def _attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
     """Scaled dot-product attention (n, heads, t, d), and the logarithm of each softmax' sum (n, heads, t), float32."""
+
+    fused = _fused(query, key, value, causal=causal, scale=scale)
+    return _matrix_attention(query, key, value, causal=causal, scale=scale) if fused is None else fused
+
+
+def _fused(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any] | None:
+    """As `_attention`, by a kernel of `scaled_dot_product_attention`, whose public function does not return the sums.
+
+    None where no such kernel takes the tensors. On CUDA it was not run; a probe compares it with whole prompts.
+    """
     import torch
 
-    if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        # The kernel of `scaled_dot_product_attention`; the public function does not return the sums.
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, sums = fused(query, key, value, 0.0, causal, scale=scale)
+    kind, size, aten = query.device.type, query.shape[-1], torch.ops.aten
+    if size != value.shape[-1]:
+        return None
+    if kind == "cpu":
+        out, sums = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
         return out, sums
-    return _matrix_attention(query, key, value, causal=causal, scale=scale)
+    if kind != "cuda" or size % 8:
+        return None
+    if query.dtype != torch.float32 and size <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0):
+        out, sums, *_ = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scale)
+        return out, sums
+    out, sums, *_ = aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, 0.0, causal, scale=scale
+    )
+    return out, sums.narrow(-1, 0, query.shape[2])  # its rows are padded to 32
 
 
 def _matrix_attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:

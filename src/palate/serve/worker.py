@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from palate.score.prefix import Prefix
 
 TOKENS = 1024
-"""Tokens of a pass, padding included: enough for full speed, and few enough that a first answer comes soon."""
+"""Tokens of a pass on a processor, padding included: enough for full speed, few enough for a first answer soon."""
 FIRST = 256
-"""Tokens of a request's first pass, so that its first answers come soon."""
+"""Tokens of a request's first pass there, so that its first answers come soon."""
 TOGETHER = 16
 """Requests in a pass at most."""
 IN_FLIGHT = 16
@@ -193,11 +193,11 @@ class Worker:
             return
         with self._without_adapter(jobs[0].base):
             if any(self._reason(job) for job in jobs):
-                chosen = _chosen(jobs, whole=True)
+                chosen = _chosen(jobs, self.backend.times, whole=True)
                 prompts = [job.prompts[row] for job, rows in chosen for row in rows]
                 self._deliver(chosen, self.backend.answers(prompts))
                 return
-            chosen = _chosen(jobs)
+            chosen = _chosen(jobs, self.backend.times)
             self._prepare(chosen)
             asked = [(job.known[job.keys[row]], job.rest(row)) for job, rows in chosen for row in rows]
             runs = [list(run) for _, run in groupby((prefix for prefix, _ in asked), key=id)]
@@ -217,7 +217,7 @@ class Worker:
                         job.known[key] = kept
         todo = sorted(missing, key=lambda key: -len(key[1]))
         while todo:
-            size = max(1, 2 * TOKENS // len(todo[0][1]))
+            size = max(1, 2 * TOKENS * self.backend.times // len(todo[0][1]))
             now, todo = todo[:size], todo[size:]
             for key, prefix in zip(now, self.backend.prefixes([key[1] for key in now]), strict=True):
                 self.prefixes.put(key, prefix)
@@ -270,8 +270,8 @@ class Forwarder:
         """Nothing to end."""
 
 
-def _chosen(jobs: Sequence[_Job], *, whole: bool = False) -> list[tuple[_Job, list[int]]]:
-    """Rows of the next pass, by request: in turn one of each, until the tokens of a pass are used up.
+def _chosen(jobs: Sequence[_Job], times: int, *, whole: bool = False) -> list[tuple[_Job, list[int]]]:
+    """Rows of the next pass, by request: in turn one of each, until its tokens, `times` `TOKENS`, are used up.
 
     A pass is padded to its longest row. A request whose candidates have begun may fill what the others leave.
     """
@@ -286,7 +286,7 @@ def _chosen(jobs: Sequence[_Job], *, whole: bool = False) -> list[tuple[_Job, li
                 continue
             row = job.rows[at]
             size = len(job.prompts[row]) - (0 if whole else job.shared[row])
-            most = TOKENS if job.done or len(jobs) > 1 else FIRST
+            most = times * (TOKENS if job.done or len(jobs) > 1 else FIRST)
             if rows and (rows + 1) * max(longest, size) > most:
                 open_jobs.remove(n)
                 continue

@@ -182,7 +182,7 @@ def prefix_and_length(word: Longs, fragments: Fragments, position: Longs, target
     from palate.tokens import kernel
 
     out = np.empty((position.size, 2), np.int32)
-    program = np.full(position.size, items, np.int64) if isinstance(items, int) else items
+    program = np.ascontiguousarray(np.broadcast_to(np.asarray(items, np.int64), position.shape))
     word, position, target = read_only(word), read_only(position), read_only(target)
     steps, first, length = (read_only(a) for a in (fragments.steps, fragments.first, fragments.length))
     kernel.measure(word, position, target, program, steps, first, length, out)
