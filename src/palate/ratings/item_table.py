@@ -15,19 +15,18 @@ from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
-    ROLES,
     Layout,
     check_encoding,
     check_widths,
     column_of,
     layout_of,
-    plain_name,
     rewritten_rows,
     roles_of,
     separator_of,
 )
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable, as_ids, distinct, printable, type_of
+from palate.ratings.roles import ROLES, plain_name
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.text import WHITE, folded, is_shown
 

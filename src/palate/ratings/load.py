@@ -19,8 +19,8 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
-from palate.ratings.source import PACKED, SAVED, Source, parts_of
+from palate.ratings.rating_table import COLUMNS, Reading, check_titles, read_ratings, without_title
+from palate.ratings.source import PACKED, SAVED, Source, archive_stem, parts_of
 from palate.ratings.split_names import split_files
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
@@ -43,7 +43,7 @@ _REMEDIES = {
     ".rds": ": it is of R, write.csv() converts it",
     **dict.fromkeys((".db", ".sqlite", ".sqlite3"), ": a database is named as sqlite:///PATH?table=NAME"),
     ".duckdb": ": a database is named as duckdb:///PATH?table=NAME",
-    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), ": it is an archive, unpack it first"),
+    **dict.fromkeys((".7z", ".rar"), ": it is an archive, unpack it first"),
     **dict.fromkeys((".npy", ".npz", ".pt", ".h5", ".mat"), ": it holds arrays, save it as Parquet"),
 }
 """How to convert a file of another kind into a readable table, by suffix."""
@@ -80,6 +80,8 @@ class Ratings:
     """How samples get negatives; None if the log has ratings, not likes alone."""
     users: pl.DataFrame | None = None
     """The table of users, see `palate.ratings.user_table`; None if there is none."""
+    rated: str = ""
+    """How the file writes its ratings, such as `numbers out of 5`; empty for plain numbers."""
 
     @property
     def dated(self) -> bool:
@@ -124,9 +126,9 @@ def load_ratings(
         usual = usual_scale(name, files[0].name)
         numbers = COUNTS if likes is not None else scale or usual
         rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
-        how = Reading(columns, numbers, *rules)
+        how = Reading(columns, numbers, *rules, spare=tables.spare)
         table = read_ratings(files, how)
-        scale = scale or (OF_WORDS if table.in_words else usual)
+        scale = table.rated.scale(scale or usual)
         roles: dict[str, Mapping[str, str]]
         roles = {part.file.name: part.columns for part in table.parts[:1] or (table,)}  # of parts the first is like all
         titled = "title" in table.frame.columns
@@ -145,8 +147,11 @@ def load_ratings(
             item_frame = pl.DataFrame(schema={"item_id": table.frame.schema["item_id"], "title": pl.String})
         else:
             wanted = "expected movies.csv or items.csv beside it, --items, --untitled id, or a title column "
-            wanted += "(--set ratings.columns.title=NAME)"
+            wanted += "(--title NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
+        title = columns.get("title")
+        if title and not any(title.casefold() == name.casefold() for named in roles.values() for name in named):
+            raise InputError(f"names no column {title!r} of {', '.join(roles)}", "ratings.columns.title")
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
             table, scale = first_likes(table), SCALE
@@ -172,11 +177,12 @@ def load_ratings(
         inputs,
         scale,
         "" if how.numbered else table.form.span(table.frame["timestamp"]),
-        counted(table.skipped["reason"]),
+        counted(table.reasons),
         skipped,
         roles,
         table.shape,
         likes=likes,
+        rated=table.rated.name,
     )
 
 
@@ -375,8 +381,10 @@ def _name_of(source: str, names: Sequence[str]) -> str:
         return path.resolve().name
     if any(character in path.name for character in "*?["):
         return path.resolve().parent.name or "ratings"
-    if path.suffix.lower() == ".zip" or not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
-        return path.stem if path.suffix.lower() == ".zip" or not path.exists() else _stem(path.name)
+    if (stem := archive_stem(path.name)) is not None:
+        return stem
+    if not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
+        return path.stem if not path.exists() else _stem(path.name)
     return path.resolve().parent.name or _stem(names[0])
 
 

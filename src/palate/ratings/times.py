@@ -104,7 +104,8 @@ class TimeForm:
         if number < 0:
             return f"{name} {value} is negative, {expected}"
         if self.kind == "number" and number < 2**63:
-            return f"{name} {value} is in another unit than the rows around it, {expected}"
+            own = next(unit for unit, per_second in UNITS.items() if number < _BORDER * per_second)
+            return f"{name} {value} is in another unit than the rows around it: {own}, {expected}"
         return f"{name} {value} is " + (f"too large, {expected}" if self.kind == "number" else f"no date, {expected}")
 
     def shown(self, value: int) -> str:
