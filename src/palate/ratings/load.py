@@ -20,7 +20,7 @@ from palate.ratings.item_table import item_files, items_of_titles, read_items, v
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, Reading, check_titles, read_ratings, without_title
-from palate.ratings.source import PACKED, SAVED, Source, archive_stem, parts_of
+from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
 from palate.ratings.split_names import split_files
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
@@ -119,7 +119,7 @@ def load_ratings(
     with ExitStack() as stack:
         tables = stack.enter_context(open_tables(source, encoding))
         names = tables.chosen or _find_ratings(tables)
-        if "://" not in source and tables.chosen and not (Path(source) / SAVED).is_file():
+        if "://" not in source and tables.chosen and not is_saved(Path(source)):
             _check_suffix(names[0], source)
         files = tables.open_all(names)
         name = source if source in ARCHIVES else _name_of(source, names)
@@ -280,13 +280,17 @@ def check_scale(scale: tuple[float, float] | None) -> None:
 def _find_ratings(tables: Source) -> tuple[str, ...]:
     """The rating file of a folder or a zip, or its parts; raises `InputError` for none, or several."""
     atomic = [name for name in tables.names if name.lower().endswith(".inter")]
-    if {"train", "test"} <= split_files(tables.names).keys():
-        usual = [name for name in tables.names if _is_usual(name, _RATING_STEMS)]
-        if not usual:
-            raise InputError(
-                "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
-            )
+    saved = [name for name in tables.names if "dataset_dict.json" in tables.names and "." not in name]
+    if len(saved) == 1:
+        return tuple(saved)
+    splits = split_files(tables.names)
+    if {"train", "test"} <= splits.keys() and not any(_is_usual(name, _RATING_STEMS) for name in tables.names):
+        ways = f"`--data {tables.root}` reads the splits, `--ratings {tables.root}/{splits['train']}` one of them"
+        raise InputError(f"holds a table for each split, expected one of all ratings: {ways}", tables.root)
     found = [name for name in tables.names if _is_usual(name, _RATING_STEMS)] + atomic
+    if saved and not found:
+        ways = ", ".join(f"{tables.root}/{name}" for name in saved)
+        raise InputError(f"holds a dataset in several splits, expected the folder of one: {ways}", tables.root)
     if not found:
         found = [name for name in tables.names if is_named(name) and _words(name)[-1] in _RATING_WORDS]
     if not found:
@@ -309,8 +313,6 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     if tables.is_database:
         found_there = ", ".join(name.replace("/", ".") for name in tables.names)
         raise InputError(f"names no table of ratings, expected ?table=NAME; found {found_there}", tables.root)
-    if "dataset_dict.json" in tables.names:
-        raise InputError("holds a dataset in several splits, expected the folder of one", tables.root)
     expected = "expected ratings.csv, ratings.jsonl, ratings.parquet, ratings.dat, u.data or a .inter file"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
     named = next((name for name in tables.names if is_table(name)), None)

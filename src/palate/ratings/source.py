@@ -52,8 +52,6 @@ PACKED = {
 }
 """First bytes and name of each compression, by suffix."""
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", *(f".tar{suffix}" for suffix in PACKED))
-SAVED = "state.json"
-"""The file that the folder of a saved dataset has."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -120,7 +118,7 @@ class Source:
         found = []
         for name in names:
             folder = Path(self.root) / name
-            if self.fetch is None and folder.is_dir() and not (folder / SAVED).is_file():
+            if self.fetch is None and folder.is_dir() and not is_saved(folder):
                 parts = parts_of(_names(folder))
                 if not parts:
                     raise InputError("is a folder, expected one with the parts of a table", folder)
@@ -273,7 +271,7 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
                 yield opened(path, _members(archive, path), archive=archive)
             return
         matched = [] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if path.is_dir() and (path / SAVED).is_file():
+        if is_saved(path):
             path = path.resolve()
             yield opened(path.parent, _names(path.parent), chosen=(path.name,))
         elif path.is_dir():
@@ -284,6 +282,11 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
             root = Path(posixpath.commonpath([m.parent for m in matched]))
             names = tuple(str(m.relative_to(root)) for m in matched if not m.name.startswith(_APPLE))
             yield opened(root, tuple(sorted({*_names(root), *names})), chosen=names)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is a dataset that `datasets` saved."""
+    return (folder / "state.json").is_file()
 
 
 def parts_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -307,12 +310,14 @@ def sha256_of_folder(path: Path) -> str:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    """The files of a folder, and those of subfolders that a table is partitioned into, such as `year=2024/`."""
+    """The files of a folder, saved datasets, and files of subfolders that a table is partitioned into: `year=2024/`."""
     try:
         found = [p for p in folder.iterdir() if not p.name.startswith(_APPLE)]
         files = [p.name for p in found if p.is_file()]
         parts = [f for p in found if "=" in p.name and p.is_dir() for f in p.rglob("*") if f.is_file()]
-        tables = [p.name for p in found if p.is_dir() and p.suffix.lower() in (".parquet", ".csv", ".json")]
+        tables = [
+            p.name for p in found if is_saved(p) or (p.is_dir() and p.suffix.lower() in (".parquet", ".csv", ".json"))
+        ]
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", folder) from None
     return tuple(sorted([*files, *(f.relative_to(folder).as_posix() for f in parts), *tables]))
