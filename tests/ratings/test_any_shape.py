@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pytest
 from tests import postgres
 from tests.disk import files_of_at_most
+from tests.sheets import serial, write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
@@ -769,3 +770,41 @@ def test_lists_of_ratings_in_json(tmp_path: Path, how: str) -> None:
     write()
     with pytest.raises(InputError, match=r"log\.json: has a list of items in each of ratings, clicks, expected one"):
         read(tmp_path / "log.json", untitled="id")
+
+
+@pytest.mark.parametrize("write", [write_xlsx, write_ods])
+@pytest.mark.parametrize("times", ["dates", "serial numbers", "seconds"])
+def test_a_spreadsheet(tmp_path: Path, write: Callable[..., None], times: str) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    name, rows = f"shop{'.xlsx' if write is write_xlsx else '.ods'}", []
+    for user, item, rating, time in LOG.rows():
+        moment = datetime.fromtimestamp(time, UTC).replace(tzinfo=None)
+        rows.append([user, item, rating, {"dates": moment, "serial numbers": serial(moment), "seconds": time}[times]])
+    rows.insert(2, [None] * 4)
+    items = [["item_id", "title"], *map(list, ITEMS.rows())]
+    sheets = {"Log": [["user", "item", "rating", "time"], *rows], "Items and titles": items}
+    write(tmp_path / name, sheets)
+    items_place = f"{tmp_path / name}?sheet=Items and titles"
+    check(read(tmp_path / name, items=items_place), "a spreadsheet")
+    check(read(f"{tmp_path / name}?sheet=Log", items=items_place), "a spreadsheet")
+    write(tmp_path / f"movies{name[4:]}", {"Any": items})
+    check(read(f"{tmp_path / name}?sheet=Log", items=str(tmp_path / f"movies{name[4:]}")))
+    with pytest.raises(InputError, match=r"shop\.\w+: has no sheet 'Lgo', expected one of Log, Items and titles"):
+        read(f"{tmp_path / name}?sheet=Lgo")
+    rows[4][2] = 9
+    write(tmp_path / name, sheets)
+    with pytest.raises(InputError, match=r"shop\.\w+:6: rating 9 is outside"):
+        read(tmp_path / name, untitled="id")
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:400])
+    with pytest.raises(InputError, match=r"shop\.\w+: is not a whole spreadsheet"):
+        read(tmp_path / name)
+
+
+def test_a_bomb_in_a_spreadsheet_and_a_sheet_of_a_text_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    write_xlsx(tmp_path / "log.xlsx", {"Log": [["user"], ["x" * 110_000_000]]})
+    with pytest.raises(InputError, match=r"log\.xlsx: unpacks to 110 MB from"):
+        read(tmp_path / "log.xlsx")
+    LOG.write_csv(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=r"log\.csv: has no sheets, expected no \?sheet=A"):
+        read(f"{tmp_path / 'log.csv'}?sheet=A")

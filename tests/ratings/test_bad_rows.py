@@ -122,22 +122,23 @@ def test_lines_of_json_that_are_no_objects_are_left_out(tmp_path):
 def test_wrong_lines_of_mind_are_left_out(tmp_path):
     right = "U1\t11/15/2019 9:55:12 AM\tN1 N2\tN3-1 N4-0"
     wrong = {
-        2: "U2\t11/15/2019 9:55:12 AM\tN3-1",
-        3: "U2\tyesterday\tN1\tN3-1",
-        4: "U2\t11/15/2019 9:55:12 AM\tN1\tN3",
+        1: "U3",
+        3: "U2\t11/15/2019 9:55:12 AM\tN3-1",
+        4: "U2\tyesterday\tN1\tN3-1",
+        5: "U2\t11/15/2019 9:55:12 AM\tN1\tN3",
     }
     late = "U2\t11/16/2019 9:55:12 AM\t\tN3-0"
-    lines = [f"{n}\t{line}" for n, line in enumerate([right, *wrong.values(), late], 1)]
+    lines = [f"{n}\t{line}" for n, line in enumerate([wrong[1], right, wrong[3], wrong[4], wrong[5], late], 1)]
     (tmp_path / "behaviors.tsv").write_text("\n".join(lines) + "\n")
     ratings = load_ratings(str(tmp_path), bad_rows="report", untitled="id")
     assert ratings.frame.select("user_id", "item_id", "rating").rows() == [
         ("U1", "N1", 1), ("U1", "N2", 1), ("U1", "N3", 1), ("U1", "N4", 0), ("U2", "N3", 0)
     ]  # fmt: skip
-    reasons = ["wrong number of fields", "no readable timestamp", "no list of news"]
+    reasons = ["wrong number of fields"] * 2 + ["no readable timestamp", "no list of news"]
     assert ratings.skipped.rows() == [(n, why, lines[n - 1]) for n, why in zip(wrong, reasons, strict=True)]
-    with pytest.raises(InputError, match=r"behaviors\.tsv:2: row has 4 fields, expected 5 \(impression, user_id.*skip"):
+    with pytest.raises(InputError, match=r"behaviors\.tsv:1: row has 2 fields, expected 5 \(impression, user_id.*skip"):
         load_ratings(str(tmp_path), untitled="id")
-    (tmp_path / "behaviors.tsv").write_text("\n".join([lines[0], lines[-1], lines[-1]]))
+    (tmp_path / "behaviors.tsv").write_text("\n".join([lines[1], lines[-1], lines[-1]]))
     with pytest.raises(InputError, match=r"behaviors\.tsv:3: user U2 rated item N3 at .* already on line 2"):
         load_ratings(str(tmp_path), untitled="id")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from palate.errors import InputError, first_line
-from palate.ratings import dataset_table, json_table, mind
+from palate.ratings import dataset_table, json_table, mind, spreadsheet
 from palate.ratings.json_table import WrongLineError
 from palate.ratings.source import LARGE, MOST_TIMES, PACKED, SourceFile
 from palate.store import parquet
@@ -38,6 +38,8 @@ class Format:
     """The line of each row of a file, from 1; None: it has no lines."""
     wrong_lines: Callable[[Path], Iterator[WrongLineError]] = lambda path: iter(())
     """The lines of a file that are no rows."""
+    blank: bytes = b"\n"
+    """A line that is read as none."""
 
     def header(self, file: SourceFile) -> list[str]:
         """The columns of a file; raises `InputError` for a file of another format."""
@@ -55,7 +57,7 @@ class Format:
             for number, line in enumerate(lines, 1):
                 if number in wrong:
                     torn.append((number, wrong[number], line.decode(errors="replace").rstrip("\r\n")))
-                out.write(b"\n" if number in wrong else line)
+                out.write(self.blank if number in wrong else line)
         return replace(file, path=copy), torn
 
     def _try(self, file: SourceFile, problem: str, read: Callable[[], Found]) -> Found:
@@ -80,12 +82,14 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataF
 _PARQUET = Format("Parquet", parquet.column_names, _read_parquet)
 _JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines, json_table.wrong_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
-_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines, blank=mind.BLANK)
+_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, spreadsheet.row_lines)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
     **dict.fromkeys((".arrow", ".feather"), _ARROW),
+    **dict.fromkeys(spreadsheet.SUFFIXES, _SHEET),
 }
 """The formats with typed columns. All other tables are text, see `palate.ratings.layout`."""
 

@@ -48,7 +48,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::":
 """Names of separators for messages."""
 _MARKS = {
     b"PAR1": "a Parquet file, expected text: the name of such a file ends in .parquet",
-    b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet is saved as CSV",
+    b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet in .xlsx or .ods",
 }
 """The kind of a binary file by its first bytes."""
 

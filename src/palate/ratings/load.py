@@ -22,6 +22,7 @@ from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, Reading, check_titles, read_ratings, without_title
 from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
 from palate.ratings.split_names import split_files
+from palate.ratings.spreadsheet import SHEET
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
@@ -36,7 +37,7 @@ _ITEM_WORDS = {*_ITEM_STEMS, "movie", "item", "book", "product", "title", "films
                "business", "businesses", "courses"}  # fmt: skip
 _FIXED = {"ratings.dat": _RATING_STEMS, "u.data": _RATING_STEMS, "movies.dat": _ITEM_STEMS, "u.item": _ITEM_STEMS}
 _REMEDIES = {
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), ": it is a spreadsheet, save it as .xlsx"),
     **dict.fromkeys(
         (".pkl", ".pickle"), ": it is a pickle, which can run any code; `to_parquet` of pandas converts it"
     ),
@@ -118,6 +119,7 @@ def load_ratings(
         return _load_store(source, items, columns, scale)
     with ExitStack() as stack:
         tables = stack.enter_context(open_tables(source, encoding))
+        source = source.partition(SHEET)[0]
         names = tables.chosen or _find_ratings(tables)
         if "://" not in source and tables.chosen and not is_saved(Path(source)):
             _check_suffix(names[0], source)

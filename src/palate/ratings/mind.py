@@ -21,6 +21,8 @@ COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 NEWS = ("item_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
 """The columns of `news.tsv`, which has no header."""
 _FIELDS = ["impression", "user_id", "timestamp", "history", "shown"]
+BLANK = b"\t" * (len(_FIELDS) - 1) + b"\n"
+"""A line without values; Polars takes the number of columns from the first line, which may be this one."""
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 
 
@@ -47,11 +49,13 @@ def wrong_lines(path: Path) -> Iterator[WrongLineError]:
     with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\r\n").split("\t")
-            if fields == [""]:
+            if not any(fields):
                 continue
             if len(fields) != len(_FIELDS):
                 problem = f"row has {len(fields)} fields, expected {len(_FIELDS)} ({', '.join(_FIELDS)})"
                 yield WrongLineError(problem, number, "wrong number of fields")
+            elif "\ufffd" in line:
+                yield WrongLineError("is not UTF-8 text, expected it", number, "not UTF-8")
             elif not fields[1]:
                 yield WrongLineError("user_id is empty, expected an id", number, "no user_id")
             elif not _is_time(fields[2]):

@@ -35,8 +35,9 @@ from palate.ratings.layout import (
 from palate.ratings.rating_forms import IN_WORDS, NUMBERS, RatingForm, rating_form
 from palate.ratings.roles import WITHIN
 from palate.ratings.source import SourceFile
+from palate.ratings.spreadsheet import SUFFIXES
 from palate.ratings.text import WHITE, is_shown
-from palate.ratings.times import SECONDS, TimeForm, TimesError, time_form
+from palate.ratings.times import SECONDS, TimeForm, TimesError, of_serials, time_form
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
@@ -703,6 +704,8 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     times = frame["timestamp"]
     if times.dtype == pl.String:
         times = times.str.strip_chars(WHITE).replace("", None)
+    elif file.name.lower().endswith(SUFFIXES):
+        times = of_serials(times)
     try:
         form = time_form(times)
     except TimesError as error:

@@ -33,6 +33,7 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from palate.errors import InputError, first_line, unwritable
+from palate.ratings import spreadsheet
 from palate.ratings.tar import Member, Tar
 from palate.store.artifacts import sha256_file
 
@@ -105,6 +106,8 @@ class Source:
     archive: zipfile.ZipFile | Tar | None = None
     chosen: tuple[str, ...] = ()
     encoding: str | None = None
+    sheet: str | None = None
+    """The sheet of the chosen spreadsheet; None: the first."""
     fetch: Callable[[str], Path] | None = field(default=None, repr=False)
     """Writes a table of a place that is no folder to disk, for example one of a database; the path."""
 
@@ -181,6 +184,12 @@ class Source:
             file = replace(_file(self._unpacked(file.path, file.place, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
+        if file.name.lower().endswith(spreadsheet.SUFFIXES):
+            copy, sheet = self.spare(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
+            spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
+            return replace(file, path=copy)
+        if self.sheet is not None and file.name in self.chosen:
+            raise InputError(f"has no sheets, expected no {spreadsheet.SHEET}{self.sheet}", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
             return file
         encoding = _encoding(file, self.encoding)
