@@ -758,6 +758,8 @@ def test_lists_of_ratings_in_json(tmp_path: Path, how: str) -> None:
     assert found.frame.rows() == LOG.rows()
     assert found.shape == "JSON, a row for each of 'ratings'"
     assert [name for name, role in found.columns["log.json"].items() if role == "rating"] == ["ratings[].rating"]
+    named = {"rating": "Rating", "timestamp": "ratings[].time"}
+    assert read(tmp_path / "log.json", untitled="id", columns=named).frame.rows() == LOG.rows()
     users[2]["ratings"][1]["rating"] = 9  # type: ignore[index]
     write()
     with pytest.raises(InputError, match=r"log\.json: row 4: rating 9" if how == "array" else r"log\.json:5: rating 9"):
@@ -808,3 +810,11 @@ def test_a_bomb_in_a_spreadsheet_and_a_sheet_of_a_text_are_refused(tmp_path: Pat
     LOG.write_csv(tmp_path / "log.csv")
     with pytest.raises(InputError, match=r"log\.csv: has no sheets, expected no \?sheet=A"):
         read(f"{tmp_path / 'log.csv'}?sheet=A")
+
+
+def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
+    with pytest.raises(
+        InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'
+    ):
+        read(tmp_path / "log.jsonl")

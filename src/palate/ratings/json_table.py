@@ -15,6 +15,7 @@ from palate.ratings.roles import ROLES, WITHIN, plain_name
 if TYPE_CHECKING:
     import polars as pl
 
+_EXAMPLE = '{"item": 1, "rating": 4, "time": 5}'
 _INFERRED = 1000
 """Lines from which Polars infers the types; if a later line has another, all lines count."""
 
@@ -90,7 +91,8 @@ def _schema(path: Path) -> Mapping[str, Any]:
 def _listed(schema: Mapping[str, Any]) -> str | None:
     """The key of a list of rows in each object, such as the ratings of a user; None if each object is a row.
 
-    It is the list of objects with a key for an item, where no key beside it is one. Raises `InputError` for several.
+    It is the list of objects with a key for an item, where no key beside it is one. Raises `InputError` for several,
+    and for an object with a row for each id.
     """
     leaves = _leaves(schema)
     lists = {name: rows for name in leaves if (rows := _objects(leaves[name]))}
@@ -98,12 +100,25 @@ def _listed(schema: Mapping[str, Any]) -> str | None:
     def has_item(names: Iterable[str]) -> bool:
         return any(plain_name(name) in ROLES["item"] for name in names)
 
+    if has_item(leaves.keys() - lists.keys()):
+        return None
     found = [name for name, rows in lists.items() if has_item(_leaves(rows))]
-    if not found or has_item(leaves.keys() - lists.keys()):
+    by_id = [name for name, dtype in schema.items() if name in ("items", "ratings", "reviews") and _is_by_id(dtype)]
+    if by_id and not found:
+        raise InputError(f"has {by_id[0]} as an object by id, expected a list such as {by_id[0]}: [{_EXAMPLE}]")
+    if not found:
         return None
     if len(found) > 1:
         raise InputError(f"has a list of items in each of {', '.join(found)}, expected one list of ratings")
     return found[0]
+
+
+def _is_by_id(dtype: Any) -> bool:
+    """Whether an object has an object for each key, or keys that are numbers."""
+    import polars as pl
+
+    fields = dtype.fields if isinstance(dtype, pl.Struct) else []
+    return bool(fields) and all(field.name.isdecimal() or isinstance(field.dtype, pl.Struct) for field in fields)
 
 
 def _objects(dtype: Any) -> Mapping[str, Any]:
