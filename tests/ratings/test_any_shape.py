@@ -378,6 +378,18 @@ def test_ratings_in_several_forms_are_refused_with_the_line(
         read(tmp_path / "log.csv", untitled="id")
 
 
+@pytest.mark.parametrize("texts", [["4/5", "3/5", "5/5", "1/5"], ["up", "down", "up", "up"]])
+def test_beside_ratings_in_a_form_another_value_is_named(tmp_path: Path, texts: list[str]) -> None:
+    frame = LOG.with_columns(rating=pl.Series(texts))
+    frame.with_columns(user_id=pl.Series(["1", None, "2", "2"])).write_csv(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=r"log\.csv:3: user_id is empty"):
+        read(tmp_path / "log.csv", untitled="id")
+    if "/" in texts[0]:
+        frame.with_columns(rating=pl.Series(["4/5", "7/5", "5/5", "1/5"])).write_csv(tmp_path / "log.csv")
+        with pytest.raises(InputError, match=r"log\.csv:3: rating 7 is outside of the scale, expected 0\.5 to 5"):
+            read(tmp_path / "log.csv", untitled="id")
+
+
 def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
     LOG.with_columns(rating=pl.Series([4, -1, 3, -1])).write_csv(tmp_path / "ratings.csv")
     ITEMS.write_csv(tmp_path / "items.csv")
@@ -734,6 +746,8 @@ def test_a_wrong_value_of_a_folder_is_named(tmp_path: Path) -> None:
         LOG.rename({"timestamp": "time"}).drop(column).write_csv(folder / "part-0.csv")
         with pytest.raises(InputError, match=rf"{column}={value}/part-0\.csv: {column} '?{value}'? is"):
             read(tmp_path / column, untitled="id")
+        with pytest.raises(InputError, match="has no ratings, expected a row that is right: 4 "):
+            read(tmp_path / column, untitled="id", bad_rows="skip")
     (tmp_path / "log" / "day=03").mkdir(parents=True)
     LOG.drop("timestamp").write_csv(tmp_path / "log" / "day=03" / "part-0.csv")
     with pytest.raises(InputError, match="has no timestamp column"):

@@ -71,8 +71,7 @@ def ratings_of(config: Config) -> "Ratings":
     if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
     if ratings.rated:
-        low, high = ratings.scale
-        _log_once(f"{ratings.name}: rating: {ratings.rated}, on the scale {low:g} to {high:g}")
+        _log_once(f"{ratings.name}: rating: {ratings.rated}")
     return replace(ratings, options=_reading(config))
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.mind import NEWS
-from palate.ratings.roles import ROLES, SURE, WEAK, WITHIN, plain_name
+from palate.ratings.roles import ROLES, SURE, WEAK, named_as, plain_name
 from palate.ratings.source import SourceFile
 
 _OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating", "title")} | {"timestamp": "--time"}
@@ -310,9 +310,8 @@ def column_of(
     Raises `InputError` if two columns have one name, or if a `needed` column is missing or has several candidates.
     """
     chosen = columns.get(role)
-    if chosen is not None and chosen not in names:  # in other letters, or of a list, if that is clear
-        alike = [name for name in names if name.rpartition(WITHIN)[2].casefold() == chosen.casefold()]
-        chosen = alike[0] if len(alike) == 1 else chosen
+    if chosen is not None and chosen not in names and len(alike := named_as(chosen, names)) == 1:
+        chosen = alike[0]
     if chosen is not None and (chosen in names or needed):
         if names.count(chosen) != 1:
             count = f"{names.count(chosen)} columns" if chosen in names else "no column"

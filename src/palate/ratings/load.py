@@ -20,6 +20,7 @@ from palate.ratings.item_table import item_files, items_of_titles, read_items, v
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, Reading, check_titles, read_ratings, without_title
+from palate.ratings.roles import named_as
 from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
 from palate.ratings.split_names import split_files
 from palate.ratings.spreadsheet import SHEET
@@ -151,9 +152,9 @@ def load_ratings(
             wanted = "expected movies.csv or items.csv beside it, --items, --untitled id, or a title column "
             wanted += "(--title NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
-        title = columns.get("title")
-        if title and not any(title.casefold() == name.casefold() for named in roles.values() for name in named):
-            raise InputError(f"names no column {title!r} of {', '.join(roles)}", "ratings.columns.title")
+        known = [name for named in (*roles.values(), *(part.columns for part in table.parts)) for name in named]
+        if "title" in columns and not named_as(columns["title"], known):
+            raise InputError(f"names no column {columns['title']!r} of {', '.join(roles)}", "ratings.columns.title")
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
             table, scale = first_likes(table), SCALE

@@ -29,14 +29,12 @@ class RatingForm:
     @property
     def name(self) -> str:
         """The form for the log; empty for plain numbers."""
-        names = {"numbers": "", "words": "words", "parts": "numbers", "counted": "numbers of stars", "stars": "stars"}
-        return names[self.kind] + (f" out of {self.top:g}" if self.top else "")
+        names = {"words": "likes and dislikes", "parts": "numbers", "counted": "numbers of stars", "stars": "stars"}
+        return names.get(self.kind, "") + (f" out of {self.top:g}" if self.top else "")
 
     def scale(self, usual: tuple[float, float]) -> tuple[float, float]:
-        """The scale of the ratings: the usual one, unless the form has another or a higher rating."""
-        if self.kind == "words":
-            return 0.0, 1.0
-        return usual[0], max(usual[1], self.top or usual[1])
+        """The scale of the ratings: the usual one, up to the highest rating if the form has it."""
+        return (0.0, 1.0) if self.kind == "words" else (usual[0], self.top or usual[1])
 
     def numbers(self, texts: pl.Series) -> pl.Series:
         """The ratings as text of numbers; null for other words."""

@@ -295,11 +295,13 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         why = f"expected a row that is right: {table.left_out()}" if lost else "expected at least one row"
         raise InputError(f"has no ratings, {why}", table.file.place)
     for name in _IDS:
-        ids = table.frame[name]
-        if ids.dtype == pl.String and (none := ids.is_in(NULLS)).any():
-            row = _first(none)
+        if (ids := table.frame[name]).dtype != pl.String:
+            continue
+        different = ids.unique()
+        if different.is_in(NULLS).any():
+            row = _first(ids.is_in(NULLS))
             table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
-        if (pair := spelled_twice(ids)) is not None:
+        if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
     _check_values(table, scale)
@@ -357,20 +359,22 @@ def _columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> tuple[d
 
 def _with_folders(table: RatingTable, above: Mapping[str, str], how: Reading) -> RatingTable:
     """The table with the values of the columns `above` that the names of its folders have."""
+    problem: str | None
     for name, column in above.items():
         text = pl.Series(name, [table.file.folders[column]])
-        value, problem = as_ids(text), f"{column} {text[0]!r} is no id"
+        found = text.replace(["", "__HIVE_DEFAULT_PARTITION__", *NULLS], None)
         if name == "timestamp":
             try:
-                form = time_form(text)
+                form = time_form(found)
             except TimesError as error:
                 raise InputError(f"{column} {error}", table.file.place) from None
-            value, problem = form.values(text), form.problem(column, text[0])
+            value, problem = form.values(found), form.problem(column, text[0])
             table = replace(table, form=form)
         elif name == "rating":
-            value = text.cast(pl.Float64, strict=False)
-            problem = rating_problem(column, text[0], how.accepted) or ""
-        if value[0] is None or text[0] in ("", "__HIVE_DEFAULT_PARTITION__", *NULLS) or (name == "rating" and problem):
+            value, problem = found.cast(pl.Float64, strict=False), rating_problem(column, text[0], how.accepted)
+        else:
+            value, problem = as_ids(found), f"{column} {text[0]!r} is no id"
+        if not how.skip and problem and (value[0] is None or name == "rating"):
             raise InputError(problem, table.file.place)
         frame = table.frame.with_columns(pl.lit(value[0], value.dtype).alias(name))
         table = replace(table, frame=frame, columns={**table.columns, column: name})
@@ -612,7 +616,8 @@ def _diagnose(
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
         rated = rated or rating_form(frame["rating"])
         scale = rated.scale(how.accepted) if places["rating"] != NOWHERE else (1.0, 1.0)
-        typed = _typed(frame.with_columns(rated.numbers(frame["rating"])), form)
+        frame = frame.with_columns(rated.numbers(frame["rating"]).fill_null(frame["rating"]))
+        typed = _typed(frame, form)
         wrong = reasons_of(typed, scale).is_not_null()
         if wrong.any():
             row = _first(wrong)

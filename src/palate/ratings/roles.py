@@ -1,6 +1,7 @@
 """The names of columns by the role that they have."""
 
 import re
+from collections.abc import Iterable
 
 WITHIN = "[]."
 """Between the key of a list and a key of its objects: `ratings[].item`."""
@@ -66,3 +67,8 @@ def plain_name(name: str) -> str:
     """A column's name in lower case, without separators and RecBole's type."""
     name = name.rpartition(WITHIN)[2].lower()
     return re.sub(r"[_\-. /()]", "", name.partition(":")[0] or name)
+
+
+def named_as(chosen: str, names: Iterable[str]) -> list[str]:
+    """The columns that a user may mean: in letters of either case, with or without the list that they are in."""
+    return [n for n in names if chosen.casefold() in (n.casefold(), n.rpartition(WITHIN)[2].casefold())]
