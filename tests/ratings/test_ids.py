@@ -49,6 +49,10 @@ def test_two_spellings_of_an_item_are_named_with_both_tables(tmp_path, rated, ti
     )
     hint = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int64')` before it is written keeps 12"
     assert str(error.value) == told + (hint if "40" in rated else "")
+    with pytest.raises(
+        InputError, match=f"no ratings that can be kept: 1 item .*; of item {rated} expected one spelling"
+    ):
+        load_ratings(str(folder), untitled="drop")
 
 
 def test_two_spellings_of_a_user_are_named_with_the_line(tmp_path):

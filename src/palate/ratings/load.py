@@ -19,7 +19,7 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import COLUMNS, Reading, check_titles, read_ratings, without_title
+from palate.ratings.rating_table import COLUMNS, Reading, check_titles, other_spelling, read_ratings, without_title
 from palate.ratings.roles import named_as
 from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
 from palate.ratings.split_names import split_files
@@ -169,7 +169,9 @@ def load_ratings(
             table = table.without(table.frame.select(reason).to_series())
         check_titles(table, item_frame, item_tables[0].name if item_tables else table.file.name)
         if table.frame.is_empty():
-            raise InputError(f"has no ratings that can be kept: {table.left_out()}", table.file.place)
+            spelling = other_spelling(lacking[0], item_frame) if untitled == "drop" and lacking.len() else ""
+            hint = f"; of item {lacking[0]} expected {spelling}" if spelling else ""
+            raise InputError(f"has no ratings that can be kept: {table.left_out()}{hint}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
     frame = in_seconds(table.frame, table.form)

@@ -838,19 +838,19 @@ def distinct(ids: pl.Series) -> pl.Series:
 
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` for the first rating whose item has no title in `items`."""
-    titled = items.filter(is_shown(pl.col("title")))["item_id"]
     missing = without_title(table.frame["item_id"], items)
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
-        other = _spelled_otherwise(item, titled)
-        expected = (
-            "one for every rated item, or --untitled drop or id"
-            if other is None
-            else f"one spelling in both tables: it has item {other}"
-            + (_AS_INTEGERS if f"{item} {other}".count(".0") == 1 else "")
-        )
+        expected = other_spelling(item, items) or "one for every rated item, or --untitled drop or id"
         table.fail(f"item {item} has no title in {where}, expected {expected}", row)
+
+
+def other_spelling(item: str | int, items: pl.DataFrame) -> str:
+    """What to expect of an item that has a title under another spelling of its id; empty if it has none."""
+    other = _spelled_otherwise(item, items.filter(is_shown(pl.col("title")))["item_id"])
+    hint = _AS_INTEGERS if f"{item} {other}".count(".0") == 1 else ""
+    return "" if other is None else f"one spelling in both tables: it has item {other}{hint}"
 
 
 def _spelled_otherwise(item: str | int, ids: pl.Series) -> str | None:
