@@ -22,6 +22,7 @@ from palate.errors import InputError, InterruptedWorkError, PalateError, unwrita
 from palate.models.gguf import TYPES as GGUF_TYPES
 from palate.parser import SHELLS, Parser, completion, number
 from palate.ratings.formats import is_table
+from palate.ratings.source import archive_stem
 from palate.train import processes
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
@@ -285,10 +286,12 @@ COMMON = (
     _option("--set KEY=VALUE", "override a config key, such as train.epochs=2", repeat=True),
     _option("--ratings PATH|NAME", "file, folder, zip, URL, or ml-100k, ml-32m, …", key="ratings.source"),
     _option("--items PATH", "item table, if it is not beside the ratings", key="ratings.items"),
+    _option("--users PATH", "table of users, whose columns the prompt may name", key="ratings.users"),
     _option("--user NAME", "column of the users, if Palate does not know its name", key="ratings.columns.user"),
     _option("--item NAME", "column of the items", key="ratings.columns.item"),
     _option("--rating NAME", "column of the ratings", key="ratings.columns.rating"),
     _option("--time NAME", "column of the times", key="ratings.columns.timestamp"),
+    _option("--title NAME", "column of the titles", key="ratings.columns.title"),
     _option(
         "--header NAMES", "names of the columns of a file without a header: user,item,rating,…", key="ratings.header"
     ),
@@ -689,7 +692,7 @@ def _recipe(args: argparse.Namespace) -> Path | None:
     inside = path / "config.yaml"
     if path.is_dir() and inside.is_file():
         return inside
-    if path.is_dir() or is_table(path.name) or path.suffix.lower() == ".zip":
+    if path.is_dir() or is_table(path.name) or archive_stem(path.name) is not None:
         raise InputError("is no recipe, expected a YAML file or the folder of a run; ratings go with --ratings", path)
     return path
 

@@ -57,8 +57,9 @@ class RatingsConfig(Section):
     """Where the ratings come from."""
 
     source: str | None = None
-    """A named dataset (`ml-100k`, `ml-32m`, …), a file, a pattern such as `logs/*.csv`, a folder, a zip, the URL of an
-    object store or a database, or that of a service's store (then with `items`). [Formats](formats.md) lists them."""
+    """A named dataset (`ml-100k`, `ml-32m`, …), a file, a pattern such as `logs/*.csv`, a folder, a zip or a tar, the
+    URL of an object store or a database, or that of a service's store (then with `items`). [Formats](formats.md) lists
+    them."""
     also: str | None = None
     """The URL of a service's store, `sqlite:///PATH` or `postgresql://USER@HOST/NAME`, whose ratings follow those of
     `source`; a later rating of the same user and item replaces the earlier one."""
@@ -78,7 +79,8 @@ class RatingsConfig(Section):
     not_rated: float | None = None
     """A rating that means there is none, such as -1 or 0; such rows are left out and counted."""
     scale: tuple[float, float] | None = None
-    """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5; ratings in words: 0 to 1)."""
+    """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5; ratings in words: 0 to 1; `8/10`:
+    up to 10)."""
     likes: Literal["uniform", "popularity"] | None = None
     """For a log of clicks, purchases or play counts: how the items that a user never took are sampled as dislikes,
     `uniform` among the items that someone had taken by then, or by their `popularity`. With a column of ratings (or

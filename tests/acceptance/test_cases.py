@@ -71,7 +71,7 @@ REFUSED = [
     ("04-bookcrossing", "BX-Book-Ratings.csv:1: ", "has no timestamp column"),
     ("05-amazon-noheader/ratings_Toys.csv", ":1: ", "--header user,item,rating,timestamp names them"),
     ("08-float-ids", "ratings.csv:2: ", "item 40.0 has no title in movies.csv, expected one spelling in both tables"),
-    ("17b-recbole-presplit", "", "`--data` reads splits"),
+    ("17b-recbole-presplit", "", "reads the splits"),
     ("49-two-in-zip/archive.zip", "", "2 tables of ratings, ml-a/ratings.csv, ml-b/ratings.csv; expected one"),
     ("51-goodbooks", "ratings.csv:1: ", "--order file takes the rows as they come"),
 ]

@@ -1,5 +1,6 @@
 """What `palate inspect` prints of a log, and the page that it writes."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from tests.browser import browse, needs_browser
 from tests.tree import Tree
 
 from palate import console
-from palate.cli import main
+from palate.cli import _parser, main
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,27 @@ def test_a_log_in_several_files_with_titles_is_inspected_and_its_url_stays(
     assert main(["init", f"file://{tmp_path}/log-0.csv", "--noun", "pan", "--out", str(tmp_path / "a.yaml")]) == 0
     assert f"source: file://{tmp_path}/log-0.csv" in (tmp_path / "a.yaml").read_text()
     assert main(["prepare", str(tmp_path / "a.yaml"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_columns_and_tables_of_other_names_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{u},{i},{(u + i) % 5 + 1}/5,{i}" for u in range(5) for i in range(20)]
+    (tmp_path / "log.csv").write_text("\n".join(["who,what,opinion,moment", *rows]) + "\n")
+    (tmp_path / "pans.csv").write_text("what,label,name\n" + "".join(f"{i},Pan {i},x\n" for i in range(20)))
+    (tmp_path / "people.csv").write_text("who,age\n" + "".join(f"{u},3{u}\n" for u in range(5)))
+    words = ["--user", "who", "--item", "what", "--rating", "opinion", "--time", "moment", "--title", "label"]
+    tables = ["--items", str(tmp_path / "pans.csv"), "--users", str(tmp_path / "people.csv")]
+    assert main(["inspect", str(tmp_path / "log.csv"), *words, *tables]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "written as numbers out of 5" in printed
+    assert "label title" in printed
+    assert "{user.age}" in printed
+    assert main(["inspect", str(tmp_path / "log.csv"), *words[:-1], "lable", *tables]) == 2
+    assert "no column 'lable'" in capsys.readouterr().err
+
+
+def test_every_command_with_a_log_names_all_its_columns() -> None:
+    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    wanted = {"--items", "--users", "--item", "--rating", "--time", "--title"}
+    for name, parser in commands.choices.items():
+        options = {word for action in parser._actions for word in action.option_strings}
+        assert "--time" not in options or wanted <= options, name

@@ -2,12 +2,18 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import os
 import sqlite3
+import subprocess
+import sys
+import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +23,7 @@ import pyarrow as pa
 import pytest
 from tests import postgres
 from tests.disk import files_of_at_most
+from tests.sheets import serial, write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
@@ -332,6 +339,57 @@ def test_ratings_in_words_are_likes(tmp_path: Path, how: str) -> None:
             read(tmp_path)
 
 
+@pytest.mark.parametrize("how", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("texts", "form", "top"),
+    [
+        (["4 out of 5", "3.5 out of 5", "0.5 out of 5", "5.0 out of 5 stars"], "numbers out of 5", 5),
+        (["4/5", "3.5/5", "0.5 / 5", "5/5"], "numbers out of 5", 5),
+        (["4,0 von 5 Sternen", "3,5 von 5 Sternen", "0,5 von 5", "5,0 von 5"], "numbers out of 5", 5),
+        (["4/10", "3.5/10", "0.5/10", "5/10"], "numbers out of 10", 10),
+        (["4 stars", "3.5 stars", "0.5 star", "5 Stars"], "numbers of stars", 5),
+        (["★★★★☆", "★★★½☆", "½☆☆☆☆", "★★★★★"], "stars out of 5", 5),
+        (["★★★★", "★★★½", "½", "⭐⭐⭐⭐⭐"], "stars", 5),
+    ],
+)
+def test_ratings_with_their_scale_are_numbers(
+    tmp_path: Path, how: str, texts: list[str], form: str, top: float
+) -> None:
+    frame = LOG.with_columns(rating=pl.Series(texts))
+    frame.write_csv(tmp_path / "log.csv") if how == "csv" else frame.write_parquet(tmp_path / "log.parquet")
+    found = read(tmp_path / f"log.{how}", untitled="id")
+    assert found.frame.rows() == LOG.rows()
+    assert (found.rated, found.scale) == (form, (0.5, top))
+
+
+@pytest.mark.parametrize(
+    ("texts", "line", "value"),
+    [
+        (["4/5", "7/10", "5/5", "5/5"], 2, "4/5"),
+        (["4", "3", "4 out of 5", "5"], 4, "4 out of 5"),
+        (["★★★★", "★★★☆", "★★", "★★★★"], 2, "★★★★"),
+    ],
+)
+def test_ratings_in_several_forms_are_refused_with_the_line(
+    tmp_path: Path, texts: list[str], line: int, value: str
+) -> None:
+    LOG.with_columns(rating=pl.Series(texts)).write_csv(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=rf"log\.csv:{line}: rating '{value}' is not a number, expected one from"):
+        read(tmp_path / "log.csv", untitled="id")
+
+
+@pytest.mark.parametrize("texts", [["4/5", "3/5", "5/5", "1/5"], ["up", "down", "up", "up"]])
+def test_beside_ratings_in_a_form_another_value_is_named(tmp_path: Path, texts: list[str]) -> None:
+    frame = LOG.with_columns(rating=pl.Series(texts))
+    frame.with_columns(user_id=pl.Series(["1", None, "2", "2"])).write_csv(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=r"log\.csv:3: user_id is empty"):
+        read(tmp_path / "log.csv", untitled="id")
+    if "/" in texts[0]:
+        frame.with_columns(rating=pl.Series(["4/5", "7/5", "5/5", "1/5"])).write_csv(tmp_path / "log.csv")
+        with pytest.raises(InputError, match=r"log\.csv:3: rating 7 is outside of the scale, expected 0\.5 to 5"):
+            read(tmp_path / "log.csv", untitled="id")
+
+
 def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
     LOG.with_columns(rating=pl.Series([4, -1, 3, -1])).write_csv(tmp_path / "ratings.csv")
     ITEMS.write_csv(tmp_path / "items.csv")
@@ -591,3 +649,186 @@ def test_a_full_disk_for_copies_is_no_fault_of_the_file(tmp_path: Path, kind: st
     source = f"sqlite:///{path}?table=log" if kind == "sqlite" else path
     with files_of_at_most(2_000), pytest.raises(WorkError, match=r"palate-\S+: cannot be written: .*File too large"):
         read(source, untitled="id")
+
+
+def tar(members: dict[str, bytes], link: str = "") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        if link:
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(member)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [(".tar", bytes), (".tar.gz", gzip.compress), (".tgz", gzip.compress), (".tar.bz2", bz2.compress),
+     (".tar.xz", lzma.compress), (".tar.zst", zstd)],
+)  # fmt: skip
+def test_a_tar(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    members = {"./shop/ratings.csv": csv(LOG), "./shop/movies.csv.gz": gzip.compress(csv(ITEMS))}
+    (tmp_path / f"shop{suffix}").write_bytes(pack(tar(members, link="./shop/books.csv")))
+    found = read(tmp_path / f"shop{suffix}")
+    check(found, "CSV, tar")
+    assert found.name == "shop"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tar", tar({"ratings.csv": csv(LOG)})[:600], r"a\.tar: is not a whole tar file"),
+        ("a.tar", b"PK\3\4", r"a\.tar: is not a whole tar file"),
+        ("a.tgz", gzip.compress(tar({"ratings.csv": csv(LOG)}))[:-9], r"a\.tgz: is not a whole gzip file"),
+        ("a.tgz", gzip.compress(tar({"ratings.csv": bytes(110_000_000)})), r"a\.tgz: unpacks to more than 100 MB"),
+        ("a.tar", tar({"a/../../ratings.csv": csv(LOG)}), r"a\.tar: has the member .* below the tar's own folder"),
+        ("a.tar", tar({"movies.csv": csv(ITEMS)}, link="ratings.csv"), r"a\.tar: holds no ratings"),
+        ("a.tar", tar({"a/ratings.csv": csv(LOG) + b"1,2,9,4\n"}), r"a\.tar/a/ratings\.csv:6: rating 9 is outside"),
+    ],
+    ids=["cut", "no tar", "gzip cut", "bomb", "outside", "link", "wrong row"],
+)
+def test_a_wrong_tar_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / name, untitled="id")
+
+
+def test_copies_that_a_killed_process_left_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(csv(LOG)))
+    scratch = tmp_path / "scratch"
+    (scratch / "palate-2024-mine").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    code = "with open_source(Path(sys.argv[1])) as tables: tables.open('log.csv.gz'); print(flush=True); time.sleep(99)"
+    code = f"import sys, time\nfrom pathlib import Path\nfrom palate.ratings.source import open_source\n{code}"
+    command = [sys.executable, "-c", code, str(tmp_path / "log.csv.gz")]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        read(tmp_path / "log.csv.gz", untitled="id")
+        assert len([*scratch.iterdir()]) == 2  # that of a running process stays
+        process.kill()
+    assert len([*scratch.iterdir()]) == 2
+    read(tmp_path / "log.csv.gz", untitled="id")
+    assert [path.name for path in scratch.iterdir()] == ["palate-2024-mine"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("folder", "lacking"),
+    [("rating={rating}", ["rating"]), ("user_id={user_id}/date={day}", ["user_id", "timestamp"]),
+     ("year=2017/item_id={item_id}", ["item_id"])],
+)  # fmt: skip
+def test_the_column_of_a_folder_counts_where_the_files_lack_it(
+    tmp_path: Path, kind: str, folder: str, lacking: list[str]
+) -> None:
+    days = LOG.with_columns(timestamp=1_500_076_800 + 86_400 * pl.int_range(4))
+    for row in days.with_columns(day=pl.from_epoch("timestamp").dt.date()).iter_rows(named=True):
+        path = tmp_path / "log" / folder.format(**row) / f"part-{row['timestamp']}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = days.filter(timestamp=row["timestamp"]).drop(lacking).with_columns(note=pl.lit(None, pl.String))
+        part.write_csv(path) if kind == "csv" else part.write_parquet(path)
+    for bad_rows in ("refuse", "skip"):
+        found = read(tmp_path / "log", untitled="id", bad_rows=bad_rows)
+        assert found.frame.sort("timestamp").rows() == days.rows()
+        assert found.shape == f"4 files of {'CSV' if kind == 'csv' else 'Parquet'}"
+
+
+def test_a_wrong_value_of_a_folder_is_named(tmp_path: Path) -> None:
+    for column, value in (("rating", "9"), ("user_id", "__HIVE_DEFAULT_PARTITION__"), ("time", "soon")):
+        folder = tmp_path / column / f"{column}={value}"
+        folder.mkdir(parents=True)
+        LOG.rename({"timestamp": "time"}).drop(column).write_csv(folder / "part-0.csv")
+        with pytest.raises(InputError, match=rf"{column}={value}/part-0\.csv: {column} '?{value}'? is"):
+            read(tmp_path / column, untitled="id")
+        with pytest.raises(InputError, match="has no ratings, expected a row that is right: 4 "):
+            read(tmp_path / column, untitled="id", bad_rows="skip")
+    (tmp_path / "log" / "day=03").mkdir(parents=True)
+    LOG.drop("timestamp").write_csv(tmp_path / "log" / "day=03" / "part-0.csv")
+    with pytest.raises(InputError, match="has no timestamp column"):
+        read(tmp_path / "log", untitled="id")
+
+
+@pytest.mark.parametrize("how", ["lines", "array"])
+def test_lists_of_ratings_in_json(tmp_path: Path, how: str) -> None:
+    users = [
+        {"user": {"id": user, "title": "Dr"}, "ratings": [
+            {"item": {"id": i}, "rating": r, "time": t} for u, i, r, t in LOG.rows() if u == user
+        ], "tags": [{"x": 1}]}
+        for user in (1, 3, 2)
+    ]  # fmt: skip
+
+    def write() -> None:
+        text = json.dumps(users) if how == "array" else "\n\n".join(map(json.dumps, users))
+        (tmp_path / "log.json").write_text(text)
+
+    write()
+    found = read(tmp_path / "log.json", untitled="id")
+    assert found.frame.rows() == LOG.rows()
+    assert found.shape == "JSON, a row for each of 'ratings'"
+    assert [name for name, role in found.columns["log.json"].items() if role == "rating"] == ["ratings[].rating"]
+    named = {"rating": "Rating", "timestamp": "ratings[].time"}
+    assert read(tmp_path / "log.json", untitled="id", columns=named).frame.rows() == LOG.rows()
+    users[2]["ratings"][1]["rating"] = 9  # type: ignore[index]
+    write()
+    with pytest.raises(InputError, match=r"log\.json: row 4: rating 9" if how == "array" else r"log\.json:5: rating 9"):
+        read(tmp_path / "log.json", untitled="id")
+    skipped = read(tmp_path / "log.json", untitled="id", bad_rows="report").skipped
+    assert skipped is not None
+    assert skipped["line"].to_list() == [4 if how == "array" else 5]
+    assert json.loads(skipped["row"][0])["ratings[].rating"] == 9
+    users[0]["clicks"] = users[0]["ratings"]
+    write()
+    with pytest.raises(InputError, match=r"log\.json: has a list of items in each of ratings, clicks, expected one"):
+        read(tmp_path / "log.json", untitled="id")
+
+
+@pytest.mark.parametrize("write", [write_xlsx, write_ods])
+@pytest.mark.parametrize("times", ["dates", "serial numbers", "seconds"])
+def test_a_spreadsheet(tmp_path: Path, write: Callable[..., None], times: str) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    name, rows = f"shop{'.xlsx' if write is write_xlsx else '.ods'}", []
+    for user, item, rating, time in LOG.rows():
+        moment = datetime.fromtimestamp(time, UTC).replace(tzinfo=None)
+        rows.append([user, item, rating, {"dates": moment, "serial numbers": serial(moment), "seconds": time}[times]])
+    rows.insert(2, [None] * 4)
+    items = [["item_id", "title"], *map(list, ITEMS.rows())]
+    sheets = {"Log": [["user", "item", "rating", "time"], *rows], "Items and titles": items}
+    write(tmp_path / name, sheets)
+    items_place = f"{tmp_path / name}?sheet=Items and titles"
+    check(read(tmp_path / name, items=items_place), "a spreadsheet")
+    check(read(f"{tmp_path / name}?sheet=Log", items=items_place), "a spreadsheet")
+    write(tmp_path / f"movies{name[4:]}", {"Any": items})
+    check(read(f"{tmp_path / name}?sheet=Log", items=str(tmp_path / f"movies{name[4:]}")))
+    with pytest.raises(InputError, match=r"shop\.\w+: has no sheet 'Lgo', expected one of Log, Items and titles"):
+        read(f"{tmp_path / name}?sheet=Lgo")
+    rows[4][2] = 9
+    write(tmp_path / name, sheets)
+    with pytest.raises(InputError, match=r"shop\.\w+:6: rating 9 is outside"):
+        read(tmp_path / name, untitled="id")
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:400])
+    with pytest.raises(InputError, match=r"shop\.\w+: is not a whole spreadsheet"):
+        read(tmp_path / name)
+
+
+def test_a_bomb_in_a_spreadsheet_and_a_sheet_of_a_text_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    write_xlsx(tmp_path / "log.xlsx", {"Log": [["user"], ["x" * 110_000_000]]})
+    with pytest.raises(InputError, match=r"log\.xlsx: unpacks to 110 MB from"):
+        read(tmp_path / "log.xlsx")
+    LOG.write_csv(tmp_path / "log.csv")
+    with pytest.raises(InputError, match=r"log\.csv: has no sheets, expected no \?sheet=A"):
+        read(f"{tmp_path / 'log.csv'}?sheet=A")
+
+
+def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
+    with pytest.raises(
+        InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'
+    ):
+        read(tmp_path / "log.jsonl")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -11,7 +12,9 @@ from tests.examples import examples
 
 from palate.cli import main
 from palate.errors import InputError
+from palate.ratings.layout import Layout, lacks_fields, records
 from palate.ratings.load import load_ratings
+from palate.ratings.source import open_source
 
 HEAD = "customer,sku,stars,order_date,note"
 ROWS = """\
@@ -74,6 +77,70 @@ def test_rows_of_parquet_are_reported_by_number(tmp_path):
     assert ratings.frame.rows() == [(1, 5, 4.0, 7)]
     assert ratings.skipped.select("line", "reason").rows() == [(2, "no user_id"), (3, "no rating that is a number")]
     assert json.loads(ratings.skipped["row"][1]) == {"user": 2, "item": 6, "rating": None, "timestamp": 9, "title": "T"}
+
+
+def test_a_row_that_lacks_fields_without_a_role_is_left_out(shop):
+    rows = ["1,5,4,3,x", "2,6,5,4", "", "3,6,4,5,", '4,5,4,6,"a\n\nb, c"', "5,5,4,7,"]
+    (shop / "ratings.csv").write_text("\n".join([HEAD, *rows]) + "\n")
+    ratings = load_ratings(str(shop), bad_rows="report")
+    assert ratings.frame["user_id"].to_list() == [1, 3, 4, 5]
+    assert ratings.skipped.rows() == [(3, "wrong number of fields", "2,6,5,4")]
+
+
+FIELDS = st.sampled_from(["", "", "a", "b c", ",", '"', "\n", "a\r\nb"])
+
+
+@examples(200)
+@given(
+    st.lists(st.lists(FIELDS, min_size=1, max_size=3), max_size=9), st.sampled_from(["\n", "\r\n"]), st.integers(1, 9)
+)
+def test_lacking_fields_are_found_where_a_plain_reading_finds_them(tmp_path_factory, rows, end, block):
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator=end).writerows([["user", "item", "note"], *rows])
+    layout = Layout(",", True, ("user", "item", "note"), 1)
+    with open_source(path) as tables, patch("palate.ratings.layout._BLOCK", block):
+        read = tables.open("a.csv")
+        assert lacks_fields(read, layout) == any(len(fields) < 3 for _, fields in records(read, layout))
+
+
+def test_lines_of_json_that_are_no_objects_are_left_out(tmp_path):
+    path, good = tmp_path / "log.jsonl", [f'{{"user": {u}, "item": 5, "rating": 4, "time": {u}}}' for u in (1, 2)]
+    wrong = {2: '{"user": 1,', 4: "[1, 2]", 5: '{"user": 3, "item": 6, "time": 7}', 7: "7"}
+    lines = [good[0], wrong[2], "", wrong[4], wrong[5], good[1], wrong[7]]
+    path.write_text("\n".join(lines))
+    ratings = load_ratings(str(path), bad_rows="report", untitled="id")
+    assert ratings.frame.rows() == [(1, 5, 4.0, 1), (2, 5, 4.0, 2)]
+    reasons = ["not JSON", "not an object", "no rating that is a number", "not an object"]
+    assert dict(ratings.skipped.select("line", "reason").rows()) == dict(zip(wrong, reasons, strict=True))
+    assert ratings.skipped["row"][0] == wrong[2]
+    assert ratings.dropped == {"not an object": 2, "no rating that is a number": 1, "not JSON": 1}
+    with pytest.raises(InputError, match=r"log\.jsonl:2: is not JSON: .*; `--bad-rows skip` leaves such rows out"):
+        load_ratings(str(path), untitled="id")
+
+
+def test_wrong_lines_of_mind_are_left_out(tmp_path):
+    right = "U1\t11/15/2019 9:55:12 AM\tN1 N2\tN3-1 N4-0"
+    wrong = {
+        1: "U3",
+        3: "U2\t11/15/2019 9:55:12 AM\tN3-1",
+        4: "U2\tyesterday\tN1\tN3-1",
+        5: "U2\t11/15/2019 9:55:12 AM\tN1\tN3",
+    }
+    late = "U2\t11/16/2019 9:55:12 AM\t\tN3-0"
+    lines = [f"{n}\t{line}" for n, line in enumerate([wrong[1], right, wrong[3], wrong[4], wrong[5], late], 1)]
+    (tmp_path / "behaviors.tsv").write_text("\n".join(lines) + "\n")
+    ratings = load_ratings(str(tmp_path), bad_rows="report", untitled="id")
+    assert ratings.frame.select("user_id", "item_id", "rating").rows() == [
+        ("U1", "N1", 1), ("U1", "N2", 1), ("U1", "N3", 1), ("U1", "N4", 0), ("U2", "N3", 0)
+    ]  # fmt: skip
+    reasons = ["wrong number of fields"] * 2 + ["no readable timestamp", "no list of news"]
+    assert ratings.skipped.rows() == [(n, why, lines[n - 1]) for n, why in zip(wrong, reasons, strict=True)]
+    with pytest.raises(InputError, match=r"behaviors\.tsv:1: row has 2 fields, expected 5 \(impression, user_id.*skip"):
+        load_ratings(str(tmp_path), untitled="id")
+    (tmp_path / "behaviors.tsv").write_text("\n".join([lines[1], lines[-1], lines[-1]]))
+    with pytest.raises(InputError, match=r"behaviors\.tsv:3: user U2 rated item N3 at .* already on line 2"):
+        load_ratings(str(tmp_path), untitled="id")
 
 
 def test_ids_are_integers_if_the_rows_that_stay_have_integers(shop):

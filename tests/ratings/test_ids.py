@@ -43,10 +43,16 @@ def test_two_spellings_of_an_item_are_named_with_both_tables(tmp_path, rated, ti
     folder = _folder(tmp_path, [("1", rated)], [titled, "12"])
     with pytest.raises(InputError) as error:
         load_ratings(str(folder))
-    assert str(error.value) == (
+    told = (
         f"{folder / 'ratings.csv'}:2: item {rated} has no title in movies.csv, "
         f"expected one spelling in both tables: it has item {titled}"
     )
+    hint = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int64')` before it is written keeps 12"
+    assert str(error.value) == told + (hint if "40" in rated else "")
+    with pytest.raises(
+        InputError, match=f"no ratings that can be kept: 1 item .*; of item {rated} expected one spelling"
+    ):
+        load_ratings(str(folder), untitled="drop")
 
 
 def test_two_spellings_of_a_user_are_named_with_the_line(tmp_path):
@@ -135,3 +141,22 @@ def test_ids_of_parquet_that_differ_in_white_space_are_told_with_both_spellings(
     (tmp_path / "movies.csv").unlink()
     with pytest.raises(InputError, match="expected one spelling in both tables: it has item 'B07 '"):
         load_ratings(str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["null", "NULL", "None", "nan", "N/A", "<NA>"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_word_for_no_value_is_no_id(tmp_path, word, suffix):
+    rows = {"userId": ["1", word, "2"], "movieId": ["7", "7", word], "rating": 4.0, "timestamp": [1, 2, 3]}
+    frame = pl.DataFrame(rows)
+    frame.write_csv(tmp_path / "log.csv") if suffix == "csv" else frame.write_parquet(tmp_path / "log.parquet")
+    place = r"csv:3" if suffix == "csv" else "parquet: row 2"
+    with pytest.raises(
+        InputError, match=rf"{place}: user_id '{word}' stands for no value, expected an id; `--bad-rows"
+    ):
+        load_ratings(str(tmp_path / f"log.{suffix}"), untitled="id")
+    ratings = load_ratings(str(tmp_path / f"log.{suffix}"), untitled="id", bad_rows="skip")
+    assert [str(user) for user in ratings.frame["user_id"]] == ["1"]
+    assert ratings.dropped == {"no item_id": 1, "no user_id": 1}
+    (tmp_path / "all.csv").write_text(f"user,item,label,title,split\n1,5,1,A,train\n{word},5,1,A,test\n")
+    with pytest.raises(InputError, match=rf"all\.csv:3: user '{word}' is wrong, expected an id"):
+        load_given(str(tmp_path / "all.csv"))

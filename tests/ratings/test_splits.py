@@ -8,6 +8,7 @@ import pytest
 
 from palate.cli import main
 from palate.errors import InputError
+from palate.ratings.load import load_ratings
 from palate.ratings.split_names import split_files
 from palate.ratings.splits import load_given
 
@@ -263,3 +264,29 @@ def test_prepare_takes_tables_with_splits_and_their_wrong_rows(tmp_path: Path) -
     assert main(command) == 2
     assert main([*command, "--bad-rows", "report"]) == 0
     assert (tmp_path / "out" / "skipped.csv").read_text().splitlines()[1].startswith("train_ood2.csv,5,no label of 0")
+
+
+def test_a_saved_dataset_dict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import Dataset, DatasetDict
+
+    csv_folder, folder = tables(tmp_path / "csv"), tmp_path / "dict"
+    frames = {split: pl.read_csv(csv_folder / f"{split}_ood2.csv") for split in ROWS}
+    called = {"train": "train", "valid": "validation", "test": "test"}
+    DatasetDict({called[split]: Dataset.from_polars(frame) for split, frame in frames.items()}).save_to_disk(folder)
+    expected = load_given(str(csv_folder))
+    found = load_given(str(folder))
+    assert found.frame.equals(expected.frame)
+    assert found.items.equals(expected.items)
+    assert sorted(found.inputs) == ["test", "train", "validation"]
+    assert main(["prepare", "--data", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert f"`--data {folder}` reads the splits, `--ratings {folder}/train` one of them" in told
+    log = Dataset.from_polars(frames["train"].with_columns(rating=4.0).drop("label"))
+    DatasetDict({"a": log, "b": log}).save_to_disk(tmp_path / "others")
+    assert main(["inspect", str(tmp_path / "others")]) == 2
+    others = tmp_path / "others"
+    assert f"expected the folder of one: {others}/a, {others}/b" in capsys.readouterr().err
+    assert load_ratings(str(others / "b")).shape == "datasets"
+    DatasetDict({"train": log}).save_to_disk(tmp_path / "one")
+    assert load_ratings(str(tmp_path / "one")).frame.height == 3

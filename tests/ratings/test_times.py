@@ -114,7 +114,14 @@ def test_ratings_within_a_second_keep_their_order(tmp_path, times):
         (["2024-05-01", "2024-05-01 25:00", "2024-05-02"], "a.csv:3: timestamp '2024-05-01 25:00' is not a time"),
         (["2024-05-01", "1969-12-31"], "a.csv:3: timestamp '1969-12-31 00:00:00' is before 1970"),
         (["2024-05-01", "2024-05-02", NOON], "a.csv:4: timestamp '1714564800' is not a time"),
-        ([NOON * 1000, NOON, NOON * 1000 + 1], "a.csv:3: timestamp 1714564800 is in another unit"),
+        (
+            [NOON * 1000, NOON, NOON * 1000 + 1],
+            "a.csv:3: timestamp 1714564800 is in another unit than the rows around it: seconds, expected milliseconds",
+        ),
+        (
+            [NOON, NOON + 1, NOON * 1000],
+            "a.csv:4: timestamp 1714564800000 is in another unit than the rows around it: milli",
+        ),
         (["1/2/2024", "3/4/2024"], "a.csv:2: timestamp '1/2/2024' may have the day or the month first, as in all rows"),
         (["13/2/2024", "3/14/2024"], "a.csv:3: timestamp '3/14/2024' has the month first, '13/2/2024' the day"),
     ],

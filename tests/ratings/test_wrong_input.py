@@ -324,7 +324,9 @@ def test_a_file_that_only_has_the_name_of_a_table_is_told(tmp_path):
     (tmp_path / "a.parquet").write_text("hello")
     assert "a.parquet: is not a Parquet file" in error_of(tmp_path / "a.parquet")
     (tmp_path / "a.xlsx").write_text("hello")
-    assert "a.xlsx: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xlsx")
+    assert "a.xlsx: is not a whole spreadsheet" in error_of(tmp_path / "a.xlsx")
+    (tmp_path / "a.xls").write_text("hello")
+    assert "a.xls: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xls")
 
 
 @pytest.mark.parametrize("other", ["ratings.dat", "u.data", "interactions.csv", "ratings.parquet", "a.inter"])

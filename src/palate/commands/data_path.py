@@ -6,6 +6,7 @@ from typing import Literal
 
 from palate.errors import InputError
 from palate.ratings.formats import split_suffixes
+from palate.ratings.source import is_saved
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.store.artifacts import MANIFEST
 
@@ -13,7 +14,7 @@ JSON = (".json", ".jsonl", ".ndjson")
 PICKLES = (".pkl", ".pickle")
 EXPECTED = (
     "expected a folder that `palate prepare` or `palate tokenize --portable` wrote, an Alpaca file (.json, .jsonl), or "
-    "tables with splits (.csv, .tsv, .parquet)"
+    "tables with splits (.csv, .tsv, .parquet, or a saved DatasetDict)"
 )
 
 
@@ -54,7 +55,7 @@ def source_of(path: Path) -> DataPath | None:
 
 def _in_folder(folder: Path, kinds: tuple[str, ...] = ("alpaca", "tables")) -> DataPath | None:
     """The splits in a folder; None if there are no two."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() or is_saved(p))
     alpaca: dict[str, Path] = {}
     for split, called in SPLIT_NAMES.items():
         found = [n for n in names if Path(n).suffix.lower() in JSON and Path(n).stem.lower() in called]

@@ -39,6 +39,7 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
         write_page(html, render_profile(profile, ratings.columns))
     if as_json:
         read = {"shape": ratings.shape, "columns": ratings.columns, "time_form": ratings.times}
+        read |= {"rating_form": ratings.rated} if ratings.rated else {}
         print(json.dumps(read | figures(profile), ensure_ascii=False, indent=2))
         return
     for part in _parts(profile, ratings, str(config.ratings.source)):
@@ -94,6 +95,8 @@ def _summary(profile: Profile, ratings: "Ratings") -> RenderableType:
     times = ratings.times or "none: the order of the rows"
     rated = f"{profile.items:,}" + (f" of {profile.listed:,}" if profile.listed > profile.items else "")
     facts.add_row("ratings", f"{profile.ratings:,}, {profile.density:.2%} of all pairs of a user and an item")
+    if ratings.rated:
+        facts.add_row("written as", ratings.rated)
     facts.add_row("users", f"{profile.users:,}")
     facts.add_row("items", f"{rated} with ratings")
     facts.add_row("time", times + (", whole days" if profile.daily else ""))

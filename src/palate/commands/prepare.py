@@ -70,6 +70,8 @@ def ratings_of(config: Config) -> "Ratings":
         _log_once(f"{ratings.name}: no times: the rows of a user count as in order, and what a time says is left out")
     if ratings.dated:
         _log_once(f"{ratings.name}: timestamp: {ratings.times}")
+    if ratings.rated:
+        _log_once(f"{ratings.name}: rating: {ratings.rated}")
     return replace(ratings, options=_reading(config))
 
 

@@ -3,21 +3,26 @@
 Without Polars at import, because training can run without it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from palate.errors import InputError, first_line
-from palate.ratings import dataset_table, json_table, mind
+from palate.ratings import dataset_table, json_table, mind, spreadsheet
 from palate.ratings.json_table import WrongLineError
 from palate.ratings.source import LARGE, MOST_TIMES, PACKED, SourceFile
 from palate.store import parquet
+from palate.store.artifacts import writing
 
 if TYPE_CHECKING:
     import polars as pl
 
 Found = TypeVar("Found")
+
+
+class TornError(InputError):
+    """A line of a file is no row of its format; `Format.without_wrong_lines` reads the others."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Format:
     """These columns of a file in this order; None: all."""
     lines: Callable[[Path], Iterable[int] | None] = lambda path: None
     """The line of each row of a file, from 1; None: it has no lines."""
+    wrong_lines: Callable[[Path], Iterator[WrongLineError]] = lambda path: iter(())
+    """The lines of a file that are no rows."""
+    blank: bytes = b"\n"
+    """A line that is read as none."""
 
     def header(self, file: SourceFile) -> list[str]:
         """The columns of a file; raises `InputError` for a file of another format."""
@@ -40,11 +49,24 @@ class Format:
         """The table, or some of its columns; raises `InputError` for a damaged file, or one of another format."""
         return self._try(file, "cannot be read, expected a whole {} file", lambda: self.read(file.path, columns))
 
+    def without_wrong_lines(self, file: SourceFile, copy: Path) -> tuple[SourceFile, list[tuple[int, str, str]]]:
+        """The file with a `copy` in which the wrong lines are blank; of these the number, the reason, and the text."""
+        wrong = {error.line: error.reason for error in self.wrong_lines(file.path)}
+        torn = []
+        with file.path.open("rb") as lines, writing(copy), copy.open("wb") as out:
+            for number, line in enumerate(lines, 1):
+                if number in wrong:
+                    torn.append((number, wrong[number], line.decode(errors="replace").rstrip("\r\n")))
+                out.write(self.blank if number in wrong else line)
+        return replace(file, path=copy), torn
+
     def _try(self, file: SourceFile, problem: str, read: Callable[[], Found]) -> Found:
         try:
             return read()
         except WrongLineError as error:
-            raise InputError(str(error), file.place, error.line) from None
+            raise (TornError if error.reason else InputError)(str(error), file.place, error.line) from None
+        except InputError as error:
+            raise InputError(error.message, file.place) from None
         except Exception as error:  # each library has errors of its own
             raise InputError(f"{problem.format(self.name)}: {first_line(error)}", file.place) from None
 
@@ -58,14 +80,16 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataF
 
 
 _PARQUET = Format("Parquet", parquet.column_names, _read_parquet)
-_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines)
+_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines, json_table.wrong_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
-_MIND = Format("MIND", mind.column_names, mind.read_behaviors)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines, blank=mind.BLANK)
+_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, spreadsheet.row_lines)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _JSON),
     **dict.fromkeys((".arrow", ".feather"), _ARROW),
+    **dict.fromkeys(spreadsheet.SUFFIXES, _SHEET),
 }
 """The formats with typed columns. All other tables are text, see `palate.ratings.layout`."""
 

@@ -15,20 +15,20 @@ from palate.ratings.formats import format_of
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
-    ROLES,
     Layout,
     check_encoding,
     check_widths,
     column_of,
     layout_of,
-    plain_name,
     rewritten_rows,
     roles_of,
     separator_of,
 )
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable, as_ids, distinct, printable, type_of
+from palate.ratings.roles import ROLES, plain_name
 from palate.ratings.source import SourceFile, parts_of
+from palate.ratings.spreadsheet import SHEET
 from palate.ratings.text import WHITE, folded, is_shown
 
 
@@ -149,7 +149,8 @@ def _holds_bytes(dtype: "pl.DataType | DataTypeClass") -> bool:
 @contextmanager
 def item_files(source: str, encoding: str | None = None, what: str = "item") -> Iterator[list[SourceFile]]:
     """The files of the item table at a place, or of another table; raises `InputError` if there is none."""
-    if "://" not in source and not os.path.exists(source) and not glob.glob(source):
+    path = source.partition(SHEET)[0]
+    if "://" not in path and not os.path.exists(path) and not glob.glob(path):
         raise InputError(f"no such file, expected the {what} table", source)
     with open_tables(source, encoding) as tables:
         names = tables.chosen or parts_of(tables.names)

@@ -1,38 +1,50 @@
-"""Read tables in JSON: an object a line, or an array of objects. Polars reads them; a wrong line is found by Python."""
+"""Read tables in JSON: an object a line, or an array of objects. Polars reads them; a wrong line is found by Python.
+
+An object is a row, or holds a list of rows, such as the ratings of a user.
+"""
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palate.errors import first_line
+from palate.errors import InputError, first_line
+from palate.ratings.roles import ROLES, WITHIN, plain_name
 
 if TYPE_CHECKING:
     import polars as pl
 
+_EXAMPLE = '{"item": 1, "rating": 4, "time": 5}'
 _INFERRED = 1000
 """Lines from which Polars infers the types; if a later line has another, all lines count."""
 
 
 class WrongLineError(ValueError):
-    """A line is not an object; `line` counts from 1."""
+    """A line is no row of its format; `line` counts from 1, `reason` is a word or two for counts."""
 
-    def __init__(self, problem: str, line: int) -> None:
+    def __init__(self, problem: str, line: int, reason: str = "") -> None:
         super().__init__(problem)
-        self.line = line
+        self.line, self.reason = line, reason
 
 
 def column_names(path: Path) -> list[str]:
-    """The keys of the objects, in the order of their first appearance in the first lines; `user.id` for one within."""
+    """The keys of the objects, in the order of their first appearance in the first lines; `user.id` for one within.
+
+    Where each object holds a list of rows, see `_listed`, the keys of these are `ratings[].item`.
+    """
     import polars as pl
 
     try:
-        if not _is_array(path):
-            return list(_leaves(pl.scan_ndjson(_unmarked(path), infer_schema_length=_INFERRED).collect_schema()))
-        return list(_leaves(_of_array(path).schema))
+        schema = _schema(path)
     except pl.exceptions.PolarsError as error:
         raise _found(path, error) from None
+    names, within = _leaves(schema), _listed(schema)
+    if within is None:
+        return list(names)
+    rows = [f"{within}{WITHIN}{name}" for name in _leaves(_objects(names[within]))]
+    taken = {plain_name(name) for name in rows}
+    return [*(name for name in names if name != within and plain_name(name) not in taken), *rows]
 
 
 def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
@@ -42,7 +54,7 @@ def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame
     try:
         if _is_array(path):
             frame = _of_array(path)
-            frame = frame if columns is None else frame.select(_chosen(columns))
+            frame = frame if columns is None else _chosen(frame.lazy(), columns).collect()
         else:
             frame = _of_lines(path, columns, _INFERRED)
     except pl.exceptions.PolarsError as error:
@@ -56,8 +68,65 @@ def read_json(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame
 
 
 def row_lines(path: Path) -> Iterator[int] | None:
-    """The line of each object, from 1; None for an array."""
-    return None if _is_array(path) else _line_numbers(path)
+    """The line of each row, from 1; None for an array."""
+    import polars as pl
+
+    if _is_array(path):
+        return None
+    within = _listed(_schema(path))
+    if within is None:
+        return _line_numbers(path)
+    rows = _of_lines(path, [within], None).to_series().list.len().fill_null(0)
+    return iter(pl.Series(_line_numbers(path)).repeat_by(rows).explode().drop_nulls())
+
+
+def _schema(path: Path) -> Mapping[str, Any]:
+    import polars as pl
+
+    if _is_array(path):
+        return _of_array(path).schema
+    return pl.scan_ndjson(_unmarked(path), infer_schema_length=_INFERRED).collect_schema()
+
+
+def _listed(schema: Mapping[str, Any]) -> str | None:
+    """The key of a list of rows in each object, such as the ratings of a user; None if each object is a row.
+
+    It is the list of objects with a key for an item, where no key beside it is one. Raises `InputError` for several,
+    and for an object with a row for each id.
+    """
+    leaves = _leaves(schema)
+    lists = {name: rows for name in leaves if (rows := _objects(leaves[name]))}
+
+    def has_item(names: Iterable[str]) -> bool:
+        return any(plain_name(name) in ROLES["item"] for name in names)
+
+    if has_item(leaves.keys() - lists.keys()):
+        return None
+    found = [name for name, rows in lists.items() if has_item(_leaves(rows))]
+    by_id = [name for name, dtype in schema.items() if name in ("items", "ratings", "reviews") and _is_by_id(dtype)]
+    if by_id and not found:
+        raise InputError(f"has {by_id[0]} as an object by id, expected a list such as {by_id[0]}: [{_EXAMPLE}]")
+    if not found:
+        return None
+    if len(found) > 1:
+        raise InputError(f"has a list of items in each of {', '.join(found)}, expected one list of ratings")
+    return found[0]
+
+
+def _is_by_id(dtype: Any) -> bool:
+    """Whether an object has an object for each key, or keys that are numbers."""
+    import polars as pl
+
+    fields = dtype.fields if isinstance(dtype, pl.Struct) else []
+    return bool(fields) and all(field.name.isdecimal() or isinstance(field.dtype, pl.Struct) for field in fields)
+
+
+def _objects(dtype: Any) -> Mapping[str, Any]:
+    """The keys of the objects in a list; empty for another type."""
+    import polars as pl
+
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    return inner.to_schema() if isinstance(inner, pl.Struct) else {}
 
 
 def _line_numbers(path: Path) -> Iterator[int]:
@@ -95,31 +164,45 @@ def _of_lines(path: Path, columns: Sequence[str] | None, inferred: int | None) -
     import polars as pl
 
     scan = pl.scan_ndjson(_unmarked(path), infer_schema_length=inferred)
-    return (scan if columns is None else scan.select(_chosen(columns))).collect()
+    return (scan if columns is None else _chosen(scan, columns)).collect()
 
 
-def _leaves(schema: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The names of columns, those within an object behind a dot."""
+def _leaves(schema: "Mapping[str, Any]", before: str = "") -> dict[str, Any]:
+    """The types of columns by name, those within an object behind a dot."""
     import polars as pl
 
+    found: dict[str, Any] = {}
     for name, dtype in schema.items():
-        if isinstance(dtype, pl.Struct):
-            yield from _leaves(dict(dtype.to_schema()), f"{before}{name}.")
-        else:
-            yield f"{before}{name}"
+        inner = _leaves(dtype.to_schema(), f"{before}{name}.") if isinstance(dtype, pl.Struct) else None
+        found |= {f"{before}{name}": dtype} if inner is None else inner
+    return found
 
 
-def _chosen(columns: Sequence[str]) -> "list[pl.Expr]":
+def _chosen(frame: "pl.LazyFrame", columns: Sequence[str]) -> "pl.LazyFrame":
+    """Some columns, with a row for each object of the list that one of them names."""
     import polars as pl
 
-    found = []
-    for name in columns:
-        first, *within = name.split(".")
-        column = pl.col(first)
-        for field in within:
-            column = column.struct.field(field)
-        found.append(column.alias(name))
-    return found
+    listed = next((name.partition(WITHIN)[0] for name in columns if WITHIN in name), None)
+    if listed is None:
+        return frame.select(_field(name).alias(name) for name in columns)
+    outer, rows = [name for name in columns if WITHIN not in name], _field(listed)
+    frame = frame.filter(rows.list.len() > 0)
+    frame = frame.select(*(_field(name).alias(name) for name in outer), rows.alias(WITHIN)).explode(WITHIN)
+    return frame.select(
+        pl.col(name) if name in outer else _field(name.partition(WITHIN)[2], pl.col(WITHIN)).alias(name)
+        for name in columns
+    )
+
+
+def _field(name: str, of: "pl.Expr | None" = None) -> "pl.Expr":
+    """A column, or a field of the objects `of`; one within is behind a dot."""
+    import polars as pl
+
+    first, *within = name.split(".")
+    column = pl.col(first) if of is None else of.struct.field(first)
+    for field in within:
+        column = column.struct.field(field)
+    return column
 
 
 def _is_array(path: Path) -> bool:
@@ -139,6 +222,13 @@ def _found(path: Path, error: Exception) -> Exception:
             return ValueError(first_line(wrong))
         odd = next((row for row in rows if not isinstance(row, dict)), None)
         return ValueError(f"holds {_kind(odd)}, expected objects only" if odd is not None else first_line(error))
+    return next(wrong_lines(path), ValueError(first_line(error)))
+
+
+def wrong_lines(path: Path) -> Iterator[WrongLineError]:
+    """The lines that are no objects; none of an array, whose lines cannot be read one by one."""
+    if _is_array(path):
+        return
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.isspace():
@@ -147,10 +237,12 @@ def _found(path: Path, error: Exception) -> Exception:
                 row = json.loads(line.removeprefix(codecs.BOM_UTF8), parse_constant=_refuse_constant)
             except (ValueError, RecursionError) as wrong:
                 problem = wrong.msg if isinstance(wrong, json.JSONDecodeError) else first_line(wrong)
-                return WrongLineError(f"is not JSON: {problem}", number)
+                what = "neither JSON nor a dictionary of Python" if line.startswith(b"{'") else f"not JSON: {problem}"
+                yield WrongLineError(f"is {what}", number, "not JSON")
+                continue
             if not isinstance(row, dict):
-                return WrongLineError(f'is {_kind(row)}, expected an object such as {{"user_id": 1}}', number)
-    return ValueError(first_line(error))
+                problem = f'is {_kind(row)}, expected an object such as {{"user_id": 1}}'
+                yield WrongLineError(problem, number, "not an object")
 
 
 def _kind(value: Any) -> str:

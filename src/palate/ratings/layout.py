@@ -14,65 +14,11 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.mind import NEWS
+from palate.ratings.roles import ROLES, SURE, WEAK, named_as, plain_name
 from palate.ratings.source import SourceFile
 from palate.ratings.survey import BLOCK, blocks_of
 
-ROLES = {
-    role: tuple(names.split())
-    for role, names in {
-        "user": (
-            "userid user uid userno usr userkey reviewerid customerid memberid customer custid client clientid "
-            "reviewer member buyer buyerid visitorid visitor accountid account authorid authorsteamid steamid "
-            "playerid readerid listenerid subscriberid shopperid personid profileid householdid sessionid "
-            "username reviewusername reviewername userlogin reviewprofilename profilename userpseudoid "
-            "anonymousid domainuserid reviewemail revieweremail customeremail usermd5 criticname criticid raterid "
-            "consumerid kunde kundennr kundenid voterid ratinguserid userprofileid uuid userhash reviewers "
-            "tastername reviewuserid session"
-        ),
-        "item": (
-            "itemid movieid parentasin item movie itemno bookid productid asin isbn iid sku articleid filmid "
-            "trackid songid gameid appid businessid recipeid animeid artistid newsid contentid videoid showid "
-            "courseid listingid restaurantid hotelid placeid beerid wineid albumid podcastid jokeid stockcode "
-            "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
-            "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
-            "commentpostid productsku artikel artikelnr artikelid boardgameid productcode itemcode upc ean hotel "
-            "venueid poiid locationid product article book film game track song anime business"
-        ),
-        "rating": (
-            "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
-            "bookrating movierating myrating userscore reviewoverall votedup isrecommended recommended "
-            "recommendation thumbs thumb vote preference myscore eventvalue ratingscore itemrating productrating "
-            "bewertung sterne starsgiven yourrating watchratio userreviewscore hotelrating animerating"
-        ),
-        "timestamp": (
-            "timestamp time ts unixreviewtime unixtime datetime createdat date timestamps reviewdate ratingdate "
-            "orderdate purchasedate ratedat reviewedat createddate reviewtime timestampcreated eventtime "
-            "eventtimestamp invoicedate dateadded dateupdated updatedat submitted posted postedat rateddate "
-            "watcheddate clickedat viewedat playedat transactiondate unixtimestamp reviewcreated at tdat "
-            "datereviews impressiontime submissiontime submissiondate ratingtimestamp ratingtime mylastupdated "
-            "commentdate createdutc reviewcreationdate datum daterated eventdate clicktime requesttime "
-            "publishedat useddate reviewtimestamp votedat likedat readat lastplayed invoicetime ordertime day"
-        ),
-        "label": ("label like liked click clicked islike isclick"),
-        "split": ("split subset fold partition"),
-        "title": (
-            "title movietitle itemtitle booktitle producttitle name productname itemname gametitle gamename "
-            "appname artistname trackname songtitle recipename animetitle originaltitle businessname newstitle "
-            "articletitle coursename listingname showtitle"
-        ),
-    }.items()
-}
-"""Column names of each role, compared without case, spaces, `_`, `-`, `.`, `:` and RecBole's `:type`."""
-_SURE = {"userid", "user", "itemid", "item", "movieid", "parentasin", "rating", "timestamp", "title"}
-"""Names that mean their role whatever the other columns are called."""
-_WEAK = {
-    "at", "criticname", "dateupdated", "day", "ean", "grade", "householdid", "imdbid", "isbn", "lastplayed",
-    "location", "mid", "myscore", "originaltitle", "pid", "profilename", "readat", "revieweremail", "reviewername",
-    "reviewprofilename", "reviewtime", "reviewusername", "session", "sessionid", "tmdbid", "upc", "updatedat",
-    "userlogin", "username", "uuid", "vote"
-}  # fmt: skip
-"""Names that mean their role only where no other column does."""
-_OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating")} | {"timestamp": "--time"}
+_OPTIONS = {role: f"--{role}" for role in ("user", "item", "rating", "title")} | {"timestamp": "--time"}
 _CANDIDATES = ("\t", ",", ";", "|", "::", "^", "~", "\x01", "\x1f")
 """Separators that are tried; a space only where a line has none of them."""
 
@@ -105,9 +51,12 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::":
 """Names of separators for messages."""
 _MARKS = {
     b"PAR1": "a Parquet file, expected text: the name of such a file ends in .parquet",
-    b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet is saved as CSV",
+    b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet in .xlsx or .ods",
 }
 """The kind of a binary file by its first bytes."""
+
+_BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 POLARS_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """The exceptions of Polars for a file that it cannot read; a panic is a BaseException."""
@@ -210,6 +159,36 @@ def check_widths(file: SourceFile, layout: Layout, rows: int | None = None, show
     for line, fields in islice(records(file, layout), rows):
         if len(fields) != len(layout.names):
             raise InputError(width_problem(fields, layout.names, shown), file.place, line)
+
+
+def lacks_fields(file: SourceFile, layout: Layout) -> bool:
+    """Whether a row has too few fields, for which Polars reads nulls as for empty ones; True if that cannot be told.
+
+    Counts the separators outside of quotes, block by block.
+    """
+    if len(layout.separator) > 1 or layout.rewritten:
+        return True
+    rest = b""
+    with file.path.open("rb") as content:
+        for _ in range(layout.skip_lines):
+            content.readline()
+        while True:
+            block = content.read(_BLOCK)
+            text = rest + (block or b"\n")
+            data = np.frombuffer(text, np.uint8)
+            ends, marks = data == ord("\n"), data == ord(layout.separator)
+            if layout.quoted and b'"' in text:
+                outside = np.cumsum(data == ord('"')) % 2 == 0
+                ends, marks = ends & outside, marks & outside
+            ends, marks = np.flatnonzero(ends), np.flatnonzero(marks)
+            counts = np.diff(np.searchsorted(marks, ends), prepend=0)
+            lengths = np.diff(ends, prepend=-1) - 1
+            is_blank = (lengths == 0) | ((lengths == 1) & (data[ends - 1] == ord("\r")))
+            if ((counts < len(layout.names) - 1) & ~is_blank).any():
+                return True
+            if not block:
+                return False
+            rest = text[ends[-1] + 1 :] if ends.size else text
 
 
 def width_problem(fields: Sequence[str], names: Sequence[str], shown: int | None = None) -> str:
@@ -384,9 +363,8 @@ def column_of(
     Raises `InputError` if two columns have one name, or if a `needed` column is missing or has several candidates.
     """
     chosen = columns.get(role)
-    if chosen is not None and chosen not in names:  # in other letters, if that is clear
-        alike = [name for name in names if name.casefold() == chosen.casefold()]
-        chosen = alike[0] if len(alike) == 1 else chosen
+    if chosen is not None and chosen not in names and len(alike := named_as(chosen, names)) == 1:
+        chosen = alike[0]
     if chosen is not None and (chosen in names or needed):
         if names.count(chosen) != 1:
             count = f"{names.count(chosen)} columns" if chosen in names else "no column"
@@ -395,20 +373,20 @@ def column_of(
         return chosen
     plain = {plain_name(name): name for name in reversed(names)}
     known = [plain[p] for p in ROLES[role] if p in plain and (f"{p}id" not in plain or role in ("rating", "timestamp"))]
-    known = [name for name in known if plain_name(name) not in _WEAK] or known
+    known = [name for name in known if plain_name(name) not in WEAK] or known
     found = known[0] if known else None
     same = [name for name in names if found is not None and plain_name(name) == plain_name(found)]
     if len(same) > 1:
         expected = f"expected one {role} column, or its name as ratings.columns.{role}"
         raise InputError(f"the columns {same[0]!r} and {same[1]!r} have the same name, {expected}", place, 1)
-    if needed and len(known) > 1 and not _SURE & {plain_name(name) for name in known}:
+    if needed and len(known) > 1 and not SURE & {plain_name(name) for name in known}:
         option = f"{_OPTIONS[role]} NAME, or " if role in _OPTIONS else ""
         expected = f"expected the name of one: {option}--set ratings.columns.{role}=NAME"
         raise InputError(f"the columns {known[0]!r} and {known[1]!r} can both be the {role}, {expected}", place, 1)
     if found is None and needed:
         _check_header(names, place, role)
         usual = {"user": "userId", "item": "movieId"}.get(role, role)
-        option = "" if role == "title" else f", or its name as {_OPTIONS.get(role, f'ratings.columns.{role}')}"
+        option = f", or its name as {_OPTIONS.get(role, f'ratings.columns.{role}')}"
         if role == "timestamp":
             option += " (without times, --order file takes the rows as they come)"
         if role == "rating":
@@ -451,8 +429,3 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
 def _guessed(names: Sequence[str]) -> list[str]:
     """Names for the columns of a file without a header: the usual order, and words for further columns."""
     return [("user", "item", "rating", "timestamp")[n] if n < 4 else f"column{n + 1}" for n in range(len(names))]
-
-
-def plain_name(name: str) -> str:
-    """A column's name in lower case, without separators and RecBole's type."""
-    return re.sub(r"[_\-. /()]", "", name.partition(":")[0].lower() or name.lower())

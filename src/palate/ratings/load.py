@@ -19,9 +19,11 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import COLUMNS, OF_WORDS, Reading, check_titles, read_ratings, without_title
-from palate.ratings.source import PACKED, SAVED, Source, parts_of
+from palate.ratings.rating_table import COLUMNS, Reading, check_titles, other_spelling, read_ratings, without_title
+from palate.ratings.roles import named_as
+from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
 from palate.ratings.split_names import split_files
+from palate.ratings.spreadsheet import SHEET
 from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
@@ -36,14 +38,14 @@ _ITEM_WORDS = {*_ITEM_STEMS, "movie", "item", "book", "product", "title", "films
                "business", "businesses", "courses"}  # fmt: skip
 _FIXED = {"ratings.dat": _RATING_STEMS, "u.data": _RATING_STEMS, "movies.dat": _ITEM_STEMS, "u.item": _ITEM_STEMS}
 _REMEDIES = {
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": it is a spreadsheet, save it as CSV"),
+    **dict.fromkeys((".xls", ".xlsb", ".numbers"), ": it is a spreadsheet, save it as .xlsx"),
     **dict.fromkeys(
         (".pkl", ".pickle"), ": it is a pickle, which can run any code; `to_parquet` of pandas converts it"
     ),
     ".rds": ": it is of R, write.csv() converts it",
     **dict.fromkeys((".db", ".sqlite", ".sqlite3"), ": a database is named as sqlite:///PATH?table=NAME"),
     ".duckdb": ": a database is named as duckdb:///PATH?table=NAME",
-    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), ": it is an archive, unpack it first"),
+    **dict.fromkeys((".7z", ".rar"), ": it is an archive, unpack it first"),
     **dict.fromkeys((".npy", ".npz", ".pt", ".h5", ".mat"), ": it holds arrays, save it as Parquet"),
 }
 """How to convert a file of another kind into a readable table, by suffix."""
@@ -80,6 +82,8 @@ class Ratings:
     """How samples get negatives; None if the log has ratings, not likes alone."""
     users: pl.DataFrame | None = None
     """The table of users, see `palate.ratings.user_table`; None if there is none."""
+    rated: str = ""
+    """How the file writes its ratings, such as `numbers out of 5`; empty for plain numbers."""
 
     @property
     def dated(self) -> bool:
@@ -116,17 +120,18 @@ def load_ratings(
         return _load_store(source, items, columns, scale)
     with ExitStack() as stack:
         tables = stack.enter_context(open_tables(source, encoding))
+        source = source.partition(SHEET)[0]
         names = tables.chosen or _find_ratings(tables)
-        if "://" not in source and tables.chosen and not (Path(source) / SAVED).is_file():
+        if "://" not in source and tables.chosen and not is_saved(Path(source)):
             _check_suffix(names[0], source)
         files = tables.open_all(names)
         name = source if source in ARCHIVES else _name_of(source, names)
         usual = usual_scale(name, files[0].name)
         numbers = COUNTS if likes is not None else scale or usual
         rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
-        how = Reading(columns, numbers, *rules)
+        how = Reading(columns, numbers, *rules, spare=tables.spare)
         table = read_ratings(files, how)
-        scale = scale or (OF_WORDS if table.in_words else usual)
+        scale = table.rated.scale(scale or usual)
         roles: dict[str, Mapping[str, str]]
         roles = {part.file.name: part.columns for part in table.parts[:1] or (table,)}  # of parts the first is like all
         titled = "title" in table.frame.columns
@@ -145,8 +150,11 @@ def load_ratings(
             item_frame = pl.DataFrame(schema={"item_id": table.frame.schema["item_id"], "title": pl.String})
         else:
             wanted = "expected movies.csv or items.csv beside it, --items, --untitled id, or a title column "
-            wanted += "(--set ratings.columns.title=NAME)"
+            wanted += "(--title NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
+        known = [name for named in (*roles.values(), *(part.columns for part in table.parts)) for name in named]
+        if "title" in columns and not named_as(columns["title"], known):
+            raise InputError(f"names no column {columns['title']!r} of {', '.join(roles)}", "ratings.columns.title")
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
             table, scale = first_likes(table), SCALE
@@ -161,7 +169,9 @@ def load_ratings(
             table = table.without(table.frame.select(reason).to_series())
         check_titles(table, item_frame, item_tables[0].name if item_tables else table.file.name)
         if table.frame.is_empty():
-            raise InputError(f"has no ratings that can be kept: {table.left_out()}", table.file.place)
+            spelling = other_spelling(lacking[0], item_frame) if untitled == "drop" and lacking.len() else ""
+            hint = f"; of item {lacking[0]} expected {spelling}" if spelling else ""
+            raise InputError(f"has no ratings that can be kept: {table.left_out()}{hint}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
     frame = in_seconds(table.frame, table.form)
@@ -172,11 +182,12 @@ def load_ratings(
         inputs,
         scale,
         "" if how.numbered else table.form.span(table.frame["timestamp"]),
-        counted(table.skipped["reason"]),
+        counted(table.reasons),
         skipped,
         roles,
         table.shape,
         likes=likes,
+        rated=table.rated.name,
     )
 
 
@@ -274,13 +285,17 @@ def check_scale(scale: tuple[float, float] | None) -> None:
 def _find_ratings(tables: Source) -> tuple[str, ...]:
     """The rating file of a folder or a zip, or its parts; raises `InputError` for none, or several."""
     atomic = [name for name in tables.names if name.lower().endswith(".inter")]
-    if {"train", "test"} <= split_files(tables.names).keys():
-        usual = [name for name in tables.names if _is_usual(name, _RATING_STEMS)]
-        if not usual:
-            raise InputError(
-                "holds a table for each split, expected one of all ratings: `--data` reads splits", tables.root
-            )
+    saved = [name for name in tables.names if "dataset_dict.json" in tables.names and "." not in name]
+    if len(saved) == 1:
+        return tuple(saved)
+    splits = split_files(tables.names)
+    if {"train", "test"} <= splits.keys() and not any(_is_usual(name, _RATING_STEMS) for name in tables.names):
+        ways = f"`--data {tables.root}` reads the splits, `--ratings {tables.root}/{splits['train']}` one of them"
+        raise InputError(f"holds a table for each split, expected one of all ratings: {ways}", tables.root)
     found = [name for name in tables.names if _is_usual(name, _RATING_STEMS)] + atomic
+    if saved and not found:
+        ways = ", ".join(f"{tables.root}/{name}" for name in saved)
+        raise InputError(f"holds a dataset in several splits, expected the folder of one: {ways}", tables.root)
     if not found:
         found = [name for name in tables.names if is_named(name) and _words(name)[-1] in _RATING_WORDS]
     if not found:
@@ -303,8 +318,6 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     if tables.is_database:
         found_there = ", ".join(name.replace("/", ".") for name in tables.names)
         raise InputError(f"names no table of ratings, expected ?table=NAME; found {found_there}", tables.root)
-    if "dataset_dict.json" in tables.names:
-        raise InputError("holds a dataset in several splits, expected the folder of one", tables.root)
     expected = "expected ratings.csv, ratings.jsonl, ratings.parquet, ratings.dat, u.data or a .inter file"
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
     named = next((name for name in tables.names if is_table(name)), None)
@@ -375,8 +388,10 @@ def _name_of(source: str, names: Sequence[str]) -> str:
         return path.resolve().name
     if any(character in path.name for character in "*?["):
         return path.resolve().parent.name or "ratings"
-    if path.suffix.lower() == ".zip" or not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
-        return path.stem if path.suffix.lower() == ".zip" or not path.exists() else _stem(path.name)
+    if (stem := archive_stem(path.name)) is not None:
+        return stem
+    if not (_is_usual(names[0], _RATING_STEMS) and path.exists()):
+        return path.stem if not path.exists() else _stem(path.name)
     return path.resolve().parent.name or _stem(names[0])
 
 

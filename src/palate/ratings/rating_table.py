@@ -3,10 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, pairwise, takewhile
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
-from palate.ratings.formats import Format, format_of
+from palate.ratings.formats import Format, TornError, format_of
 from palate.ratings.layout import (
     IN_UTF8,
     POLARS_FAULTS,
@@ -24,36 +25,35 @@ from palate.ratings.layout import (
     check_encoding,
     check_roles,
     column_of,
+    lacks_fields,
     layout_of,
     records,
     rewritten_rows,
     roles_of,
     width_problem,
 )
+from palate.ratings.rating_forms import IN_WORDS, NUMBERS, RatingForm, rating_form
+from palate.ratings.roles import WITHIN
 from palate.ratings.source import SourceFile
+from palate.ratings.spreadsheet import SUFFIXES
 from palate.ratings.survey import DIGIT_LIKE
 from palate.ratings.text import WHITE, is_shown
-from palate.ratings.times import SECONDS, TimeForm, TimesError, time_form
+from palate.ratings.times import SECONDS, TimeForm, TimesError, of_serials, time_form
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
 _TYPES = {"rating": pl.Float64(), "timestamp": pl.Int64()}
 _IDS = ("user_id", "item_id")
 _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
+NULLS = ("null", "NULL", "Null", "none", "None", "NONE", "nan", "NaN", "NAN", "n/a", "N/A", "<NA>", r"\N")
+"""Words that programs write where there is no value."""
+_AS_INTEGERS = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int64')` before it is written keeps 12"
 _WIDE = (pl.UInt64, pl.Int128)
 NOWHERE = -1
 """The place of the ratings of a table that has likes alone."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
-
-
-_YES = "1 true t yes y up like liked thumbsup positive recommended 👍"
-_NO = "0 false f no n down dislike disliked thumbsdown negative notrecommended 👎"
-WORDS = {**dict.fromkeys(_YES.split(), 1.0), **dict.fromkeys(_NO.split(), 0.0)}
-"""Ratings in words, compared without case, spaces, `_` and `-`."""
-OF_WORDS = (0.0, 1.0)
-"""The scale of ratings in words."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Reading:
     """A rating that means there is none."""
     likes: bool = False
     """Whether the rows are likes, with or without a column of ratings."""
+    spare: Callable[[str], Path] | None = None
+    """Gives a path for a copy of a file without its wrong lines, see `Source.spare`; needed with `skip`."""
 
     @property
     def roles(self) -> dict[str, str]:
@@ -106,8 +108,10 @@ class RatingTable:
     """The role of each column of the file, see `roles_of`."""
     parts: "tuple[RatingTable, ...]" = ()
     """The tables of several files that are one."""
-    in_words: bool = False
-    """Whether the ratings are `WORDS`."""
+    rated: RatingForm = NUMBERS
+    """The form of the ratings."""
+    torn: Sequence[tuple[int, str, str]] = ()
+    """The lines of the file that are no rows: number, reason, text."""
 
     @classmethod
     def of(cls, parts: "Sequence[RatingTable]") -> "RatingTable":
@@ -122,7 +126,7 @@ class RatingTable:
             if not part.form.agrees(first.form):
                 found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.name}"
                 raise InputError(found, part.file.place)
-            if part.in_words != first.in_words:
+            if part.rated != first.rated:
                 raise InputError(f"has ratings of another kind than {first.file.name}", part.file.place)
         if len({part.form.per_second for part in full}) > 1:
             unit = min(max(part.form.per_second for part in full), 10**6)
@@ -145,11 +149,21 @@ class RatingTable:
     def shape(self) -> str:
         """What the files are, such as `2 files of text with semicolons, gzip, cp1252`."""
         first = self.parts[0] if self.parts else self
-        return (f"{len(self.parts)} files of " if self.parts else "") + shape_of(first.file, first.layout)
+        within = next(
+            (name.partition(WITHIN)[0] for name, role in first.columns.items() if role and WITHIN in name), None
+        )
+        found = shape_of(first.file, first.layout) + (f", a row for each of {within!r}" if within else "")
+        return (f"{len(self.parts)} files of " if self.parts else "") + found
+
+    @property
+    def reasons(self) -> pl.Series:
+        """Why each row of the file that `frame` lacks is left out, (rows,) String."""
+        torn = [reason for part in self.parts or (self,) for _, reason, _ in part.torn]
+        return pl.concat([self.skipped["reason"], pl.Series("reason", torn, pl.String)])
 
     def left_out(self) -> str:
         """How many rows were left out, by reason, and the way to the first of them."""
-        counts = self.skipped["reason"].value_counts(sort=True).rows()
+        counts = self.reasons.value_counts(sort=True).rows()
         told = ", ".join(f"{count:,} {reason}" for reason, count in counts)
         return f"{told}; `--bad-rows refuse --untitled refuse` names the first"
 
@@ -224,10 +238,8 @@ class RatingTable:
         skipped = self.skipped.sort("row")
         wanted = dict(skipped.iter_rows())
         if self.layout is None and (typed := format_of(self.file)) is not None:
-            texts = [
-                json.dumps(row, default=str)
-                for row in _shown(typed.columns(self.file)[list(wanted)]).iter_rows(named=True)
-            ]
+            whole = typed.columns(self.file, typed.header(self.file))
+            texts = [json.dumps(row, default=str) for row in _shown(whole[list(wanted)]).iter_rows(named=True)]
             numbers = typed.lines(self.file.path)
             lines = (
                 [row + 1 for row in wanted]
@@ -238,10 +250,10 @@ class RatingTable:
             assert self.layout is not None
             found = [at for row, at in enumerate(records(self.file, self.layout)) if row in wanted]
             lines, texts = [line for line, _ in found], [self.layout.separator.join(fields) for _, fields in found]
-        return pl.DataFrame(
-            {"line": lines, "reason": skipped["reason"], "row": texts},
-            schema_overrides={"line": pl.Int64, "row": pl.String},
-        )
+        types = {"line": pl.Int64(), "reason": pl.String(), "row": pl.String()}
+        rows = pl.DataFrame({"line": lines, "reason": skipped["reason"], "row": texts}, types)
+        torn = pl.DataFrame(self.torn, types, orient="row")
+        return pl.concat([rows, torn]).sort("line", maintain_order=True)
 
 
 def _shown(rows: pl.DataFrame) -> pl.DataFrame:
@@ -274,19 +286,25 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
     table = tables[0] if len(tables) == 1 else RatingTable.of(tables)
     if len(tables) > 1 and how.numbered:
         table = replace(table, frame=_numbered(table.frame.drop("timestamp")))
-    scale = OF_WORDS if table.in_words else how.scale
+    scale = table.rated.scale(how.scale)
     if how.not_rated is not None:
         table = table.without(
             table.frame.select(pl.when(pl.col("rating") == how.not_rated).then(pl.lit("not rated"))).to_series()
         )
     if table.frame.is_empty():
-        lost = not table.skipped.is_empty()
+        lost = not table.reasons.is_empty()
         why = f"expected a row that is right: {table.left_out()}" if lost else "expected at least one row"
         raise InputError(f"has no ratings, {why}", table.file.place)
     for name in _IDS:
-        if (pair := spelled_twice(table.frame[name])) is not None:
-            row = _first(table.frame[name] == pair[0])
-            table.fail(f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling", row)
+        if (ids := table.frame[name]).dtype != pl.String:
+            continue
+        different = ids.unique()
+        if different.is_in(NULLS).any():
+            row = _first(ids.is_in(NULLS))
+            table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
+        if (pair := spelled_twice(different)) is not None:
+            problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
+            table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
     _check_values(table, scale)
     if how.likes:
         return table
@@ -305,67 +323,95 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
 def _read(file: SourceFile, how: Reading) -> RatingTable:
     """The ratings of one file; with `how.skip` those that are right by themselves."""
     typed = format_of(file)
-    table = _read_text(file, how) if typed is None else _read_typed(file, typed, how)
+    try:
+        table = _read_text(file, how) if typed is None else _read_typed(file, typed, how)
+    except TornError as error:
+        if typed is None or how.spare is None or not how.skip:
+            raise InputError(f"{error.message}{_WAY_OUT}", error.place, error.line) from None
+        whole, torn = typed.without_wrong_lines(file, how.spare(f"{file.place} without wrong lines"))
+        table = replace(_read_typed(whole, typed, how), torn=torn)
     if not how.skip:
         return table
-    table = table.without(reasons_of(table.frame, OF_WORDS if table.in_words else how.accepted))
+    table = table.without(reasons_of(table.frame, table.rated.scale(how.accepted)))
     texts = [name for name in _IDS if typed is None and table.frame[name].dtype == pl.String]
     return replace(table, frame=table.frame.with_columns(as_ids(table.frame[name]) for name in texts))
 
 
-def _columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> dict[str, str | None]:
-    """The column of each of `how.roles`; a table of likes may have no ratings."""
-    used = {
-        name: column_of(role, names, how.columns, file.place, needed=not how.likes or name != "rating")
-        for name, role in how.roles.items()
-    }
-    if used["rating"] is None:
+def _columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> tuple[dict[str, str | None], dict[str, str]]:
+    """The column of each of `how.roles` in the file, and those in the names of its folders for roles that it lacks.
+
+    A table of likes may have no ratings.
+    """
+    used: dict[str, str | None] = {}
+    above: dict[str, str] = {}
+    for name, role in how.roles.items():
+        folder = column_of(role, list(file.folders), how.columns, file.place, needed=False) if file.folders else None
+        if name == "timestamp" and folder is not None and re.fullmatch(r"\d{1,7}", file.folders[folder]):
+            folder = None  # a day of a month, or a year
+        needed = folder is None and not (how.likes and name == "rating")
+        named = folder is not None and folder == how.columns.get(role)
+        used[name] = None if named else column_of(role, names, how.columns, file.place, needed=needed)
+        if used[name] is None and folder is not None:
+            above[name] = folder
+    if used["rating"] is None and "rating" not in above:
         used["rating"] = column_of("label", names, how.columns, file.place, needed=False)
-    return used
+    return used, above
+
+
+def _with_folders(table: RatingTable, above: Mapping[str, str], how: Reading) -> RatingTable:
+    """The table with the values of the columns `above` that the names of its folders have."""
+    problem: str | None
+    for name, column in above.items():
+        text = pl.Series(name, [table.file.folders[column]])
+        found = text.replace(["", "__HIVE_DEFAULT_PARTITION__", *NULLS], None)
+        if name == "timestamp":
+            try:
+                form = time_form(found)
+            except TimesError as error:
+                raise InputError(f"{column} {error}", table.file.place) from None
+            value, problem = form.values(found), form.problem(column, text[0])
+            table = replace(table, form=form)
+        elif name == "rating":
+            value, problem = found.cast(pl.Float64, strict=False), rating_problem(column, text[0], how.accepted)
+        else:
+            value, problem = as_ids(found), f"{column} {text[0]!r} is no id"
+        if not how.skip and problem and (value[0] is None or name == "rating"):
+            raise InputError(problem, table.file.place)
+        frame = table.frame.with_columns(pl.lit(value[0], value.dtype).alias(name))
+        table = replace(table, frame=frame, columns={**table.columns, column: name})
+    return table
 
 
 def _read_text(file: SourceFile, how: Reading) -> RatingTable:
     layout = layout_of(file, how.header)
-    used = _columns_of(file, layout.names, how)
+    used, above = _columns_of(file, layout.names, how)
     title = column_of("title", layout.names, how.columns, file.place, needed=False)
     check_roles(used | {"title": title}, file.place)
     places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    places |= dict.fromkeys(above, NOWHERE)
     places.setdefault("rating", NOWHERE)
     roles = roles_of(layout.names, used | {"title": title})
+    last = {"_last": len(layout.names) - 1} if how.skip and len(layout.names) - 1 not in places.values() else {}
     try:
-        frame = scan(file, layout, places, _TYPES, ids=_IDS)
+        frame = scan(file, layout, places | last, _TYPES, ids=_IDS)
+        if last and frame["_last"].null_count() and lacks_fields(file, layout):
+            raise pl.exceptions.ComputeError("a row has too few fields")
+        frame = frame.drop(last)
         frame = _numbered(frame) if how.numbered else frame
         if not _has_nulls(frame):
             form = time_form(frame["timestamp"])
             frame = frame.with_columns(form.values(frame["timestamp"]))
             if not _has_nulls(frame):
-                return RatingTable(frame, file, layout, form, columns=roles)
+                return _with_folders(RatingTable(frame, file, layout, form, columns=roles), above, how)
     except POLARS_FAULTS:
         pass
     read = _read_leniently(file, layout, places, how) if how.skip else _read_carefully(file, layout, places, how)
-    return replace(read, columns=roles)
+    return _with_folders(replace(read, columns=roles), above, how)
 
 
 def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with the number of each row as its time."""
     return frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-
-
-def _are_words(ratings: pl.Series) -> bool:
-    """Whether all ratings are `WORDS`, and at least one is not a number."""
-    words = ratings.drop_nulls().unique()
-    plain = _plain(words)
-    return words.len() <= len(WORDS) and bool(plain.is_in(list(WORDS)).all() and not plain.is_in(["0", "1"]).all())
-
-
-def _plain(words: pl.Series) -> pl.Series:
-    return words.str.to_lowercase().str.replace_all(r"[\s_-]", "")
-
-
-def _of_words(ratings: pl.Series) -> pl.Series:
-    """Words as text of the numbers that they stand for; null for other text."""
-    numbers = {word: f"{number:g}" for word, number in WORDS.items()}
-    return _plain(ratings).replace_strict(numbers, default=None, return_dtype=pl.String)
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -438,12 +484,12 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
     try:
         text = scan(file, layout, places, {})
     except POLARS_FAULTS as error:
-        _diagnose(file, layout, places, how, None, in_words=False)
+        _diagnose(file, layout, places, how, (None, None))
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
     texts = _stripped(text, decimal_comma=layout.separator != ",")
     blank = texts.select(pl.all_horizontal(pl.col(name).is_null() for name in how.roles)).to_series()
-    texts, in_words = _in_numbers(texts)
+    texts, rated = _in_numbers(texts)
     texts = _text_numbered(texts, ~blank) if how.numbered else texts
     try:
         form = time_form(texts["timestamp"])
@@ -452,17 +498,17 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
         table.fail(f"{layout.names[places['timestamp']]} {error}", error.row - int(blank.head(error.row).sum()))
     frame = _typed(texts, form)
     if _has_nulls(frame):
-        _diagnose(file, layout, places, how, form, in_words=in_words)
+        _diagnose(file, layout, places, how, (form, rated))
         frame = frame.filter(~blank)
         if _has_nulls(frame):
             raise InputError("has fields that cannot be read as ratings", file.place)
-    return RatingTable(frame, file, layout, form, in_words=in_words)
+    return RatingTable(frame, file, layout, form, rated=rated)
 
 
-def _in_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
-    """The table with ratings in words as numbers, and whether they were words."""
-    in_words = _are_words(texts["rating"])
-    return (texts.with_columns(_of_words(texts["rating"])) if in_words else texts), in_words
+def _in_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, RatingForm]:
+    """The table with its ratings as text of numbers, and the form that they have."""
+    rated = rating_form(texts["rating"])
+    return texts.with_columns(rated.numbers(texts["rating"])), rated
 
 
 def _text_numbered(texts: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
@@ -475,14 +521,14 @@ def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int],
     """As `_read_carefully`: wrong values become null, and rows with another number of fields are skipped."""
     texts, ragged = whole_rows(file, layout, places)
     skipped = pl.DataFrame({"row": ragged}, {"row": pl.Int64}).with_columns(reason=pl.lit("wrong number of fields"))
-    texts, in_words = _in_numbers(_stripped(texts, decimal_comma=layout.separator != ","))
+    texts, rated = _in_numbers(_stripped(texts, decimal_comma=layout.separator != ","))
     texts = _text_numbered(texts, pl.repeat(True, texts.height, eager=True)) if how.numbered else texts
     try:
         form = time_form(texts["timestamp"])
     except TimesError as error:
         table = RatingTable(texts, file, layout, skipped=skipped)
         table.fail(f"{layout.names[places['timestamp']]} {error}", error.row)
-    return RatingTable(_typed(texts, form), file, layout, form, skipped, in_words=in_words)
+    return RatingTable(_typed(texts, form), file, layout, form, skipped, rated=rated)
 
 
 def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
@@ -492,7 +538,7 @@ def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> t
     try:
         texts = scan(file, layout, dict(places) | others, {})
         texts = texts.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
-        if not texts[last].null_count():  # fields that a row lacks are null
+        if not texts[last].null_count() or not lacks_fields(file, layout):  # fields that a row lacks are null
             return texts.drop(others), []
     except POLARS_FAULTS:
         pass
@@ -555,15 +601,14 @@ def _diagnose(
     layout: Layout,
     places: Mapping[str, int],
     how: Reading,
-    form: TimeForm | None,
-    *,
-    in_words: bool,
+    forms: tuple[TimeForm | None, RatingForm | None],
 ) -> None:
     """Raise `InputError` for the first wrong row; return if all are right.
 
-    Without a `form` of the times, that of the first rows counts.
+    `forms` are those of the times and the ratings. Without one, that of the first rows counts.
     """
-    names, rows, scale = layout.names, records(file, layout), OF_WORDS if in_words else how.accepted
+    form, rated = forms
+    names, rows = layout.names, records(file, layout)
     while block := list(islice(rows, BLOCK)):
         whole = list(takewhile(lambda row: len(row[1]) == len(names), block))
         texts = {
@@ -577,7 +622,10 @@ def _diagnose(
             form = form or time_form(frame["timestamp"])
         except TimesError as error:
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
-        typed = _typed(frame.with_columns(_of_words(frame["rating"])) if in_words else frame, form)
+        rated = rated or rating_form(frame["rating"])
+        scale = rated.scale(how.accepted) if places["rating"] != NOWHERE else (1.0, 1.0)
+        frame = frame.with_columns(rated.numbers(frame["rating"]).fill_null(frame["rating"]))
+        typed = _typed(frame, form)
         wrong = reasons_of(typed, scale).is_not_null()
         if wrong.any():
             row = _first(wrong)
@@ -593,7 +641,9 @@ def _diagnose(
 def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
     """Why a row is wrong, (rows,) String: a value is missing, cannot be read, or is out of its range; else null."""
     rating, time = pl.col("rating"), pl.col("timestamp")
+    texts = [name for name in _IDS if frame.schema[name] == pl.String]
     ids = [(pl.col(name).is_null(), f"no {name}") for name in _IDS]
+    ids += [(pl.col(name).is_in(NULLS), f"no {name}") for name in texts]
     codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in _IDS]
     values = [
         (rating.is_null(), "no rating that is a number"),
@@ -613,6 +663,8 @@ def _problem(
         value = row[name]
         if value is None:
             return f"{names[name]} is empty, expected an id"
+        if value in NULLS:
+            return f"{names[name]} {value!r} stands for no value, expected an id"
         if "\ufffd" in value:
             return f"{names[name]} {value!r} is not UTF-8 text: {IN_UTF8}"
     problem = rating_problem(names["rating"], row["rating"] or "", scale)
@@ -639,7 +691,7 @@ def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | N
 def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     names = typed.header(file)
     roles = how.roles | {"title": "title"}
-    used = _columns_of(file, names, how)
+    used, above = _columns_of(file, names, how)
     used["title"] = column_of("title", names, how.columns, file.place, needed=False)
     check_roles(used, file.place)
     present = {name: column for name, column in used.items() if column is not None}
@@ -648,13 +700,14 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
         pl.col(column).cast(type_of(roles[name], column, found.schema[column], file.place)).alias(name)
         for name, column in present.items()
     ]
-    frame = found.select(*casts, *([] if "rating" in present else [pl.lit(1.0).alias("rating")]))
+    ones = [name for name in (*above, "rating") if name not in present]
+    frame = found.select(*casts, *(pl.lit(1, _TYPES.get(name, pl.Int64())).alias(name) for name in dict.fromkeys(ones)))
     frame = frame.with_columns(printable(frame[name]) for name in _IDS)
-    in_words = "rating" in present and found.schema[present["rating"]] == pl.Boolean
+    rated = IN_WORDS if "rating" in present and found.schema[present["rating"]] == pl.Boolean else NUMBERS
     table = RatingTable(frame, file, None)
     if frame["rating"].dtype == pl.String:
         texts = frame.with_columns(frame["rating"].str.strip_chars(WHITE).replace("", None))
-        texts, in_words = _in_numbers(texts)
+        texts, rated = _in_numbers(texts)
         frame = texts.with_columns(pl.col("rating").cast(pl.Float64, strict=False))
         wrong = frame["rating"].is_null() & texts["rating"].is_not_null()
         if not how.skip and wrong.any():
@@ -664,12 +717,15 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     times = frame["timestamp"]
     if times.dtype == pl.String:
         times = times.str.strip_chars(WHITE).replace("", None)
+    elif file.name.lower().endswith(SUFFIXES):
+        times = of_serials(times)
     try:
         form = time_form(times)
     except TimesError as error:
         table.fail(f"{present['timestamp']} {error}", error.row)
     frame = frame.with_columns(form.values(times))
-    table = RatingTable(frame, file, None, form, columns=roles_of(names, used), in_words=in_words)
+    table = RatingTable(frame, file, None, form, columns=roles_of(names, used), rated=rated)
+    table = _with_folders(table, above, how)
     if how.skip:
         return table
     wrong = frame["timestamp"].is_null() & times.is_not_null()
@@ -801,18 +857,19 @@ def distinct(ids: pl.Series) -> pl.Series:
 
 def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
     """Raise `InputError` for the first rating whose item has no title in `items`."""
-    titled = items.filter(is_shown(pl.col("title")))["item_id"]
     missing = without_title(table.frame["item_id"], items)
     if missing.len():
         row = _first(table.frame["item_id"].is_in(missing.implode()))
         item = table.frame["item_id"][row]
-        other = _spelled_otherwise(item, titled)
-        expected = (
-            "one for every rated item, or --untitled drop or id"
-            if other is None
-            else f"one spelling in both tables: it has item {other}"
-        )
+        expected = other_spelling(item, items) or "one for every rated item, or --untitled drop or id"
         table.fail(f"item {item} has no title in {where}, expected {expected}", row)
+
+
+def other_spelling(item: str | int, items: pl.DataFrame) -> str:
+    """What to expect of an item that has a title under another spelling of its id; empty if it has none."""
+    other = _spelled_otherwise(item, items.filter(is_shown(pl.col("title")))["item_id"])
+    hint = _AS_INTEGERS if f"{item} {other}".count(".0") == 1 else ""
+    return "" if other is None else f"one spelling in both tables: it has item {other}{hint}"
 
 
 def _spelled_otherwise(item: str | int, ids: pl.Series) -> str | None:

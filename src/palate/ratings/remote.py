@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from palate.errors import InputError, WorkError, first_line
 from palate.progress import Meter
-from palate.ratings.source import Source, open_source
+from palate.ratings.source import Source, archive_stem, open_source, scratch_folder
 from palate.store.artifacts import atomic_file
 from palate.store.hub import cache_dir
 
@@ -61,12 +60,12 @@ def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
         return _copied(files, posixpath.join(folder, name), f"{root}{name}")
 
     root = f"{(url if folder == path else url.rpartition('/')[0]).rstrip('/')}/"
-    if single and not wild and path.lower().endswith(".zip"):
+    if single and not wild and archive_stem(path) is not None:
         with open_source(fetch(single[0]), encoding) as tables:
             yield replace(tables, root=url)
         return
-    with TemporaryDirectory(prefix="palate-") as scratch:
-        yield Source(root, tuple(beside), Path(scratch), chosen=chosen, encoding=encoding, fetch=fetch)
+    with scratch_folder() as scratch:
+        yield Source(root, tuple(beside), scratch, chosen=chosen, encoding=encoding, fetch=fetch)
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -1,6 +1,6 @@
 """Open what a user names as a set of tables: each is a plain file on disk, and messages have the user's path.
 
-A path may be a file, a pattern such as `logs/*.csv`, a folder, or a zip; see also `palate.ratings.remote` and
+A path may be a file, a pattern such as `logs/*.csv`, a folder, a zip or a tar; see also `palate.ratings.remote` and
 `palate.ratings.sql`. Compressed files are unpacked into a scratch folder, and text in another encoding than UTF-8 is
 rewritten there.
 """
@@ -12,10 +12,14 @@ import glob
 import hashlib
 import json
 import lzma
+import os
+import platform
 import posixpath
 import re
+import shutil
 import stat
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -26,9 +30,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 from palate.errors import InputError, first_line, unwritable
+from palate.ratings import spreadsheet
 from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
+from palate.ratings.tar import Member, Tar
 
 _BLOCK = 1 << 20
 _APPLE = "._"
@@ -36,8 +43,8 @@ _APPLE = "._"
 LARGE, MOST_TIMES = 100_000_000, 100
 """A table may have more bytes than `LARGE` only if that is at most `MOST_TIMES` those of its file."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError,
-           LookupError, OverflowError, struct.error)  # fmt: skip
-"""The exceptions of `zipfile` and its decompressors for damaged bytes."""
+           LookupError, OverflowError, struct.error, tarfile.TarError)  # fmt: skip
+"""The exceptions of `zipfile`, `tarfile` and decompressors for damaged bytes."""
 PACKED = {
     ".gz": (b"\x1f\x8b", "gzip"),
     ".bz2": (b"BZh", "bz2"),
@@ -45,8 +52,7 @@ PACKED = {
     ".zst": (b"\x28\xb5\x2f\xfd", "zstd"),
 }
 """First bytes and name of each compression, by suffix."""
-SAVED = "state.json"
-"""The file that the folder of a saved dataset has."""
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", *(f".tar{suffix}" for suffix in PACKED))
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -75,6 +81,12 @@ class SourceFile:
     """How the user's file is compressed."""
 
     @property
+    def folders(self) -> dict[str, str]:
+        """The columns in the names of folders, such as `rating=5`, with their values."""
+        named = (folder.partition("=") for folder in self.place.split("/")[:-1] if "=" in folder)
+        return {name: unquote(value) for name, _, value in named}
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the bytes, in hexadecimal; of a compressed file those that it holds."""
         return self.survey.result().sha256
@@ -101,9 +113,11 @@ class Source:
     root: Path | str
     names: tuple[str, ...]
     scratch: Path
-    archive: zipfile.ZipFile | None = None
+    archive: zipfile.ZipFile | Tar | None = None
     chosen: tuple[str, ...] = ()
     encoding: str | None = None
+    sheet: str | None = None
+    """The sheet of the chosen spreadsheet; None: the first."""
     fetch: Callable[[str], Path] | None = field(default=None, repr=False)
     """Writes a table of a place that is no folder to disk, for example one of a database; the path."""
 
@@ -117,7 +131,7 @@ class Source:
         found = []
         for name in names:
             folder = Path(self.root) / name
-            if self.fetch is None and folder.is_dir() and not (folder / SAVED).is_file():
+            if self.fetch is None and folder.is_dir() and not is_saved(folder):
                 parts = parts_of(_names(folder))
                 if not parts:
                     raise InputError("is a folder, expected one with the parts of a table", folder)
@@ -131,7 +145,11 @@ class Source:
         place = self._place(name)
         try:
             if self.archive is not None:
-                return self._readable(self._of_zip(self.archive, name, place), self.archive.getinfo(name).compress_size)
+                file = self._of_archive(self.archive, name, place)
+                file = self._readable(file, self.archive.getinfo(name).compress_size)
+                return (
+                    replace(file, packed=f"{file.packed}, tar".lstrip(", ")) if isinstance(self.archive, Tar) else file
+                )
             path = Path(self.root) / name if self.fetch is None else self.fetch(name)
             _refuse_device(path, place)
             if path.is_dir():
@@ -152,32 +170,36 @@ class Source:
             return str(self.root / name)
         return f"{self.root}{name.replace('/', '.') if self.is_database else name}"
 
-    def _of_zip(self, archive: zipfile.ZipFile, name: str, place: str) -> SourceFile:
-        path = self._spare(name)
+    def _of_archive(self, archive: zipfile.ZipFile | Tar, name: str, place: str) -> SourceFile:
+        path, kind = self.spare(name), _kind(archive)
         try:
             _refuse_bomb(archive.getinfo(name), place)
             with archive.open(name) as member, path.open("wb") as file:
                 _copy(member, file)
         except _DAMAGE as error:
-            raise InputError(f"cannot be read from the zip: {error}", place) from None
+            raise InputError(f"cannot be read from the {kind}: {error}", place) from None
         except OSError as error:  # damage in bz2 is an OSError without errno, or EINVAL
             if error.errno is not None and error.errno != errno.EINVAL:
                 raise
-            raise InputError(f"cannot be read from the zip: {error}", place) from None
+            raise InputError(f"cannot be read from the {kind}: {error}", place) from None
         return _file(path, name, place)
 
     def _readable(self, file: SourceFile, size: int | None = None) -> SourceFile:
         """The file, unpacked and as UTF-8; `size` are the bytes that it has in the user's own file."""
-        with file.path.open("rb") as content:
-            begin = content.read(6)
         stem, suffix = posixpath.splitext(file.name)
-        kind = next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
+        kind = _packing(file.path)
         if kind is not None:
             name = stem if suffix.lower() in PACKED else file.name
             file.survey.cancel()
-            file = replace(_file(self._unpacked(file, kind, size), name, file.place), packed=kind)
+            file = replace(_file(self._unpacked(file.path, file.place, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
+        if file.name.lower().endswith(spreadsheet.SUFFIXES):
+            copy, sheet = self.spare(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
+            spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
+            return replace(file, path=copy)
+        if self.sheet is not None and file.name in self.chosen:
+            raise InputError(f"has no sheets, expected no {spreadsheet.SHEET}{self.sheet}", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
             return file
         encoding = _encoding(file, self.encoding)
@@ -189,21 +211,21 @@ class Source:
             return replace(file, path=self._as_json(file)) if is_python else file
         return file
 
-    def _unpacked(self, file: SourceFile, kind: str, size: int | None) -> Path:
+    def _unpacked(self, packed_path: Path, place: str, kind: str, size: int | None = None) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
-        path, most = self._spare(file.place), max(LARGE, MOST_TIMES * (size or file.path.stat().st_size))
+        path, most = self.spare(place), max(LARGE, MOST_TIMES * (size or packed_path.stat().st_size))
         try:
-            with _decompressing(file.path, kind) as packed, path.open("wb") as plain:
+            with _decompressing(packed_path, kind) as packed, path.open("wb") as plain:
                 if _copy(packed, plain, most) > most:
-                    raise InputError(f"unpacks to more than {most / 1e6:,.0f} MB, expected a table", file.place)
+                    raise InputError(f"unpacks to more than {most / 1e6:,.0f} MB, expected a table", place)
         except (*_DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
-            raise InputError(f"is not a whole {kind} file: {first_line(error)}", file.place) from None
+            raise InputError(f"is not a whole {kind} file: {first_line(error)}", place) from None
         return path
 
     def _as_utf8(self, file: SourceFile, encoding: str) -> Path:
-        path = self._spare(file.place + encoding)
+        path = self.spare(file.place + encoding)
         try:
             with (
                 file.path.open(encoding=encoding, newline="") as text,
@@ -218,35 +240,57 @@ class Source:
 
     def _as_json(self, file: SourceFile) -> Path:
         """Rewrite lines of Python's dictionaries, as some old data sets have them, as JSON."""
-        path = self._spare(f"{file.place} as JSON")
+        path = self.spare(f"{file.place} as JSON")
         with file.path.open(encoding="utf-8", errors="replace") as lines, path.open("w", encoding="utf-8") as out:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
                 try:
                     out.write(json.dumps(ast.literal_eval(line)) + "\n" if line.strip() else "\n")
                 except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-                    raise InputError("is neither JSON nor a dictionary of Python", file.place, number) from None
+                    out.write(line)  # the reader names it, or leaves it out
         return path
 
-    def _spare(self, name: str) -> Path:
+    def spare(self, name: str) -> Path:
         """A path in the scratch folder; `name` itself may be too long for a file."""
         self.scratch.mkdir(exist_ok=True)
         return self.scratch / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @contextmanager
-def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
-    """Open a file, a pattern, a folder or a zip; unpacked files are removed when the block ends.
+def scratch_folder() -> Iterator[Path]:
+    """A folder for copies of files, removed when the block ends; those that killed processes left are removed first."""
+    of_machine = f"palate-scratch-{platform.node()}-"  # containers may share a folder, but not their process ids
+    for left in Path(tempfile.gettempdir()).glob("palate-scratch-*"):
+        owner = re.fullmatch(rf"{re.escape(of_machine)}(\d+)-\w{{8}}", left.name)
+        if owner and not _is_running(int(owner[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{of_machine}{os.getpid()}-") as scratch:
+        yield Path(scratch)
 
-    Raises `InputError` if it cannot be read, is not a zip, or has member names that point outside of it.
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
+
+
+@contextmanager
+def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
+    """Open a file, a pattern, a folder or an archive; unpacked files are removed when the block ends.
+
+    Raises `InputError` if it cannot be read, is not a whole archive, or has member names that point outside of it.
     """
-    with tempfile.TemporaryDirectory(prefix="palate-") as scratch:
-        opened = partial(Source, scratch=Path(scratch), encoding=encoding)
-        if path.suffix.lower() == ".zip" and not path.is_dir():
-            with _zip(path) as archive:
+    with scratch_folder() as scratch:
+        opened = partial(Source, scratch=scratch, encoding=encoding)
+        if archive_stem(path.name) is not None and not path.is_dir():
+            with _archive(path, opened(path, ())) as archive:
                 yield opened(path, _members(archive, path), archive=archive)
             return
         matched = [] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if path.is_dir() and (path / SAVED).is_file():
+        if is_saved(path):
             path = path.resolve()
             yield opened(path.parent, _names(path.parent), chosen=(path.name,))
         elif path.is_dir():
@@ -257,6 +301,11 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
             root = Path(posixpath.commonpath([m.parent for m in matched]))
             names = tuple(str(m.relative_to(root)) for m in matched if not m.name.startswith(_APPLE))
             yield opened(root, tuple(sorted({*_names(root), *names})), chosen=names)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is a dataset that `datasets` saved."""
+    return (folder / "state.json").is_file()
 
 
 def parts_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -272,12 +321,14 @@ def parts_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    """The files of a folder, and those of subfolders that a table is partitioned into, such as `year=2024/`."""
+    """The files of a folder, saved datasets, and files of subfolders that a table is partitioned into: `year=2024/`."""
     try:
         found = [p for p in folder.iterdir() if not p.name.startswith(_APPLE)]
         files = [p.name for p in found if p.is_file()]
         parts = [f for p in found if "=" in p.name and p.is_dir() for f in p.rglob("*") if f.is_file()]
-        tables = [p.name for p in found if p.is_dir() and p.suffix.lower() in (".parquet", ".csv", ".json")]
+        tables = [
+            p.name for p in found if is_saved(p) or (p.is_dir() and p.suffix.lower() in (".parquet", ".csv", ".json"))
+        ]
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", folder) from None
     return tuple(sorted([*files, *(f.relative_to(folder).as_posix() for f in parts), *tables]))
@@ -294,22 +345,48 @@ def _refuse_device(path: Path, place: str) -> None:
         raise InputError("is a pipe or a device, expected a file: `cat` writes it into one", place)
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
+def archive_stem(name: str) -> str | None:
+    """The name of an archive without its suffix; None for another file."""
+    suffix = next((suffix for suffix in _ARCHIVES if name.lower().endswith(suffix)), None)
+    return None if suffix is None else name[: -len(suffix)]
+
+
+def _kind(archive: zipfile.ZipFile | Tar) -> str:
+    return "tar" if isinstance(archive, Tar) else "zip"
+
+
+def _packing(path: Path) -> str | None:
+    """How a file is compressed, by its first bytes."""
+    with path.open("rb") as content:
+        begin = content.read(6)
+    return next((kind for mark, kind in PACKED.values() if begin.startswith(mark)), None)
+
+
+def _archive(path: Path, source: Source) -> zipfile.ZipFile | Tar:
+    """The open archive; a compressed tar is unpacked into the scratch folder of `source` first."""
+    is_zip = path.suffix.lower() == ".zip"
     try:
         _refuse_device(path, str(path))
-        return zipfile.ZipFile(path)
+        if is_zip:
+            return zipfile.ZipFile(path)
+        kind = _packing(path)
+        return Tar(path if kind is None else source._unpacked(path, str(path), kind))
     except OSError as error:
+        if error.errno in _FULL:
+            raise unwritable(source.scratch, error) from None
         raise InputError(f"cannot be read: {error.strerror or error}", path) from None
     except _DAMAGE:
-        raise InputError("is not a whole zip file", path) from None
+        raise InputError(f"is not a whole {'zip' if is_zip else 'tar'} file", path) from None
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
-    """The names of a zip's files; raises `InputError` if one points outside of it."""
+def _members(archive: zipfile.ZipFile | Tar, path: Path) -> tuple[str, ...]:
+    """The names of an archive's files; raises `InputError` if one points outside of it."""
     names = archive.namelist()
     unsafe = next((n for n in names if _leads_out(n)), None)
     if unsafe is not None:
-        raise InputError(f"has the member {unsafe!r}, expected only names below the zip's own folder", path)
+        raise InputError(
+            f"has the member {unsafe!r}, expected only names below the {_kind(archive)}'s own folder", path
+        )
     return tuple(sorted(n for n in names if not n.endswith("/") and not posixpath.basename(n).startswith(_APPLE)))
 
 
@@ -336,7 +413,8 @@ def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
 
 
 def _file(path: Path, name: str, place: str) -> SourceFile:
-    survey = survey_of_bytes if name.lower().endswith(_BINARY) else survey_of_text
+    binary = (*_BINARY, *spreadsheet.SUFFIXES)
+    survey = survey_of_bytes if name.lower().endswith(binary) else survey_of_text
     return SourceFile(path, posixpath.basename(name), place, _SURVEYING.submit(survey, path))
 
 
@@ -389,7 +467,7 @@ def _legacy(text: bytes) -> str:
     return best.encoding
 
 
-def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
+def _refuse_bomb(member: zipfile.ZipInfo | Member, place: str) -> None:
     """Raise `InputError` for a zip bomb: a table of ratings compresses to a fifth, not to a hundredth."""
     size = member.file_size
     if size > LARGE and size > MOST_TIMES * member.compress_size:
@@ -398,6 +476,6 @@ def _refuse_bomb(member: zipfile.ZipInfo, place: str) -> None:
 
 
 def _leads_out(name: str) -> bool:
-    """Whether a member's name points outside of the folder that the zip is unpacked in."""
+    """Whether a member's name points outside of the folder that the archive is unpacked in."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or parts[0] == "" or parts[0].endswith(":")

@@ -22,7 +22,7 @@ def split_files(names: Sequence[str]) -> dict[str, str]:
         words = stem.replace("-", "_").replace(".", "_").split("_")
         words = words if suffix == ".inter" else words[:1]  # RecBole puts the data set's name first
         split = next((split for word in words for split, called in SPLIT_NAMES.items() if word in called), None)
-        if split is None or suffix not in split_suffixes():
+        if split is None or suffix not in ("", *split_suffixes()):  # a saved dataset has none
             continue
         if split in found:
             raise InputError(f"and {found[split]} are both of the split {split}, expected one file each", name)

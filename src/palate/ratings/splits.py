@@ -26,6 +26,7 @@ from palate.ratings.layout import (
 )
 from palate.ratings.load import Ratings, check_scale, counted, find_items, titled_by_id
 from palate.ratings.rating_table import (
+    NULLS,
     RatingTable,
     as_ids,
     rating_problem,
@@ -258,7 +259,7 @@ def _checked(part: _Part, form: TimeForm | None, scale: tuple[float, float], ski
     """
     frame, labelled = part.frame, "label" in part.names
     splits = {called: split for split, names in SPLIT_NAMES.items() for called in names}
-    ids = {name: frame[name].replace("", None) for name in ("user_id", "item_id")}
+    ids = {name: frame[name].replace(["", *NULLS], None) for name in ("user_id", "item_id")}
     split = frame["split"].str.to_lowercase().replace_strict(splits, default=None, return_dtype=pl.String)
     if labelled:
         rating = frame["label"].str.to_lowercase().replace_strict(LABELS, default=None, return_dtype=pl.Float64)

@@ -7,7 +7,6 @@ store of `palate serve`, which is another kind of database.
 import json
 import re
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import polars as pl
 
 from palate.errors import InputError, WorkError, first_line
 from palate.ratings.database import place_of
-from palate.ratings.source import Source
+from palate.ratings.source import Source, scratch_folder
 
 SCHEMES = ("sqlite", "duckdb", "postgresql", "postgres")
 _ROWS = 100_000
@@ -60,13 +59,13 @@ def open_database(url: str) -> Iterator[Source]:
     does not answer."""
     base, table = _split(url)
     place = place_of(base)
-    with tempfile.TemporaryDirectory(prefix="palate-") as scratch, _opened(base) as found:
+    with scratch_folder() as scratch, _opened(base) as found:
         shown = {name.replace("/", "."): name for name in found.tables}
         if table is not None and table not in shown:
             raise InputError(f"has no table {table!r}, expected one of {', '.join(shown) or 'none'}", place)
 
         def fetch(name: str) -> Path:
-            path = Path(scratch) / f"{found.tables.index(name)}.parquet"
+            path = scratch / f"{found.tables.index(name)}.parquet"
             try:
                 frame = found.read(name)
             except pl.exceptions.PolarsError as error:
@@ -78,7 +77,7 @@ def open_database(url: str) -> Iterator[Source]:
             return path
 
         chosen = () if table is None else (shown[table],)
-        yield Source(f"{place}?table=", found.tables, Path(scratch), chosen=chosen, fetch=fetch)
+        yield Source(f"{place}?table=", found.tables, scratch, chosen=chosen, fetch=fetch)
 
 
 def _split(url: str) -> tuple[str, str | None]:

@@ -14,6 +14,8 @@ _BORDER = 10**11
 """Seconds of the year 5138, and milliseconds of 1973: larger numbers are in the next smaller unit."""
 _YEAR_1 = -62_135_596_800
 """Seconds of the year 1, the first of Python's dates."""
+_EPOCH = 25_569
+"""Excel counts days; this one is 1970-01-01."""
 _COMPACT = (("%Y%m%d", 19700101, 20991231), ("%Y%m%d%H%M%S", 19700101000000, 20991231235959))
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TEXT = (
@@ -104,7 +106,8 @@ class TimeForm:
         if number < 0:
             return f"{name} {value} is negative, {expected}"
         if self.kind == "number" and number < 2**63:
-            return f"{name} {value} is in another unit than the rows around it, {expected}"
+            own = next(unit for unit, per_second in UNITS.items() if number < _BORDER * per_second)
+            return f"{name} {value} is in another unit than the rows around it: {own}, {expected}"
         return f"{name} {value} is " + (f"too large, {expected}" if self.kind == "number" else f"no date, {expected}")
 
     def shown(self, value: int) -> str:
@@ -152,6 +155,13 @@ def time_form(column: pl.Series) -> TimeForm:
     if form.per_second == 1 and form.kind == "number" and (floats != floats.floor()).any():
         return TimeForm("seconds", 10**6, fractions=True)
     return form
+
+
+def of_serials(column: pl.Series) -> pl.Series:
+    """The column as Datetime if its numbers are those that Excel writes for 1970 to 2100; else unchanged."""
+    if not (column.dtype.is_numeric() and column.is_between(_EPOCH, 73_051).all()):
+        return column
+    return ((column - _EPOCH) * 86_400_000).round().cast(pl.Int64).cast(pl.Datetime("ms"))
 
 
 def in_seconds(frame: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
