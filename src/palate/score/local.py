@@ -132,7 +132,7 @@ class LocalBackend:
         """Why a probe failed, None if it passed: a shared prefix must give the logits of whole prompts."""
         import torch
 
-        from palate.train.attention import TOLERANCE
+        from palate.train.probe import TOLERANCE
 
         weight = self.model.get_input_embeddings().weight
         draw = np.random.default_rng(5)
