@@ -253,9 +253,13 @@ class TrainConfig(Section):
     tokens_per_batch: int | None = Field(None, ge=8)
     """Maximum number of tokens in a forward pass on a device; a longer prompt is split. None: `batch_size` times the
     longest sequence, or a whole prompt if that is more."""
-    attention: Literal["auto", "segments", "flex", "mask", "padded"] = "auto"
+    attention: Literal["auto", "varlen", "flex", "segments", "mask", "padded"] = "auto"
     """How attention separates the targets of a prompt; `auto`: the first implementation that passes a test before
     training."""
+    kernels: Literal["auto", "none", "compile"] = "auto"
+    """`compile`: PyTorch compiles what each layer computes beside matrix products and attention into few kernels, in a
+    minute or two. `auto`: so on CUDA for runs of 200 steps or more. Kernels that fail a test before training are not
+    used."""
     train_on: Literal["response", "answer"] = "response"
     """The tokens with a loss: the whole response, or the answer token alone."""
     teacher: Teacher | None = None
@@ -284,8 +288,10 @@ class TrainConfig(Section):
     """Weight decay of the optimizer."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The trainer clips gradients to this norm."""
-    gradient_checkpointing: bool = False
-    """Needs less memory and a third more compute."""
+    gradient_checkpointing: bool | Literal["selective", "auto"] = "auto"
+    """`true` needs the least memory and a third more compute. `selective` keeps matrix products and attention and
+    computes the rest again. `auto`: on CUDA the first of `false`, `selective` and `true` that fits by the estimate of
+    `palate plan`, elsewhere `false`."""
     optimizer: str = "adamw_torch"
     """Optimizer, as transformers names it."""
     adam_beta2: float = Field(0.999, gt=0, lt=1)
@@ -322,9 +328,17 @@ class TrainConfig(Section):
         """
         logs = {"logging_steps", "save_steps", "save_total_limit", "report_to"}
         evaluations = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
-        memory = {"tokens_per_batch", "attention", "gradient_checkpointing", "batch_size", "gradient_accumulation"}
+        memory = {"tokens_per_batch", "attention", "kernels", "gradient_checkpointing"}
+        memory |= {"batch_size", "gradient_accumulation"}
         options = self.model_dump(mode="json", exclude={"seed", "seeds"} | logs | evaluations | memory)
         return options | {"samples_per_step": self.samples_per_step}
+
+    @property
+    def recomputes(self) -> Literal["nothing", "selected", "layers"]:
+        """What gradient checkpointing computes again; `auto` counts as nothing."""
+        if self.gradient_checkpointing == "selective":
+            return "selected"
+        return "layers" if self.gradient_checkpointing is True else "nothing"
 
     @property
     def samples_per_step(self) -> int:

@@ -7,10 +7,11 @@ import pytest
 from tests.tiny import tiny_model
 
 from palate.config import Config
-from palate.models.method import attach, held_in
+from palate.models.method import attach, held_in, leave_casts_to_autocast
 from palate.plan import load_shape
 from palate.plan.flops import flops, kernels
 from palate.plan.memory import Batch, base_bytes, memory_of, optimizer_bytes
+from palate.train.layers import recompute
 
 ROWS, LENGTH, LABELLED = 2, 96, 3
 
@@ -49,9 +50,9 @@ def real(config: Config, dtype: str) -> Any:
             weight.requires_grad = "layers" in name or name.endswith(".norm.weight")
         return base
     model = attach(base, config.train)
-    if config.train.gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute(model, config.train)
+    if dtype == "bfloat16":
+        leave_casts_to_autocast(model)
     return model
 
 
@@ -89,7 +90,7 @@ def test_flops_are_those_that_pytorch_counts(tmp_path: Path, kind: str, options:
     assert sum(both.values()) - again == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
-@pytest.mark.parametrize(("kind", "within"), [("llama", 0.1), ("qwen3", 0.1), ("phi3", 0.2)])
+@pytest.mark.parametrize(("kind", "within"), [("llama", 0.12), ("qwen3", 0.1), ("phi3", 0.2)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("train", [{"lora": {"r": 8, "dropout": 0.05}}, {"lora": {"dropout": 0.0}}, {"method": "full"}])
 def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(

@@ -1,5 +1,6 @@
 """A plan's arithmetic: steps, FLOPs with and without sharing, what fits and what would."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from palate.commands.plan import prices_of
 from palate.config import Config
 from palate.errors import InputError
 from palate.plan import Device, Plan, Workload, find_device, predict
-from palate.plan.predict import schedule
+from palate.plan.devices import MARGIN
+from palate.plan.predict import schedule, with_checkpointing
 
 
 def config_of(folder: Path, **train: Any) -> Config:
-    return described(folder, "qwen3", layers=5, **({"batch_size": 4, "gradient_accumulation": 2} | train))
+    usual = {"batch_size": 4, "gradient_accumulation": 2, "gradient_checkpointing": False}
+    return described(folder, "qwen3", layers=5, **(usual | train))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,19 @@ def test_what_is_too_small_has_the_time_that_the_remedy_takes(tmp_path: Path, ro
 
     assert estimate.seconds == pytest.approx(alone.seconds)
     assert estimate.cost == pytest.approx(estimate.seconds)
+
+
+def test_checkpointing_is_the_fastest_that_fits(tmp_path: Path) -> None:
+    config, dtype = config_of(tmp_path, gradient_checkpointing="auto"), "float32"
+    found, size = [], {}
+    for choice in (False, "selective", True):
+        size[choice] = on(config_of(tmp_path, gradient_checkpointing=choice), 1).memory(dtype, 0.0).total
+    assert size[True] < size["selective"] < size[False]
+    for room in (size[False], size["selective"], size[True] / 2):
+        card = Device("card", {dtype: 1.0}, 1.01 * room / MARGIN, None, framework=0.0)
+        found.append(with_checkpointing(on(config, 1), card).config.train.gradient_checkpointing)
+    assert found == [False, "selective", True]
+    assert with_checkpointing(on(config, 1), replace(card, gpu=False)).config.train.gradient_checkpointing is False
 
 
 def test_auto_is_bfloat16_where_a_device_has_it() -> None:

@@ -10,19 +10,65 @@ from tests.examples import mostly_slow
 from tests.tiny import tiny_model, toy_config, toy_dataset
 from tests.train.test_answers import adapted, prompts_for
 
+from palate.config import TrainConfig
 from palate.errors import InputError
 from palate.train import attention
-from palate.train.attention import attend, block_mask, choose_attention, probe, segments_of
-from palate.train.finetune import CHECKPOINTING, train
+from palate.train.attention import attend, choose_attention, segments_of
+from palate.train.block_mask import block_mask
+from palate.train.finetune import train
+from palate.train.layers import recompute
+from palate.train.probe import probe
 
 
-def test_flex_attentions_block_mask_is_the_mask(tmp_path: Path) -> None:
-    prompts = prompts_for("gpt2_like", tmp_path, 4)
-    packed = prompts.pack(prompts.pieces()[:3])
-    mask = block_mask(packed, "cpu")
+@pytest.mark.parametrize("count", [1, 4, 12])
+@pytest.mark.parametrize("targets", [1, 4, 16])
+def test_flex_attentions_block_mask_is_the_mask(targets: int, count: int, tmp_path: Path) -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    prompts = prompts_for("gpt2_like", tmp_path, targets)
+    packed = prompts.pack(prompts.pieces()[:count])
+    found = block_mask(packed, "cpu")
     at = torch.arange(len(packed))
-    seen = mask.mask_mod(0, 0, at[:, None], at[None])
-    assert torch.equal(seen, torch.from_numpy(packed.mask()))
+    assert torch.equal(found.mask_mod(0, 0, at[:, None], at[None]), torch.from_numpy(packed.mask()))
+    plain = create_block_mask(found.mask_mod, None, None, len(packed), len(packed), device="cpu")
+    assert found.as_tuple(flatten=True)[:2] == plain.as_tuple(flatten=True)[:2]
+    parts = [
+        f"{full}{side}_{what}" for full in ("", "full_") for side in ("kv", "q") for what in ("num_blocks", "indices")
+    ]
+    for part in parts:
+        assert torch.equal(getattr(found, part), getattr(plain, part)), part
+
+
+def by_sequence(query: Any, key: Any, value: Any, bounds: Any, *others: Any, scale: float, **options: Any) -> Any:
+    """PyTorch's flash attention for sequences of unequal lengths, one after the other."""
+    assert options == {"window_size": (-1, 0), "enable_gqa": query.shape[1] != key.shape[1]}
+    assert torch.equal(bounds, others[0])
+    assert others[1:] == (int(bounds.diff().max()),) * 2
+    pieces = zip(
+        *(x.transpose(0, 1)[None].split(bounds.diff().tolist(), dim=2) for x in (query, key, value)), strict=True
+    )
+    found = [
+        torch.nn.functional.scaled_dot_product_attention(*each, is_causal=True, scale=scale, enable_gqa=True)
+        for each in pieces
+    ]
+    return torch.cat(found, dim=2)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("autocast", [nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
+@pytest.mark.parametrize("longest", [40, 384])
+def test_sequences_of_unequal_lengths_are_where_flash_attention_takes_them(
+    longest: int, autocast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(varlen, "varlen_attn", by_sequence)
+    assert choose_attention(adapted(tiny_model()), "varlen", 1, longest, autocast).refused == ()
+
+
+def test_flash_attention_is_not_taken_where_it_cannot_compute() -> None:
+    """It has no kernel for the CPU."""
+    with pytest.raises(InputError, match=r"train.targets_per_prompt|train.attention"):
+        choose_attention(adapted(tiny_model()), "varlen", 1, 100)
 
 
 @pytest.mark.parametrize("chunk", [8, 60, 256])
@@ -127,8 +173,9 @@ def test_attention_with_more_to_it_takes_another_way() -> None:
 
 
 def test_several_targets_cannot_be_padded() -> None:
-    with pytest.raises(InputError, match=r"train.attention: cannot keep the targets of a prompt apart"):
-        choose_attention(tiny_model(), "padded", 2, 100)
+    for way in ("padded", "varlen"):
+        with pytest.raises(InputError, match=r"train.attention: cannot keep the targets of a prompt apart"):
+            choose_attention(tiny_model(), way, 2, 100)  # type: ignore[arg-type]
 
 
 def test_flex_attention_comes_first_on_cuda_and_is_missed_without_its_compiler(
@@ -138,7 +185,7 @@ def test_flex_attention_comes_first_on_cuda_and_is_missed_without_its_compiler(
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
     assert attention.ways_on(cpu)[0] == "segments"
     attention.check_compiler(cpu)
-    assert attention.ways_on(cuda)[0] == "flex"
+    assert attention.ways_on(cuda)[:2] == ["varlen", "flex"]
     with pytest.raises(attention.WorkError, match="Triton, which compiles it, is not installed"):
         attention.check_compiler(cuda)
     monkeypatch.setattr(attention, "ways_on", lambda device: ["flex", "segments"])
@@ -146,28 +193,9 @@ def test_flex_attention_comes_first_on_cuda_and_is_missed_without_its_compiler(
     monkeypatch.setattr(attention, "check_compiler", lambda device: check(cuda))
     chosen = choose_attention(tiny_model(), "auto", 4, 100)
     assert chosen.way == "segments"
-    assert chosen.refused == ("flex (flex_attention): Triton, which compiles it, is not installed",)
+    assert chosen.refused == ("flex (palate_flex): Triton, which compiles it, is not installed",)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "attention: not flex (flex_attention): Triton" in caplog.text
-
-
-def test_flex_attention_takes_one_kernel_for_prompts_of_all_lengths(tmp_path: Path) -> None:
-    """The kernel for decoding, below 128 tokens, refuses grouped heads of ratio 4."""
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    seen = []
-
-    def spy(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **others: Any) -> Any:
-        seen.append(others["kernel_options"])
-        return sdpa_attention_forward(module, query, key, value, None)
-
-    AttentionInterface.register("spy", spy)
-    model = tiny_model("qwen3", 2048)
-    model.set_attn_implementation("spy")
-    prompts = prompts_for("gpt2_like", tmp_path, 4)
-    attention.Attention("flex", "spy").logits(model, prompts.pack(prompts.pieces()[:1]))
-    assert seen == [{"FORCE_USE_FLEX_ATTENTION": True}] * 2
+    assert "attention: not flex (palate_flex): Triton" in caplog.text
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
@@ -184,13 +212,11 @@ def bf16() -> Any:
 
 @pytest.mark.parametrize("longest", mostly_slow([40, 130, 700], [40, 130]))
 @pytest.mark.parametrize("autocast", [nullcontext, bf16])
-@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("checkpointed", [True, False, "selective"])
 @pytest.mark.parametrize("way", ["segments", "mask", "padded"])
-def test_right_ways_pass_the_probe_at_all_lengths(way: Any, checkpointed: bool, autocast: Any, longest: int) -> None:
+def test_right_ways_pass_the_probe_at_all_lengths(way: Any, checkpointed: Any, autocast: Any, longest: int) -> None:
     model = adapted(tiny_model("llama"))
-    if checkpointed:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+    recompute(model, TrainConfig(gradient_checkpointing=checkpointed))
     modes = [module.training for module in model.modules()]
     assert choose_attention(model, way, 1, longest, autocast).refused == ()
     assert [module.training for module in model.modules()] == modes
@@ -273,8 +299,7 @@ def test_a_way_that_fails_only_when_layers_are_checkpointed_is_refused(monkeypat
     faulty(monkeypatch, wrong_when_recomputed)
     model = adapted(tiny_model())
     choose_attention(model, "segments", 4, 200)
-    model.enable_input_require_grads()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+    recompute(model, TrainConfig(gradient_checkpointing=True))
     with pytest.raises(InputError, match=r"the probe's gradient of .* norms off"):
         choose_attention(model, "segments", 4, 200)
 

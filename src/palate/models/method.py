@@ -53,6 +53,20 @@ def attach(model: Any, options: TrainConfig) -> Any:
         raise InputError(f"{lora.target_modules!r} names no layer of {name}", "train.lora.target_modules") from error
 
 
+def leave_casts_to_autocast(adapted: Any) -> None:
+    """Let LoRA layers pass on their inputs in 16 bits; call it only for a model that computes under autocast.
+
+    PEFT casts each input to the adapter's float32, and autocast casts it back: two kernels a layer in each direction,
+    and a copy of the input for each layer that reads it, where now they share one. The numbers are the same, as every
+    bfloat16 is a float32. This is the switch of PEFT's `disable_input_dtype_casting`, for the model's whole life.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+
+
 def detach(adapted: Any, *, merged: bool) -> Any:
     """The plain base model without PEFT's wrappers, unchanged or with the trained weights `merged` into it."""
     from peft.utils.other import ModulesToSaveWrapper

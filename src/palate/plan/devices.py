@@ -131,7 +131,8 @@ def _layers_speed(model_config: Any, config: Config, on: Any, tokens: int, peak:
     import torch
 
     from palate.models.load import best_dtype
-    from palate.models.method import held_in
+    from palate.models.method import held_in, leave_casts_to_autocast
+    from palate.train.layers import recompute
 
     small = type(model_config)(**(model_config.to_dict() | {"vocab_size": 256}))
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -145,9 +146,9 @@ def _layers_speed(model_config: Any, config: Config, on: Any, tokens: int, peak:
     afford = int(peak * seconds / 4 / sum(flops(shape, config, 1, 0, 0)[1].values()))
     length = max(64, min(tokens, afford, 1024))
     model = adapted(small, config, held_in(config.train, dtype)).to_empty(device=on)
-    if config.train.gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute(model, config.train)
+    if dtype == "bfloat16":
+        leave_casts_to_autocast(model)
     some = torch.randn(2**16, device=on) / 50
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):

@@ -26,7 +26,7 @@ def flops(
     }
     fused = config.model.attn_implementation != "eager"
     times = {"linear": 2.0, "attention": 3.5 if fused else 3.0, "head": 2.0, "lora": 3.0}
-    again = config.train.gradient_checkpointing
+    again = config.train.recomputes == "layers"
     return forward, {part: forward[part] * (times[part] + (again and part != "head")) for part in FLOPS}
 
 
@@ -34,8 +34,8 @@ def kernels(shape: ModelShape, config: Config, dtype: str) -> float:
     """Kernels of a forward and backward pass: a count of PyTorch's eager operations other than views and `empty`."""
     narrow, full = dtype == "bfloat16", config.train.method == "full"  # casts under autocast are kernels, too
     norm = (24 if narrow else 21) if full else 22 if narrow else 18
-    lora = (22 if narrow else 14) - (0 if config.train.lora.dropout else 2)
+    lora = (18 if narrow else 14) - (0 if config.train.lora.dropout else 2)
     count = 40 * shape.layers + norm * len(shape.norms)
     for each in shape.linears:
         count += (8 if narrow else 4) if each.trained else 2 + lora * each.adapted
-    return count * (1.36 if config.train.gradient_checkpointing else 1)
+    return count * {"nothing": 1.0, "selected": 1.3, "layers": 1.36}[config.train.recomputes]

@@ -65,9 +65,11 @@ def memory_of(
     """
     tokens, size, held = batch.rows * batch.length, BYTES[dtype], held_in(config.train, dtype)
     layers = kept_in_layers(shape, config, dtype, batch, on_gpu=on_gpu)
-    checkpointing = config.train.gradient_checkpointing
+    checkpointing = config.train.recomputes != "nothing"
     # The first layer's input and the last norm's; with checkpointing every layer's.
     kept = float(tokens) * shape.hidden * (4 + (BYTES[held] * shape.layers if checkpointing else 0))
+    if config.train.recomputes == "selected":
+        kept += tokens * products_kept(shape, config, size)
     wide = float(batch.labelled * shape.vocabulary)
     logits, working = 16 * wide, 0.0  # projected, as float32, normalized, and their gradients; float32 each
     copies = 2.0 * shape.adapter_weights if size == 2 else 0.0  # of trained weights, by autocast
@@ -105,9 +107,11 @@ def kept_in_layers(shape: ModelShape, config: Config, dtype: str, batch: Batch, 
     # Of a norm the input in float32, and its output where its scale is trained.
     each = sum(shape.norms) * (4 + (size if full else 0))
     learning = [linear for linear in shape.linears if linear.adapted or linear.trained]
-    if size == 4 and not dropout:  # layers that read the same tensor save it once, and attention has saved its result
+    if not dropout and (
+        size == 4 or not full
+    ):  # layers that read the same tensor save it once, and attention has saved its result
         inputs = {(linear.block, linear.inputs): linear.inputs for linear in learning}
-        each += 4 * (sum(inputs.values()) - (shape.queries * shape.layers if learning else 0))
+        each += size * (sum(inputs.values()) - (shape.queries * shape.layers if learning else 0))
     else:
         each += (size + dropout) * sum(linear.inputs for linear in learning)
     each += size * config.train.lora.r * sum(linear.adapted for linear in shape.linears)
@@ -117,6 +121,13 @@ def kept_in_layers(shape: ModelShape, config: Config, dtype: str, batch: Batch, 
     if config.model.attn_implementation == "eager":  # the scores' softmax in float32, and in bfloat16
         kept += shape.layers * shape.heads * batch.rows * batch.length**2 * (4 if size == 4 else 6)
     return kept
+
+
+def products_kept(shape: ModelShape, config: Config, size: int) -> float:
+    """Bytes a token that selective checkpointing keeps: results of layers, of an adapter's first part, of attention."""
+    narrow = config.train.lora.r * sum(linear.adapted for linear in shape.linears)
+    attention = shape.layers * (size * shape.queries + 4 * shape.heads)
+    return float(size * (sum(linear.outputs for linear in shape.linears) + narrow) + attention)
 
 
 def base_bytes(shape: ModelShape, dtype: str, quantization: str) -> float:
@@ -149,7 +160,7 @@ def is_known(name: str) -> bool:
 
 def weights_moved(shape: ModelShape, config: Config, dtype: str) -> float:
     """Bytes of weights that a forward and backward pass reads, and the bytes of expanding weights in 4 bits."""
-    times = 3 if config.train.gradient_checkpointing else 2
+    times = 3 if config.train.recomputes == "layers" else 2
     expanded = 2 * BYTES[dtype] * sum(shape.frozen) if config.model.quantization == "nf4" else 0
     return times * (base_bytes(shape, dtype, config.model.quantization) + expanded)
 
@@ -159,4 +170,5 @@ def activations_moved(shape: ModelShape, config: Config, dtype: str, batch: Batc
 
     A kept tensor is written, read twice, and a gradient of its size is written; checkpointing repeats two of these.
     """
-    return kept_in_layers(shape, config, dtype, batch, on_gpu=True) * (6 if config.train.gradient_checkpointing else 4)
+    times = 4 if config.train.recomputes == "nothing" else 6
+    return kept_in_layers(shape, config, dtype, batch, on_gpu=True) * times

@@ -152,6 +152,7 @@ def _compute(config: Config, workload: Workload, shape: ModelShape, epochs: floa
 
 
 def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
+    plan = with_checkpointing(plan, device)
     dtype = device.dtype(plan.config.model.dtype)
     memory = _memory(plan, device)
     fits = memory.total <= device.memory * MARGIN
@@ -169,6 +170,17 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
     seconds = step * plan.schedule.steps
     cost = None if price is None else price * seconds / 3600
     return Estimate(device, dtype, memory, fits, step, seconds, cost, remedy)
+
+
+def with_checkpointing(plan: Plan, device: Device) -> Plan:
+    """The plan with `train.gradient_checkpointing: auto` resolved: on a GPU the fastest that fits, elsewhere none."""
+    if plan.config.train.gradient_checkpointing != "auto":
+        return plan
+    for choice in (False, "selective") if device.gpu else ():
+        tried = _with(plan, {"train.gradient_checkpointing": choice})
+        if _memory(tried, device).total <= device.memory * MARGIN:
+            return tried
+    return _with(plan, {"train.gradient_checkpointing": device.gpu})
 
 
 def _memory(plan: Plan, device: Device) -> Memory:
@@ -189,7 +201,7 @@ def _with(plan: Plan, options: Mapping[str, object]) -> Plan:
 
 def _remedy(plan: Plan, device: Device) -> Mapping[str, object] | None:
     """The cheapest options that make the run fit: smaller passes cost nothing, checkpointing time, NF4 accuracy."""
-    quantized, checkpointing = plan.config.model.quantization == "nf4", plan.config.train.gradient_checkpointing
+    quantized, checkpointing = plan.config.model.quantization == "nf4", plan.config.train.recomputes == "layers"
     for nf4 in dict.fromkeys((quantized, quantized or plan.config.train.method == "lora")):
         for again in dict.fromkeys((checkpointing, True)):
             options: dict[str, object] = {"model.quantization": "nf4"} if nf4 and not quantized else {}

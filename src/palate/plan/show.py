@@ -153,7 +153,7 @@ def _flops(plan: Plan) -> list[RenderableType]:
     if plan.workload.size.size < plan.workload.samples:
         table.add_row("… without sharing", "", _si(compute.separate), f"{compute.separate / compute.sum:.2f} ×")
     table.add_row("… padded, head at every token", "", _si(compute.usual), f"{compute.usual / compute.sum:.2f} ×")
-    how = ", the forward pass twice" if plan.config.train.gradient_checkpointing else ""
+    how = ", the forward pass twice" if plan.config.train.recomputes == "layers" else ""
     return [Text.assemble(("FLOPs of the run", "bold"), how), table]
 
 
@@ -171,8 +171,9 @@ def _memory(plan: Plan) -> list[RenderableType]:
     known = is_known(config.train.optimizer)
     meaning["optimizer"] = config.train.optimizer + ("" if known else ", unknown: taken for AdamW")
     meaning["activations"] += f", {memory.tokens:,} tokens"
-    if config.train.gradient_checkpointing:
-        meaning["activations"] = f"the layers' inputs, {memory.tokens:,} tokens"
+    if config.train.recomputes != "nothing":
+        kept = "the layers' inputs" if config.train.recomputes == "layers" else "inputs and matrix products"
+        meaning["activations"] = f"{kept}, {memory.tokens:,} tokens"
         meaning["working"] = "one layer computed again, and its gradients"
     table = _table("", "GB", "share")
     table.add_column("", no_wrap=True)

@@ -185,7 +185,7 @@ class LocalBackend:
         import torch
 
         from palate.score.prefix import shared_prefix
-        from palate.train.attention import TOLERANCE
+        from palate.train.probe import TOLERANCE
 
         weight = self.model.get_input_embeddings().weight
         draw = np.random.default_rng(5)

@@ -133,15 +133,20 @@ def pack(ids: Ints, length: Longs, shared: Longs, first: Longs, response: Longs,
     )  # fmt: skip
 
 
-def tensors(packed: Packed, device: Any = None) -> dict[str, Any]:
-    """A model's arguments: `input_ids`, `position_ids` (1, t) and `logits_to_keep` (r,), all int64."""
+def upload(array: NDArray[Any], device: Any = None) -> Any:
+    """An array as a tensor on a device; CUDA copies it from pinned memory while the host goes on."""
     import torch
 
-    def tensor(array: NDArray[Any]) -> Any:
-        return torch.from_numpy(array.astype(np.int64)).to(device, non_blocking=True)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if torch.device(device or "cpu").type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
+
+def tensors(packed: Packed, device: Any = None) -> dict[str, Any]:
+    """A model's arguments: `input_ids`, `position_ids` (1, t) and `logits_to_keep` (r,), all int64."""
     return {
-        "input_ids": tensor(packed.input_ids)[None],
-        "position_ids": tensor(packed.position_ids)[None],
-        "logits_to_keep": tensor(packed.at),
+        "input_ids": upload(packed.input_ids.astype(np.int64), device)[None],
+        "position_ids": upload(packed.position_ids, device)[None],
+        "logits_to_keep": upload(packed.at, device),
     }

@@ -23,11 +23,12 @@ from palate.models.item_embedding import items_of
 from palate.models.item_vectors import FILE as ITEM_VECTORS
 from palate.progress import Meter
 from palate.store.artifacts import read_json, write_json
-from palate.tokens.packed import Packed
+from palate.tokens.packed import Packed, upload
 from palate.tokens.shared import SharedHistory
-from palate.train.attention import Attention, without_dropout
+from palate.train.attention import Attention
 from palate.train.checkpoints import mark_whole, rotate
 from palate.train.offset import Offset
+from palate.train.probe import without_dropout
 from palate.train.schedule import Schedule, pack_passes
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return found, None
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Compute all passes of a step and return their loss; raises `WorkError` if it is not finite."""
+        """Compute all passes of a step and return their loss; the host waits for no result."""
         model.train()
         world, kwargs = self.args.world_size, {}
         if self.is_deepspeed_enabled:
@@ -159,12 +160,18 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             total += loss.detach()
         if self.offset is not None:
             self.offset.settle(lambda sums: self.accelerator.reduce(sums, "sum"))
-        # All devices must stop at the same step: those with a finite loss would wait for the others at the next one.
-        everywhere = total if world == 1 else self.accelerator.reduce(total, "sum")
-        if not everywhere.isfinite():
-            raise self._not_finite(f"the loss is {everywhere.item()} at step {self.state.global_step + 1}")
         self.loss += total
         return total
+
+    def mean_loss(self) -> float:
+        """The loss since the last line of the log, of all devices; raises `WorkError` if it is not finite.
+
+        All devices must call this. Reading it waits for the GPU, so that only logged steps do.
+        """
+        loss = self.accelerator.reduce(self.loss, "mean").item() / max(1, self.state.global_step - self.logged_at)
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss is {loss} at step {self.state.global_step}")
+        return float(loss)
 
     def _not_finite(self, what: str) -> WorkError:
         return WorkError(
@@ -174,15 +181,18 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     def _taught(self, packed: Packed) -> Any | None:
         """The teacher's P(like) of a training pass's samples, (n,)."""
-        return None if self.taught is None else self.taught[torch.from_numpy(packed.samples)]
+        return None if self.taught is None else self.taught[upload(packed.samples, self.taught.device)]
 
     def _beside(self, packed: Packed, split: str = "train") -> Any | None:
         """The baseline's logit of a pass's samples, (n,)."""
-        return None if self.offset is None else self.offset.logit[split][torch.from_numpy(packed.samples)]
+        if self.offset is None:
+            return None
+        logit = self.offset.logit[split]
+        return logit[upload(packed.samples, logit.device)]
 
     def _margin(self, logits: Any, packed: Packed) -> Any:
         """The logit of Yes less that of No of a pass's samples, (n,) float32."""
-        decision = torch.from_numpy(packed.decision).to(logits.device)
+        decision = upload(packed.decision, logits.device)
         yes, no = (logits[decision, answer].float() for answer in self.answers)
         return yes - no
 
@@ -195,9 +205,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         model corrects.
         """
         device = logits.device
-        targets = torch.from_numpy(packed.targets.astype(np.int64)).to(device)
-        decision = torch.from_numpy(packed.decision).to(device)
-        liked = torch.from_numpy(packed.liked).to(device)
+        targets = upload(packed.targets.astype(np.int64), device)
+        decision, liked = upload(packed.decision, device), upload(packed.liked, device)
         logits = logits.float()
         nll = cross_entropy(logits, targets, reduction="none")
         margin = self._margin(logits, packed)
@@ -210,15 +219,14 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         ranking = ranking_loss(margin, packed) if self.ranking_weight else margin.new_zeros(())
         with torch.no_grad():
             correct = ((margin > 0) == liked).sum()
-            seen = [nll.sum(), nll[decision].sum(), correct, ranking, nll.numel(), decision.numel()]
-            sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in seen])
+            seen = torch.stack([value.double() for value in (nll.sum(), nll[decision].sum(), correct, ranking)])
+            sums = torch.cat([seen, upload(np.array([nll.numel(), decision.numel()], np.float64), device)])
         return nll.sum() + self.ranking_weight * ranking, sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As transformers, with the loss since the last line also of an earlier process, and the decision's metrics."""
         if "loss" in logs:
-            steps = self.state.global_step - self.logged_at
-            logs["loss"] = self.accelerator.reduce(self.loss, "mean").item() / steps
+            logs["loss"] = self.mean_loss()
             logs |= _rates(self.accelerator.reduce(self.sums, "sum").tolist())
             self.logged_at = self.state.global_step
             self.loss.zero_()
@@ -256,7 +264,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                     own = self._margin(logits, packed)
                     if self.offset is not None:
                         own = self.offset.sum(beside, own)
-                    margin[torch.from_numpy(packed.samples).to(margin.device)] = own.double()
+                    margin[upload(packed.samples, margin.device)] = own.double()
                 if meter is not None:
                     meter.advance(min(world * packed.samples.size, meter.total - meter.count))
         sums = self.accelerator.reduce(torch.cat([found, margin]), "sum").tolist()
@@ -330,7 +338,7 @@ class _Checkpoints(TrainerCallback):  # type: ignore[misc]
             "seen": trainer.accelerator.reduce(trainer.sums, "sum").tolist(),
         }
         if trainer.offset is not None:
-            unlogged["centre"] = trainer.offset.centre
+            unlogged["centre"] = None if trainer.offset.centre is None else float(trainer.offset.centre)
         trainer.accelerator.wait_for_everyone()
         if args.should_save:
             write_json(checkpoint / UNLOGGED, unlogged)
@@ -390,7 +398,7 @@ def ranking_loss(margin: torch.Tensor, packed: Packed) -> torch.Tensor:
     better, worse = np.nonzero(liked[:, None] & ~liked & (prompt[:, None] == prompt))
     pairs = np.bincount(prompt[better], minlength=packed.prefix.size)
     each = np.bincount(prompt, minlength=packed.prefix.size) / np.maximum(pairs, 1)
-    ahead, behind, weight = (torch.from_numpy(a).to(margin.device) for a in (better, worse, each[prompt[better]]))
+    ahead, behind, weight = (upload(a, margin.device) for a in (better, worse, each[prompt[better]]))
     return (softplus(margin[behind] - margin[ahead]) * weight.to(margin)).sum()
 
 

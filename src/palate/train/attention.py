@@ -1,47 +1,44 @@
-"""Attention over packed prompts: several implementations of one mask, and a probe that chooses among them.
+"""Attention over packed prompts: several implementations of one mask, and the choice among them.
 
-`Packed.mask` defines which tokens attend to which. The probe runs before training, on prompts of the training's length
-and under its autocast: packed prompts must give the logits and gradients of their separate sequences, and a change in
-one block must change no other block. A warning names each implementation that fails and the reason.
+`Packed.mask` defines which tokens attend to which. Each implementation must pass the probe (`palate.train.probe`). A
+warning names each one that fails and the reason.
 
+- `varlen`: PyTorch's flash attention for sequences of unequal lengths, for prompts of one target; for CUDA.
+- `flex`: PyTorch's FlexAttention with a block mask; compiled, for CUDA.
 - `segments`: scaled dot-product attention over one prompt after the other, the prefix causally, then the blocks
   behind it. Needs only PyTorch, and computes few masked scores.
-- `flex`: PyTorch's FlexAttention with a block mask; compiled, for CUDA.
 - `mask`: the model's own attention with a mask of all tokens by all tokens.
 - `padded`: one target a row, padded on the right: no mask at all, and so only for prompts of one target.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from palate.errors import InputError, WorkError, first_line
 from palate.models.logits import exact_logits
-from palate.tokens.packed import Packed, pack, tensors
+from palate.tokens.packed import Packed, tensors, upload
+from palate.train.block_mask import block_mask
+from palate.train.probe import Autocast, dtype_of, probe, transformer
 
 log = logging.getLogger(__name__)
 
-Way = Literal["segments", "flex", "mask", "padded"]
-Precision = Literal["float32", "other"]
-SEGMENTS = "palate_segments"
+Way = Literal["varlen", "flex", "segments", "mask", "padded"]
+SEGMENTS, FLEX, VARLEN = "palate_segments", "palate_flex", "palate_varlen"
+"""Our attention functions, by their names in transformers."""
 CHUNK = 256
 """Tokens of blocks in one attention call: with a larger chunk there are fewer calls and more masked scores."""
 ONE_KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 """Below 128 tokens FlexAttention would use its decoding kernel, which rejects some ratios of grouped heads."""
-TOLERANCE: dict[Precision, tuple[float, float]] = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
-"""Mean difference of the probe's logits in standard deviations: to the sequence alone, and after a change elsewhere."""
-GRADIENTS: dict[Precision, tuple[float, float, float]] = {"float32": (0.01, 0.03, 1e-3), "other": (0.15, 0.5, 0.03)}
-"""Difference of a weight's gradient to that of the sequences alone, in norms: the mean over the weights, the largest,
-and the floor of a weight's norm as a share of the mean norm: the gradient of a key's bias is rounding error only."""
-Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,11 @@ class Attention:
     """Its name in transformers."""
     refused: tuple[str, ...] = ()
     """The implementations that failed the probe before, each with the reason."""
+
+    @property
+    def several(self) -> bool:
+        """Whether it keeps several targets of a prompt apart."""
+        return self.way not in ("varlen", "padded")
 
     def warn(self) -> None:
         """Log a warning for each implementation that failed the probe."""
@@ -72,9 +74,11 @@ class Attention:
             if self.way == "segments":
                 inputs["segments"] = segments_of(packed, device)
             elif self.way == "flex":
-                inputs |= {"attention_mask": block_mask(packed, device), "kernel_options": ONE_KERNEL}
+                inputs["block_mask"] = block_mask(packed, device)
+            elif self.way == "varlen":
+                inputs["sequences"] = sequences_of(packed, device)
             else:
-                inputs["attention_mask"] = _dense(packed, device, self.implementation, _dtype(model))
+                inputs["attention_mask"] = _dense(packed, device, self.implementation, dtype_of(model))
             return model(**inputs, use_cache=False).logits[0]
 
 
@@ -88,19 +92,19 @@ def choose_attention(
     warning. Raises `InputError` if the named implementation, or every one, fails: with `targets` > 1 none may fit a
     model with layers other than attention. Raises the error of a lack of memory instead, if one failed for that.
     """
-    base = _transformer(model)
+    base = transformer(model)
     own = base.config._attn_implementation
-    own = "sdpa" if own == SEGMENTS else own
-    if wanted == "padded" and targets > 1:
+    own = "sdpa" if own in (SEGMENTS, FLEX, VARLEN) else own
+    if targets > 1 and wanted != "auto" and not Attention(wanted, "").several:
         raise InputError("cannot keep the targets of a prompt apart, expected auto", "train.attention")
     on = next(model.parameters()).device
     refused: list[str] = []
     exhausted: Exception | None = None
     for way in ways_on(on) if wanted == "auto" else [wanted]:
-        if way == "padded" and targets > 1:
-            continue
         for implementation in _implementations(way, own):
             attention = Attention(way, implementation)
+            if targets > 1 and not attention.several:
+                continue
             try:
                 if way != "padded":
                     check_window(base.config, longest)
@@ -126,191 +130,14 @@ def choose_attention(
 
 def ways_on(device: Any) -> list[Way]:
     """The implementations that `auto` tries on a device, in this order."""
-    flex: list[Way] = ["flex"] if device.type == "cuda" else []
-    return [*flex, "segments", "mask", "padded"]
+    fused: list[Way] = ["varlen", "flex"] if device.type == "cuda" else []
+    return [*fused, "segments", "mask", "padded"]
 
 
 def check_compiler(device: Any) -> None:
     """Raise `WorkError` on CUDA without Triton, which compiles FlexAttention: PyTorch would compute all scores."""
     if device.type == "cuda" and find_spec("triton") is None:
         raise WorkError("Triton, which compiles it, is not installed")
-
-
-def probe(model: Any, attention: Attention, own: str, longest: int, autocast: Autocast = nullcontext) -> None:
-    """Raise `WorkError` unless packed prompts give the results of their sequences alone with the attention `own`.
-
-    Compares logits and gradients on prompts of up to `longest` tokens, in training mode, so that gradient checkpointing
-    is as in training. Weights in float32 compare their gradients without the autocast, and so within narrow bounds:
-    in bfloat16, rounding can turn a small gradient of a correct pass around. FlexAttention is compiled for the
-    precision of training alone. Clears the gradients of the weights.
-    """
-    with autocast():
-        cast = torch.is_autocast_enabled(next(model.parameters()).device.type)
-    trained = [weight.dtype for weight in model.parameters() if weight.requires_grad]
-    exactly = cast and {torch.float32, _dtype(model)} == {torch.float32, *trained} and attention.way != "flex"
-    if exactly:
-        _probe(model, attention, own, longest, nullcontext, "float32", gradients=True)
-    precision: Precision = "other" if cast or _dtype(model) != torch.float32 else "float32"
-    _probe(model, attention, own, longest, autocast, precision, gradients=not exactly)
-
-
-def _probe(
-    model: Any,
-    attention: Attention,
-    own: str,
-    longest: int,
-    autocast: Autocast,
-    precision: Precision,
-    *,
-    gradients: bool,
-) -> None:
-    """Compare logits, and gradients if asked for, under `autocast`, within the bounds of a precision."""
-    base = _transformer(model)
-    vocabulary = base.get_input_embeddings().weight.shape[0]
-    packed, changed = (
-        _probe_prompts(vocabulary, longest, attention.way != "padded", change) for change in (False, True)
-    )
-    implementation = base.config._attn_implementation
-    with _as_in_training(model):
-        together, ours = _learn(model, autocast, [(packed, lambda: attention.logits(model, packed))], gradients)
-        with torch.no_grad(), autocast():
-            elsewhere = attention.logits(model, changed).float()
-        base.set_attn_implementation(own)
-        try:
-            alone, theirs = _learn(model, autocast, _alone(model, packed), gradients)
-        finally:
-            base.set_attn_implementation(implementation)
-    _compare_logits(packed, together, alone, elsewhere, TOLERANCE[precision])
-    _compare_gradients(ours, theirs, GRADIENTS[precision])
-
-
-def _compare_logits(packed: Packed, together: Any, alone: Any, elsewhere: Any, tolerance: tuple[float, float]) -> None:
-    """Compare the logits (r, vocabulary) of sequences packed, alone, and packed with a change in the first block."""
-    scale = alone.std()
-    largest, still = tolerance
-    apart = float((together - alone).abs().mean() / scale)
-    if not apart <= largest:
-        raise WorkError(f"the probe's logits are {apart:.2g} standard deviations off those of sequences alone")
-    same = torch.ones(len(alone), dtype=torch.bool, device=alone.device)
-    first = packed.targets.size // packed.block.size
-    same[:first] = False  # the first block has the change
-    moved = float((together - elsewhere)[same].abs().mean() / scale)
-    if not moved <= still:
-        raise WorkError(f"a change in one block moves the logits of others by {moved:.2g} standard deviations")
-    if not (together - elsewhere)[~same].abs().mean() / scale > 10 * still * moved:
-        raise WorkError("a change in a block does not change its own logits")
-
-
-def _compare_gradients(ours: dict[str, Any], theirs: dict[str, Any], tolerance: tuple[float, float, float]) -> None:
-    """Compare each weight's gradient with packed prompts and with sequences alone."""
-    average, largest, least = tolerance
-    norms = {name: float(gradient.norm()) for name, gradient in theirs.items()}
-    least *= sum(norms.values()) / max(1, len(norms))
-    off: dict[str, float] = {}
-    for name in {**theirs, **ours}:
-        if name not in theirs or name not in ours:
-            raise WorkError(f"{name} has no gradient {'alone' if name in ours else 'in packed prompts'}")
-        apart, norm = float((ours[name] - theirs[name]).norm()), max(norms[name], least)
-        off[name] = apart / norm if norm else apart
-    for name, norms_off in off.items():
-        if not norms_off <= largest:
-            raise WorkError(f"the probe's gradient of {name} is {norms_off:.2g} norms off that of sequences alone")
-    mean = sum(off.values()) / max(1, len(off))
-    if not mean <= average:
-        raise WorkError(f"the probe's gradients are {mean:.2g} norms off those of sequences alone")
-
-
-def _learn(
-    model: Any, autocast: Autocast, passes: Iterable[tuple[Packed, Callable[[], Any]]], gradients: bool
-) -> tuple[Any, Any]:
-    """The logits (r, vocabulary) of all passes, in float32, and the gradients of their loss by name of the weight."""
-    trained = {name: weight for name, weight in model.named_parameters() if gradients and weight.requires_grad}
-    found = []
-    model.zero_grad(set_to_none=True)
-    try:
-        for packed, compute in passes:
-            with torch.set_grad_enabled(bool(trained)):
-                with autocast():
-                    logits = compute()
-                targets = torch.from_numpy(packed.targets.astype(np.int64)).to(logits.device)
-                loss = cross_entropy(logits.float(), targets, reduction="sum")
-            if trained:
-                loss.backward()
-            found.append(logits.detach().float())
-        return torch.cat(found), {name: w.grad for name, w in trained.items() if w.grad is not None}
-    finally:
-        model.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def _as_in_training(model: Any) -> Iterator[None]:
-    """Set a model to training mode without dropout."""
-    with _attributes((module, "training", True) for module in model.modules()), without_dropout(model):
-        yield
-
-
-@contextmanager
-def without_dropout(model: Any) -> Iterator[None]:
-    """Let a model compute as in eval mode without a change of its mode.
-
-    In eval mode bitsandbytes packs 4-bit weights anew for the CPU, and trains wrongly with them from then on.
-    """
-    modules = [module for module in model.modules() if module.training]
-    dropouts = [(module, "training", False) for module in modules if isinstance(module, torch.nn.Dropout)]
-    attending = [(m, "attention_dropout", 0.0) for m in modules if getattr(m, "attention_dropout", 0)]
-    with _attributes([*dropouts, *attending]):
-        yield
-
-
-@contextmanager
-def _attributes(values: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Set attributes of modules for the length of the context."""
-    before = []
-    for module, name, value in values:
-        before.append((module, name, getattr(module, name)))
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
-
-
-def _alone(model: Any, packed: Packed) -> Iterator[tuple[Packed, Callable[[], Any]]]:
-    """Each sequence by itself, and a function that computes its logits (r, vocabulary)."""
-    for i in range(packed.block.size):
-        sequence = packed.alone(i)
-        inputs = tensors(sequence, next(model.parameters()).device)
-
-        def compute(inputs: dict[str, Any] = inputs) -> Any:
-            with exact_logits(model):
-                return model(**inputs, use_cache=False).logits[0]
-
-        yield sequence, compute
-
-
-def _probe_prompts(vocabulary: int, longest: int, several: bool, change: bool) -> Packed:
-    """Prompts of random tokens, the first of `longest`; `change` replaces one token of the first block.
-
-    The others are short: a pass in training may have room for only one prompt of that length.
-    """
-    draw = np.random.default_rng(5)
-    sizes = [2, 1, 3] if several else [1, 1]
-    tail = min(32, max(6, longest // 16))
-    sequences, shared = [], []
-    for prompt, size in enumerate(sizes):
-        prefix = draw.integers(0, vocabulary, 9 if prompt else max(9, longest - tail - size + 1))
-        shared.append(prefix.size)
-        block = 6 if prompt else tail
-        sequences += [np.concatenate([prefix, draw.integers(0, vocabulary, block + k)]) for k in range(size)]
-    if change:
-        sequences[0][shared[0] + 1] = (sequences[0][shared[0] + 1] + vocabulary // 2) % vocabulary
-    n = len(sequences)
-    length = np.array([sequence.size for sequence in sequences])
-    return pack(
-        np.concatenate(sequences).astype(np.int32), length, np.array(shared), np.cumsum([0, *sizes]),
-        np.full(n, 2), 0, False, np.zeros(n, bool), np.arange(n),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -340,7 +167,7 @@ def segments_of(packed: Packed, device: Any) -> Segments:
         masks = []
         for blocks in _chunks(packed, mine):
             size = packed.block_end[blocks] - packed.block[blocks]
-            of = torch.from_numpy(np.repeat(np.arange(size.size), size)).to(device)
+            of = upload(np.repeat(np.arange(size.size), size), device)
             own = (of[:, None] == of).tril()
             masks.append(torch.cat([own.new_ones(own.shape[0], end - begin), own], dim=1))
             sizes.append(int(size.sum()))
@@ -365,12 +192,9 @@ def attend(
     segments: Segments | None = None,
     **others: Any,
 ) -> tuple[Any, None]:
-    """Attention over packed prompts, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
-    if segments is None:
-        raise ValueError("the model does not pass on the segments")
-    for name in ("softcap", "s_aux", "position_bias"):
-        if others.get(name) is not None:
-            raise ValueError(f"the model's attention has a {name}")
+    """Attention over segments, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
+    _check(segments, others)
+    assert segments is not None
     if query.shape[1] != key.shape[1]:
         key, value = (_repeat(x, query.shape[1] // x.shape[1]) for x in (key, value))
 
@@ -396,27 +220,112 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
+def _check(layout: Any, others: dict[str, Any], dropout: float = 0.0) -> None:
+    """Raise `ValueError` for a model whose attention has more to it than our functions compute."""
+    if layout is None:
+        raise ValueError("the model does not pass on the layout of the prompts")
+    if dropout:
+        raise ValueError("the model's attention has dropout")
+    for name in ("softcap", "s_aux", "position_bias"):
+        if others.get(name) is not None:
+            raise ValueError(f"the model's attention has a {name}")
+
+
+def _alike(*inputs: Any) -> tuple[Any, ...]:
+    """Queries, keys and values in one dtype, that of autocast: trained norms and rotations return float32."""
+    kind = inputs[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs[-1].dtype
+    return tuple(x.to(dtype) for x in inputs)
+
+
+def attend_flex(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    block_mask: Any = None,
+    **others: Any,
+) -> tuple[Any, None]:
+    """FlexAttention, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    _check(block_mask, others, dropout)
+    query, key, value = _alike(query, key, value)
+    heads = query.shape[1]
+    if heads & (heads - 1):  # as transformers does: grouped heads are in use for powers of two only
+        key, value = (_repeat(x, heads // x.shape[1]) for x in (key, value))
+    flex = flex_attention if torch.compiler.is_compiling() else _flex()
+    out = flex(
+        query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=heads != key.shape[1],
+        kernel_options=ONE_KERNEL,
+    )  # fmt: skip
+    return out.transpose(1, 2).contiguous(), None
+
+
+@cache
+def _flex() -> Any:
+    """FlexAttention, compiled once for all lengths.
+
+    transformers compiles it for the first length, then for others. Past the recompile limit, PyTorch would compute and
+    keep all scores, with a warning only.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The bounds of prompts of one target, for `varlen` attention."""
+
+    bounds: Any
+    """(n + 1,) int32 on the device: sequence i has the tokens `bounds[i]` to `bounds[i + 1]`."""
+    longest: int
+
+
+def sequences_of(packed: Packed, device: Any) -> Sequences:
+    """The sequences of packed prompts of one target."""
+    bounds = np.append(packed.block[:1], packed.block_end)
+    return Sequences(upload(bounds.astype(np.int32), device), int(np.diff(bounds).max()))
+
+
+def attend_varlen(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sequences: Sequences | None = None,
+    **others: Any,
+) -> tuple[Any, None]:
+    """Causal attention within sequences, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    _check(sequences, others, dropout)
+    assert sequences is not None
+    rows = (x[0].transpose(0, 1) for x in _alike(query, key, value))
+    bounds, longest = sequences.bounds, sequences.longest
+    out = varlen_attn(
+        *rows, bounds, bounds, longest, longest, window_size=(-1, 0), scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return out[None], None
+
+
 def _repeat(x: Any, times: int) -> Any:
     """(1, h, t, d) → (1, h × times, t, d), as grouped-query attention shares keys and values."""
     batch, heads, length, size = x.shape
     return x[:, :, None].expand(batch, heads, times, length, size).reshape(batch, heads * times, length, size)
 
 
-def block_mask(packed: Packed, device: Any) -> Any:
-    """FlexAttention's block mask of a packed sequence."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    prompt, block = (torch.from_numpy(owner).to(device) for owner in packed.owners())
-
-    def sees(batch: Any, head: Any, q: Any, k: Any) -> Any:
-        return (k <= q) & (prompt[q] == prompt[k]) & ((block[k] < 0) | (block[q] == block[k]))
-
-    return create_block_mask(sees, None, None, len(packed), len(packed), device=device)
-
-
 def _dense(packed: Packed, device: Any, implementation: str, dtype: Any) -> Any:
     """The mask as a (1, 1, t, t) tensor; added to the scores by an eager attention."""
-    mask = torch.from_numpy(packed.mask()).to(device)[None, None]
+    mask = upload(packed.mask(), device)[None, None]
     if implementation != "eager":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, torch.finfo(dtype).min)
@@ -425,18 +334,18 @@ def _dense(packed: Packed, device: Any, implementation: str, dtype: Any) -> Any:
 def _padded(model: Any, packed: Packed, device: Any) -> Any:
     """The logits of sequences of one target each, a row each: causal attention ignores padding on the right."""
     length = packed.block_end - packed.block
-    ids = torch.zeros(length.size, int(length.max()), dtype=torch.long)
+    ids = np.zeros((length.size, int(length.max())), np.int64)
     for row, (begin, end) in enumerate(zip(packed.block.tolist(), packed.block_end.tolist(), strict=True)):
-        ids[row, : end - begin] = torch.from_numpy(packed.input_ids[begin:end].astype(np.int64))
+        ids[row, : end - begin] = packed.input_ids[begin:end]
     of = np.searchsorted(packed.block_end, packed.at, side="right")
     keep, place = np.unique(packed.at - packed.block[of], return_inverse=True)
-    every = model(input_ids=ids.to(device), logits_to_keep=torch.from_numpy(keep).to(device), use_cache=False).logits
-    return every[torch.from_numpy(of).to(device), torch.from_numpy(place).to(device)]
+    every = model(input_ids=upload(ids, device), logits_to_keep=upload(keep, device), use_cache=False).logits
+    return every[upload(of, device), upload(place, device)]
 
 
 def _implementations(way: Way, own: str) -> list[str]:
     """The names in transformers of a way's implementations."""
-    named: dict[Way, list[str]] = {"segments": [SEGMENTS], "flex": ["flex_attention"], "padded": [own]}
+    named: dict[Way, list[str]] = {"varlen": [VARLEN], "flex": [FLEX], "segments": [SEGMENTS], "padded": [own]}
     return named.get(way, ["sdpa", "eager"])
 
 
@@ -453,17 +362,10 @@ def check_window(config: Any, longest: int) -> None:
             raise WorkError(f"its layers see {reach} tokens back, the longest sequence has {longest}")
 
 
-def _transformer(model: Any) -> Any:
-    """The transformers model within an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _dtype(model: Any) -> Any:
-    return _transformer(model).get_input_embeddings().weight.dtype
-
-
 def _name(base: Any) -> str:
     return str(getattr(base, "name_or_path", "") or type(base).__name__)
 
 
-AttentionInterface.register(SEGMENTS, attend)
+FUNCTIONS = {SEGMENTS: attend, FLEX: attend_flex, VARLEN: attend_varlen}
+for _name_there, _function in FUNCTIONS.items():
+    AttentionInterface.register(_name_there, _function)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from palate.config import Config
+from palate.config import Config, TrainConfig
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models.adapter import describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
@@ -27,7 +27,10 @@ from palate.models.load import (
     tokenizer_of,
     weights_fingerprint,
 )
-from palate.models.method import attach, held_in
+from palate.models.method import attach, held_in, leave_casts_to_autocast
+from palate.plan.devices import THIS, Device
+from palate.plan.predict import predict, with_checkpointing
+from palate.plan.workload import Workload
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
@@ -36,6 +39,7 @@ from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
 from palate.train.card import RUN, write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from, unwritten
+from palate.train.layers import choose_kernels, recompute
 from palate.train.offset import Offset
 from palate.train.processes import Processes, join, sharding
 from palate.train.report import LOG, EarlyStop, Report
@@ -47,9 +51,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTING = {"use_reentrant": False}
-"""Options of gradient checkpointing, for the trainer and for the probe of the attention."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def _fit(trainer: AnswerTrainer, stop: StopRequest, report: Report, checkpoint: 
     checkpoints = Path(trainer.args.output_dir)
     try:
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.mean_loss()  # of the steps after the last line of the log
         seconds = time.monotonic() - started
         report.close()
         metrics = {} if stop.signal else trainer.evaluate()
@@ -310,9 +312,8 @@ def _trainer(
     peft = attach(model, options)
     if prompts.shown is not None:
         add_items(peft, prompts.shown.vectors, int(chat.first_item or 0))
-    if options.gradient_checkpointing:
-        peft.enable_input_require_grads()
-        peft.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)  # for the probe already
+    options = _with_checkpointing(config, schedule)
+    recompute(peft, options)  # for the probe already
     answers = chat.decision.yes_id, chat.decision.no_id
     offset = None
     if prompts.offset is not None:
@@ -325,15 +326,30 @@ def _trainer(
     if prompts.shown is not None:
         trainer.change = prompts.shown.to_users(int(chat.first_item or 0))
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))
-    trainer.attention = choose_attention(
-        peft, options.attention, options.targets_per_prompt, longest, trainer.accelerator.autocast
-    )
+    autocast = trainer.accelerator.autocast
+    with autocast():
+        if torch.is_autocast_enabled(args.device.type):
+            leave_casts_to_autocast(peft)
+    trainer.attention = choose_attention(peft, options.attention, options.targets_per_prompt, longest, autocast)
+    choose_kernels(peft, options, trainer.attention, longest, schedule.steps, autocast)
     trainer.remove_callback(PrinterCallback)
     if sharding() == "fsdp2" and not trainer.is_fsdp_enabled:  # accelerate would use DDP without a message
         raise InputError(f"accelerate does not shard a model on {device().type}, expected a GPU, or DDP", "fsdp_config")
     if options.early_stopping is not None:
         trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer
+
+
+def _with_checkpointing(config: Config, schedule: Schedule) -> TrainConfig:
+    """The options of training with `gradient_checkpointing: auto` resolved for this machine."""
+    on = device()
+    if config.train.gradient_checkpointing != "auto" or on.type != "cuda":
+        return config.train
+    dtype = str(best_dtype(config.model.dtype, on)).removeprefix("torch.")
+    here = Device(THIS, {"float32": 1.0, dtype: 1.0}, float(torch.cuda.get_device_properties(on).total_memory), None)
+    plan = with_checkpointing(predict(config, Workload.of_schedule(schedule), devices=[]), here)
+    log.debug("gradient checkpointing: %s, by the estimate of memory", plan.config.train.gradient_checkpointing)
+    return plan.config.train
 
 
 def _check_validation(config: Config, prompts: TrainingPrompts) -> None:
@@ -360,8 +376,6 @@ def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, fol
         warmup_steps=options.warmup_ratio if schedule.steps > 1 else 0,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        gradient_checkpointing=options.gradient_checkpointing,
-        gradient_checkpointing_kwargs=CHECKPOINTING if options.gradient_checkpointing else None,
         optim=options.optimizer,
         adam_beta2=options.adam_beta2,
         logging_steps=options.logging_steps,

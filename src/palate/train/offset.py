@@ -30,8 +30,8 @@ class Offset:
             for split, values in logit.items()
             if values is not None
         }
-        self.centre: float | None = None
-        """m₀; None until the first step is done."""
+        self.centre: torch.Tensor | float | None = None
+        """m₀, on the device; None until the first step is done."""
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
 
     def sum(self, logit: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
@@ -43,15 +43,15 @@ class Offset:
     def observe(self, margin: torch.Tensor) -> None:
         """Add the m of samples to the mean m₀, until it is known."""
         if self.centre is None:
-            self._sums += torch.stack([margin.double().sum(), self._sums.new_tensor(margin.numel())])
+            self._sums += torch.stack([margin.double().sum(), self._sums.new_full((), margin.numel())])
 
     def settle(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Compute m₀ at the end of the first step; `reduce` adds a tensor over the devices."""
         if self.centre is None:
-            total, count = reduce(self._sums).tolist()
+            total, count = reduce(self._sums)
             self.centre = total / count
 
     @property
     def slope_and_intercept(self) -> tuple[float, float]:
         """The correction as alpha · m + b."""
-        return SCALE, -SCALE * (self.centre or 0.0)
+        return SCALE, -SCALE * float(self.centre or 0.0)

@@ -1,0 +1,187 @@
+"""Whole training steps on fake tensors of a CUDA device; prints what each starts, casts and moves.
+
+    python -m tests.train.a_step LIBRARY FOLDER CASES
+
+LIBRARY is tests/train/fake_cuda.cpp, compiled. CASES is a JSON list of cases, as `tests.train.test_step` has them. A
+step that waits for the device fails: it reads a number or a size of a result, or copies from the device, or to it from
+memory that is not pinned.
+"""
+
+import ctypes
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    ctypes.CDLL(sys.argv[1])
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SHAPES = {
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16},
+    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32},
+}
+"""The widths of Qwen3's models."""
+READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique_consecutive")
+CUDA = torch.device("cuda", 0)
+
+
+class Counted(TorchDispatchMode):  # type: ignore[misc]
+    """Counts kernels, casts and bytes on the device; raises `RuntimeError` where the host would wait for it."""
+
+    supports_higher_order_operators = True  # FlexAttention is one
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Else PyTorch compiles nothing under it."""
+        return True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.casts = self.bytes = self.products = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = operation.__name__.partition(".")[0]
+        found = operation(*args, **kwargs)
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        given, made = ([t for t in of if isinstance(t, torch.Tensor)] for of in (leaves, _tensors(found)))
+        here = [t for t in (*given, *made) if t.device.type == "cuda"]
+        if name in READS and here:
+            raise RuntimeError(f"{name} waits for the device")
+        if name in ("_to_copy", "copy_"):
+            source, target = (args[0], found) if name == "_to_copy" else (args[1], args[0])
+            if source.device != target.device:
+                pinned = kwargs.get("non_blocking") or True in args[2:]
+                if source.device.type == "cuda" or not pinned:
+                    raise RuntimeError(f"a copy from {source.device} to {target.device} waits for the device")
+        elif any(t.ndim and t.device.type == "cpu" for t in given) and here:
+            raise RuntimeError(
+                f"{name} copies {[tuple(t.shape) for t in given if t.device.type == 'cpu']} to the device"
+            )
+        if (
+            here
+            and not getattr(operation, "is_view", False)
+            and "empty" not in name
+            and "view" not in name
+            and name != "detach"
+        ):
+            self.kernels += 1
+            self.casts += name == "_to_copy" and given[0].dtype != made[0].dtype
+            self.bytes += sum(t.numel() * t.element_size() for t in here)
+            self.products += name in ("mm", "addmm", "bmm")
+        return found
+
+
+def _tensors(found: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(found)
+
+
+def pretend() -> None:
+    """Let Python's part of PyTorch, too, take the fake device for one."""
+    import torch.amp.autocast_mode
+    from transformers import Trainer, TrainingArguments
+
+    from palate.train import attention
+
+    torch.amp.autocast_mode.torch.cuda.is_bf16_supported = lambda *args, **kwargs: True
+    for module in (torch.cuda.amp.common, torch.amp.autocast_mode):
+        if hasattr(module, "amp_definitely_not_available"):
+            module.amp_definitely_not_available = lambda: False
+    torch.Tensor.pin_memory = lambda self: self
+    TrainingArguments.device = CUDA
+    Trainer._move_model_to_device = lambda self, model, device: model
+    attention.scaled_dot_product_attention = torch.nn.functional.scaled_dot_product_attention = fused
+    compile = torch.compile
+    torch.compile = lambda function, **options: compile(function, **{**options, "backend": "aot_eager"})
+
+
+def fused(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Any:  # fmt: skip
+    """The kernels that PyTorch takes on CUDA; for a device that it does not know it computes all scores."""
+    query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
+    if attn_mask is None:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]
+    bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+    bias = bias.expand(1, query.shape[1], *attn_mask.shape[-2:])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scale)[0]
+
+
+def model_of(size: str, options: Any, fake: FakeTensorMode) -> Any:
+    """Two layers in the widths of Qwen3, with the trained weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from palate.models.method import attach, leave_casts_to_autocast
+
+    shape = {"num_hidden_layers": 2, "num_key_value_heads": 8, "head_dim": 128, **SHAPES[size]}
+    with torch.device("meta"):
+        held = torch.float32 if options.method == "full" else torch.bfloat16
+        base = Qwen3ForCausalLM._from_config(Qwen3Config(vocab_size=151936, **shape), dtype=held)
+        model = attach(base.train(), options)
+    leave_casts_to_autocast(model)
+    with fake:
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    there = torch.empty(weight.shape, dtype=weight.dtype, device=CUDA)
+                    module._parameters[name] = torch.nn.Parameter(there, weight.requires_grad)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA)
+    return model
+
+
+def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
+    """What an optimizer step does, in all: compose, forward, loss, backward, clip, update."""
+    from tests.train.test_answers import prompts_for, trainer_on
+
+    from palate.config import TrainConfig
+    from palate.train.answers import Steps
+    from palate.train.attention import Attention, _implementations
+    from palate.train.layers import recompute
+    from palate.train.offset import Offset
+    from palate.train.schedule import Schedule
+
+    way, targets = case["attention"], case["targets"]
+    options = TrainConfig.model_validate(
+        {"method": case["method"], "gradient_checkpointing": case["checkpointing"], "lora": {"dropout": 0.0}}
+    )
+    torch._dynamo.reset()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    model = model_of(case["model"], options, fake)
+    prompts = prompts_for("gpt2_like", folder / f"{targets}", targets, train_on="answer")
+    schedule = Schedule(prompts, 32, 4000, seed=0)
+    logit = np.zeros(prompts.order.size)
+    recompute(model, options)
+    with fake:
+        (implementation, *_) = _implementations(way, "sdpa")
+        model.get_base_model().set_attn_implementation(implementation)
+        others = {"offset": Offset(CUDA, train=logit)} if case["method"] == "lora" else {"taught": logit}
+        trainer = trainer_on(
+            model, schedule, Attention(way, implementation), folder,
+            ranking_weight=0.5 * (targets > 1), **others,
+        )  # fmt: skip
+        trainer.compute_loss_context_manager = lambda: torch.autocast("cuda", torch.bfloat16)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, fused=True)
+        inputs = Steps(schedule, 0, 1)[0]
+        for _ in range(2):  # the first measures the offset
+            with Counted() as counted:
+                trainer.training_step(model, inputs)
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+    return {name: getattr(counted, name) for name in ("kernels", "casts", "products", "bytes")}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    pretend()
+    print(json.dumps([step(case, Path(sys.argv[2])) for case in json.loads(sys.argv[3])]))

@@ -1,0 +1,82 @@
+"""A training step as on CUDA, on fake tensors: it runs in every way, and the host waits for nothing in it.
+
+`step.json` beside this file has what each case starts: kernels, casts between dtypes, matrix products, and bytes that
+kernels read and write. A change that adds a cast to every layer fails here. `PALATE_PIN=write` records what is there.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECORDED = Path(__file__).with_name("step.json")
+WAYS = {"varlen": 1, "flex": 4, "segments": 4, "mask": 4}
+"""Attentions, with the targets of a prompt. `padded` waits for the device once a pass, within transformers."""
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Each by its name in the file."""
+    found = []
+    for way, targets in WAYS.items():
+        common = {"attention": way, "targets": targets}
+        found += [{"model": "0.6B", "method": "lora", "checkpointing": c, **common} for c in (False, "selective", True)]
+        found.append({"model": "0.6B", "method": "full", "checkpointing": "selective", **common})
+    found += [
+        {"model": "8B", "method": "lora", "checkpointing": c, "attention": "varlen", "targets": 1}
+        for c in (False, True)
+    ]
+    return {" ".join(str(value) for value in case.values()): case for case in found}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """What a step of each case does, in one process that believes in a GPU."""
+    compiler = shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs g++ on Linux to pretend a GPU")
+    folder = tmp_path_factory.mktemp("step")
+    (torch,) = find_spec("torch").submodule_search_locations  # type: ignore[union-attr, misc]
+    library = folder / "fake_cuda.so"
+    source = [str(Path(__file__).with_name("fake_cuda.cpp")), "-o", str(library), f"-I{torch}/include"]
+    links = [f"-L{torch}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib"]
+    subprocess.run([compiler, "-std=c++20", "-shared", "-fPIC", *source, *links], check=True, capture_output=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.train.a_step", library, folder, json.dumps([*cases().values()])],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-4000:]
+    counts = dict(zip(cases(), json.loads(found.stdout), strict=True))
+    if os.environ.get("PALATE_PIN") == "write":
+        RECORDED.write_text(json.dumps(counts, indent=1) + "\n")
+    return counts
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_step_starts_casts_and_moves_no_more_than_recorded(case: str, steps: dict[str, dict[str, int]]) -> None:
+    recorded = json.loads(RECORDED.read_text())[case]
+    assert steps[case]["casts"] <= recorded["casts"]
+    assert steps[case]["products"] <= recorded["products"]
+    for name in ("kernels", "bytes"):  # versions of PyTorch differ by some
+        assert steps[case][name] <= 1.02 * recorded[name]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_selective_checkpointing_computes_only_narrow_products_again(
+    way: str, steps: dict[str, dict[str, int]]
+) -> None:
+    plain, selected, layers = (
+        steps[name]["products"] for name, case in cases().items()
+        if (case["model"], case["method"], case["attention"]) == ("0.6B", "lora", way)
+    )  # fmt: skip
+    assert plain < selected < layers
