@@ -157,8 +157,7 @@ def logged(log: Path) -> float | None:
 def for_trl(config: Config, folder: Path) -> dict[str, Any]:
     """Write train.json as TRL reads it, and tell its script's settings and the tokens that it should come to."""
     from palate.commands.prepare import chat_of, prepared, tokens_of
-    from palate.models.load import _source
-    from palate.store.hub import locate
+    from palate.models.load import model_folder
     from palate.train.schedule import schedule_of
     from palate.train.training_prompts import prompts_of
 
@@ -177,7 +176,7 @@ def for_trl(config: Config, folder: Path) -> dict[str, Any]:
             out.write(json.dumps({"prompt": prompt, "completion": [completion]}, ensure_ascii=False) + "\n")
     settings = {
         "data": str(file),
-        "model": _source(locate(config.model.base), config.model.revision)[0],
+        "model": str(model_folder(config.model)),
         "config": config.model_dump(mode="json"),
         "processes": cores(),
     }

@@ -464,6 +464,17 @@ EXPORT = (
     _option("--converter FILE", "convert_hf_to_gguf.py (from $LLAMA_CPP or the PATH)"),
     OUT,
 )
+DOCTOR = (
+    _option("--gpu", "check training and scoring on the GPU, with random weights: about three minutes"),
+    _option("--device", "… on this device; cpu is a short form (cuda)", choices=("cuda", "cpu")),
+    _option(
+        "--json FILE",
+        "print JSON; with --gpu, write the checks to FILE, to attach to a report of a problem",
+        nargs="?",
+        const=True,
+        dest="as_json",
+    ),
+)
 CACHE = (
     _option("--prune", "remove damaged and unfinished entries, or the entries selected by:"),
     _option("--older-than DAYS", "… last use DAYS ago or earlier"),
@@ -570,7 +581,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         "show drift, cold users and items, and calibration on answered recommendations",
     ),
     "export": (_call("export:export"), EXPORT, "merge adapter and base into one model: vLLM, transformers, llama.cpp"),
-    "doctor": (_call("doctor:examine"), (JSON,), "show this machine's features and each tokenizer's decision token"),
+    "doctor": (_call("doctor:doctor"), DOCTOR, "show this machine's features; --gpu: prove that training works there"),
     "cache": (_cache, CACHE, "inspect and prune the cache"),
 }
 
@@ -710,6 +721,7 @@ def _end_on_sigterm() -> None:
 def _quiet_libraries() -> None:
     """Silence the libraries' own messages and bars, errors excepted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -10,12 +10,14 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from palate.console import err
@@ -131,6 +133,12 @@ def working(what: str, console: Console | None = None) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True) as line:
         line.add_task(what, total=None)
         yield
+
+
+def download_bar(*, shown: bool = True) -> Progress:
+    """A bar of bytes with speed and time left, for a terminal alone."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=err, disable=not (shown and err.is_terminal))
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def lack_the_model() -> None:
     def broken(config: Any) -> None:
         raise InputError("is broken here", "model")
 
-    load.files_at_hand = broken
+    load.model_folder = broken
 
 
 if __name__ == "__main__":

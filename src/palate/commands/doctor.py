@@ -1,21 +1,30 @@
-"""Doctor: this machine, the features that it supports, and the decision token of each tokenizer."""
+"""Doctor: this machine, the features that it supports, and the decision token of each tokenizer.
+
+With `--gpu`, whether training and scoring work there: the checks of `device_checks` and `training_checks`.
+"""
 
 import json
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from palate import __version__, console
 from palate.config import Config
-from palate.errors import InputError
+from palate.errors import InputError, WorkError
+from palate.store.artifacts import write_json
 from palate.store.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
+
+if TYPE_CHECKING:
+    from palate.commands.device_checks import Result
 
 TITLES = ["Toy Story (1995)", "Se7en", "Heat", "Airplane!", "8½", "七人の侍", "Léon", " Film "]
 """One title for each kind of first and last character, to test at which edges prompts can be cut."""
@@ -23,6 +32,95 @@ PACKAGES = (
     *("polars", "numpy", "transformers", "datasets", "torch", "peft", "accelerate", "bitsandbytes"),
     *("scikit-learn", "lightgbm", "scikit-surprise", "implicit"),
 )
+COLOURS = {"ok": "green", "failed": "red", "skipped": "dim"}
+NO_GPU = "no CUDA device is found, expected one, or --device cpu for a short form of the checks on the processor"
+
+
+def doctor(
+    config: Config, *, gpu: bool = False, device: str | None = None, as_json: Path | Literal[True] | None = None
+) -> None:
+    """Show the findings, or with `gpu` the checks of a device; `as_json` is a file of the checks, or True to print."""
+    if not gpu:
+        beside = "--device" if device else as_json
+        if isinstance(beside, (str, Path)):
+            raise InputError("is of the checks of a device, expected --gpu beside it", beside)
+        examine(config, as_json=as_json is True)
+        return
+    if isinstance(as_json, Path) and as_json.suffix.lower() != ".json":
+        raise InputError("expected a file name that ends in .json", as_json)
+    check(device or "cuda", as_json)
+
+
+def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
+    """Run the checks on `cuda` or `cpu`, print a table, and write or print the report.
+
+    Raises `InputError` without a GPU, `WorkError` if a check failed.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(NO_GPU, "palate doctor --gpu")
+    from palate.commands import device_checks as on_device
+    from palate.commands.training_checks import runs
+
+    with on_device.bench_on(device) as bench:
+        checks = (on_device.attention, on_device.ranking, on_device.speed, runs)
+        results = [run() for check in checks for run in check(bench)]
+    report = {"palate": __version__, **_versions(), "checks": [asdict(result) for result in results]}
+    if as_json is True:
+        print(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        _show(results)
+    if isinstance(as_json, Path):
+        write_json(as_json, report)
+    failed = sum(result.outcome == "failed" for result in results)
+    if failed:
+        raise WorkError(f"{failed} of {len(results)} checks failed on {device}")
+
+
+def _show(results: "Sequence[Result]") -> None:
+    """Print a table of 80 columns, and the reasons of what failed or was skipped."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("check", "", "figure", "at most", "s"):
+        table.add_column(name, justify="right" if name == "s" else "left", no_wrap=True)
+    for each in results:
+        shown = Text(each.outcome, style=COLOURS[each.outcome])
+        table.add_row(each.name, shown, each.figure, each.bound, f"{each.seconds:.0f}")
+    console.out.print(table)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for each in results:
+        if each.reason:
+            reasons.setdefault((each.outcome, each.reason), []).append(each.name)
+    for (outcome, reason), names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.out.print(Text.assemble((outcome, COLOURS[outcome]), f" {names[0]}{more}: {reason}"))
+
+
+def _versions() -> dict[str, Any]:
+    """Versions of packages, of CUDA and the driver, and the devices: no path and no name of machine or user."""
+    import torch
+
+    versions = {name: _version(name) or "not installed" for name in (*PACKAGES, "triton")}
+    versions |= {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    devices = []
+    if torch.cuda.is_available():
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        versions["driver"] = _driver()
+        for n in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(n)
+            devices.append({"name": found.name, "memory": found.total_memory, "capability": [found.major, found.minor]})
+    processor = {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {"versions": versions, "devices": devices, "processor": processor}
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "unknown"
+    words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+    return found[0] if found else "unknown"
 
 
 def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:

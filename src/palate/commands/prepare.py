@@ -97,9 +97,9 @@ def chat_of(config: Config) -> "Chat":
 
 def check_model(config: Config) -> "Chat":
     """Look at the model and its chat template now rather than after an hour; as `chat_of`, for the model too."""
-    from palate.store.hub import check_at_hand, locate
+    from palate.models.load import check_at_hand
 
-    check_at_hand(locate(config.model.base), config.model.revision)
+    check_at_hand(config.model)
     return chat_of(config)
 
 

@@ -35,10 +35,10 @@ def train(config: Config) -> Path:
         train, evaluated, manifest = _training_data(config, chat)
         beside = _beside(config)
         from palate.commands.seeds import train_seeds
-        from palate.models.load import files_at_hand
+        from palate.models.load import model_folder
         from palate.train.finetune import train as finetune
 
-        files_at_hand(config.model)
+        model_folder(config.model)
     if processes.is_first:
         begin(config, config.run_path)
     if config.train.seeds > 1:

@@ -18,7 +18,7 @@ from palate import __version__
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError, first_line
 from palate.models.item_vectors import FILE as ITEM_VECTORS
-from palate.models.load import base_name, quantization_of, quiet, weights_fingerprint
+from palate.models.load import base_name, commit_of, quantization_of, quiet, weights_fingerprint
 from palate.models.method import detach
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
@@ -143,7 +143,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
         "palate": __version__,
         "base": {
             "name": model.name_or_path,
-            "revision": config.model.revision,
+            "revision": commit_of(config.model),
             "weights": weights_fingerprint(model),
             "weights_from": weights_from(config),
             "quantization": quantization_of(model),
@@ -201,7 +201,7 @@ def recorded_base(model: ModelConfig, adapter: Path | None) -> ModelConfig:
     recorded = settings.get("revision") if settings.get("base_model_name_or_path") == name else None
     if recorded is None or recorded == model.revision:
         return model
-    if model.revision is not None:
+    if model.revision is not None and recorded not in (model.revision, commit_of(model)):
         raise InputError(
             f"records revision {recorded!r} of {name}, the config has {model.revision!r}: expected the same, or none",
             place,

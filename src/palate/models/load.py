@@ -19,11 +19,13 @@ from typing import Any, Literal
 
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError, first_line
+from palate.models.quantized import check_quantization, loading_options
 from palate.progress import working
 from palate.prompt.template import DATE
 from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
+from palate.snapshot import WEIGHTS, snapshot
 from palate.store.artifacts import sha256_of
-from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate, weights_digest
+from palate.store.hub import Location, converted_folder, locate, weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +51,8 @@ def load_base_model(
     without a chat template.
     """
     location = locate(config.base)
-    source, revision = _source(location, config.revision)
-    place = location if location.path is None else Location(Path(source))
-    tokenizer = dated(tokenizer_at(place, revision), template_date)
+    place = location if location.path is None else Location(model_folder(config))
+    tokenizer = dated(tokenizer_at(place, config.revision), template_date)
     if not tokenizer.chat_template:
         where = location.path or config.base
         raise InputError("the tokenizer has no chat template, expected an instruct or chat model", where)
@@ -71,12 +72,12 @@ def load_model(config: ModelConfig, *, for_training: bool = False, on: Any = Non
     into memory.
     """
     _bound_kernel_caches()
-    location = locate(config.base)
-    source, revision = _source(location, config.revision)
+    location, folder = locate(config.base), model_folder(config)
     with working(f"loading {base_name(config)}"):
-        model = _load(source, revision, config, location.path or config.base, on or device())
+        model = _load(folder, config, location.path or config.base, on or device())
     model.config._name_or_path = model.name_or_path = base_name(config)
-    setattr(model, DIGEST, _files_digest(location, getattr(model.config, "_commit_hash", None)))
+    model.config._commit_hash = folder.name if location.path is None else None
+    setattr(model, DIGEST, _files_digest(location.path or folder))
     model.train(for_training)
     return model
 
@@ -183,22 +184,11 @@ def _tensors_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _files_digest(location: Location, commit: str | None) -> str | None:
-    """A hash over the weight files of a base model; None if they are not on the disk."""
-    from huggingface_hub import try_to_load_from_cache
-
-    place = location.path
-    if place is None:
-        settings = try_to_load_from_cache(str(location.hub_id), "config.json", revision=commit)
-        if not isinstance(settings, str):
-            return None
-        place = Path(settings).parent
-    if place.is_file():
-        files = [place]
-    else:
-        kinds = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
-        files = next((found for kind in kinds if (found := sorted(place.glob(kind)))), [])
-    return sha256_of([weights_digest(file) for file in files]) if files else None
+def _files_digest(place: Path) -> str:
+    """A hash over the weight files of a base model: a GGUF file, or those of a folder."""
+    kinds = (sorted(place.glob(kind)) for kind in WEIGHTS)
+    files = [place] if place.is_file() else next(filter(None, kinds), [])
+    return sha256_of([weights_digest(file) for file in files])
 
 
 @contextlib.contextmanager
@@ -234,20 +224,35 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
                 enable_progress_bars()
 
 
-def _source(location: Location, revision: str | None) -> tuple[str, str | None]:
-    """The name or folder for `from_pretrained`, and its revision."""
-    if location.path is None:
-        return str(location.hub_id), revision
-    if location.path.suffix == ".gguf":
-        return str(converted(location.path)), None
-    if not (location.path / "config.json").is_file():
+def model_folder(config: ModelConfig) -> Path:
+    """The folder of a base model's config, tokenizer and weights; converts a GGUF file, downloads a repository.
+
+    Raises as `check_at_hand` and `snapshot`.
+    """
+    location = locate(config.base)
+    if location.path is not None and location.path.suffix == ".gguf":
+        return converted(location.path)
+    if location.path is not None and not (location.path / "config.json").is_file():
         raise InputError("has no config.json, expected a model folder", location.path)
-    return str(location.path), None
+    check_at_hand(config)
+    return location.path or snapshot(str(location.hub_id), config.revision, weights=True)
 
 
-def files_at_hand(config: ModelConfig) -> None:
-    """Convert a GGUF file if necessary, before several processes load it at once."""
-    _source(locate(config.base), config.revision)
+def check_at_hand(config: ModelConfig) -> None:
+    """Raise `InputError` for a base model that is stored in a format that Palate does not load.
+
+    Of a repository it downloads config and tokenizer, and raises as `snapshot`.
+    """
+    location = locate(config.base)
+    folder = location.path or snapshot(str(location.hub_id), config.revision)
+    if (folder / "config.json").is_file():
+        check_quantization(folder, config, location.path or config.base)
+
+
+def commit_of(config: ModelConfig) -> str | None:
+    """The commit of a base model from the hub, to which its revision leads; None for a local one."""
+    location = locate(config.base)
+    return snapshot(str(location.hub_id), config.revision).name if location.path is None else None
 
 
 def load_config(config: ModelConfig) -> Any:
@@ -260,21 +265,16 @@ def load_config(config: ModelConfig) -> Any:
 
     location = locate(config.base)
     options: dict[str, Any] = {}
-    if location.path is None:
-        source = str(location.hub_id)
-        options = {"revision": config.revision, "local_files_only": hub_is_out_of_reach()}
-    elif location.path.suffix == ".gguf":
-        source, options = str(location.path.parent), {"gguf_file": location.path.name}
-    else:
-        source = _source(location, None)[0]
+    folder = location.path or snapshot(str(location.hub_id), config.revision)
+    if folder.suffix == ".gguf":
+        folder, options = folder.parent, {"gguf_file": folder.name}
+    elif not (folder / "config.json").is_file():
+        raise InputError("has no config.json, expected a model folder", location.path or config.base)
     try:
         with quiet(stderr=True):
-            return AutoConfig.from_pretrained(source, **options)
+            return AutoConfig.from_pretrained(str(folder), **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        place = location.path or source
-        if options.get("local_files_only"):
-            raise WorkError(f"{place}: {UNREACHABLE}; a folder with its config.json serves as well") from error
-        raise InputError(f"no model config can be read: {first_line(error)}", place) from error
+        raise InputError(f"no model config can be read: {first_line(error)}", location.path or config.base) from error
 
 
 def stored_dtype(config: ModelConfig) -> Any:
@@ -287,32 +287,21 @@ def stored_dtype(config: ModelConfig) -> Any:
     return load_config(config).get_text_config().dtype or torch.float32
 
 
-def _load(source: str, revision: str | None, config: ModelConfig, place: str | Path, on: Any) -> Any:
-    """The model on its device."""
+def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
+    """The model, read tensor by tensor into the memory of its device."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     dtype = best_dtype(config.dtype, on)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
-    unreachable = options["local_files_only"] = not isinstance(place, Path) and hub_is_out_of_reach()
-    if config.quantization == "nf4":
-        options["device_map"] = {"": on}
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+    options = {"dtype": dtype, "attn_implementation": config.attn_implementation, "device_map": {"": on}}
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
-            return model if config.quantization == "nf4" else model.to(on)
+            options |= loading_options(folder, config, dtype)
+            return AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        if unreachable:
-            raise WorkError(f"{place}: {UNREACHABLE}") from error
         raise InputError(f"no model can be loaded: {first_line(error)}", place) from error
 
 

@@ -8,10 +8,11 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from palate.errors import InputError, WorkError
+from palate.errors import InputError
 from palate.progress import working
 from palate.prompt.template import DATE, Template, with_date, without_date
-from palate.store.hub import UNREACHABLE, Location, converted_folder, hub_is_out_of_reach, locate
+from palate.snapshot import snapshot
+from palate.store.hub import Location, converted_folder, locate
 
 
 @lru_cache(maxsize=4)
@@ -44,8 +45,9 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
     place = location.path or location.hub_id
     try:
         if location.path is None:
-            local_only = hub_is_out_of_reach()
-            return AutoTokenizer.from_pretrained(location.hub_id, revision=revision, local_files_only=local_only)
+            tokenizer = AutoTokenizer.from_pretrained(str(snapshot(str(location.hub_id), revision)))
+            tokenizer.name_or_path = location.hub_id
+            return tokenizer
         if location.path.suffix == ".gguf":
             if any(find_spec(name) is None for name in ("gguf", "torch")):
                 raise InputError("is a GGUF file, which needs the train extra: pip install 'palate[train]'", place)
@@ -57,8 +59,6 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path))
     except (OSError, ValueError, ImportError) as error:
-        if location.path is None and hub_is_out_of_reach():
-            raise WorkError(f"{place}: {UNREACHABLE}") from error
         raise InputError(f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}", place) from error
 
 

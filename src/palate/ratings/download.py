@@ -12,11 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from palate import __version__
 from palate.errors import WorkError
+from palate.progress import download_bar
 from palate.store.artifacts import sha256_file, writing
 from palate.store.lock import locked
 
@@ -57,9 +55,7 @@ def download(
 
 def _fetch(url: str, part: Path, size: int | None, attempts: int, wait: float, timeout: float) -> None:
     """Download `part` to its full length over as many connections as necessary."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+    with download_bar() as progress:
         task = progress.add_task(part.stem, total=size)
         failures = 0
         while True:

@@ -92,6 +92,11 @@ def locate(name: str, *, tokenizer: bool = False, encoder: bool = False) -> Loca
     raise InputError(f"no such {what}, expected a folder, a hub id such as Qwen/Qwen3-0.6B, or one of {names}", name)
 
 
+def endpoint() -> str:
+    """The address of the hub or a mirror, without a slash at its end."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
 @lru_cache(maxsize=1)
 def hub_is_out_of_reach() -> bool:
     """Whether `HF_HUB_OFFLINE` is set or the hub's host name cannot be resolved.
@@ -102,23 +107,12 @@ def hub_is_out_of_reach() -> bool:
         return True
     if any(os.environ.get(name) for name in PROXIES):
         return False  # a proxy resolves the name
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    host = urlsplit(endpoint()).hostname
     try:
         socket.getaddrinfo(host, 443)
     except OSError:
         return True
     return False
-
-
-def check_at_hand(location: Location, revision: str | None = None) -> None:
-    """Raise `WorkError` for a hub repository that is not cached if the hub cannot be reached."""
-    if location.path is not None or not hub_is_out_of_reach():
-        return
-    from huggingface_hub import try_to_load_from_cache
-
-    if not isinstance(try_to_load_from_cache(str(location.hub_id), "config.json", revision=revision), str):
-        at = f" at {revision}" if revision else ""
-        raise WorkError(f"{location.hub_id}{at}: {UNREACHABLE}; a folder or a GGUF file serves as well")
 
 
 def converted_folder(gguf: Path) -> Path:
