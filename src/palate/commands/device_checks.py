@@ -31,10 +31,10 @@ from palate.plan.flops import flops
 from palate.plan.memory import Batch, memory_of
 from palate.plan.shape import shape_of
 from palate.progress import working
-from palate.score.backend import in_batches
 from palate.score.local import LocalBackend
 from palate.tokens.packed import Packed, pack, tensors
-from palate.train.attention import GRADIENTS, TOLERANCE, Attention, Way, choose_attention, ways_on
+from palate.train.attention import Attention, Way, choose_attention, ways_on
+from palate.train.probe import GRADIENTS, TOLERANCE
 
 QWEN3 = {"vocab_size": 8_192, "num_hidden_layers": 2, "head_dim": 128, "num_key_value_heads": 8}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -227,7 +227,7 @@ def _ranked(bench: Bench, shape: str, kind: str) -> tuple[str, str]:
     if reason is not None:
         raise WorkError(reason)
     shared = backend.answers_behind(prefix, rests, 16, lambda _: None)
-    whole = in_batches(backend.answers, [[*prefix, *rest] for rest in rests], 16, lambda _: None)
+    whole = backend.answers_behind((), [[*prefix, *rest] for rest in rests], 16, lambda _: None)
     return within([np.abs(shared - whole).mean() / whole.std()], [RANKED]), f"{RANKED:g}"
 
 
