@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -531,8 +532,6 @@ def test_a_schema_of_duckdb(tmp_path: Path) -> None:
 
 
 def test_the_only_table_of_a_zip_may_have_any_name(tmp_path: Path) -> None:
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
         archive.writestr("a/b/foo_data.csv", csv(LOG.join(ITEMS, on="item_id").sort("timestamp")))
         archive.writestr("a/readme.md", "x")
@@ -631,8 +630,6 @@ def test_parts_of_items_whose_types_do_not_join_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["gz", "UTF-16", "zip", "sqlite"])
 def test_a_full_disk_for_copies_is_no_fault_of_the_file(tmp_path: Path, kind: str) -> None:
-    import zipfile
-
     frame = pl.concat([LOG.with_columns(pl.col("user_id") + 10 * n) for n in range(500)])
     path = tmp_path / {"gz": "log.csv.gz", "UTF-16": "log.csv", "zip": "log.zip", "sqlite": "log.db"}[kind]
     if kind == "zip":
@@ -832,3 +829,36 @@ def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
         InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'
     ):
         read(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("write", "end", "cell", "message"),
+    [
+        (write_xlsx, b"</row></sheetData>", b'<c r="XFD1048576"><v>1</v></c>', "has values as far as XFD1048576"),
+        (write_ods, b"</table:table-row></table:table>",
+         b'<table:table-cell table:number-columns-repeated="16384" office:value-type="float" office:value="1"/>',
+         "has a value in a thousand columns"),
+    ],
+)  # fmt: skip
+def test_a_value_far_from_a_table_is_refused(
+    tmp_path: Path, write: Callable[..., None], end: bytes, cell: bytes, message: str
+) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    path = tmp_path / ("log.xlsx" if write is write_xlsx else "log.ods")
+    write(path, {"Log": [["user"], [1]]})
+    with zipfile.ZipFile(path) as book:
+        members = {name: book.read(name).replace(end, cell + end) for name in book.namelist()}
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in members.items():
+            book.writestr(name, content)
+    with pytest.raises(InputError, match=f"{path.name}: {message}, expected a table"):
+        read(path)
+
+
+def test_a_column_without_values_in_a_spreadsheet_is_no_warning(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="no fastexcel here")
+    rows = [["user", "item", "rating", "time", "note"], *([*row, None] for row in LOG.rows())]
+    write_xlsx(tmp_path / "log.xlsx", {"Log": rows})
+    command = [sys.executable, "-m", "palate", "inspect", str(tmp_path / "log.xlsx"), "--untitled", "id"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert told == "log is read as a spreadsheet\n"

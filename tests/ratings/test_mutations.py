@@ -7,6 +7,7 @@ import random
 import re
 import sqlite3
 import struct
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.examples import examples
+from tests.sheets import write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
@@ -237,3 +239,33 @@ def test_a_parquet_file_of_repeated_rows_is_not_unpacked(tmp_path: Path) -> None
     rows.write_parquet(tmp_path / "ratings.parquet")
     with pytest.raises(InputError, match=r"ratings\.parquet: .*4,000,000 rows in [\d,]+ bytes are no log"):
         load_ratings(str(tmp_path / "ratings.parquet"))
+
+
+def tarred(compress: Callable[[bytes], bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as members:
+        for name, content in (("ratings.csv", RATINGS), ("movies.csv", MOVIES)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            members.addfile(member, io.BytesIO(content))
+    return compress(file.getvalue())
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tgz", ".xlsx", ".ods"])
+def test_a_damaged_archive_or_spreadsheet_is_refused_or_read(tmp_path: Path, kind: str) -> None:
+    if kind in (".xlsx", ".ods"):
+        pytest.importorskip("fastexcel", reason="no fastexcel here")
+        rows = [line.split(",") for line in RATINGS.decode().splitlines()]
+        (write_xlsx if kind == ".xlsx" else write_ods)(tmp_path / "whole", {"A": rows})
+        whole = (tmp_path / "whole").read_bytes()
+    else:
+        whole = tarred(bytes if kind == ".tar" else partial(gzip.compress, mtime=0))
+    draw = random.Random(7)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(min(len(damaged), 1200))
+            damaged[at] = draw.randrange(256)
+        (tmp_path / f"log{kind}").write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])])
+        found = read(str(tmp_path / f"log{kind}"), partial(load_ratings, untitled="id"))
+        assert not isinstance(found, str) or (f"log{kind}" in found and "\n" not in found)

@@ -1,5 +1,7 @@
 """Read a sheet of an `.xlsx` or `.ods` file, by way of a Parquet copy that also has the row of the sheet."""
 
+import logging
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,12 @@ SUFFIXES = (".xlsx", ".ods")
 SHEET = "?sheet="
 """Between a path and the name of a sheet."""
 _ROW = "row of the sheet"
+_PLACE = re.compile(rb"""\br=["']([A-Z]{0,3})(\d{1,7})["']""")
+"""The place of a row or a cell of `.xlsx`, such as `B7`."""
+_REPEATED = re.compile(rb"""<table:table-cell[^>]*number-columns-repeated=["']\d{4,}["'][^>]*value""")
+"""A value in a thousand cells or more of `.ods`."""
+_CELLS = 10_000_000
+"""Cells that a sheet may have without a value in each hundredth."""
 
 
 def convert(
@@ -35,6 +43,8 @@ def convert(
         with zipfile.ZipFile(path) as book:
             for member in book.infolist():
                 check(member, place)
+            _check_gaps(book, place)
+        logging.getLogger("fastexcel").setLevel(logging.ERROR)  # it warns of each empty column
         names = fastexcel.read_excel(path).sheet_names
         if sheet is not None and sheet not in names:
             raise InputError(f"has no sheet {sheet!r}, expected one of {', '.join(names)}", place)
@@ -53,6 +63,25 @@ def convert(
     filled = pl.any_horizontal(pl.all().exclude(_ROW).is_not_null())
     with writing(copy):
         table.with_row_index(_ROW, 2).filter(filled).write_parquet(copy)
+
+
+def _check_gaps(book: zipfile.ZipFile, place: str) -> None:
+    """Raise `InputError` for a value far from all others: the whole rectangle of cells would be in memory."""
+    for name in book.namelist():
+        if name.startswith("xl/worksheets/"):
+            cells, width, height = 0, b"", 0
+            with book.open(name) as sheet:
+                end = b""
+                while block := sheet.read(1 << 24):
+                    for column, row in _PLACE.findall(end + block):
+                        cells, height = cells + 1, max(height, int(row))
+                        width = max(width, column.rjust(3))
+                    end = block[-32:]
+            columns = sum((letter - 64) * 26**n for n, letter in enumerate(reversed(width.strip())))
+            if columns * height > max(_CELLS, 100 * cells):
+                raise InputError(f"has values as far as {width.decode().strip()}{height}, expected a table", place)
+        elif name == "content.xml" and _REPEATED.search(book.read(name)):
+            raise InputError("has a value in a thousand columns, expected a table", place)
 
 
 def column_names(path: Path) -> list[str]:
