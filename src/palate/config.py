@@ -278,6 +278,10 @@ class TrainConfig(Section):
     """Samples in a forward pass if all had the longest length; passes are packed without padding."""
     gradient_accumulation: int = Field(2, ge=1)
     """An optimizer step has `batch_size` × `gradient_accumulation` samples, on any number of devices."""
+    tokens_per_step: int | None = Field(None, ge=8)
+    """Tokens through the model in an optimizer step on all devices together, in place of a number of samples: with
+    many targets a prompt, that number would be few tokens. `learning_rate` stays that of `batch_size` ×
+    `gradient_accumulation` samples; it is multiplied by the square root of how many times as many a step has."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     scheduler: str = "cosine"

@@ -12,7 +12,7 @@ from palate.config import Config
 from palate.tokens.dataset import Ragged
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
-from palate.train.schedule import Schedule, fill_steps, schedule_of
+from palate.train.schedule import Schedule, fill_steps, rate_of, samples_in_step, schedule_of
 from palate.train.training_prompts import TrainingPrompts
 
 
@@ -122,3 +122,21 @@ def test_one_prompt_keeps_all_devices_busy(world: int) -> None:
     schedule = Schedule(prompts, 16, 10_000, 0)
     loads = [sum(int(prompts.tokens(each.pieces).sum()) for each in schedule.passes(0, r, world)) for r in range(world)]
     assert max(loads) <= 1.6 * min(loads)
+
+
+@given(sizes=SIZES, tokens=st.integers(8, 3_000))
+def test_a_step_may_be_counted_in_tokens(sizes: list[int], tokens: int) -> None:
+    prompts = prompts_of(sizes)
+    train = {"tokens_per_step": tokens, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 1e-4}
+    config = Config.model_validate({"train": train})
+    schedule = schedule_of(config, TrainingPrompts(prompts, 1, None))
+    each = prompts.tokens(prompts.pieces()).sum() / sum(sizes)
+    assert abs(schedule.samples_per_step - max(1, tokens / each)) <= 0.5
+    assert rate_of(config.train, schedule.samples_per_step) ** 2 * 4 == pytest.approx(1e-8 * schedule.samples_per_step)
+
+
+def test_a_step_of_tokens_has_whole_prompts() -> None:
+    options = Config.model_validate({"train": {"tokens_per_step": 4_000, "targets_per_prompt": 16}}).train
+    assert samples_in_step(options, 70.0) == 64
+    assert samples_in_step(options, 1_000.0) == 4
+    assert samples_in_step(options, 1e6) == 1

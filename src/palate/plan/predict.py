@@ -10,6 +10,7 @@ from palate.plan.flops import flops, kernels
 from palate.plan.memory import FRAMEWORK, Batch, Memory, activations_moved, memory_of, weights_moved
 from palate.plan.shape import ModelShape, load_shape
 from palate.plan.workload import Workload
+from palate.train.schedule import samples_in_step
 
 ROUNDED = 64
 """A recommended size of a pass is rounded down to a multiple of this number of tokens."""
@@ -121,12 +122,12 @@ def predict(
 def schedule(config: Config, workload: Workload) -> StepCounts:
     """The steps and passes that `palate.train.schedule` would make."""
     train, n = config.train, workload.samples
-    step_samples = train.batch_size * train.gradient_accumulation
+    each = workload.tokens() / n
+    step_samples = samples_in_step(train, each)
     an_epoch = max(1, ceil(n / step_samples))
     steps = train.max_steps or ceil(train.epochs * an_epoch)
     whole, rest = divmod(steps, an_epoch)
     samples = whole * n + min(n, rest * step_samples)
-    each = workload.tokens() / n
     budget = train.tokens_per_batch or train.batch_size * int(workload.lengths.max())
     pass_tokens = workload.largest or min(
         max(budget, workload.longest_sequence), step_samples * int(workload.lengths.max())

@@ -9,6 +9,7 @@ import yaml
 from palate.config import Config
 from palate.models.adapter import ABOUT
 from palate.store.artifacts import atomic_file, read_json
+from palate.train.schedule import rate_of
 
 RUN = "training.json"
 
@@ -108,8 +109,9 @@ def _training(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **method,
         "trained weights": f"{run['trained_weights']:,}",
-        "learning rate": f"{options.learning_rate:g}, {options.scheduler}, warm-up {options.warmup_ratio:g}",
-        "batch": f"{options.batch_size} × {options.gradient_accumulation}",
+        "learning rate": f"{rate_of(options, run['samples_per_step']):.3g}, {options.scheduler}, "
+        f"warm-up {options.warmup_ratio:g}",
+        "batch": f"{run['samples_per_step']} samples",
         **({"ranking loss": f"weight {options.ranking_weight:g}"} if options.ranking_weight else {}),
         "optimizer": options.optimizer,
         "steps": run["steps"],

@@ -43,7 +43,7 @@ from palate.train.layers import choose_kernels, recompute
 from palate.train.offset import Offset
 from palate.train.processes import Processes, join, sharding
 from palate.train.report import LOG, EarlyStop, Report
-from palate.train.schedule import Schedule, schedule_of
+from palate.train.schedule import Schedule, rate_of, schedule_of
 from palate.train.training_prompts import FromBaseline, TrainingPrompts, prompts_of
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class TrainResult:
     """Samples trained at least once; fewer than were drawn if `max_steps` ends the run earlier."""
     samples_available: int
     steps: int
+    samples_per_step: int
     resumed_at: int
     """The step of the checkpoint that the run resumed from; 0 if it started anew."""
     seconds: float
@@ -246,6 +247,7 @@ def _result(
         prompts=len(prompts.train),
         liked=float(prompts.train.labels.mean()),
         steps=state.global_step,
+        samples_per_step=trainer.schedule.samples_per_step,
         best_step=state.best_global_step if config.train.looks_for_best else None,
         resumed_at=report.resumed_at,
         seconds=fit.seconds,
@@ -369,7 +371,7 @@ def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, fol
         output_dir=str(folder),
         per_device_train_batch_size=1,
         max_steps=schedule.steps,
-        learning_rate=options.learning_rate,
+        learning_rate=rate_of(options, schedule.samples_per_step),
         lr_scheduler_type=options.scheduler,
         # transformers 5 reads a value below 1 as a share of all steps. The first warm-up step has a learning rate of 0:
         # a run of one step would learn nothing.

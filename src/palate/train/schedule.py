@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from palate.config import Config
+from palate.config import Config, TrainConfig
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
 
@@ -102,16 +102,31 @@ class Schedule:
 def schedule_of(config: Config, prompts: "TrainingPrompts") -> Schedule:
     """The schedule of a config."""
     options, train = config.train, prompts.train
+    samples = samples_in_step(options, int(train.tokens(train.pieces()).sum()) / train.order.size)
     # Splitting a prompt repeats its history, so only an explicit `tokens_per_batch` splits one.
-    whole = int(train.tokens(_at_most(train.pieces(), options.samples_per_step)).max())
+    whole = int(train.tokens(_at_most(train.pieces(), samples)).max())
     return Schedule(
         train,
-        options.samples_per_step,
+        samples,
         options.tokens_per_batch or max(options.batch_size * int(train.needed.max()), whole),
         config.train_seed,
         options.epochs,
         options.max_steps,
     )
+
+
+def samples_in_step(options: TrainConfig, tokens: float) -> int:
+    """The labelled samples of a step, of `tokens` tokens each on average; whole prompts if it has room for several."""
+    if options.tokens_per_step is None:
+        return options.samples_per_step
+    targets = options.targets_per_prompt
+    whole = round(options.tokens_per_step / tokens / targets) * targets
+    return whole or max(1, round(options.tokens_per_step / tokens))
+
+
+def rate_of(options: TrainConfig, samples: int) -> float:
+    """The peak learning rate with this many samples a step, by AdamW's rule of the square root (arXiv 2205.10287)."""
+    return options.learning_rate * math.sqrt(samples / options.samples_per_step)
 
 
 def fill_steps(prompts: Longs, samples: int, seed: int | list[int]) -> list[Longs]:
