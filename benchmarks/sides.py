@@ -318,7 +318,7 @@ def sft_config(config: Config, folder: Path, **changed: Any) -> Any:
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "optim": train.optimizer,
-        "gradient_checkpointing": train.gradient_checkpointing,
+        "gradient_checkpointing": train.recomputes == "layers",
         "bf16": best_dtype(config.model.dtype) is torch.bfloat16,
         "use_cpu": not torch.cuda.is_available(),
         "seed": config.train_seed,

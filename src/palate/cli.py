@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(words: Sequence[str]) -> int:
     """Parse, run, and turn errors into a line and an exit code; raises `BrokenPipeError` where nobody reads it."""
     _quiet_libraries()
+    _let_segments_grow()
     _end_on_sigterm()
     try:
         parser = _parser()
@@ -716,6 +717,16 @@ def _end_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)
+
+
+def _let_segments_grow() -> None:
+    """Let CUDA's allocator extend its blocks, unless the user chose otherwise; PyTorch reads this before CUDA starts.
+
+    Passes have ever new lengths, for which blocks of fixed sizes leave gaps.
+    """
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    if sys.platform == "linux" and not any(name in os.environ for name in names):
+        os.environ[names[-1]] = "expandable_segments:True"
 
 
 def _quiet_libraries() -> None:

@@ -232,8 +232,9 @@ class LoraConfig(Section):
     """Rank."""
     alpha: int = Field(32, ge=1)
     """Scale: the adapter's output is multiplied by `alpha` / `r`."""
-    dropout: float = Field(0.05, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input. Above 0, each layer keeps a copy of its input and a mask; without it, layers that
+    read the same tensor share it, and several devices train what one does."""
     target_modules: str | list[str] = "all-linear"
     """The layers with an adapter, as PEFT names them."""
 

@@ -39,7 +39,7 @@ CONFIG = {
         "max_samples": 24,
         "batch_size": 4,
         "gradient_accumulation": 1,
-        "lora": {"r": 4, "alpha": 8},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.05},
     },
     "evaluate": {"bootstrap": 50, "baselines": "quick"},
     "score": {"calibration": "platt"},

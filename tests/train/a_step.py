@@ -11,6 +11,7 @@ import ctypes
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,28 @@ def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
     return {name: getattr(counted, name) for name in ("kernels", "casts", "products", "bytes")}
 
 
+def graphs_of_flex(lengths: Sequence[int]) -> int:
+    """How often FlexAttention is compiled for prompts of these lengths, forward and backward."""
+    from torch._dynamo.utils import counters
+
+    from palate.train.attention import attend_flex
+    from palate.train.block_mask import block_mask
+    from palate.train.probe import probe_prompts
+
+    torch._dynamo.reset()
+    counters.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for length in lengths:
+            packed = probe_prompts(512, length, True, False)
+            shape = {"dtype": torch.bfloat16, "device": CUDA, "requires_grad": True}
+            query, key = (torch.empty(1, heads, len(packed), 128, **shape) for heads in (16, 8))
+            mask = block_mask(packed, CUDA)
+            attend_flex(None, query, key, key, None, scaling=0.1, block_mask=mask)[0].sum().backward()
+    return int(counters["stats"]["unique_graphs"])
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     pretend()
-    print(json.dumps([step(case, Path(sys.argv[2])) for case in json.loads(sys.argv[3])]))
+    found = [step(case, Path(sys.argv[2])) for case in json.loads(sys.argv[3])]
+    print(json.dumps({"steps": found, "graphs": graphs_of_flex(range(60, 2060, 100))}))

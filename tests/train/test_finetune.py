@@ -131,10 +131,17 @@ def test_a_run_that_ends_early_says_how_many_samples_it_trained(base: Path, tmp_
     assert few.samples_available == again.samples_available > few.samples
 
 
-def test_gradient_checkpointing_gives_the_same_losses(base: Path, tmp_path: Path) -> None:
-    for name, on in (("without", False), ("with", True)):
-        fit(toy_config(base, train={"gradient_checkpointing": on, "lora": {"dropout": 0.0}}), tmp_path / name, 16)
-    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-4)
+@pytest.mark.parametrize(
+    "options", [{"gradient_checkpointing": True}, {"gradient_checkpointing": "selective"}, {"kernels": "compile"}]
+)
+def test_how_layers_are_computed_does_not_change_the_losses(
+    options: dict[str, Any], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile = torch.compile  # as traced: to generate kernels takes a minute
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile(function, backend="eager", **how))
+    for name, section in (("plain", {"gradient_checkpointing": False}), ("ours", options)):
+        fit(toy_config(base, train=section), tmp_path / name, 16)
+    assert losses(tmp_path / "ours") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:
@@ -224,8 +231,11 @@ def test_a_half_written_checkpoint_is_not_used(base: Path, tmp_path: Path) -> No
     assert fit(config, tmp_path, 16).resumed_at == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path) -> None:
-    config = toy_config(base, train={"learning_rate": 1e30, "warmup_ratio": 0.0, "max_grad_norm": 1e30})
+@pytest.mark.parametrize("logging_steps", [1, 1000])
+def test_a_loss_that_is_not_finite_stops_the_run(logging_steps: int, base: Path, tmp_path: Path) -> None:
+    """At the next logged step, or where a checkpoint would be written: to read it, the host waits for the device."""
+    options = {"learning_rate": 1e30, "warmup_ratio": 0.0, "max_grad_norm": 1e30, "logging_steps": logging_steps}
+    config = toy_config(base, train=options)
     with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step \d+: try a lower"):
         fit(config, tmp_path)
     assert not (tmp_path / "adapter").exists()

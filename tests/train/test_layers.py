@@ -1,17 +1,19 @@
 """Layers that are computed again or compiled give the results of plain ones, and keep or start less."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_model
+from tests.tiny import tiny_folder, tiny_model
 from tests.train.test_attention import bf16
 from torch._dynamo.utils import counters
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from palate.config import TrainConfig
+from palate.config import ModelConfig, TrainConfig
+from palate.models.load import load_model
 from palate.models.method import attach, leave_casts_to_autocast
 from palate.train.attention import choose_attention
 from palate.train.layers import choose_kernels, compile_layers, compiling_pays, recompute
@@ -118,6 +120,18 @@ def test_selective_checkpointing_computes_no_product_again(autocast: Any, dtype:
     (_, least, again) = a_pass(model, autocast)
     assert again.products > backward.products
     assert least < less
+
+
+def test_layers_in_4_bits_compute_the_same_however_they_are_run(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path, hidden=128)
+    loaded = load_model(ModelConfig(base=str(base), quantization="nf4", dtype="bfloat16"), for_training=True)
+    model = attach(loaded, options(full=False))
+    plain = learned(model, bf16)
+    leave_casts_to_autocast(model)
+    check_equal(learned(model, bf16), plain)
+    for checkpointing in ("selective", True):
+        recompute(model, options(full=False, gradient_checkpointing=checkpointing))
+        check_equal(learned(model, bf16), plain)
 
 
 def with_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:

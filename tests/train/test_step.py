@@ -36,8 +36,8 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
-    """What a step of each case does, in one process that believes in a GPU."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `a_step` prints, in a process that believes in a GPU."""
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ on Linux to pretend a GPU")
@@ -47,7 +47,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]
     source = [str(Path(__file__).with_name("fake_cuda.cpp")), "-o", str(library), f"-I{torch}/include"]
     links = [f"-L{torch}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib"]
     subprocess.run([compiler, "-std=c++20", "-shared", "-fPIC", *source, *links], check=True, capture_output=True)
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.train.a_step", library, folder, json.dumps([*cases().values()])],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
@@ -55,8 +55,14 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr[-4000:]
-    counts = dict(zip(cases(), json.loads(found.stdout), strict=True))
+    assert process.returncode == 0, process.stderr[-4000:]
+    return dict(json.loads(process.stdout))
+
+
+@pytest.fixture(scope="module")
+def steps(found: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What a step of each case does."""
+    counts = dict(zip(cases(), found["steps"], strict=True))
     if os.environ.get("PALATE_PIN") == "write":
         RECORDED.write_text(json.dumps(counts, indent=1) + "\n")
     return counts
@@ -80,3 +86,7 @@ def test_selective_checkpointing_computes_only_narrow_products_again(
         if (case["model"], case["method"], case["attention"]) == ("0.6B", "lora", way)
     )  # fmt: skip
     assert plain < selected < layers
+
+
+def test_flex_attention_is_compiled_for_lengths_below_and_above_a_tile_only(found: dict[str, Any]) -> None:
+    assert found["graphs"] <= 2

@@ -67,6 +67,8 @@ class Estimate:
     """In the currency of the price; None: no price was given."""
     remedy: Mapping[str, object] | None
     """Options that make the run fit; None if it fits already, or if no option helps."""
+    checkpointing: bool | str = False
+    """`train.gradient_checkpointing`, on this device if it is `auto`."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _compute(config: Config, workload: Workload, shape: ModelShape, epochs: floa
 
 
 def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
-    plan = with_checkpointing(plan, device)
+    auto, plan = plan.config.train.gradient_checkpointing == "auto", with_checkpointing(plan, device)
     dtype = device.dtype(plan.config.model.dtype)
     memory = _memory(plan, device)
     fits = memory.total <= device.memory * MARGIN
@@ -170,7 +172,10 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
         step = max(step, moved / device.bandwidth, started)
     seconds = step * plan.schedule.steps
     cost = None if price is None else price * seconds / 3600
-    return Estimate(device, dtype, memory, fits, step, seconds, cost, remedy)
+    checkpointing = plan.config.train.gradient_checkpointing
+    if remedy is not None and auto and checkpointing:
+        remedy = {**remedy, "train.gradient_checkpointing": checkpointing}
+    return Estimate(device, dtype, memory, fits, step, seconds, cost, remedy, checkpointing)
 
 
 def with_checkpointing(plan: Plan, device: Device) -> Plan:

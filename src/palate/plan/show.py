@@ -208,6 +208,9 @@ def _devices(plan: Plan) -> list[RenderableType]:
         if priced:
             row.append("" if estimate.cost is None else f"{estimate.cost:,.2f}")
         table.add_row(*row, style=None if estimate.fits else "dim")
+        if plan.config.train.gradient_checkpointing == "auto" and estimate.checkpointing and estimate.fits:
+            taken = f"auto is train.gradient_checkpointing={str(estimate.checkpointing).lower()}"
+            remedies.setdefault(taken, []).append(device.name)
         if not estimate.fits:
             remedies.setdefault(_remedy(estimate.remedy), []).append(device.name)
     notes: list[RenderableType] = []

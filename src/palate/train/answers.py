@@ -309,7 +309,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             items.fill(load_file(Path(checkpoint) / ITEM_VECTORS))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the adapter, on the first device; raises `WorkError` if a weight is not finite."""
+        """Write the adapter, on the first device; raises `WorkError` if the loss or a weight is not finite."""
+        self.mean_loss()
         weights = self.trained_weights()
         finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).all()
         if not self.accelerator.reduce(finite.to(self.args.device, torch.float32), "sum") == self.args.world_size:

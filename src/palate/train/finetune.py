@@ -343,9 +343,9 @@ def _trainer(
 
 
 def _with_checkpointing(config: Config, schedule: Schedule) -> TrainConfig:
-    """The options of training with `gradient_checkpointing: auto` resolved for this machine."""
+    """The options of training with `gradient_checkpointing: auto` resolved for a device that holds the whole model."""
     on = device()
-    if config.train.gradient_checkpointing != "auto" or on.type != "cuda":
+    if config.train.gradient_checkpointing != "auto" or on.type != "cuda" or sharding() in ("fsdp2", "zero3"):
         return config.train
     dtype = str(best_dtype(config.model.dtype, on)).removeprefix("torch.")
     here = Device(THIS, {"float32": 1.0, dtype: 1.0}, float(torch.cuda.get_device_properties(on).total_memory), None)
