@@ -294,10 +294,12 @@ def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = best_dtype(config.dtype, on)
-    options = {"dtype": dtype, "attn_implementation": config.attn_implementation, "device_map": {"": on}}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
     try:
         with quiet():
             options |= loading_options(folder, config, dtype)
+            if on.type != "cpu" or len(options) > 2:  # DeepSpeed's ZeRO 3 takes none, and loads plain weights here
+                options["device_map"] = {"": on}
             return AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
