@@ -120,20 +120,22 @@ class Bench:
         return torch.autocast(self.on.type, torch.bfloat16)
 
     def base(self, shape: str, kind: str = "bfloat16", *, vocabulary: int | None = None) -> Any:
-        """A model with random weights, loaded from the disk as any other."""
+        """A model with random weights in bfloat16; with `nf4` it is loaded from the disk, as any other."""
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
         sizes = dict(self.shapes[shape]) | ({"vocab_size": vocabulary} if vocabulary else {})
-        home = self.folder / f"{shape}-{sizes['vocab_size']}"
-        if not home.is_dir():
-            torch.manual_seed(0)
-            config = Qwen3Config(**sizes, max_position_embeddings=8_192, tie_word_embeddings=shape != "8B")
-            with torch.device(self.on):
-                model = Qwen3ForCausalLM(config).to(torch.bfloat16)
-            for layer in model.model.layers:
-                layer.self_attn.q_norm.weight.data *= SHARP
-            model.save_pretrained(home)
-        settings = ModelConfig(base=str(home), dtype="bfloat16", quantization="nf4" if kind == "nf4" else "none")
+        torch.manual_seed(0)
+        config = Qwen3Config(**sizes, max_position_embeddings=8_192, tie_word_embeddings=shape != "8B")
+        with torch.device(self.on):
+            model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+        for layer in model.model.layers:
+            layer.self_attn.q_norm.weight.data *= SHARP
+        if kind != "nf4":
+            return model.train()
+        home = self.folder / shape
+        model.save_pretrained(home)
+        del model
+        settings = ModelConfig(base=str(home), dtype="bfloat16", quantization="nf4")
         return load_model(settings, for_training=True, on=self.on)
 
     def adapted(self, shape: str, kind: str = "bfloat16", *, vocabulary: int | None = None) -> Any:
