@@ -1,5 +1,6 @@
 """What is downloaded from a hub, and what is said when that fails; the hub is `tests.hub`."""
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from rich.console import Console
+from tests.acceptance.ratings import write_ratings
+from tests.command import palate
 from tests.hub import Hub, serving
 from tests.tiny import random_adapter, tiny_folder, tiny_model, toy_config
 
@@ -108,6 +112,16 @@ def test_a_branch_at_the_adapters_commit_is_the_same_revision(hub: Hub, tmp_path
     assert as_trained(at(revision="main"), adapter).model.revision == "a" * 40
 
 
+def test_one_bar_counts_the_bytes_of_all_files(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("palate.progress.err", Console(file=screen, force_terminal=True, width=100))
+    snapshot(NAME, weights=True)
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
+    size = sum((folder / name).stat().st_size for name in hub.downloads()) / 1000
+    assert re.search(rf"tiny ━+ {size:.1f}/{size:.1f} kB", shown)
+    assert not re.search(r"\n.*\n", shown.strip()), "one line"
+
+
 def test_a_download_that_breaks_off_is_tried_again(hub: Hub, folder: Path) -> None:
     shard = sorted(folder.glob("model-*.safetensors"))[0].name
     hub.breaks[shard] = 1000
@@ -174,6 +188,29 @@ def test_a_hub_that_is_gone_is_told_unless_all_is_cached(hub: Hub, monkeypatch: 
     with pytest.raises(WorkError, match=r"org/tiny: it is not in the .* cannot be reached: .*refused"):
         snapshot(NAME, weights=True)
     assert snapshot(NAME).name == "a" * 40
+
+
+def test_a_command_ends_with_one_line_and_the_code_of_its_kind(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.gated[hub.publish("org/gated", folder)] = "Your request to access model org/gated is awaiting a review."
+    ratings = write_ratings(tmp_path / "ratings")
+
+    def ends(name: str) -> tuple[int, str]:
+        done = palate("plan", "--ratings", ratings, "--model", name)
+        assert done.stderr.count("\n") == 1
+        return done.returncode, done.stderr
+
+    code, line = ends("org/gated")
+    assert code == 2
+    assert line.startswith(
+        "error: org/gated: is gated: Your request to access model org/gated is awaiting a review; ask"
+    )
+    assert ends("org/absent")[0] == 2
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    code, line = ends("org/elsewhere")
+    assert code == 1
+    assert "the hub cannot be reached" in line
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_refused_before_its_weights_are_downloaded(

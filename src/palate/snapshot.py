@@ -48,13 +48,13 @@ def snapshot(hub_id: str, revision: str | None = None, *, weights: bool = False)
     except PalateError:
         raise
     except Exception as error:  # of the hub's client, of HTTP, of the disk
-        explained = _explained(error, hub_id, revision)
+        told = explained(error, hub_id, revision)
         if type(error).__name__ == "RevisionNotFoundError":
-            raise explained from error
+            raise told from error
         try:
             return _cached(hub_id, revision, weights)
         except WorkError:
-            raise explained from error
+            raise told from error
 
 
 @lru_cache(maxsize=32)
@@ -153,7 +153,7 @@ def _from_home(path: Path) -> str:
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
-def _explained(error: Exception, hub_id: str, revision: str | None) -> PalateError:
+def explained(error: Exception, hub_id: str, revision: str | None = None) -> PalateError:
     """A failure of the hub, the network or the disk as one line, with the way out."""
     from huggingface_hub.errors import (
         GatedRepoError,

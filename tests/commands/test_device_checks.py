@@ -10,7 +10,7 @@ import torch
 from tests.command import palate
 
 from palate.commands import device_checks, doctor
-from palate.commands.device_checks import Bench, Result, attention, bench_on, named, public, ranking, speed, within
+from palate.commands.device_checks import Bench, Check, Result, attention, bench_on, public, ranking, speed, within
 from palate.commands.training_checks import runs
 from palate.models.logits import exact_logits
 from palate.score.local import LocalBackend
@@ -30,13 +30,13 @@ def failed(results: list[Result]) -> list[Result]:
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_checks_pass_on_this_gpu(check: object) -> None:
     with bench_on("cuda") as bench:
-        assert not failed([run() for run in check(bench)])  # type: ignore[operator]
+        assert not failed([each.run() for each in check(bench)])  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("check", [attention, ranking, speed, pytest.param(runs, marks=pytest.mark.slow)])
 def test_the_checks_pass_on_the_processor_and_say_what_they_skip(check: object) -> None:
     with bench_on("cpu") as bench:
-        results = [run() for run in check(bench)]  # type: ignore[operator]
+        results = [each.run() for each in check(bench)]  # type: ignore[operator]
     assert not failed(results)
     for result in results:
         only_cuda = any(word in result.name for word in ("flex", "memory", "synchronizations"))
@@ -55,7 +55,7 @@ def test_an_attention_that_lets_blocks_see_each_other_fails(bench: Bench, monkey
             return model(**tensors(packed), use_cache=False).logits[0]  # type: ignore[operator]
 
     monkeypatch.setattr(Attention, "logits", leaky)
-    rows = [run() for run in list(attention(bench))[1:3]]
+    rows = [each.run() for each in list(attention(bench))[1:3]]
     assert [row.outcome for row in rows] == ["failed", "failed"]
     assert "does not keep packed prompts apart" in rows[0].reason
 
@@ -63,7 +63,7 @@ def test_an_attention_that_lets_blocks_see_each_other_fails(bench: Bench, monkey
 def test_a_ranking_with_another_prefix_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = LocalBackend.answers_behind
     monkeypatch.setattr(LocalBackend, "answers_behind", lambda self, prefix, *rest: answers(self, prefix[9:], *rest))
-    row = next(iter(ranking(bench)))()
+    row = next(ranking(bench)).run()
     assert row.outcome == "failed"
     assert row.reason.endswith("expected at most 0.05")
 
@@ -78,12 +78,12 @@ def test_steps_that_compile_again_fail(bench: Bench, monkeypatch: pytest.MonkeyP
         step(self, packed)
 
     monkeypatch.setattr(device_checks.Measured, "step", compiling)
-    row = next(iter(speed(bench)))()
+    row = next(speed(bench)).run()
     assert (row.outcome, row.reason) == ("failed", "4 graphs after the first 3, expected none")
 
 
 def test_a_figure_that_is_no_number_is_out_of_bounds() -> None:
-    row = named("x", lambda: (within([float("nan")], [1.0]), "1"))()
+    row = Check("x", lambda: (within([float("nan")], [1.0]), "1")).run()
     assert (row.outcome, row.reason) == ("failed", "nan, expected at most 1")
 
 
@@ -98,7 +98,7 @@ def test_the_command_prints_a_table_of_80_columns_and_writes_a_report(
 ) -> None:
     for name in ("attention", "speed"):
         monkeypatch.setattr(device_checks, name, lambda bench: iter(()))
-    monkeypatch.setattr("palate.commands.training_checks.runs", lambda bench: [named("broken", broken)])
+    monkeypatch.setattr("palate.commands.training_checks.runs", lambda bench: [Check("broken", broken)])
     done = palate("doctor", "--gpu", "--device", "cpu", "--json", tmp_path / "report.json")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -110,6 +110,19 @@ def test_the_command_prints_a_table_of_80_columns_and_writes_a_report(
     assert report["versions"]["torch"] == torch.__version__
     for word in (str(Path.home()), str(tmp_path), socket.gethostname()):
         assert word not in (tmp_path / "report.json").read_text()
+
+
+def test_the_rows_of_a_gpu_fit_into_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(torch.device("cuda"), tmp_path)
+    names = [check.name for group in CHECKS for check in group(bench)]
+    assert len(names) > 40
+    doctor._show([Result(name, "skipped", "0.0031, 0.0069", "12.34 ± 20%", "needs CUDA") for name in names])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, line in zip(names, lines[1:], strict=False):
+        assert line.startswith(f"{name} ")
+        assert line.rstrip().endswith("skipped  0.0031, 0.0069  12.34 ± 20%")
+    assert lines[-1].endswith(f" and {len(names) - 1} more: needs CUDA")
 
 
 def broken() -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """An export is whole, proved and replaceable, or it is not there."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from tests.tiny import random_adapter, tiny_folder, tiny_model, toy_config
 
 import palate.models.proof
 from palate.commands.export import export
-from palate.config import Config
+from palate.config import Config, write_config
 from palate.errors import InputError, WorkError
 from palate.models.load import load_base_model
 from palate.store.artifacts import sha256_file
@@ -246,6 +249,52 @@ def test_there_has_to_be_an_adapter_of_this_prompt(config: Config, adapter: Path
     other = config.model_copy(update={"prompt": config.prompt.model_copy(update={"question": "Well?"})})
     with pytest.raises(InputError, match=r"was trained with prompt\.question"):
         export(other, merge=True)
+
+
+PEAK = """
+import re, sys, threading, time
+from pathlib import Path
+import bitsandbytes, peft, torch
+from palate.commands.export import export
+from palate.config import load_config
+
+config = load_config(Path(sys.argv[1]))
+anonymous = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = most = anonymous()
+
+def watch():
+    global most
+    while True:
+        most = max(most, anonymous())
+        time.sleep(0.001)
+
+threading.Thread(target=watch, daemon=True).start()
+export(config, merge=True)
+print((most - before) / 1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts a process's own memory")
+def test_a_merge_holds_one_file_of_the_model(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    wide = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8}
+    model = tiny_model(**wide).bfloat16()
+    (base / "model.safetensors").unlink()
+    model.save_pretrained(base, max_shard_size="10MB")
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 1e6
+    config = toy_config(base, run_dir=str(tmp_path / "run"), model={"dtype": "bfloat16"})
+    random_adapter(config, config.run_path / "adapter")
+    config.data_path.mkdir()
+    example = config.prompt.alpaca("1. x (4.0)", "aaaaaa", "Yes", 3)
+    (config.data_path / "eval.json").write_text(json.dumps([example]))
+    write_config(config, tmp_path / "config.yaml")
+
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    peak = float(done.stdout.splitlines()[-1])
+    assert size > 150
+    assert peak < 200, "the model in float32 alone has 310, the rest of this is libraries"
 
 
 def test_a_gguf_file_alone(wide: Config) -> None:

@@ -14,7 +14,8 @@ from tests.tiny import toy_config, toy_dataset
 from palate.commands.prepare import check_model
 from palate.config import ModelConfig
 from palate.errors import InputError
-from palate.models.load import load_base_model, load_model, quantization_of, weights_fingerprint
+from palate.models.load import check_at_hand, load_base_model, load_model, quantization_of, weights_fingerprint
+from palate.plan import load_shape
 from palate.train.finetune import train
 
 PROBE = torch.arange(5, 300, 7)[None]
@@ -59,6 +60,9 @@ def test_a_checkpoint_of_bitsandbytes_trains_and_scores_as_it_is_stored(base: Pa
         assert layer.compute_dtype == torch.float32, "that of the checkpoint is another machine's"
         asked = load_model(ModelConfig(base=str(tmp_path / "stored"), quantization="nf4"))
         assert quantization_of(asked) == kind
+        config = toy_config(tmp_path / "stored")
+        assert check_at_hand(config.model).quantization == "nf4", "palate plan counts 4 bits"
+        assert load_shape(config).frozen == load_shape(toy_config(base)).frozen
     assert learns(tmp_path / "stored", tmp_path / "run") < -1
 
 

@@ -1,7 +1,7 @@
 """Device checks: whether training and scoring on a device are right, as fast as it allows, and survive a kill.
 
 `palate doctor --gpu` runs them on random weights of two layers in the widths of Qwen3-0.6B and Qwen3-8B, `--device cpu`
-on tiny ones. A check is a function that yields a `Result` for each of its rows; an error in it is a failed row.
+on tiny ones. Each group of checks is a function that yields a `Check` for each row; an error in it is a failed row.
 """
 
 import getpass
@@ -67,6 +67,26 @@ class Result:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Check:
+    """A check of one row; `measure` returns its figure and its bound, or raises."""
+
+    name: str
+    measure: Callable[[], tuple[str, str]]
+
+    def run(self) -> Result:
+        """The row, whatever happens in the check."""
+        begun = time.monotonic()
+        try:
+            with working(self.name), quiet():
+                found = Result(self.name, "ok", *self.measure())
+        except SkipError as skip:
+            found = Result(self.name, "skipped", reason=str(skip))
+        except Exception as error:  # of kernels, compilers and drivers
+            found = Result(self.name, "failed", reason=public(first_line(error)))
+        return replace(found, seconds=round(time.monotonic() - begun, 1))
+
+
 class SkipError(Exception):
     """A check that this device cannot run, and why."""
 
@@ -100,20 +120,22 @@ class Bench:
         return torch.autocast(self.on.type, torch.bfloat16)
 
     def base(self, shape: str, kind: str = "bfloat16", *, vocabulary: int | None = None) -> Any:
-        """A model with random weights, loaded from the disk as any other."""
+        """A model with random weights in bfloat16; with `nf4` it is loaded from the disk, as any other."""
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
         sizes = dict(self.shapes[shape]) | ({"vocab_size": vocabulary} if vocabulary else {})
-        home = self.folder / f"{shape}-{sizes['vocab_size']}"
-        if not home.is_dir():
-            torch.manual_seed(0)
-            config = Qwen3Config(**sizes, max_position_embeddings=8_192, tie_word_embeddings=shape != "8B")
-            with torch.device(self.on):
-                model = Qwen3ForCausalLM(config).to(torch.bfloat16)
-            for layer in model.model.layers:
-                layer.self_attn.q_norm.weight.data *= SHARP
-            model.save_pretrained(home)
-        settings = ModelConfig(base=str(home), dtype="bfloat16", quantization="nf4" if kind == "nf4" else "none")
+        torch.manual_seed(0)
+        config = Qwen3Config(**sizes, max_position_embeddings=8_192, tie_word_embeddings=shape != "8B")
+        with torch.device(self.on):
+            model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+        for layer in model.model.layers:
+            layer.self_attn.q_norm.weight.data *= SHARP
+        if kind != "nf4":
+            return model.train()
+        home = self.folder / shape
+        model.save_pretrained(home)
+        del model
+        settings = ModelConfig(base=str(home), dtype="bfloat16", quantization="nf4")
         return load_model(settings, for_training=True, on=self.on)
 
     def adapted(self, shape: str, kind: str = "bfloat16", *, vocabulary: int | None = None) -> Any:
@@ -166,12 +188,12 @@ def learn(bench: Bench, model: Any, parts: Sequence[Packed], logits_of: Callable
     return found, torch.cat([w.grad.float().flatten() for w in model.parameters() if w.grad is not None])
 
 
-def attention(bench: Bench) -> Iterator[Callable[[], Result]]:
+def attention(bench: Bench) -> Iterator[Check]:
     """Every implementation of the attention against sequences alone: logits, gradients, and blocks kept apart."""
     for shape in bench.shapes:
         for kind in KINDS:
             for way in WAYS:
-                yield named(f"attention {way}, {shape}, {kind}", partial(_compared, bench, shape, kind, way))
+                yield Check(f"attention {way}, {shape}, {kind}", partial(_compared, bench, shape, kind, way))
 
 
 def _compared(bench: Bench, shape: str, kind: str, way: Way) -> tuple[str, str]:
@@ -211,11 +233,11 @@ def within(figures: Sequence[float] | Any, bounds: Sequence[float]) -> str:
     return shown
 
 
-def ranking(bench: Bench) -> Iterator[Callable[[], Result]]:
+def ranking(bench: Bench) -> Iterator[Check]:
     """Candidates behind a shared prefix against whole prompts: log P of the answers."""
     for shape in bench.shapes:
         for kind in ("bfloat16", "nf4"):
-            yield named(f"ranking, {shape}, {kind}", partial(_ranked, bench, shape, kind))
+            yield Check(f"ranking, {shape}, {kind}", partial(_ranked, bench, shape, kind))
 
 
 def _ranked(bench: Bench, shape: str, kind: str) -> tuple[str, str]:
@@ -231,16 +253,16 @@ def _ranked(bench: Bench, shape: str, kind: str) -> tuple[str, str]:
     return within([np.abs(shared - whole).mean() / whole.std()], [RANKED]), f"{RANKED:g}"
 
 
-def speed(bench: Bench) -> Iterator[Callable[[], Result]]:
+def speed(bench: Bench) -> Iterator[Check]:
     """Passes as a training makes them: kernels compiled again, memory, utilization, synchronizations."""
     for shape in bench.shapes:
         for targets in (1, 16):
             measured = Measured(bench, shape, targets)
             what = f"{shape}, K = {targets}"
-            yield named(f"compiled again, {what}", measured.compiled)
-            yield named(f"memory against the plan, {what}", measured.memory)
-            yield named(f"utilization, {what}", measured.utilization)
-            yield named(f"synchronizations, {what}", measured.synchronizations)
+            yield Check(f"compiled again, {what}", measured.compiled)
+            yield Check(f"memory, {what}", measured.memory)
+            yield Check(f"utilization, {what}", measured.utilization)
+            yield Check(f"synchronizations, {what}", measured.synchronizations)
 
 
 class Measured:
@@ -332,7 +354,7 @@ class Measured:
         shape = shape_of(self.model.get_base_model().config, self.config)
         pairs = float(packed.mask().sum())
         done = sum(flops(shape, self.config, len(packed), pairs, packed.targets.size)[1].values())
-        return f"{done / seconds / peak_of(on):.1%}, {len(packed) / seconds:,.0f} tokens/s", ""
+        return f"{done / seconds / peak_of(on):.1%}, {len(packed) / seconds:,.0f}/s", ""
 
     def synchronizations(self) -> tuple[str, str]:
         """Times that a step makes the host wait for the GPU."""
@@ -358,23 +380,6 @@ def peak_of(on: torch.device) -> float:
         if re.search(rf"\b{device.name}\b", name) and "bfloat16" in device.flops:
             return device.flops["bfloat16"]
     return product_speed(torch.bfloat16, on, 1.0)
-
-
-def named(name: str, check: Callable[[], tuple[str, str]]) -> Callable[[], Result]:
-    """A check as a function that returns its row, whatever happens in it."""
-
-    def run() -> Result:
-        begun = time.monotonic()
-        try:
-            with working(name), quiet():
-                found = Result(name, "ok", *check())
-        except SkipError as skip:
-            found = Result(name, "skipped", reason=str(skip))
-        except Exception as error:  # of kernels, compilers and drivers
-            found = Result(name, "failed", reason=public(first_line(error)))
-        return replace(found, seconds=round(time.monotonic() - begun, 1))
-
-    return run
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
 
     with on_device.bench_on(device) as bench:
         checks = (on_device.attention, on_device.ranking, on_device.speed, runs)
-        results = [run() for check in checks for run in check(bench)]
+        results = [check.run() for group in checks for check in group(bench)]
     report = {"palate": __version__, **_versions(), "checks": [asdict(result) for result in results]}
     if as_json is True:
         print(json.dumps(report, ensure_ascii=False, indent=2))
@@ -81,12 +81,13 @@ def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
 def _show(results: "Sequence[Result]") -> None:
     """Print a table of 80 columns, and the reasons of what failed or was skipped."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("check", "", "figure", "at most", "s"):
-        table.add_column(name, justify="right" if name == "s" else "left", no_wrap=True)
+    for name in ("check", "", "figure", "at most"):
+        table.add_column(name, no_wrap=True)
     for each in results:
         shown = Text(each.outcome, style=COLOURS[each.outcome])
-        table.add_row(each.name, shown, each.figure, each.bound, f"{each.seconds:.0f}")
+        table.add_row(each.name, shown, each.figure, each.bound)
     console.out.print(table)
+    console.out.print(Text("attention: logits in standard deviations, gradients in norms; /s: tokens", "dim"))
     reasons: dict[tuple[str, str], list[str]] = {}
     for each in results:
         if each.reason:

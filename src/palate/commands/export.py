@@ -1,8 +1,9 @@
 """Export: merges the adapter into its base, writes a model folder or a GGUF file, and tests that it scores the same."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,6 @@ def export(
     from palate.models.adapter import ABOUT, as_trained, check_same_prompt, shown_vectors
     from palate.models.gguf import find_converter
     from palate.models.load import stored_dtype
-    from palate.models.merge import write_model
 
     console.start_logging()
     if not merge and gguf is None:
@@ -66,7 +66,7 @@ def export(
     check_same_prompt(adapter, chat, config.prompt)
     chat = chat if items is None else chat.with_items(items["count"])
 
-    model, about, expected = _merged(config, chat, adapter)
+    write, about, expected = _adapted(config, chat, adapter)
     dtype = dtype or str(stored_dtype(config.model)).removeprefix("torch.")
     made_from = {"adapter": {"folder": str(adapter), **adapter_identity(adapter)}, "base": about["base"]}
     record = {"palate": __version__, **made_from, "dtype": dtype}
@@ -75,8 +75,8 @@ def export(
         home = partial if merge else partial / "model"
         log.info("writing the merged model in %s", dtype)
         with working("writing the merged model"):
-            write_model(model, _tokenizer(chat), home, dtype)
-        del model  # frees the memory for the next model
+            write(home, dtype)
+        del write  # frees the memory for the next model
         with working("comparing the written model's scores"):
             proof = _prove_folder(home, expected, dtype)
         if merge:
@@ -128,13 +128,15 @@ class _Expected:
     target: "Target"
 
 
-def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str, Any], _Expected]:
-    """The merged model in float32 on the CPU, the adapter's `palate.json`, and the expected scores."""
+def _adapted(
+    config: Config, chat: "Chat", adapter: Path
+) -> tuple[Callable[[Path, str], None], dict[str, Any], _Expected]:
+    """A function that writes the merged model in a dtype, the adapter's `palate.json`, and the expected scores."""
     import torch
 
     from palate.models.adapter import ABOUT, describe, load_adapter
-    from palate.models.load import load_base_model
-    from palate.models.merge import merge
+    from palate.models.load import load_base_model, load_model, model_folder
+    from palate.models.merge import in_float32, merge, stored_alike, write_merged, write_model
     from palate.models.probe_prompts import conversations
     from palate.models.proof import Target, answers
     from palate.tokens.cut import cut_prompts
@@ -147,32 +149,27 @@ def _merged(config: Config, chat: "Chat", adapter: Path) -> tuple[Any, dict[str,
         # In float32, so that only the 4 bits differ.
         settings = config.model.model_copy(update={"dtype": "float32"})
         in_4_bits = answers(load_adapter(load_base_model(settings)[0], adapter), chat.decision, prompts)
-    whole = config.model.model_copy(update={"dtype": "float32", "quantization": "none"})
-    model, _ = load_base_model(whole, on=torch.device("cpu"))
+    base = model_folder(config.model.model_copy(update={"quantization": "none"}))
+    held = "float32" if chat.items else stored_alike(base)
+    mapped = config.model.model_copy(update={"dtype": held, "quantization": "none"})
+    model = load_model(mapped, on=torch.device("cpu"))
     if getattr(model, "is_quantized", False):
         raise InputError("is stored quantized, expected the full-precision model behind it", config.model.base)
     about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else describe(config, chat, model)
-    adapted = load_adapter(model, adapter)
+    with in_float32():
+        adapted = load_adapter(model, adapter, exact=True)
     both = answers(adapted, chat.decision, prompts)
     with adapted.disable_adapter():
         target = Target(answers(adapted, chat.decision, prompts), both, in_4_bits)
+    expected = _Expected(prompted, prompts, chat, target)
     if not chat.items:
-        return merge(adapted), about, _Expected(prompted, prompts, chat, target)
-    from palate.models.item_embedding import hidden_mean, write_rows
+        return partial(write_merged, adapted, base, chat.tokenizer), about, expected
+    from palate.models.item_embedding import hidden_mean, tokenizer_with_items, write_rows
 
     hidden = hidden_mean(adapted, prompts)
     merged = merge(adapted)
     write_rows(merged, hidden)
-    return merged, about, _Expected(prompted, prompts, chat, target)
-
-
-def _tokenizer(chat: "Chat") -> Any:
-    """The tokenizer to write: with the item tokens of the adapter."""
-    if not chat.items:
-        return chat.tokenizer
-    from palate.models.item_embedding import tokenizer_with_items
-
-    return tokenizer_with_items(chat.tokenizer, chat.items)
+    return partial(write_model, merged, tokenizer_with_items(chat.tokenizer, chat.items)), about, expected
 
 
 def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":

@@ -26,6 +26,7 @@ def show_plan(
 
     `prices` are `NAME=PRICE`, an hour on a device. Samples come from the prepared data, or straight from the ratings.
     """
+    from palate.models.load import check_at_hand
     from palate.plan import DEVICES, load_shape, predict
     from palate.plan.devices import this_machine
     from palate.plan.show import as_json as summary
@@ -33,6 +34,7 @@ def show_plan(
 
     console.start_logging()
     wanted = prices_of(prices)
+    config = config.model_copy(update={"model": check_at_hand(config.model)})
     shape = load_shape(config)
     work, source = workload_of(config, from_ratings=from_ratings)
     here = this_machine(shape.config, config, work.longest_sequence)

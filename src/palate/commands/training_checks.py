@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from palate.commands.device_checks import TINY, Bench, Result, named, within
+from palate.commands.device_checks import TINY, Bench, Check, within
 from palate.errors import WorkError
 from palate.store.artifacts import read_json
 from palate.train.card import RUN
@@ -25,11 +25,11 @@ RESUMED, SHARED = 0.01, 0.05
 """Bounds of an adapter's difference in norms: of a resumed one, and of one that two processes trained."""
 
 
-def runs(bench: Bench) -> Iterator[Callable[[], Result]]:
+def runs(bench: Bench) -> Iterator[Check]:
     """Trainings in processes of their own: killed and resumed, and shared by two processes."""
     trainings = Trainings(bench)
-    yield named("killed and resumed", trainings.resumed)
-    yield named(f"two processes, {trainings.backend}", trainings.shared)
+    yield Check("killed and resumed", trainings.resumed)
+    yield Check(f"two processes, {trainings.backend}", trainings.shared)
 
 
 class Trainings:
@@ -38,7 +38,7 @@ class Trainings:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.folder = bench, bench.folder / "training"
         self.several = bench.on.type == "cuda" and torch.cuda.device_count() > 1
-        self.backend = "NCCL" if self.several else "gloo on the processor"
+        self.backend = "NCCL" if self.several else "gloo"
 
     @cached_property
     def config(self) -> Path:

@@ -296,10 +296,11 @@ def _tokenizer_in(file: Path) -> Any:
         raise InputError(f"is no tokenizer: {first_line(error)}", file) from error
 
 
-def load_adapter(model: Any, adapter: Path) -> Any:
+def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
     """Load an adapter onto a base model and prove that it is loaded; returns a `PeftModel` in eval mode.
 
-    The model embeds the item tokens of a prompt with `{item_vector}` by the adapter's projector.
+    The adapter's weights get the model's number format, or with `exact` float32. The model embeds the item tokens of a
+    prompt with `{item_vector}` by the adapter's projector.
 
     Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
     base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
@@ -308,6 +309,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     """
     import torch
     from peft import PeftConfig, PeftModel
+    from peft.utils.other import ModulesToSaveWrapper
 
     for name in (SETTINGS, WEIGHTS):
         if not (adapter / name).is_file():
@@ -328,7 +330,10 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         try:
             # Use the model's number format, as in training. With PEFT's default, float32, every layer would cast its
             # inputs twice.
-            peft = PeftModel(model, settings, autocast_adapter_dtype=False)
+            peft = PeftModel(model, settings, autocast_adapter_dtype=exact)
+            for module in peft.modules() if exact else ():
+                if isinstance(module, ModulesToSaveWrapper):  # PEFT widens no copies of layers
+                    module.modules_to_save.float()
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:

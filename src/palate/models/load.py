@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from palate.config import Config, ModelConfig
 from palate.errors import InputError, WorkError, first_line
-from palate.models.quantized import check_quantization, loading_options
+from palate.models.quantized import check_quantization, loading_options, method_of
 from palate.progress import working
 from palate.prompt.template import DATE
 from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
@@ -238,15 +238,18 @@ def model_folder(config: ModelConfig) -> Path:
     return location.path or snapshot(str(location.hub_id), config.revision, weights=True)
 
 
-def check_at_hand(config: ModelConfig) -> None:
-    """Raise `InputError` for a base model that is stored in a format that Palate does not load.
+def check_at_hand(config: ModelConfig) -> ModelConfig:
+    """The config, with `nf4` for a base model that is stored in 4 bits.
 
-    Of a repository it downloads config and tokenizer, and raises as `snapshot`.
+    Of a repository it downloads config and tokenizer. Raises `InputError` for a format that Palate does not load, and
+    as `snapshot`.
     """
     location = locate(config.base)
     folder = location.path or snapshot(str(location.hub_id), config.revision)
-    if (folder / "config.json").is_file():
-        check_quantization(folder, config, location.path or config.base)
+    if not (folder / "config.json").is_file():
+        return config
+    check_quantization(folder, config, location.path or config.base)
+    return config.model_copy(update={"quantization": "nf4"}) if method_of(folder) == "bnb-4bit" else config
 
 
 def commit_of(config: ModelConfig) -> str | None:
@@ -294,10 +297,12 @@ def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = best_dtype(config.dtype, on)
-    options = {"dtype": dtype, "attn_implementation": config.attn_implementation, "device_map": {"": on}}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
     try:
         with quiet():
             options |= loading_options(folder, config, dtype)
+            if on.type != "cpu" or len(options) > 2:  # DeepSpeed's ZeRO 3 takes none, and loads plain weights here
+                options["device_map"] = {"": on}
             return AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import WorkError
+from palate.models.merge import in_float32
 from palate.prompt.chat import Decision
 
 Floats = NDArray[np.float32]
@@ -123,13 +124,13 @@ class Target:
 def answers(model: Any, decision: Decision, prompts: Sequence[Sequence[int]]) -> ProbeAnswers:
     """The answers of a causal language model, with or without an adapter, to prompts before the decision token.
 
-    Prompts are passed one by one without padding, so that only the weights can cause differences.
+    Prompts are passed one by one without padding, in float32, so that only the weights can cause differences.
     """
     import torch
 
     model.eval()
     rows = []
-    with torch.inference_mode():
+    with torch.inference_mode(), in_float32():
         for prompt in prompts:
             ids = torch.tensor([list(prompt)], device=model.device)
             rows.append(model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1].float().cpu())

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from palate.errors import InputError, WorkError, first_line
 from palate.progress import Meter, working
 from palate.prompt.tokenizer import tokenizer_at
+from palate.snapshot import explained
 from palate.store.artifacts import atomic_folder, sha256_of
 from palate.store.hub import UNREACHABLE, Location, cache_dir, hub_is_out_of_reach, locate, weights_digest
 
@@ -195,7 +196,7 @@ def _folder(location: Location) -> Path:
         except (OSError, ValueError) as error:
             if offline:
                 raise WorkError(f"{location.hub_id}: {UNREACHABLE}; a folder serves as well") from error
-            raise InputError(f"cannot be downloaded: {first_line(error)}", str(location.hub_id)) from error
+            raise explained(error, str(location.hub_id)) from error
     if path.suffix == ".gguf":
         return converted(path)
     return _unpacked(path) if path.suffix == ".zip" else path
