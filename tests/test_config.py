@@ -5,14 +5,15 @@ import pytest
 from palate.config import Config, Override, dump_config, load_config, parse_override
 from palate.errors import InputError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "gpu").glob("*.yaml")])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) -> None:
     load_config(path)
 
-    assert f"palate run configs/{path.name}" in "\n".join(path.read_text().splitlines()[:6])
+    assert f"palate run {path.relative_to(ROOT)}" in "\n".join(path.read_text().splitlines()[:6])
 
 
 @pytest.mark.parametrize(
