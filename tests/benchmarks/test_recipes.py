@@ -5,7 +5,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # a benchmark finds the others beside itself
 
-import recipes  # noqa: E402
+import recipes
 
 
 @pytest.mark.parametrize("targets", [1, 16])
