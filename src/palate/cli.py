@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(words: Sequence[str]) -> int:
     """Parse, run, and turn errors into a line and an exit code; raises `BrokenPipeError` where nobody reads it."""
     _quiet_libraries()
+    _let_segments_grow()
     _end_on_sigterm()
     try:
         parser = _parser()
@@ -462,7 +463,7 @@ EXPORT = (
     OUT,
 )
 DOCTOR = (
-    _option("--gpu", "check training and scoring on the GPU, with random weights: about three minutes"),
+    _option("--gpu", "check training and scoring on the GPU, with random weights"),
     _option("--device", "… on this device; cpu is a short form (cuda)", choices=("cuda", "cpu")),
     _option(
         "--json FILE",
@@ -713,6 +714,16 @@ def _end_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)
+
+
+def _let_segments_grow() -> None:
+    """Have PyTorch's CUDA allocator grow its blocks: passes differ in size, and fixed blocks leave gaps between them.
+
+    PyTorch reads the variable when CUDA starts. It has this on Linux alone.
+    """
+    set_already = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"} & os.environ.keys()
+    if sys.platform == "linux" and not set_already:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _quiet_libraries() -> None:
