@@ -102,6 +102,21 @@ def test_a_wrong_command_line_is_corrected_in_one_line(
     assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has it on Linux alone")
+@pytest.mark.parametrize("own", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_cudas_memory_grows_in_segments_unless_the_user_says_otherwise(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that it is removed at the end
+        monkeypatch.delenv(name)
+    if own:
+        monkeypatch.setenv(own, "backend:native")
+    assert main(["completion", "bash"]) == 0
+    found = {name: value for name, value in os.environ.items() if name.endswith("_ALLOC_CONF")}
+    assert found == ({own: "backend:native"} if own else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_names_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0

@@ -466,7 +466,7 @@ EXPORT = (
     OUT,
 )
 DOCTOR = (
-    _option("--gpu", "check training and scoring on the GPU, with random weights: about three minutes"),
+    _option("--gpu", "check training and scoring on the GPU, with random weights"),
     _option("--device", "… on this device; cpu is a short form (cuda)", choices=("cuda", "cpu")),
     _option(
         "--json FILE",
