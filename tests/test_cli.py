@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from tests.acceptance.ratings import write_ratings
 
-from palate.cli import _let_segments_grow, _parser, main
+from palate.cli import _parser, main
 from palate.console import start_logging
 from palate.progress import Meter, working
 
@@ -49,19 +49,6 @@ def test_an_output_that_can_be_no_folder_is_wrong_input(
     (tmp_path / "ratings/movies.csv").write_text(f"movieId,title\n{titles}")
     assert main(["prepare", "--ratings", str(tmp_path / "ratings"), "--out", str(tmp_path / name)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="CUDA's allocator has the option on Linux")
-def test_cudas_allocator_extends_its_blocks_unless_the_user_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    for chosen in (None, *names):
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
-        if chosen is not None:
-            monkeypatch.setenv(chosen, "max_split_size_mb:64")
-        _let_segments_grow()
-        found = {name: os.environ[name] for name in names if name in os.environ}
-        assert found == ({names[0]: "expandable_segments:True"} if chosen is None else {chosen: "max_split_size_mb:64"})
 
 
 def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,19 @@
-"""Survey the bytes of a file while its reader parses them: their hash, and whether integers are respelled."""
+"""Survey the bytes of a file while its reader parses them: their hash, and whether integers are respelled.
+
+Without NumPy at import, because the command line reads the names of formats.
+"""
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from palate.store.artifacts import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLOCK = 1 << 16
 """Bytes that are hashed and compared while they are in the processor's cache, with arrays that malloc keeps."""
@@ -41,6 +46,8 @@ def blocks_of(path: Path) -> Iterator[bytearray]:
 
 def survey_of_text(path: Path) -> Survey:
     """The survey of a text file in UTF-8 in one pass: it takes 1.6 times as long as the hash."""
+    import numpy as np
+
     digest, respelled = hashlib.sha256(), False
     block = bytearray(BLOCK + 2)
     block[:2] = b"\n\n"  # the two last bytes of the block before
@@ -68,13 +75,17 @@ def survey_of_folder(path: Path) -> Survey:
 
 def begins_respelled(path: Path) -> bool:
     """`Survey.respelled` of a file's first bytes."""
+    import numpy as np
+
     with path.open("rb") as file:
         block = bytearray(b"\n" + file.read(BLOCK))
     return _is_respelled(block, np.frombuffer(block, np.uint8))
 
 
-def _is_respelled(block: bytearray, text: NDArray[np.uint8]) -> bool:
+def _is_respelled(block: bytearray, text: "NDArray[np.uint8]") -> bool:
     """`Survey.respelled` of a block, `text` (n,) uint8; n may be less than the block's size."""
+    import numpy as np
+
     size = text.size
     if block.find(b"+", 0, size) >= 0 or (block.find(b"-", 0, size) >= 0 and block.find(b"-0", 0, size) >= 0):
         return True
