@@ -35,13 +35,13 @@ def probe(model: Any, attention: "Attention", own: str, longest: int, autocast: 
 
     Compares logits and gradients on prompts of up to `longest` tokens, in training mode, so that gradient checkpointing
     is as in training. Weights in float32 compare their gradients without the autocast, and so within narrow bounds:
-    in bfloat16, rounding can turn a small gradient of a correct pass around. FlexAttention is compiled for the
-    precision of training alone. Clears the gradients of the weights.
+    in bfloat16, rounding can turn a small gradient of a correct pass around. Fused attentions have kernels for, or are
+    compiled for, the precision of training alone. Clears the gradients of the weights.
     """
     with autocast():
         cast = torch.is_autocast_enabled(next(model.parameters()).device.type)
     trained = [weight.dtype for weight in model.parameters() if weight.requires_grad]
-    exactly = cast and {torch.float32, dtype_of(model)} == {torch.float32, *trained} and attention.way != "flex"
+    exactly = cast and {torch.float32, dtype_of(model)} == {torch.float32, *trained} and not attention.fused
     if exactly:
         _probe(model, attention, own, longest, nullcontext, "float32", gradients=True)
     precision: Precision = "other" if cast or dtype_of(model) != torch.float32 else "float32"
