@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.plan.test_formulas import described
 
 from palate.commands.plan import prices_of
@@ -13,7 +15,7 @@ from palate.config import Config
 from palate.errors import InputError
 from palate.plan import Device, Plan, Workload, find_device, predict
 from palate.plan.devices import MARGIN
-from palate.plan.predict import schedule, with_checkpointing
+from palate.plan.predict import fitted, schedule, with_checkpointing
 
 
 def config_of(folder: Path, **train: Any) -> Config:
@@ -122,6 +124,17 @@ def test_checkpointing_is_the_fastest_that_fits(tmp_path: Path) -> None:
         found.append(with_checkpointing(on(config, 1), card).config.train.gradient_checkpointing)
     assert found == [False, "selective", True]
     assert with_checkpointing(on(config, 1), replace(card, gpu=False)).config.train.gradient_checkpointing is False
+
+
+def test_checkpointing_is_chosen_for_this_machines_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, work = config_of(tmp_path, gradient_checkpointing="auto"), Workload.of_lengths(np.full(100, 100), 2)
+    monkeypatch.setattr(Workload, "of_schedule", lambda schedule: work)
+    schedule: Any = None
+    assert fitted(config, schedule) is config  # on a CPU
+    monkeypatch.setattr("palate.models.load.device", lambda: torch.device("cuda"))
+    for memory, choice in ((80e9, False), (1.0, True)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on, m=memory: SimpleNamespace(total_memory=m))
+        assert fitted(config, schedule).train.gradient_checkpointing is choice
 
 
 def test_auto_is_bfloat16_where_a_device_has_it() -> None:

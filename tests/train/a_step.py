@@ -146,7 +146,7 @@ def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
     from palate.config import TrainConfig
     from palate.train.answers import Steps
     from palate.train.attention import Attention, _implementations
-    from palate.train.layers import recompute
+    from palate.train.layers import compile_layers, recompute
     from palate.train.offset import Offset
     from palate.train.schedule import Schedule
 
@@ -161,6 +161,8 @@ def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
     schedule = Schedule(prompts, 32, 4000, seed=0)
     logit = np.zeros(prompts.order.size)
     recompute(model, options)
+    if case.get("kernels") == "compile":
+        compile_layers(model, options)
     with fake:
         (implementation, *_) = _implementations(way, "sdpa")
         model.get_base_model().set_attn_implementation(implementation)

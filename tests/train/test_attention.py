@@ -41,6 +41,7 @@ def test_flex_attentions_block_mask_is_the_mask(targets: int, count: int, tmp_pa
 
 def by_sequence(query: Any, key: Any, value: Any, bounds: Any, *others: Any, scale: float, **options: Any) -> Any:
     """PyTorch's flash attention for sequences of unequal lengths, one after the other."""
+    assert query.dtype == key.dtype == value.dtype
     assert options == {"window_size": (-1, 0), "enable_gqa": query.shape[1] != key.shape[1]}
     assert torch.equal(bounds, others[0])
     assert others[1:] == (int(bounds.diff().max()),) * 2
@@ -61,8 +62,15 @@ def test_sequences_of_unequal_lengths_are_where_flash_attention_takes_them(
 ) -> None:
     from torch.nn.attention import varlen
 
-    monkeypatch.setattr(varlen, "varlen_attn", by_sequence)
+    seen = set()
+
+    def spy(query: Any, *args: Any, **options: Any) -> Any:
+        seen.add(query.dtype)
+        return by_sequence(query, *args, **options)
+
+    monkeypatch.setattr(varlen, "varlen_attn", spy)
     assert choose_attention(adapted(tiny_model()), "varlen", 1, longest, autocast).refused == ()
+    assert seen == {torch.float32 if autocast is nullcontext else torch.bfloat16}
 
 
 def test_flash_attention_is_not_taken_where_it_cannot_compute() -> None:

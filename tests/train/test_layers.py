@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from palate.config import ModelConfig, TrainConfig
 from palate.models.load import load_model
 from palate.models.method import attach, leave_casts_to_autocast
+from palate.train import layers
 from palate.train.attention import choose_attention
 from palate.train.layers import choose_kernels, compile_layers, compiling_pays, recompute
 from palate.train.probe import as_in_training, learn, probe_prompts
@@ -178,15 +179,18 @@ def test_compiled_layers_pass_the_probe(checkpointing: Any, autocast: Any, monke
     assert counters["frames"]["ok"] > 0
 
 
+@pytest.mark.parametrize("fault", ["the probe's logits are", "the model's layers have no hook for it"])
 def test_kernels_that_fail_the_probe_are_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *args: 1.5 * function(*args))
+    if "hook" in fault:
+        monkeypatch.setattr(layers, "GradientCheckpointingLayer", torch.nn.Conv3d)
     model = trained()
     attention = choose_attention(model, "segments", 4, 150)
     theirs = learned(model)
     assert choose_kernels(model, options(full=False, kernels="compile"), attention, 150, 1) == "none"
-    assert "kernels: not compile: the probe's logits are" in caplog.text
+    assert f"kernels: not compile: {fault}" in caplog.text
     check_equal(learned(model), theirs)
 
 

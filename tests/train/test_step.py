@@ -35,20 +35,18 @@ def cases() -> dict[str, dict[str, Any]]:
     return {" ".join(str(value) for value in case.values()): case for case in found}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `a_step` prints, in a process that believes in a GPU."""
+def run(folder: Path, of: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `a_step` prints for some cases, in a process that believes in a GPU."""
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ on Linux to pretend a GPU")
-    folder = tmp_path_factory.mktemp("step")
     (torch,) = find_spec("torch").submodule_search_locations  # type: ignore[union-attr, misc]
     library = folder / "fake_cuda.so"
     source = [str(Path(__file__).with_name("fake_cuda.cpp")), "-o", str(library), f"-I{torch}/include"]
     links = [f"-L{torch}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib"]
     subprocess.run([compiler, "-std=c++20", "-shared", "-fPIC", *source, *links], check=True, capture_output=True)
     process = subprocess.run(
-        [sys.executable, "-m", "tests.train.a_step", library, folder, json.dumps([*cases().values()])],
+        [sys.executable, "-m", "tests.train.a_step", library, folder, json.dumps(of)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         capture_output=True,
@@ -57,6 +55,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert process.returncode == 0, process.stderr[-4000:]
     return dict(json.loads(process.stdout))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `a_step` prints for all cases."""
+    return run(tmp_path_factory.mktemp("step"), [*cases().values()])
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +94,13 @@ def test_selective_checkpointing_computes_only_narrow_products_again(
 
 def test_flex_attention_is_compiled_for_lengths_below_and_above_a_tile_only(found: dict[str, Any]) -> None:
     assert found["graphs"] <= 2
+
+
+@pytest.mark.slow
+def test_compiled_layers_run_as_on_cuda_too(tmp_path: Path) -> None:
+    """FlexAttention is compiled with the layer, flash attention runs between its parts."""
+    names = ["0.6B lora False varlen 1", "0.6B lora True flex 4"]
+    found = run(tmp_path, [cases()[name] | {"kernels": "compile"} for name in names])["steps"]
+    recorded = json.loads(RECORDED.read_text())
+    for name, counts in zip(names, found, strict=True):
+        assert counts["kernels"] < 0.7 * recorded[name]["kernels"]

@@ -36,6 +36,7 @@ def train_seeds(
     The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
     returns the run's adapter.
     """
+    from palate.plan.predict import fitted
     from palate.train.card import RUN
     from palate.train.finetune import train as finetune
     from palate.train.processes import join
@@ -59,7 +60,9 @@ def train_seeds(
                 log.info("again: %s", reason)
             alone = config.train.model_copy(update={"seed": seed, "seeds": 1})
             one = config.model_copy(update={"train": alone})
-            finetune(one, train, evaluated, folder, beside=beside, data_manifest=manifest, console=console.err)
+            finetune(
+                one, train, evaluated, folder, beside=beside, data_manifest=manifest, console=console.err, fitted=fitted
+            )
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
             _make_room()

@@ -36,6 +36,7 @@ def train(config: Config) -> Path:
         beside = _beside(config)
         from palate.commands.seeds import train_seeds
         from palate.models.load import model_folder
+        from palate.plan.predict import fitted
         from palate.train.finetune import train as finetune
 
         model_folder(config.model)
@@ -45,7 +46,14 @@ def train(config: Config) -> Path:
         adapter = train_seeds(config, train, evaluated, manifest, beside)
     else:
         result = finetune(
-            config, train, evaluated, config.run_path, beside=beside, data_manifest=manifest, console=console.err
+            config,
+            train,
+            evaluated,
+            config.run_path,
+            beside=beside,
+            data_manifest=manifest,
+            console=console.err,
+            fitted=fitted,
         )
         adapter = result.adapter
     leave()

@@ -1,16 +1,23 @@
 """Predict tokens, FLOPs, memory, seconds and cost from a config, a workload and a model's shape."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import TYPE_CHECKING
 
 from palate.config import Config
-from palate.plan.devices import DEVICES, MARGIN, OPERATION, Device
+from palate.plan.devices import DEVICES, MARGIN, OPERATION, THIS, Device
 from palate.plan.flops import flops, kernels
 from palate.plan.memory import FRAMEWORK, Batch, Memory, activations_moved, memory_of, weights_moved
 from palate.plan.shape import ModelShape, load_shape
 from palate.plan.workload import Workload
 from palate.train.schedule import samples_in_step
+
+if TYPE_CHECKING:
+    from palate.train.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 ROUNDED = 64
 """A recommended size of a pass is rounded down to a multiple of this number of tokens."""
@@ -187,6 +194,25 @@ def with_checkpointing(plan: Plan, device: Device) -> Plan:
         if _memory(tried, device).total <= device.memory * MARGIN:
             return tried
     return _with(plan, {"train.gradient_checkpointing": device.gpu})
+
+
+def fitted(config: Config, schedule: "Schedule") -> Config:
+    """The config with `train.gradient_checkpointing: auto` resolved for a GPU of this machine that holds the model."""
+    from palate.models.load import best_dtype
+    from palate.models.load import device as here
+    from palate.train.processes import sharding
+
+    on = here()
+    if config.train.gradient_checkpointing != "auto" or on.type != "cuda" or sharding() in ("fsdp2", "zero3"):
+        return config
+    import torch
+
+    dtype = str(best_dtype(config.model.dtype, on)).removeprefix("torch.")
+    memory = float(torch.cuda.get_device_properties(on).total_memory)
+    plan = predict(config, Workload.of_schedule(schedule), devices=[])
+    found = with_checkpointing(plan, Device(THIS, {"float32": 1.0, dtype: 1.0}, memory, None)).config
+    log.debug("gradient checkpointing: %s, by the estimate of memory", found.train.gradient_checkpointing)
+    return found
 
 
 def _memory(plan: Plan, device: Device) -> Memory:

@@ -56,6 +56,11 @@ class Attention:
         """Whether it keeps several targets of a prompt apart."""
         return self.way not in ("varlen", "padded")
 
+    @property
+    def fused(self) -> bool:
+        """Whether its kernels are made for one precision."""
+        return self.way in ("varlen", "flex")
+
     def warn(self) -> None:
         """Log a warning for each implementation that failed the probe."""
         for reason in self.refused:

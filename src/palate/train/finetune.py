@@ -5,7 +5,7 @@ import logging
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from palate.config import Config, TrainConfig
+from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
 from palate.models.adapter import describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
@@ -28,9 +28,6 @@ from palate.models.load import (
     weights_fingerprint,
 )
 from palate.models.method import attach, held_in, leave_casts_to_autocast
-from palate.plan.devices import THIS, Device
-from palate.plan.predict import predict, with_checkpointing
-from palate.plan.workload import Workload
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
@@ -112,12 +109,14 @@ def train(
     beside: FromBaseline | None = None,
     data_manifest: Mapping[str, Any] | None = None,
     console: "Console | None" = None,
+    fitted: Callable[[Config, Schedule], Config] = lambda config, schedule: config,
 ) -> TrainResult:
     """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.
 
     `train` and `eval` are token datasets of the config's tokenizer, or Alpaca examples, which this function
     tokenizes. `train.max_samples` of them are drawn with the seed. `beside` has what `train.teacher` or
-    `train.offset` says of all samples. An interrupted run resumes from its last checkpoint if model, data and options
+    `train.offset` says of all samples. `fitted` resolves `train.gradient_checkpointing: auto` for this machine; without
+    it, `auto` is `false`. An interrupted run resumes from its last checkpoint if model, data and options
     are the same. Ctrl-C and SIGTERM end with a checkpoint.
 
     Raises `InputError` for a model or options that do not fit, `WorkError` if training was stopped, the
@@ -141,7 +140,7 @@ def train(
     started = time.monotonic()
     try:
         with quiet():
-            trainer = _trainer(config, model, chat, schedule, prompts, checkpoints)
+            trainer = _trainer(fitted(config, schedule), model, chat, schedule, prompts, checkpoints)
     except (ValueError, RuntimeError, ImportError, MemoryError) as error:  # an option that PEFT or transformers refuses
         explained = _explained(error, None, checkpoints)
         raise explained or InputError(textwrap.shorten(str(error), 200), "train") from error
@@ -314,7 +313,6 @@ def _trainer(
     peft = attach(model, options)
     if prompts.shown is not None:
         add_items(peft, prompts.shown.vectors, int(chat.first_item or 0))
-    options = _with_checkpointing(config, schedule)
     recompute(peft, options)  # for the probe already
     answers = chat.decision.yes_id, chat.decision.no_id
     offset = None
@@ -340,18 +338,6 @@ def _trainer(
     if options.early_stopping is not None:
         trainer.add_callback(EarlyStop(options.early_stopping))
     return trainer
-
-
-def _with_checkpointing(config: Config, schedule: Schedule) -> TrainConfig:
-    """The options of training with `gradient_checkpointing: auto` resolved for a device that holds the whole model."""
-    on = device()
-    if config.train.gradient_checkpointing != "auto" or on.type != "cuda" or sharding() in ("fsdp2", "zero3"):
-        return config.train
-    dtype = str(best_dtype(config.model.dtype, on)).removeprefix("torch.")
-    here = Device(THIS, {"float32": 1.0, dtype: 1.0}, float(torch.cuda.get_device_properties(on).total_memory), None)
-    plan = with_checkpointing(predict(config, Workload.of_schedule(schedule), devices=[]), here)
-    log.debug("gradient checkpointing: %s, by the estimate of memory", plan.config.train.gradient_checkpointing)
-    return plan.config.train
 
 
 def _check_validation(config: Config, prompts: TrainingPrompts) -> None:

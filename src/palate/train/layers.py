@@ -103,13 +103,15 @@ def choose_kernels(
         cast = torch.is_autocast_enabled(on.type)
     precision: Precision = "other" if cast or dtype_of(model) != torch.float32 else "float32"
     plain = learned()
-    undo = compile_layers(model, options)
+    undo: Callable[[], None] | None = None
     try:
+        undo = compile_layers(model, options)
         ours = learned()
         compare_logits(ours[0], plain[0], TOLERANCE[precision][0])
         compare_gradients(ours[1], plain[1], GRADIENTS[precision])
     except Exception as error:  # compilers raise exceptions of all kinds
-        undo()
+        if undo is not None:
+            undo()
         log.warning("kernels: not compile: %s; PyTorch's own, which are slower, take its place", first_line(error))
         return "none"
     return "compile"

@@ -6,7 +6,7 @@ and tests that a change in one block changes no other block.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from torch.nn.functional import cross_entropy
 from palate.errors import WorkError
 from palate.models.logits import exact_logits
 from palate.tokens.packed import Packed, pack, tensors
-
-if TYPE_CHECKING:
-    from palate.train.attention import Attention
 
 Precision = Literal["float32", "other"]
 TOLERANCE: dict[Precision, tuple[float, float]] = {"float32": (1e-3, 1e-5), "other": (0.15, 0.02)}
@@ -30,18 +27,33 @@ Learned = tuple[Any, dict[str, Any]]
 """Logits (r, vocabulary), and gradients by name of the weight."""
 
 
-def probe(model: Any, attention: "Attention", own: str, longest: int, autocast: Autocast = nullcontext) -> None:
+class Probed(Protocol):
+    """An attention, as `palate.train.attention` has it."""
+
+    @property
+    def several(self) -> bool:
+        """Whether it keeps several targets of a prompt apart."""
+
+    @property
+    def fused(self) -> bool:
+        """Whether its kernels are made for one precision."""
+
+    def logits(self, model: Any, packed: Packed) -> Any:
+        """The model's logits at `packed.at`, (r, vocabulary)."""
+
+
+def probe(model: Any, attention: Probed, own: str, longest: int, autocast: Autocast = nullcontext) -> None:
     """Raise `WorkError` unless packed prompts give the results of their sequences alone with the attention `own`.
 
     Compares logits and gradients on prompts of up to `longest` tokens, in training mode, so that gradient checkpointing
     is as in training. Weights in float32 compare their gradients without the autocast, and so within narrow bounds:
-    in bfloat16, rounding can turn a small gradient of a correct pass around. FlexAttention is compiled for the
-    precision of training alone. Clears the gradients of the weights.
+    in bfloat16, rounding can turn a small gradient of a correct pass around. Fused attentions have kernels for, or are
+    compiled for, the precision of training alone. Clears the gradients of the weights.
     """
     with autocast():
         cast = torch.is_autocast_enabled(next(model.parameters()).device.type)
     trained = [weight.dtype for weight in model.parameters() if weight.requires_grad]
-    exactly = cast and {torch.float32, dtype_of(model)} == {torch.float32, *trained} and attention.way != "flex"
+    exactly = cast and {torch.float32, dtype_of(model)} == {torch.float32, *trained} and not attention.fused
     if exactly:
         _probe(model, attention, own, longest, nullcontext, "float32", gradients=True)
     precision: Precision = "other" if cast or dtype_of(model) != torch.float32 else "float32"
@@ -50,7 +62,7 @@ def probe(model: Any, attention: "Attention", own: str, longest: int, autocast: 
 
 def _probe(
     model: Any,
-    attention: "Attention",
+    attention: Probed,
     own: str,
     longest: int,
     autocast: Autocast,
