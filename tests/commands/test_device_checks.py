@@ -55,7 +55,7 @@ def test_an_attention_that_lets_blocks_see_each_other_fails(bench: Bench, monkey
             return model(**tensors(packed), use_cache=False).logits[0]  # type: ignore[operator]
 
     monkeypatch.setattr(Attention, "logits", leaky)
-    rows = [each.run() for each in list(attention(bench))[1:3]]
+    rows = [each.run() for each in list(attention(bench))[:4] if "segments" in each.name or "mask" in each.name]
     assert [row.outcome for row in rows] == ["failed", "failed"]
     assert "does not keep packed prompts apart" in rows[0].reason
 

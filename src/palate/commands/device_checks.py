@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -155,7 +155,6 @@ class Bench:
         return self.held[key]
 
 
-WAYS: tuple[Way, ...] = ("flex", "segments", "mask", "padded")
 OPTIONS = TrainConfig(lora=LoraConfig(dropout=0.0))
 
 
@@ -192,7 +191,7 @@ def attention(bench: Bench) -> Iterator[Check]:
     """Every implementation of the attention against sequences alone: logits, gradients, and blocks kept apart."""
     for shape in bench.shapes:
         for kind in KINDS:
-            for way in WAYS:
+            for way in get_args(Way):
                 yield Check(f"attention {way}, {shape}, {kind}", partial(_compared, bench, shape, kind, way))
 
 
