@@ -41,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tiny_folder(tmp_path_factory.mktemp("hub") / "tiny")
     (home / "model.safetensors").unlink()
     tiny_model().save_pretrained(home, max_shard_size="300KB")
-    for name in ("pytorch_model.bin", "tiny.gguf", "original/consolidated.00.pth", "onnx/model.json", "README.md"):
+    others = ("pytorch_model.bin", "tiny.gguf", "consolidated.safetensors", "original/consolidated.00.pth", "README.md")
+    for name in (*others, "onnx/model.json"):
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).write_bytes(b"not needed")
     return home

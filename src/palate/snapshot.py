@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 """Files with a model's config and tokenizer."""
-WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")
-"""Files of weights; those of the first pattern that a repository has are read."""
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "*.safetensors", "pytorch_model*.bin")
+"""Files of weights; those of the first pattern that a repository or a folder has are read."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 

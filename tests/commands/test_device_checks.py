@@ -14,6 +14,8 @@ from palate.commands.device_checks import Bench, Check, Result, attention, bench
 from palate.commands.training_checks import runs
 from palate.models.logits import exact_logits
 from palate.score.local import LocalBackend
+from palate.store.artifacts import files_of
+from palate.store.hub import cache_dir
 from palate.tokens.packed import Packed, tensors
 from palate.train.attention import Attention
 
@@ -55,7 +57,7 @@ def test_an_attention_that_lets_blocks_see_each_other_fails(bench: Bench, monkey
             return model(**tensors(packed), use_cache=False).logits[0]  # type: ignore[operator]
 
     monkeypatch.setattr(Attention, "logits", leaky)
-    rows = [each.run() for each in list(attention(bench))[1:3]]
+    rows = [each.run() for each in list(attention(bench))[:4] if "segments" in each.name or "mask" in each.name]
     assert [row.outcome for row in rows] == ["failed", "failed"]
     assert "does not keep packed prompts apart" in rows[0].reason
 
@@ -110,6 +112,16 @@ def test_the_command_prints_a_table_of_80_columns_and_writes_a_report(
     assert report["versions"]["torch"] == torch.__version__
     for word in (str(Path.home()), str(tmp_path), socket.gethostname()):
         assert word not in (tmp_path / "report.json").read_text()
+
+
+def test_nothing_is_left_in_the_users_cache() -> None:
+    before = files_of(cache_dir())
+    with bench_on("cpu") as bench:
+        assert next(check for check in ranking(bench) if "nf4" in check.name).run().outcome == "ok"
+        assert files_of(cache_dir()), "the hash of the weights"
+        folder = bench.folder
+    assert files_of(cache_dir()) == before
+    assert not folder.exists()
 
 
 def test_the_rows_of_a_gpu_fit_into_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ on tiny ones. Each group of checks is a function that yields a `Check` for each 
 """
 
 import getpass
+import os
 import re
 import socket
 import tempfile
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -155,7 +156,6 @@ class Bench:
         return self.held[key]
 
 
-WAYS: tuple[Way, ...] = ("flex", "segments", "mask", "padded")
 OPTIONS = TrainConfig(lora=LoraConfig(dropout=0.0))
 
 
@@ -192,7 +192,7 @@ def attention(bench: Bench) -> Iterator[Check]:
     """Every implementation of the attention against sequences alone: logits, gradients, and blocks kept apart."""
     for shape in bench.shapes:
         for kind in KINDS:
-            for way in WAYS:
+            for way in get_args(Way):
                 yield Check(f"attention {way}, {shape}, {kind}", partial(_compared, bench, shape, kind, way))
 
 
@@ -384,10 +384,16 @@ def peak_of(on: torch.device) -> float:
 
 @contextmanager
 def bench_on(device: str) -> Iterator[Bench]:
-    """The bench on `cuda` or `cpu`, with a folder that is removed at the end."""
+    """The bench on `cuda` or `cpu`, with a folder that is removed at the end, and the cache in it."""
+    before = os.environ.get("PALATE_CACHE_DIR")
     with tempfile.TemporaryDirectory(prefix="palate-doctor-") as folder:
-        index = torch.cuda.current_device() if device == "cuda" else None
-        yield Bench(torch.device(device, index), Path(folder))
+        os.environ["PALATE_CACHE_DIR"] = str(Path(folder) / "cache")
+        try:
+            yield Bench(torch.device(device, torch.cuda.current_device() if device == "cuda" else None), Path(folder))
+        finally:
+            del os.environ["PALATE_CACHE_DIR"]
+            if before is not None:
+                os.environ["PALATE_CACHE_DIR"] = before
 
 
 def public(text: str) -> str:

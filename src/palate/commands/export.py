@@ -135,7 +135,7 @@ def _adapted(
     import torch
 
     from palate.models.adapter import ABOUT, describe, load_adapter
-    from palate.models.load import load_base_model, load_model, model_folder
+    from palate.models.load import load_model, model_folder
     from palate.models.merge import in_float32, merge, stored_alike, write_merged, write_model
     from palate.models.probe_prompts import conversations
     from palate.models.proof import Target, answers
@@ -144,17 +144,17 @@ def _adapted(
     prompted, source = conversations(config)
     prompts = cut_prompts(chat.decision_prompts(prompted), chat, config.tokens.cutoff_len)
     log.info("the proof asks %d prompts: %s", len(prompts), source)
-    in_4_bits = None
-    if config.model.quantization == "nf4":
-        # In float32, so that only the 4 bits differ.
-        settings = config.model.model_copy(update={"dtype": "float32"})
-        in_4_bits = answers(load_adapter(load_base_model(settings)[0], adapter), chat.decision, prompts)
     base = model_folder(config.model.model_copy(update={"quantization": "none"}))
     held = "float32" if chat.items else stored_alike(base)
     mapped = config.model.model_copy(update={"dtype": held, "quantization": "none"})
     model = load_model(mapped, on=torch.device("cpu"))
     if getattr(model, "is_quantized", False):
         raise InputError("is stored quantized, expected the full-precision model behind it", config.model.base)
+    in_4_bits = None
+    if config.model.quantization == "nf4":
+        # In float32, so that only the 4 bits differ.
+        settings = config.model.model_copy(update={"dtype": "float32"})
+        in_4_bits = answers(load_adapter(load_model(settings), adapter), chat.decision, prompts)
     about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else describe(config, chat, model)
     with in_float32():
         adapted = load_adapter(model, adapter, exact=True)

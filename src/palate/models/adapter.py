@@ -143,7 +143,7 @@ def describe(config: Config, chat: Chat, model: Any) -> dict[str, Any]:
         "palate": __version__,
         "base": {
             "name": model.name_or_path,
-            "revision": commit_of(config.model),
+            "revision": getattr(model.config, "_commit_hash", None) or config.model.revision,
             "weights": weights_fingerprint(model),
             "weights_from": weights_from(config),
             "quantization": quantization_of(model),
