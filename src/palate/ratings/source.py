@@ -462,7 +462,7 @@ def _legacy(text: bytes) -> str:
 
     found = from_bytes(text)
     best = found.best()
-    if best is None or any(match.encoding == "cp1252" and match.chaos <= best.chaos for match in found):
+    if best is None or any("cp1252" in match.could_be_from_charset and match.chaos <= best.chaos for match in found):
         return "cp1252"  # many encodings fit a few accented letters; it has Latin-1, and the quotes of Windows
     return best.encoding
 
