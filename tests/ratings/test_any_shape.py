@@ -851,6 +851,22 @@ def test_a_bomb_in_a_spreadsheet_and_a_sheet_of_a_text_are_refused(tmp_path: Pat
         read(f"{tmp_path / 'log.csv'}?sheet=A")
 
 
+def test_each_part_of_a_table_counts_among_the_inputs(tmp_path: Path) -> None:
+    for number, part in enumerate(LOG.iter_slices(2)):
+        (tmp_path / f"log/day={number}").mkdir(parents=True)
+        part.write_csv(tmp_path / f"log/day={number}/part-0.csv")
+        (tmp_path / f"shop{number}").mkdir()
+        part.write_csv(tmp_path / f"shop{number}/part-0.csv")
+    (tmp_path / "items").mkdir()
+    ITEMS.write_csv(tmp_path / "items/part-0.csv")
+    hive = read(tmp_path / "log", items=str(tmp_path / "items/part-0.csv"))
+    assert list(hive.inputs) == ["day=0/part-0.csv", "day=1/part-0.csv", "part-0.csv"]
+    shops = read(tmp_path / "shop*/part-0.csv", items=str(tmp_path / "items/part-0.csv"))
+    assert list(shops.inputs) == ["part-0.csv", "shop1/part-0.csv", "items/part-0.csv"]
+    assert len({*hive.inputs.values(), *shops.inputs.values()}) == 3
+    assert shops.name == tmp_path.name
+
+
 def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
     with pytest.raises(

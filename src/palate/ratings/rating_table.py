@@ -124,10 +124,10 @@ class RatingTable:
         first = full[0]
         for part in full[1:]:
             if not part.form.agrees(first.form):
-                found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.name}"
+                found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.label}"
                 raise InputError(found, part.file.place)
             if part.rated != first.rated:
-                raise InputError(f"has ratings of another kind than {first.file.name}", part.file.place)
+                raise InputError(f"has ratings of another kind than {first.file.label}", part.file.place)
         if len({part.form.per_second for part in full}) > 1:
             unit = min(max(part.form.per_second for part in full), 10**6)
             parts = [part._in_unit(unit) for part in parts]
@@ -172,7 +172,7 @@ class RatingTable:
         part, row = self.part_of(row)
         (line,) = part.lines_of([row])
         place = f"row {int(part.rows[row]) + 1}" if line is None else f"line {line}"
-        return place if part.file.place == (beside or part.file.place) else f"{place} of {part.file.name}"
+        return place if part.file.place == (beside or part.file.place) else f"{place} of {part.file.label}"
 
     def part_of(self, row: int) -> "tuple[RatingTable, int]":
         """The table of a row, and the row in it."""
@@ -233,7 +233,7 @@ class RatingTable:
         """The skipped rows in file order: `line` (of a typed format: row, from 1), `reason`, and the `row` as text."""
         if self.parts:
             return pl.concat(
-                part.report().insert_column(0, pl.lit(part.file.name).alias("file")) for part in self.parts
+                part.report().insert_column(0, pl.lit(part.file.label).alias("file")) for part in self.parts
             )
         skipped = self.skipped.sort("row")
         wanted = dict(skipped.iter_rows())
