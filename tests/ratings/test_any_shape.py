@@ -115,6 +115,12 @@ def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, title: str) ->
     assert read(tmp_path, encoding=encoding).items["title"][0] == title
 
 
+def test_accents_that_fit_many_encodings_are_those_of_western_europe(tmp_path: Path) -> None:
+    frame = LOG.with_columns(title=pl.format("Café {}", "item_id"))
+    (tmp_path / "log.csv").write_bytes(frame.write_csv(separator=";").encode("cp1252"))
+    assert read(tmp_path / "log.csv").shape == "text with semicolons, cp1252"
+
+
 def test_an_encoding_that_does_not_fit_is_told(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_bytes(csv(LOG))
     (tmp_path / "movies.csv").write_bytes("item_id,title\n10,é\n20,B\n30,C\n".encode("cp1252"))
@@ -322,21 +328,21 @@ def test_without_times_the_order_of_the_rows_counts_if_asked_for(tmp_path: Path,
 
 @pytest.mark.parametrize("how", ["text", "booleans in Parquet", "JSON"])
 def test_ratings_in_words_are_likes(tmp_path: Path, how: str) -> None:
-    words = pl.Series("rating", ["Thumbs up", "thumbs_down", "Thumbs up", "Thumbs up"])
+    words = pl.Series("rating", ["Thumbs up", "thumbs_down", "👍🏽", "👍\ufe0f"])
     frame = LOG.with_columns(words)
     ITEMS.write_csv(tmp_path / "items.csv")
     if how == "text":
         frame.write_csv(tmp_path / "ratings.csv")
     elif how == "JSON":
-        frame.with_columns(words == "Thumbs up").write_ndjson(tmp_path / "ratings.jsonl")
+        frame.with_columns(words != "thumbs_down").write_ndjson(tmp_path / "ratings.jsonl")
     else:
-        frame.with_columns(words == "Thumbs up").write_parquet(tmp_path / "ratings.parquet")
+        frame.with_columns(words != "thumbs_down").write_parquet(tmp_path / "ratings.parquet")
     found = read(tmp_path)
     assert (found.frame["rating"].to_list(), found.scale) == ([1.0, 0.0, 1.0, 1.0], (0.0, 1.0))
     if how == "text":
         with (tmp_path / "ratings.csv").open("a") as file:
             file.write("3,10,perhaps,5\n")
-        with pytest.raises(InputError, match=r"ratings\.csv:2: rating 'Thumbs up' is not a number"):
+        with pytest.raises(InputError, match=r"ratings\.csv:6: rating 'perhaps' is in another form"):
             read(tmp_path)
 
 
@@ -366,9 +372,8 @@ def test_ratings_with_their_scale_are_numbers(
 @pytest.mark.parametrize(
     ("texts", "line", "value"),
     [
-        (["4/5", "7/10", "5/5", "5/5"], 2, "4/5"),
+        (["4/5", "7/10", "5/5", "8/10"], 2, "4/5"),
         (["4", "3", "4 out of 5", "5"], 4, "4 out of 5"),
-        (["★★★★", "★★★☆", "★★", "★★★★"], 2, "★★★★"),
     ],
 )
 def test_ratings_in_several_forms_are_refused_with_the_line(
@@ -389,6 +394,29 @@ def test_beside_ratings_in_a_form_another_value_is_named(tmp_path: Path, texts: 
         frame.with_columns(rating=pl.Series(["4/5", "7/5", "5/5", "1/5"])).write_csv(tmp_path / "log.csv")
         with pytest.raises(InputError, match=r"log\.csv:3: rating 7 is outside of the scale, expected 0\.5 to 5"):
             read(tmp_path / "log.csv", untitled="id")
+
+
+@pytest.mark.parametrize("how", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("texts", "form"),
+    [
+        (["4/5", "N/A", "5/5", "1/5"], "numbers out of 5"),
+        (["4/5", "7/10", "5/5", "1/5"], "numbers out of 5"),
+        (["★★★★☆", "-", "★★★★★", "★☆☆☆☆"], "stars out of 5"),
+        (["★★★★", "4", "★★★★★", "★"], "stars"),
+        (["up", "maybe", "up", "down"], "likes and dislikes"),
+    ],
+)
+def test_a_rating_in_another_form_than_most_is_a_wrong_row(
+    tmp_path: Path, how: str, texts: list[str], form: str
+) -> None:
+    frame = LOG.with_columns(rating=pl.Series(texts))
+    frame.write_csv(tmp_path / "log.csv") if how == "csv" else frame.write_parquet(tmp_path / "log.parquet")
+    place = "log.csv:3:" if how == "csv" else "log.parquet: row 2:"
+    with pytest.raises(InputError, match=f"{place} rating '{texts[1]}' is in another form than most, expected {form}"):
+        read(tmp_path / f"log.{how}", untitled="id")
+    found = read(tmp_path / f"log.{how}", untitled="id", bad_rows="skip")
+    assert (found.frame.height, found.dropped, found.rated) == (3, {"no rating that is a number": 1}, form)
 
 
 def test_a_rating_that_means_none_is_left_out(tmp_path: Path) -> None:
@@ -821,6 +849,22 @@ def test_a_bomb_in_a_spreadsheet_and_a_sheet_of_a_text_are_refused(tmp_path: Pat
     LOG.write_csv(tmp_path / "log.csv")
     with pytest.raises(InputError, match=r"log\.csv: has no sheets, expected no \?sheet=A"):
         read(f"{tmp_path / 'log.csv'}?sheet=A")
+
+
+def test_each_part_of_a_table_counts_among_the_inputs(tmp_path: Path) -> None:
+    for number, part in enumerate(LOG.iter_slices(2)):
+        (tmp_path / f"log/day={number}").mkdir(parents=True)
+        part.write_csv(tmp_path / f"log/day={number}/part-0.csv")
+        (tmp_path / f"shop{number}").mkdir()
+        part.write_csv(tmp_path / f"shop{number}/part-0.csv")
+    (tmp_path / "items").mkdir()
+    ITEMS.write_csv(tmp_path / "items/part-0.csv")
+    hive = read(tmp_path / "log", items=str(tmp_path / "items/part-0.csv"))
+    assert list(hive.inputs) == ["day=0/part-0.csv", "day=1/part-0.csv", "part-0.csv"]
+    shops = read(tmp_path / "shop*/part-0.csv", items=str(tmp_path / "items/part-0.csv"))
+    assert list(shops.inputs) == ["part-0.csv", "shop1/part-0.csv", "items/part-0.csv"]
+    assert len({*hive.inputs.values(), *shops.inputs.values()}) == 3
+    assert shops.name == tmp_path.name
 
 
 def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:

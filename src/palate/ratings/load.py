@@ -21,7 +21,7 @@ from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import COLUMNS, Reading, check_titles, other_spelling, read_ratings, without_title
 from palate.ratings.roles import named_as
-from palate.ratings.source import PACKED, Source, archive_stem, is_saved, parts_of
+from palate.ratings.source import PACKED, Source, archive_stem, digests, is_saved, parts_of
 from palate.ratings.split_names import split_files
 from palate.ratings.spreadsheet import SHEET
 from palate.ratings.sql import is_store
@@ -173,7 +173,7 @@ def load_ratings(
             hint = f"; of item {lacking[0]} expected {spelling}" if spelling else ""
             raise InputError(f"has no ratings that can be kept: {table.left_out()}{hint}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
-        inputs = {file.name: file.sha256 for file in (*files, *item_tables)}
+        inputs = digests([*files, *item_tables])
     frame = in_seconds(table.frame, table.form)
     return Ratings(
         frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64)) if how.numbered else frame,
@@ -202,7 +202,7 @@ def _load_store(url: str, items: str | None, columns: Mapping[str, str], scale: 
         raise InputError("has no titles, expected the item table as ratings.items", place_of(url))
     with item_files(items) as files:
         table, roles = read_items(files, columns)
-        inputs = {file.name: file.sha256 for file in files}
+        inputs = digests(files)
     nothing = pl.DataFrame(schema={"user_id": pl.Int64, "item_id": table.schema["item_id"], "rating": pl.Float64,
                                    "timestamp": pl.Int64})  # fmt: skip
     name = Path(name_of(url)).stem
@@ -216,7 +216,7 @@ def with_users(ratings: Ratings, source: str, columns: Mapping[str, str], encodi
     """The ratings with the table of users at a place, see `palate.ratings.user_table`; its file is one more input."""
     with item_files(source, encoding, "user") as files:
         users = read_users(files, columns)
-        inputs = {**ratings.inputs, **{file.name: file.sha256 for file in files}}
+        inputs = digests(files, ratings.inputs)
     return dataclasses.replace(ratings, users=users, inputs=inputs)
 
 
@@ -386,8 +386,9 @@ def _name_of(source: str, names: Sequence[str]) -> str:
     path = Path(source)
     if path.is_dir():
         return path.resolve().name
-    if any(character in path.name for character in "*?["):
-        return path.resolve().parent.name or "ratings"
+    wild = next((n for n, part in enumerate(path.parts) if any(c in part for c in "*?[")), None)
+    if wild is not None and not path.exists():
+        return Path(*path.parts[:wild]).resolve().name or "ratings"
     if (stem := archive_stem(path.name)) is not None:
         return stem
     if not (_is_usual(names[0], _RATING_STEMS) and path.exists()):

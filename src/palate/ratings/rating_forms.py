@@ -1,4 +1,4 @@
-"""How ratings are written: numbers, words for likes, `4 out of 5`, stars. One form holds for a whole column."""
+"""How ratings are written: numbers, words for likes, `4 out of 5`, stars. A column has the form of most of its rows."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -37,41 +37,55 @@ class RatingForm:
         return (0.0, 1.0) if self.kind == "words" else (usual[0], self.top or usual[1])
 
     def numbers(self, texts: pl.Series) -> pl.Series:
-        """The ratings as text of numbers; null for other words."""
+        """The ratings as text of numbers; null for a text in another form, or out of another highest rating."""
         if self.kind == "numbers":
             return texts
         if self.kind == "words":
-            found = {word: f"{number:g}" for word, number in WORDS.items()}
-            return _plain(texts).replace_strict(found, default=None, return_dtype=pl.String)
+            words = {word: f"{number:g}" for word, number in WORDS.items()}
+            return _plain(texts).replace_strict(words, default=None, return_dtype=pl.String)
         if self.kind == "stars":
             whole, half = texts.str.count_matches("[★⭐]"), texts.str.count_matches("½")
-            return (whole + half * 0.5).cast(pl.String)
-        return texts.str.extract(_PATTERNS[self.kind]).str.replace(",", ".", literal=True)
+            found = (whole + half * 0.5).cast(pl.String)
+        else:
+            found = texts.str.extract(_PATTERNS[self.kind]).str.replace(",", ".", literal=True)
+        fits = texts.str.contains(_PATTERNS[self.kind]) if self.top is None else _tops(texts, self.kind) == self.top
+        return pl.select(pl.when(fits).then(found).alias(texts.name)).to_series()
 
 
 NUMBERS, IN_WORDS = RatingForm(), RatingForm("words")
 
 
 def rating_form(texts: pl.Series) -> RatingForm:
-    """The form of a column of text without white space around it; plain numbers if no other holds for all of it."""
-    distinct = texts.drop_nulls().unique()
-    if not distinct.cast(pl.Float64, strict=False).null_count():
+    """The form of most rows of a column of text without white space around it; plain numbers if there is none."""
+    distinct, rows = texts.drop_nulls().alias("text").value_counts().get_columns()
+
+    def most(fits: pl.Series) -> bool:
+        return 2 * rows.filter(fits).sum() > rows.sum()
+
+    is_number = distinct.cast(pl.Float64, strict=False).is_not_null()
+    is_word = _plain(distinct).is_in(list(WORDS))
+    if is_number.all() or (most(is_number) and not is_word.all()):
         return NUMBERS
-    plain = _plain(distinct)
-    if plain.is_in(list(WORDS)).all() and not plain.is_in(["0", "1"]).all():
+    if most(is_word):
         return IN_WORDS
-    if (
-        kind := next((kind for kind, pattern in _PATTERNS.items() if distinct.str.contains(pattern).all()), None)
-    ) is None:
+    kind = next((kind for kind, pattern in _PATTERNS.items() if most(distinct.str.contains(pattern))), None)
+    if kind is None:
         return NUMBERS
-    tops = distinct.str.extract(_PATTERNS["parts"], 2).str.replace(",", ".", literal=True).cast(pl.Float64)
-    if kind == "stars":
-        tops = distinct.str.count_matches("[★⭐½☆]").cast(pl.Float64)
-        if not distinct.str.contains("☆", literal=True).any():
-            tops = tops.clear()
-    tops = tops.drop_nulls().unique()
-    return RatingForm(kind, tops[0] if tops.len() else None) if tops.len() < 2 else NUMBERS
+    tops = _tops(distinct, kind)
+    if kind == "counted" or (kind == "stars" and not distinct.str.contains("☆", literal=True).any()):
+        return RatingForm(kind)
+    top = next((top for top in tops.drop_nulls().unique() if most(tops == top)), None)
+    return NUMBERS if top is None else RatingForm(kind, top)
+
+
+def _tops(texts: pl.Series, kind: str) -> pl.Series:
+    """The highest rating in each text of `4 out of 5` or of stars, Float64; null for other texts."""
+    if kind != "stars":
+        return texts.str.extract(_PATTERNS["parts"], 2).str.replace(",", ".", literal=True).cast(pl.Float64)
+    stars = texts.str.count_matches("[★⭐½☆]").cast(pl.Float64)
+    return pl.select(pl.when(texts.str.contains(_PATTERNS["stars"])).then(stars)).to_series()
 
 
 def _plain(words: pl.Series) -> pl.Series:
-    return words.str.to_lowercase().str.replace_all(r"[\s_-]", "")
+    """The words without case, spaces, `_`, `-`, and what gives a thumb its colour."""
+    return words.str.to_lowercase().str.replace_all("[\\s_\ufe0f\U0001f3fb-\U0001f3ff-]", "")

@@ -124,10 +124,10 @@ class RatingTable:
         first = full[0]
         for part in full[1:]:
             if not part.form.agrees(first.form):
-                found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.name}"
+                found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.label}"
                 raise InputError(found, part.file.place)
             if part.rated != first.rated:
-                raise InputError(f"has ratings of another kind than {first.file.name}", part.file.place)
+                raise InputError(f"has ratings of another kind than {first.file.label}", part.file.place)
         if len({part.form.per_second for part in full}) > 1:
             unit = min(max(part.form.per_second for part in full), 10**6)
             parts = [part._in_unit(unit) for part in parts]
@@ -172,7 +172,7 @@ class RatingTable:
         part, row = self.part_of(row)
         (line,) = part.lines_of([row])
         place = f"row {int(part.rows[row]) + 1}" if line is None else f"line {line}"
-        return place if part.file.place == (beside or part.file.place) else f"{place} of {part.file.name}"
+        return place if part.file.place == (beside or part.file.place) else f"{place} of {part.file.label}"
 
     def part_of(self, row: int) -> "tuple[RatingTable, int]":
         """The table of a row, and the row in it."""
@@ -233,7 +233,7 @@ class RatingTable:
         """The skipped rows in file order: `line` (of a typed format: row, from 1), `reason`, and the `row` as text."""
         if self.parts:
             return pl.concat(
-                part.report().insert_column(0, pl.lit(part.file.name).alias("file")) for part in self.parts
+                part.report().insert_column(0, pl.lit(part.file.label).alias("file")) for part in self.parts
             )
         skipped = self.skipped.sort("row")
         wanted = dict(skipped.iter_rows())
@@ -624,13 +624,12 @@ def _diagnose(
             raise InputError(f"{names[places['timestamp']]} {error}", file.place, whole[error.row][0]) from None
         rated = rated or rating_form(frame["rating"])
         scale = rated.scale(how.accepted) if places["rating"] != NOWHERE else (1.0, 1.0)
-        frame = frame.with_columns(rated.numbers(frame["rating"]).fill_null(frame["rating"]))
-        typed = _typed(frame, form)
+        typed = _typed(frame.with_columns(rated.numbers(frame["rating"])), form)
         wrong = reasons_of(typed, scale).is_not_null()
         if wrong.any():
             row = _first(wrong)
             called = {name: names[places[name]] for name in how.roles}
-            problem = _problem(frame.row(row, named=True), called, scale, form)
+            problem = _problem(frame.row(row, named=True), called, scale, (form, rated))
             way_out = _WAY_OUT if None in typed.row(row) else ""  # a number beyond the scale may mean another scale
             raise InputError(f"{problem}{way_out}", file.place, whole[row][0])
         if len(whole) < len(block):
@@ -656,9 +655,13 @@ def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
 
 
 def _problem(
-    row: Mapping[str, str | None], names: Mapping[str, str], scale: tuple[float, float], form: TimeForm
+    row: Mapping[str, str | None],
+    names: Mapping[str, str],
+    scale: tuple[float, float],
+    forms: tuple[TimeForm, RatingForm],
 ) -> str:
-    """The message for a wrong row; `names` are the file's own."""
+    """The message for a wrong row; `names` are the file's own, `forms` those of its times and ratings."""
+    form, rated = forms
     for name in _IDS:
         value = row[name]
         if value is None:
@@ -667,12 +670,15 @@ def _problem(
             return f"{names[name]} {value!r} stands for no value, expected an id"
         if "\ufffd" in value:
             return f"{names[name]} {value!r} is not UTF-8 text: {IN_UTF8}"
-    problem = rating_problem(names["rating"], row["rating"] or "", scale)
+    problem = rating_problem(names["rating"], row["rating"] or "", scale, rated)
     return problem or form.problem(names.get("timestamp", "timestamp"), row["timestamp"] or "")
 
 
-def rating_problem(name: str, value: str, scale: tuple[float, float]) -> str | None:
-    """The problem with a rating, and the remedy; None if it is right."""
+def rating_problem(name: str, value: str, scale: tuple[float, float], rated: RatingForm = NUMBERS) -> str | None:
+    """The problem with a rating in a column of some form, and the remedy; None if it is right."""
+    text, value = value, rated.numbers(pl.Series([value]))[0]
+    if value is None:
+        return f"{name} {text!r} is in another form than most, expected {rated.name}"
     number = float(value) if _NUMBER.fullmatch(value) else math.nan
     if not math.isfinite(number):
         remedy = " with a decimal point" if re.fullmatch(r"[+-]?\d+,\d+", value) else ""
@@ -707,11 +713,11 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     table = RatingTable(frame, file, None)
     if frame["rating"].dtype == pl.String:
         texts = frame.with_columns(frame["rating"].str.strip_chars(WHITE).replace("", None))
-        texts, rated = _in_numbers(texts)
-        frame = texts.with_columns(pl.col("rating").cast(pl.Float64, strict=False))
+        numbers, rated = _in_numbers(texts)
+        frame = numbers.with_columns(pl.col("rating").cast(pl.Float64, strict=False))
         wrong = frame["rating"].is_null() & texts["rating"].is_not_null()
         if not how.skip and wrong.any():
-            problem = rating_problem(present["rating"], texts["rating"][_first(wrong)], how.accepted)
+            problem = rating_problem(present["rating"], texts["rating"][_first(wrong)], how.accepted, rated)
             table.fail(problem or "has a rating that is no number", _first(wrong))
     frame = _numbered(frame) if how.numbered else frame
     times = frame["timestamp"]

@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -85,6 +85,13 @@ class SourceFile:
         """The columns in the names of folders, such as `rating=5`, with their values."""
         named = (folder.partition("=") for folder in self.place.split("/")[:-1] if "=" in folder)
         return {name: unquote(value) for name, _, value in named}
+
+    @property
+    def label(self) -> str:
+        """The name behind those of the folders that hold columns, such as `rating=5/part-0.csv`."""
+        folders = self.place.split("/")[:-1]
+        first = next((n for n, folder in enumerate(folders) if "=" in folder), len(folders))
+        return "/".join([*folders[first:], self.name])
 
     @property
     def sha256(self) -> str:
@@ -253,6 +260,20 @@ class Source:
         """A path in the scratch folder; `name` itself may be too long for a file."""
         self.scratch.mkdir(exist_ok=True)
         return self.scratch / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def digests(files: Sequence[SourceFile], inputs: Mapping[str, str] = {}) -> dict[str, str]:
+    """`inputs`, and the SHA-256 of each file by its label; files of one label have the folders that tell them apart."""
+    found, places = dict(inputs), dict.fromkeys(inputs, "")
+    for file in files:
+        folders = file.place.split("/")
+        names = [file.label, *("/".join(folders[-n:]) for n in range(1, len(folders) + 1))]
+        name = next(
+            (n for n in names if places.setdefault(n, file.place) == file.place or inputs.get(n) == file.sha256),
+            file.place,
+        )
+        found[name] = file.sha256
+    return found
 
 
 @contextmanager
@@ -462,7 +483,7 @@ def _legacy(text: bytes) -> str:
 
     found = from_bytes(text)
     best = found.best()
-    if best is None or any(match.encoding == "cp1252" and match.chaos <= best.chaos for match in found):
+    if best is None or any("cp1252" in match.could_be_from_charset and match.chaos <= best.chaos for match in found):
         return "cp1252"  # many encodings fit a few accented letters; it has Latin-1, and the quotes of Windows
     return best.encoding
 

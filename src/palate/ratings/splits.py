@@ -36,7 +36,7 @@ from palate.ratings.rating_table import (
     type_of,
     whole_rows,
 )
-from palate.ratings.source import Source, SourceFile, open_source
+from palate.ratings.source import Source, SourceFile, digests, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.ratings.text import WHITE, folded, is_shown
 from palate.ratings.times import TimeForm, TimesError, in_seconds, time_form
@@ -78,7 +78,6 @@ def load_given(
         if untitled == "drop":
             parts = [part.titled(item_frame) for part in parts]
         skipped = [part.report() for part in parts] if bad_rows == "report" else None
-        inputs = {part.table.file.name: part.table.file.sha256 for part in parts} | inputs
     frame = _joined(parts)
     for split in ("train", "test"):
         if not (frame["split"] == split).any():
@@ -325,11 +324,12 @@ def _time_form(parts: Sequence[_Part]) -> TimeForm:
 def _items(
     parts: Sequence[_Part], tables: Source, items: str | None, columns: Mapping[str, str], untitled: str
 ) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The item table, and the name and SHA-256 of its file; no file if the titles are in the tables.
+    """The item table, and the `digests` of the tables and of its file, which is none if the titles are in the tables.
 
     Raises `InputError` for the first rating of an item without a title if `untitled` is `refuse`.
     """
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
+    inputs = digests([part.table.file for part in parts])
     if items is not None or not all("title" in part.names for part in parts):
         beside = find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)
         if items is None and beside is None:
@@ -337,13 +337,13 @@ def _items(
             raise InputError(f"has no titles: {wanted}", parts[0].table.file.place)
         with item_files(items) if items is not None else nullcontext(tables.open_all([str(beside)])) as files:
             listed, _ = read_items(files, columns)
-            inputs = {file.name: file.sha256 for file in files}
+            inputs = digests(files, inputs)
         titled = listed.filter(is_shown(pl.col("title")))["item_id"].cast(pl.String)
         for part in parts if untitled == "refuse" else ():
             where = f"an item that has a title in {files[0].name}, or --untitled drop or id"
             part.refuse(~part.frame["item_id"].is_in(titled.implode()), where, "item_id")
         return listed, inputs
-    return _items_of_titles(parts, untitled), {}
+    return _items_of_titles(parts, untitled), inputs
 
 
 def _items_of_titles(parts: Sequence[_Part], untitled: str) -> pl.DataFrame:
