@@ -25,6 +25,8 @@ class Hub:
     """Method, path and range of each request."""
     breaks: dict[str, int] = field(default_factory=dict)
     """Files whose next download ends after so many bytes."""
+    fails: dict[str, int] = field(default_factory=dict)
+    """Files whose download is answered with such a status."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Files whose download takes so long."""
 
@@ -64,6 +66,8 @@ def serving() -> Iterator[Hub]:
             if name in hub.gated:
                 return self.refuse(403, "GatedRepo", hub.gated[name])
             file = folder / "/".join(words[2:])
+            if self.command == "GET" and file.name in hub.fails:
+                return self.refuse(hub.fails[file.name], "", "")
             if not file.is_file():
                 return self.refuse(404, "EntryNotFound", "Entry not found")
             return self.answer(file.read_bytes(), {"X-Repo-Commit": commit}, file.name)

@@ -131,6 +131,29 @@ def test_a_download_that_breaks_off_is_tried_again(hub: Hub, folder: Path) -> No
     assert hub.downloads().count(shard) == 2
 
 
+def test_a_file_that_the_hub_fails_to_send_is_told_as_such(hub: Hub, folder: Path) -> None:
+    hub.fails["tokenizer.json"] = 500
+    with pytest.raises(WorkError, match=rf"org/tiny: cannot be downloaded from {hub.url}: .*500.*; the same command"):
+        snapshot(NAME)
+
+
+def test_a_file_that_is_cut_off_in_the_cache_is_downloaded_again(hub: Hub, folder: Path) -> None:
+    found = snapshot(NAME, weights=True)
+    for name in ("config.json", shard := sorted(folder.glob("model-*.safetensors"))[0].name):
+        (found / name).resolve().write_bytes((folder / name).read_bytes()[:100])
+    hub.asked.clear()
+    found = snapshot(NAME, weights=True)
+    assert hub.downloads() == ["config.json", shard]
+    assert all((found / name).read_bytes() == (folder / name).read_bytes() for name in hub.downloads())
+
+
+def test_an_index_that_names_no_files_is_refused(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    with pytest.raises(InputError, match=r"index\.json: weight_map is no object, expected one with the file of each"):
+        snapshot(hub.publish("org/other", copy), weights=True)
+
+
 def test_an_interrupted_download_goes_on_with_the_next_file(hub: Hub, folder: Path, tmp_path: Path) -> None:
     shards = sorted(path.name for path in folder.glob("model-*.safetensors"))
     hub.seconds[shards[1]] = 60

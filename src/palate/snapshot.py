@@ -41,13 +41,7 @@ def snapshot(hub_id: str, revision: str | None = None, *, weights: bool = False)
         return _cached(hub_id, revision, weights)
     try:
         commit, sizes = _listing(hub_id, revision, endpoint())
-        missing = {name: sizes[name] for name in _needed(sizes, weights) if _path(hub_id, name, commit) is None}
-        if missing:
-            _download(hub_id, commit, missing, told=weights)
-        return _cached(hub_id, commit, weights)
-    except PalateError:
-        raise
-    except Exception as error:  # of the hub's client, of HTTP, of the disk
+    except Exception as error:  # of the hub's client, of HTTP
         told = explained(error, hub_id, revision)
         if type(error).__name__ == "RevisionNotFoundError":
             raise told from error
@@ -55,6 +49,15 @@ def snapshot(hub_id: str, revision: str | None = None, *, weights: bool = False)
             return _cached(hub_id, revision, weights)
         except WorkError:
             raise told from error
+    try:
+        missing = {name: sizes[name] for name in _needed(sizes, weights) if not _is_whole(hub_id, name, commit, sizes)}
+        if missing:
+            _download(hub_id, commit, missing, told=weights)
+    except PalateError:
+        raise
+    except Exception as error:  # also of the disk
+        raise explained(error, hub_id, revision) from error
+    return _cached(hub_id, commit, weights)
 
 
 @lru_cache(maxsize=32)
@@ -84,6 +87,12 @@ def _path(hub_id: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def _is_whole(hub_id: str, name: str, commit: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a file is in the cache with its size: a stopped machine may leave an empty one."""
+    path = _path(hub_id, name, commit)
+    return path is not None and sizes[name] in (0, path.stat().st_size)
+
+
 def _cached(hub_id: str, revision: str | None, weights: bool) -> Path:
     """The folder in the cache; raises `WorkError` if it is not there, or without a file of its weights."""
     names = ("config.json", "tokenizer_config.json", "tokenizer.json")
@@ -93,7 +102,10 @@ def _cached(hub_id: str, revision: str | None, weights: bool) -> Path:
         raise WorkError(f"{hub_id}{at}: {UNREACHABLE}")
     folder = found.parent
     index = folder / "model.safetensors.index.json"
-    shards = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else set()
+    files = read_json(index).get("weight_map", {}) if index.is_file() else {}
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise InputError("weight_map is no object, expected one with the file of each tensor", index)
+    shards = set(files.values())
     lacking = next((name for name in sorted(shards) if not (folder / name).is_file()), None)
     if weights and not shards and not any(any(folder.glob(kind)) for kind in WEIGHTS):
         lacking = "model.safetensors"
@@ -141,7 +153,10 @@ def _download(hub_id: str, commit: str, missing: Mapping[str, int], *, told: boo
         # One after the other: the client drops what it has of a file when it is stopped.
         for done, name in enumerate(missing):
             try:
-                hf_hub_download(hub_id, name, revision=commit, endpoint=endpoint(), tqdm_class=Bar)
+                again = _path(hub_id, name, commit) is not None
+                hf_hub_download(
+                    hub_id, name, revision=commit, endpoint=endpoint(), tqdm_class=Bar, force_download=again
+                )
             except KeyboardInterrupt:
                 raise InterruptedWorkError(
                     f"{hub_id}: stopped after {done} of {files}; the same command downloads the others"
@@ -159,6 +174,7 @@ def explained(error: Exception, hub_id: str, revision: str | None = None) -> Pal
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -177,4 +193,9 @@ def explained(error: Exception, hub_id: str, revision: str | None = None) -> Pal
         return InputError(f"the hub refuses access: {said or first_line(error)}; {LOG_IN}", hub_id)
     if isinstance(error, OSError) and error.errno is not None:
         return WorkError(f"{error.filename or hub_id}: cannot be written: {error.strerror or error}")
-    return WorkError(f"{hub_id}: {UNREACHABLE}: {first_line(error)}; the same command goes on with the next file")
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    # By name: which client of HTTP this is depends on the version of huggingface_hub.
+    is_gone = "TransportError" in {kind.__name__ for kind in (*type(error).__mro__, *type(cause).__mro__)}
+    failed = UNREACHABLE if is_gone else f"cannot be downloaded from {endpoint()}"
+    said = first_line(cause if isinstance(error, LocalEntryNotFoundError) else error)
+    return WorkError(f"{hub_id}: {failed}: {said}; the same command goes on with the next file")

@@ -826,7 +826,9 @@ def test_a_spreadsheet(tmp_path: Path, write: Callable[..., None], times: str) -
     sheets = {"Log": [["user", "item", "rating", "time"], *rows], "Items and titles": items}
     write(tmp_path / name, sheets)
     items_place = f"{tmp_path / name}?sheet=Items and titles"
-    check(read(tmp_path / name, items=items_place), "a spreadsheet")
+    found = read(tmp_path / name, items=items_place)
+    check(found, "a spreadsheet")
+    assert list(found.columns) == [name, f"items in {name}"]
     check(read(f"{tmp_path / name}?sheet=Log", items=items_place), "a spreadsheet")
     write(tmp_path / f"movies{name[4:]}", {"Any": items})
     check(read(f"{tmp_path / name}?sheet=Log", items=str(tmp_path / f"movies{name[4:]}")))
@@ -834,8 +836,18 @@ def test_a_spreadsheet(tmp_path: Path, write: Callable[..., None], times: str) -
         read(f"{tmp_path / name}?sheet=Lgo")
     rows[4][2] = 9
     write(tmp_path / name, sheets)
-    with pytest.raises(InputError, match=r"shop\.\w+:6: rating 9 is outside"):
+    with pytest.raises(InputError, match=r"shop\.\w+\?sheet=Log:6: rating 9 is outside"):
         read(tmp_path / name, untitled="id")
+    rows[4][2] = None
+    write(tmp_path / name, {"Log": [[None] * 4, *sheets["Log"]]})
+    with pytest.raises(InputError, match=r"shop\.\w+:7: rating is empty, expected a value; `--bad-rows skip`"):
+        read(tmp_path / name, untitled="id")
+    write(tmp_path / name, {"Log": [["Ratings of 2024"], *sheets["Log"]]})
+    with pytest.raises(InputError, match=r"shop\.\w+: the first row names 1 of 4 columns, expected a header there"):
+        read(tmp_path / name)
+    write(tmp_path / name, {"Notes": [], **sheets})
+    with pytest.raises(InputError, match=r"shop\.\w+\?sheet=Notes: the first row is empty, .* are Notes, Log, Items"):
+        read(tmp_path / name)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:400])
     with pytest.raises(InputError, match=r"shop\.\w+: is not a whole spreadsheet"):
         read(tmp_path / name)
@@ -868,6 +880,13 @@ def test_each_part_of_a_table_counts_among_the_inputs(tmp_path: Path) -> None:
 
 
 def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
+    row = '[{"item": 10, "rating": 4, "time": 5}]'
+    (tmp_path / "users.json").write_text(f'{{"1": {row}, "2": {row}}}')
+    with pytest.raises(InputError, match=r'users\.json: is an object by id, expected a list such as \[\{"user": 1'):
+        read(tmp_path / "users.json", untitled="id")
+    (tmp_path / "columns.json").write_text(json.dumps({"user": {str(n): n for n in range(1_000)}}))
+    with pytest.raises(InputError, match=r"found user\.\d+, .* and 980 more$"):
+        read(tmp_path / "columns.json")
     (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
     with pytest.raises(
         InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'

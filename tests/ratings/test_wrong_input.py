@@ -306,7 +306,7 @@ def test_a_zip_that_is_cut_or_broken_is_told(zipped, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rating": [4.0, None]}, "row 2: rating is missing"),
+        ({"rating": [4.0, None]}, "row 2: rating is empty, expected a value"),
         ({"rating": [4.0, 7.0]}, "row 2: rating 7 is outside of the scale"),
         ({"rating": ["4", "good"]}, "row 2: rating 'good' is not a number"),
         ({"rating": [[4], [5]]}, "column 'rating' holds List(Int64), expected numbers"),
@@ -382,7 +382,7 @@ def test_columns_of_items_that_hold_something_else_are_refused(tmp_path, columns
 def test_an_empty_id_in_parquet_is_missing(tmp_path):
     rows = {"userId": ["a", ""], "movieId": [10, 20], "rating": [4, 4], "timestamp": [1, 2], "title": ["A", "B"]}
     pl.DataFrame(rows).write_parquet(tmp_path / "r.parquet")
-    assert "r.parquet: row 2: user_id is missing" in error_of(tmp_path / "r.parquet")
+    assert "r.parquet: row 2: userId is empty, expected a value" in error_of(tmp_path / "r.parquet")
 
 
 @pytest.mark.parametrize("title", ["  ", "\u00a0", "\u200b", '"\n"'])

@@ -104,12 +104,14 @@ def _listed(schema: Mapping[str, Any]) -> str | None:
         return None
     found = [name for name, rows in lists.items() if has_item(_leaves(rows))]
     by_id = [name for name, dtype in schema.items() if name in ("items", "ratings", "reviews") and _is_by_id(dtype)]
+    if len(found) > 1 and all(name.isdecimal() for name in schema):
+        raise InputError(f'is an object by id, expected a list such as [{{"user": 1, "ratings": [{_EXAMPLE}]}}]')
     if by_id and not found:
         raise InputError(f"has {by_id[0]} as an object by id, expected a list such as {by_id[0]}: [{_EXAMPLE}]")
     if not found:
         return None
     if len(found) > 1:
-        raise InputError(f"has a list of items in each of {', '.join(found)}, expected one list of ratings")
+        raise InputError(f"has a list of items in each of {', '.join(found[:4])}, expected one list of ratings")
     return found[0]
 
 

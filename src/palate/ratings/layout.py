@@ -369,7 +369,7 @@ def column_of(
         if names.count(chosen) != 1:
             count = f"{names.count(chosen)} columns" if chosen in names else "no column"
             expected = f"expected the one that ratings.columns.{role} names"
-            raise InputError(f"has {count} '{chosen}', {expected}; found {', '.join(names)}", place, 1)
+            raise InputError(f"has {count} '{chosen}', {expected}; found {_listed(names)}", place, 1)
         return chosen
     plain = {plain_name(name): name for name in reversed(names)}
     known = [plain[p] for p in ROLES[role] if p in plain and (f"{p}id" not in plain or role in ("rating", "timestamp"))]
@@ -392,9 +392,14 @@ def column_of(
         if role == "rating":
             option += "; a log of clicks or purchases is read with --set ratings.likes=popularity"
         raise InputError(
-            f"has no {role} column, expected one such as {usual}{option}; found {', '.join(names)}", place, 1
+            f"has no {role} column, expected one such as {usual}{option}; found {_listed(names)}", place, 1
         )
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names: an object by id has thousands."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
 
 
 def check_roles(used: Mapping[str, str | None], place: str) -> None:

@@ -143,7 +143,7 @@ def load_ratings(
         if item_tables:
             item_frame, item_roles = read_items(item_tables, columns, table.frame["item_id"])
             roles = {file: _without_title(named) for file, named in roles.items()}
-            roles |= item_roles
+            roles |= {f"items in {file}" if file in roles else file: named for file, named in item_roles.items()}
         elif titled and not (untitled == "id" and varying_title(table) is not None):
             item_frame = items_of_titles(table)
         elif untitled == "id":
@@ -322,7 +322,7 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     there = f"; found {', '.join(tables.names[:8])}" if tables.names else "; it is empty"
     named = next((name for name in tables.names if is_table(name)), None)
     if named is not None and tables.archive is None:
-        there += "; or name the file itself as --ratings, and that of the items as --items"
+        there += "; or name the file or its folder as --ratings, and that of the items as --items"
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)
 
 

@@ -741,7 +741,8 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
         table.fail(form.problem(present["timestamp"], str(value)), _first(wrong))
     for name in COLUMNS:
         if frame[name].null_count():
-            table.fail(f"{name} is missing", _first(frame[name].is_null()))
+            column = present.get(name, name)
+            table.fail(f"{column} is empty, expected a value{_WAY_OUT}", _first(frame[name].is_null()))
     return table
 
 

@@ -203,8 +203,8 @@ class Source:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
         if file.name.lower().endswith(spreadsheet.SUFFIXES):
             copy, sheet = self.spare(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
-            spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
-            return replace(file, path=copy)
+            place = spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
+            return replace(file, path=copy, place=place)
         if self.sheet is not None and file.name in self.chosen:
             raise InputError(f"has no sheets, expected no {spreadsheet.SHEET}{self.sheet}", file.place)
         if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:

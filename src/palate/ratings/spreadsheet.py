@@ -28,10 +28,11 @@ _CELLS = 10_000_000
 
 def convert(
     path: Path, place: str, sheet: str | None, copy: Path, check: Callable[[zipfile.ZipInfo, str], None]
-) -> None:
-    """Write a sheet, by default the first, as Parquet; `check` refuses members of the file that are bombs.
+) -> str:
+    """Write a sheet, by default the first, as Parquet; the place, with the name of the sheet if there are several.
 
-    Raises `InputError` for another file, a sheet that is not there, and a package that is missing.
+    `check` refuses members of the file that are bombs. Raises `InputError` for another file, a sheet that is not there
+    or has no header in its first row, and a package that is missing.
     """
     import polars as pl
 
@@ -40,29 +41,39 @@ def convert(
     except ModuleNotFoundError:
         raise InputError("needs fastexcel: pip install 'palate[excel]'", place) from None
     try:
-        with zipfile.ZipFile(path) as book:
-            for member in book.infolist():
+        with zipfile.ZipFile(path) as members:
+            for member in members.infolist():
                 check(member, place)
-            _check_gaps(book, place)
+            _check_gaps(members, place)
         logging.getLogger("fastexcel").setLevel(logging.ERROR)  # it warns of each empty column
-        names = fastexcel.read_excel(path).sheet_names
+        book = fastexcel.read_excel(path)
+        names = book.sheet_names
         if sheet is not None and sheet not in names:
             raise InputError(f"has no sheet {sheet!r}, expected one of {', '.join(names)}", place)
+        others = f"; its sheets are {', '.join(names)}" if len(names) > 1 else ""
+        sheet = names[0] if sheet is None else sheet
+        place = f"{place}{SHEET}{sheet}" if others else place
         table = pl.read_excel(
             path,
-            sheet_name=names[0] if sheet is None else sheet,
+            sheet_name=sheet,
             engine="calamine",
             infer_schema_length=None,
             drop_empty_rows=False,
             raise_if_empty=False,
         )
+        last = book.load_sheet(sheet, header_row=None, skip_rows=0, n_rows=0).total_height
     except InputError:
         raise
     except Exception as error:  # of the zip, of fastexcel, and of Polars
         raise InputError(f"is not a whole spreadsheet: {first_line(error)}", place) from None
+    nameless = [column for column in table if column.name.startswith("__UNNAMED__") and column.count()]
+    if table.is_empty() or 2 * len(nameless) >= table.width:
+        found = f"names {table.width - len(nameless)} of {table.width} columns" if table.width else "is empty"
+        raise InputError(f"the first row {found}, expected a header there and rows below it{others}", place)
     filled = pl.any_horizontal(pl.all().exclude(_ROW).is_not_null())
     with writing(copy):
-        table.with_row_index(_ROW, 2).filter(filled).write_parquet(copy)
+        table.with_row_index(_ROW, last - table.height + 1).filter(filled).write_parquet(copy)
+    return place
 
 
 def _check_gaps(book: zipfile.ZipFile, place: str) -> None:
