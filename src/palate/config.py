@@ -7,6 +7,7 @@ suggests the most similar key. `--set section.key=value` overrides the file.
 import codecs
 import datetime
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
@@ -153,6 +154,20 @@ class PrepareConfig(Section):
     appear in validation alone."""
     max_eval: int = Field(150, ge=0)
     """Validation examples in `eval.json`, drawn with the seed."""
+    memory: int | None = Field(None, ge=1, exclude=True)
+    """Memory for a log of ratings on its way to samples and tokens, such as `8GB` or a number of bytes; null: half of
+    the machine's. A larger log is worked on from the disk, with the same result; see docs/formats.md. It belongs to the
+    machine, so that no folder records it."""
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _in_bytes(cls, memory: object) -> object:
+        if not isinstance(memory, str):
+            return memory
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?)B?", memory.strip())
+        if found is None:
+            raise ValueError(f"{memory!r} is no size, expected one such as 8GB")
+        return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
     @model_serializer(mode="wrap")
     def _without_unused_share(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def ratings_of(config: Config) -> "Ratings":
         if config.prepare.split == "given":
             ratings = load_given(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
         else:
-            rules |= {"header": wanted.header, "order": wanted.order}
+            rules |= {"header": wanted.header, "order": wanted.order, "memory": config.prepare.memory}
             ratings = load_ratings(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)

@@ -34,6 +34,8 @@ class Format:
     """The columns of a file, in file order."""
     read: Callable[[Path, Sequence[str] | None], "pl.DataFrame"]
     """These columns of a file in this order; None: all."""
+    read_blocks: Callable[[Path, Sequence[str]], Iterator["pl.DataFrame"]] | None = None
+    """These columns of a file, block by block; None: the format is read as a whole."""
     lines: Callable[[Path], Iterable[int] | None] = lambda path: None
     """The line of each row of a file, from 1; None: it has no lines."""
     wrong_lines: Callable[[Path], Iterator[WrongLineError]] = lambda path: iter(())
@@ -48,6 +50,14 @@ class Format:
     def columns(self, file: SourceFile, columns: Sequence[str] | None = None) -> "pl.DataFrame":
         """The table, or some of its columns; raises `InputError` for a damaged file, or one of another format."""
         return self._try(file, "cannot be read, expected a whole {} file", lambda: self.read(file.path, columns))
+
+    def blocks(self, file: SourceFile, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
+        """As `columns`, block by block, in a format with `read_blocks`."""
+        assert self.read_blocks is not None
+        found = self.read_blocks(file.path, columns)
+        problem = "cannot be read, expected a whole {} file"
+        while (block := self._try(file, problem, lambda: next(found, None))) is not None:
+            yield block
 
     def without_wrong_lines(self, file: SourceFile, copy: Path) -> tuple[SourceFile, list[tuple[int, str, str]]]:
         """The file with a `copy` in which the wrong lines are blank; of these the number, the reason, and the text."""
@@ -79,11 +89,16 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataF
     return parquet.read_parquet(path, columns)
 
 
-_PARQUET = Format("Parquet", parquet.column_names, _read_parquet)
-_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines, json_table.wrong_lines)
+_PARQUET = Format("Parquet", parquet.column_names, _read_parquet, parquet.read_blocks)
+_JSON = Format(
+    "JSON", json_table.column_names, json_table.read_json, lines=json_table.row_lines,
+    wrong_lines=json_table.wrong_lines,
+)  # fmt: skip
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
-_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines, blank=mind.BLANK)
-_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, spreadsheet.row_lines)
+_MIND = Format(
+    "MIND", mind.column_names, mind.read_behaviors, lines=mind.row_lines, wrong_lines=mind.wrong_lines, blank=mind.BLANK
+)
+_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, lines=spreadsheet.row_lines)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),

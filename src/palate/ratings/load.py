@@ -19,7 +19,16 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
 from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import COLUMNS, Reading, check_titles, other_spelling, read_ratings, without_title
+from palate.ratings.rating_table import (
+    COLUMNS,
+    Reading,
+    check_titles,
+    numbered,
+    other_spelling,
+    read_ratings,
+    rows_of,
+    without_title,
+)
 from palate.ratings.roles import named_as
 from palate.ratings.source import PACKED, Source, archive_stem, digests, is_saved, parts_of
 from palate.ratings.split_names import split_files
@@ -28,6 +37,7 @@ from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
 from palate.ratings.user_table import read_users
+from palate.store.scratch import Scratch
 
 _RATING_STEMS = ("ratings", "interactions")
 _ITEM_STEMS = ("movies", "items", "books", "products", "titles")
@@ -82,6 +92,8 @@ class Ratings:
     """How samples get negatives; None if the log has ratings, not likes alone."""
     users: pl.DataFrame | None = None
     """The table of users, see `palate.ratings.user_table`; None if there is none."""
+    scratch: Scratch | None = None
+    """Where `frame` is on the disk, because it exceeds the memory; None: it is in memory."""
     rated: str = ""
     """How the file writes its ratings, such as `numbers out of 5`; empty for plain numbers."""
 
@@ -104,13 +116,15 @@ def load_ratings(
     order: Literal["time", "file"] = "time",
     not_rated: float | None = None,
     likes: Likes | None = None,
+    memory: int | None = None,
 ) -> Ratings:
     """Read ratings from a named data set (see `ARCHIVES`), a path or a URL, see `palate.ratings.places`.
 
     `items` is the item table, if it is not beside the ratings under a usual name. `columns` maps `user`, `item`,
     `rating`, `timestamp` to other column names than the usual ones. With `likes` the table is a log of likes, see
-    `palate.ratings.likes`. The other arguments are options of `RatingsConfig`. Raises `InputError` with file and line
-    for the first mistake, `WorkError` if a download fails.
+    `palate.ratings.likes`. A log that may need more than `memory` bytes (None: half of the machine's) is read block by
+    block, and `frame` is mapped from the disk. The other arguments are options of `RatingsConfig`. Raises `InputError`
+    with file and line for the first mistake, `WorkError` if a download fails.
     """
     check_scale(scale)
     columns = columns or {}
@@ -126,10 +140,15 @@ def load_ratings(
             _check_suffix(names[0], source)
         files = tables.open_all(names)
         name = source if source in ARCHIVES else _name_of(source, names)
+        scratch = Scratch.of(sum(map(rows_of, files)), memory)
+        leaves_out = bad_rows != "refuse" or untitled == "drop" or not_rated is not None
+        if scratch is not None and (leaves_out or likes is not None):
+            what = "leaves out rows" if leaves_out else "samples negatives of likes"
+            scratch.refuse(what, name, "ratings without bad_rows, untitled=drop, not_rated and likes")
         usual = usual_scale(name, files[0].name)
         numbers = COUNTS if likes is not None else scale or usual
         rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
-        how = Reading(columns, numbers, *rules, spare=tables.spare)
+        how = Reading(columns, numbers, *rules, scratch=scratch, spare=tables.spare)
         table = read_ratings(files, how)
         scale = table.rated.scale(scale or usual)
         roles: dict[str, Mapping[str, str]]
@@ -140,6 +159,8 @@ def load_ratings(
             item_tables = stack.enter_context(item_files(items, encoding))
         else:
             item_tables = tables.open_all(item_names)
+        if scratch is not None and not item_tables and untitled != "id":
+            scratch.refuse("has no table of items", table.file.place, "movies.csv or items.csv beside it, or --items")
         if item_tables:
             item_frame, item_roles = read_items(item_tables, columns, table.frame["item_id"])
             roles = {file: _without_title(named) for file, named in roles.items()}
@@ -174,9 +195,9 @@ def load_ratings(
             raise InputError(f"has no ratings that can be kept: {table.left_out()}{hint}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = digests([*files, *item_tables])
-    frame = in_seconds(table.frame, table.form)
+    frame = in_seconds(table.frame, table.form, scratch)
     return Ratings(
-        frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64)) if how.numbered else frame,
+        numbered(frame, scratch) if how.numbered else frame,
         item_frame,
         name,
         inputs,
@@ -187,6 +208,7 @@ def load_ratings(
         roles,
         table.shape,
         likes=likes,
+        scratch=scratch,
         rated=table.rated.name,
     )
 
@@ -229,6 +251,8 @@ def with_store(ratings: Ratings, url: str) -> Ratings:
     """
     stored, sha256 = stored_ratings(url)
     log, (low, high) = ratings.frame, ratings.scale
+    if ratings.scratch is not None:
+        ratings.scratch.refuse("appends a store to the log", "ratings.also")
     if "split" in log.columns:
         raise InputError("is appended to a log, expected none beside tables with splits", "ratings.also")
     user = log.schema["user_id"] if stored.schema["user_id"] == log.schema["user_id"] else pl.String()

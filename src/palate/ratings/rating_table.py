@@ -3,10 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice, pairwise, takewhile
+from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.ratings.blocks import BLOCK, bounds_of
-from palate.ratings.formats import Format, TornError, format_of
+from palate.ratings.formats import FORMATS, Format, TornError, format_of
 from palate.ratings.layout import (
     IN_UTF8,
     POLARS_FAULTS,
@@ -39,6 +40,8 @@ from palate.ratings.spreadsheet import SUFFIXES
 from palate.ratings.survey import DIGIT_LIKE
 from palate.ratings.text import WHITE, is_shown
 from palate.ratings.times import SECONDS, TimeForm, TimesError, of_serials, time_form
+from palate.store.parquet import DamagedError, row_count
+from palate.store.scratch import MissingError, Scratch, blocks_of, empty, filled
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _ROLES = ("user", "item", "rating", "timestamp")
@@ -51,6 +54,12 @@ _AS_INTEGERS = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int6
 _WIDE = (pl.UInt64, pl.Int128)
 NOWHERE = -1
 """The place of the ratings of a table that has likes alone."""
+_ON_DISK = (
+    "CSV or Parquet with ids that are integers or text, ratings that are numbers, and times that are numbers or, in "
+    "Parquet, datetimes"
+)
+_BYTES = 8
+"""Bytes of a row in a file that does not show how many it has, at least."""
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
 """Factors of `_hashes`: odd random numbers of 64 bits."""
@@ -73,6 +82,8 @@ class Reading:
     """A rating that means there is none."""
     likes: bool = False
     """Whether the rows are likes, with or without a column of ratings."""
+    scratch: Scratch | None = None
+    """Where the table goes that exceeds the memory."""
     spare: Callable[[str], Path] | None = None
     """Gives a path for a copy of a file without its wrong lines, see `Source.spare`; needed with `skip`."""
 
@@ -211,7 +222,7 @@ class RatingTable:
     def rows(self) -> NDArray[np.int64]:
         """The row of the file of each row of `frame`, (rows,) int64."""
         rows = np.arange(self.frame.height + self.skipped.height)
-        return np.delete(rows, self.skipped["row"].to_numpy())
+        return np.delete(rows, self.skipped["row"].to_numpy()) if self.skipped.height else rows
 
     def without(self, reasons: pl.Series) -> "RatingTable":
         """The table without the rows that have a reason, (rows,) String; null keeps a row."""
@@ -284,8 +295,10 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
     """
     tables = [_read(file, how) for file in files]
     table = tables[0] if len(tables) == 1 else RatingTable.of(tables)
+    if len(tables) > 1 and how.scratch is not None:
+        table = replace(table, frame=how.scratch.table(table.frame.iter_slices(BLOCK)))
     if len(tables) > 1 and how.numbered:
-        table = replace(table, frame=_numbered(table.frame.drop("timestamp")))
+        table = replace(table, frame=numbered(table.frame.drop("timestamp"), how.scratch))
     scale = table.rated.scale(how.scale)
     if how.not_rated is not None:
         table = table.without(
@@ -308,7 +321,7 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
     _check_values(table, scale)
     if how.likes:
         return table
-    duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"))
+    duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"), how.scratch)
     if how.skip and not duplicates.is_empty():
         return table.without(
             pl.select(
@@ -387,17 +400,22 @@ def _read_text(file: SourceFile, how: Reading) -> RatingTable:
     used, above = _columns_of(file, layout.names, how)
     title = column_of("title", layout.names, how.columns, file.place, needed=False)
     check_roles(used | {"title": title}, file.place)
-    places = {n: layout.names.index(c) for n, c in (used | {"title": title}).items() if c is not None}
+    titles = {} if how.scratch is not None else {"title": title}
+    places = {n: layout.names.index(c) for n, c in (used | titles).items() if c is not None}
     places |= dict.fromkeys(above, NOWHERE)
     places.setdefault("rating", NOWHERE)
     roles = roles_of(layout.names, used | {"title": title})
+    if how.scratch is not None:
+        if above or layout.rewritten:
+            how.scratch.refuse("has quotes within its fields, or values in names of folders", file.place, _ON_DISK)
+        return replace(_read_on_disk(file, layout, places, how, how.scratch), columns=roles)
     last = {"_last": len(layout.names) - 1} if how.skip and len(layout.names) - 1 not in places.values() else {}
     try:
         frame = scan(file, layout, places | last, _TYPES, ids=_IDS)
         if last and frame["_last"].null_count() and lacks_fields(file, layout):
             raise pl.exceptions.ComputeError("a row has too few fields")
         frame = frame.drop(last)
-        frame = _numbered(frame) if how.numbered else frame
+        frame = numbered(frame) if how.numbered else frame
         if not _has_nulls(frame):
             form = time_form(frame["timestamp"])
             frame = frame.with_columns(form.values(frame["timestamp"]))
@@ -409,9 +427,83 @@ def _read_text(file: SourceFile, how: Reading) -> RatingTable:
     return _with_folders(replace(read, columns=roles), above, how)
 
 
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+def _read_on_disk(
+    file: SourceFile, layout: Layout, places: Mapping[str, int], how: Reading, scratch: Scratch
+) -> RatingTable:
+    """Read ids that are integers or text, ratings and times that are numbers, block by block.
+
+    Raises `InputError` with the line of the first wrong value, or for a table in another form.
+    """
+    named = [name for name in COLUMNS if name in how.roles]
+    try:
+        frame = scan(file, layout, places, _TYPES, ids=_IDS, into=scratch.table)
+        return _timed(RatingTable(frame.select(named), file, layout), how, scratch)
+    except POLARS_FAULTS:
+        pass
+    fields = [row for _, row in islice(records(file, layout), BLOCK) if len(row) == len(layout.names)]
+    texts = {name: [row[places[name]] for row in fields] for name in named}
+    head = _stripped(pl.DataFrame(texts, dict.fromkeys(named, pl.String())), decimal_comma=False)
+    form, rated = SECONDS if how.numbered else _form_of(head["timestamp"], file), rating_form(head["rating"])
+    if form.kind != "number" or form.fractions or rated != NUMBERS:
+        found = f"has {form.name} as times and {rated.name or 'numbers'} as ratings"
+        scratch.refuse(found, file.place, _ON_DISK)
+
+    def whole(blocks: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        texts = pl.col(_IDS).str.strip_chars(WHITE).replace("", None)
+        blank = pl.all_horizontal(pl.col(named).is_null())
+        return scratch.table(block.select(named).with_columns(texts).filter(~blank) for block in blocks)
+
+    try:
+        frame = scan(file, layout, places, _TYPES, into=whole)
+        for name in _IDS:
+            if all(as_ids(block).dtype == pl.Int64 for block in _slices(frame[name])):
+                frame = frame.with_columns(scratch.table(as_ids(block).to_frame() for block in _slices(frame[name])))
+        return _timed(RatingTable(frame, file, layout), how, scratch)
+    except POLARS_FAULTS:
+        _diagnose(file, layout, places, how, (form, rated))
+        check_encoding(file)
+        scratch.refuse("has ratings or times that are written in several ways", file.place, _ON_DISK)
+
+
+def _timed(table: RatingTable, how: Reading, scratch: Scratch) -> RatingTable:
+    """The table on the disk with times in the unit of its form; raises `MissingError` for a time of another form."""
+    frame = numbered(table.frame, scratch) if how.numbered else table.frame
+    form = time_form(frame["timestamp"])
+    if form != SECONDS:
+        frame = frame.with_columns(scratch.table(form.values(each).to_frame() for each in _slices(frame["timestamp"])))
+    return replace(table, frame=frame, form=form)
+
+
+def _form_of(times: pl.Series, file: SourceFile) -> TimeForm:
+    try:
+        return time_form(times)
+    except TimesError as error:
+        raise InputError(str(error), file.place) from None
+
+
+def rows_of(file: SourceFile) -> int:
+    """The number of rows of a file; of text an estimate from its first rows, of other formats one from its size."""
+    if file.path.is_dir():
+        return sum(part.stat().st_size for part in file.path.rglob("*")) // _BYTES
+    if format_of(file) is FORMATS[".parquet"]:
+        with suppress(DamagedError):  # whose reader says what is wrong
+            return row_count(file.path)
+    with file.path.open("rb") as content:
+        begin = content.read(BLOCK)
+    lines = begin.count(b"\n") - 1  # one is a header
+    if len(begin) < BLOCK:
+        return max(0, lines)
+    return file.path.stat().st_size * lines // BLOCK if lines > 0 else file.path.stat().st_size // _BYTES
+
+
+def _slices(column: pl.Series) -> Iterator[pl.Series]:
+    return (column[block] for block in blocks_of(column.len()))
+
+
+def numbered(frame: pl.DataFrame, scratch: Scratch | None = None) -> pl.DataFrame:
     """The frame with the number of each row as its time."""
-    return frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
+    rows = filled(scratch, frame.height, np.int64, lambda block: np.arange(block.start, block.stop))
+    return frame.with_columns(timestamp=pl.Series(rows))
 
 
 def _has_nulls(frame: pl.DataFrame) -> bool:
@@ -426,11 +518,13 @@ def scan(
     *,
     ids: Sequence[str] = (),
     as_text: bool | None = None,
+    into: Callable[[Iterable[pl.DataFrame]], pl.DataFrame] | None = None,
 ) -> pl.DataFrame:
     """Read the columns at `places` with their `types`, else as text; `ids` are read as Int64.
 
     A column at `NOWHERE` is 1 in each row that is not blank. Polars reads `007` as 7, so where the file may have such
-    integers, ids are read `as_text` first, at twice the cost (None: as the begin of the file shows).
+    integers, ids are read `as_text` first, at twice the cost (None: as the begin of the file shows). `into` makes the
+    table from blocks of it; None: it is read as a whole.
 
     Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
     """
@@ -462,18 +556,21 @@ def scan(
     if as_text:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
     frame = lazy.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
-    table = frame.collect(engine="streaming")
-    if ids and not as_text and file.has_respelled:
-        return scan(file, layout, places, types, ids=ids, as_text=True)
-    if as_text:
-        if table["_respelled"].any():
+
+    def checked(block: pl.DataFrame) -> pl.DataFrame:
+        if as_text and block["_respelled"].any():
             raise pl.exceptions.ComputeError("a number has a sign or leading zeros")
-        table = table.drop("_respelled")
-    if between:
-        if table["_between"].any():
+        if between and block["_between"].any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator[0]}")
-        table = table.drop("_between")
-    return table
+        return block.drop("_respelled", "_between", strict=False)
+
+    if into is None:
+        table = frame.collect(engine="streaming")
+    else:
+        table = into(checked(block) for block in frame.collect_batches(maintain_order=True))
+    if ids and not as_text and file.has_respelled:
+        return scan(file, layout, places, types, ids=ids, as_text=True, into=into)
+    return checked(table) if into is None else table
 
 
 def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int], how: Reading) -> RatingTable:
@@ -700,7 +797,13 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     used, above = _columns_of(file, names, how)
     used["title"] = column_of("title", names, how.columns, file.place, needed=False)
     check_roles(used, file.place)
+    if how.scratch is not None:
+        del used["title"]
     present = {name: column for name, column in used.items() if column is not None}
+    if how.scratch is not None:
+        if above or typed.read_blocks is None:
+            how.scratch.refuse(f"is {typed.name}, or has values in names of folders", file.place, _ON_DISK)
+        return _typed_on_disk(file, typed, present, how, how.scratch)
     found = typed.columns(file, list(dict.fromkeys(present.values())))
     casts = [
         pl.col(column).cast(type_of(roles[name], column, found.schema[column], file.place)).alias(name)
@@ -719,7 +822,7 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
         if not how.skip and wrong.any():
             problem = rating_problem(present["rating"], texts["rating"][_first(wrong)], how.accepted, rated)
             table.fail(problem or "has a rating that is no number", _first(wrong))
-    frame = _numbered(frame) if how.numbered else frame
+    frame = numbered(frame) if how.numbered else frame
     times = frame["timestamp"]
     if times.dtype == pl.String:
         times = times.str.strip_chars(WHITE).replace("", None)
@@ -744,6 +847,40 @@ def _read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
             column = present.get(name, name)
             table.fail(f"{column} is empty, expected a value{_WAY_OUT}", _first(frame[name].is_null()))
     return table
+
+
+def _typed_on_disk(
+    file: SourceFile, typed: Format, present: Mapping[str, str], how: Reading, scratch: Scratch
+) -> RatingTable:
+    """Read typed columns block by block: ids that are integers or text, ratings that are numbers, times.
+
+    Raises `InputError` as `_read_typed` does, or for columns of other types.
+    """
+    blocks = typed.blocks(file, list(dict.fromkeys(present.values())))
+    first = next(blocks)
+    kinds = {name: type_of(how.roles[name], c, first.schema[c], file.place) for name, c in present.items()}
+    times = kinds.get("timestamp", pl.Int64())
+    if kinds["rating"] == pl.String or not (times.is_integer() or times.is_temporal()):
+        scratch.refuse("has ratings or times as text, or times with fractions", file.place, _ON_DISK)
+    form = time_form(first[present["timestamp"]]) if times.is_temporal() else None
+
+    def cast(block: pl.DataFrame) -> pl.DataFrame:
+        frame = block.select(pl.col(column).cast(kinds[name]).alias(name) for name, column in present.items())
+        if form is not None:
+            frame = frame.with_columns(form.values(frame["timestamp"]))
+        ids = (printable(frame[name]) for name in _IDS)
+        return frame.with_columns(ids).cast({} if how.numbered else {"timestamp": pl.Int64()})
+
+    every = RatingTable(first.head(0), file, None, columns=roles_of(typed.header(file), dict(present)))
+    every = replace(every, rated=IN_WORDS if first.schema[present["rating"]] == pl.Boolean else NUMBERS)
+    try:
+        table = replace(every, frame=scratch.table(cast(block) for block in chain([first], blocks)))
+        return _timed(table, how, scratch) if form is None else replace(table, form=form)
+    except MissingError as error:
+        lines = RatingTable(pl.DataFrame({"row": range(error.row + 1)}), file, None)
+        lines.fail(f"{error.column} is missing", error.row)
+    except POLARS_FAULTS:
+        scratch.refuse("has ids or times of several types", file.place, _ON_DISK)
 
 
 def type_of(role: str, column: str, found: pl.DataType, place: str) -> pl.DataType:
@@ -789,7 +926,7 @@ def _check_values(table: RatingTable, scale: tuple[float, float]) -> None:
         table.fail(problem or table.form.problem("timestamp", table.form.shown(timestamp[row])), row)
 
 
-def _duplicates(keys: pl.DataFrame) -> pl.DataFrame:
+def _duplicates(keys: pl.DataFrame, scratch: Scratch | None = None) -> pl.DataFrame:
     """The rows whose user rated the item at that time before: `row`, the columns of `keys`, and the `first` such row.
 
     Sorted 64-bit hashes find the candidates: 8 bytes for each row, and block by block if users ascend. Only rows with
@@ -802,11 +939,14 @@ def _duplicates(keys: pl.DataFrame) -> pl.DataFrame:
         bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
     candidates = []
     for begin, end in pairwise(bounds.tolist()):
-        hashes = _hashes(keys.slice(begin, end - begin))
-        ordered = np.sort(hashes)
-        same = ordered[1:][ordered[1:] == ordered[:-1]]
-        if same.size:
-            candidates.append(begin + np.flatnonzero(np.isin(hashes, same)))
+        hashes = _hashes(keys.slice(begin, end - begin), scratch if users.len() == end - begin else None)
+        ordered = empty(scratch if users.len() == end - begin else None, hashes.size, np.uint64)
+        ordered[:] = hashes
+        ordered.sort()
+        same = [ordered[1:][b][ordered[1:][b] == ordered[:-1][b]] for b in blocks_of(hashes.size - 1)]
+        if any(part.size for part in same):
+            again = np.concatenate(same)
+            candidates += [begin + b.start + np.flatnonzero(np.isin(hashes[b], again)) for b in blocks_of(hashes.size)]
     rows = keys.with_row_index("row")[np.concatenate(candidates) if candidates else []]
     rows = rows.with_columns(pl.col("row").min().over("user_id", "item_id", "timestamp").alias("first"))
     return rows.filter(pl.col("row") > pl.col("first")).sort("row")
@@ -832,9 +972,10 @@ def _refuse_duplicate(
     table.fail(f"{found}, expected one rating at a time", row)
 
 
-def _hashes(keys: pl.DataFrame) -> NDArray[np.uint64]:
+def _hashes(keys: pl.DataFrame, scratch: Scratch | None = None) -> NDArray[np.uint64]:
     """A hash of each row: the sum of the columns' values, each times its factor of `_FACTORS`, modulo 2^64."""
-    total = np.zeros(keys.height, np.uint64)
+    total = empty(scratch, keys.height, np.uint64)
+    total[:] = 0
     for begin in range(0, keys.height, BLOCK):
         part = total[begin : begin + BLOCK]
         for column, factor in zip(keys.slice(begin, BLOCK), _FACTORS, strict=True):

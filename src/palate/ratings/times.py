@@ -7,7 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
+
+from palate.ratings.order import in_order
+from palate.store.scratch import Scratch, blocks_of, filled
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _BORDER = 10**11
@@ -164,16 +168,19 @@ def of_serials(column: pl.Series) -> pl.Series:
     return ((column - _EPOCH) * 86_400_000).round().cast(pl.Int64).cast(pl.Datetime("ms"))
 
 
-def in_seconds(frame: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
+def in_seconds(frame: pl.DataFrame, form: TimeForm, scratch: Scratch | None = None) -> pl.DataFrame:
     """The frame with `timestamp` in whole seconds.
 
     Rows whose times differ by less than a second would lose their order, so that users and times are sorted first.
     """
     if form.per_second == 1:
         return frame
-    if (frame["timestamp"] % form.per_second != 0).any():
-        frame = frame.sort("user_id", "timestamp", maintain_order=True)
-    return frame.with_columns(pl.col("timestamp") // form.per_second)
+    times = frame["timestamp"].to_numpy()
+    if any((times[block] % form.per_second).any() for block in blocks_of(times.size)):
+        frame, _ = in_order(frame, scratch)
+        times = frame["timestamp"].to_numpy()
+    seconds = filled(scratch, times.size, np.int64, lambda block: times[block] // form.per_second)
+    return frame.with_columns(timestamp=pl.Series(seconds))
 
 
 def as_integers(texts: pl.Series) -> pl.Series:
@@ -207,12 +214,14 @@ def _of_integers(numbers: pl.Series) -> TimeForm:
     for pattern, first, last in _COMPACT:
         if first <= low and high <= last:  # type: ignore[operator]
             form = TimeForm(f"dates written as {pattern}", 10**3, "compact", pattern=pattern)
-            if form.values(numbers).null_count() == numbers.null_count():
+            if form.values(numbers.unique()).null_count() == bool(numbers.null_count()):
                 return form
     if high < _BORDER:  # type: ignore[operator]
         return SECONDS
-    middle = int(numbers.quantile(0.5, "lower") or 0)
-    name = next((name for name, per_second in UNITS.items() if middle < _BORDER * per_second), "nanoseconds")
+    middle = (numbers.len() - numbers.null_count() - 1) // 2  # the rank of the median; a sort would copy the column
+    coarse = list(UNITS.items())[:-1]
+    below = (name for name, per_second in coarse if int((numbers < _BORDER * per_second).sum()) > middle)
+    name = next(below, "nanoseconds")
     return TimeForm(name, UNITS[name])
 
 

@@ -1,8 +1,8 @@
 """Build samples from ratings: each user's ratings in order of time, and an index of the rows that are samples."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -13,10 +13,13 @@ from palate.errors import InputError
 from palate.ratings.blocks import bounds_of
 from palate.ratings.likes import Likes
 from palate.ratings.load import Ratings
+from palate.ratings.order import in_order, lengths_of
+from palate.ratings.rating_table import distinct
 from palate.samples.context import Context
 from palate.samples.items import item_rows
 from palate.samples.negatives import negatives_of
-from palate.samples.split import SPLITS, TRAIN, cold_items, split_by_time, split_by_user
+from palate.samples.split import SPLITS, TRAIN, cold_items, split_at, split_by_user, time_cutoffs
+from palate.store.scratch import Scratch, blocks_of, empty, filled, selected
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
 """The role of a rating: a sample of a split, part of a user's warm-up, or unused."""
@@ -60,6 +63,8 @@ class Samples:
     negative: NDArray[np.int64] | None = None
     likes: Likes | None = None
     users: pl.DataFrame | None = None
+    scratch: Scratch | None = None
+    """Where the timeline and arrays of its length are on the disk; None: they are in memory."""
 
     @property
     def histories(self) -> NDArray[np.int64]:
@@ -71,12 +76,16 @@ class Samples:
     @cached_property
     def liked(self) -> NDArray[np.bool_]:
         """Whether each rating of the timeline is a Yes, (rows,) bool."""
-        return self.timeline["rating"].to_numpy() >= self.threshold
+        rating = self.timeline["rating"].to_numpy()
+        return filled(self.scratch, rating.size, np.bool_, lambda rows: rating[rows] >= self.threshold)
 
     @cached_property
     def label(self) -> NDArray[np.bool_]:
         """Whether each sample is a Yes, (n,) bool."""
-        return self.liked[self.position] if self.negative is None else self.negative < 0
+        if self.negative is not None:
+            return self.negative < 0
+        position = self.position
+        return filled(self.scratch, position.size, np.bool_, lambda some: self.liked[position[some]])
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
@@ -114,7 +123,8 @@ def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> S
     if options.split == "given":
         timeline = ratings.frame.sort("user_id", "timestamp", maintain_order=True)
         return samples_of(timeline.with_columns(pl.col("split").cast(ROLES)), ratings.items, options)
-    timeline, counts = _in_order(ratings.frame)
+    scratch = ratings.scratch
+    timeline, counts = in_order(ratings.frame, scratch)
     longest = int(counts.max(initial=0))
     if longest <= need:
         raise InputError(
@@ -123,13 +133,13 @@ def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> S
             ratings.name,
         )
     if options.split == "cold-items":
-        timeline, role = _cold_items(timeline, counts, options, seed)
+        timeline, role = _cold_items(timeline, counts, options, seed, scratch)
     else:
-        role = _roles(timeline["timestamp"].to_numpy(), counts, options)
+        role = _roles(timeline["timestamp"].to_numpy(), counts, options, scratch)
     if ratings.likes is not None:
         role = _without_firsts(timeline, role)
-    timeline = timeline.with_columns(split=pl.Series(ROLES.categories, dtype=ROLES).gather(pl.Series(role)))
-    samples = samples_of(timeline, ratings.items, options)
+    timeline = timeline.with_columns(split=pl.Series(role).cat.to(ROLES))
+    samples = samples_of(timeline, ratings.items, options, scratch)
     if ratings.likes is None:
         return samples
     item = item_rows(timeline["item_id"], ratings.items["item_id"]).to_numpy().astype(np.int64)
@@ -138,20 +148,41 @@ def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> S
     return with_negatives(samples, of, negative, ratings.likes)
 
 
-def _roles(times: NDArray[np.int64], counts: NDArray[np.int64], options: PrepareConfig) -> NDArray[np.uint8]:
+def _roles(
+    times: NDArray[np.int64], counts: NDArray[np.int64], options: PrepareConfig, scratch: Scratch | None
+) -> NDArray[np.uint8]:
     """The role of each rating under a split by user or by time, (rows,); users have `counts` ratings."""
     need = options.history_len
-    is_sample = _after_warmup(counts, need)
-    role = np.repeat(np.where(counts > need, WARMUP, UNUSED), counts)
-    if options.split == "user-time":
-        split = split_by_user(counts[counts > need] - need, options.val_ratio, options.test_ratio)
-    else:
-        split, cutoffs = split_by_time(times[is_sample], options.val_ratio, options.test_ratio)
-        reached = [cutoff for cutoff in cutoffs if cutoff is not None]
+    cutoffs: tuple[int | None, int | None] = (None, None)
+    if options.split == "global-time":
+        sampled, end = empty(scratch, int(np.maximum(counts - need, 0).sum()), np.int64), 0
+        for rows, some in _users(counts):
+            late = times[rows][_after_warmup(some, need)]
+            sampled[end : end + late.size] = late
+            end += late.size
+        cutoffs = time_cutoffs(sampled, options.val_ratio, options.test_ratio)
+    reached = [cutoff for cutoff in cutoffs if cutoff is not None]
+    role = empty(scratch, times.size, np.uint8)
+    for rows, some in _users(counts):
+        is_sample = _after_warmup(some, need)
+        part = np.repeat(np.where(some > need, WARMUP, UNUSED), some)
+        if options.split == "user-time":
+            split = split_by_user(some[some > need] - need, options.val_ratio, options.test_ratio)
+        else:
+            split = split_at(times[rows][is_sample], cutoffs)
         if reached:
-            role[times >= min(reached)] = UNUSED
-    role[is_sample] = split + 1
+            part[times[rows] >= min(reached)] = UNUSED
+        part[is_sample] = split + 1
+        role[rows] = part
     return role
+
+
+def _users(counts: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """The rows of each block of users, see `bounds_of`, and these users' numbers of ratings."""
+    bounds = bounds_of(counts)
+    users = np.searchsorted(np.cumsum(counts), bounds[1:])
+    for begin, end, first, last in zip(bounds, bounds[1:], [0, *(users[:-1] + 1)], users + 1, strict=False):
+        yield slice(int(begin), int(end)), counts[first:last]
 
 
 def _without_firsts(timeline: pl.DataFrame, role: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -166,7 +197,7 @@ def _without_firsts(timeline: pl.DataFrame, role: NDArray[np.uint8]) -> NDArray[
 
 
 def _cold_items(
-    timeline: pl.DataFrame, counts: NDArray[np.int64], options: PrepareConfig, seed: int
+    timeline: pl.DataFrame, counts: NDArray[np.int64], options: PrepareConfig, seed: int, scratch: Scratch | None
 ) -> tuple[pl.DataFrame, NDArray[np.uint8]]:
     """The timeline without ratings of held-out items at the wrong time, and the role of each rating that is left.
 
@@ -174,20 +205,30 @@ def _cold_items(
     become samples; the others are parts of histories. At any other time, ratings of held-out items leave the timeline,
     so that no history of a training sample shows one. Raises `InputError` if no training or no test sample is left.
     """
-    need = options.history_len
-    part = np.full(timeline.height, TRAIN, np.uint8)
-    part[_after_warmup(counts, need)] = split_by_user(
-        counts[counts > need] - need, options.val_ratio, options.test_ratio
-    )
-    item = timeline["item_id"].rank("dense").to_numpy() - 1
-    only = cold_items(int(item.max()) + 1, options.cold_share, seed)[item]
-    kept = (only == TRAIN) | (only == part)
-    timeline, part, only = timeline.filter(kept), part[kept], only[kept]
-    counts = _lengths(timeline["user_id"])
-    warmup = ~_after_warmup(counts, need)
-    is_sample = ~warmup & (only == part)
-    role = np.where(is_sample, part + 1, np.where(warmup & (part == TRAIN), WARMUP, UNUSED)).astype(np.uint8)
-    role[~np.repeat(np.logical_or.reduceat(is_sample, np.cumsum(counts) - counts), counts)] = UNUSED
+    need, items = options.history_len, distinct(timeline["item_id"]).sort()
+    limited = pl.Series(cold_items(items.len(), options.cold_share, seed))
+
+    def parts() -> Iterator[pl.DataFrame]:
+        for rows, some in _users(counts):
+            block = timeline[rows]
+            part = np.full(block.height, TRAIN, np.uint8)
+            part[_after_warmup(some, need)] = split_by_user(
+                some[some > need] - need, options.val_ratio, options.test_ratio
+            )
+            only = limited.gather(items.search_sorted(block["item_id"])).to_numpy()
+            kept = (only == TRAIN) | (only == part)
+            block, part, only = block.filter(kept), part[kept], only[kept]
+            if not block.height:
+                continue
+            left = lengths_of(block["user_id"])
+            warmup = ~_after_warmup(left, need)
+            is_sample = ~warmup & (only == part)
+            role = np.where(is_sample, part + 1, np.where(warmup & (part == TRAIN), WARMUP, UNUSED)).astype(np.uint8)
+            role[~np.repeat(np.logical_or.reduceat(is_sample, np.cumsum(left) - left), left)] = UNUSED
+            yield block.with_columns(split=pl.Series(role))
+
+    timeline = pl.concat(parts(), rechunk=True) if scratch is None else scratch.table(parts())
+    role = timeline["split"].to_numpy()
     for split in ("train", "test"):
         if not (role == ROLES.categories.to_list().index(split)).any():
             raise InputError(
@@ -204,12 +245,14 @@ def _after_warmup(counts: NDArray[np.int64], need: int) -> NDArray[np.bool_]:
     return np.repeat(np.tile([False, True], counts.size), np.column_stack([warmup, counts - warmup]).ravel())
 
 
-def samples_of(timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConfig) -> Samples:
+def samples_of(
+    timeline: pl.DataFrame, items: pl.DataFrame, options: PrepareConfig, scratch: Scratch | None = None
+) -> Samples:
     """The samples of a timeline: the rows whose column `split` (`ROLES`) is a split's name."""
     role = timeline["split"].to_physical().to_numpy()
-    position = np.flatnonzero((role >= 1) & (role <= len(SPLITS)))
-    split = (role[position] - 1).astype(np.uint8)
-    samples = Samples(timeline, items, position, split, options.rating_threshold, options.history_len)
+    position = selected(scratch, role.size, lambda rows: (role[rows] >= 1) & (role[rows] <= len(SPLITS)))
+    split = filled(scratch, position.size, np.uint8, lambda some: role[position[some]] - 1)
+    samples = Samples(timeline, items, position, split, options.rating_threshold, options.history_len, scratch=scratch)
     if options.split != "given":
         return samples
     before = position - samples.first[position]
@@ -236,6 +279,8 @@ def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) ->
     """
     _check_times(ratings)
     samples = replace(build_samples(ratings, options, seed), users=ratings.users)
+    if _has_both_answers(samples):
+        return samples
     train = samples.of("train")
     label = samples.label[train]
     if samples.negative is not None and label.all():
@@ -244,7 +289,7 @@ def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) ->
             "the user never takes; expected more users and items",
             ratings.name,
         )
-    if label.size < 2 or label.min() != label.max():
+    if label.size < 2:
         return samples
     rating = samples.timeline["rating"].to_numpy()[samples.position[train]]
     better = _threshold_between(pl.Series("rating", rating))
@@ -261,11 +306,29 @@ def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) ->
     )
 
 
+def _has_both_answers(samples: Samples) -> bool:
+    """Whether the training samples have a Yes and a No."""
+    rating = samples.timeline["rating"].to_numpy()
+    answers: set[bool] = set()
+    for some in blocks_of(samples.position.size):
+        train = samples.split[some] == TRAIN
+        if samples.negative is None:
+            liked = rating[samples.position[some][train]] >= samples.threshold
+        else:
+            liked = samples.negative[some][train] < 0
+        answers |= set(np.unique(liked).tolist())
+        if len(answers) > 1:
+            return True
+    return False
+
+
 def _check_times(ratings: Ratings) -> None:
     """Raise `InputError` if no user with several ratings has them at two times."""
-    user, time = ratings.frame["user_id"], ratings.frame["timestamp"]
-    if ((user == user.shift()) & (time != time.shift())).any():  # finds the two times if the file is ordered by user
-        return
+    every_user, time = ratings.frame["user_id"], ratings.frame["timestamp"]
+    for rows in blocks_of(time.len()):  # finds the two times if the file is ordered by user
+        user, at = every_user[rows], time[rows]
+        if ((user == user.shift()) & (at != at.shift())).any():
+            return
     of_user = ratings.frame.group_by("user_id").agg(
         several=pl.len() > 1, ordered=pl.col("timestamp").min() != pl.col("timestamp").max()
     )
@@ -286,44 +349,3 @@ def _threshold_between(rating: pl.Series) -> float | None:
     if yes.is_empty():
         return None
     return float(counts[rating.name][1 + int((yes / rating.len() - 0.5).abs().arg_min() or 0)])
-
-
-def _in_order(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """The ratings by user, then time, then file order; and the users' numbers of ratings, (u,) int64.
-
-    If users ascend already, as in MovieLens's files, each block of users is sorted by itself in the processor's cache.
-    """
-    users = frame["user_id"]
-    if not (users.is_sorted() and all(dtype.is_numeric() for dtype in frame.dtypes)):
-        frame = frame.sort("user_id", "timestamp", maintain_order=True)
-        return frame, _lengths(frame["user_id"])
-    counts = _lengths(users)
-    ends = np.cumsum(counts)
-    columns = {name: np.empty(frame.height, frame[name].head(0).to_numpy().dtype) for name in frame.columns}
-    for begin, end in pairwise(bounds_of(counts).tolist()):
-        block = frame.slice(begin, end - begin)
-        first, last = np.searchsorted(ends, [begin, end - 1], side="right")
-        order = _order(block["timestamp"].to_numpy(), counts[first : last + 1])
-        for name, column in columns.items():
-            column[begin:end] = block[name].to_numpy()[order]
-    return pl.DataFrame(columns), counts
-
-
-def _lengths(users: pl.Series) -> NDArray[np.int64]:
-    """The lengths of the runs of equal values."""
-    return users.rle().struct.field("len").to_numpy().astype(np.int64)
-
-
-def _order(times: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stable order by user and time of ratings that are grouped by user; `counts` are the groups' sizes.
-
-    If user, time and row fit into one integer, that integer is sorted instead, which is faster.
-    """
-    user = np.repeat(np.arange(counts.size), counts)
-    early = int(times.min())
-    time_bits, row_bits = (int(times.max()) - early).bit_length(), (times.size - 1).bit_length()
-    if (counts.size - 1).bit_length() + time_bits + row_bits > 63:
-        return np.lexsort((times, user))
-    key = (user << time_bits | times - early) << row_bits | np.arange(times.size)
-    key.sort()
-    return key & ((1 << row_bits) - 1)

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from palate.errors import InputError
+from palate.store.scratch import Scratch, filled
 
 NO_GENRES = "no genres listed"
 NO_YEAR = "unknown"
@@ -35,8 +36,10 @@ def shown_items(items: pl.DataFrame) -> pl.DataFrame:
     return shown if found.null_count() == len(found) else shown.with_columns(year=found.fill_null(NO_YEAR))
 
 
-def item_rows(rated: pl.Series, items: pl.Series) -> pl.Series:
+def item_rows(rated: pl.Series, items: pl.Series, scratch: Scratch | None = None) -> pl.Series:
     """The item table's row of each rated item, UInt32; raises `InputError` for an item that the table lacks."""
+    if scratch is not None:
+        return pl.Series(filled(scratch, rated.len(), np.uint32, lambda some: item_rows(rated[some], items).to_numpy()))
     if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
         ids, listed = rated.to_numpy(), items.to_numpy()
         low, high = min(ids.min(), listed.min(initial=0)), max(ids.max(), listed.max(initial=0))

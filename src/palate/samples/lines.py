@@ -19,6 +19,7 @@ from palate.samples.context import context_of
 from palate.samples.items import item_rows, shown_items
 from palate.samples.questions import with_targets
 from palate.samples.signals import Asked, coded, shown, user_fields
+from palate.store.scratch import blocks_of
 
 CHUNK = 16_384
 """Samples in a chunk: about 20 MB of text with the guide's prompt."""
@@ -185,14 +186,18 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
                 f"names {{{unknown[0]}}}, which the items do not have; expected one of {', '.join(fields)}",
                 f"prompt.{option}",
             )
+    if samples.scratch is not None and (prompt.names_context or prompt.signals):
+        samples.scratch.refuse("names statistics of the ratings", "prompt", "fields of the items alone")
     samples, target = with_targets(samples)
-    item = item_rows(samples.timeline["item_id"], items["item_id"])
+    item = item_rows(samples.timeline["item_id"], items["item_id"], samples.scratch)
     if prompt.names_context and samples.context is None:
         time, rating = (samples.timeline[name].to_numpy() for name in ("timestamp", "rating"))
         allowed = samples.timeline["split"].is_in(["warmup", "train"]).to_numpy()
         samples = replace(samples, context=context_of(item.to_numpy(), time, rating, allowed))
     contexts = pl.DataFrame() if samples.context is None else samples.context.values
-    scale = samples.timeline["rating"].unique().sort()
+    rated = samples.timeline["rating"]
+    parts = [rated[rows].unique() for rows in blocks_of(rated.len())]
+    scale = pl.concat([rated.head(0), *parts]).unique().sort()
     signals = {} if asked is not None else _values(samples, prompt)
     wording = Wording.of(prompt, items, scale.to_list(), contexts, signals)
     return Renderer(samples, target, prompt, wording, item, scale, asked)

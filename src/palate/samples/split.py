@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palate.errors import InputError
+from palate.store.scratch import blocks_of
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -38,24 +39,52 @@ def split_by_time(
     a cutoff's time go to the later side, so every test sample is later than every other sample. Raises `InputError` if
     no samples are left to train on.
     """
-    split = np.full(times.size, TRAIN, dtype=np.uint8)
-    ordered = np.sort(times)
+    cutoffs = time_cutoffs(times, val_ratio, test_ratio)
+    return split_at(times, cutoffs), cutoffs
+
+
+def time_cutoffs(times: NDArray[np.int64], val_ratio: float, test_ratio: float) -> tuple[int | None, int | None]:
+    """The cutoffs of `split_by_time`, which raises the same; the times are counted, not sorted."""
     rest = times.size
     cutoffs: list[int | None] = []
-    for ratio, which in ((test_ratio, TEST), (val_ratio, VAL)):
+    for ratio in (test_ratio, val_ratio):
         if ratio == 0 or rest == 0:
             cutoffs.append(None)
             continue
-        cutoff = int(ordered[max(0, rest - max(1, int(ratio * times.size)))])
-        split[(times >= cutoff) & (split == TRAIN)] = which
-        rest = int(np.searchsorted(ordered, cutoff))
+        cutoff = _of_rank(times, max(0, rest - max(1, int(ratio * times.size))))
+        rest = sum(int(np.count_nonzero(times[block] < cutoff)) for block in blocks_of(times.size))
         cutoffs.append(cutoff)
     if rest == 0:
         raise InputError(
             f"one cutoff in time leaves none of {times.size:,} samples to train on, expected ratings at more times",
             "prepare.split",
         )
-    return split, (cutoffs[1], cutoffs[0])
+    return cutoffs[1], cutoffs[0]
+
+
+def split_at(times: NDArray[np.int64], cutoffs: tuple[int | None, int | None]) -> NDArray[np.uint8]:
+    """The split of samples at these times (n,) by the cutoffs (val, test), (n,) uint8."""
+    split = np.full(times.size, TRAIN, np.uint8)
+    for cutoff, which in zip(cutoffs, (VAL, TEST), strict=True):
+        if cutoff is not None:
+            split[times >= cutoff] = which
+    return split
+
+
+def _of_rank(values: NDArray[np.int64], rank: int) -> int:
+    """The value with `rank` values before it in order: each pass counts those in 65,536 ranges and takes one range."""
+    low, high = int(values.min()), int(values.max())
+    while low < high:
+        shift = max(0, (high - low).bit_length() - 16)
+        counts = np.zeros((high - low >> shift) + 1, np.int64)
+        for block in blocks_of(values.size):
+            within = values[block][(values[block] >= low) & (values[block] <= high)]
+            counts += np.bincount(within - low >> shift, minlength=counts.size)
+        ends = np.cumsum(counts)
+        chosen = int(np.searchsorted(ends, rank, side="right"))
+        rank -= int(ends[chosen] - counts[chosen])
+        low, high = low + (chosen << shift), min(high, low + (chosen + 1 << shift) - 1)
+    return low
 
 
 def cold_items(items: int, share: float, seed: int) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 pyarrow reads them, because Polars's reader may end the process at a damaged page, or print a panic first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,24 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFr
         raise DamagedError(first_line(error)) from None
     assert isinstance(frame, pl.DataFrame)
     return frame if columns is None else frame.select(columns)
+
+
+def read_blocks(path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
+    """Some columns of the table, block by block. Raises `DamagedError` and `FileNotFoundError`."""
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for batch in file.iter_batches(_ROWS // 4, columns=list(columns)):
+                batch.validate(full=True)
+                block = pl.from_arrow(batch)
+                assert isinstance(block, pl.DataFrame)
+                yield block.select(columns)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise DamagedError(first_line(error)) from None
 
 
 def _read(file: "pq.ParquetFile", columns: list[str] | None) -> "pa.Table":

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from palate.errors import InputError
 from palate.progress import track
@@ -22,6 +22,7 @@ from palate.samples.lines import Renderer, renderer
 from palate.samples.signals import coded
 from palate.samples.split import SPLITS
 from palate.store.cache import Cache
+from palate.store.scratch import blocks_of, empty, filled, selected
 from palate.tokens.build_fragments import build_fragments
 from palate.tokens.fragments import (
     CONTEXT,
@@ -42,6 +43,7 @@ from palate.tokens.tables import (
     CHUNK,
     Tables,
     code_of,
+    mapped,
     read_only,
     sample_lengths,
     unproved_samples,
@@ -85,7 +87,8 @@ def content_of(samples: Samples) -> dict[str, str]:
     timeline = samples.timeline
     for column in timeline.select(pl.col("^(item_id|rating|timestamp|split)$")):  # contexts depend on the last two
         digest.update(column.name.encode())
-        digest.update(column.hash().to_numpy().data)
+        for rows in blocks_of(column.len()):
+            digest.update(column[rows].hash().to_numpy().data)
     for array in (samples.position, samples.split, samples.label, users_of(samples)):
         digest.update(np.ascontiguousarray(array).data)
     for some in (samples.history, samples.negative):
@@ -103,14 +106,17 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     """Write the tables of some samples into the empty folder `out`; raises `InputError` as `renderer` does."""
     render = renderer(samples, prompt)
     rows = render.item.to_numpy()
-    used = np.flatnonzero(np.bincount(rows, minlength=samples.items.height))
+    rated = np.zeros(samples.items.height, np.bool_)
+    for some in blocks_of(rows.size):
+        rated[rows[some]] = True
+    used = np.flatnonzero(rated)
     contexts = pl.DataFrame(height=1)  # one context without values
     if prompt.names_context and render.samples.context is not None:
         contexts = render.samples.context.values
     wording = render.wording.of_items(used.tolist())
     sizes = {ITEM: used.size, RATING: len(render.scale), CONTEXT: len(contexts)}
-    word = _words(render, rows, used, contexts)
-    np.save(out / "word.npy", word)
+    save(out / "word.npy", np.int64, rows.size, _words(render, rows, used, contexts))
+    word = mapped(out / "word.npy")
     np.save(out / "users.npy", users_of(samples))
     wording.save(out)
     for (place, size), what in zip(
@@ -120,6 +126,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
             raise InputError(f"have {size:,} {what}, expected at most {place[1] + 1:,}", "ratings")
     if prompt.signals:
         word = np.concatenate([word, _signal_words(render)])
+        (out / "word.npy").unlink()  # it is mapped
         np.save(out / "word.npy", word)
 
     fragments, reason = None, None
@@ -129,26 +136,32 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     except UnprovedError as error:
         reason = str(error)
     target = render.target
-    bad = unproved_samples(word, samples.position, samples.histories, fragments, target)
+    bad = _unproved(samples, word, fragments, target)
     if fragments is not None and not _agrees(render, chat, word, fragments, bad):
         fragments, reason = None, "composed samples differ from whole ones, which is a defect: please report it"
-        bad[:] = True
-    length = np.zeros(samples.position.size, np.int32)
+        bad = np.ones(samples.position.size, np.bool_)
     if fragments is not None:
         length = _lengths(samples, target, word, fragments, sizes)
-        length[bad] = 0
+        for some in blocks_of(bad.size):
+            length[some][bad[some]] = 0
+    else:
+        length = np.broadcast_to(np.int32(0), samples.position.shape)
+    counts, plain = np.zeros((2, len(SPLITS)), np.int64)
+    for some in blocks_of(bad.size):
+        counts += np.bincount(samples.split[some], minlength=len(SPLITS))
+        plain += np.bincount(samples.split[some][bad[some]], minlength=len(SPLITS))
+    arrays: dict[str, NDArray[Any] | None]
+    arrays = {"position": samples.position, "length": length, "items": samples.history}
+    arrays["target"] = target if samples.negative is not None else None
     for number, split in enumerate(SPLITS):
-        mine = samples.split == number
-        np.save(out / f"{split}.position.npy", samples.position[mine].astype(np.int64, copy=False))
-        np.save(out / f"{split}.length.npy", length[mine])
-        if samples.negative is not None:
-            np.save(out / f"{split}.target.npy", target[mine])
-        if samples.history is not None:
-            np.save(out / f"{split}.items.npy", samples.history[mine])
+        for name, array in arrays.items():
+            if array is not None:
+                mine = (array[some][samples.split[some] == number] for some in blocks_of(bad.size))
+                save(out / f"{split}.{name}.npy", array.dtype, int(counts[number]), mine)
     names: list[str] = []
     if fragments is not None:
-        for array in ARRAYS:
-            np.save(out / f"{array}.npy", getattr(fragments, array))
+        for name in ARRAYS:
+            np.save(out / f"{name}.npy", getattr(fragments, name))
         names = _unproved_names(fragments, samples.items[used]["title"], render.scale, contexts)
         for of in prompt.signals:
             names += [text for code in fragments.unproved[of][:5] for text in wording.named(of, code)[:1]]
@@ -160,28 +173,46 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         "unproved": fragments.unproved if fragments else {},
         "unproved_names": names,
         "codes": dict(zip(("item", "rating", "context"), sizes.values(), strict=True)),
-        "samples": {split: int((samples.split == number).sum()) for number, split in enumerate(SPLITS)},
-        "plain": {split: int(bad[samples.split == number].sum()) for number, split in enumerate(SPLITS)},
+        "samples": dict(zip(SPLITS, counts.tolist(), strict=True)),
+        "plain": dict(zip(SPLITS, plain.tolist(), strict=True)),
     }
     (out / "tables.json").write_text(json.dumps(meta, ensure_ascii=False), encoding="utf-8")
 
 
-def _words(render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl.DataFrame) -> Longs:
-    """The word of each timeline row; the code of an item is its index in `used`."""
+def _unproved(samples: Samples, word: Longs, fragments: Fragments | None, target: Longs) -> NDArray[np.bool_]:
+    """Whether each sample has a code without a proved fragment, (n,), from the window of words of each block."""
+    position, histories, rows = samples.position, samples.histories, samples.timeline.height
+    if fragments is None or samples.negative is not None or word.size > rows or not any(fragments.unproved.values()):
+        return unproved_samples(word, position, histories, fragments, target)
+
+    def part(some: slice) -> NDArray[np.bool_]:
+        at = position[some]
+        begin = int(at[0]) - int(histories[some].max())
+        return unproved_samples(word[begin : int(at[-1]) + 1], at - begin, histories[some], fragments)
+
+    return filled(samples.scratch, position.size, np.bool_, part)
+
+
+def _words(
+    render: Renderer, rows: NDArray[np.uint32], used: Longs, contexts: pl.DataFrame
+) -> Iterator[NDArray[np.int64]]:
+    """The word of each timeline row, block by block; the code of an item is its index in `used`."""
     from palate.tokens import kernel
 
     samples = render.samples
     of_row = np.zeros(samples.items.height, np.int64)
     of_row[used] = np.arange(used.size)
-    word = np.empty(rows.size, np.int64)
-    ratings = (
-        read_only(each.to_numpy().astype(np.float64, copy=False)) for each in (samples.timeline["rating"], render.scale)
+    rating, scale = (
+        each.to_numpy().astype(np.float64, copy=False) for each in (samples.timeline["rating"], render.scale)
     )
-    kernel.pack(read_only(rows), of_row, *ratings, RATING[0], word)
-    word[samples.position[samples.label]] |= 1 << LABEL[0]
-    if contexts.width and samples.context is not None:
-        word |= samples.context.code.astype(np.int64) << CONTEXT[0]
-    return word
+    for some in blocks_of(rows.size):
+        word = np.empty(some.stop - some.start, np.int64)
+        kernel.pack(read_only(rows[some]), of_row, read_only(rating[some]), read_only(scale), RATING[0], word)
+        mine = slice(*np.searchsorted(samples.position, [some.start, some.stop]))
+        word[samples.position[mine][samples.label[mine]] - some.start] |= 1 << LABEL[0]
+        if contexts.width and samples.context is not None:
+            word |= samples.context.code[some].astype(np.int64) << CONTEXT[0]
+        yield word
 
 
 def _signal_words(render: Renderer) -> Longs:
@@ -236,7 +267,7 @@ def _lengths(
     ):
         return sample_lengths(word, fragments, position, samples.histories, target)
     constant = sum(longer) + sum(line[NOTHING][0] for line in lines)
-    length = np.empty(position.size, np.int32)
+    length = empty(samples.scratch, position.size, np.int32)
     for start in range(0, position.size, PORTION):
         at = position[start : start + PORTION]
         begin = int(at[0]) - m
@@ -247,6 +278,14 @@ def _lengths(
         ends = sum(candidate[of][code_of(asked, of)] for of in (ITEM, CONTEXT, LABEL))
         length[start : start + PORTION] = constant + sums[at - begin] - sums[at - begin - m] + ends
     return length
+
+
+def save(path: Path, dtype: DTypeLike, size: int, parts: Iterable[NDArray[Any]]) -> None:
+    """Write an array (size,) as `np.save` does, from its parts."""
+    with path.open("wb") as file:
+        _header(file, size, dtype)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).data)
 
 
 def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
@@ -274,9 +313,9 @@ def write_plain(tables: Tables, split: str, chat: Chat, out: Path) -> None:
     np.save(out / "response.npy", response)
 
 
-def _header(file: Any, size: int) -> int:
-    """Write the header of a .npy file of `size` int32; its number of bytes does not depend on the size."""
-    head = {"descr": "<i4", "fortran_order": False, "shape": (size,)}
+def _header(file: Any, size: int, dtype: DTypeLike = np.int32) -> int:
+    """Write the header of a .npy file of `size` numbers; its number of bytes does not depend on the size."""
+    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (size,)}
     np.lib.format.write_array_header_1_0(file, head)
     return int(file.tell())
 
@@ -288,7 +327,8 @@ def _batches(index: Longs) -> Iterator[Longs]:
 
 def _agrees(render: Renderer, chat: Chat, word: Longs, fragments: Fragments, bad: NDArray[np.bool_]) -> bool:
     """Whether the composition of some samples equals their tokenization as a whole: a check of the proof."""
-    samples, good = render.samples, np.flatnonzero(~bad)
+    samples = render.samples
+    good = selected(samples.scratch, bad.size, lambda some: ~bad[some])
     chosen = good[np.unique(np.linspace(0, good.size - 1, min(CHECKED, good.size)).astype(np.int64))]
     rows = render.examples(chosen).to_dicts()
     for sample, (ids, prompt_len) in zip(chosen, chat.encode_batch([to_chat_messages(r) for r in rows]), strict=True):
