@@ -28,6 +28,11 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(path: Path) ->
         ("seed: 1\ntrian:\n  epochs: 3\n", 2, "unknown key 'trian', did you mean 'train'?"),
         ("train:\n  lora:\n    rnk: 8\n", 3, "unknown key 'train.lora.rnk'"),
         ("train:\n  epochs: many\n", 2, "'train.epochs' is 'many': expected a valid number"),
+        (
+            "train:\n  gradient_checkpointing: x\n",
+            2,
+            "'train.gradient_checkpointing' is 'x': expected a valid boolean or 'selective' or 'auto'",
+        ),
         ("model:\n  dtype: int8\n", 2, "expected 'auto', 'float32' or 'bfloat16'"),
         ("prepare:\n  val_ratio: 0.5\n  test_ratio: 0.5\n", 1, "or nothing is left to train on"),
         ("prompt:\n  candidate_line: '{rating}'\n", 1, "must not name {rating}"),

@@ -605,7 +605,7 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = _first_of(error.errors())
         loc = tuple(str(part) for part in first["loc"])
         if loc:
             option = next((o for k, o in options.items() if k[: len(loc)] == loc or loc[: len(k)] == k), None)
@@ -696,6 +696,16 @@ def _keys(section: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
         yield (*prefix, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _keys(field.annotation, (*prefix, name))
+
+
+def _first_of(errors: Sequence[Any]) -> Any:
+    """The first validation error; for a value that may be of several types, one error with all of them."""
+    first = errors[0]
+    same = [error for error in errors if error["loc"] and error["loc"][:-1] == first["loc"][:-1]]
+    if not any(str(error["loc"][-1]).startswith("literal[") for error in same):
+        return first
+    expected = [error["msg"].partition(",")[0].removeprefix("Input should be ") for error in same]
+    return first | {"loc": first["loc"][:-1], "msg": f"Input should be {' or '.join(expected)}"}
 
 
 def _explain(error: Any, loc: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from tests.command import palate
 from palate.commands import device_checks, doctor
 from palate.commands.device_checks import Bench, Check, Result, attention, bench_on, public, ranking, speed, within
 from palate.commands.training_checks import runs
+from palate.errors import PalateError
 from palate.models.logits import exact_logits
 from palate.score.local import LocalBackend
 from palate.store.artifacts import files_of
@@ -148,12 +149,18 @@ def test_without_a_gpu_the_command_says_so_and_what_works(tmp_path: Path) -> Non
     assert "--device cpu" in done.stderr
 
 
-def test_options_of_the_checks_need_gpu(tmp_path: Path) -> None:
+def test_options_of_the_checks_need_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (["--device", "cpu"], ["--json", "report.json"]):
         done = palate("doctor", *words)
         assert done.returncode == 2
         assert "is of the checks of a device, expected --gpu beside it" in done.stderr
     (tmp_path / "mine.yaml").write_text("name: a\n")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file/report.json", tmp_path / "folder.json"):
+        (tmp_path / "folder.json").mkdir(exist_ok=True)
+        with monkeypatch.context() as patch, pytest.raises(PalateError, match=f"{place.name}: (cannot be|is a folder)"):
+            patch.setattr(device_checks, "bench_on", lambda device: pytest.fail("the checks began"))
+            doctor.check("cpu", place)
     done = palate("doctor", "--gpu", "--json", tmp_path / "mine.yaml")
     assert done.returncode == 2
     assert "expected a file name that ends in .json" in done.stderr

@@ -253,6 +253,11 @@ def test_several_devices_give_the_same_scores(scorer: Scorer) -> None:
         assert sum(told) == len(prompts)
 
 
+def test_a_prompt_without_tokens_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(InputError, match="prompt 2: has no tokens, expected at least one"):
+        scorer.score_ids([[5, 6], [], [7]])
+
+
 def test_an_error_on_one_device_ends_the_others(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     two = Scorer(scorer.backend.on(["cpu"]), chat=scorer.chat)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
@@ -20,7 +21,7 @@ from rich.text import Text
 from palate import __version__, console
 from palate.config import Config
 from palate.errors import InputError, WorkError
-from palate.store.artifacts import write_json
+from palate.store.artifacts import write_json, writing
 from palate.store.hub import ALIASES, MODELS, TOKENIZERS, cache_dir, locate, shipped_file
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
     from palate.commands import device_checks as on_device
     from palate.commands.training_checks import runs
 
+    if isinstance(as_json, Path):
+        with writing(as_json):  # the checks take minutes
+            if as_json.is_dir():
+                raise InputError("is a folder, expected the name of a file", as_json)
+            as_json.parent.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=as_json.parent).close()
     with on_device.bench_on(device) as bench:
         checks = (on_device.attention, on_device.ranking, on_device.speed, runs)
         results = [check.run() for group in checks for check in group(bench)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palate.errors import WorkError
+from palate.errors import InputError, WorkError
 from palate.score.backend import Floats, Ids, OnBatch
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class LocalBackend:
             log.warning("computing each prompt whole: %s", reason)
             prefix, rests = (), [[*prefix, *rest] for rest in rests]
         lengths = [len(rest) for rest in rests]
+        if 0 in lengths:
+            raise InputError(
+                "has no tokens, expected at least one that the answer follows", f"prompt {lengths.index(0) + 1}"
+            )
         waiting = deque(chunks(lengths, CHUNK * self.times) if prefix else in_batches(lengths, batch_size))
         found, lock = np.empty((len(rests), 2), np.float32), Lock()
 
