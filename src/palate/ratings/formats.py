@@ -34,14 +34,14 @@ class Format:
     """The columns of a file, in file order."""
     read: Callable[[Path, Sequence[str] | None], "pl.DataFrame"]
     """These columns of a file in this order; None: all."""
-    read_blocks: Callable[[Path, Sequence[str]], Iterator["pl.DataFrame"]] | None = None
-    """These columns of a file, block by block; None: the format is read as a whole."""
     lines: Callable[[Path], Iterable[int] | None] = lambda path: None
     """The line of each row of a file, from 1; None: it has no lines."""
     wrong_lines: Callable[[Path], Iterator[WrongLineError]] = lambda path: iter(())
     """The lines of a file that are no rows."""
     blank: bytes = b"\n"
     """A line that is read as none."""
+    read_blocks: Callable[[Path, Sequence[str]], Iterator["pl.DataFrame"]] | None = None
+    """These columns of a file, block by block; None: the format is read as a whole."""
 
     def header(self, file: SourceFile) -> list[str]:
         """The columns of a file; raises `InputError` for a file of another format."""
@@ -89,16 +89,11 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataF
     return parquet.read_parquet(path, columns)
 
 
-_PARQUET = Format("Parquet", parquet.column_names, _read_parquet, parquet.read_blocks)
-_JSON = Format(
-    "JSON", json_table.column_names, json_table.read_json, lines=json_table.row_lines,
-    wrong_lines=json_table.wrong_lines,
-)  # fmt: skip
+_PARQUET = Format("Parquet", parquet.column_names, _read_parquet, read_blocks=parquet.read_blocks)
+_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines, json_table.wrong_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
-_MIND = Format(
-    "MIND", mind.column_names, mind.read_behaviors, lines=mind.row_lines, wrong_lines=mind.wrong_lines, blank=mind.BLANK
-)
-_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, lines=spreadsheet.row_lines)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines, blank=mind.BLANK)
+_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, spreadsheet.row_lines)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),
