@@ -22,7 +22,7 @@ from palate.samples import build_samples
 from palate.samples.split import SPLITS
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.tables import Plain
-from report import clock
+from report import clock, private_memory
 
 BATCH = 32
 
@@ -52,9 +52,9 @@ def cold(inputs: Inputs) -> Iterator[tuple[Chat, Path]]:
         yield chat, Path(folder)
 
 
-def ready(inputs: Inputs, chat: Chat) -> dict[str, TokenDataset]:
+def ready(inputs: Inputs, chat: Chat, memory: int | None = None) -> dict[str, TokenDataset]:
     """From `ratings.csv` to datasets that can be asked."""
-    ratings = load_ratings(inputs.ratings)
+    ratings = load_ratings(inputs.ratings, memory=memory)
     samples = build_samples(ratings, PrepareConfig())
     data = {"ratings": dict(ratings.inputs)}
     found = token_datasets(samples, PromptSpec(), chat, Options(CUTOFF), data=data, name=ratings.name)
@@ -148,27 +148,28 @@ def loader_times(inputs: Inputs, batches: int = 300) -> dict[str, list[float]]:
         return found
 
 
-def grow(ratings: str, tokenizer: str) -> Mapping[str, Any]:
+def grow(ratings: str, tokenizer: str, memory: int | None) -> Mapping[str, Any]:
     """Ratings to ready datasets, nothing composed: seconds, peak memory, disk, and of what size."""
     inputs = Inputs(Path(), Path(), tokenizer, 1, ratings, None)
     with cold(inputs) as (chat, folder):
-        with clock() as work:
-            datasets = ready(inputs, chat)
+        with clock() as work, private_memory() as private:
+            datasets = ready(inputs, chat, memory)
         samples = sum(map(len, datasets.values()))
         tokens = sum(int(dataset.lengths.sum(dtype=np.int64)) for dataset in datasets.values())
-        found = {"seconds": work.seconds, "peak": work.peak, "disk": size(folder), "samples": samples, "tokens": tokens}
+        found = {"seconds": work.seconds, "processor": work.processor, "peak": work.peak, "private": private[0]}
+        found |= {"disk": size(folder), "samples": samples, "tokens": tokens}
         return found | {"unproved": sum(datasets["train"].tables.meta["plain"].values())}
 
 
-def read_csv(path: str) -> float:
-    """Seconds that Polars takes to read the ratings' CSV and nothing else."""
+def read_csv(path: str) -> tuple[float, float]:
+    """Seconds, and seconds of all threads, that Polars takes to read the ratings' CSV and nothing else."""
     import polars
 
     polars.DataFrame({"a": [1]}).lazy().collect()
     with clock() as work:
         frame = polars.read_csv(path)
     assert frame.height
-    return work.seconds
+    return work.seconds, work.processor
 
 
 def size(folder: Path) -> int:

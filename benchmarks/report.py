@@ -10,6 +10,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,16 +38,38 @@ class Work:
 
     seconds: float = 0.0
     peak: int = 0
+    processor: float = 0.0
+    """Seconds of all threads."""
 
 
 @contextmanager
 def clock() -> Iterator[Work]:
     """Time what stands inside."""
     work = Work()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     yield work
-    work.seconds = time.perf_counter() - start
+    work.seconds, work.processor = time.perf_counter() - start, time.process_time() - processor
     work.peak = python_peak()
+
+
+@contextmanager
+def private_memory(every: float = 0.02) -> Iterator[list[int]]:
+    """The highest private memory of this process meanwhile, as the one element of a list; bytes, no pages of files."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            now = re.search(r"RssAnon:\s*(\d+) kB", Path("/proc/self/status").read_text())
+            assert now is not None
+            peak[0] = max(peak[0], 1024 * int(now[1]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def python_peak() -> int:

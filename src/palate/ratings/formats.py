@@ -90,15 +90,10 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataF
 
 
 _PARQUET = Format("Parquet", parquet.column_names, _read_parquet, read_blocks=parquet.read_blocks)
-_JSON = Format(
-    "JSON", json_table.column_names, json_table.read_json, lines=json_table.row_lines,
-    wrong_lines=json_table.wrong_lines,
-)  # fmt: skip
+_JSON = Format("JSON", json_table.column_names, json_table.read_json, json_table.row_lines, json_table.wrong_lines)
 _ARROW = Format("Arrow IPC", dataset_table.column_names, dataset_table.read_arrow)
-_MIND = Format(
-    "MIND", mind.column_names, mind.read_behaviors, lines=mind.row_lines, wrong_lines=mind.wrong_lines, blank=mind.BLANK
-)
-_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, lines=spreadsheet.row_lines)
+_MIND = Format("MIND", mind.column_names, mind.read_behaviors, mind.row_lines, mind.wrong_lines, blank=mind.BLANK)
+_SHEET = Format("a spreadsheet", spreadsheet.column_names, spreadsheet.read_sheet, spreadsheet.row_lines)
 _DATASET = Format("datasets", dataset_table.column_names, dataset_table.read_arrow)
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),

@@ -319,6 +319,8 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
     _check_values(table, scale)
+    if how.scratch is not None:
+        how.scratch.release()
     if how.likes:
         return table
     duplicates = _duplicates(table.frame.select("user_id", "item_id", "timestamp"), how.scratch)

@@ -38,20 +38,24 @@ def shown_items(items: pl.DataFrame) -> pl.DataFrame:
 
 def item_rows(rated: pl.Series, items: pl.Series, scratch: Scratch | None = None) -> pl.Series:
     """The item table's row of each rated item, UInt32; raises `InputError` for an item that the table lacks."""
-    if scratch is not None:
-        return pl.Series(filled(scratch, rated.len(), np.uint32, lambda some: item_rows(rated[some], items).to_numpy()))
     if rated.dtype.is_integer() and items.dtype.is_integer() and len(rated):
         ids, listed = rated.to_numpy(), items.to_numpy()
         low, high = min(ids.min(), listed.min(initial=0)), max(ids.max(), listed.max(initial=0))
         if low >= 0 and high < 1 << 26:  # an array indexed by id takes a tenth of a join's time
             row = np.full(high + 1, len(listed), np.uint32)
             row[listed] = np.arange(len(listed), dtype=np.uint32)
-            found = row[ids]
+            found = filled(scratch, len(rated), np.uint32, lambda some: row[ids[some]])
             if found.max() < len(listed):
                 return pl.Series(found)
     numbered = items.to_frame().with_row_index("row")
-    rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
-    if rows.null_count():
-        missing = rated.gather(rows.is_null().arg_true().head(1)).item()
-        raise InputError(f"item {missing} has ratings but no row in the item table", "items")
-    return rows
+
+    def joined(rated: pl.Series) -> pl.Series:
+        rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
+        if rows.null_count():
+            missing = rated.gather(rows.is_null().arg_true().head(1)).item()
+            raise InputError(f"item {missing} has ratings but no row in the item table", "items")
+        return rows
+
+    if scratch is None:
+        return joined(rated)
+    return pl.Series(filled(scratch, len(rated), np.uint32, lambda some: joined(rated[some]).to_numpy()))

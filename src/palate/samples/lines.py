@@ -196,8 +196,10 @@ def renderer(samples: Samples, prompt: PromptSpec, asked: Asked | None = None) -
         samples = replace(samples, context=context_of(item.to_numpy(), time, rating, allowed))
     contexts = pl.DataFrame() if samples.context is None else samples.context.values
     rated = samples.timeline["rating"]
-    parts = [rated[rows].unique() for rows in blocks_of(rated.len())]
-    scale = pl.concat([rated.head(0), *parts]).unique().sort()
+    distinct: set[float] = set()
+    for rows in blocks_of(rated.len(), samples.scratch):
+        distinct.update(rated[rows].unique().to_list())
+    scale = pl.Series("rating", sorted(distinct), rated.dtype)
     signals = {} if asked is not None else _values(samples, prompt)
     wording = Wording.of(prompt, items, scale.to_list(), contexts, signals)
     return Renderer(samples, target, prompt, wording, item, scale, asked)

@@ -4,13 +4,15 @@ The system writes their pages to the disk and drops them when memory is short. I
 array that maps it, also after a crash.
 """
 
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
+from weakref import WeakSet
 
 import numpy as np
 import polars as pl
@@ -28,6 +30,8 @@ MOST_PARTS = 100
 _SHORT = 12
 """Bytes of a text that Arrow stores in its view; a longer text is in a buffer, at a position of 32 bits."""
 _BUFFER = 1 << 30
+_RELEASED = 1 << 24
+"""Rows after which mapped pages are released."""
 
 
 class MissingError(pl.exceptions.ComputeError):
@@ -45,6 +49,7 @@ class Scratch:
     memory: int
     rows: int
     folder: Path
+    _maps: "WeakSet[mmap.mmap]" = field(default_factory=WeakSet, compare=False, repr=False)
 
     @classmethod
     def of(cls, rows: int, memory: int | None) -> "Scratch | None":
@@ -71,11 +76,12 @@ class Scratch:
         size = rows * np.dtype(dtype).itemsize
         if not size:
             return np.empty(0, dtype)
+        self.release()
         with self._file() as file, self.writing():
             file.truncate(size)
             if hasattr(os, "posix_fallocate"):  # a full disk would end the process when a page is first written
                 os.posix_fallocate(file.fileno(), 0, size)
-            return np.asarray(np.memmap(file, dtype, "r+", shape=(rows,)))
+            return np.asarray(self._mapped(file, dtype, "r+", rows))
 
     def table(self, blocks: Iterable[pl.DataFrame]) -> pl.DataFrame:
         """The blocks as one table; their columns are numbers or text without nulls."""
@@ -91,6 +97,17 @@ class Scratch:
             yield
         except OSError as error:
             raise unwritable(self.folder, error) from None
+
+    def release(self) -> None:
+        """Let the system count the pages of all mapped files as its own; they are mapped again when they are read."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for each in self._maps:
+                each.madvise(mmap.MADV_DONTNEED)
+
+    def _mapped(self, file: IO[bytes], dtype: DTypeLike, mode: Literal["r", "r+"], rows: int | None = None) -> Any:
+        found = np.memmap(file, dtype, mode, shape=None if rows is None else (rows,))
+        self._maps.add(found._mmap)  # type: ignore[attr-defined]
+        return found
 
     def _file(self) -> IO[bytes]:
         with self.writing():
@@ -120,6 +137,8 @@ class Columns:
             values = self._views(column) if column.dtype == pl.String else column.to_numpy()
             with self.scratch.writing():
                 self._files[column.name].write(np.ascontiguousarray(values).data)
+        if self.rows // _RELEASED < (self.rows + block.height) // _RELEASED:
+            self.scratch.release()
         self.rows += block.height
 
     def table(self) -> pl.DataFrame:
@@ -134,12 +153,12 @@ class Columns:
             file.flush()
         if dtype != pl.String:
             kind = pl.Series(dtype=dtype).to_numpy().dtype
-            return pl.Series(name, np.memmap(file, kind, "r", shape=(self.rows,)))
+            return pl.Series(name, self.scratch._mapped(file, kind, "r", self.rows))
         import pyarrow as pa
 
         with self.scratch.writing():
             texts = [text for text in self._texts.get(name, []) if text.seek(0, os.SEEK_END)]
-            buffers = [pa.py_buffer(np.memmap(each, np.uint8, "r")) for each in (file, *texts)]
+            buffers = [pa.py_buffer(self.scratch._mapped(each, np.uint8, "r")) for each in (file, *texts)]
         array = pa.Array.from_buffers(pa.string_view(), self.rows, [None, *buffers])
         column = pl.from_arrow(array)
         assert isinstance(column, pl.Series)
@@ -170,7 +189,7 @@ def empty(scratch: Scratch | None, rows: int, dtype: DTypeLike) -> NDArray[Any]:
 def filled(scratch: Scratch | None, rows: int, dtype: DTypeLike, part: Callable[[slice], NDArray[Any]]) -> NDArray[Any]:
     """An array (rows,) whose rows are `part(rows)`, block by block."""
     out = empty(scratch, rows, dtype)
-    for block in blocks_of(rows):
+    for block in blocks_of(rows, scratch):
         out[block] = part(block)
     return out
 
@@ -179,16 +198,19 @@ def selected(scratch: Scratch | None, rows: int, chosen: Callable[[slice], NDArr
     """The numbers of the rows for which `chosen(rows)` is true, ascending, int64."""
     size = sum(int(np.count_nonzero(chosen(block))) for block in blocks_of(rows))
     out, end = empty(scratch, size, np.int64), 0
-    for block in blocks_of(rows):
+    for block in blocks_of(rows, scratch):
         found = np.flatnonzero(chosen(block))
         out[end : end + found.size] = found + block.start
         end += found.size
     return out
 
 
-def blocks_of(rows: int) -> Iterator[slice]:
-    """The rows from 0 to `rows` in blocks of `BLOCK`."""
-    return (slice(begin, min(begin + BLOCK, rows)) for begin in range(0, rows, BLOCK))
+def blocks_of(rows: int, scratch: Scratch | None = None) -> Iterator[slice]:
+    """The rows from 0 to `rows` in blocks of `BLOCK`; a scratch releases its pages from time to time."""
+    for begin in range(0, rows, BLOCK):
+        if scratch is not None and begin % _RELEASED < BLOCK:
+            scratch.release()
+        yield slice(begin, min(begin + BLOCK, rows))
 
 
 def _half_of_machine() -> int:

@@ -107,7 +107,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     render = renderer(samples, prompt)
     rows = render.item.to_numpy()
     rated = np.zeros(samples.items.height, np.bool_)
-    for some in blocks_of(rows.size):
+    for some in blocks_of(rows.size, samples.scratch):
         rated[rows[some]] = True
     used = np.flatnonzero(rated)
     contexts = pl.DataFrame(height=1)  # one context without values
@@ -142,12 +142,12 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
         bad = np.ones(samples.position.size, np.bool_)
     if fragments is not None:
         length = _lengths(samples, target, word, fragments, sizes)
-        for some in blocks_of(bad.size):
+        for some in blocks_of(bad.size, samples.scratch):
             length[some][bad[some]] = 0
     else:
         length = np.broadcast_to(np.int32(0), samples.position.shape)
     counts, plain = np.zeros((2, len(SPLITS)), np.int64)
-    for some in blocks_of(bad.size):
+    for some in blocks_of(bad.size, samples.scratch):
         counts += np.bincount(samples.split[some], minlength=len(SPLITS))
         plain += np.bincount(samples.split[some][bad[some]], minlength=len(SPLITS))
     arrays: dict[str, NDArray[Any] | None]
@@ -156,7 +156,7 @@ def build_tables(samples: Samples, prompt: PromptSpec, chat: Chat, out: Path) ->
     for number, split in enumerate(SPLITS):
         for name, array in arrays.items():
             if array is not None:
-                mine = (array[some][samples.split[some] == number] for some in blocks_of(bad.size))
+                mine = (array[some][samples.split[some] == number] for some in blocks_of(bad.size, samples.scratch))
                 save(out / f"{split}.{name}.npy", array.dtype, int(counts[number]), mine)
     names: list[str] = []
     if fragments is not None:
@@ -205,7 +205,7 @@ def _words(
     rating, scale = (
         each.to_numpy().astype(np.float64, copy=False) for each in (samples.timeline["rating"], render.scale)
     )
-    for some in blocks_of(rows.size):
+    for some in blocks_of(rows.size, samples.scratch):
         word = np.empty(some.stop - some.start, np.int64)
         kernel.pack(read_only(rows[some]), of_row, read_only(rating[some]), read_only(scale), RATING[0], word)
         mine = slice(*np.searchsorted(samples.position, [some.start, some.stop]))
