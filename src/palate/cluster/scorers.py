@@ -56,6 +56,9 @@ class Scorers:
     that lacks the model's files or has others.
     """
 
+    _ended: Exception | None = WorkError("the scorers are closed")
+    """Why no further request is answered."""
+
     def __init__(self, load: Load, engine: EngineConfig) -> None:
         self._ray = connect(engine)
         self._count, resources = slots(self._ray, engine)
@@ -63,9 +66,10 @@ class Scorers:
         self._arguments = Place(), load
         self._actors: list[Any] = []
         self._free: SimpleQueue[tuple[Any, str, Any] | None] = SimpleQueue()
-        self._lock, self._closed = threading.Lock(), False
+        self._lock = threading.Lock()
         self._deaths_of_new = 0
         self._key: dict[str, Any] | None = None
+        self._ended = None
         for _ in range(self._count):
             self._start()
         log.info("scoring with up to %d processes of the Ray cluster", self._count)
@@ -100,9 +104,13 @@ class Scorers:
                 for item in items:
                     waiting.append(pool.submit(function, item))
                     if len(waiting) > 2 * threads:
-                        yield waiting.popleft().result()
+                        found = waiting[0].result()
+                        waiting.popleft()
+                        yield found
                 while waiting:
-                    yield waiting.popleft().result()
+                    found = waiting[0].result()
+                    waiting.popleft()
+                    yield found
             except BaseException:  # an interruption, too: nobody waits for what is at work
                 if waiting:
                     self.close()
@@ -111,15 +119,20 @@ class Scorers:
 
     def close(self) -> None:
         """End the processes; requests at work fail."""
-        self._closed = True
-        self._free.put(None)
+        self._end(WorkError("the scorers are closed"))
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
 
     def __del__(self) -> None:
-        if not self._closed and self._ray.is_initialized():
+        if self._ended is None and self._ray.is_initialized():
             self.close()
+
+    def _end(self, why: Exception) -> Exception:
+        """Have all threads raise an error, those that wait for a process too; returns the first such error."""
+        self._ended = self._ended or why
+        self._free.put(None)
+        return self._ended
 
     def _ask(self, *request: Any) -> Floats:
         errors = self._ray.exceptions
@@ -142,17 +155,15 @@ class Scorers:
         errors = self._ray.exceptions
         while True:
             free = self._free.get()
-            if free is None or self._closed:
-                self._free.put(None)  # for the next thread
-                raise WorkError("the scorers are closed")
+            if free is None or self._ended is not None:
+                raise self._end(WorkError("the scorers are closed"))  # which the next thread finds, too
             actor, node, loaded = free
             if loaded is None:
                 return free
             try:
                 node, key = loaded.result()
             except errors.RayTaskError as error:
-                self._free.put(free)  # further threads fail alike
-                raise (error.cause or error) from None
+                raise self._end(error.cause or error) from None
             except errors.RayError as error:
                 self._deaths_of_new += 1
                 self._replace(actor, "a scorer", error, self._deaths_of_new, "the loading of the model")
@@ -161,9 +172,8 @@ class Scorers:
             self._key = self._key or key
             if key != self._key:
                 names = ", ".join(name for name in key if key[name] != self._key.get(name))
-                self._free.put(free)
-                raise InputError(f"node {node} has another {names} than the first one, expected the same on all nodes",
-                                 "--engine ray")  # fmt: skip
+                expected = f"node {node} has another {names} than the first one, expected the same on all nodes"
+                raise self._end(InputError(expected, "--engine ray"))
             return actor, node, None
 
     def _start(self) -> None:
@@ -174,11 +184,11 @@ class Scorers:
 
     def _replace(self, actor: Any, what: str, error: Exception, death: int, work: str) -> None:
         """Start a new process for one that ended; raises `WorkError` if its work ended too many."""
-        if self._closed:
-            raise WorkError("the scorers are closed") from None
-        if death == DEATHS:
-            raise WorkError(f"{DEATHS} processes of the Ray cluster ended during {work}, the last with: "
-                            f"{first_line(error)}") from error  # fmt: skip
+        if self._ended is not None:
+            raise self._ended from None
+        if death >= DEATHS:
+            why = f"{DEATHS} processes of the Ray cluster ended during {work}, the last with: {first_line(error)}"
+            raise self._end(WorkError(why)) from error
         ended(what, error)
         with self._lock:
             self._actors.remove(actor)
