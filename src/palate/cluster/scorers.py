@@ -72,7 +72,7 @@ class Scorers:
         self._ended = None
         for _ in range(self._count):
             self._start()
-        log.info("scoring with up to %d processes of the Ray cluster", self._count)
+        log.info("scoring on the Ray cluster, processes: %d", self._count)
 
     @property
     def key(self) -> dict[str, Any]:
