@@ -71,5 +71,5 @@ $(VENV)/.demo: $(VENV)/.install data-packages.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve,postgres,duckdb,excel,remote,dev]'
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve,ray,postgres,duckdb,excel,remote,dev]'
 	@touch $@

@@ -13,6 +13,7 @@ ORDER = [
     *("samples", "tokens", "models", "text", "train"),
     *(
         "score",
+        "cluster",
         "baselines",
         "measure",
         "report",

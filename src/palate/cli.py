@@ -124,6 +124,8 @@ def _is_to_launch(args: argparse.Namespace) -> bool:
         if getattr(args, "accelerate_config", None) is not None:
             raise InputError("configures --launch, expected --launch N beside it", "--accelerate-config")
         return False
+    if getattr(args, "engine.name", None) == "ray":
+        raise InputError("starts processes of a Ray cluster, expected no --launch beside it", "--engine ray")
     if processes.launched():
         raise InputError("another program launched this process, expected one launcher", "--launch")
     return True
@@ -330,6 +332,11 @@ MEASURED_DATA = _option("--data PATH", "prepared folder, Alpaca files, or tables
 SCORES = _option("--out FILE", "file of scores, .npz (scores.npz in the run folder)")
 ADAPTER = _option("--adapter DIR", "adapter folder (the run's own)")
 BASE_ONLY = _option("--base-only", "use the base model without an adapter")
+ENGINE = (
+    _option("--engine", "compute on this machine, or on a Ray cluster (local)", key="engine.name",
+            choices=("local", "ray")),
+    _option("--address HOST:PORT", "the Ray cluster (this machine's, or a new one)", key="engine.address"),
+)  # fmt: skip
 TRAIN_SAMPLES = _option("--max-samples N", "train on N samples, drawn with the seed (all)", key="train.max_samples")
 TEST_SAMPLES = _option("--max-samples N", "score N samples, drawn with the seed (all)", key="evaluate.max_samples")
 SCORED = _option("--split", "split to score (test); calibration uses val", key="evaluate.split", choices=SPLITS)
@@ -395,6 +402,7 @@ TRAIN = (
     SEEDS,
     _option("--launch N", "start N processes on this machine, one per GPU (1)"),
     _option("--accelerate-config FILE", "config of --launch, such as configs/accelerate/fsdp2.yaml (DDP)"),
+    *ENGINE,
     DATA,
     RUN_DIR,
 )
@@ -413,6 +421,7 @@ EVALUATE = (
     ),
     _option("--scores FILE", "measure the output of palate score instead of a model; repeat for several", repeat=True),
     ALLOW_LEAKS,
+    *ENGINE,
     JSON,
     OUT,
 )
@@ -437,6 +446,7 @@ RECOMMEND = (
     _option("--include-seen", "recommend rated items too"),
     ADAPTER,
     BASE_ONLY,
+    *ENGINE,
     JSON,
     _option("--out FILE", "output of --all-users"),
 )
@@ -564,7 +574,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
     "train": (_train, TRAIN, "fine-tune the base model: LoRA, QLoRA or all weights"),
     "score": (
         _score,
-        (SCORED_DATA, ADAPTER, BASE_ONLY, TEST_SAMPLES, SCORED, SCORES),
+        (SCORED_DATA, ADAPTER, BASE_ONLY, TEST_SAMPLES, SCORED, *ENGINE, SCORES),
         "write P(like) of every test sample to a file, for palate evaluate --scores",
     ),
     "evaluate": (_evaluate, EVALUATE, "score a split; report metrics with intervals, and baselines on the same rows"),

@@ -422,6 +422,19 @@ class ScoreConfig(Section):
         return server.rstrip("/").removesuffix("/v1")
 
 
+class EngineConfig(Section):
+    """Where scoring and training run; no result depends on it, and no run keeps it."""
+
+    name: Literal["local", "ray"] = "local"
+    """`ray`: on the GPUs of a Ray cluster, or on its nodes' CPUs where it has no GPU."""
+    address: str | None = None
+    """HOST:PORT of the cluster; None: this machine's, or a new one on it."""
+    workers: int | None = Field(None, ge=1)
+    """Processes, each with a copy of the model; None: as many as the cluster has room for, and one to train."""
+    cpus: int | None = Field(None, ge=1)
+    """CPUs of a process on a cluster without GPUs; None: those of its smallest node."""
+
+
 class EvaluateConfig(Section):
     """The samples to score, and the contents of the report."""
 
@@ -472,6 +485,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    engine: EngineConfig = Field(EngineConfig(), exclude=True)
 
     @model_validator(mode="after")
     def _fits_likes(self) -> "Config":

@@ -157,16 +157,19 @@ def model_logits(
         # Users follow one another, each with the anchor of their own.
         ends = [*(np.flatnonzero(np.diff(anchor)) + 1).tolist(), anchor.size]
         with Meter(work.what, anchor.size, work.unit, done=done, console=console.err) as meter:
-            for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-                if begin < done:
-                    continue
+
+            def ranked(user: tuple[int, int]) -> NDArray[np.float32]:
                 logit = []
-                for start in range(begin, end, CHUNK):
-                    part = slice(start, min(start + CHUNK, end))
+                for start in range(*user, CHUNK):
+                    part = slice(start, min(start + CHUNK, user[1]))
                     ids = prompts.ids(anchor[part], questions.target[part], data.samples.history_len)
                     logit.append(scorer.rank_ids(ids, config.evaluate.batch_size, meter.advance).logit)
+                return np.concatenate(logit)
+
+            users = [(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True) if begin >= done]
+            for (begin, end), logit in zip(users, scorer.in_order(ranked, users), strict=True):
                 with work.part(begin, end) as written:
-                    np.save(written, np.concatenate(logit))
+                    np.save(written, logit)
         logits = np.concatenate([np.load(path) for path in work.parts()])
         with atomic_file(out) as written:
             np.savez(written, key=np.array(sha256_of(key)), logit=logits)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from palate.baselines.statistics import BaselineData
     from palate.recommend.recommender import Asker, BaselineScores, Recommender, Score
     from palate.samples import Prepared, Samples
+    from palate.score.backend import InOrder
     from palate.text.vectors import Vectors
 
 Retrieving = Literal["item-knn", "popularity"]
@@ -102,6 +103,8 @@ class _Model:
     calibration: Calibration | None = None
     prompts: bool = True
     """Whether it reads prompts."""
+    in_order: "InOrder" = map
+    """How it works through the users."""
 
 
 def recommend(
@@ -126,6 +129,8 @@ def recommend(
         config, adapter = _with_adapter(config, adapter, base_only)
     elif adapter is not None or base_only:
         raise InputError(f"{baseline} is a baseline, expected neither --adapter nor --base-only beside it", "--model")
+    elif config.engine.name == "ray":
+        raise InputError(f"{baseline} is a baseline, which ranks in this process, expected local", "--engine")
     data = prepared(config)
     guest, listed = _files(config, request, data)
     asker = None if request.all_users else _asker(request, data, guest)
@@ -149,7 +154,7 @@ def recommend(
         "retrieve": request.retrieve,
         "top_k": request.top_k,
     }
-    _for_all(recommender, request, data, key, as_json)
+    _for_all(recommender, request, data, key, as_json, model.in_order)
 
 
 def _with_adapter(config: Config, adapter: Path | None, base_only: bool) -> tuple[Config, Path | None]:
@@ -210,6 +215,7 @@ def _language_model(config: Config, data: "Prepared", adapter: Path | None, gues
         samples=questions.samples,
         item=render.item.to_numpy().astype(np.int64),
         calibration=calibration,
+        in_order=scorer.in_order,
     )
 
 
@@ -297,8 +303,9 @@ def _for_one(recommender: "Recommender", request: Request, asker: "Asker", model
 
 
 def _for_all(
-    recommender: "Recommender", request: Request, data: "Prepared", key: dict[str, Any], as_json: bool
-) -> None:
+    recommender: "Recommender", request: Request, data: "Prepared", key: dict[str, Any], as_json: bool,
+    in_order: "InOrder",
+) -> None:  # fmt: skip
     """Rank for all users into a file, and print what it holds."""
     import polars as pl
 
@@ -312,7 +319,7 @@ def _for_all(
     users = runs["value"]
     each = zip(users.to_list(), [0, *ends[:-1]], ends, strict=True)
     askers = [Asker(f"user {user}", begin, end) for user, begin, end in each]
-    found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err)
+    found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err, in_order)
     count = found["user_id"].n_unique()
     if as_json:
         print(json.dumps({"file": str(out), "users": count, "rows": found.height}, indent=2))

@@ -1,6 +1,7 @@
 """Score: P(like) of samples by the base model, alone or with an adapter, in a file."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from palate.store.artifacts import sha256_file
 
 if TYPE_CHECKING:
     from palate.samples import Prepared
+    from palate.score.backend import Backend
     from palate.score.files import Columns, Scored
     from palate.score.scorer import Scorer
     from palate.tokens.dataset import TokenDataset
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
 def load_scorer(config: Config, adapter: Path | None, *, all_gpus: bool = True) -> "Scorer":
     """The base model, with the adapter if one is given and proved to be loaded, ready to score.
 
-    Where the config names a server, it is what has them. Otherwise `all_gpus` puts a copy on each GPU.
+    Where the config names a server, it is what has them. Otherwise `all_gpus` puts a copy on each GPU: of this machine,
+    or of the cluster that `engine` names.
     """
     if config.score.server is not None:
+        if config.engine.name == "ray":
+            raise InputError("scores already, expected no --engine ray beside it", "score.server")
         return served_scorer(config, adapter)
+    if config.engine.name == "ray" and all_gpus:
+        return _cluster_scorer(config, adapter)
     from palate.models.load import load_base_model, tokenizer_of
     from palate.prompt.chat import Chat
     from palate.score.local import LocalBackend, other_gpus
@@ -50,6 +57,32 @@ def load_scorer(config: Config, adapter: Path | None, *, all_gpus: bool = True) 
     if all_gpus and isinstance(scorer.backend, LocalBackend):
         scorer.backend = scorer.backend.on(other_gpus())
     return scorer
+
+
+def _cluster_scorer(config: Config, adapter: Path | None) -> "Scorer":
+    """A scorer whose models are in processes of a Ray cluster; this one loads none."""
+    from palate.cluster.scorers import Scorers
+    from palate.models.adapter import check_same_prompt
+    from palate.score.scorer import Scorer
+
+    chat = check_scored_with(config)
+    if adapter is not None:
+        check_same_prompt(adapter, chat, config.prompt)
+    return Scorer(
+        Scorers(partial(_loaded, config, adapter), config.engine),
+        adapter,
+        chat=chat,
+        prompt=config.prompt,
+        history_len=config.prepare.history_len,
+        cutoff_len=config.tokens.cutoff_len,
+        truncation=config.tokens.truncation,
+    )
+
+
+def _loaded(config: Config, adapter: Path | None) -> "tuple[Backend, dict[str, Any]]":
+    """In a process of the cluster: the model on its device, and its key."""
+    scorer = load_scorer(config, adapter, all_gpus=False)
+    return scorer.backend, _local_key(scorer, adapter)
 
 
 def score(
@@ -110,12 +143,17 @@ def key_of(scorer: "Scorer", config: Config, tokens: "TokenDataset", adapter: Pa
 
 def model_key(scorer: "Scorer", config: Config, adapter: Path | None) -> dict[str, Any]:
     """What of the model scores depend on: weights and number format, or who serves it, and the adapter."""
+    if config.score.server is not None:
+        return {"adapter": dict(adapter_identity(adapter))} | served_key(config, adapter)
+    found: dict[str, Any] | None = getattr(scorer.backend, "key", None)
+    return _local_key(scorer, adapter) if found is None else found
+
+
+def _local_key(scorer: "Scorer", adapter: Path | None) -> dict[str, Any]:
     from palate.models.load import quantization_of, weights_fingerprint
 
-    adapted = {"adapter": dict(adapter_identity(adapter))}
-    if config.score.server is not None:
-        return adapted | served_key(config, adapter)
-    return adapted | {
+    return {
+        "adapter": dict(adapter_identity(adapter)),
         "model": weights_fingerprint(scorer.model),
         "dtype": str(scorer.model.dtype),
         "quantization": quantization_of(scorer.model),

@@ -1,5 +1,6 @@
 """Train: fine-tune the base model on the prepared data."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,19 @@ if TYPE_CHECKING:
 
 def train(config: Config) -> Path:
     """Fine-tune on the prepared data, with each seed; returns the adapter's folder, `adapter` in the run's."""
+    console.start_logging()
+    if config.engine.name == "local":
+        return train_here(config)
+    from palate.cluster.training import in_workers
+
+    adapter: Path = in_workers(partial(train_here, config), config.engine, config.run_path)
+    return adapter
+
+
+def train_here(config: Config) -> Path:
+    """As `train`, in this process, which may be one of several."""
     from palate.train.processes import join, leave
 
-    console.start_logging()
     processes = join()
     with processes.in_turn():
         chat = check_model(config)

@@ -10,6 +10,7 @@ import polars as pl
 from palate.errors import InputError
 from palate.progress import Meter
 from palate.recommend.recommender import Asker, Recommender
+from palate.score.backend import InOrder
 from palate.score.files import PARQUET_KEY
 from palate.store.artifacts import atomic_file, sha256_of
 from palate.store.resume import LongWork
@@ -45,22 +46,29 @@ def recommend_all(
     out: Path,
     key: Mapping[str, Any],
     console: "Console | None" = None,
+    in_order: InOrder = map,
 ) -> pl.DataFrame:
     """Rank for every asker into the file `out`, with the columns `user_id` and those of `Recommender.rank`.
 
     `users` are the askers' ids, in the same order. `key` records what the result depends on: the function returns a
     file with this key unchanged, and resumes an interrupted call with this key. A resumed call writes the same file.
+    `in_order` is the language model's (see `Scorer`).
     """
     work = LongWork("recommending", out, key, len(askers), "users")
 
     def rank(done: int) -> pl.DataFrame:
         with Meter(work.what, len(askers), work.unit, done=done, console=console) as meter:
+
+            def ranked(user: int) -> pl.DataFrame:
+                return _ranked(recommender, askers[user], users.slice(user, 1), top_k)
+
+            each = in_order(ranked, range(done, len(askers)))
             while done < len(askers):
                 begin, since = done, time.monotonic()
                 tables: list[pl.DataFrame] = []
                 try:
                     while done < len(askers) and not (tables and time.monotonic() - since > EVERY):
-                        tables.append(_ranked(recommender, askers[done], users.slice(done, 1), top_k))
+                        tables.append(next(each))
                         done += 1
                         meter.advance(1)
                 finally:

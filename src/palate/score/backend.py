@@ -1,7 +1,7 @@
 """`Backend`: the interface between a `Scorer` and a model, which runs in this process or on a server."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ Floats = NDArray[np.float32]
 Ids = Sequence[int]
 OnBatch = Callable[[int], None]
 """Called after each batch with the number of prompts that it answered."""
+InOrder = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""Yields a function's value for each item, in order: `map`, or a backend's own that has several calls at work."""
 
 
 class Backend(Protocol):

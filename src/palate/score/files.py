@@ -81,16 +81,20 @@ def score_file(
 
     def score(done: int) -> Columns:
         size, tokens_read, began = batch_size * BATCHES_A_PART, 0, time.monotonic()
+        windows = [np.array(wanted[begin : begin + size], np.int64) for begin in range(done, len(wanted), size)]
+        start = done
         with Meter(work.what, len(wanted), done=done, console=console) as meter:
-            for start in range(done, len(wanted), size):
-                window = np.array(wanted[start : start + size], np.int64)
+
+            def scored(window: NDArray[np.int64]) -> tuple[int, AnswerScores]:
                 prompts = tokens.prompts(window)
-                tokens_read += sum(map(len, prompts))
-                scored = scorer.score_ids(prompts, batch_size, on_batch=meter.advance)
+                return sum(map(len, prompts)), scorer.score_ids(prompts, batch_size, on_batch=meter.advance)
+
+            for window, (read, found) in zip(windows, scorer.in_order(scored, windows), strict=True):
                 part: dict[str, Any] = {name: ids[name][window] for name in ("user_id", "item_id")}
-                part |= {"row": window, "label": tokens.labels[window]} | scored._asdict()
+                part |= {"row": window, "label": tokens.labels[window]} | found._asdict()
                 with work.part(start, start + len(window)) as file:
                     np.savez(file, **part)
+                start, tokens_read = start + len(window), tokens_read + read
         if out.suffix == ".parquet" and done < len(wanted):
             speed = {"rows": len(wanted) - done, "seconds": time.monotonic() - began, "tokens": tokens_read}
             write_json(speed_file(out), speed)

@@ -10,7 +10,7 @@ from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
-from palate.score.backend import AnswerScores, Backend, Ids, OnBatch, scores_of
+from palate.score.backend import AnswerScores, Backend, Ids, InOrder, OnBatch, scores_of
 from palate.score.conversations import Candidate, Item, conversations
 from palate.score.local import LocalBackend
 from palate.tokens.cut import cut_prompts
@@ -83,6 +83,8 @@ class Scorer:
         """The tokenizer with its template, the two answers, and the item tokens that the adapter knows."""
         self.backend: Backend = base if hasattr(base, "answers_behind") else self._local(base, folder)
         """The model that answers the prompts."""
+        self.in_order: InOrder = getattr(self.backend, "in_order", map)
+        """How a caller works through parts of a long list: one by one, unless the backend takes several at once."""
 
     def _local(self, model: Any, adapter: Path | None) -> LocalBackend:
         """A loaded model as a backend, checked."""
