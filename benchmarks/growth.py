@@ -77,7 +77,9 @@ def targets(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     largest = rows[-1]
     yield claim("GB of private memory at most, largest log", largest["private"] / 1e9, 8)
     yield claim("times the time of Polars reading the CSV, largest log", largest["times_read_csv"], 5)
-    first, *later = (row["further"] for row in rows if "further" in row)
+    first, *later = [row["further"] for row in rows if "further" in row] or [None]
+    if first is None:  # of one size
+        return
     for name, what in (("processor", "processor seconds"), ("private", "memory"), ("disk", "disk")):
         most = max([cost[name] for cost in later], default=first[name]) / first[name]
         yield claim(f"times the {what} of a further million ratings, last step against first", most, 1.3)

@@ -110,11 +110,11 @@ class Tables:
         return mapped(stored) if stored.is_file() else self.position(split)
 
     def items(self, split: str) -> Longs:
-        """The number of history items of each sample of a split, (n,) int64."""
+        """The number of history items of each sample of a split, (n,) int64, read-only."""
         stored = self.folder / f"{split}.items.npy"
         if stored.is_file():
             return mapped(stored)
-        return np.full(self.position(split).size, self.history_len)
+        return np.broadcast_to(np.int64(self.history_len), self.position(split).shape)
 
     def lengths(self, split: str) -> Ints:
         """The lengths of a split's samples before truncation, (n,) int32; 0 for samples that are tokenized whole."""
