@@ -200,7 +200,7 @@ def _compared(bench: Bench, shape: str, kind: str, way: Way) -> tuple[str, str]:
     """The largest differences over the lengths, after the probe of a training has passed."""
     if way not in ways_on(bench.on):
         raise SkipError("needs CUDA")
-    model, targets = bench.adapted(shape, kind), 1 if way == "padded" else 3
+    model, targets = bench.adapted(shape, kind), 3 if Attention(way, "").several else 1
     base, worst = model.get_base_model(), np.zeros(2)
     own = base.config._attn_implementation
     try:
