@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 """Bytes that are hashed and compared while they are in the processor's cache, with arrays that malloc keeps."""
+_READ = 1 << 20
+"""Bytes that are read at a time beside the survey, which takes turns with the reader."""
 DIGIT_LIKE = "./0123456789"
 """Characters that may stand before a zero within a number, or in a date. As separators they make `Survey` useless."""
 _POINT, _ZERO, _DIGITS = ord("."), ord("0"), 10
@@ -38,10 +40,10 @@ class Survey:
 
 def blocks_of(path: Path) -> Iterator[bytearray]:
     """The bytes of a file in one buffer that is filled again and again, since new memory costs as much as reading."""
-    block = bytearray(BLOCK)
+    block = bytearray(_READ)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
-            yield block if count == BLOCK else block[:count]
+            yield block if count == _READ else block[:count]
 
 
 def survey_of_text(path: Path) -> Survey:
