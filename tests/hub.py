@@ -24,7 +24,7 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     """Method, path and range of each request."""
     breaks: dict[str, int] = field(default_factory=dict)
-    """Files whose next download ends after so many bytes."""
+    """Files whose next download ends early, after this number of bytes."""
     fails: dict[str, int] = field(default_factory=dict)
     """Files whose download is answered with such a status."""
     seconds: dict[str, float] = field(default_factory=dict)

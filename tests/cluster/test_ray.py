@@ -42,7 +42,7 @@ class Nodes:
         self.cluster.remove_node(busy, allow_graceful=False)
 
     def have(self, count: int) -> None:
-        """Have so many nodes."""
+        """Have `count` nodes."""
         while len(self.cluster.worker_nodes) + 1 < count:
             self.cluster.add_node(**NODE)
 

@@ -1,7 +1,7 @@
 """A training step as on CUDA, on fake tensors: it runs in every way, and the host waits for nothing in it.
 
 `step.json` beside this file has what each case starts: kernels, casts between dtypes, matrix products, and bytes that
-kernels read and write. A change that adds a cast to every layer fails here. `PALATE_PIN=write` records what is there.
+kernels read and write. A change that adds a cast to every layer fails here. `PALATE_PIN=write` records the new counts.
 """
 
 import json
