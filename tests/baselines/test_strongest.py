@@ -11,9 +11,11 @@ from tests.timelines import random_timeline, split_by_user_and_time
 from palate.baselines import pasts, views
 from palate.baselines.features import features_of
 from palate.baselines.pasts import Asked, Log, ridge_side
+from palate.baselines.people import about
 from palate.baselines.statistics import BaselineData
 from palate.baselines.views import NORM, Catalogue, views_of
 from palate.samples import Samples
+from palate.samples.people import Person
 from palate.samples.queries import Queries
 
 GROUPS = ("moment", "alike", "spread", "alike-then", "spread-then")
@@ -48,7 +50,9 @@ def scanned(scan: object, data: BaselineData, queries: Queries, *, then: bool) -
     of = views_of(data, then=then)
     order = np.argsort(queries.anchor, kind="stable")
     log = Log(data.first, data.item, data.rating)
-    found: np.ndarray = scan(Asked(*vars_of(queries), order, of.of_row[queries.anchor]), log, of.catalogue)  # type: ignore[operator]
+    memory = (pasts.Past.empty(256, 1000), 0) if scan is pasts.alike else ()
+    asked = Asked(*vars_of(queries), order, of.of_row[queries.anchor])
+    found: np.ndarray = scan(asked, log, of.catalogue, *memory)  # type: ignore[operator]
     return found
 
 
@@ -175,6 +179,22 @@ def test_of_a_long_past_the_last_two_windows_count() -> None:
         first = int(data.first[anchor])
         past = np.arange(first + starts[anchor - first], anchor)
         assert found[q, :2] == pytest.approx(plain_ridge(data, anchor, q, past, then=False), abs=5e-4)
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_a_persons_next_question_reads_the_factors_of_the_first(then: bool) -> None:
+    data = BaselineData.of(long_samples())
+    people = [Person("", np.arange(begin, begin + size)) for begin, size in ((0, 300), (300, 40), (375, 255))]
+    people += [Person("", np.empty(0, np.int64)), people[0].without(299)]
+    small, last = about(data, people)
+    queries = Queries(np.repeat(last, 4), np.tile([5, 9, 300, 2], len(people)))
+    group = "alike-then" if then else "alike"
+    _, first = features_of(small, queries, [group])
+    again, _ = about(data, people)
+    _, second = features_of(again, queries.take(np.arange(1, 20, 2)), [group])
+    np.testing.assert_array_equal(second, first[1::2])
+    known = views_of(data, then=then).pasts
+    assert (known.hits, known.misses) == (5, 5)
 
 
 @pytest.mark.parametrize("then", [False, True])

@@ -13,7 +13,7 @@ from palate.prompt.chat import Chat
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
 from palate.serve import worker as module
-from palate.serve.worker import ClosedError, Prefixes, Worker
+from palate.serve.worker import ClosedError, Worker
 
 CHAT = Chat(small_tokenizer(EMPTY_THINK))
 
@@ -151,14 +151,3 @@ def test_a_model_that_cannot_share_prefixes_reads_whole_prompts() -> None:
     found = collected(worker, *REQUESTS[0])
     np.testing.assert_allclose(found.logit, scorer.score_ids(REQUESTS[0][0]).logit, atol=1e-3)
     worker.close()
-
-
-def test_the_least_recently_used_prefixes_leave_first() -> None:
-    backend = scorer_of().backend
-    prefixes = backend.prefixes([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    kept = Prefixes(2 * prefixes[0].bytes)
-    for n, each in enumerate(prefixes):
-        kept.put(n, each)
-        kept.get(0)
-    assert [kept.get(n) is not None for n in range(3)] == [True, False, True]
-    assert kept.bytes == 2 * prefixes[0].bytes

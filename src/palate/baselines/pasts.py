@@ -50,10 +50,10 @@ class Log(NamedTuple):
 
 
 class Past(NamedTuple):
-    """The memory of `alike`: the last ratings of one user, and a candidate compared with them."""
+    """The memory of `alike`, float32: the last ratings of one user, at most n, and a candidate compared with them."""
 
     lower: np.ndarray
-    """The Cholesky factor of their covariance."""
+    """(n, n), the Cholesky factor of their covariance; the others are (n,)."""
     solved: np.ndarray
     """`lower` z = y."""
     similar: np.ndarray
@@ -62,6 +62,12 @@ class Past(NamedTuple):
     """The candidate's kernel with each; then solved by `lower`."""
     values: np.ndarray
     """(users,): the candidate's values, 0 for other users."""
+
+    @classmethod
+    def empty(cls, most: int, users: int) -> "Past":
+        """Memory for `most` ratings; for one at least, since a compiled product reads the first value."""
+        most = max(most, 1)
+        return cls(*(np.zeros(shape, np.float32) for shape in ((most, most), most, most, most, users)))
 
 
 @reassociated
@@ -232,7 +238,13 @@ def _neighbours(begin, end, view, log, catalogue, past):
 
 
 @compiled
-def alike(asked, log, catalogue):
+def block_of(first, end):
+    """The first rating of a user that `alike` uses before the row `end`; `first` is the user's first."""
+    return first + max((end - first) // WINDOW - 1, 0) * WINDOW
+
+
+@compiled
+def alike(asked, log, catalogue, past, ready):
     """Kernel ridge regression and item-kNN over the user's last ratings, float64 (n, 7).
 
     Columns: the prediction of y and its standard deviation; the mean ȳ of y, shrunk to 0 by two pseudo-ratings; then
@@ -242,22 +254,19 @@ def alike(asked, log, catalogue):
     The kernel of two items is a sum: a constant; the cosine of their values over all users; the Jaccard index of their
     genres; exponentials of the differences of their years and of their logarithmic numbers of ratings; the product of
     their means; and an exponential of the ratings since the older one.
+
+    `past` is overwritten; its first `ready` ratings are already those of the first query's user.
     """
     out = np.zeros((asked.anchor.size, 7))
-    most, users = 2 * WINDOW, 1 + (catalogue.rater.max() if catalogue.rater.size else 0)
-    single = np.float32
-    past = Past(
-        np.zeros((most, most), single), np.zeros(most, single), np.zeros(most, single), np.zeros(most, single),
-        np.zeros(users, single),
-    )  # fmt: skip
     user, at, seen, begin, compared = -1, 0, -1, 0, -1
     for o in asked.order:
         end, view, item = asked.anchor[o], asked.views[o], asked.item[o]
         user_begin = log.first[end]
-        block = user_begin + max((end - user_begin) // WINDOW - 1, 0) * WINDOW
+        block = block_of(user_begin, end)
         if user_begin != user or view != seen or block != begin:
             user, seen, begin, compared = user_begin, view, block, -1
-            at = begin
+            at = begin + ready
+            ready = 0
         while at < end:
             if log.item[at] != compared:
                 _compare(log.item[at], view, begin, at, log, catalogue, past)

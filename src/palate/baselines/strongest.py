@@ -63,7 +63,7 @@ def alike(data: BaselineData, queries: Queries, *, then: bool = False) -> Column
 
     views = views_of(data, then=then)
     catalogue, view = views.catalogue, views.of_row[queries.anchor]
-    ridge, deviation, usual, nearest, weight, recent, recent_weight = _scanned(pasts.alike, data, queries, views).T
+    ridge, deviation, usual, nearest, weight, recent, recent_weight = _alike(data, queries, views).T
     offset, product, doubt = _scanned(pasts.folded, data, queries, views).T
     nearest, recent = nearest / (weight + DAMPING), recent / (recent_weight + DAMPING)
     mean = catalogue.mean[view, queries.item]
@@ -115,6 +115,33 @@ def _since_first(data: BaselineData, time: RowNumbers, queries: Queries) -> Floa
     """Seconds since the item's first training rating; NaN if it has none before the question's time."""
     since = time[queries.anchor] - data.first_rated[queries.item]
     return np.where(since > 0, since, np.nan)
+
+
+def _alike(data: BaselineData, queries: Queries, views: Views) -> Floats:
+    """`pasts.alike`; of a few people (`BaselineData.log`) it keeps the last factors for later questions."""
+    from palate.baselines import pasts
+
+    users = 1 + int(views.catalogue.rater.max(initial=-1))
+    if data.log is None:
+        return _scanned(
+            lambda *given: pasts.alike(*given, pasts.Past.empty(2 * pasts.WINDOW, users), 0), data, queries, views
+        )
+    out = np.empty((len(queries), 7))
+    log = pasts.Log(data.first, data.item, data.rating)
+    for anchor in np.unique(queries.anchor).tolist():
+        rows = np.flatnonzero(queries.anchor == anchor)
+        own = slice(pasts.block_of(data.first[anchor], anchor), anchor)
+        view = views.of_row[queries.anchor[rows]]
+        key = int(view[0]), data.item[own].tobytes(), data.rating[own].tobytes()
+        kept = views.pasts.get(key)
+        past = pasts.Past.empty(anchor - own.start, users)
+        if kept is not None:
+            past = past._replace(lower=kept[0], solved=kept[1])
+        asked = pasts.Asked(queries.anchor[rows], queries.item[rows], np.arange(rows.size), view)
+        out[rows] = pasts.alike(asked, log, views.catalogue, past, 0 if kept is None else anchor - own.start)
+        if kept is None:
+            views.pasts.put(key, (past.lower, past.solved), past.lower.nbytes + 5 * past.solved.nbytes)
+    return out
 
 
 def _scanned(scan: Callable[..., Floats], data: BaselineData, queries: Queries, views: Views) -> Floats:

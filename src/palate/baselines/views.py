@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from palate.baselines.statistics import FOLDS, BaselineData, Floats
 from palate.samples.context import WEIGHT, shrunk
 from palate.samples.queries import RowNumbers
+from palate.store.recent import Recent
 
 Singles = NDArray[np.float32]
 
@@ -31,6 +32,8 @@ NORM = 10.0
 """Added to the sum of squares of an item's values: the shrinkage of covariances of items with few ratings."""
 RATERS = 200
 """Maximum number of ratings of an item in `Catalogue.value`, which bounds the time of comparing items."""
+PASTS = 1 << 26
+"""Bytes of `Views.pasts`: a past of 60 ratings takes 15 KB, the longest one 260 KB."""
 EXTREME = 0.15
 """Share of all ratings that count as lowest, and as highest."""
 
@@ -71,6 +74,8 @@ class Views(NamedTuple):
     spread: Floats
     """(views, items, 3): the shrunk standard deviation of an item's ratings, in units of `scale`, and the shrunk shares
     of lowest and highest ones."""
+    pasts: Recent[tuple[Singles, Singles]]
+    """The factors of the last pasts that people asked about, see `palate.baselines.strongest.alike`."""
     begins: RowNumbers | None = None
     """(views − 1,): the moments of snapshots after the first, ascending; None for folds."""
 
@@ -134,7 +139,7 @@ def _views(data: BaselineData, then: bool) -> Views:
         norm=np.stack([view.norm for view in views]),
         factors=np.stack([view.factors for view in views]),
     )
-    return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]), begins)
+    return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]), Recent(PASTS), begins)
 
 
 def view_of(data: BaselineData, rows: RowNumbers) -> View:

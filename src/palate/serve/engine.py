@@ -20,6 +20,7 @@ from palate.measure.offset import Offset, log_odds
 from palate.recommend.lookup import shortened
 from palate.samples.people import Longs, NewRating, Person
 from palate.samples.queries import Queries
+from palate.serve.combiner import Combiner
 from palate.serve.filters import Filters
 from palate.serve.language import LanguageModel, Part
 from palate.serve.language import Token as TokenOf
@@ -38,6 +39,10 @@ POOL = 2_000
 """Most items that the first stage `classical` scores; item-kNN finds them in a larger catalogue."""
 CHUNK = 2_048
 """Candidates that a baseline scores at a time."""
+SHORT = 128
+"""Candidates of a question that a baseline may answer together with others."""
+TOGETHER = 16
+"""Such questions that it answers at a time."""
 EXPLAINED = 30
 """The last ratings whose effect on a baseline's score is computed; a language model reads fewer."""
 
@@ -139,7 +144,7 @@ class Engine:
         if retriever == "classical":
             if found.size > POOL:
                 found = np.sort(self._near.top(past, POOL, np.flatnonzero(~left)))
-            p = self._predicted(self.classical, [person], [found])[0] if number < found.size else np.zeros(found.size)
+            p = self._p(self.classical, person, found) if number < found.size else np.zeros(found.size)
             found = found[np.argsort(-p, kind="stable")[:number]]
         elif retriever != "all":
             found = self._retriever(retriever).top(past, number, np.flatnonzero(~left))
@@ -174,7 +179,7 @@ class Engine:
                 if cancelled():
                     return
                 part = item[begin : begin + CHUNK]
-                p = self._predicted(model, [person], [part])[0]
+                p = self._p(model, person, part)
                 yield Part(begin + np.arange(part.size), p, log_odds(p), None)
             return
         yield from self._language(model, person, item, cancelled)
@@ -247,6 +252,19 @@ class Engine:
     def _popular(self) -> Popularity:
         return Popularity.fit(self.log.training)
 
+    def _p(self, key: str, person: Person, item: Longs) -> Floats:
+        """P(like) by a baseline; short questions of several threads are computed together."""
+        if item.size > SHORT:
+            return self._predicted(key, [person], [item])[0]
+        return self._combined[key]((person, item))
+
+    @cached_property
+    def _combined(self) -> dict[str, Combiner[tuple[Person, Longs], Floats]]:
+        def combiner(key: str) -> Combiner[tuple[Person, Longs], Floats]:
+            return Combiner(lambda asked: self._predicted(key, *zip(*asked, strict=True)), TOGETHER)
+
+        return {key: combiner(key) for key in self.baselines}
+
     def _predicted(self, key: str, people: Sequence[Person], items: Sequence[Longs]) -> list[Floats]:
         """P(like) by a baseline of the items of each person."""
         baseline, state = self.baselines[key]
@@ -265,7 +283,7 @@ class Engine:
         assert language is not None
         p = None
         if corrected is not None:
-            p = self._predicted(corrected.baseline, [person], [item])[0]
+            p = self._p(corrected.baseline, person, item)
             if corrected.alpha == 0:
                 z = corrected.added(p, np.zeros(item.size))
                 yield Part(np.arange(item.size), sigmoid(z), z, None)

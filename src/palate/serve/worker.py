@@ -8,7 +8,7 @@ alone.
 
 import contextlib
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from palate.errors import WorkError
 from palate.score.backend import AnswerScores, Backend, Ids, scores_of
+from palate.store.recent import Recent
 
 if TYPE_CHECKING:
     from palate.score.local import LocalBackend
@@ -85,33 +86,6 @@ class _Job:
             self.gone = True
 
 
-class Prefixes:
-    """The last prefixes by their tokens, up to a number of bytes; the least recently used leave first."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.bytes, self.hits, self.misses = most, 0, 0, 0
-        self._kept: OrderedDict[Any, Prefix] = OrderedDict()
-
-    def get(self, key: Any) -> "Prefix | None":
-        """A prefix that is kept."""
-        found = self._kept.get(key)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(key)
-        return found
-
-    def put(self, key: Any, prefix: "Prefix") -> None:
-        """Keep a prefix."""
-        if prefix.bytes > self.most or key in self._kept:
-            return
-        self._kept[key] = prefix
-        self.bytes += prefix.bytes
-        while self.bytes > self.most:
-            self.bytes -= self._kept.popitem(last=False)[1].bytes
-
-
 class Worker:
     """Answers prompts with a model in this process; `answers` may be called from any number of threads.
 
@@ -120,7 +94,7 @@ class Worker:
 
     def __init__(self, backend: "LocalBackend", *, prefix_bytes: int = 1 << 28, together: int = TOGETHER) -> None:
         self.backend, self.together = replace(backend, head={}), max(1, together)
-        self.prefixes = Prefixes(prefix_bytes)
+        self.prefixes: Recent[Prefix] = Recent(prefix_bytes)
         self.passes = 0
         self._waiting: deque[_Job] = deque()
         self._ready = threading.Condition()
@@ -220,7 +194,7 @@ class Worker:
             size = max(1, 2 * TOKENS * self.backend.times // len(todo[0][1]))
             now, todo = todo[:size], todo[size:]
             for key, prefix in zip(now, self.backend.prefixes([key[1] for key in now]), strict=True):
-                self.prefixes.put(key, prefix)
+                self.prefixes.put(key, prefix, prefix.bytes)
                 for job in missing[key]:
                     job.known[key] = prefix
             self.passes += 1
