@@ -63,7 +63,7 @@ def test_the_ridge_is_a_regression_on_the_users_own_past() -> None:
     asked = some()
     found = text_features(KNOWN, asked)["text ridge"]
     assert KNOWN.vectors is not None
-    x = np.hstack([np.ones((60, 1)), ridge_columns(KNOWN.vectors)])
+    x = np.hstack([np.ones((60, 1)), ridge_columns(KNOWN)])
     penalty = np.diag([2.0, *[PENALTY] * (x.shape[1] - 1)])
     for q, (anchor, item) in enumerate(zip(asked.anchor.tolist(), asked.item.tolist(), strict=True)):
         rows = slice(KNOWN.first[anchor], anchor)

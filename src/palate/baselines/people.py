@@ -22,7 +22,7 @@ def about(log: BaselineData, people: Sequence[Person]) -> tuple[BaselineData, Lo
     that needs them.
     """
     time_of_log = log.samples.timeline["timestamp"].to_numpy()
-    end = int(time_of_log.max()) + 1
+    end = log.latest + 1
     strangers = int(log.user[-1]) + 1
     sizes = np.array([len(person) for person in people])
     last = np.cumsum(sizes + 1) - 1

@@ -224,6 +224,11 @@ class BaselineData:
         return ItemStatistics(means(rated, self.samples.threshold), means(liked, 0.5), count)
 
     @of_log
+    def latest(self) -> int:
+        """The last time."""
+        return int(self.samples.timeline["timestamp"].max())  # type: ignore[arg-type]
+
+    @of_log
     def user_rows(self) -> RowNumbers:
         """The row of each user in the table of users, then that of a stranger, see `rows_of_users`."""
         return rows_of_users(self.samples)

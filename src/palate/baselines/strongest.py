@@ -34,8 +34,7 @@ def moment(data: BaselineData, queries: Queries) -> Columns:
     times that only count the rows nothing is left but the number of the user's ratings.
     """
     time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
-    log = (data.log or data).samples.timeline["timestamp"]
-    if int(log.max() or 0) < len(log):  # type: ignore[arg-type]
+    if data.latest < (data.log or data).samples.timeline.height:
         return {"ratings before": np.log1p(queries.anchor - data.first[queries.anchor])}
     anchor, rows = queries.anchor, np.arange(len(time))
     first, last = data.first[anchor], np.maximum(anchor - 1, 0)
@@ -121,10 +120,9 @@ def _alike(data: BaselineData, queries: Queries, views: Views) -> Floats:
     """`pasts.alike`; of a few people (`BaselineData.log`) it keeps the last factors for later questions."""
     from palate.baselines import pasts
 
-    users = 1 + int(views.catalogue.rater.max(initial=-1))
     if data.log is None:
         return _scanned(
-            lambda *given: pasts.alike(*given, pasts.Past.empty(2 * pasts.WINDOW, users), 0), data, queries, views
+            lambda *given: pasts.alike(*given, pasts.Past.empty(2 * pasts.WINDOW, views.users), 0), data, queries, views
         )
     out = np.empty((len(queries), 7))
     log = pasts.Log(data.first, data.item, data.rating)
@@ -134,7 +132,7 @@ def _alike(data: BaselineData, queries: Queries, views: Views) -> Floats:
         view = views.of_row[queries.anchor[rows]]
         key = int(view[0]), data.item[own].tobytes(), data.rating[own].tobytes()
         kept = views.pasts.get(key)
-        past = pasts.Past.empty(anchor - own.start, users)
+        past = pasts.Past.empty(anchor - own.start, views.users)
         if kept is not None:
             past = past._replace(lower=kept[0], solved=kept[1])
         asked = pasts.Asked(queries.anchor[rows], queries.item[rows], np.arange(rows.size), view)

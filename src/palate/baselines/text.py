@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from palate.baselines.statistics import FOLDS, BaselineData, Floats
 from palate.samples.context import WEIGHT
 from palate.samples.queries import Queries
-from palate.text.vectors import Vectors
 
 KERNELS = {4.0: 0.5, 10.0: 0.01}
 """β and λ of each taste. Validation of ml-latest-small chose λ, `PENALTY` and `PRIOR_PENALTY` among three to five
@@ -46,7 +45,7 @@ def text_features(data: BaselineData, queries: Queries) -> dict[str, Floats]:
         return {}
     anchor, item = queries.anchor, queries.item
     order = np.argsort(anchor, kind="stable")
-    x = ridge_columns(data.vectors)
+    x = ridge_columns(data.log or data)
     columns = _tastes(data, queries, data.vectors.centred)
     columns["text ridge"] = ridge_scores(anchor, item, order, data.first, data.item, data.residual, x, PENALTY)
     columns["text prior"] = text_prior(data)[data.fold[anchor], item]
@@ -73,10 +72,14 @@ def _tastes(data: BaselineData, queries: Queries, vectors: NDArray[np.float32]) 
     return columns
 
 
-def ridge_columns(vectors: Vectors) -> Floats:
-    """The first `RIDGE` components, with a mean squared norm of 1, float64 (items, c)."""
-    x = vectors.components[:, :RIDGE]
-    return np.ascontiguousarray(x / max(np.sqrt((x**2).sum(axis=1).mean()), 1e-12))
+def ridge_columns(data: BaselineData) -> Floats:
+    """The first `RIDGE` components, with a mean squared norm of 1, float64 (items, c); computed once for `data`."""
+    if data.vectors is None:
+        raise ValueError("the data have no vectors")
+    if "columns of ridge" not in data.sums:
+        x = data.vectors.components[:, :RIDGE]
+        data.sums["columns of ridge"] = np.ascontiguousarray(x / max(np.sqrt((x**2).sum(axis=1).mean()), 1e-12))
+    return data.sums["columns of ridge"]
 
 
 def text_prior(data: BaselineData) -> Floats:

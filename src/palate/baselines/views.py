@@ -74,6 +74,8 @@ class Views(NamedTuple):
     spread: Floats
     """(views, items, 3): the shrunk standard deviation of an item's ratings, in units of `scale`, and the shrunk shares
     of lowest and highest ones."""
+    users: int
+    """One more than the largest of `Catalogue.rater`."""
     pasts: Recent[tuple[Singles, Singles]]
     """The factors of the last pasts that people asked about, see `palate.baselines.strongest.alike`."""
     begins: RowNumbers | None = None
@@ -139,7 +141,14 @@ def _views(data: BaselineData, then: bool) -> Views:
         norm=np.stack([view.norm for view in views]),
         factors=np.stack([view.factors for view in views]),
     )
-    return Views(of_row.astype(np.int64), catalogue, np.stack([view.spread for view in views]), Recent(PASTS), begins)
+    return Views(
+        of_row.astype(np.int64),
+        catalogue,
+        np.stack([view.spread for view in views]),
+        1 + int(catalogue.rater.max(initial=-1)),
+        Recent(PASTS),
+        begins,
+    )
 
 
 def view_of(data: BaselineData, rows: RowNumbers) -> View:
