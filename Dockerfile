@@ -1,4 +1,5 @@
-# Palate on a CPU, without root: docker build -t palate . && docker run --rm -v "$PWD:/work" -u "$(id -u)" palate doctor
+# Palate on a CPU, without root:
+#   docker build -t palate . && docker run --rm --read-only --tmpfs /tmp -v "$PWD:/work" -u "$(id -u)" palate doctor
 # compose.yaml runs `palate serve` in it, beside PostgreSQL.
 FROM python:3.12-slim
 
@@ -8,12 +9,15 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt requirements.lock README.md LICENSE ./
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+    --extra-index-url https://pypi.org/simple -c constraints.txt torch \
+ && pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY src src
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt '.[train,serve,postgres]'
+RUN pip install --no-cache-dir --no-deps .
 
-RUN useradd --create-home palate && install -d -o palate -m 777 /work
-USER palate
+RUN useradd --uid 1000 --create-home palate && install -d -o palate -m 777 /work
+USER 1000
 ENV HOME=/work PYTHONUNBUFFERED=1
 WORKDIR /work
 EXPOSE 8000

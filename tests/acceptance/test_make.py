@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,34 @@ def test_the_image_is_pinned_and_runs_without_root() -> None:
     assert user
     assert user[-1] not in ("root", "0")
     assert lines.index(f"USER {user[-1]}") < lines.index('ENTRYPOINT ["palate"]')
-    assert all("-c constraints.txt" in line for line in lines if "pip install" in line)
-    assert re.search(r"^torch==\d", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    installed = re.findall(r"pip install --no-cache-dir (.*?)(?:&&|$)", text.replace("\\\n", ""), re.MULTILINE)
+    assert [words.split()[-3:] for words in installed[:2]] == [
+        ["-c", "constraints.txt", "torch"], ["--require-hashes", "-r", "requirements.lock"]
+    ]  # fmt: skip
+    assert installed[2:] == ["--no-deps ."]
     copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
     assert set(copied) <= {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()}
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_lock_has_hashes_of_the_versions_that_were_tested() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==([^ ]+)", lock, re.MULTILINE))
+    tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    tested = {name.replace("_", "-").lower(): version for name, version in tested.items()}
+    assert {name: tested[name] for name in locked if name in tested} == {
+        name: version for name, version in locked.items() if name in tested
+    }
+    assert locked.keys() - tested.keys() <= {"colorama", "httpx2-jsfetch", "setuptools"}  # of other platforms
+    entries = re.split(r"\n(?=[^ #])", lock)[1:]
+    assert len(entries) == len(locked)
+    assert all("--hash=sha256:" in entry for entry in entries)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    words = [*project["dependencies"], *(each for name in extras if name != "dev" for each in extras[name])]
+    wanted = {re.split(r"[\[<>=]", each)[0].lower() for each in words}
+    assert wanted - {"torch"} <= locked.keys()
+    assert "torch" in tested
 
 
 def test_the_services_run_without_root_behind_a_key_on_this_machine_alone() -> None:
@@ -52,6 +76,7 @@ def test_the_services_run_without_root_behind_a_key_on_this_machine_alone() -> N
 
     assert palate["user"].strip("${}").partition(":-")[2] not in ("", "0")
     assert palate["cap_drop"] == ["ALL"]
+    assert (palate["read_only"], palate["tmpfs"]) == (True, ["/tmp"])
     assert all(port.startswith("127.0.0.1:") for port in palate["ports"])
     assert "ports" not in db
     assert services["secrets"] == {"api_key": {"environment": "PALATE_API_KEY"}}

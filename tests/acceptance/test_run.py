@@ -181,6 +181,20 @@ def test_evaluate_scores_the_runs_adapter_and_leaves_the_runs_own_evidence(
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 
+def test_an_adapter_of_another_run_is_refused(
+    finished: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--config", str(recipe), "--set", f"run_dir={tmp_path / 'run'}", "--max-samples", "5"]
+    options = ["--set", "prepare.test_ratio=0.3"]
+    assert main(["prepare", *command[1:5], *options]) == 0
+    adapter = shutil.copytree(finished / "adapter", tmp_path / "run" / "adapter")
+    capsys.readouterr()
+    assert main([*command, *options]) == 2
+    said = capsys.readouterr().err
+    assert f"{adapter}: was trained on other samples than those in {tmp_path / 'run' / 'data'}" in said
+    assert main([*command, *options, "--adapter", str(adapter), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_evaluate_without_an_adapter_asks_for_one(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

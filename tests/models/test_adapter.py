@@ -45,9 +45,14 @@ def model(base: Path) -> Any:
     return load_base_model(toy_config(base).model)[0]
 
 
-def change(adapter: Path, edit: Any) -> None:
+def change(adapter: Path, edit: Any, *, recorded: bool = False) -> None:
+    """Edit the weights; with `recorded` `palate.json` describes the new ones."""
     tensors = edit(load_file(adapter / WEIGHTS))
     save_file(tensors, adapter / WEIGHTS)
+    if recorded:
+        about = json.loads((adapter / "palate.json").read_text())
+        about["sha256"] = sha256((adapter / WEIGHTS).read_bytes()).hexdigest()
+        (adapter / "palate.json").write_text(json.dumps(about))
 
 
 def test_a_sound_adapter_loads_and_changes_the_logits(adapter: Path, model: Any) -> None:
@@ -118,6 +123,15 @@ def test_weights_that_are_not_numbers_are_named(adapter: Path, model: Any) -> No
         load_adapter(model, adapter)
 
 
+def test_weights_of_another_training_are_refused(adapter: Path, model: Any) -> None:
+    change(adapter, lambda tensors: {k: v * (1.01 if "lora_B" in k else 1) for k, v in tensors.items()})
+    with pytest.raises(InputError, match=rf"{WEIGHTS}: is not the file that palate.json describes .its SHA-256"):
+        load_adapter(model, adapter)
+    about = json.loads((adapter / "palate.json").read_text())
+    (adapter / "palate.json").write_text(json.dumps({k: v for k, v in about.items() if k != "sha256"}))
+    load_adapter(model, adapter)  # an earlier version records no hash
+
+
 def test_a_pickled_adapter_is_refused_with_the_way_to_convert_it(adapter: Path, model: Any) -> None:
     torch.save(load_file(adapter / WEIGHTS), adapter / "adapter_model.bin")
     (adapter / WEIGHTS).unlink()
@@ -156,7 +170,7 @@ def test_what_peft_saves_of_embeddings_and_head_is_loaded_as_peft_loads_it(
 def test_another_embedding_than_the_bases_is_refused(adapter: Path, model: Any) -> None:
     key = "base_model.model.model.embed_tokens.weight"
     own = model.get_input_embeddings().weight.detach().clone()
-    change(adapter, lambda tensors: tensors | {key: own.bfloat16()})
+    change(adapter, lambda tensors: tensors | {key: own.bfloat16()}, recorded=True)
     load_adapter(model, adapter)
     change(adapter, lambda tensors: tensors | {key: own + 1})
     with pytest.raises(InputError, match=rf"{key} differs from the base's own, expected .* modules_to_save"):

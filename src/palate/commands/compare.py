@@ -150,10 +150,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The training facts of the adapter in this folder, else in the config's run, else in the parent folder."""
-    from palate.train.card import RUN
+    from palate.models.adapter import TRAINING
 
     homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
-    facts: Any = next((read_json(path) for home in homes if (path := home / "adapter" / RUN).is_file()), {})
+    facts: Any = next((read_json(path) for home in homes if (path := home / "adapter" / TRAINING).is_file()), {})
     return {name: facts[name] for name in TRAINED if facts.get(name) is not None}
 
 

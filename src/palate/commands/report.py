@@ -41,13 +41,13 @@ def publish(
 
     `users` and `costs` are shown on the page.
     """
-    from palate.models.adapter import ABOUT
-    from palate.train.card import RUN, write_card
+    from palate.models.adapter import ABOUT, TRAINING
+    from palate.train.card import write_card
 
     about = replace(_about(config, data, outcome), users=users, costs=costs)
     write_evidence(outcome, about, folder)
     adapter = config.run_path / "adapter"
-    if folder == config.run_path and all((adapter / name).is_file() for name in (ABOUT, RUN)):
+    if folder == config.run_path and all((adapter / name).is_file() for name in (ABOUT, TRAINING)):
         write_card(adapter, config, metrics=card_rows(outcome.evaluation), data_manifest=data.manifest)
 
 

@@ -36,8 +36,8 @@ def train_seeds(
     The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
     returns the run's adapter.
     """
+    from palate.models.adapter import TRAINING
     from palate.plan.predict import fitted
-    from palate.train.card import RUN
     from palate.train.finetune import train as finetune
     from palate.train.processes import join
     from palate.train.report import LOG
@@ -49,7 +49,7 @@ def train_seeds(
         log.info("seed %d, %d of %d", seed, n + 1, len(seeds))
         folder = run / FOLDER / str(seed)
         made_from = {"data": _data(config), **training(config), "seed": seed}
-        names = ("adapter_model.safetensors", "adapter_config.json", "palate.json", RUN)
+        names = ("adapter_model.safetensors", "adapter_config.json", "palate.json", TRAINING)
         outputs = [folder / LOG, *(folder / "adapter" / name for name in names)]
         ledger = Ledger(folder)
         reason = processes.first(partial(ledger.reason, "train", made_from, outputs))
@@ -66,7 +66,7 @@ def train_seeds(
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
             _make_room()
-        facts = read_json(folder / "adapter" / RUN)
+        facts = read_json(folder / "adapter" / TRAINING)
         rows.append({"seed": seed, "steps": facts["steps"], **{name: facts[name] for name in TOLD}})
         if n == 0 and processes.is_first:  # at once: it can be evaluated while the others are trained
             _copy(folder, run, LOG)

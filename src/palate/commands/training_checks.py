@@ -16,8 +16,8 @@ import yaml
 
 from palate.commands.device_checks import TINY, Bench, Check, within
 from palate.errors import WorkError
+from palate.models.adapter import TRAINING
 from palate.store.artifacts import read_json
-from palate.train.card import RUN
 
 EVERY = 10
 """Steps between two checkpoints, a quarter of all."""
@@ -108,7 +108,7 @@ class Trainings:
         if not first.is_file():
             self.adapter("killed")  # raises with the reason
         found = self.adapter("killed")
-        at = read_json(self.folder / "killed" / "adapter" / RUN)["resumed_at"]
+        at = read_json(self.folder / "killed" / "adapter" / TRAINING)["resumed_at"]
         if not at:
             raise WorkError("the training had ended before it was killed")
         return self._same(found, self.adapter("whole"), RESUMED), f"{RESUMED:g}"

@@ -24,7 +24,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE, Template, date_of, with_date, without_date
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
-from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
+from palate.store.artifacts import MANIFEST, atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import locate
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ ABOUT = "palate.json"
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 PICKLED = "adapter_model.bin"
+TRAINING = "training.json"
+"""What a training says of itself, with the manifest of its data."""
 
 
 def save_adapter(
@@ -61,6 +63,7 @@ def save_adapter(
         if (items := items_of(model)) is not None:
             items.save(partial)
             about = {**about, KEY: {**about[KEY], "sha256": sha256_file(partial / ITEM_VECTORS)}}
+        about = {**about, "sha256": sha256_file(partial / WEIGHTS)}
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
 
@@ -98,6 +101,7 @@ class _About(BaseModel):
     prompt: dict[str, Any] = {}
     tokenizer: dict[str, str] = {}
     decision: dict[str, Any] = {}
+    sha256: str | None = None
     history_len: int | None = None
     cutoff_len: int | None = None
     truncation: str | None = None
@@ -171,14 +175,36 @@ def weights_from(config: Config) -> str | None:
 def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Path | None:
     """The adapter at the path `adapter`, else the run's; None with `base_only`.
 
-    Raises `InputError` if the folder does not exist.
+    Raises `InputError` if the folder does not exist, or if the run's was trained on other samples.
     """
     if base_only:
         return None
-    adapter = adapter or config.run_path / "adapter"
+    own, adapter = adapter is None, adapter or config.run_path / "adapter"
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
+    if own:
+        _check_data(config, adapter)
     return adapter
+
+
+def _check_data(config: Config, adapter: Path) -> None:
+    """Raise `InputError` if a run's adapter was trained on other samples: it may have learned the run's test rows.
+
+    Nothing is compared if the adapter or the data have no record of the samples, or if the prompts differ, which
+    `check_same_prompt` refuses.
+    """
+    files = adapter / TRAINING, config.data_path / MANIFEST
+    if not all(file.is_file() for file in files):
+        return
+    manifests = read_json(files[0]).get("data_manifest") or {}, read_json(files[1])
+    prompts = [each.get("options", {}).get("prompt") for each in manifests]
+    hashes = [each.get("outputs", {}).get("train.json") for each in manifests]
+    if prompts[0] == prompts[1] and None not in hashes and hashes[0] != hashes[1]:
+        raise InputError(
+            f"was trained on other samples than those in {config.data_path}, whose test rows it may have learned; "
+            "train again, or name the adapter with --adapter to use it all the same",
+            adapter,
+        )
 
 
 def as_trained(config: Config, *adapters: Path | None) -> Config:
@@ -304,8 +330,8 @@ def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
 
     Raises `InputError` if the folder lacks its files or they are broken, the adapter was trained on another
     base, a tensor has no place in the model or the wrong shape, a tensor that the model expects is missing,
-    all deltas are zero, or the logits of a probe are the same with and without it; also for vectors of items that are
-    missing or broken. After an error the model has no adapter.
+    all deltas are zero, the logits of a probe are the same with and without it, or the weights are of another training
+    than `palate.json`; also for vectors of items that are missing or broken. After an error the model has no adapter.
     """
     import torch
     from peft import PeftConfig, PeftModel
@@ -348,6 +374,7 @@ def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
         _check_copies(copies, tensors, adapter)
         _fill(peft, learned)
         _check_effect(peft, learned, adapter)
+        _check_weights(adapter)
         if (items := shown_vectors(adapter)) is not None:
             from palate.models.item_embedding import load_items
 
@@ -437,6 +464,17 @@ def _fill(peft: Any, tensors: Mapping[str, Any]) -> None:
 
     with quiet():
         set_peft_model_state_dict(peft, dict(tensors))
+
+
+def _check_weights(adapter: Path) -> None:
+    """Raise `InputError` if the weights are not those that `palate.json` was written with."""
+    recorded = read_about(adapter).get("sha256")
+    if recorded is not None and sha256_file(adapter / WEIGHTS) != recorded:
+        raise InputError(
+            f"is not the file that {ABOUT} describes (its SHA-256 differs), expected both of one training; "
+            f"copy the adapter's folder as a whole, or remove sha256 from {ABOUT} if you changed the weights yourself",
+            adapter / WEIGHTS,
+        )
 
 
 def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:

@@ -7,11 +7,9 @@ from typing import Any
 import yaml
 
 from palate.config import Config
-from palate.models.adapter import ABOUT
+from palate.models.adapter import ABOUT, TRAINING
 from palate.store.artifacts import atomic_file, read_json
 from palate.train.schedule import rate_of
-
-RUN = "training.json"
 
 
 def write_card(
@@ -26,7 +24,7 @@ def write_card(
     `metrics` are the rows of a table, each a mapping from column to value. The rest is read from
     `palate.json` and `training.json` in the folder.
     """
-    about, run = read_json(adapter / ABOUT), read_json(adapter / RUN)
+    about, run = read_json(adapter / ABOUT), read_json(adapter / TRAINING)
     data_manifest = data_manifest or run.get("data_manifest")
     base, decision = about["base"], about["decision"]
     tag, what = _kind(config, base["quantization"])

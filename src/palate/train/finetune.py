@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError
-from palate.models.adapter import describe, save_adapter
+from palate.models.adapter import TRAINING, describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
 from palate.models.load import (
     best_dtype,
@@ -34,7 +34,7 @@ from palate.prompt.item_tokens import FIELD
 from palate.tokens.dataset import TokenDataset
 from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
-from palate.train.card import RUN, write_card
+from palate.train.card import write_card
 from palate.train.checkpoints import StopRequest, going_on, resume_from, unwritten
 from palate.train.layers import choose_kernels, recompute
 from palate.train.offset import Offset
@@ -156,7 +156,7 @@ def train(
     weights = trainer.trained_weights()
     if processes.is_first:
         facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        save_adapter(trainer.model, result.adapter, about | _corrects(trainer, beside), {RUN: facts}, weights)
+        save_adapter(trainer.model, result.adapter, about | _corrects(trainer, beside), {TRAINING: facts}, weights)
         if beside.write is not None:
             beside.write(result.adapter)
         write_card(result.adapter, config)
