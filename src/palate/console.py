@@ -12,7 +12,7 @@ from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class Console(RichConsole):
@@ -25,10 +25,10 @@ class Console(RichConsole):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Rich's segments without control characters in their text; Rich's own control codes stay."""
         for segment in super().render(renderable, options):
-            if segment.control or not _CONTROLS.search(segment.text):
+            if segment.control or not CONTROLS.search(segment.text):
                 yield segment
             else:
-                yield Segment(_CONTROLS.sub("\ufffd", segment.text), segment.style)
+                yield Segment(CONTROLS.sub("\ufffd", segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise, as `print` does, so that `palate.cli.main` sets the exit code; Rich would exit with 1."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from palate.console import CONTROLS
 from palate.measure.ablations import Ablations
 from palate.measure.ablations import table as ablation_lines
 from palate.measure.bootstrap import Interval
@@ -201,7 +202,10 @@ def render_profile(found: Profile, columns: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _render(template: str, **values: Any) -> str:
-    """Render a template of `pages/`; it escapes all values, so that a title is never markup."""
+    """Render a template of `pages/`; it escapes all values, so that a title is never markup.
+
+    Control characters, and those that turn the direction of what follows, become U+FFFD: an id may have some.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -214,7 +218,7 @@ def _render(template: str, **values: Any) -> str:
     environment.filters |= {"cell": cell, "ece": ece_text, "number": number, "bounds": bounds, "plain": plain}
     environment.filters |= {"least": least, "difference": difference_text}
     environment.globals |= {"plots": plots, "metrics_in": metrics_in, "metric_labels": METRIC_LABELS}
-    return environment.get_template(template).render(**values)
+    return CONTROLS.sub("\ufffd", environment.get_template(template).render(**values))
 
 
 def extreme_rows(scores: pl.DataFrame, liked: Labels, count: int = EXAMPLES) -> list[int]:

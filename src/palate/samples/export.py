@@ -67,7 +67,7 @@ def prepare(
             if samples.users is not None and "user" in prompt.signals:
                 samples.users.write_parquet(folder / USERS, compression="zstd")
             if ratings.skipped is not None:
-                ratings.skipped.write_csv(folder / "skipped.csv")
+                _as_text(ratings.skipped).write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
             "prepare",
@@ -156,6 +156,13 @@ def _write_array(path: Path, chunks: Iterable[bytes]) -> None:
             file.write(before + chunk[:-1].replace(b"\n", b",\n"))
             before = b",\n"
         file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+
+def _as_text(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with an apostrophe before texts that a spreadsheet would take as a formula."""
+    texts = pl.col(pl.String)
+    formula = texts.str.contains(r"^[=+\-@\t\r]")
+    return rows.with_columns(pl.when(formula).then("'" + texts).otherwise(texts).name.keep())
 
 
 def _dataset_info() -> dict[str, Any]:
