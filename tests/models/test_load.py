@@ -83,6 +83,27 @@ def test_a_folder_without_a_model_is_wrong_input(tmp_path: Path) -> None:
         load_base_model(ModelConfig(base=str(tmp_path)))
 
 
+@pytest.mark.parametrize("kind", ["evil", "qwen3"])
+def test_code_in_a_model_folder_is_never_run(tmp_path: Path, kind: str) -> None:
+    folder, ran = tiny_folder(tmp_path / "model"), tmp_path / "ran"
+    (folder / "evil.py").write_text(
+        f"open({str(ran)!r}, 'w')\nclass Config: pass\nclass Model: pass\nclass Words: pass\n"
+    )
+    for name, brought in {
+        "config.json": {
+            "model_type": kind, "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+        },
+        "tokenizer_config.json": {"tokenizer_class": "Words", "auto_map": {"AutoTokenizer": ["evil.Words", None]}},
+    }.items():  # fmt: skip
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **brought}))
+    if kind == "qwen3":  # transformers has this type
+        assert load_base_model(toy_config(folder).model)
+    else:
+        with pytest.raises(InputError, match=r"it brings code of its own, which Palate never runs"):
+            load_base_model(toy_config(folder).model)
+    assert not ran.exists()
+
+
 def test_broken_weights_are_wrong_input_in_one_line(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "tiny")
     weights = folder / "model.safetensors"

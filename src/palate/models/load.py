@@ -22,7 +22,7 @@ from palate.errors import InputError, WorkError, first_line
 from palate.models.quantized import check_quantization, loading_options, method_of
 from palate.progress import working
 from palate.prompt.template import DATE
-from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at
+from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at, why_not_loaded
 from palate.snapshot import WEIGHTS, snapshot
 from palate.store.artifacts import sha256_of
 from palate.store.hub import Location, converted_folder, locate, weights_digest
@@ -275,9 +275,11 @@ def load_config(config: ModelConfig) -> Any:
         raise InputError("has no config.json, expected a model folder", location.path or config.base)
     try:
         with quiet(stderr=True):
-            return AutoConfig.from_pretrained(str(folder), **options)
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"no model config can be read: {first_line(error)}", location.path or config.base) from error
+        raise InputError(
+            f"no model config can be read: {why_not_loaded(error)}", location.path or config.base
+        ) from error
 
 
 def stored_dtype(config: ModelConfig) -> Any:
@@ -298,16 +300,17 @@ def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
 
     dtype = best_dtype(config.dtype, on)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attn_implementation}
+    options |= {"trust_remote_code": False, "local_files_only": True}
     try:
         with quiet():
             options |= loading_options(folder, config, dtype)
-            if on.type != "cpu" or len(options) > 2:  # DeepSpeed's ZeRO 3 takes none, and loads plain weights here
+            if on.type != "cpu" or len(options) > 4:  # DeepSpeed's ZeRO 3 takes none, and loads plain weights here
                 options["device_map"] = {"": on}
-            return AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **options)
+            return AutoModelForCausalLM.from_pretrained(str(folder), **options)
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"no model can be loaded: {first_line(error)}", place) from error
+        raise InputError(f"no model can be loaded: {why_not_loaded(error)}", place) from error
 
 
 def converted(gguf: Path) -> Path:

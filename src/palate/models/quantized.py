@@ -64,7 +64,7 @@ def loading_options(folder: Path, config: ModelConfig, dtype: Any) -> dict[str, 
     if method in DEQUANTIZED:
         return {"quantization_config": getattr(transformers, DEQUANTIZED[method])(dequantize=True)}
     if method == "bnb-4bit":  # its config has the dtype to compute in of another machine
-        settings = transformers.AutoConfig.from_pretrained(str(folder))
+        settings = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         settings.quantization_config["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
         return {"config": settings}
     if config.quantization == "nf4":

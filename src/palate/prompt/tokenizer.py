@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from palate.errors import InputError
+from palate.errors import InputError, first_line
 from palate.progress import working
 from palate.prompt.template import DATE, Template, with_date, without_date
 from palate.snapshot import snapshot
@@ -45,7 +45,9 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
     place = location.path or location.hub_id
     try:
         if location.path is None:
-            tokenizer = AutoTokenizer.from_pretrained(str(snapshot(str(location.hub_id), revision)))
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(snapshot(str(location.hub_id), revision)), trust_remote_code=False
+            )
             tokenizer.name_or_path = location.hub_id
             return tokenizer
         if location.path.suffix == ".gguf":
@@ -53,13 +55,23 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
                 raise InputError("is a GGUF file, which needs the train extra: pip install 'palate[train]'", place)
             folder = converted_folder(location.path)
             if (folder / "config.json").is_file():  # faster: Python reads a GGUF file slowly
-                tokenizer = AutoTokenizer.from_pretrained(str(folder))
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
                 tokenizer.name_or_path = str(location.path.parent)
                 return tokenizer
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
-        return AutoTokenizer.from_pretrained(str(location.path))
+        return AutoTokenizer.from_pretrained(str(location.path), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}", place) from error
+        raise InputError(f"no tokenizer can be loaded: {why_not_loaded(error)}", place) from error
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why transformers does not load a tokenizer or a model, in a line.
+
+    It has `trust_remote_code=False`; unset, it would ask on a terminal whether to run the folder's code.
+    """
+    if "custom code" in str(error):
+        return "it brings code of its own, which Palate never runs; expected a model type that transformers has"
+    return first_line(error)
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

@@ -77,7 +77,7 @@ class Encoder:
         on, tokenizer = device(), tokenizer_at(Location(self.folder))
         try:
             with working(f"loading {self.name}"), quiet():
-                model = AutoModel.from_pretrained(str(self.folder), dtype="float32")
+                model = AutoModel.from_pretrained(str(self.folder), dtype="float32", trust_remote_code=False)
         except (
             *(OSError, ValueError, KeyError, TypeError, AttributeError),
             *(ImportError, RuntimeError, SafetensorError),
