@@ -3,8 +3,8 @@
     lowest     the lowest versions that pyproject.toml allows, of direct dependencies
     newest     the newest versions that it allows, not those of constraints.txt
 
-Both run what touches other libraries most: prompts, tokens, training, scores, readers, baselines, and the service.
-A Python that is not installed is skipped. TORCH names another build of torch, such as --index-url URL.
+Both run what touches other libraries most: prompts, samples, tokens, training, scores, readers, baselines, and the
+service. A Python that is not installed is skipped. TORCH has options of pip for torch, such as --index-url URL.
 """
 
 import os
@@ -19,7 +19,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 EXTRAS = ("train", "serve", "dev")
 UV = "uv==0.13.9"
 """It resolves to the lowest versions, which pip cannot."""
-TESTS = ["tests/prompt", "tests/tokens", "tests/train", "tests/score", "tests/models", "tests/ratings",
+TESTS = ["tests/prompt", "tests/samples", "tests/tokens", "tests/train", "tests/score", "tests/models", "tests/ratings",
          "tests/baselines", "tests/serve/test_app.py", "tests/serve/test_engine.py"]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str | None = None, *, timeout: float = 120.0) -> None:
-        import httpx2  # huggingface_hub needs it, too
+        import httpx2
 
         self.url, self._failed = _address(url), httpx2.TransportError
         headers = {} if key is None else {b"authorization": b"Bearer " + key.encode()}
