@@ -28,6 +28,8 @@ from palate.train import processes
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
     from palate.config import Config
 
+log = logging.getLogger("palate")
+
 TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
 SERVE_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
@@ -57,14 +59,21 @@ def _command(words: Sequence[str]) -> int:
     _let_segments_grow()
     _end_on_sigterm()
     try:
+        if log.handlers or "--json-logs" in words:  # of an earlier command; a wrong option is reported as JSON, too
+            from palate import console
+
+            console.begin_log(as_json="--json-logs" in words)
         parser = _parser()
         args = parser.parse_args(words)
         if args.command == "completion":  # a shell runs it at each start: without the imports of a config
             print(completion(parser, args.shell), end="")
             return 0
+        if args.verbose and args.quiet:
+            raise InputError("contradicts --verbose, expected one of both", "--quiet")
         from palate import console
 
-        console.start_logging(verbose=args.verbose)
+        style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
+        console.begin_log(**style, command=args.command)
         config = _config(args)
         if _is_to_launch(args):
             from palate.train.launch import launch
@@ -109,7 +118,9 @@ def _command(words: Sequence[str]) -> int:
 def _end(line: str, code: int) -> int:
     """Print why this process ends, unless another process of the run does; returns the exit code."""
     tells, code = processes.ends(code)
-    if tells and line:
+    if tells and line and log.handlers:
+        log.error("%s", visible(line), extra={"fields": {"exit_code": code}})
+    elif tells and line:  # before the log began: without the import of Rich
         print(visible(line), file=sys.stderr)
     return code
 
@@ -283,6 +294,10 @@ def _option(usage: str, text: str, *, key: str | None = None, repeat: bool = Fal
 
 RECIPE = "config: a YAML file, or the folder of a run"
 VERBOSE = _option("-v --verbose", "show the cache's use and long work's progress too", default=argparse.SUPPRESS)
+QUIET = _option("--quiet", "show no more than warnings and errors beside the results", default=argparse.SUPPRESS)
+JSON_LOGS = _option("--json-logs", "log, progress and errors as JSON, one object a line", default=argparse.SUPPRESS)
+GLOBAL = (VERBOSE, QUIET, JSON_LOGS)
+"""Options of every command, before its name or after it."""
 SEED = _option("--seed N", "random seed (13)", key="seed")
 COMMON = (
     _option("--config FILE", RECIPE),
@@ -319,7 +334,7 @@ COMMON = (
         key="model.base",
     ),
     SEED,
-    VERBOSE,
+    *GLOBAL,
 )
 """Options of every command that reads a config; a command's own option of the same name replaces one."""
 SPLITS = ("train", "val", "test")
@@ -601,13 +616,14 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 def _parser() -> Parser:
     parser = Parser(prog="palate", description="Choose, train and evaluate a recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
-    parser.add_argument(*VERBOSE.names, action="store_true", help=VERBOSE.settings["help"])
+    for option in GLOBAL:
+        parser.add_argument(*option.names, **option.settings | {"default": False})
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         taken = {word for option in own for word in option.names} | ({"--ratings"} if name in LOGS else set())
         bare = name in ("compare", "cache")
-        common = [VERBOSE] if bare else [o for o in COMMON if not taken & set(o.names)]
+        common = [*GLOBAL] if bare else [o for o in COMMON if not taken & set(o.names)]
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)

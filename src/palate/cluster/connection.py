@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.config import EngineConfig
-from palate.console import log
+from palate.console import RUN, about, log
 from palate.errors import InputError, first_line
 
 DEATHS = 3
@@ -68,7 +68,9 @@ class Place:
     folder: Path = field(default_factory=Path.cwd)
     environment: dict[str, str] = field(
         default_factory=lambda: {
-            name: value for name, value in os.environ.items() if name.startswith(_PASSED) and not name.endswith(_SECRET)
+            name: value
+            for name, value in (os.environ | {RUN: about.get("run", "")}).items()
+            if name.startswith(_PASSED) and not name.endswith(_SECRET)
         }
     )
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from palate.console import RUN, about
 from palate.errors import InputError, WorkError, first_line
 from palate.train.processes import LAUNCHER
 
@@ -40,7 +41,7 @@ def launch(words: Sequence[str], processes: int, accelerate_config: Path | None 
         with _passing_on(children) as passed:
             for rank in range(processes):
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: read}
+                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: read, RUN: about["run"]}
                 # In its own session a child gets Ctrl-C once: forwarded, not from the terminal too.
                 child = subprocess.Popen(
                     [sys.executable, "-m", "palate", *words],
