@@ -85,25 +85,25 @@ def _command(words: Sequence[str]) -> int:
         sys.stdout.flush()
         raise
     except InterruptedWorkError as stop:
-        return _end(str(stop), stop.exit_code)
+        return _end(str(stop), stop.exit_code, stop)
     except PalateError as error:
-        return _end(f"error: {error}", error.exit_code)
+        return _end(f"error: {error}", error.exit_code, error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in (*TRAIN_EXTRA, *SERVE_EXTRA, *PREPARING):
             raise
         extra = "serve" if package in SERVE_EXTRA else "train"
         what = "palate" if package in PREPARING else f"'palate[{extra}]'"
-        return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2)
+        return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2, error)
     except KeyboardInterrupt:
         return _end("interrupted; nothing half-written was kept", 130)
-    except MemoryError:
-        return _end("error: out of memory", 1)
+    except MemoryError as error:
+        return _end("error: out of memory: lower --memory or train.batch_size, or stop other programs", 1, error)
     except BrokenPipeError:
         raise
     except OSError as error:
         place = error.filename or "input/output"
-        return _end(f"error: {place}: {error.strerror or error}", unwritable(place, error).exit_code)
+        return _end(f"error: {place}: {error.strerror or error}", unwritable(place, error).exit_code, error)
     except Exception as error:
         if processes.lost_another(error):
             # Our own launcher reports which process ended, and how.
@@ -115,10 +115,14 @@ def _command(words: Sequence[str]) -> int:
     return 0
 
 
-def _end(line: str, code: int) -> int:
+def _end(line: str, code: int, error: BaseException | None = None) -> int:
     """Print why this process ends, unless another process of the run does; returns the exit code."""
     tells, code = processes.ends(code)
     if tells and line and log.handlers:
+        if error is not None:
+            from palate.console import origin
+
+            log.debug("%s", origin(error))
         log.error("%s", visible(line), extra={"fields": {"exit_code": code}})
     elif tells and line:  # before the log began: without the import of Rich
         print(visible(line), file=sys.stderr)
@@ -500,6 +504,12 @@ DOCTOR = (
         nargs="?",
         const=True,
         dest="as_json",
+    ),
+    _option(
+        "--report FILE",
+        "print or write what a report of a problem needs, with a run that is named before: no paths, names or texts",
+        nargs="?",
+        const=True,
     ),
 )
 CACHE = (

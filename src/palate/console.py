@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +63,8 @@ log = logging.getLogger("palate")
 RUN = "PALATE_RUN_ID"
 """Environment variable with the run's id, for the processes that it starts."""
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+FRAMES = 12
+"""Places of an error's traceback that the log names."""
 EARLIER = 1000
 """Records that are kept until a file is opened for them."""
 about: dict[str, str] = {}
@@ -174,9 +177,18 @@ def start_logging(file: Path | None = None) -> None:
     log.addHandler(to_file)
 
 
+def origin(error: BaseException) -> str:
+    """The class of an error, and the modules, lines and functions that raised it, innermost first."""
+    frames = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        frames.append(f"{frame.f_globals.get('__name__', '?')}:{line} in {frame.f_code.co_name}")
+    return f"raised {type(error).__name__} at {'; '.join(frames[: -FRAMES - 1 : -1])}"
+
+
 def crash(error: BaseException) -> None:
     """Report an error that nobody expected, with its traceback and what to do."""
     what = f"{type(error).__name__}: {first_line(error)}"
     hint = "a fault of Palate: please report it with what `palate doctor --report` prints"
     start_logging()
+    log.debug("%s", origin(error))
     log.critical("%s", visible(f"error: {what}; {hint}"), exc_info=error, extra={"fields": {"exit_code": 1}})

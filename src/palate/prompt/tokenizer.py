@@ -59,7 +59,10 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path))
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}", place) from error
+        raise InputError(
+            f"no tokenizer can be loaded, expected a folder or hub id with one: {str(error).strip().splitlines()[0]}",
+            place,
+        ) from error
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

@@ -342,7 +342,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """The run's report, a page without scripts."""
         file = service.source.folder and service.source.folder / "report.html"
         if file is None or not file.is_file():
-            raise ProblemError(404, "this run has no report")
+            raise ProblemError(404, "this run has no report, `palate run` writes one")
         return FileResponse(file, headers={"Content-Security-Policy": REPORT})
 
     @app.get("/metrics", responses=documented(401, 403), response_class=PlainTextResponse)

@@ -66,7 +66,7 @@ def accelerate_environment(config: Path, processes: int) -> dict[str, str]:
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     if not config.is_file():
-        raise InputError("not found", config)
+        raise InputError("not found, expected a file of `accelerate config`", config)
     words = ["--config_file", str(config), "--num_processes", str(processes), "--main_process_port", "0", "palate"]
     try:
         args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
