@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,14 +86,18 @@ def test_an_error_is_an_object_too_and_quiet_shows_it(words: tuple[str, ...]) ->
     assert quiet.stderr == plain.stderr or "-v" in words
 
 
-def test_progress_as_json_has_its_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_as_json_has_its_numbers_and_a_warning_is_an_object_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = 0.0
     monkeypatch.setattr("palate.progress.time", SimpleNamespace(monotonic=lambda: now))
     begin_log(as_json=True)
     with Meter("scoring", 200) as meter:
         now = 61.0
         meter.advance(122)
-    (line,) = objects(capsys.readouterr().err)
+    warnings.warn("of a library", stacklevel=1)
+    line, warning = objects(capsys.readouterr().err)
+    assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
     numbers = {"work": "scoring", "done": 122, "total": 200, "unit": "samples", "rate": 2.0, "left": 39.0}
     assert numbers.items() <= line.items()
 
