@@ -116,6 +116,14 @@ def test_a_crash_says_what_to_do_and_is_logged_with_its_traceback() -> None:
     assert plain.stderr == f"{line['message']}\n{line['traceback']}\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_adds_no_line_of_the_log_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    begin_log()
+    start_logging(Path("/dev/full"))
+    logging.getLogger("palate.any").error("error: x: No space left on device")
+    assert capsys.readouterr().err == "error: x: No space left on device\n"
+
+
 def test_what_was_logged_before_a_file_is_opened_is_kept_up_to_a_bound(tmp_path: Path) -> None:
     begin_log()
     log = logging.getLogger("palate.any")

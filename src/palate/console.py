@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,17 @@ class _JsonLines(logging.Handler):
         sys.stderr.flush()
 
 
+class _File(logging.FileHandler):
+    """A run's log, which a full disk cuts off: the error of the work is reported, not one of the log beside it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 class _Earlier(logging.Handler):
     """Keeps the newest records for a file that is opened later."""
 
@@ -163,11 +175,11 @@ def start_logging(file: Path | None = None) -> None:
     """
     if not log.handlers:
         begin_log()
-    before = [h for h in log.handlers if isinstance(h, (_Earlier, logging.FileHandler))]
+    before = [h for h in log.handlers if isinstance(h, (_Earlier, _File))]
     if file is None or not before:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = _File(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter(f"%(asctime)s {about['run']} %(levelname)s %(name)s: %(message)s"))
     for old in before:
         for record in old.records if isinstance(old, _Earlier) else ():

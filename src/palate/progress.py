@@ -127,7 +127,7 @@ def stage(place: str, name: str) -> Iterator[list[str]]:
     seconds = time.monotonic() - began
     told = [*made, clock(seconds)] if seconds >= 0.5 or not made else made
     log.info("%s %s: %s", place, name, ", ".join(told), extra={"fields": {"seconds": round(seconds, 3)}})
-    del about["stage"]
+    about.pop("stage", None)
 
 
 def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples") -> Iterator[Batch]:
