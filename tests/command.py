@@ -25,9 +25,7 @@ def palate(*words: str | Path, cwd: Path | None = None) -> CompletedProcess[str]
 
 def forget_log() -> None:
     """Close where the log went; the next command opens its own."""
-    log = logging.getLogger("palate")
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.setLevel(logging.NOTSET)
-    log.propagate = True
+    if logging.getLogger("palate").handlers:
+        from palate.console import end_log
+
+        end_log()

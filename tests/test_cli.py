@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.acceptance.ratings import write_ratings
 
 from palate.cli import _parser, main
-from palate.console import start_logging
+from palate.console import begin_log
 from palate.progress import Meter, working
 
 
@@ -188,7 +188,7 @@ def test_long_work_without_a_terminal_logs_a_line_a_minute(
     now = 0.0
     # Of this module alone: the event loops of services that other tests left running read the same clock.
     monkeypatch.setattr("palate.progress.time", SimpleNamespace(monotonic=lambda: now))
-    start_logging(verbose=verbose)
+    begin_log(verbose=verbose)
     with Meter("scoring", 200) as meter:
         for _ in range(200):
             now += 1.0

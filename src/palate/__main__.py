@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 def main() -> int:
@@ -25,14 +25,20 @@ def main() -> int:
         else:
             sys.__unraisablehook__(ignored)
 
-    def report(kind: type[BaseException], *rest: object) -> None:
-        if not heard:
-            sys.__excepthook__(kind, *rest)  # type: ignore[arg-type]
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        console = sys.modules.get("palate.console")
+        if heard:
+            return
+        if console is None or not issubclass(kind, Exception):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            console.crash(error)
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell's script ignores it
         signal.signal(signal.SIGINT, hear)
         signal.signal(signal.SIGALRM, hear)
-        sys.unraisablehook, sys.excepthook = raise_again, report
+        sys.unraisablehook = raise_again
+    sys.excepthook = report
     code, reported = 0, False
     try:
         from palate.cli import main as command

@@ -28,6 +28,8 @@ from palate.train import processes
 if TYPE_CHECKING:  # pydantic takes longer to import than `palate --help` may take
     from palate.config import Config
 
+log = logging.getLogger("palate")
+
 TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gguf", "sklearn", "implicit")
 SERVE_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
@@ -57,14 +59,21 @@ def _command(words: Sequence[str]) -> int:
     _let_segments_grow()
     _end_on_sigterm()
     try:
+        if log.handlers or "--json-logs" in words:  # of an earlier command; a wrong option is reported as JSON, too
+            from palate import console
+
+            console.begin_log(as_json="--json-logs" in words)
         parser = _parser()
         args = parser.parse_args(words)
         if args.command == "completion":  # a shell runs it at each start: without the imports of a config
             print(completion(parser, args.shell), end="")
             return 0
+        if args.verbose and args.quiet:
+            raise InputError("contradicts --verbose, expected one of both", "--quiet")
         from palate import console
 
-        console.start_logging(verbose=args.verbose)
+        style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
+        console.begin_log(**style, command=args.command)
         config = _config(args)
         if _is_to_launch(args):
             from palate.train.launch import launch
@@ -76,25 +85,25 @@ def _command(words: Sequence[str]) -> int:
         sys.stdout.flush()
         raise
     except InterruptedWorkError as stop:
-        return _end(str(stop), stop.exit_code)
+        return _end(str(stop), stop.exit_code, stop)
     except PalateError as error:
-        return _end(f"error: {error}", error.exit_code)
+        return _end(f"error: {error}", error.exit_code, error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in (*TRAIN_EXTRA, *SERVE_EXTRA, *PREPARING):
             raise
         extra = "serve" if package in SERVE_EXTRA else "train"
         what = "palate" if package in PREPARING else f"'palate[{extra}]'"
-        return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2)
+        return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2, error)
     except KeyboardInterrupt:
         return _end("interrupted; nothing half-written was kept", 130)
-    except MemoryError:
-        return _end("error: out of memory", 1)
+    except MemoryError as error:
+        return _end("error: out of memory: lower --memory or train.batch_size, or stop other programs", 1, error)
     except BrokenPipeError:
         raise
     except OSError as error:
         place = error.filename or "input/output"
-        return _end(f"error: {place}: {error.strerror or error}", unwritable(place, error).exit_code)
+        return _end(f"error: {place}: {error.strerror or error}", unwritable(place, error).exit_code, error)
     except Exception as error:
         if processes.lost_another(error):
             # Our own launcher reports which process ended, and how.
@@ -106,10 +115,16 @@ def _command(words: Sequence[str]) -> int:
     return 0
 
 
-def _end(line: str, code: int) -> int:
+def _end(line: str, code: int, error: BaseException | None = None) -> int:
     """Print why this process ends, unless another process of the run does; returns the exit code."""
     tells, code = processes.ends(code)
-    if tells and line:
+    if tells and line and log.handlers:
+        if error is not None:
+            from palate.console import origin
+
+            log.debug("%s", origin(error))
+        log.error("%s", visible(line), extra={"fields": {"exit_code": code}})
+    elif tells and line:  # before the log began: without the import of Rich
         print(visible(line), file=sys.stderr)
     return code
 
@@ -283,6 +298,10 @@ def _option(usage: str, text: str, *, key: str | None = None, repeat: bool = Fal
 
 RECIPE = "config: a YAML file, or the folder of a run"
 VERBOSE = _option("-v --verbose", "show the cache's use and long work's progress too", default=argparse.SUPPRESS)
+QUIET = _option("--quiet", "show no more than warnings and errors beside the results", default=argparse.SUPPRESS)
+JSON_LOGS = _option("--json-logs", "log, progress and errors as JSON, one object a line", default=argparse.SUPPRESS)
+GLOBAL = (VERBOSE, QUIET, JSON_LOGS)
+"""Options of every command, before its name or after it."""
 SEED = _option("--seed N", "random seed (13)", key="seed")
 COMMON = (
     _option("--config FILE", RECIPE),
@@ -319,7 +338,7 @@ COMMON = (
         key="model.base",
     ),
     SEED,
-    VERBOSE,
+    *GLOBAL,
 )
 """Options of every command that reads a config; a command's own option of the same name replaces one."""
 SPLITS = ("train", "val", "test")
@@ -486,6 +505,12 @@ DOCTOR = (
         const=True,
         dest="as_json",
     ),
+    _option(
+        "--report FILE",
+        "print or write what a report of a problem needs, with a run that is named before: no paths, names or texts",
+        nargs="?",
+        const=True,
+    ),
 )
 CACHE = (
     _option("--prune", "remove damaged and unfinished entries, or the entries selected by:"),
@@ -601,13 +626,14 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
 def _parser() -> Parser:
     parser = Parser(prog="palate", description="Choose, train and evaluate a recommender from ratings.")
     parser.add_argument("--version", action="version", version=f"palate {__version__}")
-    parser.add_argument(*VERBOSE.names, action="store_true", help=VERBOSE.settings["help"])
+    for option in GLOBAL:
+        parser.add_argument(*option.names, **option.settings | {"default": False})
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     for name, (run, own, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         taken = {word for option in own for word in option.names} | ({"--ratings"} if name in LOGS else set())
         bare = name in ("compare", "cache")
-        common = [VERBOSE] if bare else [o for o in COMMON if not taken & set(o.names)]
+        common = [*GLOBAL] if bare else [o for o in COMMON if not taken & set(o.names)]
         read = ["from_ratings"] if name in FROM_RATINGS else []
         for option in own:
             action = sub.add_argument(*option.names, **option.settings)

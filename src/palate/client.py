@@ -220,11 +220,11 @@ class Client:
                     if field == "data":
                         yield STREAMED[name].model_validate_json(value)
         except self._failed as error:
-            raise WorkError(f"{self.url}: the stream broke off: {error}") from None
+            raise WorkError(f"{self.url}: the stream broke off, ask again: {error}") from None
         except (LookupError, TypeError, ValueError):
             raise self._strange() from None
         if name != "end":
-            raise WorkError(f"{self.url}: the stream ended early")
+            raise WorkError(f"{self.url}: the stream ended early, ask again")
 
     def _post(self, route: str, request: type[BaseModel], fields: Mapping[str, Any], answer: type[T]) -> T:
         return self._send("POST", route, answer, content=_body(request, fields), headers=JSON)
@@ -246,7 +246,9 @@ class Client:
                     raise refusal
                 problem, wait = refusal, max(wait, refusal.retry_after or 0.0)
             except self._failed as error:
-                problem = WorkError(f"{self.url}: cannot be reached: {error} ({tries} tries)")
+                problem = WorkError(
+                    f"{self.url}: cannot be reached, is `palate serve` running there? {error} ({tries} tries)"
+                )
             except ValidationError:
                 raise self._strange() from None
             if tries < TRIES:

@@ -598,7 +598,7 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", path) from None
+            raise InputError(f"cannot be read: {error.strerror}, expected a YAML file", path) from None
         except UnicodeDecodeError:
             raise InputError("is not UTF-8 text, expected YAML", path) from None
         values = read_yaml(text, path) or {}

@@ -16,8 +16,12 @@ SHELLS = ("bash", "zsh", "fish")
 class Parser(argparse.ArgumentParser):
     """Raises `InputError` for a wrong command, option or value: the place, the value, what it expects.
 
-    argparse would print the usage, a screen for some commands, and exit.
+    argparse would print the usage, a screen for some commands, and exit. Options are written in full: else a command
+    without `--json` would take it for `--json-logs`.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all words; a word that no argument takes is an error here, where its command is known."""

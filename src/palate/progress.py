@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from palate.console import err
+from palate.console import about, err
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,9 @@ class Meter:
             left = (self.total - self.count) / max(self.rate, 1e-9)
             done = f"{self.count:,} of {self.total:,} {self.unit}"
             level = logging.INFO if shown else logging.DEBUG
-            log.log(level, "%s: %s, %s, %s left", self.what, done, text, clock(left))
+            fields = {"work": self.what, "done": self.count, "total": self.total, "unit": self.unit}
+            fields |= {"rate": float(f"{self.rate:.3g}"), "left": round(left, 1)}
+            log.log(level, "%s: %s, %s, %s left", self.what, done, text, clock(left), extra={"fields": fields})
             self._logged, self._logged_at = self.count, now
             self._shown_at = now if shown else self._shown_at
 
@@ -108,6 +110,24 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def stage(place: str, name: str) -> Iterator[list[str]]:
+    """A stage of a run; logs its place, its name, what the block adds to the list, and the time, at its end.
+
+    A terminal shows place and name at its beginning, too. An error in the block leaves the stage named in the log.
+    """
+    began = time.monotonic()
+    about["stage"] = name
+    level = logging.INFO if err.is_terminal else logging.DEBUG
+    log.log(level, "%s %s", place, name, extra={"style": "bold"})
+    made: list[str] = []
+    yield made
+    seconds = time.monotonic() - began
+    told = [*made, clock(seconds)] if seconds >= 0.5 or not made else made
+    log.info("%s %s: %s", place, name, ", ".join(told), extra={"fields": {"seconds": round(seconds, 3)}})
+    about.pop("stage", None)
 
 
 def track(batches: Iterable[Batch], total: int, what: str, unit: str = "samples") -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """`palate train --launch`: several processes that look like one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from tests.acceptance.ratings import write_ratings
 from tests.tiny import tiny_folder
 
 from palate.cli import main
+from palate.console import about
 
 WORDS = [sys.executable, "-m", "palate", "train", "--launch", "2"]
 
@@ -56,6 +58,11 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert told.startswith(line)
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_its_processes_log_with_its_run_id(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS[3:], "--config", str(recipe), "--model", "/nowhere", "--json-logs"]) == 2
+    assert json.loads(capfd.readouterr().err)["run"] == about["run"]
 
 
 def test_only_training_is_for_several_processes(recipe: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,8 @@ def test_a_run_leaves_everything_that_it_names(finished: Path) -> None:
         "adapter/palate.json",
     } == set(manifest["outputs"])
     assert manifest["decision"]["yes"]["text"] == "Yes"
-    assert (finished / "run.log").stat().st_size > 0
+    logged = (finished / "run.log").read_text().splitlines()
+    assert len({line.split()[2] for line in logged}) == 1, "one id of the run"
     assert not list(finished.rglob("*.partial*"))
     assert not list(finished.rglob("*.parts"))
 
@@ -85,6 +87,13 @@ def test_the_table_has_both_models_and_the_quick_baselines(finished: Path, recip
     card = (finished / "adapter" / "README.md").read_text()
     assert "model, fine-tuned" in card
     assert "fine-tuned, calibrated (" in card
+
+
+def test_each_stage_logs_one_line_with_what_it_made(finished: Path, recipe: Path) -> None:
+    shown = (recipe.parent / "first.txt").read_text()
+    stages = re.findall(r"^([1-7])/7 ([\w, -]+): (?:adapter|\d+)", shown, re.MULTILINE)
+    names = ("prepare", "lengths", "score, zero-shot", "train", "score, fine-tuned", "calibrate", "evaluate and report")
+    assert stages == [(str(n), name) for n, name in enumerate(names, 1)]
 
 
 def test_calibration_moves_the_losses_and_no_auc(finished: Path) -> None:

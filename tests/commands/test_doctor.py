@@ -1,7 +1,11 @@
+import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.command import palate
+from tests.recipes import recipe_to_run
 from tests.small import all_small
 
 from palate.commands.doctor import examine
@@ -53,3 +57,44 @@ def test_titles_that_are_tokenized_whole_are_named(tmp_path: Path) -> None:
     assert bare["composed"]
     assert " Film " in bare["whole"]
     assert "tokenized whole with titles such as ' Film '" in bare["summary"]
+
+
+def test_a_problem_report_has_the_error_and_nothing_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "HOME": "/home/alice-of-acme",
+        "USER": "alice",
+        "HF_TOKEN": "hf_9a8b7c",
+        "PALATE_API_KEY": "k3y-of-acme",
+        "PALATE_RUN_ID": "job-of-acme",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    recipe = recipe_to_run(
+        tmp_path,
+        train={"save_steps": 4, "lora": {"target_modules": "wing"}},
+        prompt={"system": "Greet the guests of the hotel.", "history_line": "{title} at {rating:g}"},
+    )
+    failed = palate("train", recipe)
+    assert "names no layer of" in failed.stderr
+    url = "postgresql://bob:hunter2@db.acme.example/ratings"
+    done = palate("doctor", recipe, "--set", f"ratings.also={url}", "--report", tmp_path / "problem.json")
+    assert done.returncode == 0, done.stderr
+
+    text = (tmp_path / "problem.json").read_text()
+    private = [*secrets.values(), url, "hunter2", "acme", "Greet", "{title}", "wing", "Film", str(tmp_path), "tiny"]
+    assert [each for each in (*private, socket.gethostname()) if each in text] == []
+    run = json.loads(text)["run"]
+    assert run["config"]["train.save_steps"] == 4
+    assert run["config"]["ratings.also"] == f"… (URL of {len(url)} characters)"
+    error = run["last_error"]
+    assert error["error"] == "InputError"
+    assert error["says"] == "… names no layer of …, expected all-linear or names of its layers"
+    assert error["at"][0].startswith("palate.models.method:")
+    assert json.loads(palate("doctor", "--report").stdout).keys().isdisjoint({"run"})
+
+
+@pytest.mark.parametrize("words", [["--report", "--gpu"], ["--report", "."]])
+def test_a_problem_report_is_a_file_of_its_own(words: list[str]) -> None:
+    done = palate("doctor", *words)
+    assert done.returncode == 2
+    assert "expected" in done.stderr

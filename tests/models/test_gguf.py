@@ -59,7 +59,9 @@ def test_a_converter_that_fails_has_the_last_word(tmp_path: Path) -> None:
         convert(silent, tmp_path, tmp_path / "x.gguf", "f16")
     not_a_program = tmp_path / "convert-hf-to-gguf"
     not_a_program.write_text("x")
-    with pytest.raises(WorkError, match="convert-hf-to-gguf: cannot be run: Permission denied"):
+    with pytest.raises(
+        WorkError, match="convert-hf-to-gguf: cannot be run, --converter names another: Permission denied"
+    ):
         convert(not_a_program, tmp_path, tmp_path / "x.gguf", "f16")
 
 

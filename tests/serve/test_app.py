@@ -10,6 +10,8 @@ import httpx2 as httpx
 import pytest
 from tests.serve.paced import service
 
+from palate.console import begin_log, logs_json
+
 HISTORY = [{"title": "Toy Story (1995)", "rating": 5}]
 
 
@@ -372,6 +374,18 @@ def test_no_text_of_a_user_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
     with service(tmp_path, log_requests=True) as client:
         client.get("/v1/users/mallory")
     assert any("127.0.0.1 GET /v1/users/mallory 404" in each for each in caplog.messages)
+
+
+def test_json_logs_have_a_line_a_request_without_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin_log(as_json=True)
+    with service(tmp_path, log_routes=logs_json()) as client:
+        client.get("/v1/users/mallory")
+        client.get("/healthz")
+    written = capsys.readouterr().err
+    (line,) = map(json.loads, written.splitlines())
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/users/{user_id}", 404)
+    assert line["ms"] > 0
+    assert "mallory" not in written
 
 
 def test_a_line_break_in_a_path_begins_no_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

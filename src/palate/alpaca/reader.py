@@ -154,7 +154,7 @@ def _diagnose(path: Path) -> None:
                 expected = "expected a list of [user, assistant] or of objects with role (user, assistant) and content"
                 raise InputError(f"record {number + 1}: history is not a list of turns, {expected}", path, at)
     except json.JSONDecodeError as error:
-        raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
+        raise InputError(f"is not JSON: {error.msg}, expected a list of Alpaca examples", path, error.lineno) from None
 
 
 def _is_turn(turn: object) -> bool:

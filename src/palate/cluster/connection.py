@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.config import EngineConfig
-from palate.console import log
+from palate.console import RUN, about, log
 from palate.errors import InputError, first_line
 
 DEATHS = 3
@@ -57,7 +57,7 @@ def slots(ray: Any, engine: EngineConfig) -> tuple[int, dict[str, float]]:
     each = engine.cpus or (1 if gpus else min(cores, default=1))
     room = gpus or sum(count // each for count in cores)
     if not (engine.workers or room):
-        raise InputError(f"no node of the cluster has {each} CPUs", "engine.cpus")
+        raise InputError(f"no node of the cluster has {each} CPUs, expected a smaller number", "engine.cpus")
     return engine.workers or room, {"num_cpus": each, **({"num_gpus": 1} if gpus else {})}
 
 
@@ -68,7 +68,9 @@ class Place:
     folder: Path = field(default_factory=Path.cwd)
     environment: dict[str, str] = field(
         default_factory=lambda: {
-            name: value for name, value in os.environ.items() if name.startswith(_PASSED) and not name.endswith(_SECRET)
+            name: value
+            for name, value in (os.environ | {RUN: about.get("run", "")}).items()
+            if name.startswith(_PASSED) and not name.endswith(_SECRET)
         }
     )
 

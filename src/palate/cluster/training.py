@@ -63,7 +63,10 @@ def in_workers(work: Callable[[], Any], engine: EngineConfig, run: Path) -> Any:
                 ray.shutdown()
                 raise InterruptedWorkError(f"stopped by a signal; {going_on(run / 'checkpoints')}") from None
     except TrainingFailedError as error:
-        raise WorkError(f"the processes of the Ray cluster ended {DEATHS} times: {first_line(error)}") from error
+        raise WorkError(
+            f"the processes of the Ray cluster ended {DEATHS} times: {first_line(error)}; the same command goes on "
+            "from the last checkpoint"
+        ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if isinstance(found, PalateError):

@@ -152,9 +152,9 @@ def _named(config: Config, source: DataPath) -> Config:
 
 def _prepare_again_if_changed(config: Config) -> None:
     """Prepare the run's data again if the tables changed."""
-    from palate.commands.prepare import prepare, ratings_of
+    from palate.commands.prepare import prepare_data, ratings_of
 
     path = config.data_path / MANIFEST
     if path.is_file() and read_json(path).get("inputs") != dict(ratings_of(config).inputs):
         log.info("again: the tables changed")
-        prepare(config)
+        prepare_data(config)

@@ -38,9 +38,24 @@ NO_GPU = "no CUDA device is found, expected one, or --device cpu for a short for
 
 
 def doctor(
-    config: Config, *, gpu: bool = False, device: str | None = None, as_json: Path | Literal[True] | None = None
+    config: Config,
+    *,
+    gpu: bool = False,
+    device: str | None = None,
+    as_json: Path | Literal[True] | None = None,
+    report: Path | Literal[True] | None = None,
 ) -> None:
-    """Show the findings, or with `gpu` the checks of a device; `as_json` is a file of the checks, or True to print."""
+    """Show the findings, or with `gpu` the checks of a device; `as_json` is a file of the checks, or True to print.
+
+    `report` is the file of a report of a problem, or True to print it.
+    """
+    if report is not None:
+        if gpu or device or as_json:
+            raise InputError(
+                "is a report of its own, expected neither --gpu, --device nor --json beside it", "--report"
+            )
+        write_report(config, report)
+        return
     if not gpu:
         beside = "--device" if device else as_json
         if isinstance(beside, (str, Path)):
@@ -50,6 +65,20 @@ def doctor(
     if isinstance(as_json, Path) and as_json.suffix.lower() != ".json":
         raise InputError("expected a file name that ends in .json", as_json)
     check(device or "cuda", as_json)
+
+
+def write_report(config: Config, to: Path | Literal[True]) -> None:
+    """Write or print what a report of a problem needs."""
+    from palate.commands.problem_report import problem_report
+
+    if to is not True and to.is_dir():
+        raise InputError("is a folder, expected a file; a run is named before --report", to)
+    found = problem_report(config, _versions(), _features())
+    if to is True:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    write_json(to, found)
+    console.out.print(f"wrote {to}: look through it, and attach it to your report", highlight=False, soft_wrap=True)
 
 
 def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
@@ -82,7 +111,7 @@ def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
         write_json(as_json, report)
     failed = sum(result.outcome == "failed" for result in results)
     if failed:
-        raise WorkError(f"{failed} of {len(results)} checks failed on {device}")
+        raise WorkError(f"{failed} of {len(results)} checks failed on {device}: please report them with --json FILE")
 
 
 def _show(results: "Sequence[Result]") -> None:
@@ -106,10 +135,12 @@ def _show(results: "Sequence[Result]") -> None:
 
 def _versions() -> dict[str, Any]:
     """Versions of packages, of CUDA and the driver, and the devices: no path and no name of machine or user."""
-    import torch
-
     versions = {name: _version(name) or "not installed" for name in (*PACKAGES, "triton")}
     versions |= {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    if _version("torch") is None:
+        return {"versions": versions, "devices": [], "processor": {"cores": os.cpu_count()}}
+    import torch
+
     devices = []
     if torch.cuda.is_available():
         versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
@@ -117,7 +148,11 @@ def _versions() -> dict[str, Any]:
         for n in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(n)
             devices.append({"name": found.name, "memory": found.total_memory, "capability": [found.major, found.minor]})
-    processor = {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    processor = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
     return {"versions": versions, "devices": devices, "processor": processor}
 
 

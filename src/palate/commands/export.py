@@ -182,7 +182,9 @@ def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
     chat = expected.chat
     again = Chat(tokenizer_at(Location(home)), chat.yes, chat.no)
     if again.decision_prompts(expected.conversations) != chat.decision_prompts(expected.conversations):
-        raise WorkError("the tokenizer, written and read back, gives other tokens")
+        raise WorkError(
+            "the tokenizer, written and read back, gives other tokens; export with the transformers that trained"
+        )
     written = answers(read_model(home), again.decision, expected.prompts)
     written = without_items(written, expected.target.adapted.logits.shape[1])
     proof = expected.target.proof(written, exact=dtype == "float32")

@@ -179,5 +179,5 @@ class AlpacaLengths:
 
 def _measured(lengths: Lengths, name: str) -> Lengths:
     if not len(lengths):
-        raise InputError("has no examples to measure", name)
+        raise InputError("has no examples to measure, expected at least one", name)
     return lengths

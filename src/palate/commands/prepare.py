@@ -103,7 +103,20 @@ def check_model(config: Config) -> "Chat":
     return chat_of(config)
 
 
-def prepare(config: Config) -> dict[str, Any]:
+def prepare(config: Config) -> None:
+    """Write the prepared data, and print what it holds."""
+    console.start_logging()
+    text = f"prepared {counts(prepare_data(config))} in {config.data_path}"
+    console.out.print(text, highlight=False, soft_wrap=True)
+
+
+def counts(manifest: Mapping[str, Any]) -> str:
+    """The number of samples of each split."""
+    samples = manifest["stats"]["samples"]
+    return f"{samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples"
+
+
+def prepare_data(config: Config) -> dict[str, Any]:
     """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest.
 
     A run's folder without a log gets the config, so that other commands take the folder for it.
@@ -111,7 +124,6 @@ def prepare(config: Config) -> dict[str, Any]:
     from palate.samples import prepare as export
     from palate.samples.signals import Signals
 
-    console.start_logging()
     ratings = ratings_of(config)
     _check_domain(config, ratings)
     items = ratings.frame["item_id"].n_unique()
@@ -125,17 +137,11 @@ def prepare(config: Config) -> dict[str, Any]:
     if config.data_dir is None and not (config.run_path / "run.log").is_file():
         write_config(config, config.run_path / "config.yaml")
     stats = manifest["stats"]
-    samples, users, lost = stats["samples"], stats["users"], stats["users"] - stats["users_with_samples"]
+    users, lost = stats["users"], stats["users"] - stats["users_with_samples"]
     if lost > MANY_LOST * users and config.prepare.split != "given":
         need, source = config.prepare.history_len, config.ratings.source
         told = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
         log.warning(told, f"{lost:,}", f"{users:,}", need + 1, source)
-    console.out.print(
-        f"prepared {samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples "
-        f"in {config.data_path}",
-        highlight=False,
-        soft_wrap=True,
-    )
     return manifest
 
 
@@ -158,7 +164,7 @@ def prepared(config: Config) -> "Prepared":
 
     folder = config.data_path
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
-        prepare(config)
+        log.info("prepared %s in %s", counts(prepare_data(config)), folder)
     data = load_prepared(folder)
     options = prepare_options(config)
     if config.data_dir is not None:  # a folder of another place says itself how its tables were read

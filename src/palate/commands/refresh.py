@@ -73,7 +73,7 @@ def refresh(
         return
     with locked(run / RELEASES, wait=False) as alone:
         if alone is False:
-            raise WorkError(f"{run}: another refresh is running")
+            raise WorkError(f"{run}: another refresh is running, try again when it has ended")
         folder = _begun(config, run, url)
         if folder is None:
             return

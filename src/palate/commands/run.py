@@ -7,6 +7,7 @@ folder remembers that. Whatever is interrupted goes on where it stopped when the
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from palate.errors import InputError
 from palate.measure.calibration import FILE
 from palate.measure.offset import FILE as OFFSET
 from palate.models.item_vectors import FILE as FILE_OF_VECTORS
-from palate.progress import clock
+from palate.progress import clock, stage
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples import Prepared, load_prepared
@@ -112,10 +113,10 @@ class _Run:
     def __init__(self, config: Config) -> None:
         self.config, self.folder = config, config.run_path
         self.chat = data_stage.check_model(config)
-        self._headline(1, "prepare")
-        self.data = _prepare(config)
-        check_text(self.data.samples.items, config.text, config.model.base)
-        self.leaks = check_leaks(config, self.data)
+        with self._place(1, "prepare") as made:
+            self.data = _prepare(config, made)
+            check_text(self.data.samples.items, config.text, config.model.base)
+            self.leaks = check_leaks(config, self.data)
         # What the user gave has been checked by now: from here on the run leaves its traces.
         console.start_logging(self.folder / "run.log")
         write_config(config, self.folder / "config.yaml")
@@ -128,18 +129,21 @@ class _Run:
             for model in self.models
         }
 
-    def _headline(self, number: int, name: str) -> None:
-        """Name a stage; without a zero-shot model, the stages behind its own count one less."""
+    def _place(self, number: int, name: str) -> AbstractContextManager[list[str]]:
+        """A stage by its number; without a zero-shot model, those behind its own count one less."""
         left_out = not self.config.evaluate.zero_shot
-        place = f"{number - (left_out and number > ZERO_SHOT)}/{STAGES - left_out}"
-        console.err.print(Text.assemble((place, "bold cyan"), " ", (name, "bold")), highlight=False)
+        return stage(f"{number - (left_out and number > ZERO_SHOT)}/{STAGES - left_out}", name)
 
     def go(self) -> "Outcome":
         """Do what is not done, and return what was measured."""
         lengths_file = self.folder / "lengths.json"
         made_from = {"data": self._hashes("train.json"), **reading(self.config)}
-        self._stage(2, "lengths", made_from, [lengths_file], lambda: _lengths(self.config, self.chat, lengths_file))
-        _say_lengths(read_json(lengths_file))
+
+        def measure() -> str:
+            _lengths(self.config, self.chat, lengths_file)
+            return _told_lengths(read_json(lengths_file))
+
+        self._stage(2, "lengths", made_from, [lengths_file], measure)
         if self.models[0].adapter is None:
             self._score(ZERO_SHOT, self.models[0], {})
         self._train()
@@ -147,17 +151,18 @@ class _Run:
         return self._conclude()
 
     def _stage(
-        self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], Any]
+        self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], str]
     ) -> None:
-        self._headline(number, name)
-        reason = self.ledger.reason(name, made_from, outputs)
-        if reason is None:
-            log.info("skipped: finished before, and its inputs are unchanged")
-            return
-        if reason != "not done yet":
-            log.info("again: %s", reason)
-        do()
-        self.ledger.note(name, made_from, outputs)
+        """Do a stage and log what it made, as `do` tells; skip it if its outputs were made from the same."""
+        with self._place(number, name) as made:
+            reason = self.ledger.reason(name, made_from, outputs)
+            if reason is None:
+                made.append("skipped, finished before, and its inputs are unchanged")
+                return
+            if reason != "not done yet":
+                log.info("%s again: %s", name, reason)
+            made.append(do())
+            self.ledger.note(name, made_from, outputs)
 
     def _hashes(self, *names: str) -> dict[str, str]:
         """The hashes of prepared files."""
@@ -175,10 +180,13 @@ class _Run:
             **{name: sha256_of(rows.tolist()) for name, rows in asked.items()},
             **reading(config),
         }
-        self._stage(
-            number, f"score, {model.key}", made_from, list(files.values()),
-            lambda: scores.score_model(config, data, model, files),
-        )  # fmt: skip
+
+        def score() -> str:
+            scores.score_model(config, data, model, files)
+            rows = {config.evaluate.split: asked["rows"].size, "validation": asked["validation"].size}
+            return " and ".join(f"{count:,} {split}" for split, count in rows.items() if count) + " rows"
+
+        self._stage(number, f"score, {model.key}", made_from, list(files.values()), score)
 
     @property
     def _weights(self) -> list[Path]:
@@ -197,43 +205,48 @@ class _Run:
             "seed": config.train_seed,
             "train.seeds": config.train.seeds,
         }
-        self._stage(4, "train", made_from, self._weights, lambda: model_stage.train(config))
+        self._stage(4, "train", made_from, self._weights, lambda: f"adapter in {model_stage.train(config)}")
 
     def _conclude(self) -> "Outcome":
         """Calibrate, measure, report, and note that the run went through."""
         config, data, folder = self.config, self.data, self.folder
-        self._headline(6, "calibrate")
-        scored = {model: scores.read_model(config, data, paths) for model, paths in self.files.items()}
-        calibrations = calibrate.calibrations_of(config, self.chat, scored, {}, folder)
-        (self.adapter / OFFSET).unlink(missing_ok=True)
-        offsets = offset.offsets_of(config, self.chat, data, scored, {}, folder)
-        for model in self.models:
-            if model.key not in calibrations:
-                (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
+        with self._place(6, "calibrate") as made:
+            scored = {model: scores.read_model(config, data, paths) for model, paths in self.files.items()}
+            calibrations = calibrate.calibrations_of(config, self.chat, scored, {}, folder)
+            (self.adapter / OFFSET).unlink(missing_ok=True)
+            offsets = offset.offsets_of(config, self.chat, data, scored, {}, folder)
+            for model in self.models:
+                if model.key not in calibrations:
+                    (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
+            made.append(f"{len(calibrations)} of {len(self.models)} models")
 
-        self._headline(7, "evaluate and report")
-        outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
-        kept = [path for paths in self.files.values() for path in paths.values()]
-        kept += [calibrate.home(config, model) / FILE for model in self.models]
-        kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
-        _write_manifest(config, data, self.chat, kept, self._weights)
-        left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
-        self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])
+        with self._place(7, "evaluate and report") as made:
+            outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
+            kept = [path for paths in self.files.values() for path in paths.values()]
+            kept += [calibrate.home(config, model) / FILE for model in self.models]
+            kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
+            _write_manifest(config, data, self.chat, kept, self._weights)
+            left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
+            self.ledger.note(WHOLE, _whole(config, data.manifest), [*left, folder / MANIFEST])
+            made.append(f"{outcome.evaluation.n:,} {outcome.evaluation.split} rows in {folder / REPORT}")
         return outcome
 
 
-def _prepare(config: Config) -> Prepared:
+def _prepare(config: Config, made: list[str]) -> Prepared:
     """The prepared data, written anew only if ratings, options or version differ from what lies there."""
     if config.ratings.source is None:
-        return data_stage.prepared(config)  # a folder prepared before; its ratings are not named
+        kept = data_stage.prepared(config)  # its ratings are not named
+        made.append(f"skipped, {config.data_path} was prepared before")
+        return kept
     with contextlib.suppress(InputError):
         kept = load_prepared(config.data_path)
         why = data_stage.why_again(config, kept.manifest)
         if not why:
-            log.info("skipped: %s was made from the same ratings and options", config.data_path)
+            made.append(f"skipped, {config.data_path} was made from the same ratings and options")
             return kept
-        log.info("again: %s", why)
-    data_stage.prepare(config)
+        log.info("prepare again: %s", why)
+    manifest = data_stage.prepare_data(config)
+    made.append(f"{data_stage.counts(manifest)} in {config.data_path}")
     return load_prepared(config.data_path)
 
 
@@ -241,14 +254,12 @@ def _lengths(config: Config, chat: Chat, path: Path) -> None:
     write_json(path, lengths_stage.summary(lengths_stage.source_of(config, chat), config))
 
 
-def _say_lengths(summary: Mapping[str, Any]) -> None:
+def _told_lengths(summary: Mapping[str, Any]) -> str:
     stats, cut = summary["stats"], summary["truncation"]
-    log.info(
-        "%s samples of %d to %d tokens, mean %.0f; %s over the cutoff of %d",
-        f"{summary['samples']:,}",
-        *(stats["min"], stats["max"], stats["mean"]),
-        f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none",
-        summary["cutoff_len"],
+    over = f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none"
+    return (
+        f"{summary['samples']:,} samples of {stats['min']} to {stats['max']} tokens, mean {stats['mean']:.0f}, "
+        f"{over} over the cutoff of {summary['cutoff_len']}"
     )
 
 

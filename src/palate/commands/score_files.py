@@ -36,12 +36,12 @@ def brought(
         scored = read_scores(path)
         of = identities.get(str(scored.key.get("tokens", "")))
         if of is None:
-            raise InputError("was scored on other samples, tokens or prompts than this config's", path)
+            raise InputError("was scored on other samples, tokens or prompts than this config's: score again", path)
         model = _model_of(scored, models, path)
         if "server" in scored.key:
             check_served_key(config, scored.key, model.adapter, path)
         elif scored.key.get("model") != _base_weights(config, model, models):
-            raise InputError(f"was scored with other base weights than {name}'s", path)
+            raise InputError(f"was scored with other base weights than {name}'s, expected the same model.base", path)
         parts = found.setdefault(model, {})
         for what in [what for what, its in ((MEASURED, split), (VALIDATION, "val")) if its == of]:
             if what in parts:
@@ -76,7 +76,7 @@ def _model_of(scored: Scored, models: Sequence[Model], path: Path) -> Model:
         if dict(adapter_identity(model.adapter)) == (adapter or {}) and (model.adapter is None) == (not adapter):
             return model
     own = ", ".join(str(model.adapter) for model in models if model.adapter is not None)
-    raise InputError(f"was scored with another adapter than {own}", path)
+    raise InputError(f"was scored with another adapter than {own}, name its own with --adapter", path)
 
 
 def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:

@@ -76,6 +76,7 @@ def serve(config: Config, **options: Any) -> None:
         retrieve=request.retrieve,
         findings=lambda: gauges(folder, store),
         log_requests=request.log_requests,
+        log_routes=console.logs_json(),
     )
     try:
         console.out.print(f"serving {folder} at {url_of(sock)}", highlight=False, soft_wrap=True)

@@ -160,7 +160,9 @@ def _checked_scores(key: str, frame: pl.DataFrame, wanted: pl.DataFrame) -> pl.D
     found = wanted.join(frame, on="row", how="left", maintain_order="left")
     missing = found.filter(pl.col("p").is_null())
     if len(missing):
-        raise InputError(f"row {missing['row'][0]} has no score ({len(missing)} of {len(found)} have none)", place)
+        raise InputError(
+            f"row {missing['row'][0]} has no score ({len(missing)} of {len(found)} have none), expected one each", place
+        )
     wrong = found.filter(~pl.col("p").is_between(0, 1) | pl.col("p").is_nan())
     if len(wrong):
         raise InputError(f"row {wrong['row'][0]} scores {wrong['p'][0]}, expected a probability", place)

@@ -250,10 +250,13 @@ def check_same_prompt(adapter: Path, chat: Chat, prompt: PromptSpec) -> None:
     trained, current = about.get("prompt", {}), prompt.model_dump(mode="json")
     for key in [key for key in current if trained.get(key) != current[key]]:
         raise InputError(
-            f"was trained with prompt.{key} {trained.get(key)!r}, the config has {current[key]!r}", adapter
+            f"was trained with prompt.{key} {trained.get(key)!r}, the config has {current[key]!r}: expected the same",
+            adapter,
         )
     if about.get("decision") != chat.decision.describe(chat.tokenizer):
-        raise InputError("was trained with another decision token than this tokenizer and template have", adapter)
+        raise InputError(
+            "was trained with another decision token than this tokenizer and template have, expected those", adapter
+        )
     what = differing(chat.tokenizer, about.get("tokenizer", {}))
     if what is not None:
         date = about.get("template_date")
@@ -319,7 +322,7 @@ def _tokenizer_in(file: Path) -> Any:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # it raises no other class
-        raise InputError(f"is no tokenizer: {first_line(error)}", file) from error
+        raise InputError(f"is no tokenizer, copy the adapter again: {first_line(error)}", file) from error
 
 
 def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
@@ -351,7 +354,9 @@ def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
         try:
             settings = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # its values can cause errors of any class
-            raise InputError(f"is not a PEFT config: {first_line(error)}", adapter / SETTINGS) from error
+            raise InputError(
+                f"is not a PEFT config, copy the adapter again: {first_line(error)}", adapter / SETTINGS
+            ) from error
         trained_on = str(settings.base_model_name_or_path)
         try:
             # Use the model's number format, as in training. With PEFT's default, float32, every layer would cast its
@@ -364,7 +369,9 @@ def load_adapter(model: Any, adapter: Path, *, exact: bool = False) -> Any:
             raise
         except Exception as error:
             raise InputError(
-                f"was trained on {trained_on} and does not fit {model.name_or_path}: {first_line(error)}", adapter
+                f"was trained on {trained_on} and does not fit {model.name_or_path}, expected that base: "
+                f"{first_line(error)}",
+                adapter,
             ) from error
     try:
         copies = _copies_of_base(peft, tensors)
@@ -393,7 +400,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise InputError(f"is broken or cut off: {first_line(error)}", path) from error
+        raise InputError(f"is broken or cut off, copy it again: {first_line(error)}", path) from error
 
 
 def _copies_of_base(peft: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,7 +439,7 @@ def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_
         if places[key].shape != tensors[key].shape:
             raise InputError(
                 f"was trained on {trained_on} and does not fit {base}: {key} has shape "
-                f"{tuple(tensors[key].shape)}, the model's is {tuple(places[key].shape)}",
+                f"{tuple(tensors[key].shape)}, the model's is {tuple(places[key].shape)}, expected its base",
                 adapter,
             )
     lacking, surplus = sorted(places.keys() - both), sorted(tensors.keys() - both)
@@ -441,7 +448,8 @@ def _check_places(peft: Any, tensors: Mapping[str, Any], adapter: Path, trained_
             f"does not load: {len(surplus)} of its {len(tensors)} tensors have no place in {base}"
             + (f" (first: {surplus[0]})" if surplus else "")
             + f", {len(lacking)} are missing"
-            + (f" (first: {lacking[0]})" if lacking else ""),
+            + (f" (first: {lacking[0]})" if lacking else "")
+            + ", expected an adapter of this base model",
             adapter / WEIGHTS,
         )
 
@@ -486,7 +494,9 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
             raise InputError(f"{key} holds NaN or infinite weights, expected finite numbers", adapter / WEIGHTS)
     deltas = [value for key, value in tensors.items() if "lora_B" in key or "lora_embedding_B" in key]
     if deltas and not any(value.any() for value in deltas):
-        raise InputError("all its lora_B matrices are zero: it was never trained, or not saved as trained", adapter)
+        raise InputError(
+            "all its lora_B matrices are zero: it was never trained, or not saved as trained; train again", adapter
+        )
     vocabulary = peft.get_input_embeddings().weight
     probe = torch.linspace(0, vocabulary.shape[0] - 1, 16, device=vocabulary.device).long()[None]
     peft.eval()
@@ -496,5 +506,5 @@ def _check_effect(peft: Any, tensors: Mapping[str, Any], adapter: Path) -> None:
             base = peft(input_ids=probe, use_cache=False).logits.float()
     change = (adapted - base).abs().max().item()
     if not change > 0:  # NaN counts as no effect
-        raise InputError(f"does not change the logits of a probe (largest change {change})", adapter)
+        raise InputError(f"does not change the logits of a probe (largest change {change}), train again", adapter)
     log.debug("adapter %s is loaded: %d tensors, logits of a probe change by up to %.3g", adapter, len(tensors), change)

@@ -50,7 +50,7 @@ def convert(converter: Path, model: Path, file: Path, kind: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
-        raise WorkError(f"{converter}: cannot be run: {error.strerror or error}") from error
+        raise WorkError(f"{converter}: cannot be run, --converter names another: {error.strerror or error}") from error
     if done.returncode or not file.is_file():
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         last = lines[-1] if lines else "it wrote no message"

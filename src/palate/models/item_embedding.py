@@ -182,14 +182,16 @@ def read_items(adapter: Path, about: dict[str, Any]) -> dict[str, torch.Tensor]:
     try:
         tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
-        raise InputError(f"is broken or cut off: {first_line(error)}", file) from error
+        raise InputError(f"is broken or cut off, copy the adapter again: {first_line(error)}", file) from error
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise InputError(f"{name} holds NaN or infinite numbers, expected finite ones", file)
     if about.get("sha256") != sha256_file(file):
         raise InputError("was changed, expected the file that the training wrote", file)
     if tensors.get("vectors", torch.empty(0)).ndim != 2 or len(tensors["vectors"]) != about.get("count"):
-        raise InputError(f"has no vectors of {about.get('count')} items", file)
+        raise InputError(
+            f"has no vectors of {about.get('count')} items, expected the file that the training wrote", file
+        )
     return tensors
 
 

@@ -278,7 +278,8 @@ def load_config(config: ModelConfig) -> Any:
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(
-            f"no model config can be read: {why_not_loaded(error)}", location.path or config.base
+            f"no model config can be read, expected the files of a chat model: {why_not_loaded(error)}",
+            location.path or config.base,
         ) from error
 
 
@@ -310,7 +311,9 @@ def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
     except torch.OutOfMemoryError as error:
         raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"no model can be loaded: {why_not_loaded(error)}", place) from error
+        raise InputError(
+            f"no model can be loaded, expected whole files of a chat model: {why_not_loaded(error)}", place
+        ) from error
 
 
 def converted(gguf: Path) -> Path:
@@ -346,7 +349,9 @@ def _convert(gguf: Path, folder: Path) -> None:
             tokenizer = tokenizer_at(Location(gguf))
             model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
-        raise InputError(f"no model can be loaded: {first_line(error)}", gguf) from error
+        raise InputError(
+            f"no model can be loaded, expected a whole GGUF file of a chat model: {first_line(error)}", gguf
+        ) from error
     # The weights are plain float32 now, but these attributes still mark the model as quantized and prevent training.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -226,7 +226,9 @@ def read_model(folder: Path, gguf: str | None = None) -> Any:
                 str(folder), dtype=dtype, output_loading_info=True, local_files_only=True, **options
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise WorkError(f"{place.name}: was written and cannot be read back: {first_line(error)}") from error
+        raise WorkError(
+            f"{place.name}: was written and cannot be read back: {first_line(error)}; export again"
+        ) from error
     for state in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[state]:
             first = sorted(map(str, report[state]))[0]

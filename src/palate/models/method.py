@@ -35,7 +35,7 @@ def attach(model: Any, options: TrainConfig) -> Any:
         whole = LNTuningConfig(task_type="CAUSAL_LM", target_modules=norms, modules_to_save=linear)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of norms other than torch's own
-            return get_peft_model(model, whole)
+            return _in_order(get_peft_model(model, whole))
     lora = options.lora
     settings = LoraConfig(
         task_type="CAUSAL_LM",
@@ -45,12 +45,23 @@ def attach(model: Any, options: TrainConfig) -> Any:
         target_modules=lora.target_modules,
     )
     try:
-        return get_peft_model(model, settings)
+        return _in_order(get_peft_model(model, settings))
     except ValueError as error:
         if "target modules" not in str(error).lower():
             raise
         name = getattr(model, "name_or_path", "") or "the model"
-        raise InputError(f"{lora.target_modules!r} names no layer of {name}", "train.lora.target_modules") from error
+        raise InputError(
+            f"{lora.target_modules!r} names no layer of {name}, expected all-linear or names of its layers",
+            "train.lora.target_modules",
+        ) from error
+
+
+def _in_order(adapted: Any) -> Any:
+    """The model, whose config lists the layers in order: PEFT keeps them as a set, whose order differs by process."""
+    settings = adapted.active_peft_config
+    if not isinstance(settings.target_modules, str):
+        settings.target_modules = sorted(settings.target_modules)
+    return adapted
 
 
 def leave_casts_to_autocast(adapted: Any) -> None:

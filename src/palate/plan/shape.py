@@ -86,7 +86,9 @@ def shape_of(model_config: Any, config: Config) -> ModelShape:
     heads = getattr(text, "num_attention_heads", None)
     if not heads or any(getattr(text, name, None) for name in ROUTED):
         reason = "has no attention heads" if not heads else "uses different weights for different tokens"
-        raise InputError(f"{model_config.model_type} {reason}, so it cannot be planned", config.model.base)
+        raise InputError(
+            f"{model_config.model_type} {reason}, so it cannot be planned; expected a dense decoder", config.model.base
+        )
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     queries, keys = heads * width, (getattr(text, "num_key_value_heads", None) or heads) * width
     model = adapted(model_config, config)
@@ -131,5 +133,8 @@ def adapted(model_config: Any, config: Config, dtype: str = "float32") -> Any:
         try:
             base = AutoModelForCausalLM.from_config(model_config, dtype=getattr(torch, dtype), **attention)
         except (ValueError, KeyError, ImportError, AttributeError) as error:
-            raise InputError(f"no model can be made of its config: {first_line(error)}", config.model.base) from error
+            raise InputError(
+                f"no model can be made of its config, expected that of a causal model: {first_line(error)}",
+                config.model.base,
+            ) from error
         return attach(base.train(), config.train)

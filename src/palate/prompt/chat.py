@@ -129,7 +129,9 @@ class Chat:
         lead = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         name = self.tokenizer.name_or_path
         if yes.ids[: yes.prompt_len] != no.ids[: no.prompt_len]:
-            raise InputError(f"the template writes another prompt for {self.yes!r} than for {self.no!r}", name)
+            raise InputError(
+                f"the template writes another prompt for {self.yes!r} than for {self.no!r}, expected the same", name
+            )
         if lead >= min(len(a), len(b)) or a[lead + 1 :] != b[lead + 1 :]:
             raise InputError(
                 f"the answers {self.yes!r} and {self.no!r} are {len(a)} and {len(b)} tokens in the response, "
@@ -163,7 +165,10 @@ class Chat:
         if first is not None and self.items:
             last = self.backend.token_to_id(item_token(self.items - 1))
             if last != first + self.items - 1 or first < len(self.tokenizer):
-                raise InputError("gives item tokens no ids behind its own", self.tokenizer.name_or_path)
+                raise InputError(
+                    "gives item tokens no ids behind its own, use another tokenizer or no {item_vector}",
+                    self.tokenizer.name_or_path,
+                )
         return first
 
     @cached_property

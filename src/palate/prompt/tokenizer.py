@@ -61,7 +61,10 @@ def _tokenizer_at(location: Location, revision: str | None) -> Any:
             return AutoTokenizer.from_pretrained(str(location.path.parent), gguf_file=location.path.name)
         return AutoTokenizer.from_pretrained(str(location.path), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"no tokenizer can be loaded: {why_not_loaded(error)}", place) from error
+        raise InputError(
+            f"no tokenizer can be loaded, expected a folder or hub id with one: {why_not_loaded(error)}",
+            place,
+        ) from error
 
 
 def why_not_loaded(error: Exception) -> str:

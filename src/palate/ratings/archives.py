@@ -46,7 +46,7 @@ def locate(source: str) -> Path:
         if os.path.exists(source) or next(glob.iglob(source, recursive=True), None) is not None:
             return path
         if any(character in source for character in "*?["):
-            raise InputError("matches no file", source)
+            raise InputError("matches no file, expected a pattern of files that exist", source)
         near = difflib.get_close_matches(source.lower(), ARCHIVES, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise InputError(f"no such file, folder or data set; {hint}known names: {', '.join(ARCHIVES)}", source)

@@ -237,7 +237,7 @@ def _sqlite(url: str, path: Path, create: bool) -> Database:
             raise
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):  # locked, unreadable, on a full disk
-            raise WorkError(f"{path}: cannot be opened: {error}") from None
+            raise WorkError(f"{path}: cannot be opened, is it locked or its disk full? {error}") from None
         raise InputError("is not a SQLite file, expected the store of `palate serve`", path) from None
     return database
 
@@ -258,7 +258,9 @@ def _postgres(url: str, create: bool) -> Database:
     except psycopg.OperationalError as error:
         raise WorkError(f"{place}: cannot be reached: {_reason(url, error)}") from None
     except psycopg.Error as error:
-        raise InputError(f"is not a database's URL: {_reason(url, error)}", place) from None
+        raise InputError(
+            f"is not a database's URL, expected postgresql://USER:PASSWORD@HOST/DATABASE: {_reason(url, error)}", place
+        ) from None
     database = Database(raw, place, (psycopg.OperationalError, psycopg.InterfaceError), psycopg.Error)
     try:
         raw.execute("SET search_path TO palate")

@@ -109,7 +109,9 @@ def _receive(url: str, part: Path, have: int, timeout: float) -> Iterator[tuple[
             raise _BrokenError("the server's file is shorter than the received part") from error
         if error.code in (408, 429) or error.code >= 500:
             raise _BrokenError(f"HTTP {error.code} {error.reason}") from error
-        raise WorkError(f"{url}: HTTP {error.code} {error.reason}") from error
+        raise WorkError(
+            f"{url}: HTTP {error.code} {error.reason}; fetch the file by hand and put it at {part.with_suffix('')}"
+        ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise WorkError(

@@ -61,7 +61,7 @@ def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
     try:
         table = pl.concat(frames, how="diagonal_relaxed")
     except POLARS_FAULTS as error:
-        problem = f"has a column of another type than the other parts: {first_line(error)}"
+        problem = f"has a column of another type than the other parts, expected the same: {first_line(error)}"
         raise InputError(problem, parts[-1].file.place) from None
     table = table.rename(_as_fields(table.columns))
     table = table.with_columns(folded(pl.col(pl.String).exclude(name).fill_null("")))

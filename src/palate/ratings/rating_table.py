@@ -138,7 +138,10 @@ class RatingTable:
                 found = f"its times are {part.form.name}, expected {first.form.name} as in {first.file.label}"
                 raise InputError(found, part.file.place)
             if part.rated != first.rated:
-                raise InputError(f"has ratings of another kind than {first.file.label}", part.file.place)
+                raise InputError(
+                    f"has ratings of another kind than {first.file.label}, expected numbers or words in all",
+                    part.file.place,
+                )
         if len({part.form.per_second for part in full}) > 1:
             unit = min(max(part.form.per_second for part in full), 10**6)
             parts = [part._in_unit(unit) for part in parts]
@@ -600,7 +603,7 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
         _diagnose(file, layout, places, how, (form, rated))
         frame = frame.filter(~blank)
         if _has_nulls(frame):
-            raise InputError("has fields that cannot be read as ratings", file.place)
+            raise InputError("has fields that cannot be read as ratings, expected ids, numbers and times", file.place)
     return RatingTable(frame, file, layout, form, rated=rated)
 
 

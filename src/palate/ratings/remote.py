@@ -54,7 +54,7 @@ def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
         beside = single if scheme.startswith("http") else sorted(_names(files, folder))
     chosen = tuple(name for name in beside if any(fnmatch.fnmatch(name, pattern) for pattern in single))
     if wild and not chosen:
-        raise InputError("matches no file", url)
+        raise InputError("matches no file, expected a pattern of files that exist", url)
 
     def fetch(name: str) -> Path:
         return _copied(files, posixpath.join(folder, name), f"{root}{name}")

@@ -184,11 +184,11 @@ class Source:
             with archive.open(name) as member, path.open("wb") as file:
                 _copy(member, file)
         except _DAMAGE as error:
-            raise InputError(f"cannot be read from the {kind}: {error}", place) from None
+            raise InputError(f"cannot be read from the {kind}, fetch it again: {error}", place) from None
         except OSError as error:  # damage in bz2 is an OSError without errno, or EINVAL
             if error.errno is not None and error.errno != errno.EINVAL:
                 raise
-            raise InputError(f"cannot be read from the {kind}: {error}", place) from None
+            raise InputError(f"cannot be read from the {kind}, fetch it again: {error}", place) from None
         return _file(path, name, place)
 
     def _readable(self, file: SourceFile, size: int | None = None) -> SourceFile:
@@ -200,7 +200,7 @@ class Source:
             file.survey.cancel()
             file = replace(_file(self._unpacked(file.path, file.place, kind, size), name, file.place), packed=kind)
         elif suffix.lower() in PACKED:
-            raise InputError(f"is not a {PACKED[suffix.lower()][1]} file", file.place)
+            raise InputError(f"is not a {PACKED[suffix.lower()][1]} file, expected one or another suffix", file.place)
         if file.name.lower().endswith(spreadsheet.SUFFIXES):
             copy, sheet = self.spare(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
             place = spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
@@ -228,7 +228,7 @@ class Source:
         except (*_DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
-            raise InputError(f"is not a whole {kind} file: {first_line(error)}", place) from None
+            raise InputError(f"is not a whole {kind} file, fetch it again: {first_line(error)}", place) from None
         return path
 
     def _as_utf8(self, file: SourceFile, encoding: str) -> Path:
@@ -397,7 +397,7 @@ def _archive(path: Path, source: Source) -> zipfile.ZipFile | Tar:
             raise unwritable(source.scratch, error) from None
         raise InputError(f"cannot be read: {error.strerror or error}", path) from None
     except _DAMAGE:
-        raise InputError(f"is not a whole {'zip' if is_zip else 'tar'} file", path) from None
+        raise InputError(f"is not a whole {'zip' if is_zip else 'tar'} file, fetch it again", path) from None
 
 
 def _members(archive: zipfile.ZipFile | Tar, path: Path) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def convert(
     except InputError:
         raise
     except Exception as error:  # of the zip, of fastexcel, and of Polars
-        raise InputError(f"is not a whole spreadsheet: {first_line(error)}", place) from None
+        raise InputError(f"is not a whole spreadsheet, save it again: {first_line(error)}", place) from None
     nameless = [column for column in table if column.name.startswith("__UNNAMED__") and column.count()]
     if table.is_empty() or 2 * len(nameless) >= table.width:
         found = f"names {table.width - len(nameless)} of {table.width} columns" if table.width else "is empty"

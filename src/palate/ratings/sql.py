@@ -125,11 +125,11 @@ def _sqlite(path: str) -> Iterator[_Open]:
                 tables, lambda name: _fetched(raw.execute(f"SELECT * FROM {_quoted(name)}")), owner == 0x50616C74
             )
     except UnicodeDecodeError as error:  # names of a damaged file
-        raise InputError(f"is not a whole SQLite file: {first_line(error)}", path) from None
+        raise InputError(f"is not a whole SQLite file, copy it again: {first_line(error)}", path) from None
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise WorkError(f"{path}: cannot be read: {error}") from None
-        raise InputError("is not a SQLite file", path) from None
+        raise InputError("is not a SQLite file, expected one", path) from None
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def _postgres(url: str) -> Iterator[_Open]:
     try:
         raw = psycopg.connect(url, connect_timeout=10, options="-c TimeZone=UTC -c default_transaction_read_only=on")
     except psycopg.OperationalError:
-        raise WorkError(f"{place}: cannot be reached") from None
+        raise WorkError(f"{place}: cannot be reached, check host, port and password") from None
     except psycopg.Error:
         raise InputError("is not a database's URL, expected postgresql://USER@HOST/NAME?table=NAME", place) from None
     try:

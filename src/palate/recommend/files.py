@@ -83,7 +83,9 @@ def _text(path: Path) -> str:
         raise InputError(f"cannot be read: {error.strerror}", path) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"byte {error.object[error.start]:#04x} is not UTF-8 text", path, line) from None
+        raise InputError(
+            f"byte {error.object[error.start]:#04x} is not UTF-8 text, save the file as UTF-8", path, line
+        ) from None
 
 
 def _csv(text: str, path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

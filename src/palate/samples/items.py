@@ -53,7 +53,7 @@ def item_rows(rated: pl.Series, items: pl.Series, scratch: Scratch | None = None
         rows = rated.to_frame().join(numbered, on="item_id", how="left", maintain_order="left")["row"].cast(pl.UInt32)
         if rows.null_count():
             missing = rated.gather(rows.is_null().arg_true().head(1)).item()
-            raise InputError(f"item {missing} has ratings but no row in the item table", "items")
+            raise InputError(f"item {missing} has ratings but no row in the item table, expected one for each", "items")
         return rows
 
     if scratch is None:

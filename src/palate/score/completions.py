@@ -83,10 +83,15 @@ def read(reply: Any) -> NextToken | None:
         )
         log_p = {token: value for token, value in log_p.items() if not value <= IMPOSSIBLE}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise WorkError(f"the server's reply has an unknown format: {str(reply)[:200]}") from error
+        raise WorkError(
+            f"the server's reply has an unknown format, expected vLLM's, SGLang's or llama.cpp's: {str(reply)[:200]}"
+        ) from error
     # The bounds leave room for rounding and for half precision on the server.
     if not all(value <= 0.01 for value in log_p.values()) or sum(math.exp(value) for value in log_p.values()) > 1.05:
-        raise WorkError(f"the server's values are not log-probabilities: {str(dict(log_p))[:200]}")
+        raise WorkError(
+            f"the server's values are not log-probabilities, expected those of vLLM, SGLang or llama.cpp: "
+            f"{str(dict(log_p))[:200]}"
+        )
     return NextToken(log_p, chosen, texts, prompt_tokens)
 
 
@@ -113,7 +118,10 @@ def forced(plain: NextToken, pushed: NextToken, token: Token, bias: float) -> fl
         log_p = reported - bias + drop
         expected = math.log1p(math.exp(log_p) * math.expm1(bias))
     if log_p > 0.01 or abs(drop - expected) > SLACK:
-        raise WorkError(f"the server does not add logit_bias to logits: a bias of {bias:g} moved others by {-drop:g}")
+        raise WorkError(
+            f"the server does not add logit_bias to logits, expected vLLM, SGLang or llama.cpp: a bias "
+            f"of {bias:g} moved others by {-drop:g}"
+        )
     return log_p
 
 

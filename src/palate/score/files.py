@@ -75,7 +75,9 @@ def score_file(
     wanted = sorted({int(row) for row in (range(len(tokens)) if rows is None else rows)})
     if wanted and wanted[-1] >= len(tokens):
         beyond = next(row for row in wanted if row >= len(tokens))
-        raise InputError(f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples", "rows")
+        raise InputError(
+            f"there is no row {beyond} among {len(tokens):,} {tokens.split} samples, expected a smaller one", "rows"
+        )
     key = {**key, "rows": "all" if rows is None else sha256_of(wanted), "columns": list(COLUMNS)}
     work = LongWork(f"scoring {out.stem}", out, key, len(wanted), "rows")
 

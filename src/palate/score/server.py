@@ -136,7 +136,7 @@ class ServerBackend:
         if error.status == 404 and self.model not in error.message:
             return InputError(f"has no {PATH} ({error.message}), expected an OpenAI-compatible server", self.url)
         if error.status == 404:
-            return InputError(f"does not serve {self.model!r}: {error.message}", self.url)
+            return InputError(f"does not serve {self.model!r}, --served-model names another: {error.message}", self.url)
         return PromptRefusedError(f"refuses a prompt of {length} tokens ({error.status}): {error.message}", self.url)
 
     @property
@@ -261,7 +261,8 @@ def _check_bias(backend: ServerBackend, client: Client, probe: list[int], plain:
     found = forced(plain, pushed, token, BIASES[0])
     if found is not None and abs(found - plain.log_p[token]) > SLACK:
         raise WorkError(
-            f"{backend.url}: it does not add logit_bias to logits: log P is {found:.2f} with a bias and "
+            f"{backend.url}: it does not add logit_bias to logits, expected vLLM, SGLang or llama.cpp: "
+            f"log P is {found:.2f} with a bias and "
             f"{plain.log_p[token]:.2f} without"
         )
 

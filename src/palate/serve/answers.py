@@ -100,7 +100,9 @@ class Answers:
         try:
             tokens, yes, no = self.engine.prompt(person, row)
         except LookupError:
-            raise ProblemError(409, "this run has no language model, which alone reads a prompt") from None
+            raise ProblemError(
+                409, "this run has no language model, which alone reads a prompt; `palate train` makes one"
+            ) from None
         shown = [schemas.Token(id=token.id, text=token.text, part=token.part) for token in tokens]
         return schemas.PromptAnswer(tokens=shown, yes=yes, no=no)
 

@@ -94,6 +94,8 @@ class Options:
     """Values for `/metrics` that take seconds, as `palate.serve.monitor.gauges`; read again every minute at most."""
     log_requests: bool = False
     """Log the path, query and client of requests; else only the route."""
+    log_routes: bool = False
+    """Log the route without `--verbose`, too."""
 
 
 @dataclass
@@ -197,6 +199,7 @@ def app_of(source: EngineSource, store: Store, options: Options) -> FastAPI:
         body=options.body,
         free=free,
         log_requests=options.log_requests,
+        log_routes=options.log_routes,
     )
     app.openapi = lambda: _openapi(app, options.key is not None)  # type: ignore[method-assign]
     return app
@@ -339,7 +342,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         """The run's report, a page without scripts."""
         file = service.source.folder and service.source.folder / "report.html"
         if file is None or not file.is_file():
-            raise ProblemError(404, "this run has no report")
+            raise ProblemError(404, "this run has no report, `palate run` writes one")
         return FileResponse(file, headers={"Content-Security-Policy": REPORT})
 
     @app.get("/metrics", responses=documented(401, 403), response_class=PlainTextResponse)

@@ -232,7 +232,10 @@ class Engine:
         for model in dict.fromkeys([self.default, *self.models]):
             for part in self.score(model, person, item):
                 if not np.isfinite(part.logit).all():
-                    raise WorkError(f"the model {model!r} answers with numbers that are not finite")
+                    raise WorkError(
+                        f"the model {model!r} answers with numbers that are not finite; train it again, or serve "
+                        "another with --model"
+                    )
 
     @cached_property
     def _users(self) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,8 @@ from palate.serve.problems import ProblemError, answer
 log = logging.getLogger("palate.serve")
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+WATCHED = ("/healthz", "/readyz", "/metrics")
+"""Paths that balancers and Prometheus ask every few seconds."""
 BODY_SECONDS = 30.0
 """Longest wait for the next bytes of a body."""
 DRAIN_SECONDS = 2.0
@@ -42,6 +44,8 @@ class Guard:
     body: int
     free: Collection[str]
     log_requests: bool = False
+    log_routes: bool = False
+    """Whether a request is logged with its route alone, except those that watch the service; else for `--verbose`."""
     local: Collection[str] = LOCAL
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,14 +127,17 @@ class Guard:
         route = getattr(scope.get("route"), "path_format", None) or ("/" if scope["path"] in self.free else "other")
         self.metrics.observe(route, status, seconds)
         method = scope["method"] if scope["method"].isalpha() else "?"
+        fields = {"method": method, "route": route, "status": status, "ms": round(1000 * seconds, 1)}
         if self.log_requests:
             query = scope["query_string"].decode("latin-1")
             client = (scope.get("client") or ("?",))[0]
             # As it was sent: a decoded line break would begin a line of its own.
             path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
-            log.info("%s %s %s %d %.0f ms", client, method, path, status, 1000 * seconds)
+            told = {"fields": {**fields, "client": client, "path": path}}
+            log.info("%s %s %s %d %.0f ms", client, method, path, status, 1000 * seconds, extra=told)
         else:
-            log.debug("%s %s %d %.0f ms", method, route, status, 1000 * seconds)
+            level = logging.INFO if self.log_routes and scope["path"] not in WATCHED else logging.DEBUG
+            log.log(level, "%s %s %d %.0f ms", method, route, status, 1000 * seconds, extra={"fields": fields})
 
 
 async def _drain(receive: Receive, most: int) -> None:

@@ -119,11 +119,11 @@ def read_json(path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("not found", path) from None
+        raise InputError("not found, expected a file that Palate wrote", path) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"is not JSON: {error.msg}", path, error.lineno) from None
+        raise InputError(f"is not JSON, expected a whole file: {error.msg}", path, error.lineno) from None
     except (UnicodeDecodeError, RecursionError):
-        raise InputError("is not JSON: not UTF-8, or nested too deeply", path) from None
+        raise InputError("is not JSON, expected a whole file: not UTF-8, or nested too deeply", path) from None
     if not isinstance(value, dict):
         raise InputError("has another JSON value, expected an object", path)
     return value

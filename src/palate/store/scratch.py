@@ -54,7 +54,7 @@ class Scratch:
     @classmethod
     def of(cls, rows: int, memory: int | None) -> "Scratch | None":
         """The scratch for a log; None if it fits `memory` bytes (None: half of the machine's)."""
-        memory = _half_of_machine() if memory is None else memory
+        memory = memory_limit() // 2 if memory is None else memory
         return cls(memory, rows, cache_dir()) if rows and ROW * rows + FIXED > memory else None
 
     @property
@@ -213,10 +213,10 @@ def blocks_of(rows: int, scratch: Scratch | None = None) -> Iterator[slice]:
         yield slice(begin, min(begin + BLOCK, rows))
 
 
-def _half_of_machine() -> int:
-    """Half of the machine's memory, or of the control group's limit."""
+def memory_limit() -> int:
+    """Bytes of the machine's memory, or of the control group's limit."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
     for place in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # no such group, or one without a limit
             limits.append(int(Path("/sys/fs/cgroup", place).read_text()))
-    return min(limits, default=1 << 62) // 2
+    return min(limits, default=1 << 62)

@@ -82,7 +82,9 @@ class Encoder:
             *(OSError, ValueError, KeyError, TypeError, AttributeError),
             *(ImportError, RuntimeError, SafetensorError),
         ) as error:
-            raise InputError(f"no encoder can be loaded: {first_line(error)}", self.folder) from error
+            raise InputError(
+                f"no encoder can be loaded, expected whole files of an encoder: {first_line(error)}", self.folder
+            ) from error
         return model.to(on).eval(), tokenizer, on
 
     def encode(self, texts: Sequence[str], done: int = 0, total: int | None = None) -> Floats:
@@ -97,7 +99,10 @@ class Encoder:
         model, tokenizer, on = self.loaded
         embedded = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > embedded:
-            raise InputError(f"has {len(tokenizer)} tokens, its model embeds {embedded}", self.folder)
+            raise InputError(
+                f"has {len(tokenizer)} tokens, its model embeds {embedded}: expected the tokenizer of the model",
+                self.folder,
+            )
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or self.longest + 2
         longest = max(1, min(self.longest, positions - 2))  # RoBERTa's positions begin at 2
         with quiet():
@@ -211,7 +216,7 @@ def _unpacked(file: Path) -> Path:
             with zipfile.ZipFile(file) as archive, atomic_folder(folder) as partial:
                 archive.extractall(partial)
         except zipfile.BadZipFile as error:
-            raise InputError(f"is no zip file: {error}", file) from error
+            raise InputError(f"is no zip file, install its package again: {error}", file) from error
     return folder
 
 

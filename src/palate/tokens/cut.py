@@ -100,7 +100,7 @@ def cut_prompts(
         return found
     head, tail = ends(truncation, cutoff_len)
     if tail < answer + len(chat.decision.lead):
-        raise InputError(f"{cutoff_len} would cut into the answer", "tokens.cutoff_len")
+        raise InputError(f"{cutoff_len} would cut into the answer, expected a higher one", "tokens.cutoff_len")
     return [cut_ids(ids, head, tail - answer) for ids in found]
 
 
@@ -165,7 +165,7 @@ def plan_cut(
     if strategy == "drop":
         kept[:] = 0
         if over.size and over.size == count:
-            shortest = f"the shortest has {whole[over].min()} tokens, cutoff_len is {cutoff}"
+            shortest = f"the shortest has {whole[over].min()} tokens, expected a higher tokens.cutoff_len than {cutoff}"
             raise InputError(f"{split}: truncation 'drop' leaves none of {over.size:,} samples, {shortest}")
         fits = np.ones(over.size, bool)
     elif strategy == "history":

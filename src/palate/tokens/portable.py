@@ -65,7 +65,9 @@ class Portable:
                 f"was made for another {what}, expected that of {chat.tokenizer.name_or_path}", self.folder
             )
         if self.about["decision"] != chat.decision.describe(chat.tokenizer):
-            raise InputError("was made for another decision token than this tokenizer and prompt have", self.folder)
+            raise InputError(
+                f"was made for another decision token than this tokenizer and prompt have; {AGAIN}", self.folder
+            )
 
 
 def is_portable(folder: Path) -> bool:

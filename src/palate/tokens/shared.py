@@ -206,7 +206,8 @@ class SharedHistory:
             self.lengths = self.lengths - np.repeat(self._cut, self.sizes)
             if (self.lengths < self.responses).any():
                 raise InputError(
-                    f"a prompt of {longest.max()} tokens would lose a part of a response with cutoff_len {cutoff}",
+                    f"a prompt of {longest.max()} tokens would lose a part of a response, expected a higher "
+                    f"tokens.cutoff_len than {cutoff}",
                     self._tokens.split,
                 )
             return
@@ -214,7 +215,8 @@ class SharedHistory:
         if not kept.all():
             rows = np.arange(*self.first[over[kept == 0][0] + np.arange(2)])
             raise InputError(
-                f"a prompt has {self.lengths[rows].max()} tokens without any history, cutoff_len is {cutoff}",
+                f"a prompt has {self.lengths[rows].max()} tokens without any history, expected a higher "
+                f"tokens.cutoff_len than {cutoff}",
                 self._tokens.split,
             )
 

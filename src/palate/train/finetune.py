@@ -123,7 +123,7 @@ def train(
     loss is not finite, or memory or disk are exhausted.
     """
     if len(train) == 0:
-        raise InputError("there are no training samples", config.data_path)
+        raise InputError("there are no training samples, expected at least one: prepare more data", config.data_path)
     processes, beside = join(), beside or FromBaseline()
     chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     held = config.model.model_copy(update={"dtype": held_in(config.train, config.model.dtype)})
@@ -171,7 +171,9 @@ def _with_vectors(config: Config, chat: Chat, beside: FromBaseline) -> tuple[Cha
     if not config.prompt.names_vectors:
         return chat, {}
     if beside.vectors is None:
-        raise InputError("shows vectors of items, which these data do not have", f"prompt: {{{FIELD}}}")
+        raise InputError(
+            "shows vectors of items, which these data do not have: expected prepared data", f"prompt: {{{FIELD}}}"
+        )
     if sharding() in ("fsdp2", "zero3"):
         raise InputError(f"cannot be spread over devices ({sharding()}), expected DDP", f"prompt: {{{FIELD}}}")
     count = len(beside.vectors.values)
@@ -345,9 +347,13 @@ def _check_validation(config: Config, prompts: TrainingPrompts) -> None:
     if not config.train.looks_for_best:
         return
     if prompts.evaluated is None:
-        raise InputError("there are no validation samples to find the best weights on", config.data_path)
+        raise InputError(
+            "there are no validation samples to find the best weights on, raise prepare.val_ratio", config.data_path
+        )
     if auc(prompts.evaluated.labels, prompts.evaluated.labels.astype(float)) is None:
-        raise InputError("all validation samples have one answer, so that there is no AUC", config.data_path)
+        raise InputError(
+            "all validation samples have one answer, so that there is no AUC: raise prepare.max_eval", config.data_path
+        )
 
 
 def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, folder: Path) -> TrainingArguments:

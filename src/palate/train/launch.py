@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from palate.console import RUN, about
 from palate.errors import InputError, WorkError, first_line
 from palate.train.processes import LAUNCHER
 
@@ -40,7 +41,7 @@ def launch(words: Sequence[str], processes: int, accelerate_config: Path | None 
         with _passing_on(children) as passed:
             for rank in range(processes):
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: read}
+                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: read, RUN: about["run"]}
                 # In its own session a child gets Ctrl-C once: forwarded, not from the terminal too.
                 child = subprocess.Popen(
                     [sys.executable, "-m", "palate", *words],
@@ -65,7 +66,7 @@ def accelerate_environment(config: Path, processes: int) -> dict[str, str]:
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     if not config.is_file():
-        raise InputError("not found", config)
+        raise InputError("not found, expected a file of `accelerate config`", config)
     words = ["--config_file", str(config), "--num_processes", str(processes), "--main_process_port", "0", "palate"]
     try:
         args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))

@@ -88,7 +88,7 @@ def prompts_of(
     Raises `InputError` without training samples, and for options that do not fit the data.
     """
     if len(train) == 0:
-        raise InputError("there are no training samples", config.data_path)
+        raise InputError("there are no training samples, expected at least one: prepare more data", config.data_path)
     options = config.train
     source = _sequences(config, chat, train)
     before = source.labels.mean()
