@@ -25,6 +25,7 @@ from palate.ratings.layout import (
     Layout,
     check_encoding,
     check_roles,
+    check_zeros,
     column_of,
     lacks_fields,
     layout_of,
@@ -51,6 +52,7 @@ _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 NULLS = ("null", "NULL", "Null", "none", "None", "NONE", "nan", "NaN", "NAN", "n/a", "N/A", "<NA>", r"\N")
 """Words that programs write where there is no value."""
 _AS_INTEGERS = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int64')` before it is written keeps 12"
+_LOST = f"is not UTF-8 text, or has U+FFFD of an earlier conversion: {IN_UTF8}"
 _WIDE = (pl.UInt64, pl.Int128)
 NOWHERE = -1
 """The place of the ratings of a table that has likes alone."""
@@ -315,6 +317,10 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         if different.is_in(NULLS).any():
             row = _first(ids.is_in(NULLS))
             table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
+        damaged = different.filter(different.str.contains("\ufffd", literal=True))
+        if damaged.len():
+            row = _first(ids.is_in(damaged.implode()))
+            table.fail(f"{name} {ids[row]!r} {_LOST}", row)
         if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
@@ -340,6 +346,8 @@ def _read(file: SourceFile, how: Reading) -> RatingTable:
     typed = format_of(file)
     try:
         table = _read_text(file, how) if typed is None else _read_typed(file, typed, how)
+        if typed is None:
+            check_zeros(file)
     except TornError as error:
         if typed is None or how.spare is None or not how.skip:
             raise InputError(f"{error.message}{_WAY_OUT}", error.place, error.line) from None
@@ -411,12 +419,8 @@ def _read_text(file: SourceFile, how: Reading) -> RatingTable:
         if above or layout.rewritten:
             how.scratch.refuse("has quotes within its fields, or values in names of folders", file.place, _ON_DISK)
         return replace(_read_on_disk(file, layout, places, how, how.scratch), columns=roles)
-    last = {"_last": len(layout.names) - 1} if how.skip and len(layout.names) - 1 not in places.values() else {}
     try:
-        frame = scan(file, layout, places | last, _TYPES, ids=_IDS)
-        if last and frame["_last"].null_count() and lacks_fields(file, layout):
-            raise pl.exceptions.ComputeError("a row has too few fields")
-        frame = frame.drop(last)
+        frame = scan(file, layout, places, _TYPES, ids=_IDS)
         frame = numbered(frame) if how.numbered else frame
         if not _has_nulls(frame):
             form = time_form(frame["timestamp"])
@@ -471,7 +475,7 @@ def _timed(table: RatingTable, how: Reading, scratch: Scratch) -> RatingTable:
     """The table on the disk with times in the unit of its form; raises `MissingError` for a time of another form."""
     frame = numbered(table.frame, scratch) if how.numbered else table.frame
     form = time_form(frame["timestamp"])
-    if form != SECONDS:
+    if form != SECONDS or any(form.values(each).null_count() for each in _slices(frame["timestamp"])):
         frame = frame.with_columns(scratch.table(form.values(each).to_frame() for each in _slices(frame["timestamp"])))
     return replace(table, frame=frame, form=form)
 
@@ -528,7 +532,8 @@ def scan(
     integers, ids are read `as_text` first, at twice the cost (None: as the begin of the file shows). `into` makes the
     table from blocks of it; None: it is read as a whole.
 
-    Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
+    Raises a Polars error if a field is not of its type, if an id is not a plain integer, such as `+7` or `007`, or if a
+    row has another number of fields than the header.
     """
     if as_text is None:
         as_text = bool(ids) and (layout.separator[0] in DIGIT_LIKE or file.seems_respelled)
@@ -555,6 +560,9 @@ def scan(
     one = pl.when(pl.any_horizontal(column.is_not_null() for column in read.values())).then(pl.lit("1"))
     read |= {n: one.cast(types.get(n, pl.String())) for n, place in places.items() if place == NOWHERE}
     chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
+    # Polars notices a field too many only where all columns are read, and reads null where a row has too few fields.
+    chosen.append(pl.col(names[-1]).is_null().alias("_short"))
+    chosen.append(pl.any_horizontal(pl.col(n).is_null() for n in names[:-1]).alias("_others"))
     if as_text:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
     frame = lazy.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
@@ -564,7 +572,9 @@ def scan(
             raise pl.exceptions.ComputeError("a number has a sign or leading zeros")
         if between and block["_between"].any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator[0]}")
-        return block.drop("_respelled", "_between", strict=False)
+        if block["_short"].any() and lacks_fields(file, layout):
+            raise pl.exceptions.ComputeError("a row has too few fields")
+        return block.drop("_respelled", "_between", "_short", "_others", strict=False)
 
     if into is None:
         table = frame.collect(engine="streaming")
@@ -582,10 +592,10 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
     """
     try:
         text = scan(file, layout, places, {})
-    except POLARS_FAULTS as error:
+    except POLARS_FAULTS:
         _diagnose(file, layout, places, how, (None, None))
         check_encoding(file)
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        text, _ = whole_rows(file, layout, places)
     texts = _stripped(text, decimal_comma=layout.separator != ",")
     blank = texts.select(pl.all_horizontal(pl.col(name).is_null() for name in how.roles)).to_series()
     texts, rated = _in_numbers(texts)
@@ -633,12 +643,9 @@ def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int],
 def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
     """The text of the rows that have as many fields as the header, and the other rows, counted from 0."""
     others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
-    last = next(name for name, place in (dict(places) | others).items() if place == len(layout.names) - 1)
     try:
         texts = scan(file, layout, dict(places) | others, {})
-        texts = texts.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
-        if not texts[last].null_count() or not lacks_fields(file, layout):  # fields that a row lacks are null
-            return texts.drop(others), []
+        return texts.filter(~pl.all_horizontal(pl.all().is_null())).drop(others), []  # blank lines, as in `records`
     except POLARS_FAULTS:
         pass
     rows, ragged = [], []
@@ -742,7 +749,8 @@ def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
     texts = [name for name in _IDS if frame.schema[name] == pl.String]
     ids = [(pl.col(name).is_null(), f"no {name}") for name in _IDS]
     ids += [(pl.col(name).is_in(NULLS), f"no {name}") for name in texts]
-    codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in _IDS]
+    written = [*_IDS, *({"title"} & {*frame.columns})]
+    codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in written]
     values = [
         (rating.is_null(), "no rating that is a number"),
         (~rating.is_between(*scale), "rating outside of the scale"),
@@ -768,7 +776,7 @@ def _problem(
         if value in NULLS:
             return f"{names[name]} {value!r} stands for no value, expected an id"
         if "\ufffd" in value:
-            return f"{names[name]} {value!r} is not UTF-8 text: {IN_UTF8}"
+            return f"{names[name]} {value!r} {_LOST}"
     problem = rating_problem(names["rating"], row["rating"] or "", scale, rated)
     return problem or form.problem(names.get("timestamp", "timestamp"), row["timestamp"] or "")
 

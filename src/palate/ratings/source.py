@@ -104,6 +104,11 @@ class SourceFile:
         return self.seems_respelled or self.survey.result().respelled
 
     @property
+    def has_zeros(self) -> bool:
+        """Whether a character of the text is NUL."""
+        return any(b"\0" in b for b in blocks_of(self.path)) if self.encoding else self.survey.result().has_zeros
+
+    @property
     def seems_respelled(self) -> bool:
         """As `has_respelled`, from the first bytes alone."""
         return bool(self.encoding) or begins_respelled(self.path)
