@@ -1,12 +1,17 @@
 """The rows of a text table by a slow reader of its own, and whether Palate read the same."""
 
+import ast
 import csv
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import polars as pl
 
 from palate.ratings.load import Ratings
 
@@ -184,6 +189,99 @@ def time_of(text: str, times: str) -> Decimal | None:
     if times.startswith("ISO text") and not re.search(r"\d", text):
         raise Wrong(f"{text!r} is no time")
     return None
+
+
+def objects_of(content: bytes, found: Ratings) -> list[dict[str, Any]]:
+    """The rows of a JSON file: objects by line, or an array; a list of objects in a row gives a row each.
+
+    Raises `Wrong` for a file that is to be refused.
+    """
+    encoding = next((part for part in found.shape.split(", ")[1:] if part not in ("gzip",)), "utf-8-sig")
+    encoding = "utf-8-sig" if " " in encoding else encoding
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+        if text.lstrip(" \t\r\n").startswith("["):
+            rows = _parsed(text)
+        else:
+            rows = [
+                _parsed(line) if line[:2] != "{'" else ast.literal_eval(line)
+                for line in text.split("\n")
+                if line.strip()
+            ]
+    except (ValueError, SyntaxError, RecursionError) as error:
+        raise Wrong(f"is not JSON: {error}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise Wrong("has a row that is no object")
+    (roles,) = found.columns.values()
+    within = next((column.partition("[].")[0] for column, role in roles.items() if role and "[]." in column), None)
+    return rows if within is None else [
+        {**row, **{f"{within}[].{key}": value for key, value in inner.items()}}
+        for row in rows for inner in row.get(within) or []
+    ]  # fmt: skip
+
+
+def _parsed(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    return json.loads(text, parse_constant=refuse, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+
+def ratings_in(rows: Sequence[Mapping[str, Any]], found: Ratings) -> list[Key]:
+    """The ratings of rows with values of Python; raises `Wrong` for a row that is to be refused."""
+    (roles,) = found.columns.values()
+    column = {role: name for name, every in roles.items() for role in every.split(", ")}
+    keys: list[Key] = []
+    seen: set[tuple[str, str, Decimal]] = set()
+    for row in rows:
+        fields = []
+        for role in COLUMNS:
+            value = row.get(column[role])
+            if value is None and "." in column[role]:
+                value = row
+                for part in column[role].split("."):
+                    value = value.get(part) if isinstance(value, Mapping) else None
+            if role in COLUMNS[:2] and found.frame.schema[role] == pl.String:
+                value = _as_text(value)
+            elif isinstance(value, bool) and "JSON" in found.shape and role != "rating":
+                value = int(value)  # as Polars reads it among the numbers of an array
+            if value is None or (role in COLUMNS[:2] and isinstance(value, float | bool)):
+                raise Wrong(f"{column[role]} is {value!r}")
+            fields.append(value)
+        user, item, rating, time = fields
+        if isinstance(rating, bool):
+            rating = str(rating)
+        texts = [str(user), str(item), repr(rating) if isinstance(rating, float) else str(rating).strip(WHITE)]
+        if isinstance(time, date):
+            moment = _moment(time)
+            keys.append((*texts[:2], value_of(texts[2], found.rated, True), math.floor(moment)))
+            if not found.scale[0] <= keys[-1][2] <= found.scale[1] or moment < 0:
+                raise Wrong(f"{row} is outside of the scale, or before 1970")
+        else:
+            keys.append(_rating([*texts, _plain(time)], list(COLUMNS), found, True, seen))
+    return keys
+
+
+def _as_text(value: Any) -> Any:
+    """An id in a column of values of several types."""
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
+    return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(number: Any) -> str:
+    return (
+        format(Decimal(repr(number)), "f")
+        if isinstance(number, float) and math.isfinite(number)
+        else str(number).strip(WHITE)
+    )
+
+
+def _moment(time: date) -> Decimal:
+    """Seconds since 1970."""
+    moment = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Decimal((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)) / 10**6
 
 
 def unlike(found: Ratings, keys: Sequence[Key]) -> str:

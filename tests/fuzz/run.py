@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,8 @@ SECONDS = 20.0
 TIMES, SPARE = 20, 64 << 20
 """Memory that an input may take: `TIMES` its bytes, and `SPARE` for libraries and buffers."""
 BATCH = 5000
-_MEMORY = 8 << 30
+_MOST = 8 << 30
+"""Bytes of addresses that a process may have, so that the machine survives an input that asks for all memory."""
 
 
 @dataclass
@@ -41,74 +42,78 @@ class Tally:
     """The most memory that an input took, bytes."""
 
 
-def run(reader: str, first: int, count: int, stop_at: float = float("inf")) -> Tally:
+def run(readers: Sequence[str], first: int, count: int, stop_at: float = float("inf")) -> list[Tally]:
     """Read the inputs of the seeds from `first` on; ends early at `stop_at` seconds of the monotonic clock."""
-    tally, begin, end = Tally(reader, first), time.monotonic(), first + count
-    seed = first
-    while seed < end and time.monotonic() < stop_at:
-        last = min(seed + BATCH, end)
-        seed = _batch(tally, reader, seed, last)
-    tally.count, tally.seconds = seed - first, time.monotonic() - begin
-    return tally
+    inputs = [(reader, seed) for reader in readers for seed in range(first, first + count)]
+    tallies, at = {reader: Tally(reader, first) for reader in readers}, 0
+    while at < len(inputs) and time.monotonic() < stop_at:
+        at += _batch(tallies, inputs[at : at + BATCH])
+    return list(tallies.values())
 
 
-def _batch(tally: Tally, reader: str, first: int, last: int) -> int:
-    """Read some seeds in a process; the next seed, behind one that ended or stopped the process."""
+def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]]) -> int:
+    """Read some inputs in a process; how many, with one that stopped the process or was stopped."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     folder = tempfile.mkdtemp(prefix="palate-fuzz-", dir=_fast_folder())
-    process = context.Process(target=_read_all, args=(reader, first, last, folder, send))
+    process = context.Process(target=_read_all, args=(inputs, folder, send))
     process.start()
     send.close()
-    seed, patience = first, 120.0  # the process imports first
+    patience, began = 120.0, time.monotonic()  # the process imports first
     try:
-        while seed < last:
+        for done, (reader, seed) in enumerate(inputs, 1):
+            tally = tallies[reader]
+            tally.count += 1
             try:
                 if not receive.poll(patience):
-                    process.kill()
                     tally.faults.append((seed, f"takes more than {patience:.0f} s"))
-                    return seed + 1
-                done, outcome, fault, memory = receive.recv()
+                    return done
+                outcome, fault, memory = receive.recv()
             except (EOFError, ConnectionResetError):
                 process.join()
+                if process.exitcode == 1:  # Python's own: the readers catch what an input causes
+                    raise RuntimeError("the process failed") from None
                 tally.faults.append((seed, f"ended the process with {process.exitcode}"))
-                return seed + 1
+                return done
             patience = SECONDS
-            seed = done + 1
             tally.outcomes[outcome] += 1
             tally.peak = max(tally.peak, memory)
+            tally.seconds, began = tally.seconds + time.monotonic() - began, time.monotonic()
             if fault:
-                tally.faults.append((done, fault))
-        return last
+                tally.faults.append((seed, fault))
+        return len(inputs)
     finally:
-        process.join(10)
         process.kill()
+        process.join()
         receive.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_all(reader: str, first: int, last: int, scratch: str, send: Any) -> None:
+def _read_all(inputs: Sequence[tuple[str, int]], scratch: str, send: Any) -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST, _MOST))
     tempfile.tempdir = scratch
     os.environ["PALATE_CACHE_DIR"] = f"{scratch}/cache"
-    folder = Path(scratch) / "input"
-    for seed in range(first, last):
-        send.send((seed, *read(reader, seed, folder)))
+    for reader, seed in inputs:
+        send.send(read(reader, seed, Path(scratch) / "input"))
 
 
 def read(reader: str, seed: int, folder: Path) -> tuple[str, str, int]:
     """Read the input of a seed in this process: the outcome, what is wrong, and the memory in bytes."""
-    from tests.fuzz.readers import READERS, Fault
+    from tests.fuzz.case import Fault
+    from tests.fuzz.faulty import FAULTY
+    from tests.fuzz.readers import READERS
 
+    of = READERS.get(reader, FAULTY)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    case = READERS[reader].make(Random(f"{reader} {seed}"), folder)
+    case = of.make(Random(f"{reader} {seed}"), folder)
     before = _reset_peak()
     with tempfile.TemporaryFile() as captured, _stderr_to(captured.fileno()):
         outcome, fault = "fault", ""
         try:
-            outcome = READERS[reader].check(case, seed)
+            outcome = of.check(case, seed)
         except Fault as error:
             fault = str(error)
         except BaseException as error:
@@ -159,7 +164,7 @@ def _fast_folder() -> str | None:
 def main(arguments: Sequence[str]) -> None:
     """Read one input again, or a range: `python -m tests.fuzz.run READER FIRST [COUNT]`."""
     reader, first, *count = arguments
-    tally = run(reader, int(first), int(count[0]) if count else 1)
+    (tally,) = run([reader], int(first), int(count[0]) if count else 1)
     for seed, fault in tally.faults[:40]:
         print(f"{seed}: {fault[:700]}")
     print(tally.reader, tally.count, dict(tally.outcomes), f"{tally.seconds:.1f} s, peak {tally.peak / 2**20:.1f} MB")

@@ -317,10 +317,11 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         if different.is_in(NULLS).any():
             row = _first(ids.is_in(NULLS))
             table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
-        damaged = different.filter(different.str.contains("\ufffd", literal=True))
+        damaged = different.filter(different.str.contains("[\0\ufffd]"))
         if damaged.len():
             row = _first(ids.is_in(damaged.implode()))
-            table.fail(f"{name} {ids[row]!r} {_LOST}", row)
+            found = "has the character NUL, expected text" if "\0" in ids[row] else _LOST
+            table.fail(f"{name} {ids[row]!r} {found}", row)
         if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
@@ -906,7 +907,7 @@ def type_of(role: str, column: str, found: pl.DataType, place: str) -> pl.DataTy
         whole = found if found in _WIDE else pl.Int64()
         wanted = whole if found.is_integer() else pl.String()
     elif role == "title":
-        fits, expected, wanted = is_text, "text", pl.String()
+        fits, expected, wanted = is_text or found == pl.Null, "text", pl.String()
     elif role == "rating":
         fits, expected = found.is_numeric() or is_text or found == pl.Boolean, "numbers"
         wanted = pl.String() if is_text else pl.Float64()
