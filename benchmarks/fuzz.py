@@ -29,16 +29,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
-    rows, faults = [], []
+    rows: list[dict[str, Any]] = []
+    faults: list[str] = []
     for reader in args.readers.split(","):
         (tally,) = run([reader], args.first, args.count, time.monotonic() + 60 * args.minutes)
-        faults += [f"{reader} {seed}: {fault}" for seed, fault in tally.faults]
+        new = [f"{reader} {seed}: {fault}" for seed, fault in tally.faults]
         rows.append({"reader": reader, "first": tally.first, "inputs": tally.count, **tally.outcomes,
                      "faults": len(tally.faults), "seconds": tally.seconds, "peak": tally.peak})  # fmt: skip
-        print(f"{reader}: {tally.count:,} inputs, {dict(tally.outcomes)}", file=sys.stderr)
+        print(f"{reader}: {tally.count:,} inputs, {dict(tally.outcomes)}", *new[:20], sep="\n  ", file=sys.stderr)
+        faults += new
     publish("fuzz", [Result("damaged inputs", rows, COLUMNS)], as_json=args.json, save=args.save)
     if faults:
-        raise SystemExit("\n".join(faults[:100]))
+        raise SystemExit(f"{len(faults)} faults")
 
 
 Say = Callable[[Mapping[str, Any]], str]

@@ -39,7 +39,7 @@ def refusal(error: PalateError, folder: Path) -> Outcome:
     line = str(error)
     if "\n" in line or "\r" in line or (not line.isprintable() and any(ord(c) < 32 for c in line)):
         raise Fault(f"the error is not one line: {line!r}")
-    if not line.startswith((str(folder), "ratings.", "sqlite:", "duckdb:")):
+    if not line.startswith((str(folder), "ratings.", "sqlite:")):
         raise Fault(f"the error begins with no place: {line!r}")
     if "panic" in line.lower() or "Traceback" in line or "Error(" in line:
         raise Fault(f"the error is one of a library: {line!r}")

@@ -67,6 +67,24 @@ def ratings_of(content: bytes, name: str, found: Ratings, wrong: list[str] | Non
         raise Wrong("; ".join(problems))
 
 
+def fields_of(content: bytes, encoding: str | None) -> Iterator[list[list[str]]]:
+    """The fields of a table, by each separator and convention of quotes by which the header has several.
+
+    Without an encoding it is UTF-8; with an empty one it may be another.
+    """
+    for encoding in ("utf-8-sig", "utf-16", "cp1252") if encoding == "" else (encoding or "utf-8-sig",):
+        try:
+            lines = content.decode(encoding).split("\n")
+        except UnicodeError:
+            continue
+        while len(lines) > 1 and not lines[0].strip("\r"):
+            del lines[0]
+        if re.fullmatch(r'"?sep=(.)"?[ ,;\t]*\r?', lines[0]):
+            del lines[0]
+        for separator in ",;\t|":
+            yield from (rows for rows in _conventions(lines, separator, "") if rows and len(rows[0]) > 1)
+
+
 def _conventions(lines: Sequence[str], separator: str, name: str) -> Iterator[list[list[str]]]:
     """The fields of all rows that are not blank, with quotes as RFC 4180, Spark, and files without them have them."""
     plain = [

@@ -2,7 +2,11 @@
 
 from functools import partial
 
+from tests.fuzz.bodies import check_body, make_body
 from tests.fuzz.case import Reader
+from tests.fuzz.configs import check_config, make_config
+from tests.fuzz.databases import check_sheet, check_sqlite, make_sheet, make_sqlite
+from tests.fuzz.items import check_items, check_splits, make_items, make_splits
 from tests.fuzz.objects import check_json, make_json
 from tests.fuzz.packed import check_packed, make_packed
 from tests.fuzz.text import check_text, make_text
@@ -18,4 +22,10 @@ READERS: dict[str, Reader] = {
     "archives": Reader(make_packed, check_packed),
     "Parquet": Reader(make_parquet, check_typed),
     "Arrow": Reader(make_arrow, check_typed),
+    "SQLite": Reader(make_sqlite, check_sqlite),
+    "spreadsheets": Reader(make_sheet, check_sheet),
+    "items": Reader(make_items, check_items),
+    "splits": Reader(make_splits, check_splits),
+    "YAML config": Reader(make_config, check_config),
+    "HTTP bodies": Reader(make_body, check_body),
 }

@@ -47,11 +47,11 @@ def run(readers: Sequence[str], first: int, count: int, stop_at: float = float("
     inputs = [(reader, seed) for reader in readers for seed in range(first, first + count)]
     tallies, at = {reader: Tally(reader, first) for reader in readers}, 0
     while at < len(inputs) and time.monotonic() < stop_at:
-        at += _batch(tallies, inputs[at : at + BATCH])
+        at += _batch(tallies, inputs[at : at + BATCH], stop_at)
     return list(tallies.values())
 
 
-def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]]) -> int:
+def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]], stop_at: float) -> int:
     """Read some inputs in a process; how many, with one that stopped the process or was stopped."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
@@ -81,6 +81,8 @@ def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]]) -> i
             tally.seconds, began = tally.seconds + time.monotonic() - began, time.monotonic()
             if fault:
                 tally.faults.append((seed, fault))
+            if time.monotonic() > stop_at:
+                return done
         return len(inputs)
     finally:
         process.kill()

@@ -300,7 +300,7 @@ def test_a_damaged_name_of_a_time_zone_is_refused_without_a_panic(
 @pytest.mark.parametrize("lone", ['"\\ud800"', '"\\u0000"'])
 def test_an_id_that_json_cannot_keep_is_refused(tmp_path: Path, lone: str) -> None:
     (tmp_path / "ratings.jsonl").write_text(f'{{"user": {lone}, "item": 2, "rating": 3, "time": 4}}\n')
-    with pytest.raises(InputError, match=r"ratings\.jsonl:1: user_id '\\x00' has the character NUL"):
+    with pytest.raises(InputError, match=r"ratings\.jsonl:1: user_id '\\x00' has NUL or a carriage return"):
         load_ratings(str(tmp_path / "ratings.jsonl"), untitled="id")
 
 

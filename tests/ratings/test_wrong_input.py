@@ -560,3 +560,12 @@ def test_a_time_in_another_unit_is_refused_on_the_disk(table):
     found = error_of(folder, untitled="id")
     assert ":3: timestamp 1714564444800 is in another unit" in found
     assert error_of(folder, untitled="id", memory=1) == found
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "test.csv"])
+def test_a_carriage_return_within_an_id_is_named(table, name):
+    train = "user_id,item_id,label,title\nann,7,1,A\n"
+    folder = table(**{"train.csv": train, "test.csv": f"{train}b\rob,7,1,A\n"} if name == "test.csv" else {
+        "ratings.csv": f"{HEAD.strip()}\nann,10,4,1\nb\rob,10,4,1\n"})  # fmt: skip
+    with pytest.raises(InputError, match=rf"{name}:3: (user_id 'b\\rob' has|is not CSV: .*) .*carriage return"):
+        (load_given if name == "test.csv" else load_ratings)(str(folder))

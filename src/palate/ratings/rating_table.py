@@ -52,7 +52,6 @@ _WAY_OUT = "; `--bad-rows skip` leaves such rows out"
 NULLS = ("null", "NULL", "Null", "none", "None", "NONE", "nan", "NaN", "NAN", "n/a", "N/A", "<NA>", r"\N")
 """Words that programs write where there is no value."""
 _AS_INTEGERS = "; pandas writes 12 as 12.0 in a column with gaps: `.astype('Int64')` before it is written keeps 12"
-_LOST = f"is not UTF-8 text, or has U+FFFD of an earlier conversion: {IN_UTF8}"
 _WIDE = (pl.UInt64, pl.Int128)
 NOWHERE = -1
 """The place of the ratings of a table that has likes alone."""
@@ -314,14 +313,10 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         if (ids := table.frame[name]).dtype != pl.String:
             continue
         different = ids.unique()
-        if different.is_in(NULLS).any():
-            row = _first(ids.is_in(NULLS))
-            table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
-        damaged = different.filter(different.str.contains("[\0\ufffd]"))
-        if damaged.len():
-            row = _first(ids.is_in(damaged.implode()))
-            found = "has the character NUL, expected text" if "\0" in ids[row] else _LOST
-            table.fail(f"{name} {ids[row]!r} {found}", row)
+        wrong = different.filter(is_no_id(different))
+        if wrong.len():
+            row = _first(ids.is_in(wrong.implode()))
+            table.fail(f"{name} {id_problem(ids[row])}{_WAY_OUT}", row)
         if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
@@ -758,6 +753,7 @@ def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
         (time.is_null(), "no readable timestamp"),
         (time < 0, "timestamp before 1970"),
     ]
+    codes += [(pl.col(n).cast(pl.String).str.contains("[\0\r]"), f"{n} with NUL or a carriage return") for n in _IDS]
     found = [pl.when(wrong).then(pl.lit(reason)) for wrong, reason in (*ids, *codes, *values)]
     return frame.select(pl.coalesce(found)).to_series()
 
@@ -771,15 +767,26 @@ def _problem(
     """The message for a wrong row; `names` are the file's own, `forms` those of its times and ratings."""
     form, rated = forms
     for name in _IDS:
-        value = row[name]
-        if value is None:
-            return f"{names[name]} is empty, expected an id"
-        if value in NULLS:
-            return f"{names[name]} {value!r} stands for no value, expected an id"
-        if "\ufffd" in value:
-            return f"{names[name]} {value!r} {_LOST}"
+        if (problem := id_problem(row[name])) is not None:
+            return f"{names[name]} {problem}"
     problem = rating_problem(names["rating"], row["rating"] or "", scale, rated)
     return problem or form.problem(names.get("timestamp", "timestamp"), row["timestamp"] or "")
+
+
+def is_no_id(texts: pl.Series) -> pl.Series:
+    """Whether each text stands for no value, or has a character that no id has, (rows,) Boolean."""
+    return texts.is_in(NULLS) | texts.str.contains("[\0\r\ufffd]")
+
+
+def id_problem(value: str | None) -> str | None:
+    """The problem with an id; None if it is right."""
+    if value is None:
+        return "is empty, expected an id"
+    if value in NULLS:
+        return f"{value!r} stands for no value, expected an id"
+    if "\ufffd" in value:
+        return f"{value!r} is not UTF-8 text, or has U+FFFD of an earlier conversion: {IN_UTF8}"
+    return f"{value!r} has NUL or a carriage return, expected text on a line" if {"\0", "\r"} & {*value} else None
 
 
 def rating_problem(name: str, value: str, scale: tuple[float, float], rated: RatingForm = NUMBERS) -> str | None:

@@ -30,6 +30,8 @@ from palate.ratings.rating_table import (
     NULLS,
     RatingTable,
     as_ids,
+    id_problem,
+    is_no_id,
     rating_problem,
     reasons_of,
     scan,
@@ -280,7 +282,7 @@ def _checked(part: _Part, form: TimeForm | None, scale: tuple[float, float], ski
         wrong = ~rating.is_between(*scale).fill_null(False)
         part.refuse(wrong, expected, "rating", lambda name, value: rating_problem(name, value, scale))
     for name, found in ids.items():
-        part.refuse(found.is_null(), "an id", name)
+        part.refuse(found.is_null() | is_no_id(found), "an id", name, lambda name, value: f"{name} {id_problem(value)}")
     part.refuse(split.is_null(), "train, valid or test", "split")
     if form is not None:
         wrong = time.is_null() | (time < 0).fill_null(True)
