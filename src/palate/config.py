@@ -8,6 +8,7 @@ import codecs
 import datetime
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
@@ -40,6 +41,8 @@ INPUTS = (
     *(("model", "base"), ("tokens", "tokenizer"), ("text", "encoder")),
 )
 """The keys whose value may be the path of an input."""
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring, _REPR.maxlong = 3, 20, 20, 200, 200
 _DEPTH = 4
 
 if TYPE_CHECKING:
@@ -741,8 +744,8 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    """The first 80 characters of a value's `repr`."""
-    shown = repr(value)
+    """The first 80 characters of a value's `repr`; aliases of aliases may make that of a whole value endless."""
+    shown = _REPR.repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 

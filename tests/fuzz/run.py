@@ -103,11 +103,12 @@ def _read_all(inputs: Sequence[tuple[str, int]], scratch: str, send: Any) -> Non
 
 def read(reader: str, seed: int, folder: Path) -> tuple[str, str, int]:
     """Read the input of a seed in this process: the outcome, what is wrong, and the memory in bytes."""
+    from tests.fuzz.bombs import BOMBS, SLOW
     from tests.fuzz.case import Fault
     from tests.fuzz.faulty import FAULTY
     from tests.fuzz.readers import READERS
 
-    of = READERS.get(reader, FAULTY)
+    of = {**READERS, **BOMBS, **SLOW, "faulty": FAULTY}[reader]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     case = of.make(Random(f"{reader} {seed}"), folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -318,3 +319,20 @@ def test_a_parquet_column_of_titles_that_are_all_missing_is_none(tmp_path: Path)
     rows = pl.DataFrame({"user": [1], "item": [2], "rating": [3.0], "time": [4], "title": [None]})
     rows.write_parquet(tmp_path / "ratings.parquet")
     assert load_ratings(str(tmp_path / "ratings.parquet"), untitled="id").items.rows() == [(2, "2")]
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_footer_that_says_more_rows_than_there_are_is_refused(tmp_path: Path, memory: int | None) -> None:
+    rows = pa.table({"user": [1, 2, 3], "item": [4, 5, 6], "rating": [1.0, 2.0, 3.0], "time": [7, 8, 9]})
+    with pa.BufferOutputStream() as file:
+        pq.write_table(rows, file)
+        content = file.getvalue().to_pybytes()
+    (tmp_path / "log.parquet").write_bytes(content.replace(b"\x16\x06", b"\x16\x08"))
+    with pytest.raises(InputError, match=r"log\.parquet: .* the footer says 4 rows, the pages have 3"):
+        load_ratings(str(tmp_path / "log.parquet"), untitled="id", memory=memory)
+
+
+def test_a_table_of_too_many_columns_is_refused_with_their_number(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(f"user,item,rating,time{',x' * 5000}\n1,2,3,4{',' * 5000}\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:1: has 5,004 columns, expected at most 5,000"):
+        load_ratings(str(tmp_path / "ratings.csv"), untitled="id")

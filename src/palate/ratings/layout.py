@@ -54,6 +54,8 @@ _MARKS = {
 }
 """The kind of a binary file by its first bytes."""
 
+MOST_COLUMNS = 5_000
+"""Columns of a table: Polars takes some kilobytes for each."""
 _BLOCK = 1 << 20
 """Bytes that are read at once."""
 
@@ -101,6 +103,8 @@ def layout_of(file: SourceFile, header: Sequence[str] = ()) -> Layout:
             raise InputError("is empty, expected a header and rows", file.place)
         _, end, fields = first
         names = tuple(f.partition(":")[0].strip() if atomic else f.strip() for f in fields)
+    if len(names) > MOST_COLUMNS:
+        raise InputError(f"has {len(names):,} columns, expected at most {MOST_COLUMNS:,}", file.place, 1)
     quoted, escaped, rewritten = _quoting(file, separator, len(names), skip) if quoted else (False, False, False)
     # Polars takes a table's width from its first line, so blank lines below the header are skipped with it.
     first = next(_walk(file, Layout(separator, quoted, (), end, escaped)), None)
