@@ -72,9 +72,9 @@ def fields_of(content: bytes, encoding: str | None) -> Iterator[list[list[str]]]
 
     Without an encoding it is UTF-8; with an empty one it may be another.
     """
-    for encoding in ("utf-8-sig", "utf-16", "cp1252") if encoding == "" else (encoding or "utf-8-sig",):
+    for each in ("utf-8-sig", "utf-16", "cp1252") if encoding == "" else (encoding or "utf-8-sig",):
         try:
-            lines = content.decode(encoding).split("\n")
+            lines = content.decode(each).split("\n")
         except UnicodeError:
             continue
         while len(lines) > 1 and not lines[0].strip("\r"):
