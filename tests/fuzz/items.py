@@ -1,4 +1,4 @@
-"""Tables of items beside a right log, and tables with given splits."""
+"""Tables of items beside a right log, tables of users, and tables with given splits."""
 
 import csv
 import io
@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from random import Random
 
+import polars as pl
 from tests.fuzz.case import Case, Fault, Outcome, refusal
 from tests.fuzz.mutations import Log, damage_bytes, damage_rows
 from tests.fuzz.oracle import WHITE, fields_of
 from tests.fuzz.text import written
 
 from palate.errors import PalateError
-from palate.ratings.load import load_ratings
+from palate.ratings.load import Ratings, load_ratings, with_users
 from palate.ratings.splits import load_given
 
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "true": 1.0, "false": 0.0}
@@ -114,4 +115,35 @@ def titled(case: Case, seed: int) -> Outcome:
         raise Fault(f"{found.frame.height} rows were read, {count} are there")
     if {"user_id", "item_id", "label"} <= {*names} and read != expected:
         raise Fault(f"{read - expected} were read, {expected - read} are there")
+    return "read"
+
+
+def make_users(draw: Random, folder: Path) -> Case:
+    """A table of users that is damaged."""
+    log = Log(
+        ["user_id", "age", "home"], [[str(n), str(20 + n), draw.choice(("", "Rome", "a, b"))] for n in range(1, 6)]
+    )
+    damage_rows(draw, log)
+    content = damage_bytes(draw, written(draw, log, ","))
+    (folder / "users.csv").write_bytes(content)
+    return Case(folder / "users.csv", len(content))
+
+
+def check_users(case: Case, seed: int) -> Outcome:
+    """Each row of the table is a user."""
+    log = Ratings(pl.DataFrame(), pl.DataFrame(), "log", {}, (0.5, 5.0))
+    try:
+        found = with_users(log, str(case.path), {})
+    except PalateError as error:
+        return refusal(error, case.path.parent)
+    assert found.users is not None
+    read = {str(user) for user in found.users["user_id"]}
+    expected = [
+        {row[names.index("user_id")].strip(WHITE) for row in rows if any(row)}
+        for header, *rows in fields_of(case.path.read_bytes(), "")
+        if "user_id" in (names := [name.strip() for name in header])
+        if all(len(row) == len(names) for row in rows)
+    ]
+    if expected and read not in expected:
+        raise Fault(f"{read} was read of {expected}")
     return "read"

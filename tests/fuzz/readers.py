@@ -2,11 +2,12 @@
 
 from functools import partial
 
+from tests.fuzz.alpaca import check_alpaca, check_mind, make_alpaca, make_mind
 from tests.fuzz.bodies import check_body, make_body
 from tests.fuzz.case import Reader
 from tests.fuzz.configs import check_config, make_config
 from tests.fuzz.databases import check_sheet, check_sqlite, make_sheet, make_sqlite
-from tests.fuzz.items import check_items, check_splits, make_items, make_splits
+from tests.fuzz.items import check_items, check_splits, check_users, make_items, make_splits, make_users
 from tests.fuzz.objects import check_json, make_json
 from tests.fuzz.packed import check_packed, make_packed
 from tests.fuzz.text import check_text, make_text
@@ -25,6 +26,9 @@ READERS: dict[str, Reader] = {
     "SQLite": Reader(make_sqlite, check_sqlite),
     "spreadsheets": Reader(make_sheet, check_sheet),
     "items": Reader(make_items, check_items),
+    "users": Reader(make_users, check_users),
+    "MIND": Reader(make_mind, check_mind),
+    "Alpaca": Reader(make_alpaca, check_alpaca),
     "splits": Reader(make_splits, check_splits),
     "YAML config": Reader(make_config, check_config),
     "HTTP bodies": Reader(make_body, check_body),

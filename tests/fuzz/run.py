@@ -1,6 +1,7 @@
 """Read the inputs of many seeds in processes of their own: a crash, a hang, and memory are seen with the seed."""
 
 import faulthandler
+import logging
 import multiprocessing
 import os
 import re
@@ -93,6 +94,7 @@ def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]], stop
 
 def _read_all(inputs: Sequence[tuple[str, int]], scratch: str, send: Any) -> None:
     faulthandler.enable()
+    logging.disable()  # what a reader says of a file is not what a library prints
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_MOST, _MOST))
     tempfile.tempdir = scratch

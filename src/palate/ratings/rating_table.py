@@ -745,8 +745,7 @@ def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
     texts = [name for name in _IDS if frame.schema[name] == pl.String]
     ids = [(pl.col(name).is_null(), f"no {name}") for name in _IDS]
     ids += [(pl.col(name).is_in(NULLS), f"no {name}") for name in texts]
-    written = [*_IDS, *({"title"} & {*frame.columns})]
-    codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in written]
+    codes = [(pl.col(n).cast(pl.String).str.contains("\ufffd", literal=True), f"{n} not in UTF-8") for n in _IDS]
     values = [
         (rating.is_null(), "no rating that is a number"),
         (~rating.is_between(*scale), "rating outside of the scale"),
