@@ -28,6 +28,7 @@ def test_every_kind_of_fault_is_named_with_its_seed(monkeypatch: pytest.MonkeyPa
         "takes more than 2 s",
         "ended the process with -9",
         r"took \d+ MB for 100 bytes",
+        "printed 'a panic'",
     )
     assert [seed for seed, _ in tally.faults] == [1, 2, 3, 4, 5]
     assert all(re.match(kind, fault) for kind, (_, fault) in zip(kinds, tally.faults, strict=True))
