@@ -159,3 +159,8 @@ def test_aliases_of_aliases_as_a_value_are_refused_at_once(tmp_path):
     (tmp_path / "config.yaml").write_text("\n".join([*lines, "train: *a9"]))
     with pytest.raises(InputError, match=r"config\.yaml:11: 'train' is \[\[\["):
         load_config(tmp_path / "config.yaml")
+
+
+def test_a_source_that_is_too_long_for_a_path_is_no_path_in_the_folder_of_the_config(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"ratings:\n  source: {'x' * 300}\n")
+    assert load_config(tmp_path / "config.yaml").ratings.source == "x" * 300

@@ -7,6 +7,7 @@ suggests the most similar key. `--set section.key=value` overrides the file.
 import codecs
 import datetime
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -641,7 +642,12 @@ def _find_inputs(values: dict[str, Any], folder: Path) -> None:
     for section, key in INPUTS:
         part = values.get(section)
         value = part.get(key) if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(value, str) and value not in ARCHIVES and (folder / value).exists():
+        if (
+            isinstance(part, dict)
+            and isinstance(value, str)
+            and value not in ARCHIVES
+            and os.path.exists(folder / value)
+        ):
             part[key] = str(folder / value)
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -284,6 +285,10 @@ def _as_text(value: Any) -> Any:
     """An id in a column of values of several types."""
     if isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+        return value.hex()
     return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
 
 

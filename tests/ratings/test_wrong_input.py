@@ -569,3 +569,11 @@ def test_a_carriage_return_within_an_id_is_named(table, name):
         "ratings.csv": f"{HEAD.strip()}\nann,10,4,1\nb\rob,10,4,1\n"})  # fmt: skip
     with pytest.raises(InputError, match=rf"{name}:3: (user_id 'b\\rob' has|is not CSV: .*) .*carriage return"):
         (load_given if name == "test.csv" else load_ratings)(str(folder))
+
+
+def test_a_quote_that_is_damaged_does_not_make_all_quotes_of_a_table_part_of_its_fields(tmp_path):
+    (tmp_path / "ratings.tsv").write_text(
+        '"user"\t"item"\t"rating"\t"time"\n"1"\t"2"\t"3"\t"4"\n"1"\t"5"\t"3"x"\t"4"\n'
+    )
+    with pytest.raises(InputError, match=r"ratings\.tsv:3: is not CSV: text follows a closing quote"):
+        load_ratings(str(tmp_path / "ratings.tsv"), untitled="id")

@@ -222,7 +222,9 @@ def _quoting(file: SourceFile, separator: str, width: int, skip: int) -> tuple[b
     """
     if not any(b'"' in block for block in blocks_of(file.path)) or _is_standard(file, separator, width, skip):
         return True, False, False
-    conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
+    first = _first_lines(file, skip + 1).strip("\r\n").split(separator)
+    all_quoted = all(len(field) > 1 and field[0] == field[-1] == '"' for field in first)
+    conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" and not all_quoted else [])
     problem = None
     for quoted, escaped in conventions:
         try:
