@@ -122,6 +122,8 @@ def _ratings(
                 place[each] = header.index(column)
     if place.keys() != {*COLUMNS}:
         raise Wrong(f"has the columns {place}")
+    if rows and len(rows[-1]) == len(header) + 1 and not rows[-1][-1]:
+        rows[-1].pop()  # Polars sees no field behind the last separator of a file without a last line break
     keys: list[Key] = []
     seen: set[tuple[str, str, Decimal]] = set()
     for row in rows:
