@@ -4,7 +4,6 @@ import sqlite3
 from pathlib import Path
 from random import Random
 
-import pytest
 from tests.fuzz.case import Case, Fault, Outcome, refusal
 from tests.fuzz.mutations import NASTY, damage_bytes
 from tests.fuzz.oracle import Wrong, differs, ratings_in
@@ -80,7 +79,6 @@ def make_sheet(draw: Random, folder: Path) -> Case:
 
 def check_sheet(case: Case, seed: int) -> Outcome:
     """A spreadsheet is read or refused; its cells are checked in `tests/ratings/test_formats.py`."""
-    pytest.importorskip("fastexcel")
     try:
         found = load_ratings(str(case.path), untitled="id")
     except PalateError as error:

@@ -1,6 +1,7 @@
 """Each reader with its inputs: an input is a seed, which makes a small table, damages it, and says what is right."""
 
 from functools import partial
+from importlib.util import find_spec
 
 from tests.fuzz.alpaca import check_alpaca, check_mind, make_alpaca, make_mind
 from tests.fuzz.bodies import check_body, make_body
@@ -24,7 +25,7 @@ READERS: dict[str, Reader] = {
     "Parquet": Reader(make_parquet, check_typed),
     "Arrow": Reader(make_arrow, check_typed),
     "SQLite": Reader(make_sqlite, check_sqlite),
-    "spreadsheets": Reader(make_sheet, check_sheet),
+    **({"spreadsheets": Reader(make_sheet, check_sheet)} if find_spec("fastexcel") else {}),
     "items": Reader(make_items, check_items),
     "users": Reader(make_users, check_users),
     "MIND": Reader(make_mind, check_mind),
