@@ -83,7 +83,7 @@ def check_mind(case: Case, seed: int) -> Outcome:
             continue
         try:
             _, user, time, _, news = fields
-            datetime.strptime(re.sub(r"(?<=\D) (?=\d)", "0", time), "%m/%d/%Y %I:%M:%S %p")
+            datetime.strptime(time, "%m/%d/%Y %I:%M:%S %p")
             shown += [(user, *re.fullmatch(r"(.+)-([01])", one, re.DOTALL).groups()) for one in news.split(" ")]  # type: ignore[union-attr]
         except (ValueError, AttributeError) as error:
             raise Fault(f"it is to be refused: {error} in {line!r}") from None
