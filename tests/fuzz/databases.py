@@ -51,9 +51,9 @@ def check_sqlite(case: Case, seed: int) -> Outcome:
         return refusal(error, case.path.parent)
     raw = sqlite3.connect(case.path)
     try:
-        rows = [
-            dict(zip(COLUMNS, row, strict=True)) for row in raw.execute(f"SELECT {', '.join(COLUMNS)} FROM ratings")
-        ]
+        stored = raw.execute("SELECT * FROM ratings")
+        names = [column[0] for column in stored.description]
+        rows = [dict(zip(names, row, strict=True)) for row in stored]
         problem = differs(found, ratings_in(rows, found))
     except (Wrong, sqlite3.Error, UnicodeDecodeError) as error:
         raise Fault(f"it is to be refused: {error}") from None

@@ -56,6 +56,7 @@ def check_items(case: Case, seed: int) -> Outcome:
 
 def shown(title: str) -> str:
     """A title without what does not show, and white space."""
+    title = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", title)  # colours of a terminal
     return "".join(c for c in title if c.isprintable() and not c.isspace())
 
 
@@ -141,7 +142,7 @@ def check_users(case: Case, seed: int) -> Outcome:
     read = {str(user) for user in found.users["user_id"]}
     expected = [
         {row[names.index("user_id")].strip(WHITE) for row in rows if any(row)}
-        for header, *rows in fields_of(case.path.read_bytes(), "")
+        for header, *rows in fields_of(case.path.read_bytes(), None)
         if "user_id" in (names := [name.strip() for name in header])
         if all(len(row) == len(names) for row in rows)
     ]

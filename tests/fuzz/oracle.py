@@ -263,7 +263,7 @@ def ratings_in(rows: Sequence[Mapping[str, Any]], found: Ratings) -> list[Key]:
                 for part in column[role].split("."):
                     value = value.get(part) if isinstance(value, Mapping) else None
             if role in COLUMNS[:2] and found.frame.schema[role] == pl.String:
-                value = _as_text(value)
+                value = _as_text(value, is_json="JSON" in found.shape)
             elif isinstance(value, bool) and "JSON" in found.shape and role != "rating":
                 value = int(value)  # as Polars reads it among the numbers of an array
             if value is None or (role in COLUMNS[:2] and isinstance(value, float | bool)):
@@ -283,14 +283,16 @@ def ratings_in(rows: Sequence[Mapping[str, Any]], found: Ratings) -> list[Key]:
     return keys
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: Any, *, is_json: bool) -> Any:
     """An id in a column of values of several types."""
-    if isinstance(value, float) and value.is_integer():
+    if is_json and isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"
     if isinstance(value, bytes):
         with suppress(UnicodeDecodeError):
             return value.decode()
         return value.hex()
+    if not is_json and value is not None:
+        return str(value)
     return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
 
 
