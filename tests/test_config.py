@@ -152,3 +152,15 @@ def test_a_ranking_loss_wants_targets_to_compare() -> None:
         InputError, match=r"ranking_weight compares the targets of a prompt, expected targets_per_prompt"
     ):
         load_config(None, [parse_override("train.ranking_weight=1")])
+
+
+def test_aliases_of_aliases_as_a_value_are_refused_at_once(tmp_path):
+    lines = ["a0: &a0 [lol, lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
+    (tmp_path / "config.yaml").write_text("\n".join([*lines, "train: *a9"]))
+    with pytest.raises(InputError, match=r"config\.yaml:11: 'train' is \[\[\["):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_a_source_that_is_too_long_for_a_path_is_no_path_in_the_folder_of_the_config(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"ratings:\n  source: {'x' * 300}\n")
+    assert load_config(tmp_path / "config.yaml").ratings.source == "x" * 300

@@ -7,7 +7,9 @@ suggests the most similar key. `--set section.key=value` overrides the file.
 import codecs
 import datetime
 import difflib
+import os
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
@@ -40,6 +42,8 @@ INPUTS = (
     *(("model", "base"), ("tokens", "tokenizer"), ("text", "encoder")),
 )
 """The keys whose value may be the path of an input."""
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring, _REPR.maxlong = 3, 20, 20, 200, 200
 _DEPTH = 4
 
 if TYPE_CHECKING:
@@ -638,7 +642,12 @@ def _find_inputs(values: dict[str, Any], folder: Path) -> None:
     for section, key in INPUTS:
         part = values.get(section)
         value = part.get(key) if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(value, str) and value not in ARCHIVES and (folder / value).exists():
+        if (
+            isinstance(part, dict)
+            and isinstance(value, str)
+            and value not in ARCHIVES
+            and os.path.exists(folder / value)
+        ):
             part[key] = str(folder / value)
 
 
@@ -741,8 +750,8 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    """The first 80 characters of a value's `repr`."""
-    shown = repr(value)
+    """The first 80 characters of a value's `repr`; aliases of aliases may make that of a whole value endless."""
+    shown = _REPR.repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 

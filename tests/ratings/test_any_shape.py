@@ -925,3 +925,13 @@ def test_a_column_without_values_in_a_spreadsheet_is_no_warning(tmp_path: Path) 
     command = [sys.executable, "-m", "palate", "inspect", str(tmp_path / "log.xlsx"), "--untitled", "id"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert told == "log is read as a spreadsheet\n"
+
+
+@pytest.mark.parametrize("byte", [b"\xfb", b"\xc4", b"\xb4"])
+def test_one_byte_that_is_not_ascii_shows_no_other_encoding_than_that_of_western_europe(
+    tmp_path: Path, byte: bytes
+) -> None:
+    (tmp_path / "ratings.csv").write_text("user,item,rating,time\n1,10,4,100\n")
+    (tmp_path / "movies.csv").write_bytes(b"item_id,title\n10,Ti" + byte + b"tle\n")
+    found = load_ratings(str(tmp_path))
+    assert (found.shape, found.items["title"][0]) == ("CSV; items in cp1252", f"Ti{byte.decode('cp1252')}tle")

@@ -218,3 +218,10 @@ def test_data_that_were_read_in_another_way_are_prepared_again(tmp_path, capsys)
     assert main(["prepare", *at, "--bad-rows", "skip"]) == 0
     assert main(["recommend", *at, "--user", "1", "--base-only"]) == 2
     assert "prepared with ratings.bad_rows = 'skip' (the config says None)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("time", ["11/15/20199:55:12 AM", "11/15/2019 9:55:12AM", "11/15/2019 9:55: 2 AM"])
+def test_a_time_of_mind_has_its_spaces(tmp_path, time):
+    (tmp_path / "behaviors.tsv").write_text(f"1\tU1\t11/15/2019 9:55:11 AM\t\tN1-1\n2\tU1\t{time}\t\tN3-1\n")
+    with pytest.raises(InputError, match=r"behaviors\.tsv:2: timestamp '.*' is not a time, expected one such as"):
+        load_ratings(str(tmp_path), untitled="id")

@@ -158,5 +158,5 @@ def test_a_word_for_no_value_is_no_id(tmp_path, word, suffix):
     assert [str(user) for user in ratings.frame["user_id"]] == ["1"]
     assert ratings.dropped == {"no item_id": 1, "no user_id": 1}
     (tmp_path / "all.csv").write_text(f"user,item,label,title,split\n1,5,1,A,train\n{word},5,1,A,test\n")
-    with pytest.raises(InputError, match=rf"all\.csv:3: user '{word}' is wrong, expected an id"):
+    with pytest.raises(InputError, match=rf"all\.csv:3: user '{word}' stands for no value, expected an id"):
         load_given(str(tmp_path / "all.csv"))

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -269,3 +271,68 @@ def test_a_damaged_archive_or_spreadsheet_is_refused_or_read(tmp_path: Path, kin
         (tmp_path / f"log{kind}").write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])])
         found = read(str(tmp_path / f"log{kind}"), partial(load_ratings, untitled="id"))
         assert not isinstance(found, str) or (f"log{kind}" in found and "\n" not in found)
+
+
+def arrow_file(path: Path, times: pa.Array) -> bytes:
+    table = pa.table({"user": ["a", "b"], "item": [1, 2], "rating": [4.0, 5.0], "time": times})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as out:
+        out.write_table(table)
+    return path.read_bytes()
+
+
+def test_times_of_arrow_that_polars_would_wrap_around_are_refused(tmp_path: Path) -> None:
+    arrow_file(tmp_path / "log.arrow", pa.array([1, 2**62], pa.timestamp("s")))
+    with pytest.raises(
+        InputError, match=r"log\.arrow: cannot be read, .* out of bounds timestamp: 4611686018427387904"
+    ):
+        load_ratings(str(tmp_path / "log.arrow"), untitled="id")
+
+
+def test_a_damaged_name_of_a_time_zone_is_refused_without_a_panic(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = arrow_file(tmp_path / "log.arrow", pa.array([1, 2], pa.timestamp("us", "Europe/Berlin")))
+    (tmp_path / "log.arrow").write_bytes(content.replace(b"Europe/B", b"Europe/\xea"))
+    with pytest.raises(InputError, match=r"log\.arrow: cannot be read, .* can't decode byte 0xea"):
+        load_ratings(str(tmp_path / "log.arrow"), untitled="id")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("lone", ['"\\ud800"', '"\\u0000"'])
+def test_an_id_that_json_cannot_keep_is_refused(tmp_path: Path, lone: str) -> None:
+    (tmp_path / "ratings.jsonl").write_text(f'{{"user": {lone}, "item": 2, "rating": 3, "time": 4}}\n')
+    with pytest.raises(InputError, match=r"ratings\.jsonl:1: user_id '\\x00' has NUL or a carriage return"):
+        load_ratings(str(tmp_path / "ratings.jsonl"), untitled="id")
+
+
+@pytest.mark.parametrize("place", ["[%s]", "%s"])
+def test_a_number_beyond_64_bits_is_named(tmp_path: Path, place: str) -> None:
+    row = '{"user": "a", "item": 2, "rating": 1e400, "time": 4}'
+    (tmp_path / "ratings.json").write_text(place % row)
+    with pytest.raises(
+        InputError, match=r"ratings\.json:?1?: is (not a|not) JSON.*1e400 is no number of JSON, or beyond"
+    ):
+        load_ratings(str(tmp_path / "ratings.json"), untitled="id")
+
+
+def test_a_parquet_column_of_titles_that_are_all_missing_is_none(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user": [1], "item": [2], "rating": [3.0], "time": [4], "title": [None]})
+    rows.write_parquet(tmp_path / "ratings.parquet")
+    assert load_ratings(str(tmp_path / "ratings.parquet"), untitled="id").items.rows() == [(2, "2")]
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_footer_that_says_more_rows_than_there_are_is_refused(tmp_path: Path, memory: int | None) -> None:
+    rows = pa.table({"user": [1, 2, 3], "item": [4, 5, 6], "rating": [1.0, 2.0, 3.0], "time": [7, 8, 9]})
+    with pa.BufferOutputStream() as file:
+        pq.write_table(rows, file)
+        content = file.getvalue().to_pybytes()
+    (tmp_path / "log.parquet").write_bytes(content.replace(b"\x16\x06", b"\x16\x08"))
+    with pytest.raises(InputError, match=r"log\.parquet: .* the footer says 4 rows, the pages have 3"):
+        load_ratings(str(tmp_path / "log.parquet"), untitled="id", memory=memory)
+
+
+def test_a_table_of_too_many_columns_is_refused_with_their_number(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(f"user,item,rating,time{',x' * 5000}\n1,2,3,4{',' * 5000}\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:1: has 5,004 columns, expected at most 5,000"):
+        load_ratings(str(tmp_path / "ratings.csv"), untitled="id")

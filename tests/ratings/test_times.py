@@ -197,3 +197,9 @@ def test_typed_times_of_a_year_that_dates_lack_are_refused(tmp_path: Path, kind:
     assert found.dropped == {"no readable timestamp": 1}
     assert found.skipped is not None
     assert f'"timestamp": {number}' in found.skipped["row"][0]
+
+
+def test_times_with_colons_are_read_where_colons_separate_fields(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::10::4::2024-05-01T12:00:00Z\n2::10::5::2024-05-01 12:00:01\n")
+    found = load_ratings(str(tmp_path / "ratings.dat"), untitled="id")
+    assert found.frame.rows() == [(1, 10, 4.0, 1714564800), (2, 10, 5.0, 1714564801)]

@@ -528,3 +528,52 @@ def test_a_row_of_given_splits_that_holds_a_note_alone_is_no_blank_line(tmp_path
     path.write_text("\n".join([*rows[:3], rows[4]]))
     with pytest.raises(InputError, match=r"a\.csv:4: label '7'"):
         load_given(str(path))
+
+
+@pytest.mark.parametrize("row", ["1,20,3.5,5", "x,1,20,3.5,5,6,7", '"a, b",1,20,3.5'])
+@pytest.mark.parametrize("head", ["note,userId,movieId,rating,timestamp", "userId,movieId,rating,timestamp,title"])
+def test_a_row_of_another_width_is_named_although_columns_are_not_read(table, head, row):
+    good = "x,1,10,4.0,100" if head.startswith("note") else "1,10,4.0,100,Heat"
+    folder = table(f"{head}\n{good}\n{row}\n{good}\n")
+    assert re.search(r"ratings\.csv:3: row has \d fields, expected 5", error_of(folder))
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "movies.csv", "train.csv"])
+def test_a_nul_far_down_is_named_with_its_line(table, name):
+    far = "".join(f"{n},10,4.0,{n}\n" for n in range(1000))
+    content = f"userId,movieId,rating,timestamp\n{far}a\0b,10,4.0,7\n"
+    content = content.replace("rating,", "label,").replace(",4.0,", ",1,") if name == "train.csv" else content
+    content = f"movieId,title\n{far}1\0,T\n".replace(",10,4.0,", ",T") if name == "movies.csv" else content
+    folder = table(**({"test.csv": content.replace("\0", "")} if name == "train.csv" else {}), **{name: content})
+    with pytest.raises(InputError, match=rf"{name}:1002: byte 0x00 is not text"):
+        (load_given if name == "train.csv" else load_ratings)(str(folder))
+
+
+@pytest.mark.parametrize("rating", ["4.0", " 4.0"])
+def test_a_character_that_stands_for_lost_ones_is_no_id(table, rating):
+    folder = table(f"{HEAD}{GOOD}ren\ufffd,10,{rating},7\n")
+    assert re.search(r"ratings\.csv:3: user_?[iI]d 'ren\ufffd' is not UTF-8 text, or has U\+FFFD", error_of(folder))
+
+
+def test_a_time_in_another_unit_is_refused_on_the_disk(table):
+    folder = table(f"{HEAD}{GOOD}1,10,4.0,1714564444800\r\n1,20,4.0,7\r\n")
+    found = error_of(folder, untitled="id")
+    assert ":3: timestamp 1714564444800 is in another unit" in found
+    assert error_of(folder, untitled="id", memory=1) == found
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "test.csv"])
+def test_a_carriage_return_within_an_id_is_named(table, name):
+    train = "user_id,item_id,label,title\nann,7,1,A\n"
+    folder = table(**{"train.csv": train, "test.csv": f"{train}b\rob,7,1,A\n"} if name == "test.csv" else {
+        "ratings.csv": f"{HEAD.strip()}\nann,10,4,1\nb\rob,10,4,1\n"})  # fmt: skip
+    with pytest.raises(InputError, match=rf"{name}:3: (user_id 'b\\rob' has|is not CSV: .*) .*carriage return"):
+        (load_given if name == "test.csv" else load_ratings)(str(folder))
+
+
+def test_a_quote_that_is_damaged_does_not_make_all_quotes_of_a_table_part_of_its_fields(tmp_path):
+    (tmp_path / "ratings.tsv").write_text(
+        '"user"\t"item"\t"rating"\t"time"\n"1"\t"2"\t"3"\t"4"\n"1"\t"5"\t"3"x"\t"4"\n'
+    )
+    with pytest.raises(InputError, match=r"ratings\.tsv:3: is not CSV: text follows a closing quote"):
+        load_ratings(str(tmp_path / "ratings.tsv"), untitled="id")

@@ -15,11 +15,22 @@ def column_names(path: Path) -> list[str]:
 
 def read_arrow(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":
     """The table of a file of Arrow's IPC format or stream, or of a saved dataset; or some of its columns."""
-    import polars as pl
-
     table = _table(path)
     table = table if columns is None else table.select(list(columns))
     table.validate(full=True)  # offsets of a damaged file would end the process
+    return frame_of(table)
+
+
+def frame_of(table: Any) -> "pl.DataFrame":
+    """A pyarrow table as one of Polars; raises an error for names that are not UTF-8, and times out of bounds."""
+    import polars as pl
+    import pyarrow as pa
+
+    for number, field in enumerate(table.schema):
+        zone = field.type.tz if pa.types.is_timestamp(field.type) else None  # Polars panics at one that is not UTF-8
+        if pa.types.is_timestamp(field.type) and field.type.unit == "s":
+            # Polars has no seconds, and its milliseconds of the year 292278994 and later wrap around.
+            table = table.set_column(number, field.name, table.column(number).cast(pa.timestamp("ms", zone)))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -71,13 +71,15 @@ class Format:
         return replace(file, path=copy), torn
 
     def _try(self, file: SourceFile, problem: str, read: Callable[[], Found]) -> Found:
+        import polars as pl
+
         try:
             return read()
         except WrongLineError as error:
             raise (TornError if error.reason else InputError)(str(error), file.place, error.line) from None
         except InputError as error:
             raise InputError(error.message, file.place) from None
-        except Exception as error:  # each library has errors of its own
+        except (Exception, pl.exceptions.PanicException) as error:  # each library has errors of its own
             raise InputError(f"{problem.format(self.name)}: {first_line(error)}", file.place) from None
 
 

@@ -18,6 +18,7 @@ from palate.ratings.layout import (
     Layout,
     check_encoding,
     check_widths,
+    check_zeros,
     column_of,
     layout_of,
     rewritten_rows,
@@ -206,6 +207,7 @@ def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tup
 
 def _read_text(file: SourceFile, layout: Layout) -> pl.DataFrame:
     """A text table as String columns, without blank lines."""
+    check_zeros(file)
     try:
         text = file.path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:

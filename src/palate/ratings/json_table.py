@@ -5,6 +5,7 @@ An object is a row, or holds a list of rows, such as the ratings of a user.
 
 import codecs
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,7 @@ def _of_array(path: Path) -> "pl.DataFrame":
         return pl.read_json(path, infer_schema_length=None)
     except pl.exceptions.PolarsError:
         try:
-            rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+            rows = _parsed(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError):
             rows = []
         if not rows or not all(isinstance(row, dict) for row in rows):
@@ -158,8 +159,15 @@ def _unmarked(path: Path) -> Path | bytes:
         return content.read() if content.read(3) == codecs.BOM_UTF8 else path
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _parsed(text: str | bytes) -> Any:
+    """A value of JSON; raises `ValueError` also for the numbers that Polars lacks."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON, or beyond those of 64 bits")
+    return number
 
 
 def _of_lines(path: Path, columns: Sequence[str] | None, inferred: int | None) -> "pl.DataFrame":
@@ -217,7 +225,7 @@ def _found(path: Path, error: Exception) -> Exception:
     """The first line that is not an object, if there is one; else the error itself."""
     if _is_array(path):
         try:
-            rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+            rows = _parsed(path.read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as wrong:
             return WrongLineError(f"is not JSON: {wrong.msg}", wrong.lineno)
         except (ValueError, RecursionError) as wrong:
@@ -236,7 +244,7 @@ def wrong_lines(path: Path) -> Iterator[WrongLineError]:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line.removeprefix(codecs.BOM_UTF8), parse_constant=_refuse_constant)
+                row = _parsed(line.removeprefix(codecs.BOM_UTF8))
             except (ValueError, RecursionError) as wrong:
                 problem = wrong.msg if isinstance(wrong, json.JSONDecodeError) else first_line(wrong)
                 what = "neither JSON nor a dictionary of Python" if line.startswith(b"{'") else f"not JSON: {problem}"

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -55,6 +54,8 @@ _MARKS = {
 }
 """The kind of a binary file by its first bytes."""
 
+MOST_COLUMNS = 5_000
+"""Columns of a table: Polars takes some kilobytes for each."""
 _BLOCK = 1 << 20
 """Bytes that are read at once."""
 
@@ -102,6 +103,8 @@ def layout_of(file: SourceFile, header: Sequence[str] = ()) -> Layout:
             raise InputError("is empty, expected a header and rows", file.place)
         _, end, fields = first
         names = tuple(f.partition(":")[0].strip() if atomic else f.strip() for f in fields)
+    if len(names) > MOST_COLUMNS:
+        raise InputError(f"has {len(names):,} columns, expected at most {MOST_COLUMNS:,}", file.place, 1)
     quoted, escaped, rewritten = _quoting(file, separator, len(names), skip) if quoted else (False, False, False)
     # Polars takes a table's width from its first line, so blank lines below the header are skipped with it.
     first = next(_walk(file, Layout(separator, quoted, (), end, escaped)), None)
@@ -151,23 +154,23 @@ def records(file: SourceFile, layout: Layout) -> Iterator[tuple[int, list[str]]]
             yield line, fields
 
 
-def check_widths(file: SourceFile, layout: Layout, rows: int | None = None, shown: int | None = None) -> None:
+def check_widths(file: SourceFile, layout: Layout, shown: int | None = None) -> None:
     """Raise `InputError` for the first row whose number of fields differs from the header's.
 
-    Only the first `rows` rows are checked (None: all). The message names the first `shown` columns (None: all).
+    The message names the first `shown` columns (None: all).
     """
-    for line, fields in islice(records(file, layout), rows):
+    for line, fields in records(file, layout):
         if len(fields) != len(layout.names):
             raise InputError(width_problem(fields, layout.names, shown), file.place, line)
 
 
 def lacks_fields(file: SourceFile, layout: Layout) -> bool:
-    """Whether a row has too few fields, for which Polars reads nulls as for empty ones; True if that cannot be told.
+    """Whether a row has too few fields, for which Polars reads nulls as for empty ones.
 
     Counts the separators outside of quotes, block by block.
     """
     if len(layout.separator) > 1 or layout.rewritten:
-        return True
+        return any(len(fields) < len(layout.names) for _, fields in records(file, layout))
     rest = b""
     with file.path.open("rb") as content:
         for _ in range(layout.skip_lines):
@@ -219,7 +222,9 @@ def _quoting(file: SourceFile, separator: str, width: int, skip: int) -> tuple[b
     """
     if not any(b'"' in block for block in blocks_of(file.path)) or _is_standard(file, separator, width, skip):
         return True, False, False
-    conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" else [])
+    first = _first_lines(file, skip + 1).strip("\r\n").split(separator)
+    all_quoted = all(len(field) > 1 and field[0] == field[-1] == '"' for field in first)
+    conventions = [(True, False), (True, True)] + ([(False, False)] if separator == "\t" and not all_quoted else [])
     problem = None
     for quoted, escaped in conventions:
         try:
@@ -329,6 +334,18 @@ def check_encoding(file: SourceFile) -> None:
                 raise InputError(problem, file.place, number) from None
 
 
+def check_zeros(file: SourceFile) -> None:
+    """Raise `InputError` for the first line with a NUL, which would become part of an id."""
+    if file.has_zeros:
+        raise _with_zero(file)
+
+
+def _with_zero(file: SourceFile) -> InputError:
+    with file.path.open("rb") as content:
+        line = next((number for number, line in enumerate(content, 1) if b"\0" in line), None)
+    return InputError("byte 0x00 is not text, expected a table of text", file.place, line)
+
+
 def csv_problem(error: csv.Error) -> str:
     """The message for an error of Python's csv module."""
     found = str(error)
@@ -349,8 +366,7 @@ def _check_begin(file: SourceFile) -> None:
     if kind is not None:
         raise InputError(f"is {kind}", file.place)
     if b"\0" in begin:
-        line = begin[: begin.index(0)].count(b"\n") + 1
-        raise InputError("byte 0x00 is not text, expected a table of text", file.place, line)
+        raise _with_zero(file)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
 

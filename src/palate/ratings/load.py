@@ -85,7 +85,7 @@ class Ratings:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By file, the role of each column: a column of `frame`, `title`, or empty. Not recorded with given splits."""
     shape: str = ""
-    """What the file of the ratings is, such as `text with semicolons, gzip, cp1252`."""
+    """What the file of the ratings is, such as `text with semicolons, gzip, cp1252; items in cp1252`."""
     options: dict[str, Any] = field(default_factory=dict)
     """How a config says that the tables are read, where it differs from the usual way; the manifest holds it."""
     likes: Likes | None = None
@@ -195,6 +195,7 @@ def load_ratings(
             raise InputError(f"has no ratings that can be kept: {table.left_out()}{hint}", table.file.place)
         skipped = table.report() if bad_rows == "report" else None
         inputs = digests([*files, *item_tables])
+        other = {file.encoding for file in item_tables} - {file.encoding for file in files} - {""}
     frame = in_seconds(table.frame, table.form, scratch)
     return Ratings(
         numbered(frame, scratch) if how.numbered else frame,
@@ -206,7 +207,7 @@ def load_ratings(
         counted(table.reasons),
         skipped,
         roles,
-        table.shape,
+        "; ".join([table.shape, *(f"items in {name}" for name in sorted(other))]),
         likes=likes,
         scratch=scratch,
         rated=table.rated.name,

@@ -24,6 +24,8 @@ _FIELDS = ["impression", "user_id", "timestamp", "history", "shown"]
 BLANK = b"\t" * (len(_FIELDS) - 1) + b"\n"
 """A line without values; Polars takes the number of columns from the first line, which may be this one."""
 _TIME = "%m/%d/%Y %I:%M:%S %p"
+_FORM = r"^\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d{1,2}:\d{1,2} [AP]M$"
+"""Polars takes any white space, or none, between the parts of a time."""
 
 
 def column_names(path: Path) -> list[str]:
@@ -71,7 +73,7 @@ def _is_time(text: str) -> bool:
         datetime.strptime(text, _TIME)
     except ValueError:
         return False
-    return True
+    return re.match(_FORM, text, re.ASCII) is not None
 
 
 def _rows(path: Path) -> "pl.DataFrame":
@@ -85,7 +87,11 @@ def _rows(path: Path) -> "pl.DataFrame":
             )
             .with_row_index("line", 1)
             .filter(pl.any_horizontal(pl.col(_FIELDS).is_not_null()))  # blank lines
-            .with_columns(pl.col("timestamp").str.to_datetime(_TIME), pl.col("shown").str.split(" "))
+            .with_columns(
+                pl.when(pl.col("timestamp").str.contains(_FORM)).then("timestamp").otherwise(pl.lit("")),
+                pl.col("shown").str.split(" "),
+            )
+            .with_columns(pl.col("timestamp").str.to_datetime(_TIME))
         )
     except pl.exceptions.PolarsError as error:
         raise next(wrong_lines(path), error) from None

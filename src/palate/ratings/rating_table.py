@@ -25,6 +25,7 @@ from palate.ratings.layout import (
     Layout,
     check_encoding,
     check_roles,
+    check_zeros,
     column_of,
     lacks_fields,
     layout_of,
@@ -315,9 +316,10 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         if (ids := table.frame[name]).dtype != pl.String:
             continue
         different = ids.unique()
-        if different.is_in(NULLS).any():
-            row = _first(ids.is_in(NULLS))
-            table.fail(f"{name} {ids[row]!r} stands for no value, expected an id{_WAY_OUT}", row)
+        wrong = different.filter(is_no_id(different))
+        if wrong.len():
+            row = _first(ids.is_in(wrong.implode()))
+            table.fail(f"{name} {id_problem(ids[row])}{_WAY_OUT}", row)
         if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{_AS_INTEGERS}", _first(ids == pair[0]))
@@ -343,6 +345,8 @@ def _read(file: SourceFile, how: Reading) -> RatingTable:
     typed = format_of(file)
     try:
         table = _read_text(file, how) if typed is None else _read_typed(file, typed, how)
+        if typed is None:
+            check_zeros(file)
     except TornError as error:
         if typed is None or how.spare is None or not how.skip:
             raise InputError(f"{error.message}{_WAY_OUT}", error.place, error.line) from None
@@ -414,12 +418,8 @@ def _read_text(file: SourceFile, how: Reading) -> RatingTable:
         if above or layout.rewritten:
             how.scratch.refuse("has quotes within its fields, or values in names of folders", file.place, _ON_DISK)
         return replace(_read_on_disk(file, layout, places, how, how.scratch), columns=roles)
-    last = {"_last": len(layout.names) - 1} if how.skip and len(layout.names) - 1 not in places.values() else {}
     try:
-        frame = scan(file, layout, places | last, _TYPES, ids=_IDS)
-        if last and frame["_last"].null_count() and lacks_fields(file, layout):
-            raise pl.exceptions.ComputeError("a row has too few fields")
-        frame = frame.drop(last)
+        frame = scan(file, layout, places, _TYPES, ids=_IDS)
         frame = numbered(frame) if how.numbered else frame
         if not _has_nulls(frame):
             form = time_form(frame["timestamp"])
@@ -474,7 +474,7 @@ def _timed(table: RatingTable, how: Reading, scratch: Scratch) -> RatingTable:
     """The table on the disk with times in the unit of its form; raises `MissingError` for a time of another form."""
     frame = numbered(table.frame, scratch) if how.numbered else table.frame
     form = time_form(frame["timestamp"])
-    if form != SECONDS:
+    if form != SECONDS or any(form.values(each).null_count() for each in _slices(frame["timestamp"])):
         frame = frame.with_columns(scratch.table(form.values(each).to_frame() for each in _slices(frame["timestamp"])))
     return replace(table, frame=frame, form=form)
 
@@ -531,7 +531,8 @@ def scan(
     integers, ids are read `as_text` first, at twice the cost (None: as the begin of the file shows). `into` makes the
     table from blocks of it; None: it is read as a whole.
 
-    Raises a Polars error if a field is not of its type, or if an id is not a plain integer, such as `+7` or `007`.
+    Raises a Polars error if a field is not of its type, if an id is not a plain integer, such as `+7` or `007`, or if a
+    row has another number of fields than the header.
     """
     if as_text is None:
         as_text = bool(ids) and (layout.separator[0] in DIGIT_LIKE or file.seems_respelled)
@@ -558,6 +559,9 @@ def scan(
     one = pl.when(pl.any_horizontal(column.is_not_null() for column in read.values())).then(pl.lit("1"))
     read |= {n: one.cast(types.get(n, pl.String())) for n, place in places.items() if place == NOWHERE}
     chosen = [(column.cast(pl.Int64) if name in ids else column).alias(name) for name, column in read.items()]
+    # Polars notices a field too many only where all columns are read, and reads null where a row has too few fields.
+    chosen.append(pl.col(names[-1]).is_null().alias("_short"))
+    chosen.append(pl.any_horizontal(pl.col(n).is_null() for n in names[:-1]).alias("_others"))
     if as_text:
         chosen.append(pl.any_horizontal(_is_respelled(read[name]) for name in ids).alias("_respelled"))
     frame = lazy.select(*chosen, *([pl.any_horizontal(between).alias("_between")] if between else []))
@@ -567,7 +571,9 @@ def scan(
             raise pl.exceptions.ComputeError("a number has a sign or leading zeros")
         if between and block["_between"].any():
             raise pl.exceptions.ComputeError(f"a field holds {layout.separator[0]}")
-        return block.drop("_respelled", "_between", strict=False)
+        if block["_short"].any() and lacks_fields(file, layout):
+            raise pl.exceptions.ComputeError("a row has too few fields")
+        return block.drop("_respelled", "_between", "_short", "_others", strict=False)
 
     if into is None:
         table = frame.collect(engine="streaming")
@@ -585,10 +591,10 @@ def _read_carefully(file: SourceFile, layout: Layout, places: Mapping[str, int],
     """
     try:
         text = scan(file, layout, places, {})
-    except POLARS_FAULTS as error:
+    except POLARS_FAULTS:
         _diagnose(file, layout, places, how, (None, None))
         check_encoding(file)
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
+        text, _ = whole_rows(file, layout, places)
     texts = _stripped(text, decimal_comma=layout.separator != ",")
     blank = texts.select(pl.all_horizontal(pl.col(name).is_null() for name in how.roles)).to_series()
     texts, rated = _in_numbers(texts)
@@ -636,12 +642,9 @@ def _read_leniently(file: SourceFile, layout: Layout, places: Mapping[str, int],
 def whole_rows(file: SourceFile, layout: Layout, places: Mapping[str, int]) -> tuple[pl.DataFrame, list[int]]:
     """The text of the rows that have as many fields as the header, and the other rows, counted from 0."""
     others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
-    last = next(name for name, place in (dict(places) | others).items() if place == len(layout.names) - 1)
     try:
         texts = scan(file, layout, dict(places) | others, {})
-        texts = texts.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
-        if not texts[last].null_count() or not lacks_fields(file, layout):  # fields that a row lacks are null
-            return texts.drop(others), []
+        return texts.filter(~pl.all_horizontal(pl.all().is_null())).drop(others), []  # blank lines, as in `records`
     except POLARS_FAULTS:
         pass
     rows, ragged = [], []
@@ -752,6 +755,7 @@ def reasons_of(frame: pl.DataFrame, scale: tuple[float, float]) -> pl.Series:
         (time.is_null(), "no readable timestamp"),
         (time < 0, "timestamp before 1970"),
     ]
+    codes += [(pl.col(n).cast(pl.String).str.contains("[\0\r]"), f"{n} with NUL or a carriage return") for n in _IDS]
     found = [pl.when(wrong).then(pl.lit(reason)) for wrong, reason in (*ids, *codes, *values)]
     return frame.select(pl.coalesce(found)).to_series()
 
@@ -765,15 +769,26 @@ def _problem(
     """The message for a wrong row; `names` are the file's own, `forms` those of its times and ratings."""
     form, rated = forms
     for name in _IDS:
-        value = row[name]
-        if value is None:
-            return f"{names[name]} is empty, expected an id"
-        if value in NULLS:
-            return f"{names[name]} {value!r} stands for no value, expected an id"
-        if "\ufffd" in value:
-            return f"{names[name]} {value!r} is not UTF-8 text: {IN_UTF8}"
+        if (problem := id_problem(row[name])) is not None:
+            return f"{names[name]} {problem}"
     problem = rating_problem(names["rating"], row["rating"] or "", scale, rated)
     return problem or form.problem(names.get("timestamp", "timestamp"), row["timestamp"] or "")
+
+
+def is_no_id(texts: pl.Series) -> pl.Series:
+    """Whether each text stands for no value, or has a character that no id has, (rows,) Boolean."""
+    return texts.is_in(NULLS) | texts.str.contains("[\0\r\ufffd]")
+
+
+def id_problem(value: str | None) -> str | None:
+    """The problem with an id; None if it is right."""
+    if value is None:
+        return "is empty, expected an id"
+    if value in NULLS:
+        return f"{value!r} stands for no value, expected an id"
+    if "\ufffd" in value:
+        return f"{value!r} is not UTF-8 text, or has U+FFFD of an earlier conversion: {IN_UTF8}"
+    return f"{value!r} has NUL or a carriage return, expected text on a line" if {"\0", "\r"} & {*value} else None
 
 
 def rating_problem(name: str, value: str, scale: tuple[float, float], rated: RatingForm = NUMBERS) -> str | None:
@@ -901,7 +916,7 @@ def type_of(role: str, column: str, found: pl.DataType, place: str) -> pl.DataTy
         whole = found if found in _WIDE else pl.Int64()
         wanted = whole if found.is_integer() else pl.String()
     elif role == "title":
-        fits, expected, wanted = is_text, "text", pl.String()
+        fits, expected, wanted = is_text or found == pl.Null, "text", pl.String()
     elif role == "rating":
         fits, expected = found.is_numeric() or is_text or found == pl.Boolean, "numbers"
         wanted = pl.String() if is_text else pl.Float64()

@@ -60,6 +60,8 @@ _WRONG = re.compile(r"[\udc80-\udcff]")
 """Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
 _ODD = 2000
 """Lines from which a legacy encoding is found."""
+_FEW = 4
+"""Bytes that are not ASCII, of which fewer show no encoding: one may be damage, and two a letter of many."""
 _SURVEYING = ThreadPoolExecutor(1, "survey")
 _WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
@@ -102,6 +104,11 @@ class SourceFile:
     def has_respelled(self) -> bool:
         """Whether an integer of the text may have a sign or leading zeros, see `Survey`."""
         return self.seems_respelled or self.survey.result().respelled
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether a character of the text is NUL."""
+        return any(b"\0" in b for b in blocks_of(self.path)) if self.encoding else self.survey.result().has_zeros
 
     @property
     def seems_respelled(self) -> bool:
@@ -474,7 +481,9 @@ def _encoding(file: SourceFile, wanted: str | None) -> str:
     zeros = [begin[at : 1 << 12 : 2].count(0) * 2 for at in (0, 1)]
     if max(zeros) > 0.6 * len(begin[: 1 << 12]) and min(zeros) < 0.1 * len(begin):
         return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
-    return "" if strange <= sound or b"\0" in begin else _legacy(b"\n".join(odd))
+    if strange <= sound or b"\0" in begin:
+        return ""
+    return _legacy(b"\n".join(odd)) if strange >= _FEW else "cp1252"
 
 
 def _legacy(text: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import polars as pl
 
@@ -21,6 +21,7 @@ from palate.ratings.layout import (
     check_encoding,
     check_roles,
     check_widths,
+    check_zeros,
     column_of,
     layout_of,
 )
@@ -29,6 +30,8 @@ from palate.ratings.rating_table import (
     NULLS,
     RatingTable,
     as_ids,
+    id_problem,
+    is_no_id,
     rating_problem,
     reasons_of,
     scan,
@@ -146,12 +149,6 @@ class _Part:
         """The skipped rows, see `RatingTable.report`, and their `file`."""
         return self.table.report().select(pl.lit(self.table.file.name).alias("file"), pl.all())
 
-    def fail(self, message: str, row: int) -> NoReturn:
-        """Raise `InputError` for a row, or for an earlier row with another number of fields than the header."""
-        if self.table.layout is not None and self.table.skipped.is_empty():
-            check_widths(self.table.file, self.table.layout, row + 1)
-        self.table.fail(message, row)
-
     def refuse(
         self,
         wrong: pl.Series,
@@ -166,7 +163,7 @@ class _Part:
             state = "is missing" if value is None or value == "" else f"{value!r} is wrong"
             column = self.names.get(name, name)
             found = problem(column, value) if value else None
-            self.fail(found or f"{column} {state}, expected {expected}", row)
+            self.table.fail(found or f"{column} {state}, expected {expected}", row)
 
 
 def _read(file: SourceFile, columns: Mapping[str, str], split: str | None, skip: bool) -> _Part:
@@ -221,6 +218,7 @@ def _read_text(
 ) -> tuple[pl.DataFrame, list[int]]:
     """The columns `names` of a text file, and with `skip` the rows with another number of fields than the header."""
     places = {name: layout.names.index(column) for name, column in names.items()}
+    check_zeros(file)
     if skip:
         frame, ragged = whole_rows(file, layout, places)
         return frame.with_columns(pl.all().str.strip_chars(WHITE)), ragged
@@ -284,7 +282,7 @@ def _checked(part: _Part, form: TimeForm | None, scale: tuple[float, float], ski
         wrong = ~rating.is_between(*scale).fill_null(False)
         part.refuse(wrong, expected, "rating", lambda name, value: rating_problem(name, value, scale))
     for name, found in ids.items():
-        part.refuse(found.is_null(), "an id", name)
+        part.refuse(found.is_null() | is_no_id(found), "an id", name, lambda name, value: f"{name} {id_problem(value)}")
     part.refuse(split.is_null(), "train, valid or test", "split")
     if form is not None:
         wrong = time.is_null() | (time < 0).fill_null(True)
@@ -316,7 +314,7 @@ def _time_form(parts: Sequence[_Part]) -> TimeForm:
         row = error.row
         for part in parts:
             if row < part.frame.height:
-                part.fail(f"{part.names['timestamp']} {error}", row)
+                part.table.fail(f"{part.names['timestamp']} {error}", row)
             row -= part.frame.height
         raise
 
@@ -361,6 +359,6 @@ def _items_of_titles(parts: Sequence[_Part], untitled: str) -> pl.DataFrame:
     if duplicates.height:
         row, item, title, number = duplicates.row(0)
         first = pairs.filter(pl.col("item_id") == item)["title"][0]
-        parts[number].fail(f"item {item} is titled {title!r} here and {first!r} before, expected one title", row)
+        parts[number].table.fail(f"item {item} is titled {title!r} here and {first!r} before, expected one title", row)
     rated = pl.concat(part.frame["item_id"] for part in parts)
     return pairs.select(pl.col("item_id").cast(as_ids(rated.unique()).dtype), "title")

@@ -20,6 +20,7 @@ import polars as pl
 
 from palate.errors import InputError, WorkError, first_line
 from palate.ratings.database import place_of
+from palate.ratings.dataset_table import frame_of
 from palate.ratings.source import Source, scratch_folder
 
 SCHEMES = ("sqlite", "duckdb", "postgresql", "postgres")
@@ -145,9 +146,7 @@ def _duckdb(path: str) -> Iterator[_Open]:
             ).fetchall()
 
             def read(name: str) -> pl.DataFrame:
-                frame = pl.from_arrow(raw.sql(f"SELECT * FROM {_path(name)}").to_arrow_table())
-                assert isinstance(frame, pl.DataFrame)
-                return frame
+                return frame_of(raw.sql(f"SELECT * FROM {_path(name)}").to_arrow_table())
 
             yield _Open(tuple(name if schema == "main" else f"{schema}/{name}" for schema, name in found), read)
     except duckdb.Error as error:

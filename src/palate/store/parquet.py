@@ -78,11 +78,14 @@ def read_blocks(path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
 
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
+            rows = 0
             for batch in file.iter_batches(_ROWS // 4, columns=list(columns)):
                 batch.validate(full=True)
+                rows += batch.num_rows
                 block = pl.from_arrow(batch)
                 assert isinstance(block, pl.DataFrame)
                 yield block.select(columns)
+            _check_rows(file, rows)
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -100,7 +103,15 @@ def _read(file: "pq.ParquetFile", columns: list[str] | None) -> "pa.Table":
         if rows >= _ROWS or number + 1 == file.num_row_groups:
             pieces.append(file.read_row_groups(group, columns=columns))
             group, rows = [], 0
-    return pa.concat_tables(pieces) if pieces else file.read(columns=columns)
+    table = pa.concat_tables(pieces) if pieces else file.read(columns=columns)
+    _check_rows(file, table.num_rows)
+    return table
+
+
+def _check_rows(file: "pq.ParquetFile", rows: int) -> None:
+    """Raise `ValueError` if the pages have another number of rows than the footer says, which pyarrow lets pass."""
+    if rows != file.metadata.num_rows:
+        raise ValueError(f"the footer says {file.metadata.num_rows:,} rows, the pages have {rows:,}")
 
 
 def metadata_of(path: Path) -> dict[str, str]:
