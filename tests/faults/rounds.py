@@ -1,0 +1,190 @@
+"""Rounds of faults: a stage runs with a fault at each of its file-system calls, and then again without."""
+
+import errno
+import json
+import random
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.forks import Ended, Fault, Forks
+
+CHANGES = ("create", "write", "sync", "close", "name", "remove", "size", "lock", "attribute")
+FAULTS: dict[str, Fault] = {
+    "kill -9": Fault("kill", kinds=CHANGES),
+    "kill -9 within a write": Fault("tear", kinds=("write",)),
+    "power cut, unsynced bytes lost": Fault("power", kinds=CHANGES),
+    "power cut, half of them lost": Fault("power", kinds=("write", "close", "name"), value=1),
+    "short write": Fault("short", kinds=("write",)),
+    "ENOSPC": Fault("fail", kinds=("create", "write", "sync", "name", "size"), value=errno.ENOSPC),
+    "ENOSPC from then on": Fault(
+        "fail", kinds=("create", "write", "name", "size"), value=errno.ENOSPC, lasting=True
+    ),
+    "EIO": Fault("fail", value=errno.EIO),
+    "EACCES": Fault("fail", kinds=("open", "create", "name", "remove", "attribute"), value=errno.EACCES),
+    "EROFS from then on": Fault(
+        "fail", kinds=("create", "name", "remove", "size", "attribute"), value=errno.EROFS, lasting=True
+    ),
+}
+"""By name: what is done at a call, and the kinds of calls to which it can happen."""
+DEADLY = ("kill", "tear", "power")
+
+Tree = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command whose input and result lie in one folder."""
+
+    name: str
+    words: Callable[[Path], list[str]]
+    """The command, for a folder."""
+    make: Callable[[Path], None]
+    """Writes the input into an empty folder."""
+    read: Callable[[Path], Tree] = field(default=lambda root: tree(root))
+    """The result by name, without what no two runs have in common."""
+
+
+@dataclass
+class Round:
+    """A stage's faults and what came of them."""
+
+    stage: str
+    calls: int
+    outcomes: dict[str, Counter[str]]
+    """By fault: how often the command was killed, reported an error, or was unharmed."""
+    wrong: list[str]
+    """Each fault after which a promise was not kept."""
+
+    @property
+    def faults(self) -> int:
+        """The number of injected faults."""
+        return sum(counts.total() for counts in self.outcomes.values())
+
+
+def tree(root: Path) -> Tree:
+    """Every file and folder below `root` with its bytes; times and speeds are left out."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        found[f"{name}/" if path.is_dir() else name] = b"" if path.is_dir() else _timeless(path)
+    return found
+
+
+def _timeless(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix == ".log" or path.name.endswith(".speed.json"):
+        return b""
+    if path.name == "entry.json":
+        return re.sub(rb'"created": "[^"]*"', b"", content)
+    return content
+
+
+class Runner:
+    """Runs a stage in the folder of `forks`."""
+
+    def __init__(self, stage: Stage, forks: Forks) -> None:
+        self.stage, self.forks, self.root = stage, forks, forks.root
+        self.words = stage.words(self.root)
+        self.template = forks.folder / "template"
+        shutil.rmtree(self.template, ignore_errors=True)
+        self.reset(made=False)
+        stage.make(self.root)
+        shutil.copytree(self.root, self.template, symlinks=True)
+        trace = forks.folder / "trace"
+        done = forks.run(self.words, trace=trace)
+        assert done.status == 0, done.stderr
+        self.calls = [line.partition(" ")[::2] for line in trace.read_text(errors="replace").splitlines()]
+        self.clean = stage.read(self.root)
+
+    def reset(self, *, made: bool = True) -> None:
+        """An empty folder, or the stage's input alone."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        if made:
+            shutil.copytree(self.template, self.root, symlinks=True)
+        else:
+            self.root.mkdir()
+
+    def faults(self) -> Iterator[tuple[str, Fault]]:
+        """Every fault at every call to which it can happen."""
+        from tests.faults.forks import KINDS
+
+        for name, fault in FAULTS.items():
+            for number, (bit, _) in enumerate(self.calls, 1):
+                if KINDS[int(bit).bit_length() - 1] in fault.kinds:
+                    yield name, fault._replace(at=number)
+
+    def outcome(self, fault: Fault) -> tuple[str, str]:
+        """What came of a fault, and which promise was not kept, if one was not."""
+        self.reset()
+        first = self.forks.run(self.words, fault)
+        met, why = self._first(first, fault)
+        if why:
+            return met, why
+        again = self.forks.run(self.words)
+        if again.status != 0:
+            return met, f"the second run ends with {again.status}: {last(again)}"
+        return met, difference(self.clean, self.stage.read(self.root))
+
+    def _first(self, ended: Ended, fault: Fault) -> tuple[str, str]:
+        if ended.status is None:
+            return "hung", "the first run hangs"
+        if ended.status == -signal.SIGKILL and fault.action in DEADLY:
+            return "killed", ""
+        if "Traceback" in ended.stderr:
+            return "failed", f"a traceback: {last(ended)}"
+        if ended.status == 0:
+            what = difference(self.clean, self.stage.read(self.root))
+            return "unharmed" if ended.fired else "not met", what and f"exit code 0, but {what}"
+        errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        if ended.status not in (1, 2) or len(errors) != 1 or ended.stderr.splitlines()[-1:] != errors:
+            return "failed", f"exit code {ended.status}, {len(errors)} error lines: {ended.stderr[-500:]!r}"
+        if str(self.root) not in errors[0]:
+            return "failed", f"no place is named: {errors[0]}"
+        return "reported", ""
+
+
+def last(ended: Ended) -> str:
+    """The last line that a command printed to stderr."""
+    return (ended.stderr.splitlines() or [""])[-1]
+
+
+def difference(clean: Tree, found: Tree) -> str:
+    """The first few differences between two results, in words; empty if there is none."""
+    names = [name for name in sorted({*clean, *found}) if clean.get(name) != found.get(name)]
+    how = [f"{n} {'is missing' if n not in found else 'is left' if n not in clean else 'differs'}" for n in names]
+    return ", ".join(how[:4])
+
+
+def run_round(
+    stage: Stage, forks: Forks, most: int | None = None, seed: int = 0, tell: Callable[[str], Any] = lambda _: None
+) -> Round:
+    """Run a stage with every fault at every call; `most` draws that many of them."""
+    runner = Runner(stage, forks)
+    runner.reset()
+    for _ in range(2):
+        assert forks.run(runner.words).status == 0
+        assert not difference(runner.clean, stage.read(forks.root)), difference(runner.clean, stage.read(forks.root))
+    faults = list(runner.faults())
+    if most is not None:
+        faults = random.Random(seed).sample(faults, min(most, len(faults)))
+    found = Round(stage.name, len(runner.calls), {}, [])
+    for n, (name, fault) in enumerate(faults):
+        met, why = runner.outcome(fault)
+        found.outcomes.setdefault(name, Counter())[met] += 1
+        if why:
+            found.wrong.append(f"{stage.name}, {name} at call {fault.at} {runner.calls[fault.at - 1]}: {why}")
+            tell(found.wrong[-1])
+        if n % 100 == 99:
+            tell(f"{stage.name}: {n + 1} of {len(faults)}")
+    return found
+
+
+def table(rounds: list[Round]) -> str:
+    """The outcomes as JSON."""
+    return json.dumps([[r.stage, r.calls, r.faults, {k: dict(v) for k, v in r.outcomes.items()}] for r in rounds])
