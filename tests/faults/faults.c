@@ -33,7 +33,7 @@ static size_t root_length;
 static enum action action;
 static int kinds, lasting, armed, fired, trace = -1;
 static long at, value, calls;
-static char ours[1 << 16]; /* by descriptor: is it below the root? */
+static char ours[1 << 16]; /* by descriptor: 1 if it is of a file below the root, 2 if it is open for writing */
 static struct written { dev_t device; ino_t inode; off_t safe; } written[1 << 14];
 static int writtens;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -146,7 +146,7 @@ static mode_t mode_of(int flags, va_list more) {
         int is_ours = of_path(folder, path);                                        \
         enum action found = reached(is_ours, opening(flags), path, -1);             \
         if (found == FAIL) return -1;                                               \
-        int fd = note(real(__VA_ARGS__, flags, mode), is_ours);                     \
+        int fd = note(real(__VA_ARGS__, flags, mode), is_ours << (opening(flags) == CREATE)); \
         after(found);                                                               \
         return fd;                                                                  \
     }
@@ -162,7 +162,7 @@ OPENING(openat64, folder, (int folder, const char *path, int flags, ...), folder
         enum action found = reached(is_ours, strpbrk(mode, "wa+") ? CREATE : OPEN, path, -1); \
         if (found == FAIL) return NULL;                                             \
         FILE *file = real(path, mode);                                              \
-        if (file) note(fileno(file), is_ours);                                      \
+        if (file) note(fileno(file), is_ours << !!strpbrk(mode, "wa+"));             \
         after(found);                                                               \
         return file;                                                                \
     }
@@ -172,7 +172,7 @@ STREAM(fopen64)
 #define CLOSING(type, name, number)                                                 \
     int name(type it) {                                                             \
         REAL(name);                                                                 \
-        int fd = number(it), is_ours = of_fd(fd);                                   \
+        int fd = number(it), is_ours = of_fd(fd) == 2; /* what was read only loses nothing */ \
         enum action found = reached(is_ours, CLOSE, NULL, fd);                      \
         note(fd, 0);                                                                \
         int result = real(it), failed = found == FAIL;                              \

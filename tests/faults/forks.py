@@ -1,6 +1,6 @@
 """Runs commands in forks of a process that has imported everything, each with a fault in its file-system calls.
 
-    LD_PRELOAD=faults.so python tests/faults/forks.py      # reads jobs as lines of JSON, answers each with a line
+LD_PRELOAD=faults.so python tests/faults/forks.py      # reads jobs as lines of JSON, answers each with a line
 """
 
 import ctypes
@@ -26,8 +26,6 @@ from palate.cli import main
 ROOT = Path(__file__).parents[2]
 LONGEST = 120.0
 """Seconds after which a command counts as hung."""
-HEAVY = ("peft", "accelerate", "sklearn", "lightgbm", "matplotlib.pyplot", "datasets", "jinja2", "scipy.optimize",
-         "transformers.models.qwen3.modeling_qwen3", "transformers.trainer")  # fmt: skip
 KINDS = ("look", "open", "create", "read", "write", "sync", "close", "name", "remove", "size", "lock", "attribute")
 """Kinds of calls; the place of each is its bit in `faults.c`."""
 ACTIONS = ("none", "kill", "fail", "short", "tear", "power", "clock", "stop")
@@ -72,9 +70,11 @@ def compiled(folder: Path) -> Path:
 class Forks:
     """A server of forks whose faults are met below `root`; a context manager."""
 
-    def __init__(self, root: Path, heavy: bool = True) -> None:
-        self.root, self._folder = root, tempfile.TemporaryDirectory(prefix="forks-")
+    def __init__(self) -> None:
+        # In memory, where a disk that is slow to sync does not count.
+        self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/dev/shm")
         self.folder = Path(self._folder.name)
+        self.root = root = self.folder / "root"
         alone = dict.fromkeys(("OMP", "OPENBLAS", "RAYON", "NUMBA"), "1")
         environment = {
             **os.environ,
@@ -87,7 +87,7 @@ class Forks:
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
             "LD_PRELOAD": str(compiled(self.folder)),
         }
-        words = [sys.executable, __file__, str(root), *(HEAVY if heavy else ())]
+        words = [sys.executable, __file__, str(root)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._server = subprocess.Popen(words, env=environment, **pipes)
         self._number, self._lock = 0, threading.Lock()
@@ -108,6 +108,14 @@ class Forks:
         if not answer:
             raise RuntimeError("the server of forks has ended")
         return json.loads(answer)
+
+    def learn(self, words: Sequence[str]) -> None:
+        """Run a command, and import what it imported, so that the next forks need not."""
+        child = self.start(words)
+        modules = child[1].with_suffix(".modules")
+        ended = self._ask(wait=child[0])
+        assert ended == 0, child[1].with_suffix(".err").read_text()
+        self._ask(modules=modules.read_text().split())
 
     def start(self, words: Sequence[str], fault: Fault | None = None, trace: Path | None = None) -> tuple[int, Path]:
         """Begin a command, a word `MODULE:FUNCTION` is called with the others; with `trace` a file lists the calls."""
@@ -138,18 +146,19 @@ def state(pid: int) -> str:
     return ""
 
 
-def _serve(root: str, heavy: Sequence[str]) -> None:
-    for name in heavy:
-        import_module(name)
-    for folder in ("commands", "train", "score", "baselines", "measure", "report", "samples", "tokens", "ratings"):
-        for path in sorted((ROOT / "src" / "palate" / folder).glob("[a-z]*.py")):
-            if heavy or folder == "serve":
-                import_module(f"palate.{folder}.{path.stem}")
-    gc.collect()
-    gc.freeze()
+def _serve(root: str) -> None:
     for line in sys.stdin:
-        job = json.loads(line)
-        answer = _started(job["start"], root) if "start" in job else _waited(job["wait"])
+        job, answer = json.loads(line), None
+        if "start" in job:
+            answer = _started(job["start"], root)
+        elif "wait" in job:
+            answer = _waited(job["wait"])
+        else:
+            for name in job["modules"]:
+                with suppress(ImportError):
+                    import_module(name)
+            gc.collect()
+            gc.freeze()
         print(json.dumps(answer), flush=True)
 
 
@@ -194,10 +203,12 @@ def _child(job: dict[str, Any], root: str) -> int:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if fault.action == "none":
+        Path(f"{job['out']}.modules").write_text("\n".join(sorted(sys.modules)))
     if library.faults_fired():
         Path(f"{job['out']}.fired").touch()
     return status
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2:])
+    _serve(sys.argv[1])

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 log = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -21,6 +19,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
     `.NAME.lock` beside `path`, removed with the lock's release. The system releases the lock of a process that dies.
     Raises `OSError` if the file cannot be written.
     """
+    from filelock import FileLock, Timeout  # imports asyncio
+
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
     got: bool | None = True
