@@ -157,6 +157,11 @@ def _serve(root: str) -> None:
             for name in job["modules"]:
                 with suppress(ImportError):
                     import_module(name)
+            if "numba" in sys.modules:  # half of the time of a fork
+                from numba.core.registry import cpu_target
+
+                cpu_target.typing_context.refresh()
+                cpu_target.target_context.refresh()
             gc.collect()
             gc.freeze()
         print(json.dumps(answer), flush=True)

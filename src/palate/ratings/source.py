@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
-from palate.errors import InputError, WorkError, first_line, unwritable
+from palate.errors import InputError, first_line, unwritable
 from palate.ratings import spreadsheet
 from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
 from palate.ratings.tar import Member, Tar
-from palate.store.artifacts import is_running
+from palate.store.artifacts import is_running, reading
 
 _BLOCK = 1 << 20
 _APPLE = "._"
@@ -295,7 +295,7 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
 
     Raises `InputError` if it cannot be read, is not a whole archive, or has member names that point outside of it.
     """
-    with scratch_folder() as scratch, _reading(path, scratch):
+    with scratch_folder() as scratch, reading(path):
         opened = partial(Source, scratch=scratch, encoding=encoding)
         if archive_stem(path.name) is not None and not path.is_dir():
             with _archive(path, opened(path, ())) as archive:
@@ -313,19 +313,6 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
             root = Path(posixpath.commonpath([m.parent for m in matched]))
             names = tuple(str(m.relative_to(root)) for m in matched if not m.name.startswith(_APPLE))
             yield opened(root, tuple(sorted({*_names(root), *names})), chosen=names)
-
-
-@contextmanager
-def _reading(path: Path, scratch: Path) -> Iterator[None]:
-    """Name the place in an `OSError` that has none, as of a failed read."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        if error.errno in _FULL:
-            raise unwritable(scratch, error) from error
-        raise WorkError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def is_saved(folder: Path) -> bool:

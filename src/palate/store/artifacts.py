@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from palate import __version__
-from palate.errors import InputError, PalateError, unwritable
+from palate.errors import InputError, PalateError, WorkError, unwritable
 from palate.store.lock import locked
 
 MANIFEST = "manifest.json"
@@ -34,6 +34,17 @@ def writing(path: Path) -> Iterator[None]:
         if number is None or isinstance(error, PalateError):
             raise
         raise unwritable(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name `path` in an `OSError` that names no file, as of a read that fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise WorkError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -164,7 +175,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON object; raises `InputError` if the file is missing, is not JSON or has another value."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("not found", path) from None
     except json.JSONDecodeError as error:
@@ -178,7 +190,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -27,7 +27,7 @@ from palate.errors import PalateError, WorkError
 from palate.store.artifacts import files_of, sha256_file, sha256_of, sync
 from palate.store.hub import cache_dir
 from palate.store.keys import Key, as_recorded, changed, damage_in, recorded, worded
-from palate.store.lock import locked
+from palate.store.lock import locked, remove_left
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Cache:
         place = self.folder / kind / sha256_of(parts)[:24]
         what = f"{kind} of {name}" if name else kind
         if _is_hit(place, what, parts):
+            remove_left(place)
             return place
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
