@@ -3,7 +3,6 @@
 import errno
 import json
 import random
-import re
 import shutil
 import signal
 from collections import Counter
@@ -68,12 +67,18 @@ class Round:
         return sum(counts.total() for counts in self.outcomes.values())
 
 
+TIMES = {"seconds", "waited", "peak_memory", "resumed_at", "eval_seconds", "train_runtime", "train_samples_per_second",
+         "train_steps_per_second", "train_loss", "created", "made"}  # fmt: skip
+"""Entries of JSON that no two runs have in common: times, and what a run that goes on does not know."""
+
+
 def tree(root: Path) -> Tree:
-    """Every file and folder below `root` with its bytes; times and speeds are left out."""
+    """Every file and folder below `root` with its bytes; times are left out, and digests, which are of times."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        found[f"{name}/" if path.is_dir() else name] = b"" if path.is_dir() else _timeless(path)
+        if not name.startswith("cache/digests/"):
+            found[f"{name}/" if path.is_dir() else name] = b"" if path.is_dir() else _timeless(path)
     return found
 
 
@@ -81,9 +86,16 @@ def _timeless(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix == ".log" or path.name.endswith(".speed.json"):
         return b""
-    if path.name == "entry.json":
-        return re.sub(rb'"created": "[^"]*"', b"", content)
+    if path.name in ("entry.json", "training.json", "training_log.jsonl", "trainer_state.json"):
+        for text in content.splitlines() if path.suffix == ".jsonl" else (content,):
+            content = content.replace(text, json.dumps(_without(json.loads(text)), sort_keys=True).encode())
     return content
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without(each) for each in value]
+    return {k: _without(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
 
 
 class Runner:

@@ -1,0 +1,100 @@
+"""Whatever fails under a command, the next run has the right result, and the user was told: `make stress` in full."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.faults.forks import Fault, Forks, state, why_not
+from tests.faults.rounds import Runner, difference, run_round
+from tests.faults.stages import PREPARE, STAGES, TOKENIZE, Stage
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+YEARS = 10 * 365 * 86_400
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as server:
+        yield server
+
+
+@pytest.fixture
+def tokenize(forks: Forks) -> Runner:
+    """`palate tokenize`, which writes the cache and a folder, run once."""
+    return Runner(TOKENIZE, forks)
+
+
+def assert_right(runner: Runner) -> None:
+    assert not difference(runner.clean, runner.stage.read(runner.root))
+
+
+@pytest.mark.parametrize("stage", [PREPARE, STAGES[-1]], ids=lambda stage: stage.name)
+def test_a_command_that_failed_anywhere_is_right_the_next_time(stage: Stage, forks: Forks) -> None:
+    found = run_round(stage, forks, most=20)
+    assert found.faults == 20
+    assert not found.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_command_that_failed_at_any_call_is_right_the_next_time(stage: Stage, forks: Forks) -> None:
+    found = run_round(stage, forks)
+    assert found.faults >= 1000
+    assert not found.wrong
+
+
+@pytest.mark.parametrize("seconds", [YEARS, -YEARS])
+def test_a_clock_that_jumps_changes_nothing(seconds: int, tokenize: Runner) -> None:
+    for at in (1, len(tokenize.calls) // 2):
+        tokenize.reset()
+        assert tokenize.forks.run(tokenize.words, Fault("clock", at, value=seconds)).fired
+        assert_right(tokenize)
+
+
+@pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_reported_with_its_name(reason: int, tokenize: Runner) -> None:
+    tokenize.reset()
+    denied = Fault("fail", kinds=("create", "name", "remove", "attribute"), value=reason, lasting=True)
+    done = tokenize.forks.run(tokenize.words, denied)
+    assert done.status in (1, 2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(tokenize.root) in line
+    assert os.strerror(reason) in line
+    assert not (tokenize.root / "out").exists()
+
+
+def test_a_run_beside_a_stopped_one_waits_for_it_and_both_are_right(tokenize: Runner) -> None:
+    """The lock of a stopped process does not go with time; the other process says for what it waits."""
+    at = next(n for n, (_, path) in enumerate(tokenize.calls, 1) if "cache/tables/" in path and ".partial-" in path)
+    tokenize.reset()
+    stopped = tokenize.forks.start(tokenize.words, Fault("stop", at))
+    _until(lambda: state(stopped[0]) == "T")
+    other = tokenize.forks.start(tokenize.words)
+    _until(lambda: "waiting for another process" in other[1].with_suffix(".err").read_text())
+    time.sleep(1)
+    assert state(other[0]) in ("S", "R", "D")
+    os.kill(stopped[0], signal.SIGCONT)
+    for each in (stopped, other):
+        ended = tokenize.forks.end(each)
+        assert ended.status == 0, ended.stderr
+    assert_right(tokenize)
+
+
+@pytest.mark.parametrize("stage", [PREPARE, TOKENIZE], ids=lambda stage: stage.name)
+def test_two_runs_into_one_folder_at_once_are_both_right(stage: Stage, forks: Forks) -> None:
+    runner = Runner(stage, forks)
+    for _ in range(3):
+        runner.reset()
+        both = [forks.start(runner.words) for _ in range(2)]
+        assert [forks.end(each).status for each in both] == [0, 0]
+        assert_right(runner)
+
+
+def _until(so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
