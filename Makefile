@@ -31,12 +31,13 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" -n $(WORKERS) --dist loadfile
 
-# make stress   hours: the service under fuzz, load and kills, in full
+# make stress   hours: the service under fuzz, load and kills, and faults at every file-system call of the commands, in full
 stress: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serve
 	$(BIN)/palate run configs/demo.yaml
 	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
+	$(BIN)/python benchmarks/faults.py
 
 # make lint   ruff: style and format
 lint: $(VENV)/.test

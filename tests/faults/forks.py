@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self
 from palate.cli import main
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 120.0
+LONGEST = 300.0
 """Seconds after which a command counts as hung."""
 KINDS = ("look", "open", "create", "read", "write", "sync", "close", "name", "remove", "size", "lock", "attribute")
 """Kinds of calls; the place of each is its bit in `faults.c`."""
@@ -40,6 +40,8 @@ class Fault(NamedTuple):
     value: int = 0
     """`fail`: the error's number; `power`: 1 if half of what was not synced is there; `clock`: seconds."""
     lasting: bool = False
+    below: str = ""
+    """The folder in the root below which calls count."""
 
 
 class Ended(NamedTuple):
@@ -195,7 +197,7 @@ def _child(job: dict[str, Any], root: str) -> int:
     library, fault = ctypes.CDLL(None), Fault(*job["fault"] or ("none",))
     bits = sum(1 << KINDS.index(kind) for kind in fault.kinds)
     what, at, value = ACTIONS.index(fault.action), ctypes.c_long(fault.at), ctypes.c_long(fault.value)
-    library.faults_arm(os.fsencode(root), what, bits, at, value, int(fault.lasting), trace)
+    library.faults_arm(os.fsencode(Path(root, fault.below)), what, bits, at, value, int(fault.lasting), trace)
     words = job["words"]
     module, _, name = words[0].partition(":")
     try:

@@ -56,6 +56,8 @@ class Round:
 
     stage: str
     calls: int
+    possible: int
+    """The number of faults that can be injected."""
     outcomes: dict[str, Counter[str]]
     """By fault: how often the command was killed, reported an error, or was unharmed."""
     wrong: list[str]
@@ -194,8 +196,9 @@ def run_round(
     for _ in range(2):
         assert forks.run(runner.words).status == 0
         assert not difference(runner.clean, stage.read(forks.root)), difference(runner.clean, stage.read(forks.root))
-    faults = runner.faults(seed)[:most]
-    found = Round(stage.name, len(runner.calls), {}, [])
+    every = runner.faults(seed)
+    faults = every[:most]
+    found = Round(stage.name, len(runner.calls), len(every), {}, [])
     for n, (name, fault) in enumerate(faults):
         met, why = runner.outcome(fault)
         found.outcomes.setdefault(name, Counter())[met] += 1
@@ -205,8 +208,3 @@ def run_round(
         if n % 100 == 99:
             tell(f"{stage.name}: {n + 1} of {len(faults)}")
     return found
-
-
-def table(rounds: list[Round]) -> str:
-    """The outcomes as JSON."""
-    return json.dumps([[r.stage, r.calls, r.faults, {k: dict(v) for k, v in r.outcomes.items()}] for r in rounds])

@@ -21,7 +21,7 @@ SMALL = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers"
 
 
 def _log(root: Path) -> None:
-    write_ratings(root / "log", users=12, each=20, items=30)
+    write_ratings(root / "log", users=6, each=16, items=20)
 
 
 def _tokenizer(root: Path) -> None:
@@ -109,7 +109,7 @@ def _lost(root: Path, ended: Ended) -> str:
 
 
 WRITER = Stage(
-    "service's writer",
+    "writer",
     lambda root: ["tests.faults.writer:write", str(root)],
     lambda root: None,
     lambda root: _stored(root / "feedback.sqlite") | dict.fromkeys(map(str, root.iterdir()), b""),

@@ -53,7 +53,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises `InputError` for a device or a pipe, which the rename would replace.
     """
-    partial = _hidden(path, "partial")
+    partial = hidden(path, "partial")
     with writing(path):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError("is a device or a pipe, expected the name of a file", path)
@@ -77,7 +77,7 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     Files of `path` that the block did not write stay. The old manifest is removed first, because the folder is
     inconsistent between the first and the last rename. With `whole` two renames replace the entire folder.
     """
-    partial = _hidden(path, "partial")
+    partial = hidden(path, "partial")
     with writing(path):
         remove_abandoned(path)
         shutil.rmtree(partial, ignore_errors=True)
@@ -116,7 +116,7 @@ def _raise(error: OSError) -> NoReturn:  # `Path.rglob` leaves out a folder that
 
 def _exchange(new: Path, path: Path) -> None:
     """Replace the folder `path` by `new`; if that fails, the old folder stays."""
-    old = _hidden(path, _REPLACED)
+    old = hidden(path, _REPLACED)
     try:
         path.rename(old)
         new.rename(path)
@@ -126,7 +126,7 @@ def _exchange(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _hidden(path: Path, use: str) -> Path:
+def hidden(path: Path, use: str) -> Path:
     """A hidden name of this process beside `path`; containers may share a folder, but not their process ids."""
     return path.with_name(f".{path.name}.{use}-{platform.node()}-{os.getpid()}")
 
