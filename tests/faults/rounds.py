@@ -24,6 +24,7 @@ FAULTS: dict[str, Fault] = {
     "ENOSPC": Fault("fail", kinds=("create", "write", "sync", "name", "size"), value=errno.ENOSPC),
     "ENOSPC from then on": Fault("fail", kinds=("create", "write", "name", "size"), value=errno.ENOSPC, lasting=True),
     "EIO": Fault("fail", value=errno.EIO),
+    "EIO from then on": Fault("fail", value=errno.EIO, lasting=True),
     "EACCES": Fault("fail", kinds=("open", "create", "name", "remove", "attribute"), value=errno.EACCES),
     "EROFS from then on": Fault(
         "fail", kinds=("create", "name", "remove", "size", "attribute"), value=errno.EROFS, lasting=True
@@ -46,8 +47,10 @@ class Stage:
     """Writes the input into an empty folder."""
     read: Callable[[Path], Tree] = field(default=lambda root: tree(root))
     """The result by name, without what no two runs have in common."""
-    check: Callable[[Path, Ended], str] | None = None
-    """What of the result is wrong after the first run; such a command may report several errors."""
+    check: Callable[[Path, Ended], str] = lambda root, ended: ""
+    """What of the result is wrong after the first run."""
+    requests: bool = False
+    """Whether each of several requests may report an error."""
 
 
 @dataclass
@@ -143,8 +146,7 @@ class Runner:
         self.reset()
         first = self.forks.run(self.words, fault)
         met, why = self._first(first, fault)
-        if self.stage.check is not None:
-            why = why or self.stage.check(self.root, first)
+        why = why or self.stage.check(self.root, first)
         if why or first.status == 0:  # what a second run makes of a right result is known
             return met, why
         again = self.forks.run(self.words)
@@ -163,7 +165,7 @@ class Runner:
             what = difference(self.clean, self.stage.read(self.root))
             return "unharmed" if ended.fired else "not met", what and f"exit code 0, but {what}"
         errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-        many = self.stage.check is not None and len(errors) > 1
+        many = self.stage.requests and len(errors) > 1
         if (
             ended.status not in (1, 2)
             or (len(errors) != 1 and not many)

@@ -16,6 +16,8 @@ from tests.small import small_tokenizer
 from tests.tiny import random_adapter, tiny_folder
 
 from palate.config import load_config
+from palate.store.artifacts import MANIFEST, read_json
+from palate.store.keys import damage_in
 
 SMALL = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
 
@@ -29,15 +31,31 @@ def _tokenizer(root: Path) -> None:
     small_tokenizer().save_pretrained(root / "tokenizer")
 
 
-PREPARE = Stage(
-    "prepare",
-    lambda root: ["prepare", "--ratings", f"{root}/log", "--out", f"{root}/out"],
-    _log,
-)
+def _over(root: Path) -> None:
+    """The folder of the result holds that of other options."""
+    _log(root)
+    done = palate("prepare", "--ratings", root / "log", "--out", root / "out", "--set", "prepare.history_len=4")
+    assert done.returncode == 0, done.stderr
+
+
+def _half_written(root: Path, ended: Ended) -> str:
+    """A file of the result that is not as its manifest has it, or half-written files with a manifest."""
+    manifest = root / "out" / MANIFEST
+    damage = damage_in(manifest.parent, read_json(manifest)["outputs"]) if manifest.is_file() else None
+    return f"a manifest, and {damage}" if damage else ""
+
+
+def _prepare(root: Path) -> list[str]:
+    return ["prepare", "--ratings", f"{root}/log", "--out", f"{root}/out"]
+
+
+PREPARE = Stage("prepare", _prepare, _log, check=_half_written)
+PREPARE_OVER = Stage("prepare-over", _prepare, _over, check=_half_written)
 TOKENIZE = Stage(
     "tokenize",
     lambda root: ["tokenize", "--ratings", f"{root}/log", "--tokenizer", f"{root}/tokenizer", "--out", f"{root}/out"],
     _tokenizer,
+    check=_half_written,
 )
 
 
@@ -114,5 +132,6 @@ WRITER = Stage(
     lambda root: None,
     lambda root: _stored(root / "feedback.sqlite") | dict.fromkeys(map(str, root.iterdir()), b""),
     _lost,
+    requests=True,
 )
-STAGES = (PREPARE, TOKENIZE, TRAIN, EVALUATE, WRITER)
+STAGES = (PREPARE, PREPARE_OVER, TOKENIZE, TRAIN, EVALUATE, WRITER)
