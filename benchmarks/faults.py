@@ -10,6 +10,7 @@ place, nothing half-written read, nothing left behind, and the bytes of an undis
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Inject faults into the file-system calls of commands.")
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(stages)} (all); NAME=N: at most N faults")
     parser.add_argument("--most", type=int, help="faults of a stage, drawn evenly among their kinds (all)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time for the faults of a stage (no limit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> None:
     for name, _, most in (each.partition("=") for each in args.stages or stages):
         began = time.monotonic()
         with Forks() as forks:
-            found = run_round(stages[name], forks, int(most) if most else args.most, args.seed, _tell)
+            found = run_round(stages[name], forks, int(most) if most else args.most, args.minutes, _tell)
         rows.append(_row(found, time.monotonic() - began))
         kinds += [{"stage": name, "fault": fault, **counts} for fault, counts in found.outcomes.items()]
         wrong += found.wrong
