@@ -1,10 +1,12 @@
 """No control character of a text acts on a terminal, and an error is one line."""
 
 import io
+from pathlib import Path
 
+import pytest
 from rich.table import Table
 
-from palate.console import Console
+from palate.console import Console, log, start_logging
 from palate.errors import InputError
 
 
@@ -36,3 +38,11 @@ def test_a_text_is_shown_as_it_stands() -> None:
 def test_an_error_shows_line_breaks_and_control_characters_escaped() -> None:
     error = InputError("is 'a\nb\x1b[31m'", "x\r.csv", 3)
     assert str(error) == r"x\r.csv:3: is 'a\nb\x1b[31m'"
+
+
+def test_a_log_on_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(Path("/dev/full"))
+    for _ in range(2):
+        log.debug("a line")
+
+    assert capsys.readouterr().err == "/dev/full: cannot be written: [Errno 28] No space left on device\n"

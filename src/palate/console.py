@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,21 @@ class _Lines(logging.Handler):
         err.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+class _File(logging.FileHandler):
+    """A log file; where it cannot be written, as on a full disk, stderr says so once, without a traceback a record."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not self.told:
+            self.told = True
+            err.print(f"{self.baseFilename}: cannot be written: {sys.exc_info()[1]}", style="yellow", soft_wrap=True)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of the line that could not be written
+            super().close()
+
+
 def start_logging(file: Path | None = None, *, verbose: bool = False) -> None:
     """Send the log to stderr, and to `file` with times; `file` starts with the records logged before this call.
 
@@ -71,7 +88,7 @@ def start_logging(file: Path | None = None, *, verbose: bool = False) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = _File(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for old in [h for h in log.handlers if isinstance(h, (logging.FileHandler, MemoryHandler))]:
         if isinstance(old, MemoryHandler):
