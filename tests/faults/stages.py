@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 from tests.acceptance.ratings import write_ratings
@@ -19,7 +20,7 @@ from palate.config import load_config
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
 
-SMALL = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
+SMALL: dict[str, Any] = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
 
 
 def _log(root: Path) -> None:
@@ -59,7 +60,7 @@ TOKENIZE = Stage(
 )
 
 
-def _run(root: Path, train: dict[str, object]) -> dict[str, object]:
+def _run(root: Path, train: dict[str, Any]) -> dict[str, Any]:
     """A recipe that trains for moments; the model and the prepared data lie beside."""
     tiny_folder(root / "model", hidden=16, **SMALL)
     _log(root)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.faults.forks import Fault, Forks, state, why_not
+from tests.faults.forks import KINDS, Fault, Forks, state, why_not
 from tests.faults.rounds import Runner, difference, run_round
 from tests.faults.stages import PREPARE, STAGES, TOKENIZE, Stage
 
@@ -49,6 +49,13 @@ def test_a_folder_that_cannot_be_written_is_reported_with_its_name(reason: int, 
     assert str(tokenize.root / below) in line
     assert os.strerror(reason) in line
     assert not (tokenize.root / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "path"), [("write", "/tables/"), ("sync", "/lengths"), ("read", "/cache/")])
+def test_an_io_error_in_the_cache_names_it(kind: str, path: str, tokenize: Runner) -> None:
+    bit = str(1 << KINDS.index(kind))
+    at = next(n for n, call in enumerate(tokenize.calls, 1) if call[0] == bit and path in call[1])
+    assert tokenize.outcome(Fault("fail", at, (kind,), errno.EIO)) == ("reported", "")
 
 
 def test_a_run_beside_a_stopped_one_waits_for_it_and_both_are_right(tokenize: Runner) -> None:

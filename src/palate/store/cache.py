@@ -40,7 +40,7 @@ DAY = 86_400.0
 _KEY = re.compile(r"[0-9a-f]{24}")
 _PARTIAL = re.compile(r"\.(?P<key>\w+)\.partial-(?P<host>.+)-[0-9a-f]{8}")
 _LOCK = re.compile(r"\.\w+\.lock")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 State = Literal["whole", "damaged", "unfinished", "being made", "unchecked"]
 
@@ -332,6 +332,6 @@ def _failure_to_write(error: BaseException, folder: Path) -> OSError | None:
             return None
         error = error.__cause__
     if not isinstance(error.filename, str | bytes | os.PathLike):
-        return error if error.errno in _NO_ROOM else None
+        return error if error.errno in _UNWRITTEN else None
     place, folder = Path(os.fsdecode(error.filename)).absolute(), folder.absolute()
     return error if place.is_relative_to(folder) or folder.is_relative_to(place) else None
