@@ -26,6 +26,8 @@ from palate.cli import main
 ROOT = Path(__file__).parents[2]
 LONGEST = 300.0
 """Seconds after which a command counts as hung."""
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where folders are in memory, so that a disk that is slow to sync does not count; None: where temporary files are."""
 KINDS = ("look", "open", "create", "read", "write", "sync", "close", "name", "remove", "size", "lock", "attribute")
 """Kinds of calls; the place of each is its bit in `faults.c`."""
 ACTIONS = ("none", "kill", "fail", "short", "tear", "power", "clock", "stop")
@@ -73,8 +75,7 @@ class Forks:
     """A server of forks whose faults are met below `root`; a context manager."""
 
     def __init__(self) -> None:
-        # In memory, where a disk that is slow to sync does not count.
-        self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir="/dev/shm")
+        self._folder = tempfile.TemporaryDirectory(prefix="forks-", dir=MEMORY)
         self.folder = Path(self._folder.name)
         self.root = root = self.folder / "root"
         alone = dict.fromkeys(("OMP", "OPENBLAS", "RAYON", "NUMBA"), "1")
@@ -123,6 +124,8 @@ class Forks:
         """Begin a command, a word `MODULE:FUNCTION` is called with the others; with `trace` a file lists the calls."""
         self._number += 1
         out = self.folder / str(self._number)
+        for name in ("out", "err"):  # a test may look into them before the fork has begun
+            out.with_suffix(f".{name}").touch()
         job = {"words": [*words], "fault": fault, "out": str(out), "trace": trace and str(trace)}
         return self._ask(start=job), out
 

@@ -11,7 +11,7 @@ import yaml
 from tests.acceptance.ratings import write_ratings
 from tests.command import palate
 from tests.faults import writer
-from tests.faults.forks import Ended
+from tests.faults.forks import MEMORY, Ended
 from tests.faults.rounds import Stage, Tree
 from tests.small import small_tokenizer
 from tests.tiny import random_adapter, tiny_folder
@@ -113,7 +113,7 @@ def _stored(file: Path) -> Tree:
 
 def _lost(root: Path, ended: Ended) -> str:
     """What of the acknowledged requests is not stored, or not as it was sent."""
-    with TemporaryDirectory(dir="/dev/shm") as folder:  # a copy, so that the next writer recovers the file itself
+    with TemporaryDirectory(dir=MEMORY) as folder:  # a copy, so that the next writer recovers the file itself
         shutil.copytree(root, folder, dirs_exist_ok=True)
         if not Path(folder, "feedback.sqlite").exists():
             return "nothing is stored" if ended.stdout else ""
