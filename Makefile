@@ -31,13 +31,14 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" -n $(WORKERS) --dist loadfile
 
-# make stress   hours: every reader under damaged inputs, the service under fuzz, load and kills, in full
+# make stress   hours: damaged inputs for every reader, faults at every file-system call, the service under fuzz, load and kills
 stress: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serve tests/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count 100000
 	$(BIN)/palate run configs/demo.yaml
 	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
+	$(BIN)/python benchmarks/faults.py
 
 # make lint   ruff: style and format; hadolint: the image
 lint: $(VENV)/.test $(VENV)/.tools

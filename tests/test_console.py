@@ -15,7 +15,7 @@ from rich.table import Table
 from tests.acceptance.ratings import write_ratings
 from tests.command import palate
 
-from palate.console import EARLIER, Console, begin_log, start_logging
+from palate.console import EARLIER, Console, begin_log, log, start_logging
 from palate.errors import InputError
 from palate.progress import Meter
 
@@ -126,10 +126,18 @@ def test_a_full_disk_adds_no_line_of_the_log_itself(capsys: pytest.CaptureFixtur
 
 def test_what_was_logged_before_a_file_is_opened_is_kept_up_to_a_bound(tmp_path: Path) -> None:
     begin_log()
-    log = logging.getLogger("palate.any")
+    logger = logging.getLogger("palate.any")
     for n in range(EARLIER + 50):
-        log.debug("record %d.", n)
+        logger.debug("record %d.", n)
     start_logging(tmp_path / "run.log")
     lines = (tmp_path / "run.log").read_text().splitlines()
     assert len(lines) == EARLIER
     assert lines[-1].endswith(f"record {EARLIER + 49}.")
+
+
+def test_a_log_on_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(Path("/dev/full"))
+    for _ in range(2):
+        log.debug("a line")
+
+    assert capsys.readouterr().err == "/dev/full: cannot be written: [Errno 28] No space left on device\n"

@@ -75,7 +75,7 @@ def random_adapter(config: Config, folder: Path, scale: float = 0.1, **lora: Any
 def toy_samples(n: int, seed: int = 0) -> list[dict[str, Any]]:
     """Raw samples, histories of unequal length; the user likes exactly the candidates called `aa…`."""
     draw = random.Random(seed)
-    samples = []
+    samples: list[dict[str, Any]] = []
     for i in range(n):
         liked = draw.random() < 0.5
         history = [f"{k}. {draw.choice('xyz') * draw.randint(1, 9)} (4.0)" for k in range(1, draw.randint(2, 5))]

@@ -100,10 +100,17 @@ class _JsonLines(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """A run's log, which a full disk cuts off: the error of the work is reported, not one of the log beside it."""
+    """A run's log; where it cannot be written, as on a full disk, a warning says so once, without a traceback.
+
+    An error that ends the command stays the last line.
+    """
+
+    told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass
+        if not self.told and record.levelno < logging.ERROR:
+            self.told = True  # this handler gets the warning, too
+            log.warning("%s: cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
     def close(self) -> None:
         with suppress(OSError):

@@ -12,6 +12,8 @@ from palate.store.artifacts import (
     MANIFEST,
     atomic_file,
     atomic_folder,
+    files_of,
+    hidden,
     read_json,
     sha256_file,
     write_json,
@@ -159,3 +161,56 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
 
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
     assert (folder / "a").read_text() == "old"
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that has ended."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def left_by(path: Path, use: str, pid: int) -> Path:
+    """The name that a process of this machine uses beside `path`."""
+    return path.with_name(hidden(path, use).name.replace(str(os.getpid()), str(pid)))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, dead: int) -> None:
+    path = tmp_path / "x"
+    left_by(path, "partial", dead).write_text("half")
+    left_by(path, "partial", os.getppid()).write_text("of one that runs")
+    (tmp_path / f".x.partial-elsewhere-{dead}").write_text("of another machine")
+    with atomic_file(path) as file:
+        file.write(b"whole")
+
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "x", left_by(path, "partial", os.getppid()).name, f".x.partial-elsewhere-{dead}"
+    }  # fmt: skip
+
+
+def test_a_folder_that_a_killed_process_was_replacing_comes_back(tmp_path: Path, dead: int) -> None:
+    folder = tmp_path / "data"
+    left_by(folder, "replaced", dead).mkdir()
+    (left_by(folder, "replaced", dead) / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(folder, whole=True):
+        raise RuntimeError
+
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert (folder / "a").read_text() == "old"
+
+
+def test_a_full_disk_under_a_library_in_rust_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="x: cannot be written: No space left on device"), atomic_file(tmp_path / "x"):
+        raise ValueError("parquet: underlying IO error: No space left on device (os error 28)")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        files_of(tmp_path)

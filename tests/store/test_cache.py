@@ -551,6 +551,14 @@ def test_what_others_keep_is_one_item_and_strangers_in_a_shared_folder_are_not_s
     assert cache.items() == []
 
 
+def test_the_lock_of_a_process_that_was_killed_at_the_end_is_removed(tmp_path: Path) -> None:
+    entry = Cache(tmp_path).entry("tables", PARTS, write)
+    entry.with_name(f".{entry.name}.lock").touch()
+
+    assert Cache(tmp_path).entry("tables", PARTS, write) == entry
+    assert list(entry.parent.iterdir()) == [entry]
+
+
 def test_what_other_code_writes_at_the_moment_is_left_to_it(tmp_path: Path) -> None:
     partial = tmp_path / "models" / ".SmolLM2.partial-123"
     partial.mkdir(parents=True)

@@ -74,7 +74,7 @@ def test_parts_under_another_or_a_damaged_key_are_not_used(
 
 def test_a_part_that_was_being_written_and_a_file_of_another_name_are_not_used(tmp_path: Path) -> None:
     interrupt(tmp_path / "x", 2)
-    (tmp_path / "x.parts" / ".0000000002-0000000003.partial-1").write_text("half")
+    (tmp_path / "x.parts" / ".0000000002-0000000003.partial-vm-1234567").write_text("half")
     (tmp_path / "x.parts" / "0000000002.npz").write_text("of an earlier version")
 
     assert count(tmp_path / "x") == "0 1 2 3 4 from 2"
@@ -95,3 +95,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(WorkError, match=r"file/x: cannot be written: "):
         count(tmp_path / "file" / "x")
+
+
+def test_what_a_process_left_that_was_killed_at_the_end_is_removed(tmp_path: Path) -> None:
+    expected = count(tmp_path / "x")
+    (tmp_path / "x.parts").mkdir()
+    (tmp_path / ".x.lock").touch()
+
+    assert count(tmp_path / "x") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -24,7 +24,7 @@ from palate.progress import working
 from palate.prompt.template import DATE
 from palate.prompt.tokenizer import dated, load_tokenizer, tokenizer_at, why_not_loaded
 from palate.snapshot import WEIGHTS, snapshot
-from palate.store.artifacts import sha256_of
+from palate.store.artifacts import hidden, remove_abandoned, sha256_of
 from palate.store.hub import Location, converted_folder, locate, weights_digest
 
 log = logging.getLogger(__name__)
@@ -322,8 +322,9 @@ def converted(gguf: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     log.info("converting %s to %s, once", gguf.name, folder)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = hidden(folder, "partial")
     try:
+        remove_abandoned(folder)
         partial.mkdir(parents=True, exist_ok=True)
         with working(f"converting {gguf.name}"):
             _convert(gguf, partial)

@@ -36,6 +36,7 @@ from palate.errors import InputError, first_line, unwritable
 from palate.ratings import spreadsheet
 from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
 from palate.ratings.tar import Member, Tar
+from palate.store.artifacts import is_running, reading
 
 _BLOCK = 1 << 20
 _APPLE = "._"
@@ -289,20 +290,10 @@ def scratch_folder() -> Iterator[Path]:
     of_machine = f"palate-scratch-{platform.node()}-"  # containers may share a folder, but not their process ids
     for left in Path(tempfile.gettempdir()).glob("palate-scratch-*"):
         owner = re.fullmatch(rf"{re.escape(of_machine)}(\d+)-\w{{8}}", left.name)
-        if owner and not _is_running(int(owner[1])):
+        if owner and not is_running(int(owner[1])):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{of_machine}{os.getpid()}-") as scratch:
         yield Path(scratch)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # of another user
-        pass
-    return True
 
 
 @contextmanager
@@ -311,7 +302,7 @@ def open_source(path: Path, encoding: str | None = None) -> Iterator[Source]:
 
     Raises `InputError` if it cannot be read, is not a whole archive, or has member names that point outside of it.
     """
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, reading(path):
         opened = partial(Source, scratch=scratch, encoding=encoding)
         if archive_stem(path.name) is not None and not path.is_dir():
             with _archive(path, opened(path, ())) as archive:

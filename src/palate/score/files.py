@@ -18,7 +18,7 @@ from palate.errors import InputError
 from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
-from palate.store.artifacts import atomic_file, sha256_of, write_json
+from palate.store.artifacts import atomic_file, remove_abandoned, sha256_of, write_json
 from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import LongWork
@@ -97,6 +97,7 @@ def score_file(
                 with work.part(start, start + len(window)) as file:
                     np.savez(file, **part)
                 start, tokens_read = start + len(window), tokens_read + read
+        remove_abandoned(speed_file(out))  # which a run that resumes after the last row does not write
         if out.suffix == ".parquet" and done < len(wanted):
             speed = {"rows": len(wanted) - done, "seconds": time.monotonic() - began, "tokens": tokens_read}
             write_json(speed_file(out), speed)

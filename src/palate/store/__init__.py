@@ -2,7 +2,8 @@
 
 Palate records each artifact with its key: a dict of the inputs and options that it depends on (`keys`). The artifact is
 valid if the current key is equal and its files are as recorded. `keys.reason` names the entries that changed,
-`keys.damage_in` the damaged file.
+`keys.damage_in` the damaged file. A process that replaces a folder holds the folder's lock meanwhile, and the next that
+writes a file or a folder removes what killed processes of its machine left beside it.
 
 | artifact | its key is in | compared by | if the key differs | lock |
 |---|---|---|---|---|

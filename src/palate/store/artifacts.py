@@ -6,25 +6,45 @@
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from palate import __version__
-from palate.errors import InputError, unwritable
+from palate.errors import InputError, PalateError, WorkError, unwritable
+from palate.store.lock import locked
 
 MANIFEST = "manifest.json"
+_REPLACED = "replaced"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` into the `WorkError` that `path` cannot be written."""
+    """Turn an `OSError`, also one of Rust's in a message, into the `WorkError` that `path` cannot be written."""
     try:
         yield
     except OSError as error:
         raise unwritable(path, error) from error
+    except Exception as error:  # Polars and safetensors have errors of their own
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None or isinstance(error, PalateError):
+            raise
+        raise unwritable(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name `path` in an `OSError` that names no file, as of a read that fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise WorkError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -33,11 +53,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises `InputError` for a device or a pipe, which the rename would replace.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = hidden(path, "partial")
     with writing(path):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError("is a device or a pipe, expected the name of a file", path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         try:
             with partial.open("wb") as file:
                 yield file
@@ -56,8 +77,9 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     Files of `path` that the block did not write stay. The old manifest is removed first, because the folder is
     inconsistent between the first and the last rename. With `whole` two renames replace the entire folder.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = hidden(path, "partial")
     with writing(path):
+        remove_abandoned(path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -68,28 +90,33 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
                 # safetensors makes files that only their owner can read; the folder's mode follows the umask.
                 (partial / name).chmod(partial.stat().st_mode & 0o666)
                 sync(partial / name)
-            if whole and path.exists():
-                _exchange(partial, path)
-            elif path.exists():
-                (path / MANIFEST).unlink(missing_ok=True)
-                for name in names:
-                    (path / name).parent.mkdir(parents=True, exist_ok=True)
-                    (partial / name).replace(path / name)
-            else:
-                partial.rename(path)
+            with locked(path):  # two processes would mix their files
+                if whole and path.exists():
+                    _exchange(partial, path)
+                elif path.exists():
+                    (path / MANIFEST).unlink(missing_ok=True)
+                    for name in names:
+                        (path / name).parent.mkdir(parents=True, exist_ok=True)
+                        (partial / name).replace(path / name)
+                else:
+                    partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """All files below a folder by their relative names, sorted."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in paths}
+    """All files below a folder by their relative names, sorted; raises `OSError` if some cannot be listed."""
+    paths = sorted(Path(top, name) for top, _, names in os.walk(folder, onerror=_raise) for name in names)
+    return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+
+
+def _raise(error: OSError) -> NoReturn:  # `Path.rglob` leaves out a folder that it may not list
+    raise error
 
 
 def _exchange(new: Path, path: Path) -> None:
     """Replace the folder `path` by `new`; if that fails, the old folder stays."""
-    old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    old = hidden(path, _REPLACED)
     try:
         path.rename(old)
         new.rename(path)
@@ -99,11 +126,44 @@ def _exchange(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def hidden(path: Path, use: str) -> Path:
+    """A hidden name of this process beside `path`; containers may share a folder, but not their process ids."""
+    return path.with_name(f".{path.name}.{use}-{platform.node()}-{os.getpid()}")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes of this machine left beside `path`; a folder that one was replacing is restored."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|{_REPLACED})-{re.escape(platform.node())}-(\d+)")
+    for name in os.listdir(path.parent) if path.parent.is_dir() else ():
+        left = pattern.fullmatch(name)
+        # In a container this process may have the id of the one that was killed.
+        if left is None or (int(left[2]) != os.getpid() and is_running(int(left[2]))):
+            continue
+        if left[1] == _REPLACED and not path.exists():
+            path.with_name(name).rename(path)
+        with suppress(OSError):
+            path.with_name(name).unlink()
+        shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
+
+
 def sync(path: Path) -> None:
     """Flush a file's bytes, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
@@ -117,7 +177,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON object; raises `InputError` if the file is missing, is not JSON or has another value."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("not found, expected a file that Palate wrote", path) from None
     except json.JSONDecodeError as error:
@@ -131,7 +192,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

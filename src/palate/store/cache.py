@@ -27,7 +27,7 @@ from palate.errors import PalateError, WorkError
 from palate.store.artifacts import files_of, sha256_file, sha256_of, sync
 from palate.store.hub import cache_dir
 from palate.store.keys import Key, as_recorded, changed, damage_in, recorded, worded
-from palate.store.lock import locked
+from palate.store.lock import locked, remove_left
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ DAY = 86_400.0
 _KEY = re.compile(r"[0-9a-f]{24}")
 _PARTIAL = re.compile(r"\.(?P<key>\w+)\.partial-(?P<host>.+)-[0-9a-f]{8}")
 _LOCK = re.compile(r"\.\w+\.lock")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 State = Literal["whole", "damaged", "unfinished", "being made", "unchecked"]
 
@@ -73,6 +73,7 @@ class Cache:
         place = self.folder / kind / sha256_of(parts)[:24]
         what = f"{kind} of {name}" if name else kind
         if _is_hit(place, what, parts):
+            remove_left(place)
             return place
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -331,6 +332,6 @@ def _failure_to_write(error: BaseException, folder: Path) -> OSError | None:
             return None
         error = error.__cause__
     if not isinstance(error.filename, str | bytes | os.PathLike):
-        return error if error.errno in _NO_ROOM else None
+        return error if error.errno in _UNWRITTEN else None
     place, folder = Path(os.fsdecode(error.filename)).absolute(), folder.absolute()
     return error if place.is_relative_to(folder) or folder.is_relative_to(place) else None

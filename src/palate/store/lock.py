@@ -2,11 +2,10 @@
 
 import errno
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +20,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
     `.NAME.lock` beside `path`, removed with the lock's release. The system releases the lock of a process that dies.
     Raises `OSError` if the file cannot be written.
     """
+    from filelock import FileLock, Timeout  # imports asyncio
+
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
     got: bool | None = True
@@ -43,3 +44,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
             # the finished work.
             file.unlink(missing_ok=True)
             lock.release()
+
+
+def remove_left(path: Path, parts: Path | None = None) -> None:
+    """Remove the lock file, and the folder `parts`, that a process left which was killed when `path` was finished."""
+    if path.with_name(f".{path.name}.lock").exists() or (parts is not None and parts.exists()):
+        with suppress(OSError), locked(path, wait=False) as got:
+            if got and parts is not None:
+                shutil.rmtree(parts, ignore_errors=True)

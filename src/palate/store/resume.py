@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import IO, TypeVar
 
 from palate.store.artifacts import atomic_file, write_json, writing
 from palate.store.keys import Key, reason, recorded
-from palate.store.lock import locked
+from palate.store.lock import locked, remove_left
 
 log = logging.getLogger(__name__)
 
 KEY = "key.json"
+_PART = re.compile(r"\d{10}-\d{10}")
 
 T = TypeVar("T")
 
@@ -48,12 +50,14 @@ class LongWork:
                     found = make(self._finished())
                     shutil.rmtree(self._folder)
                     return found
+        else:
+            remove_left(self.out, self._folder)
         log.debug("%s is up to date: same %s", self.out, ", ".join(self.key))
         return found
 
     def parts(self) -> list[Path]:
         """The finished parts in order."""
-        return sorted(self._folder.glob("*-??????????"))
+        return sorted(path for path in self._folder.iterdir() if _PART.fullmatch(path.name))
 
     def part(self, begin: int, end: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
         """Open the part of the units `begin` to `end` - 1; it appears when it is complete."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from palate.prompt.spec import Of, PromptSpec
 from palate.prompt.wording import Codes, Wording
+from palate.store.artifacts import reading
 from palate.tokens.fragments import (
     CONTEXT,
     ITEM,
@@ -232,9 +233,10 @@ def codes_of(word: int) -> Codes:
 
 def mapped(path: Path) -> NDArray[Any]:
     """A file as a read-only array that shares its pages with every process that maps it."""
-    if path.stat().st_size < 1 << 16:  # reading a small file is faster than mapping it
-        return read_only(np.load(path))
-    return np.asarray(np.load(path, mmap_mode="r"))
+    with reading(path):
+        if path.stat().st_size < 1 << 16:  # reading a small file is faster than mapping it
+            return read_only(np.load(path))
+        return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,92 @@
+"""Faults in the file-system calls of commands: what a user is told, and that the next run has the right result.
+
+    python benchmarks/faults.py --save                      # hours: every fault at every call of every stage
+    python benchmarks/faults.py prepare writer --most 1000  # minutes
+
+A stage runs with one fault (kill -9, a power cut, a full disk, an I/O error, a short write, …) at one of its calls,
+and then again without (`tests/faults/`). Ends with 1 if a promise is not kept: one plain error line that names the
+place, nothing half-written read, nothing left behind, and the bytes of an undisturbed run.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from report import RESULTS, ROOT, Result, publish
+
+sys.path.append(str(ROOT))
+
+from tests.faults.forks import Forks, why_not
+from tests.faults.rounds import Round, run_round
+from tests.faults.stages import STAGES
+
+
+def main() -> None:
+    stages = {stage.name: stage for stage in STAGES}
+    parser = argparse.ArgumentParser(description="Inject faults into the file-system calls of commands.")
+    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(stages)} (all); NAME=N: at most N faults")
+    parser.add_argument("--most", type=int, help="faults of a stage, drawn evenly among their kinds (all)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time for the faults of a stage (no limit)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    args = parser.parse_args()
+    if (reason := why_not()) is not None:
+        raise SystemExit(reason)
+    rows, kinds, wrong = [], [], []
+    for name, _, most in (each.partition("=") for each in args.stages or stages):
+        began = time.monotonic()
+        with Forks() as forks:
+            found = run_round(stages[name], forks, int(most) if most else args.most, args.minutes, _tell)
+        rows.append(_row(found, time.monotonic() - began))
+        kinds += [{"stage": name, "fault": fault, **counts} for fault, counts in found.outcomes.items()]
+        wrong += found.wrong
+    if args.save:
+        rows, kinds = [*_earlier(0, rows), *rows], [*_earlier(1, rows), *kinds]
+    results = [Result("faults in file-system calls", rows, ROUNDS), Result("by kind", kinds, KINDS)]
+    publish("faults", results, as_json=args.json, save=args.save)
+    if wrong:
+        raise SystemExit(f"{len(wrong)} promises were not kept")
+
+
+def _earlier(number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the kept result's table for stages that did not run now, each of which takes long."""
+    kept = RESULTS / "faults.json"
+    found = json.loads(kept.read_text())["results"][number]["rows"] if kept.is_file() else []
+    return [row for row in found if row["stage"] not in {row["stage"] for row in rows}]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _row(found: Round, seconds: float) -> dict[str, Any]:
+    totals = sum(found.outcomes.values(), Counter())
+    return {"stage": found.stage, "calls": found.calls, "possible": found.possible, "faults": found.faults,
+            **{name: totals[name] for name in OUTCOMES}, "not kept": len(found.wrong), "seconds": seconds}  # fmt: skip
+
+
+OUTCOMES = ("killed", "reported", "unharmed")
+
+
+def _count(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: f"{row.get(name, 0):,}"
+
+
+ROUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "stage": lambda row: row["stage"],
+    **{name: _count(name) for name in ("calls", "possible", "faults", *OUTCOMES, "not kept")},
+    "took": lambda row: f"{row['seconds'] / 60:.0f} min",
+}
+KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "stage": lambda row: row["stage"],
+    "fault": lambda row: row["fault"],
+    **{name: _count(name) for name in OUTCOMES},
+}
+
+if __name__ == "__main__":
+    main()
