@@ -29,8 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("hostile") / "home"
     draw = random.Random(1)
     titles = [f"{text.strip()} film" for text in TEXTS]
-    users = [text for text in dict.fromkeys(TEXTS) if text.strip() == text][-40:]
-    items = pl.DataFrame({"item_id": [f"{text}{n % 7}" for n, text in enumerate(TEXTS)], "title": titles})
+    ids = [text.replace("\r", "\n") for text in TEXTS]  # a carriage return in an id is refused
+    users = [text for text in dict.fromkeys(ids) if text.strip() == text][-40:]
+    items = pl.DataFrame({"item_id": [f"{text}{n % 7}" for n, text in enumerate(ids)], "title": titles})
     rows = [
         (user, item, draw.choice([1.0, 2.0, 4.5, 5.0]), 10**9 + 1000 * n + at)
         for n, user in enumerate(users)
