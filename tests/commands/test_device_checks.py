@@ -107,7 +107,7 @@ def test_the_command_prints_a_table_of_80_columns_and_writes_a_report(
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[-1] == "failed broken: kernel …/x.cu is lost"
-    assert done.stderr.splitlines()[-1] == "error: 1 of 3 checks failed on cpu"
+    assert done.stderr.splitlines()[-1] == "error: 1 of 3 checks failed on cpu: please report them with --json FILE"
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["outcome"] for row in report["checks"]] == ["ok", "ok", "failed"]
     assert report["versions"]["torch"] == torch.__version__

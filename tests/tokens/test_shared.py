@@ -178,7 +178,7 @@ def test_what_would_leave_nothing_to_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tokens.truncation: with 'middle' the targets of a prompt would share"):
         SharedHistory(tokens, 2)
     strict = datasets(samples, "guide", "gpt2_like", tmp_path, truncation="left", cutoff_len=20)
-    with pytest.raises(InputError, match="cutoff_len 20"):
+    with pytest.raises(InputError, match="cutoff_len than 20"):
         SharedHistory(strict, 4)
     rows = SharedRows([([1, 2, 3], [-100, -100, 3])], 0, 3, "x")
     with pytest.raises(InputError, match=r"train.targets_per_prompt: these examples do not name their user"):

@@ -156,6 +156,7 @@ def _adapted(
         settings = config.model.model_copy(update={"dtype": "float32"})
         in_4_bits = answers(load_adapter(load_model(settings), adapter), chat.decision, prompts)
     about = read_json(adapter / ABOUT) if (adapter / ABOUT).is_file() else describe(config, chat, model)
+    about.pop("sha256", None)  # of the adapter's weights, which the model has within its own
     with in_float32():
         adapted = load_adapter(model, adapter, exact=True)
     both = answers(adapted, chat.decision, prompts)
