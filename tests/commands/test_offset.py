@@ -249,8 +249,11 @@ def test_an_export_carries_the_baseline_and_tells_that_it_is_needed(
     capsys.readouterr()
     assert palate("export", "--merge", "--config", home / "config.yaml", "--out", tmp_path / "merged") == 0
     assert f"corrects {KEY}: P(like) needs the baseline's logit" in capsys.readouterr().out
-    for name in ("baseline.npz", "offset.json", "palate.json"):
-        assert (tmp_path / "merged" / name).read_bytes() == (home / "run" / "adapter" / name).read_bytes()
+    merged, adapter = tmp_path / "merged", home / "run" / "adapter"
+    for name in ("baseline.npz", "offset.json"):
+        assert (merged / name).read_bytes() == (adapter / name).read_bytes()
+    told, corrected = (json.loads((folder / "palate.json").read_text())["offset"] for folder in (merged, adapter))
+    assert told == corrected
 
 
 def test_runs_are_compared_by_the_sum(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
