@@ -1,4 +1,4 @@
-"""Faults in the file-system calls of commands: what a user is told, and that the next run has the right result.
+"""Faults in the file-system calls of commands: the error line of each, and the result of the next run.
 
     python benchmarks/faults.py --save                      # hours: every fault at every call of every stage
     python benchmarks/faults.py prepare writer --most 1000  # minutes
