@@ -332,7 +332,7 @@ def decoded(texts: "pl.Series") -> "pl.Series":
 
 def ids_of(texts: "pl.Series") -> "pl.Series":
     """Stored ids as a log has them: Int64 if all are integers, else String."""
-    from palate.ratings.rating_table import as_ids
+    from palate.ratings.ids import as_ids
 
     return as_ids(decoded(texts))
 

@@ -16,19 +16,20 @@ from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import is_table, own_suffixes
-from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
-from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
-from palate.ratings.places import open_tables
-from palate.ratings.rating_table import (
-    COLUMNS,
-    Reading,
+from palate.ratings.ids import other_spelling
+from palate.ratings.item_table import (
     check_titles,
-    numbered,
-    other_spelling,
-    read_ratings,
-    rows_of,
+    item_files,
+    items_of_titles,
+    read_items,
+    varying_title,
     without_title,
 )
+from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
+from palate.ratings.places import open_tables
+from palate.ratings.rating_files import read_ratings, rows_of
+from palate.ratings.rating_table import COLUMNS
+from palate.ratings.reading import Reading, numbered
 from palate.ratings.roles import named_as
 from palate.ratings.source import PACKED, Source, archive_stem, digests, is_saved, parts_of
 from palate.ratings.split_names import split_files
