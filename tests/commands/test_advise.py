@@ -140,7 +140,7 @@ def test_epochs_and_seeds_take_their_share_of_the_time(recipe: Path) -> None:
 def test_a_model_that_is_missing_is_reported_before_anything_is_fitted(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palate.measure.ladder.climb", lambda *args, **options: pytest.fail("a model was fitted"))
+    monkeypatch.setattr("palate.commands.advise.climb", lambda *args, **options: pytest.fail("a model was fitted"))
     words = ["--train", "--minutes", "3", "--model", str(tmp_path / "none"), "--set", f"run_dir={tmp_path}"]
     assert main(["advise", str(recipe), *words]) == 2
     assert f"{tmp_path / 'none'}: no such model" in capsys.readouterr().err

@@ -12,7 +12,6 @@ All other errors are those of the fit itself, computed when a user is first aske
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from palate.baselines.platt import Fit, State, Statistic, fit_scale
 from palate.baselines.statistics import PARTS, BaselineData, Floats
-from palate.baselines.strongest import FEW
+from palate.baselines.strongest import in_halves
 from palate.samples.queries import Queries
 
 APART = "apart"
@@ -37,7 +36,7 @@ def corrected(fit: Fit, score: Statistic) -> tuple[Fit, Statistic]:
         if state is None:
             return None
         if data.without is not None:  # a fit on other users already: what it learned only sets the scale
-            return state | {APART: _logits(score, data, state)(_learned(data)).astype(np.float32)}
+            return state | {APART: _logits(score, data, state)(data.fitted_queries).astype(np.float32)}
         return state | {APART: _apart(fit, score, data, state)}
 
     def score_both(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
@@ -101,12 +100,7 @@ class Judge:
             found: Floats = expected_errors(Asked(queries.anchor, queries.item, logit, order), log, about)
             return found
 
-        order = np.argsort(queries.anchor, kind="stable")
-        if len(queries) < FEW:
-            return part(order)
-        with ThreadPoolExecutor(2) as pool:
-            first, second = pool.map(part, np.array_split(order, 2))
-        return first + second  # each is 0 where the other has a value
+        return in_halves(queries, part)
 
 
 def _scaled_fit(fit: Fit, score: Statistic, data: BaselineData) -> State | None:
@@ -121,12 +115,6 @@ def _scaled_fit(fit: Fit, score: Statistic, data: BaselineData) -> State | None:
 def _logits(score: Statistic, data: BaselineData, state: State) -> Callable[[Queries], Floats]:
     statistic, (slope, intercept) = score(data, state), state[FIRST]
     return lambda queries: slope * statistic(queries) + intercept if len(queries) else np.empty(0)
-
-
-def _learned(data: BaselineData) -> Queries:
-    """The training samples that a fit uses."""
-    queries, _ = data.drawn("train")
-    return queries.take(data.learned(queries))
 
 
 def _apart(fit: Fit, score: Statistic, data: BaselineData, whole: State) -> NDArray[np.float32]:

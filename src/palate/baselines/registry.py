@@ -64,6 +64,11 @@ class Baseline:
     crossed: bool = False
     """Whether its prediction of a training sample starts from a fit on other users, whatever it was fitted on."""
 
+    @property
+    def lacks_package(self) -> bool:
+        """Whether the package that it needs is not installed."""
+        return self.needs is not None and find_spec(self.needs) is None
+
     def fitted(self, data: BaselineData) -> State:
         """What a fit finds, the scale to a probability included."""
         state = None if self.fit is None else self.fit(data)
@@ -176,7 +181,7 @@ def chosen_baselines(choice: Choice, *, text: bool = False, likes: bool = False)
         if baseline.reads_text and not text:
             log.debug("skipping the baseline %r: text.encoder is null, so items have no vectors", baseline.label)
             continue
-        if baseline.needs is not None and find_spec(baseline.needs) is None:
+        if baseline.lacks_package:
             log.warning("skipping the baseline %r: %s is not installed", baseline.label, baseline.needs)
             continue
         chosen.append(baseline)

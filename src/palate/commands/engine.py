@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
 from palate import __version__
+from palate.baselines.kept import read_state
+from palate.baselines.platt import State
+from palate.baselines.registry import RANKERS, Baseline, chosen_baselines, fit_one, ladder_of, stored
+from palate.baselines.statistics import BaselineData
 from palate.commands.calibrate import source_of
 from palate.commands.correction import Correction, correction_of
 from palate.commands.evaluate import model_name
@@ -15,6 +21,7 @@ from palate.commands.prepare import kept_baselines, prepared, scored_tokens, tex
 from palate.commands.recommend import scale_of
 from palate.commands.report import METRICS
 from palate.commands.score import adapter_identity, load_scorer, model_key
+from palate.commands.scores import VALIDATION, adapted, score_files
 from palate.commands.server_model import check_scored_with
 from palate.commands.signals import signal_data
 from palate.config import Config
@@ -22,21 +29,24 @@ from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import CalibrationSource, Floats, load_calibration, sigmoid
 from palate.measure.keys import ZERO_SHOT
+from palate.measure.ladder import LANGUAGE_MODEL, Ladder
 from palate.measure.offset import Offset, load_offset
+from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+from palate.report.ladder import sentences
+from palate.samples import Prepared
+from palate.samples.items import shown_items
+from palate.samples.lines import renderer
+from palate.samples.people import Longs
+from palate.samples.queries import Queries
+from palate.samples.questions import asked_now
+from palate.samples.signals import Asked
+from palate.score.files import read_scores
+from palate.score.local import LocalBackend
+from palate.score.scorer import Scorer
+from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, Model
+from palate.serve.language import LanguageModel, SignalsOf
+from palate.serve.worker import Forwarder, Worker
 from palate.store.artifacts import read_json
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.baselines.platt import State
-    from palate.baselines.registry import Baseline
-    from palate.baselines.statistics import BaselineData
-    from palate.samples import Prepared
-    from palate.samples.people import Longs
-    from palate.samples.signals import Asked
-    from palate.score.scorer import Scorer
-    from palate.serve.engine import Engine, Model
-    from palate.serve.language import LanguageModel, SignalsOf
 
 KINDS = ("genres", "category", "categories", "tags")
 """Columns of several values in one text, as prompts show them."""
@@ -52,18 +62,13 @@ PREFIX_BYTES = 1 << 28
 def engine_of(
     config: Config, *, model: str | None = None, language: bool = True, together: int = 16,
     prefix_bytes: int = PREFIX_BYTES,
-) -> "Engine":  # fmt: skip
+) -> Engine:  # fmt: skip
     """The models of a run: those baselines that it kept, and its language model if it has an adapter.
 
     `model` is the one that answers unless a request names another; None: the one that the run's evidence recommends.
     Without `language` no language model is loaded. A pass of the model takes candidates of up to `together` requests.
     Raises `InputError` for a run without data, an unknown model, and as `palate recommend` does.
     """
-    from palate.baselines.registry import RANKERS
-    from palate.baselines.statistics import BaselineData
-    from palate.samples.items import shown_items
-    from palate.serve.engine import Engine
-
     data = prepared(config)
     metrics = _metrics(config)
     vectors = text_vectors(config, data) if config.text.encoder is not None else None
@@ -111,14 +116,11 @@ def _metrics(config: Config) -> Mapping[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict[str, tuple[Baseline, State]]":
+def _baselines(config: Config, data: Prepared, known: BaselineData) -> dict[str, tuple[Baseline, State]]:
     """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none.
 
     Raises `InputError` for a damaged file: without it another model would answer than the evidence is about.
     """
-    from palate.baselines.kept import read_state
-    from palate.baselines.registry import RANKERS, chosen_baselines, fit_one, ladder_of, stored
-
     likes = data.samples.likes
     kept = kept_baselines(config, data)
     found = {}
@@ -136,16 +138,9 @@ def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict
 
 
 def _language_model(
-    config: Config, data: "Prepared", together: int, prefix_bytes: int
-) -> "tuple[LanguageModel | None, Correction | None, Path | None]":
+    config: Config, data: Prepared, together: int, prefix_bytes: int
+) -> tuple[LanguageModel | None, Correction | None, Path | None]:
     """The run's language model, the sum that it is part of, and its adapter; None for what the run lacks."""
-    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-    from palate.samples.lines import renderer
-    from palate.samples.questions import asked_now
-    from palate.score.local import LocalBackend
-    from palate.serve.language import LanguageModel
-    from palate.serve.worker import Forwarder, Worker
-
     if config.score.server is None and not (config.run_path / "adapter").is_dir():
         return None, None, None
     adapter = chosen_adapter(config, None, False)
@@ -177,14 +172,11 @@ def _language_model(
     return model, sum_of, adapter
 
 
-def _answers_alike(config: Config, data: "Prepared", scorer: "Scorer", adapter: Path | None) -> bool:
+def _answers_alike(config: Config, data: Prepared, scorer: Scorer, adapter: Path | None) -> bool:
     """Whether a server answers validation prompts as the model did that the run scored; False without such scores.
 
     Raises `InputError` if it does not: calibration and sum belong to another model then.
     """
-    from palate.commands.scores import VALIDATION, adapted, score_files
-    from palate.score.files import read_scores
-
     if adapter is None:
         return False
     places = (config.run_path, config.run_path / "evaluation")  # of `palate run`, and of `palate evaluate`
@@ -207,20 +199,19 @@ def _answers_alike(config: Config, data: "Prepared", scorer: "Scorer", adapter: 
     return True
 
 
-def _unasked(position: "Longs", item: "Longs") -> "pl.DataFrame":
+def _unasked(position: Longs, item: Longs) -> pl.DataFrame:
     raise AssertionError("each person has signals of their own")
 
 
-def _signals(config: Config, data: "Prepared") -> "SignalsOf | None":
+def _signals(config: Config, data: Prepared) -> SignalsOf | None:
     """Computes the signals of a person that the prompt names; None if it names none."""
     from palate.baselines.signals import estimate_state, source_of
-    from palate.samples.queries import Queries
 
     if not config.prompt.signals:
         return None
     state = estimate_state(signal_data(config, data.samples), config.prompt, kept_baselines(config, data))
 
-    def of(small: "BaselineData", anchor: int) -> "Asked":
+    def of(small: BaselineData, anchor: int) -> Asked:
         source = source_of(small, config.prompt, state)
         return lambda position, item: source.of(Queries(np.full(item.size, anchor), item))
 
@@ -228,14 +219,12 @@ def _signals(config: Config, data: "Prepared") -> "SignalsOf | None":
 
 
 def _models(
-    baselines: "Mapping[str, tuple[Baseline, State]]",
-    spoken: "LanguageModel | None",
+    baselines: Mapping[str, tuple[Baseline, State]],
+    spoken: LanguageModel | None,
     corrected: Offset | None,
     metrics: Mapping[str, Any],
-) -> "dict[str, Model]":
+) -> dict[str, Model]:
     """The models that can be asked, the language models first."""
-    from palate.serve.engine import ALONE, BASE, FINE_TUNED, Model
-
     auc = {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])}
     # The ladder has all test rows, the table those that the language model scored.
     auc |= {rung["key"]: rung["metrics"] for rung in (metrics.get("ladder") or {}).get("rungs", [])}
@@ -262,22 +251,14 @@ def _models(
 
 def _why(metrics: Mapping[str, Any]) -> list[str]:
     """The sentences of the run's ladder: what to use, and what does not pay."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from palate.measure.ladder import Ladder
-    from palate.report.ladder import sentences
-
     try:
         return list(sentences(TypeAdapter(Ladder).validate_python(metrics.get("ladder"))))
     except ValidationError:  # measured nothing, or by another version
         return []
 
 
-def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> str:
+def _recommended(metrics: Mapping[str, Any], models: Mapping[str, Model]) -> str:
     """The model that the ladder of the run ends on, else that of the highest AUC, else the first."""
-    from palate.measure.ladder import LANGUAGE_MODEL
-    from palate.serve.engine import FINE_TUNED
-
     used = (metrics.get("ladder") or {}).get("use")
     used = FINE_TUNED if used == LANGUAGE_MODEL else used
     if used in models:
@@ -286,10 +267,8 @@ def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> s
     return max(measured, key=lambda key: measured[key]) if measured else next(iter(models))
 
 
-def _filters(items: "pl.DataFrame") -> dict[str, str]:
+def _filters(items: pl.DataFrame) -> dict[str, str]:
     """The columns that filter, and how: a number, a text, a list of values, or a flag."""
-    import polars as pl
-
     kinds = {}
     for name, dtype in items.schema.items():
         if name in ("item_id", "title"):

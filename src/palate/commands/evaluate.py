@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from palate import console
+from palate.ablations import ABLATIONS
+from palate.baselines.registry import RANKERS, ladder_of, scores_of
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
 from palate.commands.calibrate import calibrations_of
@@ -35,22 +37,22 @@ from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
 from palate.commands.train import begin
 from palate.config import Config
 from palate.errors import InputError
+from palate.measure.ablations import UNCHANGED, Ablations, compare_ablations
+from palate.measure.evaluation import Evaluation
 from palate.measure.keys import ALONE, BESIDE, STACKED, ZERO_SHOT
+from palate.measure.ladder import Ladder
+from palate.measure.leaks import Audit
+from palate.measure.paired import Comparison, SameRows, compare
+from palate.measure.rows import beside_baselines, measure_rows
+from palate.measure.slices import Slices, measure_slices
+from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+from palate.report.costs import Cost
+from palate.report.outcome import Outcome
+from palate.report.user_examples import user_examples
 from palate.samples import Prepared
+from palate.score.files import speed_file
 from palate.store.artifacts import read_json
 from palate.store.hub import locate
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.measure.ablations import Ablations
-    from palate.measure.evaluation import Evaluation
-    from palate.measure.ladder import Ladder
-    from palate.measure.leaks import Audit
-    from palate.measure.paired import Comparison, SameRows
-    from palate.measure.slices import Slices
-    from palate.report.costs import Cost
-    from palate.report.outcome import Outcome
 
 
 def evaluate(
@@ -70,8 +72,6 @@ def evaluate(
     `scores` are files that `palate score` wrote, here or elsewhere; no model is loaded then. Raises `InputError` if
     they are not of this data, prompt, base model and adapter.
     """
-    from palate.models.adapter import as_trained, check_same_prompt
-
     console.start_logging()
     chosen = _chosen(config, adapters, base_only, needed=not scores)
     config = as_trained(config, *chosen)
@@ -113,8 +113,6 @@ def evaluate(
 
 def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed: bool) -> list[Path]:
     """The adapters that are named, else the run's own; none for the base model alone."""
-    from palate.models.adapter import chosen_adapter
-
     twice = [adapter for n, adapter in enumerate(adapters) if adapter in adapters[:n]]
     if twice:
         raise InputError("is named twice, expected each adapter once", twice[0])
@@ -124,13 +122,8 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
     return [adapter for adapter in found if adapter is not None]
 
 
-def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
+def conclude(collected: Collected, leaks: Audit, folder: Path) -> Outcome:
     """Measure what was scored, beside the baselines on the same rows, and write the evidence."""
-    from palate.baselines.registry import scores_of
-    from palate.measure.rows import beside_baselines, measure_rows
-    from palate.report.outcome import Outcome
-    from palate.report.user_examples import user_examples
-
     config, data, known = collected.config, collected.data, collected.known
     rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
     baselines = scores_of(known, collected.baselines, split)
@@ -181,13 +174,12 @@ def _write_sums(collected: Collected, folder: Path) -> None:
 
 
 def _ladder(
-    collected: Collected, same: "SameRows", found: "Evaluation", baselines: "pl.DataFrame", main: Model
-) -> "Ladder | None":
+    collected: Collected, same: SameRows, found: Evaluation, baselines: pl.DataFrame, main: Model
+) -> Ladder | None:
     """The fitted baselines of the ladder on all rows of the split, and the main model on the measured ones.
 
     None without an answer of each kind, without resamples, and without a baseline of the ladder.
     """
-    from palate.baselines.registry import RANKERS, ladder_of
     from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
 
     known, config, likes = collected.known, collected.config, collected.data.samples.likes
@@ -204,11 +196,8 @@ def _ladder(
     return climb(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
 
 
-def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":
+def _costs(collected: Collected, found: Evaluation, same: SameRows, folder: Path) -> list[Cost]:
     """The speed of each model, if its scores were made here, and that of the best baseline, measured now."""
-    from palate.report.costs import Cost
-    from palate.score.files import speed_file
-
     costs, labels = [], {entry.key: entry.label for entry in found.entries}
     for model in collected.models:
         file = speed_file(measured_file(collected.config, model, folder))
@@ -222,11 +211,8 @@ def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: 
     return costs
 
 
-def _ablations(collected: Collected, model: Model) -> "Ablations | None":
+def _ablations(collected: Collected, model: Model) -> Ablations | None:
     """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
-    from palate.ablations import ABLATIONS
-    from palate.measure.ablations import UNCHANGED, compare_ablations
-
     parts, config, samples = collected.scored[model], collected.config, collected.data.samples
     scored = [ablation for ablation in ABLATIONS if ablation in parts]
     if not scored:
@@ -241,13 +227,11 @@ def _ablations(collected: Collected, model: Model) -> "Ablations | None":
     )
 
 
-def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str | None) -> "Comparison | None":
+def _paired_tests(same: SameRows, found: Evaluation, main: str, beside: str | None) -> Comparison | None:
     """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
 
     `beside` is the baseline that the model is stacked with.
     """
-    from palate.measure.paired import compare
-
     best, believed = found.best_baseline(), found.believed(main)
     if best is None:
         return None
@@ -265,10 +249,8 @@ def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str 
     return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed, sampled=sampled)
 
 
-def _slices(data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":
+def _slices(data: Prepared, same: SameRows, found: Evaluation, main: str) -> Slices | None:
     """The main model, as it is believed, against the best baseline, part by part of the rows."""
-    from palate.measure.slices import measure_slices
-
     best, model = found.best_baseline(), found.believed(main)
     if best is None:
         return None

@@ -52,10 +52,10 @@ def changes(then: Key, now: Key) -> str:
     return ", ".join(changes)
 
 
-def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted names."""
+def flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted names; empty for anything but a mapping."""
     found: dict[str, Any] = {}
-    for key, value in options.items():
+    for key, value in options.items() if isinstance(options, Mapping) else ():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
 

@@ -5,29 +5,42 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from rich.text import Text
 
 from palate import console
+from palate.baselines.registry import LADDER, RANKERS, fit_one, scores_of
+from palate.baselines.statistics import BaselineData
 from palate.commands.audit import check_leaks
+from palate.commands.correction import correction_of
 from palate.commands.prepare import kept_baselines, prepared, samples_of, scored_tokens_of, text_vectors
 from palate.commands.report import METRICS
+from palate.commands.run import stages_of
+from palate.commands.score import key_of, load_scorer, score_with
 from palate.commands.signals import signalled
+from palate.commands.table_rows import Collected
 from palate.config import Config, Override, load_config, write_config
 from palate.console import log
 from palate.errors import InputError, WorkError
+from palate.measure.bootstrap import detectable
+from palate.measure.calibration import load_calibration, sigmoid
+from palate.measure.figures import number
+from palate.measure.ladder import Scored, Step, climb
+from palate.measure.metrics import measure
+from palate.measure.paired import compare
+from palate.measure.rows import Models, beside_baselines, measure_rows
+from palate.models.adapter import as_trained
 from palate.ratings.database import connect, place_of, stored_ratings
+from palate.samples import Prepared, Samples
+from palate.samples.export import draw
+from palate.samples.newest import Longs, Newest, newest
+from palate.samples.queries import Queries, Scores, item_rows
 from palate.serve.release import RELEASES, current, feedback, served, switch
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json
 from palate.store.lock import locked
-
-if TYPE_CHECKING:
-    from palate.samples import Prepared, Samples
-    from palate.samples.newest import Longs, Newest
-    from palate.samples.queries import Queries, Scores
 
 FEWEST = 30
 """Rows that a decision needs."""
@@ -83,8 +96,6 @@ def refresh(
                 shutil.rmtree(folder)  # all that the store has was left out, or is in the log
             return
         if language:
-            from palate.commands.run import stages_of
-
             stages_of(new)
         else:
             _fit_baselines(new, folder)
@@ -95,11 +106,6 @@ def refresh(
 
 def _fit_baselines(new: Config, folder: Path) -> None:
     """Fit and measure the baselines of a release without a language model."""
-    from palate.baselines.registry import LADDER, RANKERS, scores_of
-    from palate.commands.table_rows import Collected
-    from palate.measure.ladder import Scored, Step, climb
-    from palate.measure.rows import Models, beside_baselines, measure_rows
-
     data = prepared(new)
     check_leaks(new, data)
     collected = Collected(new, data, {}, {})
@@ -117,7 +123,7 @@ def _fit_baselines(new: Config, folder: Path) -> None:
 
 
 def _say(name: str, text: str) -> None:
-    console.out.print(Text.assemble((f"{name:9}", "cyan"), text), highlight=False, soft_wrap=True)
+    console.out.print(Text.assemble((f"{name:9}", "cyan"), text), soft_wrap=True)
 
 
 def _served_config(run: Path) -> Config:
@@ -178,10 +184,8 @@ def _copy(url: str, file: Path) -> None:
         copy.rows("PRAGMA journal_mode = DELETE")  # one file, which nobody writes again
 
 
-def _look(old: Config, new: Config, url: str) -> "Newest":
+def _look(old: Config, new: Config, url: str) -> Newest:
     """Say what is new, and return it."""
-    from palate.samples.newest import newest
-
     samples, _, _ = samples_of(new)
     then = prepared(old).samples
     found = newest(then, samples)
@@ -198,7 +202,7 @@ def _look(old: Config, new: Config, url: str) -> "Newest":
     return found
 
 
-def _pairs(samples: "Samples") -> pl.DataFrame:
+def _pairs(samples: Samples) -> pl.DataFrame:
     """Who rated what, with ids as text: those of two runs may have different types."""
     return samples.timeline.select(pl.col("user_id", "item_id").cast(pl.String))
 
@@ -208,22 +212,15 @@ class _Side:
     """A run, and samples in whose timeline the rows `at` (n,) are scored; the last `guests` users are unknown to it."""
 
     config: Config
-    data: "Prepared"
+    data: Prepared
     key: str
-    samples: "Samples"
-    at: "Longs"
+    samples: Samples
+    at: Longs
     guests: int = 0
 
 
 def _compared(old: Config, new: Config, key: str, folder: Path) -> dict[str, Any]:
     """The result of both runs on the newest rows, each with the model that it serves by default."""
-    from palate.baselines.registry import RANKERS
-    from palate.measure.bootstrap import detectable
-    from palate.measure.metrics import measure
-    from palate.measure.paired import compare
-    from palate.samples.export import draw
-    from palate.samples.newest import newest
-
     then, now = prepared(old), prepared(new)
     found = newest(then.samples, now.samples)
     use = served(folder, otherwise=key)
@@ -250,12 +247,8 @@ def _compared(old: Config, new: Config, key: str, folder: Path) -> dict[str, Any
     return about | {"users": tested.users, "difference": asdict(gain), "detects": size}
 
 
-def _scores(side: _Side, out: Path) -> "Scores":
+def _scores(side: _Side, out: Path) -> Scores:
     """P(like) of the rows of a side by its model."""
-    from palate.baselines.registry import RANKERS, fit_one
-    from palate.baselines.statistics import BaselineData
-    from palate.samples.queries import Queries, item_rows
-
     queries = Queries(side.at, item_rows(side.samples, side.at))
     if side.key not in RANKERS:
         return _language_model(side, queries, out)
@@ -266,14 +259,8 @@ def _scores(side: _Side, out: Path) -> "Scores":
     return baseline.predictor(BaselineData.of(side.samples, seed, side.guests, vectors), state)(queries)
 
 
-def _language_model(side: _Side, queries: "Queries", out: Path) -> "Scores":
+def _language_model(side: _Side, queries: Queries, out: Path) -> Scores:
     """P(like) by the run's adapter: calibrated, or of the sum with the baseline that it corrects; kept in `out`."""
-    from palate.baselines.statistics import BaselineData
-    from palate.commands.correction import correction_of
-    from palate.commands.score import key_of, load_scorer, score_with
-    from palate.measure.calibration import load_calibration, sigmoid
-    from palate.models.adapter import as_trained
-
     adapter = side.config.run_path / "adapter"
     config = as_trained(side.config, adapter)
     scorer = load_scorer(config, adapter)
@@ -298,8 +285,6 @@ def _language_model(side: _Side, queries: "Queries", out: Path) -> "Scores":
 
 def _decide(run: Path, folder: Path, found: Mapping[str, Any], force: bool) -> None:
     """Switch, or say why not."""
-    from palate.measure.figures import number
-
     gain, why = found["difference"], ""
     if gain is None or gain["interval"] is None:
         rows = f"{found['rows']:,} rows" + (" of one answer or one user" if found["rows"] >= FEWEST else "")

@@ -5,15 +5,18 @@ folder remembers that. Whatever is interrupted goes on where it stopped when the
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import ValidationError
 from rich.text import Text
 
 from palate import __version__, console
+from palate.baselines.registry import RANKERS
 from palate.commands import calibrate, correction, evaluate, offset, recommend, scores, seeds
 from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
@@ -32,13 +35,12 @@ from palate.models.item_vectors import FILE as FILE_OF_VECTORS
 from palate.progress import clock, stage
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
+from palate.report.answer import answer
+from palate.report.outcome import Outcome
 from palate.samples import Prepared, load_prepared
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
 from palate.store.keys import damage_in, recorded
 from palate.text.vectors import check_text
-
-if TYPE_CHECKING:
-    from palate.report.outcome import Outcome
 
 STAGES, ZERO_SHOT = 7, 3
 """The number of stages, and the place of the zero-shot scores among them."""
@@ -82,12 +84,8 @@ def stages_of(config: Config) -> None:
     _Run(config).go()
 
 
-def _finished(config: Config) -> "Outcome | None":
+def _finished(config: Config) -> Outcome | None:
     """What the run left, if it went through and neither its inputs nor its files have changed since."""
-    from pydantic import ValidationError
-
-    from palate.report.outcome import Outcome
-
     ledger = Ledger(config.run_path)
     outputs = [config.run_path / name for name in ledger.entries.get(WHOLE, {}).get("outputs", {})]
     manifest = recorded(config.data_path / MANIFEST)
@@ -134,7 +132,7 @@ class _Run:
         left_out = not self.config.evaluate.zero_shot
         return stage(f"{number - (left_out and number > ZERO_SHOT)}/{STAGES - left_out}", name)
 
-    def go(self) -> "Outcome":
+    def go(self) -> Outcome:
         """Do what is not done, and return what was measured."""
         lengths_file = self.folder / "lengths.json"
         made_from = {"data": self._hashes("train.json"), **reading(self.config)}
@@ -207,7 +205,7 @@ class _Run:
         }
         self._stage(4, "train", made_from, self._weights, lambda: f"adapter in {model_stage.train(config)}")
 
-    def _conclude(self) -> "Outcome":
+    def _conclude(self) -> Outcome:
         """Calibrate, measure, report, and note that the run went through."""
         config, data, folder = self.config, self.data, self.folder
         with self._place(6, "calibrate") as made:
@@ -282,11 +280,8 @@ def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path]
     )
 
 
-def _best(outcome: "Outcome") -> str | None:
+def _best(outcome: Outcome) -> str | None:
     """The baseline to use, by its key; None for the language model."""
-    from palate.baselines.registry import RANKERS
-    from palate.report.answer import answer
-
     if outcome.ladder is not None:
         key = outcome.ladder.used.key
         return key if key in RANKERS else None
@@ -294,7 +289,7 @@ def _best(outcome: "Outcome") -> str | None:
     return None if first is None or first.use or best is None or best.key not in RANKERS else best.key
 
 
-def _recommend(config: Config, outcome: "Outcome", data: Prepared) -> str:
+def _recommend(config: Config, outcome: Outcome, data: Prepared) -> str:
     """Print what the better of model and best baseline recommends to the user of the first measured row; that user."""
     ranker, samples = _best(outcome), data.samples
     row = samples.of(config.evaluate.split)[scores.measured_rows(config, data)[0]]
@@ -308,13 +303,12 @@ def _recommend(config: Config, outcome: "Outcome", data: Prepared) -> str:
 def _say_where(config: Config, seconds: float, user: str, ranker: str | None) -> None:
     """Print what lies where, and commands that go on from here."""
     import resource
-    import sys
 
     folder = config.run_path
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     apart = seeds.sentence(config)
     if apart is not None:
-        console.out.print(f"{apart}\n", highlight=False)
+        console.out.print(f"{apart}\n")
     lines = [
         ("report", folder / REPORT),
         ("adapter", folder / "adapter"),
@@ -328,4 +322,4 @@ def _say_where(config: Config, seconds: float, user: str, ranker: str | None) ->
         lines.append(("", f"palate run {folder} {more}"))
     lines.append(("page", f"palate serve {folder}"))
     for name, value in lines:
-        console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), highlight=False, soft_wrap=True)
+        console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), soft_wrap=True)

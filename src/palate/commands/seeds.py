@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from palate import console
 from palate.commands.data_option import alpaca_of
 from palate.commands.ledger import Ledger, training
 from palate.config import Config
 from palate.console import log
+from palate.models.adapter import TRAINING
+from palate.plan.predict import fitted
 from palate.progress import clock
 from palate.store.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json
+from palate.train.processes import join
 
 SEEDS = "seeds.json"
 FOLDER = "seeds"
@@ -36,10 +41,7 @@ def train_seeds(
     The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
     returns the run's adapter.
     """
-    from palate.models.adapter import TRAINING
-    from palate.plan.predict import fitted
     from palate.train.finetune import train as finetune
-    from palate.train.processes import join
     from palate.train.report import LOG
 
     processes = join()
@@ -95,8 +97,6 @@ def spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 def table(summary: Mapping[str, Any]) -> Any:
     """A line a seed, then mean, standard deviation and range."""
-    from rich.table import Table
-
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("seed")
     for name in ("steps", *TOLD.values()):

@@ -1,7 +1,9 @@
 """The ladder as a table of 80 columns, and in sentences."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.ladder import Ladder, Rung
@@ -9,20 +11,14 @@ from palate.progress import clock
 from palate.report.costs import Cost
 from palate.report.table import cell
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 REQUESTS = 1000
 
 
-def ladder_table(ladder: Ladder, title: str) -> "Table":
+def ladder_table(ladder: Ladder, title: str) -> Table:
     """The rungs from cheap to dear; the one to use is bold.
 
     The table has a column of rows where the rungs were measured on different ones, and one of fits that were timed.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     columns: dict[str, list[str]] = {
         "": [rung.label for rung in ladder.rungs],
         "AUC": [cell(rung.metrics.auc) for rung in ladder.rungs],

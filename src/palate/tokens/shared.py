@@ -19,6 +19,7 @@ from palate.store.artifacts import sha256_of
 from palate.tokens.cut import drop_items
 from palate.tokens.dataset import Ragged, TokenDataset
 from palate.tokens.packed import Ints, Longs, Packed, pack, ranges
+from palate.tokens.plain import IGNORED
 from palate.tokens.tables import prefix_and_length, unproved_samples
 
 
@@ -248,8 +249,6 @@ class SharedRows:
     answer_only = False
 
     def __init__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], lead: int, yes: int, identity: str) -> None:
-        from palate.tokens.plain import IGNORED
-
         sizes = [len(ids) for ids, _ in rows]
         self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, sum(sizes))
