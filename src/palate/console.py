@@ -111,11 +111,11 @@ class _File(logging.FileHandler):
     An error that ends the command stays the last line.
     """
 
-    told = False
+    warned = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if not self.told and record.levelno < logging.ERROR:
-            self.told = True  # this handler gets the warning, too
+        if not self.warned and record.levelno < logging.ERROR:
+            self.warned = True  # this handler gets the warning, too
             log.warning("%s: cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ def logs_json() -> bool:
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Log to stderr as `begin_log` was told, and to `file` with times and the run's id.
+    """Log to stderr in the form that `begin_log` chose, and to `file` with times and the run's id.
 
     `file` has all, and starts with the records that were logged before this call.
     """

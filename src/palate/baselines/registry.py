@@ -158,7 +158,7 @@ differences of ratings."""
 BASELINES = {baseline.key: baseline.label for baseline in RANKERS.values()}
 """The baselines' keys and their names in tables, in table order."""
 LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text", "corrected-text")
-"""Keys of the baselines that `palate advise` tries, from cheap to dear; `ladder_of` has those of a log of likes."""
+"""Keys of the baselines that `palate advise` tries, in order of cost; `ladder_of` has those of a log of likes."""
 TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 
@@ -231,7 +231,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
 
     The users form `PARTS` parts. So no label is part of its own sample's prediction, even if the baseline can learn its
     samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
-    With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.of_others`.
+    With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.leaving_out`.
     """
     name = f"{baseline.key}-{'apart' if apart else 'cross-fitted'}"
     kept = None if kept is None else _of_vectors(baseline, kept, data.vectors)
@@ -243,7 +243,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
         for part in range(PARTS):
-            others = data.of_others(part, apart=apart)
+            others = data.leaving_out(part, apart=apart)
             rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
             p[rows] = baseline.predictor(others, baseline.fitted(others))(queries.take(rows))
             meter.advance(1)

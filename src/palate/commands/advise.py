@@ -1,4 +1,4 @@
-"""Advise: climb the ladder of models from cheap to dear on a log, and say which one to use."""
+"""Advise: try models on a log in order of cost, and say which one to use."""
 
 import contextlib
 import sys
@@ -23,7 +23,7 @@ from palate.config import Config, load_config
 from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.measure.evaluation import Negatives
-from palate.measure.ladder import LANGUAGE_MODEL, Scored, Skipped, Step, climb
+from palate.measure.ladder import LANGUAGE_MODEL, Scored, Skipped, Step, build_ladder
 from palate.models.adapter import corrects
 from palate.progress import working
 from palate.report.ladder import ladder_table, sentences
@@ -43,7 +43,7 @@ def advise(
     config: Config, *, from_ratings: bool, minutes: float = 10.0, train: bool = False, out: Path | None = None,
     as_json: bool = False,
 ) -> None:  # fmt: skip
-    """Try models from cheap to dear on the rows of `evaluate.split` within `minutes`, and print which one to use.
+    """Try models in order of cost on the rows of `evaluate.split` within `minutes`, and print which one to use.
 
     It reads prepared data if the config has some, and takes what a run fitted and scored before. It writes only
     `advice.json`, into the folder `out`; with `train` also a run, in its folder. Raises `InputError` for data without
@@ -71,16 +71,16 @@ def advise(
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=train)
     check_text(samples.items, config.text, config.model.base)
-    climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends, train)
-    queries, liked = climber.known.of_split(config.evaluate.split)
+    tried = _Steps(config, BaselineData.of(samples, config.seed), kept, ends, train)
+    queries, liked = tried.known.of_split(config.evaluate.split)
     if not len(liked):
         raise InputError(f"has no {config.evaluate.split} rows, expected some", name)
     if not liked.any() or liked.all():
         raise InputError(f"has {len(liked):,} {config.evaluate.split} rows of one answer, expected both", name)
-    ladder = climb(
+    ladder = build_ladder(
         liked,
-        climber.known.user[queries.anchor],
-        climber.steps(),
+        tried.known.user[queries.anchor],
+        tried.steps(),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
         whole=config.text.encoder is not None,
@@ -95,7 +95,7 @@ def advise(
     console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows{against}"))
     for sentence in sentences(ladder):
         console.out.print(sentence)
-    console.out.print(_next(config, ladder.used.key, kept is not None or climber.trained), soft_wrap=True)
+    console.out.print(_next(config, ladder.used.key, kept is not None or tried.trained), soft_wrap=True)
 
 
 def _next(config: Config, key: str, has_run: bool) -> str:
@@ -109,7 +109,7 @@ def _next(config: Config, key: str, has_run: bool) -> str:
 
 
 @dataclass
-class _Climber:
+class _Steps:
     """The steps of one log."""
 
     config: Config
@@ -180,13 +180,13 @@ class _Climber:
                 best, text = "corrected-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
             raise Skipped(
                 "not tried, as no run has scored it: `palate advise CONFIG --train --minutes 120` trains as much as "
-                f"the time bears, `palate run CONFIG {text}--set train.train_on=answer --set train.offset={best}` as "
+                f"the time allows, `palate run CONFIG {text}--set train.train_on=answer --set train.offset={best}` as "
                 "much as its config says"
             )
         return found
 
     def _within_the_time(self) -> Config:
-        """The config of a run that corrects the dearest baseline so far in the time left; raises `Skipped`."""
+        """The config of a run that corrects the most expensive baseline so far in the time left; raises `Skipped`."""
         config, left = self.config, self.ends - time.monotonic()
         best = next((key for key in reversed(self.fitted) if key in TEACHERS), None)
         if best is None:
@@ -195,13 +195,13 @@ class _Climber:
         if RANKERS[best].reads_text and config.text.encoder is None:
             update["text"] = {"encoder": ENCODER}
         config = _changed(config, update)
-        if (begun := _begun(config)) is not None:
+        if (begun := _unfinished_run(config)) is not None:
             log.info("the language model: goes on with the run that was interrupted")
             return begun
         samples, rows = samples_within(config, left) if left > 0 else (0, 0)
         if samples < FEW or rows < FEW:
             raise Skipped(
-                f"not tried: the {max(left, 0) / 60:.0f} minutes left bear a training on {samples:,} samples and the "
+                f"not tried: the {max(left, 0) / 60:.0f} minutes left allow a training on {samples:,} samples and the "
                 f"scores of {rows:,} rows, expected {FEW} at least: --minutes allows more"
             )
         validation = min(rows // 3, REQUESTS)
@@ -237,7 +237,7 @@ class _Climber:
         return np.array_equal(columns["label"], liked[row]) and all(np.array_equal(*both) for both in ids)
 
 
-def _begun(config: Config) -> Config | None:
+def _unfinished_run(config: Config) -> Config | None:
     """The config of an unfinished run of `config` but for its numbers of samples; None if there is none.
 
     The numbers depend on a measured speed, so another estimate would start the training anew.

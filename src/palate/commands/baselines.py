@@ -108,14 +108,14 @@ def bar_to_clear(found: Evaluation) -> list[str]:
     best = by_auc(found)[0]
     if best.metrics.auc is None:
         return list(found.verdict)
-    told = [f"The bar for a language model: {best.label}, AUC {number(best.metrics.auc)}."]
+    sentences = [f"The bar for a language model: {best.label}, AUC {number(best.metrics.auc)}."]
     if found.negatives is not None:
-        told.append(sampled_note(found.negatives))
+        sentences.append(sampled_note(found.negatives))
     pairs = [d for d in found.differences if (d.metric, d.first) == ("auc", best.key) and d.second != CONSTANT]
     sizes = sorted(detectable(pair.interval) for pair in pairs if pair.interval is not None)
     if sizes:
-        told.append(
+        sentences.append(
             f"On these rows a test detects a difference in AUC of {number(median(sizes))} from it: the median over the "
             f"other baselines, {number(sizes[0])} for the most similar one, {number(sizes[-1])} for the least."
         )
-    return told
+    return sentences

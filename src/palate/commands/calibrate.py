@@ -35,14 +35,14 @@ def source_of(config: Config, chat: Chat, key: Mapping[str, Any]) -> Calibration
     )
 
 
-def home(config: Config, model: Model) -> Path:
+def calibration_folder(config: Config, model: Model) -> Path:
     """The folder that holds a model's calibration: the adapter's, or the run's for the base model."""
     return model.adapter or config.run_path
 
 
 def known_calibration(config: Config, model: Model) -> Calibration | None:
     """The stored calibration; raises `InputError` as `load_calibration` does."""
-    return None if config.score.calibration == "none" else load_calibration(home(config, model))
+    return None if config.score.calibration == "none" else load_calibration(calibration_folder(config, model))
 
 
 def fit(config: Config, chat: Chat, model: Model, validation: Scored | None) -> Calibration | None:
@@ -83,7 +83,7 @@ def calibrations_of(
     """The calibrations of models that were scored, by key.
 
     The `known` one is taken if it was fitted to these validation scores, or if there are none. Else one is fitted, and
-    kept where the model's belongs if nothing lies there; otherwise in `folder`, where results are: what a run or
+    kept where the model's belongs if there is none; otherwise in `folder`, where results are: what a run or
     somebody else fitted is never replaced by an evaluation.
 
     Raises `InputError` if the known one has to be taken and is of another model.
@@ -102,7 +102,7 @@ def _calibration_of(
     config: Config, chat: Chat, model: Model, parts: Mapping[str, Scored], known: Calibration | None, folder: Path
 ) -> Calibration | None:
     """The calibration of one model, as `calibrations_of` says."""
-    place, validation = home(config, model) / FILE, parts.get(VALIDATION)
+    place, validation = calibration_folder(config, model) / FILE, parts.get(VALIDATION)
     if validation is None and known is not None:
         known.check(source_of(config, chat, parts[MEASURED].key), place)
         return known

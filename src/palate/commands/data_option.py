@@ -29,9 +29,9 @@ LABEL_THRESHOLD = 0.5
 def adopted(config: Config, given: str | None = None) -> Config:
     """The config for the data that `data_dir` names; keeps values that the user set.
 
-    Of Alpaca files the answers are taken, of tables that they bring their splits, and whether they hold labels; the
-    latter are prepared into the run's folder. A folder that was prepared from such tables brings its options. `given`
-    is the path as it was typed, which must hold something. Raises `InputError` for data that cannot be read.
+    Of Alpaca files the answers are taken, of tables that they have splits, and whether they have labels; the
+    latter are prepared into the run's folder. A folder that was prepared from such tables has options of its own.
+    `given` is the path as it was typed, which must hold something. Raises `InputError` for data that cannot be read.
     """
     if config.data_dir is None:
         return config

@@ -17,7 +17,7 @@ from palate.commands.calibrate import source_of
 from palate.commands.correction import Correction, correction_of
 from palate.commands.evaluate import model_name
 from palate.commands.item_vectors import check_vectors
-from palate.commands.prepare import kept_baselines, prepared, scored_tokens, text_vectors, token_options
+from palate.commands.prepare import baseline_data, kept_baselines, prepared, scored_tokens, token_options
 from palate.commands.recommend import scale_of
 from palate.commands.report import METRICS
 from palate.commands.score import adapter_identity, load_scorer, model_key
@@ -71,15 +71,14 @@ def engine_of(
     """
     data = prepared(config)
     metrics = _metrics(config)
-    vectors = text_vectors(config, data) if config.text.encoder is not None else None
-    known = BaselineData.of(data.samples, config.seed, vectors=vectors)
+    known = baseline_data(config, data, text=True)
     baselines = _baselines(config, data, known)
-    spoken, sum_of, adapter = _language_model(config, data, together, prefix_bytes) if language else (None, None, None)
+    llm, sum_of, adapter = _language_model(config, data, together, prefix_bytes) if language else (None, None, None)
     if sum_of is not None:
         key = sum_of.offset.baseline
         baselines[key] = (RANKERS[key], sum_of.state)
     corrected = None if sum_of is None else sum_of.offset
-    models = _models(baselines, spoken, corrected, metrics)
+    models = _models(baselines, llm, corrected, metrics)
     if not models:
         raise InputError(
             "has neither fitted baselines nor an adapter, expected what `palate run` leaves", config.run_path
@@ -88,14 +87,14 @@ def engine_of(
     if default not in models:
         raise InputError(f"is {default!r}, expected one of {', '.join(models)}", "--model")
     items, scale = shown_items(data.samples.items), scale_of(config, data)
-    told = {
+    about = {
         "palate": __version__,
         "run": config.name,
         "default": default,
         "models": [vars(each) for each in models.values()],
-        "base": None if spoken is None else model_name(config),
+        "base": None if llm is None else model_name(config),
         "adapter": None if adapter is None else adapter.name,
-        "prompt": None if spoken is None else config.prompt.model_dump(mode="json"),
+        "prompt": None if llm is None else config.prompt.model_dump(mode="json"),
         "calibration": None if sum_of is None else sum_of.describe(),
         "data": {**data.manifest["stats"], "items": items.height},
         "scale": scale,
@@ -105,8 +104,8 @@ def engine_of(
         "verdict": metrics.get("verdict", []),
         "metrics": {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])},
     }
-    engine = Engine(known, items, models, default, told, scale, baselines, spoken, corrected)
-    if spoken is None:
+    engine = Engine(known, items, models, default, about, scale, baselines, llm, corrected)
+    if llm is None:
         log.debug("%s has no adapter: classical models alone answer", config.run_path)
     return engine
 
@@ -220,7 +219,7 @@ def _signals(config: Config, data: Prepared) -> SignalsOf | None:
 
 def _models(
     baselines: Mapping[str, tuple[Baseline, State]],
-    spoken: LanguageModel | None,
+    llm: LanguageModel | None,
     corrected: Offset | None,
     metrics: Mapping[str, Any],
 ) -> dict[str, Model]:
@@ -233,8 +232,8 @@ def _models(
         return (auc[key].get("auc"), auc[key].get("n")) if key in auc else (None, None)
 
     found: dict[str, Model] = {}
-    if spoken is not None:
-        tuned, calibrated = "fine-tuned model", spoken.to_p is not sigmoid
+    if llm is not None:
+        tuned, calibrated = "fine-tuned model", llm.to_p is not sigmoid
         if corrected is None:
             found[FINE_TUNED] = Model(FINE_TUNED, tuned, "language model", calibrated, *measured(FINE_TUNED))
         else:
@@ -242,7 +241,7 @@ def _models(
             calibrated = corrected.fitted_on is not None
             found[FINE_TUNED] = Model(FINE_TUNED, label, "sum", calibrated, *measured(FINE_TUNED))
             found[ALONE] = Model(ALONE, f"{tuned} alone", "language model", False, None)
-        if hasattr(spoken.model, "disable_adapter"):
+        if hasattr(llm.model, "disable_adapter"):
             found[BASE] = Model(BASE, "base model", "language model", False, *measured(ZERO_SHOT))
     for key, (baseline, _) in baselines.items():
         found[key] = Model(key, baseline.label, "baseline", True, *measured(key))

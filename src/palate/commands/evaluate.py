@@ -20,7 +20,7 @@ from palate.commands.item_vectors import check_vectors
 from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
-from palate.commands.score_files import brought, models_brought
+from palate.commands.score_files import possible_models, scores_in
 from palate.commands.scores import (
     MEASURED,
     Model,
@@ -90,7 +90,7 @@ def evaluate(
             raise InputError("scores with a model, expected no --scores beside it", "--ablations")
         if config.evaluate.rank_users:
             raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
-        scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
+        scored = scores_in(config, data, chat, possible_models(chosen), scores, model_name(config))
         known, factors = known_fits(config, scored)
         begin(config, folder)
     else:
@@ -134,8 +134,8 @@ def conclude(collected: Collected, leaks: Audit, folder: Path) -> Outcome:
         bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split, likes=data.samples.likes,
     )  # fmt: skip
     rows.seeds = adapters_apart(collected, same)
-    told = notes(found, collected, rows) if found.n else []
-    found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
+    sentences = notes(found, collected, rows) if found.n else []
+    found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *sentences])
     ranking = rankings.RankedModel(
         main, rows.labels[main.key], collected.scored[main][MEASURED].key, collected.offsets.get(main.key)
     )
@@ -154,7 +154,7 @@ def conclude(collected: Collected, leaks: Audit, folder: Path) -> Outcome:
         leaks=leaks,
         ladder=_ladder(collected, same, found, baselines, main),
     )
-    p = same.scores[found.believed(main.key)]
+    p = same.scores[found.calibrated_key(main.key)]
     users = user_examples(data.samples, split, same.rows, p)
     publish(config, data, outcome, folder, users=users, costs=_costs(collected, found, same, folder))
     return outcome
@@ -180,7 +180,7 @@ def _ladder(
 
     None without an answer of each kind, without resamples, and without a baseline of the ladder.
     """
-    from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
+    from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, build_ladder
 
     known, config, likes = collected.known, collected.config, collected.data.samples.likes
     ladder = [key for key in ladder_of(likes) if key in baselines.columns]
@@ -188,12 +188,12 @@ def _ladder(
     if not config.evaluate.bootstrap or not liked.any() or liked.all() or not ladder:
         return None
     steps = [Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy())) for key in ladder]
-    own = found.believed(main.key)
+    own = found.calibrated_key(main.key)
     label = f"{found.entry(main.key).label}, calibrated" if own != main.key else found.entry(main.key).label
     steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], rows=same.rows)))
     users = known.user[queries.anchor]
     sampled, resamples = likes is not None, config.evaluate.bootstrap
-    return climb(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
+    return build_ladder(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
 
 
 def _costs(collected: Collected, found: Evaluation, same: SameRows, folder: Path) -> list[Cost]:
@@ -228,20 +228,20 @@ def _ablations(collected: Collected, model: Model) -> Ablations | None:
 
 
 def _paired_tests(same: SameRows, found: Evaluation, main: str, beside: str | None) -> Comparison | None:
-    """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
+    """The pairs that a reader asks for; each model calibrated if it can be, so that probabilities are compared fairly.
 
     `beside` is the baseline that the model is stacked with.
     """
-    best, believed = found.best_baseline(), found.believed(main)
+    best, calibrated = found.best_baseline(), found.calibrated_key(main)
     if best is None:
         return None
-    pairs = [(found.believed(entry.key), best.key) for entry in found.models if not entry.aside]
+    pairs = [(found.calibrated_key(entry.key), best.key) for entry in found.models if not entry.aside]
     if ZERO_SHOT in same.scores and main != ZERO_SHOT:
-        pairs.append((believed, found.believed(ZERO_SHOT)))
-    if believed != main:
-        pairs.append((believed, main))
+        pairs.append((calibrated, found.calibrated_key(ZERO_SHOT)))
+    if calibrated != main:
+        pairs.append((calibrated, main))
     if {STACKED, ALONE} <= same.scores.keys():
-        pairs += [(STACKED, ALONE), (STACKED, believed)]
+        pairs += [(STACKED, ALONE), (STACKED, calibrated)]
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
     pairs += [(e.key, e.corrects) for e in found.models if e.corrects is not None and e.corrects != best.key]
@@ -250,8 +250,8 @@ def _paired_tests(same: SameRows, found: Evaluation, main: str, beside: str | No
 
 
 def _slices(data: Prepared, same: SameRows, found: Evaluation, main: str) -> Slices | None:
-    """The main model, as it is believed, against the best baseline, part by part of the rows."""
-    best, model = found.best_baseline(), found.believed(main)
+    """The main model, calibrated if it can be, against the best baseline, part by part of the rows."""
+    best, model = found.best_baseline(), found.calibrated_key(main)
     if best is None:
         return None
     return measure_slices(

@@ -1,4 +1,4 @@
-"""Evaluate Alpaca files of others: scored as they are, beside what else their texts tell."""
+"""Evaluate foreign Alpaca files: scored as they are, beside baselines from their texts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,7 +83,7 @@ def evaluate_examples(
 def _about(
     config: Config, chat: Chat, files: dict[str, AlpacaFile], labels: NDArray[np.bool_], scores: pl.DataFrame
 ) -> About:
-    """What the page tells of the files, and the rows of which the model with these scores is surest."""
+    """What the page says of the files, and the rows of which the model with these scores is surest."""
     test, learned = files["test"], [split for split in ("train", "val") if split in files]
     p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
     return About(

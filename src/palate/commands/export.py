@@ -90,13 +90,13 @@ def export(
         for name in (STATE, FILE):  # of an adapter that corrects a baseline
             if (adapter / name).is_file():
                 shutil.copy(adapter / name, partial / name)
-    _tell(folder if merge else folder / file, dtype if merge else str(gguf), proof)
-    _tell_baseline(about)
+    _print_result(folder if merge else folder / file, dtype if merge else str(gguf), proof)
+    _print_missing_baseline(about)
     if merge and gguf:
         with atomic_folder(folder) as partial:
             proof, found = _convert(find_converter(converter), folder, partial / file, gguf, expected, dtype)
         write_json(folder / RECORD, record | {"gguf": found})
-        _tell(folder / file, gguf, proof)
+        _print_result(folder / file, gguf, proof)
     return folder
 
 
@@ -203,7 +203,7 @@ def _sizes_and_hashes(folder: Path) -> dict[str, Any]:
     return {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
 
 
-def _tell_baseline(about: dict[str, Any]) -> None:
+def _print_missing_baseline(about: dict[str, Any]) -> None:
     """Print what is missing to P(like), if the adapter corrects a baseline."""
     offset = about.get("offset")
     if offset is not None:
@@ -214,7 +214,7 @@ def _tell_baseline(about: dict[str, Any]) -> None:
         console.out.print(text, soft_wrap=True)
 
 
-def _tell(place: Path, form: str, proof: ExportProof) -> None:
+def _print_result(place: Path, form: str, proof: ExportProof) -> None:
     """Print the written files and the result of the comparison."""
     size = sum(p.stat().st_size for p in ([place] if place.is_file() else place.iterdir()))
     text = f"exported {place} ({form}, {size / 1e6:,.0f} MB)\nproved   on {proof}"

@@ -77,7 +77,7 @@ def training(config: Config) -> dict[str, Any]:
 
 
 def model_identity(config: Config) -> dict[str, Any]:
-    """What tells one base model from another without loading it: name, revision, and a local file's state."""
+    """What distinguishes base models without loading them: name, revision, and a local file's state."""
     location = locate(config.model.base)
     identity: dict[str, Any] = config.model.model_dump(mode="json")
     if location.path is not None:

@@ -42,7 +42,7 @@ def offsets_of(
     """The sums of the models that correct a baseline, by key: fitted on validation scores as calibrations are.
 
     The `known` factors are taken if they were fitted to these scores, or if there are none. Others are kept beside the
-    adapter if nothing lies there, else in `folder`.
+    adapter if there are none, else in `folder`.
     """
     found: dict[str, Correction] = {}
     for model, parts in scored.items():

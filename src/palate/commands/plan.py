@@ -72,7 +72,7 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> tuple[Workload
 
 
 def samples_within(config: Config, seconds: float) -> tuple[int, int]:
-    """The numbers of samples to train on and of rows to score that this machine bears in about `seconds`.
+    """The numbers of samples to train on and of rows to score that this machine can do in about `seconds`.
 
     Training, with all its epochs and seeds, takes `TRAINING` of the time. A scored row is the forward pass of a prompt
     with one target, a third of a training step on it.

@@ -136,8 +136,8 @@ def prepare_data(config: Config) -> dict[str, Any]:
     users, lost = stats["users"], stats["users"] - stats["users_with_samples"]
     if lost > MANY_LOST * users and config.prepare.split != "given":
         need, source = config.prepare.history_len, config.ratings.source
-        told = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
-        log.warning(told, f"{lost:,}", f"{users:,}", need + 1, source)
+        warning = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
+        log.warning(warning, f"{lost:,}", f"{users:,}", need + 1, source)
     return manifest
 
 
@@ -196,11 +196,11 @@ def tokens_of(config: Config, data: "Prepared", chat: Chat, splits: Sequence[str
 
     name = str(data.manifest["stats"]["name"])
     return token_datasets(
-        data.samples, config.prompt, chat, token_options(config), data=_told_from(data), name=name, splits=splits
+        data.samples, config.prompt, chat, token_options(config), data=_prompt_inputs(data), name=name, splits=splits
     )
 
 
-def _told_from(data: "Prepared") -> dict[str, Any]:
+def _prompt_inputs(data: "Prepared") -> dict[str, Any]:
     """What decides the prompts of prepared data beside the prompt's options: the samples, any signals and users."""
     from palate.samples.signals import FILE, USERS
 
@@ -315,7 +315,7 @@ def ablated_tokens(
 
     index = data.samples.of(split)[rows]
     samples, prompt = ablate(data.samples, config.prompt, index, ablation, config.seed)
-    made_from = _told_from(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
+    made_from = _prompt_inputs(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
     made_from |= {"history_len": samples.history_len, "seed": config.seed}
     options = token_options(_keeping_all(config))
     name = f"{data.manifest['stats']['name']}, {ablation}"

@@ -28,7 +28,7 @@ from palate.errors import InputError, WorkError
 from palate.measure.bootstrap import detectable
 from palate.measure.calibration import load_calibration, sigmoid
 from palate.measure.figures import number
-from palate.measure.ladder import Scored, Step, climb
+from palate.measure.ladder import Scored, Step, build_ladder
 from palate.measure.metrics import measure
 from palate.measure.paired import compare
 from palate.measure.rows import Models, beside_baselines, measure_rows
@@ -77,21 +77,21 @@ def refresh(
     if language and config.score.server is not None:
         raise InputError("is another model than the one to train, expected null", "score.server")
     if no_train and (run / "adapter").is_dir():
-        _say("without", "the language model: `fine-tuned` and `base` are not served after a switch")
+        _print_line("without", "the language model: `fine-tuned` and `base` are not served after a switch")
     if dry_run:
-        newer = _look(old, _with(config, run / RELEASES / "N", url), url).newer
+        newer = _print_new_ratings(old, _with(config, run / RELEASES / "N", url), url).newer
         what = "all stages of palate run" if language else "fit and measure the baselines"
         due = f"prepare, {what}, compare with {old.run_path}" if newer else "nothing"
-        _say("due", f"{due}; nothing was written")
+        _print_line("due", f"{due}; nothing was written")
         return
     with locked(run / RELEASES, wait=False) as alone:
         if alone is False:
             raise WorkError(f"{run}: another refresh is running, try again when it has ended")
-        folder = _begun(config, run, url)
+        folder = _unfinished_release(config, run, url)
         if folder is None:
             return
         new = load_config(folder / "config.yaml")
-        if not _look(old, new, url).newer:
+        if not _print_new_ratings(old, new, url).newer:
             if not (folder / RESULT).is_file():
                 shutil.rmtree(folder)  # all that the store has was left out, or is in the log
             return
@@ -118,11 +118,11 @@ def _fit_baselines(new: Config, folder: Path) -> None:
     if new.evaluate.bootstrap and y.any() and not y.all():
         p = {key: scores[key].to_numpy() for key in LADDER if key in scores.columns}
         steps = [Step(key, RANKERS[key].label, lambda key=key: Scored(p[key])) for key in p]  # type: ignore[misc]
-        ladder = climb(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
+        ladder = build_ladder(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
     write_json(folder / METRICS, {**found.to_dict(), "ladder": ladder})
 
 
-def _say(name: str, text: str) -> None:
+def _print_line(name: str, text: str) -> None:
     console.out.print(Text.assemble((f"{name:9}", "cyan"), text), soft_wrap=True)
 
 
@@ -138,7 +138,7 @@ def _with(config: Config, folder: Path, url: str) -> Config:
     return config.model_copy(update={"ratings": ratings, "run_dir": str(folder), "data_dir": None})
 
 
-def _begun(config: Config, run: Path, url: str) -> Path | None:
+def _unfinished_release(config: Config, run: Path, url: str) -> Path | None:
     """The release to build: one that was interrupted, else a new one; None if the store has nothing new.
 
     A release holds a copy of the store's ratings, so that ratings which arrive meanwhile do not change what it is made
@@ -150,7 +150,7 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
         last = run / RELEASES / str(numbers[-1])
         finished = (last / RESULT).is_file()
         if finished and current(run) == last and read_json(last / RESULT)["sha256"] == sha256:
-            _say("new", f"nothing: {last} was made from the same ratings, and is served")
+            _print_line("new", f"nothing: {last} was made from the same ratings, and is served")
             return None
         same = load_config(last / "config.yaml") == _with(config, last, _snapshot(last))
         if same and not finished:
@@ -160,7 +160,7 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
             log.info("%s was made from the same ratings, and is not served", last)
             return last
     if frame.is_empty():
-        _say("new", f"nothing: {place_of(url)} has no ratings")
+        _print_line("new", f"nothing: {place_of(url)} has no ratings")
         return None
     folder = run / RELEASES / str(numbers[-1] + 1 if numbers else 1)
     with atomic_folder(folder) as partial:
@@ -184,16 +184,18 @@ def _copy(url: str, file: Path) -> None:
         copy.rows("PRAGMA journal_mode = DELETE")  # one file, which nobody writes again
 
 
-def _look(old: Config, new: Config, url: str) -> Newest:
+def _print_new_ratings(old: Config, new: Config, url: str) -> Newest:
     """Say what is new, and return it."""
     samples, _, _ = samples_of(new)
     then = prepared(old).samples
     found = newest(then, samples)
     users = samples.timeline["user_id"].n_unique()
-    _say("store", f"{place_of(url)}, {old.run_path} is served")
-    _say("new", f"{found.newer:,} ratings, {found.guests:,} of {users:,} users unknown to the run")
+    _print_line("store", f"{place_of(url)}, {old.run_path} is served")
+    _print_line("new", f"{found.newer:,} ratings, {found.guests:,} of {users:,} users unknown to the run")
     apart = f", {found.left_out:,} left out: items that it lacks" if found.left_out else ""
-    _say("rows", f"{found.new.size:,} test samples after the last rating that the served run learned from{apart}")
+    _print_line(
+        "rows", f"{found.new.size:,} test samples after the last rating that the served run learned from{apart}"
+    )
     gone = _pairs(then).join(_pairs(samples), on=["user_id", "item_id"], how="anti").height
     if gone:
         had = f"{gone:,} of {then.timeline.height:,} ratings that {old.run_path} has"
@@ -289,20 +291,20 @@ def _decide(run: Path, folder: Path, found: Mapping[str, Any], force: bool) -> N
     if gain is None or gain["interval"] is None:
         rows = f"{found['rows']:,} rows" + (" of one answer or one user" if found["rows"] >= FEWEST else "")
         why = "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
-        _say("result", f"{rows}: the models were not compared")
+        _print_line("result", f"{rows}: the models were not compared")
     else:
         low, high = gain["interval"]["low"], gain["interval"]["high"]
         for name in ("old", "new"):
             side = found[name]
-            _say(name, f"{side['model']}: AUC {number(side['auc'])}, log loss {number(side['log_loss'])}")
-        _say(
+            _print_line(name, f"{side['model']}: AUC {number(side['auc'])}, log loss {number(side['log_loss'])}")
+        _print_line(
             "result",
             f"new − old {number(gain['value'], True)} [{number(low, True)}, {number(high, True)}] on {found['rows']:,} "
             f"rows of {found['users']:,} users, which detect {number(found['detects'])}",
         )
         why = "the new run is worse" if high < 0 else ""
     if why:
-        _say("kept", f"{found['old']['folder']} stays in service: {why}")
+        _print_line("kept", f"{found['old']['folder']} stays in service: {why}")
         return
     switch(run, folder)
-    _say("switched", f"{folder} is served from now on")
+    _print_line("switched", f"{folder} is served from now on")

@@ -76,7 +76,7 @@ def run(config: Config) -> None:
         took = time.monotonic() - began
         show_answer(outcome, with_table=True)
         user = "USER"
-    _say_where(config, took, user, _best(outcome))
+    _print_paths(config, took, user, _best(outcome))
 
 
 def stages_of(config: Config) -> None:
@@ -139,7 +139,7 @@ class _Run:
 
         def measure() -> str:
             _lengths(self.config, self.chat, lengths_file)
-            return _told_lengths(read_json(lengths_file))
+            return _lengths_sentence(read_json(lengths_file))
 
         self._stage(2, "lengths", made_from, [lengths_file], measure)
         if self.models[0].adapter is None:
@@ -151,7 +151,7 @@ class _Run:
     def _stage(
         self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], str]
     ) -> None:
-        """Do a stage and log what it made, as `do` tells; skip it if its outputs were made from the same."""
+        """Do a stage and log what it made, as `do` returns it; skip it if its outputs were made from the same."""
         with self._place(number, name) as made:
             reason = self.ledger.reason(name, made_from, outputs)
             if reason is None:
@@ -215,13 +215,13 @@ class _Run:
             offsets = offset.offsets_of(config, self.chat, data, scored, {}, folder)
             for model in self.models:
                 if model.key not in calibrations:
-                    (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
+                    (calibrate.calibration_folder(config, model) / FILE).unlink(missing_ok=True)
             made.append(f"{len(calibrations)} of {len(self.models)} models")
 
         with self._place(7, "evaluate and report") as made:
             outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
             kept = [path for paths in self.files.values() for path in paths.values()]
-            kept += [calibrate.home(config, model) / FILE for model in self.models]
+            kept += [calibrate.calibration_folder(config, model) / FILE for model in self.models]
             kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
             _write_manifest(config, data, self.chat, kept, self._weights)
             left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
@@ -231,7 +231,7 @@ class _Run:
 
 
 def _prepare(config: Config, made: list[str]) -> Prepared:
-    """The prepared data, written anew only if ratings, options or version differ from what lies there."""
+    """The prepared data, written anew only if ratings, options or version differ from what is there."""
     if config.ratings.source is None:
         kept = data_stage.prepared(config)  # its ratings are not named
         made.append(f"skipped, {config.data_path} was prepared before")
@@ -252,7 +252,7 @@ def _lengths(config: Config, chat: Chat, path: Path) -> None:
     write_json(path, lengths_stage.summary(lengths_stage.source_of(config, chat), config))
 
 
-def _told_lengths(summary: Mapping[str, Any]) -> str:
+def _lengths_sentence(summary: Mapping[str, Any]) -> str:
     stats, cut = summary["stats"], summary["truncation"]
     over = f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none"
     return (
@@ -300,8 +300,8 @@ def _recommend(config: Config, outcome: Outcome, data: Prepared) -> str:
     return user
 
 
-def _say_where(config: Config, seconds: float, user: str, ranker: str | None) -> None:
-    """Print what lies where, and commands that go on from here."""
+def _print_paths(config: Config, seconds: float, user: str, ranker: str | None) -> None:
+    """Print the paths of the results, and commands that go on from here."""
     import resource
 
     folder = config.run_path

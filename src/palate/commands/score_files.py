@@ -20,7 +20,7 @@ from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 
 
-def brought(
+def scores_in(
     config: Config, data: Prepared, chat: Chat, models: Sequence[Model], files: Sequence[Path], name: str
 ) -> dict[Model, dict[str, Scored]]:
     """The scores in `files` of each of the `models` that has any, in their order; `name` is the base model's.
@@ -45,8 +45,8 @@ def brought(
         parts = found.setdefault(model, {})
         for what in [what for what, its in ((MEASURED, split), (VALIDATION, "val")) if its == of]:
             if what in parts:
-                told = model.key if what == MEASURED else f"{model.key} validation"
-                raise InputError(f"is the second file of {told} scores, expected one", path)
+                of_rows = model.key if what == MEASURED else f"{model.key} validation"
+                raise InputError(f"is the second file of {of_rows} scores, expected one", path)
             _check_rows(scored, data, of, path)
             parts[what] = scored
     lacking = next((model for model, parts in found.items() if MEASURED not in parts), None)
@@ -86,6 +86,6 @@ def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:
     return str(known.get("base", {}).get("weights") or weights_fingerprint(load_base_model(config.model)[0]))
 
 
-def models_brought(adapters: Sequence[Path]) -> list[Model]:
+def possible_models(adapters: Sequence[Path]) -> list[Model]:
     """The models that files may be of: the base model, and each adapter."""
     return [Model(ZERO_SHOT, None), *adapted(adapters)]

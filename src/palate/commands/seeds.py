@@ -67,7 +67,7 @@ def train_seeds(
             )
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
-            _make_room()
+            _free_memory()
         facts = read_json(folder / "adapter" / TRAINING)
         rows.append({"seed": seed, "steps": facts["steps"], **{name: facts[name] for name in TOLD}})
         if n == 0 and processes.is_first:  # at once: it can be evaluated while the others are trained
@@ -154,7 +154,7 @@ def _copy(folder: Path, run: Path, name: str) -> None:
         file.write((folder / name).read_bytes())
 
 
-def _make_room() -> None:
+def _free_memory() -> None:
     """Let go of one training's model before the next one is loaded; a trainer is held by cycles."""
     import torch
 

@@ -83,7 +83,7 @@ class Collected:
         queries = self.known.of_split(split)[0].take(self.scored[model][what].columns["row"])
         return sigmoid(offset.logit(self.known, queries, self.logit(model, what)))
 
-    def believed(self, model: Model) -> pl.DataFrame:
+    def calibrated(self, model: Model) -> pl.DataFrame:
         """`row` and `p` of the measured rows, calibrated if the model has a calibration."""
         calibration = self.calibrations.get(model.key)
         p = self.p(model) if calibration is None else calibration.p(self.logit(model))
@@ -129,7 +129,7 @@ def rows_of(collected: Collected, name: str) -> TableRows:
         calibration = collected.calibrations.get(model.key)
         if calibration is not None and calibration.method != "none":
             label = f"{words}, calibrated ({calibration.method})"
-            rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
+            rows.add(model.key + CALIBRATED, label, collected.calibrated(model), aside=True)
     adapters = collected.adapters
     if len(adapters) > 1:
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
@@ -157,9 +157,9 @@ def adapters_apart(collected: Collected, same: SameRows) -> OverSeeds | None:
 
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
     """The mean of the adapters' P(like), calibrated if they are, on the rows of the first."""
-    joined = collected.believed(adapters[0])
+    joined = collected.calibrated(adapters[0])
     for n, model in enumerate(adapters[1:]):
-        joined = joined.join(collected.believed(model), on="row", how="left", maintain_order="left", suffix=str(n))
+        joined = joined.join(collected.calibrated(model), on="row", how="left", maintain_order="left", suffix=str(n))
     return joined.select("row", p=pl.mean_horizontal(pl.exclude("row"), ignore_nulls=False))
 
 

@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from palate.ratings.blocks import BLOCK, bounds_of
+from palate.ratings.order import lengths_of
 from palate.store.scratch import Scratch, blocks_of, empty
 
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
@@ -23,7 +24,7 @@ def duplicates_in(keys: pl.DataFrame, scratch: Scratch | None = None) -> pl.Data
     if _ascends(users, keys["item_id"]) or _ascends(users, keys["timestamp"]):  # as most published logs are sorted
         return keys.head(0).with_columns(pl.lit(0).alias("row"), pl.lit(0).alias("first"))
     if users.is_sorted():
-        bounds = bounds_of(users.rle().struct.field("len").to_numpy().astype(np.int64))
+        bounds = bounds_of(lengths_of(users))
     candidates = []
     for begin, end in pairwise(bounds.tolist()):
         hashes = _hashes(keys.slice(begin, end - begin), scratch if users.len() == end - begin else None)

@@ -149,7 +149,7 @@ def load_ratings(
         usual = usual_scale(name, files[0].name)
         numbers = COUNTS if likes is not None else scale or usual
         rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
-        how = Reading(columns, numbers, *rules, scratch=scratch, spare=tables.spare)
+        how = Reading(columns, numbers, *rules, scratch=scratch, copy_path=tables.copy_path)
         table = read_ratings(files, how)
         scale = table.rated.scale(scale or usual)
         roles: dict[str, Mapping[str, str]]
@@ -389,7 +389,7 @@ def is_named(name: str) -> bool:
 
 
 def is_mark(name: str) -> bool:
-    """Whether a file only says something of others, such as `_SUCCESS`."""
+    """Whether a file only describes other files, such as `_SUCCESS`."""
     return posixpath.basename(name).startswith(("_", "."))
 
 

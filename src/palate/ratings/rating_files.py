@@ -18,7 +18,7 @@ from palate.ratings.reading import Reading, numbered
 from palate.ratings.source import SourceFile
 from palate.ratings.text_ratings import read_text
 from palate.ratings.typed_ratings import read_typed
-from palate.ratings.wrong_rows import WAY_OUT, first_row, rating_problem, reasons_of
+from palate.ratings.wrong_rows import REMEDY, first_row, rating_problem, reasons_of
 from palate.store.parquet import DamagedError, row_count
 
 _BYTES = 8
@@ -54,7 +54,7 @@ def read_ratings(files: Sequence[SourceFile], how: Reading) -> RatingTable:
         wrong = different.filter(is_no_id(different))
         if wrong.len():
             row = first_row(ids.is_in(wrong.implode()))
-            table.fail(f"{name} {id_problem(ids[row])}{WAY_OUT}", row)
+            table.fail(f"{name} {id_problem(ids[row])}{REMEDY}", row)
         if (pair := spelled_twice(different)) is not None:
             problem = f"{name} {pair[0]} is spelled {pair[1]} in other rows, expected one spelling"
             table.fail(f"{problem}{AS_INTEGERS}", first_row(ids == pair[0]))
@@ -83,10 +83,10 @@ def _read(file: SourceFile, how: Reading) -> RatingTable:
         if typed is None:
             check_zeros(file)
     except TornError as error:
-        if typed is None or how.spare is None or not how.skip:
-            raise InputError(f"{error.message}{WAY_OUT}", error.place, error.line) from None
-        whole, torn = typed.without_wrong_lines(file, how.spare(f"{file.place} without wrong lines"))
-        table = replace(read_typed(whole, typed, how), torn=torn)
+        if typed is None or how.copy_path is None or not how.skip:
+            raise InputError(f"{error.message}{REMEDY}", error.place, error.line) from None
+        whole, wrong_lines = typed.without_wrong_lines(file, how.copy_path(f"{file.place} without wrong lines"))
+        table = replace(read_typed(whole, typed, how), wrong_lines=wrong_lines)
     if not how.skip:
         return table
     table = table.without(reasons_of(table.frame, table.rated.scale(how.accepted)))

@@ -43,7 +43,7 @@ class RatingTable:
     """The tables of several files that are one."""
     rated: RatingForm = NUMBERS
     """The form of the ratings."""
-    torn: Sequence[tuple[int, str, str]] = ()
+    wrong_lines: Sequence[tuple[int, str, str]] = ()
     """The lines of the file that are no rows: number, reason, text."""
 
     @classmethod
@@ -94,14 +94,14 @@ class RatingTable:
     @property
     def reasons(self) -> pl.Series:
         """Why each row of the file that `frame` lacks is left out, (rows,) String."""
-        torn = [reason for part in self.parts or (self,) for _, reason, _ in part.torn]
-        return pl.concat([self.skipped["reason"], pl.Series("reason", torn, pl.String)])
+        wrong_lines = [reason for part in self.parts or (self,) for _, reason, _ in part.wrong_lines]
+        return pl.concat([self.skipped["reason"], pl.Series("reason", wrong_lines, pl.String)])
 
     def left_out(self) -> str:
         """How many rows were left out, by reason, and the way to the first of them."""
         counts = self.reasons.value_counts(sort=True).rows()
-        told = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-        return f"{told}; `--bad-rows refuse --untitled refuse` names the first"
+        counted = ", ".join(f"{count:,} {reason}" for reason, count in counts)
+        return f"{counted}; `--bad-rows refuse --untitled refuse` names the first"
 
     def place_of(self, row: int, beside: str = "") -> str:
         """Where a row of `frame` is, such as `line 5`; with the file's name, if that is not `beside`."""
@@ -188,8 +188,8 @@ class RatingTable:
             lines, texts = [line for line, _ in found], [self.layout.separator.join(fields) for _, fields in found]
         types = {"line": pl.Int64(), "reason": pl.String(), "row": pl.String()}
         rows = pl.DataFrame({"line": lines, "reason": skipped["reason"], "row": texts}, types)
-        torn = pl.DataFrame(self.torn, types, orient="row")
-        return pl.concat([rows, torn]).sort("line", maintain_order=True)
+        wrong_lines = pl.DataFrame(self.wrong_lines, types, orient="row")
+        return pl.concat([rows, wrong_lines]).sort("line", maintain_order=True)
 
 
 def _shown(rows: pl.DataFrame) -> pl.DataFrame:

@@ -44,8 +44,8 @@ class Reading:
     """Whether the rows are likes, with or without a column of ratings."""
     scratch: Scratch | None = None
     """Where the table goes that exceeds the memory."""
-    spare: Callable[[str], Path] | None = None
-    """Gives a path for a copy of a file without its wrong lines, see `Source.spare`; needed with `skip`."""
+    copy_path: Callable[[str], Path] | None = None
+    """Gives a path for a copy of a file without its wrong lines, see `Source.copy_path`; needed with `skip`."""
 
     @property
     def roles(self) -> dict[str, str]:

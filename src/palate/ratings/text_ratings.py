@@ -25,7 +25,7 @@ from palate.ratings.scan import NOWHERE, scan, whole_rows
 from palate.ratings.source import SourceFile
 from palate.ratings.text import WHITE
 from palate.ratings.times import SECONDS, TimeForm, TimesError, time_form
-from palate.ratings.wrong_rows import WAY_OUT, first_row, reasons_of, row_problem
+from palate.ratings.wrong_rows import REMEDY, first_row, reasons_of, row_problem
 from palate.store.scratch import Scratch
 
 
@@ -211,8 +211,8 @@ def _diagnose(
             row = first_row(wrong)
             called = {name: names[places[name]] for name in how.roles}
             problem = row_problem(frame.row(row, named=True), called, scale, (form, rated))
-            way_out = WAY_OUT if None in typed.row(row) else ""  # a number beyond the scale may mean another scale
-            raise InputError(f"{problem}{way_out}", file.place, whole[row][0])
+            remedy = REMEDY if None in typed.row(row) else ""  # a number beyond the scale may mean another scale
+            raise InputError(f"{problem}{remedy}", file.place, whole[row][0])
         if len(whole) < len(block):
             line, fields = block[len(whole)]
-            raise InputError(f"{width_problem(fields, names)}{WAY_OUT}", file.place, line)
+            raise InputError(f"{width_problem(fields, names)}{REMEDY}", file.place, line)

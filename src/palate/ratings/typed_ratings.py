@@ -17,7 +17,7 @@ from palate.ratings.source import SourceFile
 from palate.ratings.spreadsheet import SUFFIXES
 from palate.ratings.text import WHITE
 from palate.ratings.times import TimesError, of_serials, time_form
-from palate.ratings.wrong_rows import WAY_OUT, first_row, rating_problem
+from palate.ratings.wrong_rows import REMEDY, first_row, rating_problem
 from palate.store.scratch import MissingError, Scratch
 
 _WIDE = (pl.UInt64, pl.Int128)
@@ -78,7 +78,7 @@ def read_typed(file: SourceFile, typed: Format, how: Reading) -> RatingTable:
     for name in COLUMNS:
         if frame[name].null_count():
             column = present.get(name, name)
-            table.fail(f"{column} is empty, expected a value{WAY_OUT}", first_row(frame[name].is_null()))
+            table.fail(f"{column} is empty, expected a value{REMEDY}", first_row(frame[name].is_null()))
     return table
 
 

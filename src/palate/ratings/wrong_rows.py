@@ -10,7 +10,7 @@ from palate.ratings.ids import IDS, NULLS, id_problem
 from palate.ratings.rating_forms import NUMBERS, RatingForm
 from palate.ratings.times import TimeForm
 
-WAY_OUT = "; `--bad-rows skip` leaves such rows out"
+REMEDY = "; `--bad-rows skip` leaves such rows out"
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 

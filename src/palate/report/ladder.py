@@ -15,7 +15,7 @@ REQUESTS = 1000
 
 
 def ladder_table(ladder: Ladder, title: str) -> Table:
-    """The rungs from cheap to dear; the one to use is bold.
+    """The rungs in order of cost; the one to use is bold.
 
     The table has a column of rows where the rungs were measured on different ones, and one of fits that were timed.
     """
@@ -75,9 +75,9 @@ def sentences(ladder: Ladder) -> Iterator[str]:
     yield use_sentence(ladder)
     for rung in ladder.rungs:
         if not rung.pays and rung.gain is not None:
-            told = difference_text(rung.gain.value, rung.gain.interval, prose=True)
+            gain = difference_text(rung.gain.value, rung.gain.interval, prose=True)
             if rung.gain.interval is None:
-                told += ", without an interval: the rows are of one user"
-            yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {told}."
+                gain += ", without an interval: the rows are of one user"
+            yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {gain}."
     for label, reason in ladder.skipped.items():
         yield f"{label}: {reason}."

@@ -44,7 +44,7 @@ class Outcome:
     leaks: Audit | None = None
     """None for Alpaca examples, which have neither users nor times."""
     ladder: Ladder | None = None
-    """Models from cheap to dear, and the one to use."""
+    """Models in order of cost, and the one to use."""
 
     @classmethod
     def of_dict(cls, model: str, values: Mapping[str, Any]) -> Self:

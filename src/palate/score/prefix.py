@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from palate.errors import WorkError
+from palate.models.method import transformer
 from palate.train.attention import check_plain, check_window, for_each_head
 
 BEHIND = "palate_behind"
@@ -67,7 +68,7 @@ def shared_prefix(model: Any) -> Iterator[None]:
 
     `Prefixes` collect the keys and values of the batch, `Behind` says which prefix is before each row.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = transformer(model)
     original = base.config._attn_implementation
     try:
         base.set_attn_implementation(BEHIND)

@@ -24,7 +24,7 @@ from palate.tokens.tables import prefix_and_length, unproved_samples
 
 
 class SharedHistory:
-    """The samples of a dataset as prompts of up to `targets` samples each; likes bring their negatives along.
+    """The samples of a dataset as prompts of up to `targets` samples each; a like is with its negatives.
 
     Sample j (in the order of prompts) is index `order[j]` of the dataset, and prompt k has the samples `first[k]` to
     `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64. `prefix` (p,) int64 is the number of tokens that a

@@ -26,9 +26,10 @@ from transformers import AttentionInterface
 
 from palate.errors import InputError, WorkError, first_line
 from palate.models.logits import exact_logits
+from palate.models.method import transformer
 from palate.tokens.packed import Packed, tensors, upload
 from palate.train.block_mask import block_mask
-from palate.train.probe import Autocast, dtype_of, probe, transformer
+from palate.train.probe import Autocast, dtype_of, probe
 
 log = logging.getLogger(__name__)
 
