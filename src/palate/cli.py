@@ -563,7 +563,7 @@ BASELINES = (
 ADVISE = (
     *BASELINES[:3],
     _option("--minutes M", "begin no fit after M minutes (10)", default=10.0),
-    _option("--train", "train and score the language model in the run's folder, as far as the minutes bear"),
+    _option("--train", "train and score the language model in the run's folder, as far as the minutes allow"),
     JSON,
     _option("--out DIR", "folder for advice.json (not written)", dest="out"),
 )
@@ -591,7 +591,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         BASELINES,
         "measure the classical models: the bar for a language model",
     ),
-    "advise": (_call("advise:advise"), ADVISE, "try models from cheap to dear, and say which one to use"),
+    "advise": (_call("advise:advise"), ADVISE, "try models in order of cost, and say which one to use"),
     "prepare": (_prepare, PREPARE, "turn ratings into train.json, eval.json, test_raw.jsonl and manifest.json"),
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
     "tokenize": (_tokenize, TOKENIZE, "write the samples as token ids in Arrow files, for any trainer"),
@@ -673,7 +673,7 @@ def _config(args: argparse.Namespace) -> "Config":
         stem = Path(ratings).stem or Path(ratings).resolve().name
         name = re.sub(r"[^\w.-]", "-", stem).lstrip(".") or "palate"
         overrides.append(Override("name", name, "--ratings"))
-    if model is not None and _brings_tokenizer(model):  # replaces the tokenizer of the config's model
+    if model is not None and _has_tokenizer(model):  # replaces the tokenizer of the config's model
         overrides.append(Override("tokens.tokenizer", None, "--model"))
     overrides += [parse_override(text) for text in getattr(args, "set", ())]
     for key, option in args.keys.items():
@@ -722,7 +722,7 @@ def _is_baseline(model: str | None) -> bool:
     return False
 
 
-def _brings_tokenizer(model: str) -> bool:
+def _has_tokenizer(model: str) -> bool:
     """Whether a model has its own tokenizer; a folder with only config.json, as for `palate plan`, has none."""
     folder = Path(model)
     return not folder.is_dir() or any(folder.glob("tokenizer*")) or (folder / "vocab.json").is_file()

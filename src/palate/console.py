@@ -24,14 +24,14 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 class Console(RichConsole):
-    """A Rich console that prints text literally: it reads no markup such as `[/b]` or `:smile:`, and replaces
-    control characters by U+FFFD."""
+    """A Rich console that prints text literally: without markup such as `[/b]` or `:smile:`, without colours for
+    numbers, and with U+FFFD for control characters."""
 
     plain = False
     """Whether it shows no bars, on a terminal either."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False} | options)
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
 
     @property
     def is_terminal(self) -> bool:
@@ -61,6 +61,12 @@ for each in (out, err):
 
 log = logging.getLogger("palate")
 
+
+def print_json(value: Any) -> None:
+    """Print a result as indented JSON."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
 RUN = "PALATE_RUN_ID"
 """Environment variable with the run's id, for the processes that it starts."""
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -78,7 +84,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}.get(record.levelno, "")
         style = getattr(record, "style", level)
-        err.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        err.print(self.format(record), style=style, soft_wrap=True)
 
 
 class _JsonLines(logging.Handler):
@@ -105,11 +111,11 @@ class _File(logging.FileHandler):
     An error that ends the command stays the last line.
     """
 
-    told = False
+    warned = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if not self.told and record.levelno < logging.ERROR:
-            self.told = True  # this handler gets the warning, too
+        if not self.warned and record.levelno < logging.ERROR:
+            self.warned = True  # this handler gets the warning, too
             log.warning("%s: cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
     def close(self) -> None:
@@ -176,7 +182,7 @@ def logs_json() -> bool:
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Log to stderr as `begin_log` was told, and to `file` with times and the run's id.
+    """Log to stderr in the form that `begin_log` chose, and to `file` with times and the run's id.
 
     `file` has all, and starts with the records that were logged before this call.
     """

@@ -125,8 +125,8 @@ def stage(place: str, name: str) -> Iterator[list[str]]:
     made: list[str] = []
     yield made
     seconds = time.monotonic() - began
-    told = [*made, clock(seconds)] if seconds >= 0.5 or not made else made
-    log.info("%s %s: %s", place, name, ", ".join(told), extra={"fields": {"seconds": round(seconds, 3)}})
+    parts = [*made, clock(seconds)] if seconds >= 0.5 or not made else made
+    log.info("%s %s: %s", place, name, ", ".join(parts), extra={"fields": {"seconds": round(seconds, 3)}})
     about.pop("stage", None)
 
 

@@ -42,17 +42,17 @@ def snapshot(hub_id: str, revision: str | None = None, *, weights: bool = False)
     try:
         commit, sizes = _listing(hub_id, revision, endpoint())
     except Exception as error:  # of the hub's client, of HTTP
-        told = explained(error, hub_id, revision)
+        known = explained(error, hub_id, revision)
         if type(error).__name__ == "RevisionNotFoundError":
-            raise told from error
+            raise known from error
         try:
             return _cached(hub_id, revision, weights)
         except WorkError:
-            raise told from error
+            raise known from error
     try:
         missing = {name: sizes[name] for name in _needed(sizes, weights) if not _is_whole(hub_id, name, commit, sizes)}
         if missing:
-            _download(hub_id, commit, missing, told=weights)
+            _download(hub_id, commit, missing, verbose=weights)
     except PalateError:
         raise
     except Exception as error:  # also of the disk
@@ -114,8 +114,8 @@ def _cached(hub_id: str, revision: str | None, weights: bool) -> Path:
     return folder
 
 
-def _download(hub_id: str, commit: str, missing: Mapping[str, int], *, told: bool) -> None:
-    """Download files with one bar for all; logs size and free space if `told`."""
+def _download(hub_id: str, commit: str, missing: Mapping[str, int], *, verbose: bool) -> None:
+    """Download files with one bar for all; logs size and free space if `verbose`."""
     from huggingface_hub import constants, hf_hub_download
 
     cache = Path(constants.HF_HUB_CACHE).expanduser()
@@ -125,9 +125,9 @@ def _download(hub_id: str, commit: str, missing: Mapping[str, int], *, told: boo
     what = f"{hub_id}: {decimal(size)} in {files} to {_from_home(cache)}"
     if size > free:
         raise WorkError(f"{what}, where {decimal(free)} are free: expected more, or HF_HOME on a larger disk")
-    if told:
+    if verbose:
         log.info("%s, %s free", what, decimal(free))
-    with download_bar(shown=told) as progress:
+    with download_bar(shown=verbose) as progress:
         task = progress.add_task(hub_id.rpartition("/")[2], total=size)
 
         class Bar:

@@ -8,8 +8,8 @@ from tests.rated import samples_of
 from tests.timelines import random_timeline
 
 from palate.baselines import error_scans as scans
-from palate.baselines.error_scans import About, Asked, Judged, expected_errors
-from palate.baselines.errors import Judge
+from palate.baselines.error_scans import ErrorLog, ErrorQueries, ItemContent, expected_errors
+from palate.baselines.errors import Corrector
 from palate.baselines.registry import RANKERS, cross_fitted
 from palate.baselines.statistics import BaselineData
 from palate.samples import Samples
@@ -24,7 +24,7 @@ def data_of(samples: Samples = SAMPLES) -> BaselineData:
     return replace(BaselineData.of(samples, vectors=Vectors(vectors, "random")), fits=1)
 
 
-def log_of(rows: int, users: int = 3, items: int = 40, seed: int = 1) -> tuple[Judged, About]:
+def log_of(rows: int, users: int = 3, items: int = 40, seed: int = 1) -> tuple[ErrorLog, ItemContent]:
     rng = np.random.default_rng(seed)
     user = np.sort(rng.integers(users, size=rows))
     first = np.searchsorted(user, user)
@@ -32,15 +32,15 @@ def log_of(rows: int, users: int = 3, items: int = 40, seed: int = 1) -> tuple[J
     vectors = rng.normal(size=(items, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     year = np.where(rng.random(items) < 0.3, np.nan, rng.integers(1950, 2000, items)).astype(np.float32)
-    about = About(vectors, rng.integers(8, size=items).astype(np.uint64), year)
-    return Judged(first, item, rng.random(rows) < 0.5, logit), about
+    about = ItemContent(vectors, rng.integers(8, size=items).astype(np.uint64), year)
+    return ErrorLog(first, item, rng.random(rows) < 0.5, logit), about
 
 
-def asked(anchor: np.ndarray, item: np.ndarray, logit: np.ndarray) -> Asked:
-    return Asked(anchor, item, logit.astype(np.float32), np.argsort(anchor, kind="stable"))
+def asked(anchor: np.ndarray, item: np.ndarray, logit: np.ndarray) -> ErrorQueries:
+    return ErrorQueries(anchor, item, logit.astype(np.float32), np.argsort(anchor, kind="stable"))
 
 
-def plain(anchor: int, item: int, logit: float, begin: int, log: Judged, about: About) -> float:
+def plain(anchor: int, item: int, logit: float, begin: int, log: ErrorLog, about: ItemContent) -> float:
     """The mean of the process at a query, by solving the whole system."""
     rows = np.arange(begin, anchor)
     items, z = np.append(log.item[rows], item), np.append(log.logit[rows], logit).astype(np.float64)
@@ -109,9 +109,9 @@ def test_no_answer_at_or_after_the_question_takes_part() -> None:
 
 def test_a_model_without_any_doubt_is_corrected_by_a_limited_amount() -> None:
     data = data_of()
-    judge = Judge(data, lambda queries: np.where(queries.item % 2, 1e6, -1e6))
+    corrector = Corrector(data, lambda queries: np.where(queries.item % 2, 1e6, -1e6))
     queries, _ = data.of_split("test")
-    error = judge.score(queries) - judge.model(queries).astype(np.float32)
+    error = corrector.score(queries) - corrector.model(queries).astype(np.float32)
     assert np.isfinite(error).all()
     assert 0 < np.abs(error).max() < 100
 

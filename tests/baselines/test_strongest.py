@@ -10,7 +10,7 @@ from tests.timelines import random_timeline, split_by_user_and_time
 
 from palate.baselines import pasts, views
 from palate.baselines.features import features_of
-from palate.baselines.pasts import Asked, Log, ridge_side
+from palate.baselines.pasts import Log, PastQueries, ridge_side
 from palate.baselines.people import about
 from palate.baselines.statistics import BaselineData
 from palate.baselines.views import NORM, Catalogue, views_of
@@ -51,7 +51,7 @@ def scanned(scan: object, data: BaselineData, queries: Queries, *, then: bool) -
     order = np.argsort(queries.anchor, kind="stable")
     log = Log(data.first, data.item, data.rating)
     memory = (pasts.Past.empty(256, 1000), 0) if scan is pasts.alike else ()
-    asked = Asked(*vars_of(queries), order, of.of_row[queries.anchor])
+    asked = PastQueries(*vars_of(queries), order, of.of_row[queries.anchor])
     found: np.ndarray = scan(asked, log, of.catalogue, *memory)  # type: ignore[operator]
     return found
 

@@ -1,4 +1,4 @@
-"""`palate advise`: models from cheap to dear on a log, and the one to use."""
+"""`palate advise`: models in order of cost on a log, and the one to use."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.tiny import tiny_folder
 
 from palate.baselines.registry import LADDER
 from palate.cli import main
-from palate.commands.advise import _begun, _changed
+from palate.commands.advise import _changed, _unfinished_run
 from palate.commands.plan import samples_within
 from palate.config import load_config, write_config
 from palate.measure.ladder import LANGUAGE_MODEL
@@ -123,10 +123,10 @@ def test_a_training_that_was_interrupted_goes_on_with_its_numbers(recipe: Path, 
     config = load_config(recipe).model_copy(update={"run_dir": str(tmp_path)})
     stopped = _changed(config, {"train": {"max_samples": 77}, "evaluate": {"max_samples": 44, "zero_shot": False}})
     write_config(stopped, tmp_path / "config.yaml")
-    assert _begun(config) is None  # nothing is trained yet
+    assert _unfinished_run(config) is None  # nothing is trained yet
     (tmp_path / "checkpoints").mkdir()
-    assert _begun(config) == stopped
-    assert _begun(_changed(config, {"train": {"epochs": 3.0}})) is None
+    assert _unfinished_run(config) == stopped
+    assert _unfinished_run(_changed(config, {"train": {"epochs": 3.0}})) is None
 
 
 def test_epochs_and_seeds_take_their_share_of_the_time(recipe: Path) -> None:
@@ -140,7 +140,9 @@ def test_epochs_and_seeds_take_their_share_of_the_time(recipe: Path) -> None:
 def test_a_model_that_is_missing_is_reported_before_anything_is_fitted(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palate.measure.ladder.climb", lambda *args, **options: pytest.fail("a model was fitted"))
+    monkeypatch.setattr(
+        "palate.commands.advise.build_ladder", lambda *args, **options: pytest.fail("a model was fitted")
+    )
     words = ["--train", "--minutes", "3", "--model", str(tmp_path / "none"), "--set", f"run_dir={tmp_path}"]
     assert main(["advise", str(recipe), *words]) == 2
     assert f"{tmp_path / 'none'}: no such model" in capsys.readouterr().err

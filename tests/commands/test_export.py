@@ -210,7 +210,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(
             raise KeyboardInterrupt
         return answers(*args)
 
-    monkeypatch.setattr(palate.models.proof, "answers", interrupt)
+    monkeypatch.setattr("palate.commands.export.answers", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(config, merge=True, dtype="bfloat16")
     assert files(config.run_path) == before

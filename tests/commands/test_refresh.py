@@ -265,7 +265,7 @@ def test_one_adapter_reads_the_same_prompts_in_both_runs(tmp_path: Path) -> None
     shutil.copy(tmp_path / "config.yaml", run)
     old = load_config(run / "config.yaml")
     rate_more(run)
-    folder = module._begun(old, run, f"sqlite:///{run}/feedback.sqlite")
+    folder = module._unfinished_release(old, run, f"sqlite:///{run}/feedback.sqlite")
     assert folder is not None
     shutil.copytree(run / "adapter", folder / "adapter")
     found = module._compared(old, load_config(folder / "config.yaml"), "language-model", folder)

@@ -30,7 +30,8 @@ from palate.measure.calibration import (
     sigmoid,
     write_calibration,
 )
-from palate.measure.fit_calibration import FOLDS, fit_calibration, fit_method, folds_of, log_losses
+from palate.measure.fit_calibration import FOLDS, fit_calibration, fit_method, folds_of
+from palate.measure.metrics import nats
 
 SOURCE = CalibrationSource("base", {}, "prompt")
 
@@ -87,7 +88,7 @@ def test_the_temperature_has_the_least_loss_of_all() -> None:
     best = fit_method("temperature", z.astype(float), liked)["temperature"]
     of = [sklearn_log_loss(liked, expit(z / t)) for t in (best, 0.97 * best, 1.03 * best)]
     assert of[0] == min(of)
-    assert log_losses(liked, expit(z / best)).mean() == pytest.approx(of[0], abs=1e-6)
+    assert nats(liked, expit(z / best)).mean() == pytest.approx(of[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import InputError
+from palate.ratings.ids import as_ids
 from palate.ratings.load import load_ratings
-from palate.ratings.rating_table import as_ids
 from palate.ratings.splits import load_given
 
 

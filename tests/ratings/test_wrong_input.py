@@ -131,7 +131,7 @@ def test_the_first_rating_that_is_there_already_is_named_with_the_first_like_it(
     table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
     table.with_columns(rating=4.0, title=pl.lit("A")).write_parquet(path)
     again = next((i for i, row in enumerate(rows) if row in rows[:i]), None)
-    name = "palate.ratings.rating_table"
+    name = "palate.ratings.duplicates"
     with (
         patch("palate.ratings.blocks.BLOCK", block),
         patch(f"{name}.BLOCK", block),

@@ -114,7 +114,7 @@ def test_any_text_is_an_id_and_a_key(url: str) -> None:
 @given(st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=8), max_size=6))
 @examples(50)
 def test_stored_ids_become_those_of_a_log_with_the_same_words(ids: list[int | str]) -> None:
-    from palate.ratings.rating_table import as_ids
+    from palate.ratings.ids import as_ids
 
     read = database.ids_of(pl.Series([database.as_text(each) for each in ids], dtype=pl.String))
     assert read.to_list() == as_ids(pl.Series([str(each) for each in ids], dtype=pl.String)).to_list()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.train.draw import draw
+from palate.train.training_prompts import draw
 
 
 @given(

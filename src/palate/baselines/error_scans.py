@@ -19,7 +19,7 @@ MOST = np.float32(10)
 """Largest logit: further out, a surprise would have no limit."""
 
 
-class Asked(NamedTuple):
+class ErrorQueries(NamedTuple):
     """Queries: their anchors, items, the model's logits, and order by anchor; (n,) each."""
 
     anchor: RowNumbers
@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     order: RowNumbers
 
 
-class Judged(NamedTuple):
+class ErrorLog(NamedTuple):
     """The timeline: the first row of each row's user, its item, its answer, and the model's logit; (rows,) each."""
 
     first: RowNumbers
@@ -37,7 +37,7 @@ class Judged(NamedTuple):
     logit: np.ndarray
 
 
-class About(NamedTuple):
+class ItemContent(NamedTuple):
     """What is known of the items."""
 
     vectors: np.ndarray
@@ -50,7 +50,7 @@ class About(NamedTuple):
 
 @compiled
 def _kernel(item, logit, end, begin, log, about, out):
-    """Fill `out` with the covariance of the error at an item, asked before the row `end`, and those of its past."""
+    """Fill `out` with the covariances of an item's error, in a query before the row `end`, and those of its past."""
     own = max(bits(about.genres[item]), 1)
     for row in range(begin, end):
         other, age = log.item[row], np.float32(end - row)

@@ -12,7 +12,6 @@ All other errors are those of the fit itself, computed when a user is first aske
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from palate.baselines.platt import Fit, State, Statistic, fit_scale
 from palate.baselines.statistics import PARTS, BaselineData, Floats
-from palate.baselines.strongest import FEW
+from palate.baselines.strongest import in_halves
 from palate.samples.queries import Queries
 
 APART = "apart"
@@ -37,23 +36,23 @@ def corrected(fit: Fit, score: Statistic) -> tuple[Fit, Statistic]:
         if state is None:
             return None
         if data.without is not None:  # a fit on other users already: what it learned only sets the scale
-            return state | {APART: _logits(score, data, state)(_learned(data)).astype(np.float32)}
-        return state | {APART: _apart(fit, score, data, state)}
+            return state | {APART: _logits(score, data, state)(data.fitted_queries).astype(np.float32)}
+        return state | {APART: _cross_fitted(fit, score, data, state)}
 
     def score_both(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
-        judge = Judge(data, _logits(score, data, state))
+        corrector = Corrector(data, _logits(score, data, state))
         learned = data.fitted_queries
         rows = np.arange(len(data.rating)) if data.log_row is None else data.log_row
         at = np.minimum(np.searchsorted(learned.anchor, rows), len(learned) - 1)  # a like precedes its negatives
-        judge.known[:] = (learned.anchor[at] == rows) & (learned.item[at] == data.item)
-        judge.logit[judge.known] = state[APART][at[judge.known]]
-        return judge.score
+        corrector.known[:] = (learned.anchor[at] == rows) & (learned.item[at] == data.item)
+        corrector.logit[corrector.known] = state[APART][at[corrector.known]]
+        return corrector.score
 
     return fit_both, score_both
 
 
 @dataclass
-class Judge:
+class Corrector:
     """Corrects the logits of `model`, and keeps those of the users' past ratings once they are computed."""
 
     data: BaselineData
@@ -87,26 +86,21 @@ class Judge:
             self.known[rows] = True
 
     def _errors(self, queries: Queries, z: NDArray[np.float32]) -> Floats:
-        from palate.baselines.error_scans import MOST, About, Asked, Judged, expected_errors
+        from palate.baselines.error_scans import MOST, ErrorLog, ErrorQueries, ItemContent, expected_errors
 
         data, content = self.data, self.data.content
         items = len(data.samples.items)
         year = np.full(items, np.nan) if content.year is None else content.year
         vectors = np.empty((items, 0), np.float32) if data.vectors is None else data.vectors.centred
-        about = About(vectors, content.genres, year.astype(np.float32))
-        log = Judged(data.first, data.item, data.liked, np.clip(self.logit, -MOST, MOST))
+        about = ItemContent(vectors, content.genres, year.astype(np.float32))
+        log = ErrorLog(data.first, data.item, data.liked, np.clip(self.logit, -MOST, MOST))
         logit = np.clip(z, -MOST, MOST)
 
         def part(order: NDArray[np.int64]) -> Floats:
-            found: Floats = expected_errors(Asked(queries.anchor, queries.item, logit, order), log, about)
+            found: Floats = expected_errors(ErrorQueries(queries.anchor, queries.item, logit, order), log, about)
             return found
 
-        order = np.argsort(queries.anchor, kind="stable")
-        if len(queries) < FEW:
-            return part(order)
-        with ThreadPoolExecutor(2) as pool:
-            first, second = pool.map(part, np.array_split(order, 2))
-        return first + second  # each is 0 where the other has a value
+        return in_halves(queries, part)
 
 
 def _scaled_fit(fit: Fit, score: Statistic, data: BaselineData) -> State | None:
@@ -123,13 +117,7 @@ def _logits(score: Statistic, data: BaselineData, state: State) -> Callable[[Que
     return lambda queries: slope * statistic(queries) + intercept if len(queries) else np.empty(0)
 
 
-def _learned(data: BaselineData) -> Queries:
-    """The training samples that a fit uses."""
-    queries, _ = data.drawn("train")
-    return queries.take(data.learned(queries))
-
-
-def _apart(fit: Fit, score: Statistic, data: BaselineData, whole: State) -> NDArray[np.float32]:
+def _cross_fitted(fit: Fit, score: Statistic, data: BaselineData, whole: State) -> NDArray[np.float32]:
     """Logits of the training samples by fits on other users, in `PARTS` parts, float32 (n,).
 
     A single fit replaces the mean of several: its noise is far below that of an answer.
@@ -137,7 +125,7 @@ def _apart(fit: Fit, score: Statistic, data: BaselineData, whole: State) -> NDAr
     queries, _ = data.drawn("train")
     logit = np.empty(len(queries), np.float32)
     for part in range(PARTS):
-        others = replace(data.of_others(part, apart=False), fits=1)
+        others = replace(data.leaving_out(part, apart=False), fits=1)
         rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
         if rows.size:
             state = _scaled_fit(fit, score, others)

@@ -9,7 +9,7 @@ Groups of features, by the data that they use:
                 mean) of the user's last ratings
     past-item   the mean residual of the user's whole past, over all items and over those of the candidate's genres
     then        item and past-item from ratings before the query's time only; residuals of the past use the item means
-                at their genres time
+                at their own time
     near, far   item-kNN: the user's ratings of similar items, among the last ones and in the whole past
     moment, alike, spread, alike-then, spread-then
                 see `palate.baselines.strongest`
@@ -32,7 +32,7 @@ from palate.samples.queries import Queries
 
 Columns = dict[str, Floats]
 Residual = Literal["residual", "residual_then"]
-"""Ratings less their items' means: means out of folds, or as of the rating's genres time."""
+"""Ratings less their items' means: means out of folds, or as of the rating's own time."""
 
 CHUNK = 100_000
 """Queries per chunk of features, about 150 MB; affects memory, not results."""

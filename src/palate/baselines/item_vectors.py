@@ -10,7 +10,8 @@ that of all users, by the orthogonal matrix R that minimizes Σᵢ nᵢ |qᵢ R 
 nᵢ is the item's number of ratings.
 
 There is no vector of a user. One that is fitted on the user's training ratings has the prompt's own answer among a few
-dozen, is as old as the last fit, and does not exist for a guest; the vectors of the history are new, and of anyone.
+dozen, is as old as the last fit, and does not exist for an unknown user; a history has vectors for any user, and is as
+new as the request.
 """
 
 import numpy as np

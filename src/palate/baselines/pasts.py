@@ -32,7 +32,7 @@ FOLD_IN = (1.5, 5.0)
 """L2 penalties of a user's offset and factors."""
 
 
-class Asked(NamedTuple):
+class PastQueries(NamedTuple):
     """Queries: their anchors, items, order by anchor, and views; (n,) each."""
 
     anchor: RowNumbers

@@ -1,7 +1,7 @@
-"""`BaselineData` about a few people: their rows alone, with the statistics of the whole log.
+"""`BaselineData` of a few users: their rows alone, with the statistics of the whole log.
 
 A baseline's features of a query read the statistics, and the rows of the query's user. So data of these rows give the
-same predictions as data of the whole log that the people's ratings were appended to, in the time that a few rows take.
+same predictions as data of the whole log that these users' ratings were appended to, in the time that a few rows take.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from palate.samples.people import Longs, Person
 
 
 def about(log: BaselineData, people: Sequence[Person]) -> tuple[BaselineData, Longs]:
-    """The data of these people, and the anchor of each one's questions: the row after their last rating, (people,).
+    """The data of these users, and the anchor of each one's questions: the row after their last rating, (people,).
 
     A question is asked after all ratings of the log and of the person. `log` computes its statistics at the first call
     that needs them.

@@ -64,6 +64,11 @@ class Baseline:
     crossed: bool = False
     """Whether its prediction of a training sample starts from a fit on other users, whatever it was fitted on."""
 
+    @property
+    def lacks_package(self) -> bool:
+        """Whether the package that it needs is not installed."""
+        return self.needs is not None and find_spec(self.needs) is None
+
     def fitted(self, data: BaselineData) -> State:
         """What a fit finds, the scale to a probability included."""
         state = None if self.fit is None else self.fit(data)
@@ -153,7 +158,7 @@ differences of ratings."""
 BASELINES = {baseline.key: baseline.label for baseline in RANKERS.values()}
 """The baselines' keys and their names in tables, in table order."""
 LADDER = ("user-item", "logistic-knn", "strongest", "strongest-text", "corrected-text")
-"""Keys of the baselines that `palate advise` tries, from cheap to dear; `ladder_of` has those of a log of likes."""
+"""Keys of the baselines that `palate advise` tries, in order of cost; `ladder_of` has those of a log of likes."""
 TEACHERS = [baseline.key for baseline in REGISTRY if not baseline.quick and baseline.key != "factors"]
 """The baselines that learn from samples whose features are out of folds: `train.teacher` takes these."""
 
@@ -176,7 +181,7 @@ def chosen_baselines(choice: Choice, *, text: bool = False, likes: bool = False)
         if baseline.reads_text and not text:
             log.debug("skipping the baseline %r: text.encoder is null, so items have no vectors", baseline.label)
             continue
-        if baseline.needs is not None and find_spec(baseline.needs) is None:
+        if baseline.lacks_package:
             log.warning("skipping the baseline %r: %s is not installed", baseline.label, baseline.needs)
             continue
         chosen.append(baseline)
@@ -226,7 +231,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
 
     The users form `PARTS` parts. So no label is part of its own sample's prediction, even if the baseline can learn its
     samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
-    With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.of_others`.
+    With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.leaving_out`.
     """
     name = f"{baseline.key}-{'apart' if apart else 'cross-fitted'}"
     kept = None if kept is None else _of_vectors(baseline, kept, data.vectors)
@@ -238,7 +243,7 @@ def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = Non
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
         for part in range(PARTS):
-            others = data.of_others(part, apart=apart)
+            others = data.leaving_out(part, apart=apart)
             rows = np.setdiff1d(np.arange(len(queries)), others.learned(queries))
             p[rows] = baseline.predictor(others, baseline.fitted(others))(queries.take(rows))
             meter.advance(1)

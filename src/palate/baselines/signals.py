@@ -19,7 +19,6 @@ answer is one of many that decide these; a test row's answer is part of nothing.
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import polars as pl
@@ -128,7 +127,7 @@ def _checked(data: BaselineData, key: str) -> str:
     if key not in TEACHERS:
         raise InputError(f"{key!r}, expected one of {', '.join(TEACHERS)}", "prompt.estimate")
     baseline = RANKERS[key]
-    if baseline.needs is not None and find_spec(baseline.needs) is None:
+    if baseline.lacks_package:
         raise InputError(f"{key} needs {baseline.needs}, which is not installed", "prompt.estimate")
     if baseline.reads_text and data.vectors is None:
         raise InputError(f"{key} reads the items' text, expected text.encoder, such as minilm", "prompt.estimate")

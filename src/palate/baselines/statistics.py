@@ -128,7 +128,7 @@ class BaselineData:
     without: int | None = None
     """The part of users whose training samples a fit leaves out; None: it uses those of all."""
     apart: bool = False
-    """Whether a fit reads nothing of the users of `without`; see `of_others`."""
+    """Whether a fit reads nothing of the users of `without`; see `leaving_out`."""
     vectors: Vectors | None = None
     """Vectors of the items' text."""
     fits: int = SEEDS
@@ -176,7 +176,7 @@ class BaselineData:
         """The rows of the training queries that a fit uses; see `without`."""
         return np.flatnonzero(self.fold[queries.anchor] % PARTS != (-1 if self.without is None else self.without))
 
-    def of_others(self, part: int, *, apart: bool) -> Self:
+    def leaving_out(self, part: int, *, apart: bool) -> Self:
         """The data for a fit that leaves out the training samples of a part of the users.
 
         A fit still learns from their ratings otherwise: they are in the item statistics of other users' features, and

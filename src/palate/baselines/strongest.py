@@ -135,7 +135,7 @@ def _alike(data: BaselineData, queries: Queries, views: Views) -> Floats:
         past = pasts.Past.empty(anchor - own.start, views.users)
         if kept is not None:
             past = past._replace(lower=kept[0], solved=kept[1])
-        asked = pasts.Asked(queries.anchor[rows], queries.item[rows], np.arange(rows.size), view)
+        asked = pasts.PastQueries(queries.anchor[rows], queries.item[rows], np.arange(rows.size), view)
         out[rows] = pasts.alike(asked, log, views.catalogue, past, 0 if kept is None else anchor - own.start)
         if kept is None:
             views.pasts.put(key, (past.lower, past.solved), past.lower.nbytes + 5 * past.solved.nbytes)
@@ -144,16 +144,22 @@ def _alike(data: BaselineData, queries: Queries, views: Views) -> Floats:
 
 def _scanned(scan: Callable[..., Floats], data: BaselineData, queries: Queries, views: Views) -> Floats:
     """A scan over queries, in two threads if there are many."""
-    from palate.baselines.pasts import Asked, Log
+    from palate.baselines.pasts import Log, PastQueries
 
-    order = np.argsort(queries.anchor, kind="stable")
     view, log = views.of_row[queries.anchor], Log(data.first, data.item, data.rating)
+    return in_halves(
+        queries, lambda order: scan(PastQueries(queries.anchor, queries.item, order, view), log, views.catalogue)
+    )
 
-    def half(order: RowNumbers) -> Floats:
-        return scan(Asked(queries.anchor, queries.item, order, view), log, views.catalogue)
 
+def in_halves(queries: Queries, scan: Callable[[RowNumbers], Floats]) -> Floats:
+    """The result of a scan over the queries in the order of their anchors: of two halves in threads if there are many.
+
+    A scan takes the order of some of the queries; its result is 0 for the others.
+    """
+    order = np.argsort(queries.anchor, kind="stable")
     if len(queries) < FEW:
-        return half(order)
+        return scan(order)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(half, np.array_split(order, 2))
-    return first + second  # each is 0 where the other has a value
+        first, second = pool.map(scan, np.array_split(order, 2))
+    return first + second

@@ -1,31 +1,35 @@
-"""Advise: climb the ladder of models from cheap to dear on a log, and say which one to use."""
+"""Advise: try models on a log in order of cost, and say which one to use."""
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from palate import console
+from palate.baselines.kept import Kept
+from palate.baselines.registry import RANKERS, TEACHERS, fit_one, ladder_of
+from palate.baselines.statistics import BaselineData
+from palate.commands import scores
+from palate.commands.plan import samples_within
 from palate.commands.prepare import check_model, kept_baselines, outdated, prepared, samples_of, why_again
+from palate.commands.run import stages_of
 from palate.config import Config, load_config
 from palate.console import log
 from palate.errors import InputError, PalateError
+from palate.measure.evaluation import Negatives
+from palate.measure.ladder import LANGUAGE_MODEL, Scored, Skipped, Step, build_ladder
+from palate.models.adapter import corrects
 from palate.progress import working
+from palate.report.ladder import ladder_table, sentences
+from palate.score.files import Columns, read_scores, speed_file
 from palate.store.artifacts import MANIFEST, read_json, write_json
-
-if TYPE_CHECKING:
-    from palate.baselines.kept import Kept
-    from palate.baselines.statistics import BaselineData
-    from palate.measure.ladder import Scored, Step
-    from palate.score.files import Columns
+from palate.text.vectors import check_text, item_texts, vectors_of
 
 FILE = "advice.json"
 ENCODER = "minilm"
@@ -39,18 +43,12 @@ def advise(
     config: Config, *, from_ratings: bool, minutes: float = 10.0, train: bool = False, out: Path | None = None,
     as_json: bool = False,
 ) -> None:  # fmt: skip
-    """Try models from cheap to dear on the rows of `evaluate.split` within `minutes`, and print which one to use.
+    """Try models in order of cost on the rows of `evaluate.split` within `minutes`, and print which one to use.
 
     It reads prepared data if the config has some, and takes what a run fitted and scored before. It writes only
     `advice.json`, into the folder `out`; with `train` also a run, in its folder. Raises `InputError` for data without
     two classes, and for `train` without a config.
     """
-    from palate.baselines.statistics import BaselineData
-    from palate.measure.evaluation import Negatives
-    from palate.measure.ladder import climb
-    from palate.report.ladder import ladder_table, sentences
-    from palate.text.vectors import check_text
-
     if not minutes > 0:
         raise InputError(f"{minutes:g}, expected more than 0", "--minutes")
     if not config.evaluate.bootstrap:
@@ -73,16 +71,16 @@ def advise(
         samples, name = data.samples, str(data.manifest["stats"]["name"])
         kept = replace(kept_baselines(config, data), writes=train)
     check_text(samples.items, config.text, config.model.base)
-    climber = _Climber(config, BaselineData.of(samples, config.seed), kept, ends, train)
-    queries, liked = climber.known.of_split(config.evaluate.split)
+    tried = _Steps(config, BaselineData.of(samples, config.seed), kept, ends, train)
+    queries, liked = tried.known.of_split(config.evaluate.split)
     if not len(liked):
         raise InputError(f"has no {config.evaluate.split} rows, expected some", name)
     if not liked.any() or liked.all():
         raise InputError(f"has {len(liked):,} {config.evaluate.split} rows of one answer, expected both", name)
-    ladder = climb(
+    ladder = build_ladder(
         liked,
-        climber.known.user[queries.anchor],
-        climber.steps(),
+        tried.known.user[queries.anchor],
+        tried.steps(),
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
         whole=config.text.encoder is not None,
@@ -91,21 +89,17 @@ def advise(
     if out is not None:
         write_json(out / FILE, ladder.to_dict())
     if as_json:
-        print(json.dumps(ladder.to_dict(), ensure_ascii=False, indent=2))
+        console.print_json(ladder.to_dict())
         return
     against = "" if samples.likes is None else f", {Negatives.of(samples.likes)}"
     console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows{against}"))
     for sentence in sentences(ladder):
-        console.out.print(sentence, highlight=False)
-    console.out.print(
-        _next(config, ladder.used.key, kept is not None or climber.trained), highlight=False, soft_wrap=True
-    )
+        console.out.print(sentence)
+    console.out.print(_next(config, ladder.used.key, kept is not None or tried.trained), soft_wrap=True)
 
 
 def _next(config: Config, key: str, has_run: bool) -> str:
     """The command that ranks with the model to use."""
-    from palate.baselines.registry import RANKERS
-
     model = f" --model {key}" if key in RANKERS else ""
     if key in RANKERS and RANKERS[key].reads_text and config.text.encoder is None:
         model += f" --set text.encoder={ENCODER}"
@@ -115,12 +109,12 @@ def _next(config: Config, key: str, has_run: bool) -> str:
 
 
 @dataclass
-class _Climber:
+class _Steps:
     """The steps of one log."""
 
     config: Config
-    known: "BaselineData"
-    kept: "Kept | None"
+    known: BaselineData
+    kept: Kept | None
     ends: float
     """When the time is up, by the monotonic clock."""
     train: bool
@@ -130,22 +124,16 @@ class _Climber:
     trained: bool = False
     """Whether a run was trained."""
 
-    def steps(self) -> "Iterator[Step]":
+    def steps(self) -> Iterator[Step]:
         """The baselines of `RUNGS`, then the language model."""
-        from palate.baselines.registry import RANKERS, ladder_of
-        from palate.measure.ladder import LANGUAGE_MODEL, Step
-
         for key in ladder_of(self.known.samples.likes):
             yield Step(key, RANKERS[key].label, partial(self._fitted, key))
         yield Step(LANGUAGE_MODEL, "language model", self._language_model)
 
-    def _fitted(self, key: str) -> "Scored":
+    def _fitted(self, key: str) -> Scored:
         """A baseline, fitted and scored; raises `Skipped` without its package, and when the time is up."""
-        from palate.baselines.registry import RANKERS, fit_one
-        from palate.measure.ladder import Scored, Skipped
-
         baseline, (queries, _) = RANKERS[key], self.known.of_split(self.config.evaluate.split)
-        if baseline.needs is not None and find_spec(baseline.needs) is None:
+        if baseline.lacks_package:
             raise Skipped(f"not tried, as {baseline.needs} is not installed")
         if not baseline.quick and time.monotonic() > self.ends:
             raise Skipped("not tried, as the time is up: --minutes allows more")
@@ -163,9 +151,6 @@ class _Climber:
 
     def _read_text(self) -> None:
         """Add vectors of the items' text to the data; raises `Skipped` if the usual encoder is not installed."""
-        from palate.measure.ladder import Skipped
-        from palate.text.vectors import item_texts, vectors_of
-
         text, config = self.config.text, self.config
         items = self.known.samples.items
         if text.encoder is None:
@@ -179,11 +164,8 @@ class _Climber:
             raise Skipped(f"not tried, as there is no encoder: {error}") from None
         self.known = replace(self.known, vectors=found)
 
-    def _language_model(self) -> "Scored":
+    def _language_model(self) -> Scored:
         """The run's adapter, as it was scored; raises `Skipped` if it was not, and none is to be trained."""
-        from palate.commands.run import stages_of
-        from palate.measure.ladder import Skipped
-
         # Scores beside data that are missing or of other options are of other prompts.
         found = None if self.kept is None else self._scored(self.config)
         if found is None and self.train:
@@ -198,17 +180,13 @@ class _Climber:
                 best, text = "corrected-text", f"--set text.encoder={self.config.text.encoder or ENCODER} "
             raise Skipped(
                 "not tried, as no run has scored it: `palate advise CONFIG --train --minutes 120` trains as much as "
-                f"the time bears, `palate run CONFIG {text}--set train.train_on=answer --set train.offset={best}` as "
+                f"the time allows, `palate run CONFIG {text}--set train.train_on=answer --set train.offset={best}` as "
                 "much as its config says"
             )
         return found
 
     def _within_the_time(self) -> Config:
-        """The config of a run that corrects the dearest baseline so far in the time left; raises `Skipped`."""
-        from palate.baselines.registry import RANKERS, TEACHERS
-        from palate.commands.plan import samples_within
-        from palate.measure.ladder import Skipped
-
+        """The config of a run that corrects the most expensive baseline so far in the time left; raises `Skipped`."""
         config, left = self.config, self.ends - time.monotonic()
         best = next((key for key in reversed(self.fitted) if key in TEACHERS), None)
         if best is None:
@@ -217,13 +195,13 @@ class _Climber:
         if RANKERS[best].reads_text and config.text.encoder is None:
             update["text"] = {"encoder": ENCODER}
         config = _changed(config, update)
-        if (begun := _begun(config)) is not None:
+        if (begun := _unfinished_run(config)) is not None:
             log.info("the language model: goes on with the run that was interrupted")
             return begun
         samples, rows = samples_within(config, left) if left > 0 else (0, 0)
         if samples < FEW or rows < FEW:
             raise Skipped(
-                f"not tried: the {max(left, 0) / 60:.0f} minutes left bear a training on {samples:,} samples and the "
+                f"not tried: the {max(left, 0) / 60:.0f} minutes left allow a training on {samples:,} samples and the "
                 f"scores of {rows:,} rows, expected {FEW} at least: --minutes allows more"
             )
         validation = min(rows // 3, REQUESTS)
@@ -232,14 +210,9 @@ class _Climber:
                  left / 60)  # fmt: skip
         return _changed(config, {"train": {"max_samples": samples}, "evaluate": evaluate})
 
-    def _scored(self, config: Config) -> "Scored | None":
+    def _scored(self, config: Config) -> Scored | None:
         """The scores of the run's adapter, of the sum with a baseline if it corrects one; None without scores of these
         rows."""
-        from palate.commands import scores
-        from palate.measure.ladder import Scored
-        from palate.models.adapter import corrects
-        from palate.score.files import read_scores, speed_file
-
         model = scores.main_model(scores.models_of(config, [config.run_path / "adapter"]))
         own = scores.measured_file(config, model, config.run_path)
         file = own if corrects(model.adapter) is None else scores.sum_file(config, model, config.run_path)
@@ -253,7 +226,7 @@ class _Climber:
         thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
         return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])
 
-    def _are_mine(self, columns: "Columns") -> bool:
+    def _are_mine(self, columns: Columns) -> bool:
         """Whether scores are of the samples that the ladder measures."""
         queries, liked = self.known.of_split(self.config.evaluate.split)
         row = columns["row"]
@@ -264,7 +237,7 @@ class _Climber:
         return np.array_equal(columns["label"], liked[row]) and all(np.array_equal(*both) for both in ids)
 
 
-def _begun(config: Config) -> Config | None:
+def _unfinished_run(config: Config) -> Config | None:
     """The config of an unfinished run of `config` but for its numbers of samples; None if there is none.
 
     The numbers depend on a measured speed, so another estimate would start the training anew.

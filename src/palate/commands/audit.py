@@ -1,9 +1,11 @@
 """Leaks: audits the samples of a config, prints the findings, and stops a run with a fatal one."""
 
-import json
 import textwrap
 from functools import partial
-from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
 from palate import console
 from palate.commands.prepare import outdated, prepared, ratings_of
@@ -11,23 +13,19 @@ from palate.commands.signals import signal_data, signalled
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from palate.measure.leaks import Audit, Finding
-    from palate.samples import Prepared
+from palate.measure.leaks import Audit, Finding, audit
+from palate.measure.leaks.findings import share
+from palate.samples import Prepared
+from palate.samples.build import checked_samples
 
 STYLES = {"fatal": "bold red", "stated": "yellow", "clean": "dim"}
 
 
-def check_leaks(config: Config, data: "Prepared") -> "Audit":
+def check_leaks(config: Config, data: Prepared) -> Audit:
     """Audit prepared data before scoring, and log a summary.
 
     Raises `InputError` for a fatal finding, unless `evaluate.allow_leaks` is set.
     """
-    from palate.measure.leaks import audit
-
     found = audit(data.samples, config.prepare.split, config.prompt, signals=partial(signal_data, config))
     _refuse(config, found, str(data.folder))
     for finding in found.fatal:
@@ -40,9 +38,6 @@ def check_leaks(config: Config, data: "Prepared") -> "Audit":
 
 def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
     """Print the audit of ratings or of prepared data, without writing; raises `InputError` as `check_leaks`."""
-    from palate.measure.leaks import audit
-    from palate.samples.build import checked_samples
-
     console.start_logging()
     if from_ratings or outdated(config):
         ratings = ratings_of(config)
@@ -52,34 +47,26 @@ def show_leaks(config: Config, *, from_ratings: bool, as_json: bool) -> None:
         samples, place = data.samples, str(data.folder)
     found = audit(samples, config.prepare.split, config.prompt, signals=partial(signal_data, config))
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        console.print_json(found.to_dict())
     else:
         console.out.print(table(found, f"{place}, {config.prepare.split}"))
         for finding in (*found.fatal, *found.stated):
-            console.out.print(_paragraph(finding, console.out.width), highlight=False, markup=False)
-        console.out.print(f"\n{summary(found)}", highlight=False, markup=False)
+            console.out.print(_paragraph(finding, console.out.width))
+        console.out.print(f"\n{summary(found)}")
     _refuse(config, found, place)
 
 
-def summary(found: "Audit") -> str:
+def summary(found: Audit) -> str:
     """The numbers of findings by severity, and the share of later training rows, in one line."""
-    if found.fatal:
-        worst = f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
-    else:
-        worst = "nothing fatal"
-    text = f"{len(found.findings)} checks, {worst}; {len(found.stated)} to be stated"
+    text = f"{len(found.findings)} checks, {found.fatal_text}; {len(found.stated)} to be stated"
     for finding in found.stated:
         if finding.check == "future":
             text += f", among them: {_share(finding)} of the training rows are later than the median test row"
     return text
 
 
-def table(found: "Audit", title: str) -> "Table":
+def table(found: Audit, title: str) -> Table:
     """The findings, one a row, within 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     shown.add_column("")
     shown.add_column("check", no_wrap=True)
@@ -99,10 +86,8 @@ def table(found: "Audit", title: str) -> "Table":
     return shown
 
 
-def _share(finding: "Finding") -> str:
+def _share(finding: Finding) -> str:
     """The share of what was counted, or the AUC where that is what was measured."""
-    from palate.measure.leaks.findings import share
-
     if finding.auc is not None:
         return f"AUC {finding.auc.value:.2f}"
     if not finding.of:
@@ -110,7 +95,7 @@ def _share(finding: "Finding") -> str:
     return share(finding.count, finding.of) if finding.count else "0"
 
 
-def _paragraph(finding: "Finding", width: int) -> str:
+def _paragraph(finding: Finding, width: int) -> str:
     """A finding's sentence, and where to look."""
     text = f"• {finding.check}: {finding.sentence}."
     if (example := finding.example) is not None:
@@ -119,7 +104,7 @@ def _paragraph(finding: "Finding", width: int) -> str:
     return textwrap.fill(text, min(width, 100), subsequent_indent="  ", break_long_words=False)
 
 
-def _refuse(config: Config, found: "Audit", place: str) -> None:
+def _refuse(config: Config, found: Audit, place: str) -> None:
     """Raise `InputError` for the first fatal finding, unless leaks are allowed."""
     if not found.fatal or config.evaluate.allow_leaks:
         return

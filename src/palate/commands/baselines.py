@@ -1,24 +1,31 @@
 """Baselines: the classical models on a log of ratings, as the bar that a language model has to clear."""
 
-import json
 import time
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from palate import console
+from palate.baselines.registry import chosen_baselines, fit_baselines, scores_of, stored
+from palate.baselines.statistics import SEEDS, BaselineData
 from palate.commands.prepare import kept_baselines, outdated, prepared, samples_of
+from palate.commands.score import chosen_rows
 from palate.config import Config
+from palate.measure.bootstrap import detectable
+from palate.measure.evaluation import Entry, Evaluation
+from palate.measure.figures import bounds, number
 from palate.measure.keys import CONSTANT
+from palate.measure.rows import Models, beside_baselines, measure_rows
+from palate.measure.verdict import sampled_note
 from palate.progress import clock, working
+from palate.report.table import caption, cell
 from palate.store.artifacts import MANIFEST, write_json
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from palate.measure.evaluation import Entry, Evaluation
+from palate.text.vectors import vectors_of
 
 FILE = "baselines.json"
 FITS = 2
@@ -31,12 +38,6 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     It reads prepared data if the config has some, and takes what a run fitted before. It writes only `baselines.json`,
     into the folder `out`.
     """
-    from palate.baselines.registry import chosen_baselines, fit_baselines, scores_of, stored
-    from palate.baselines.statistics import SEEDS, BaselineData
-    from palate.commands.score import chosen_rows
-    from palate.measure.rows import Models, beside_baselines, measure_rows
-    from palate.text.vectors import vectors_of
-
     console.start_logging()
     began = time.monotonic()
     kept = None
@@ -65,34 +66,28 @@ def baselines(config: Config, *, from_ratings: bool, out: Path | None = None, as
     if out is not None:
         write_json(out / FILE, to_dict(found))
     if as_json:
-        print(json.dumps(to_dict(found), ensure_ascii=False, indent=2))
+        console.print_json(to_dict(found))
         return
     console.out.print(table(found, f"{name}, {clock(time.monotonic() - began)}"))
     for sentence in bar_to_clear(found):
-        console.out.print(f"• {sentence}", highlight=False)
+        console.out.print(f"• {sentence}")
     if random:
         line = f"• Factors and trees are means of {FITS} fits here, of {SEEDS} in `palate run`."
-        console.out.print(line, highlight=False)
+        console.out.print(line)
 
 
-def to_dict(found: "Evaluation") -> dict[str, Any]:
+def to_dict(found: Evaluation) -> dict[str, Any]:
     """The evaluation as `metrics.json` has it, without the sentences on models."""
     return {name: value for name, value in found.to_dict().items() if name not in ("differences", "verdict")}
 
 
-def by_auc(found: "Evaluation") -> "list[Entry]":
+def by_auc(found: Evaluation) -> list[Entry]:
     """The baselines, best first; those without an AUC last."""
     return sorted(found.entries, key=lambda entry: -(entry.metrics.auc or 0.0))
 
 
-def table(found: "Evaluation", title: str) -> "Table":
+def table(found: Evaluation, title: str) -> Table:
     """The baselines, best first, within 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from palate.measure.figures import bounds
-    from palate.report.table import caption, cell
-
     rows = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption(found), caption_justify="left")
     rows.add_column(title, max_width=32, overflow="fold")
     rows.add_column("AUC", justify="right")
@@ -108,23 +103,19 @@ def table(found: "Evaluation", title: str) -> "Table":
     return rows
 
 
-def bar_to_clear(found: "Evaluation") -> list[str]:
+def bar_to_clear(found: Evaluation) -> list[str]:
     """The best baseline, and the difference from it that a test on these rows detects."""
-    from palate.measure.bootstrap import detectable
-    from palate.measure.figures import number
-    from palate.measure.verdict import sampled_note
-
     best = by_auc(found)[0]
     if best.metrics.auc is None:
         return list(found.verdict)
-    told = [f"The bar for a language model: {best.label}, AUC {number(best.metrics.auc)}."]
+    sentences = [f"The bar for a language model: {best.label}, AUC {number(best.metrics.auc)}."]
     if found.negatives is not None:
-        told.append(sampled_note(found.negatives))
+        sentences.append(sampled_note(found.negatives))
     pairs = [d for d in found.differences if (d.metric, d.first) == ("auc", best.key) and d.second != CONSTANT]
     sizes = sorted(detectable(pair.interval) for pair in pairs if pair.interval is not None)
     if sizes:
-        told.append(
+        sentences.append(
             f"On these rows a test detects a difference in AUC of {number(median(sizes))} from it: the median over the "
             f"other baselines, {number(sizes[0])} for the most similar one, {number(sizes[-1])} for the least."
         )
-    return told
+    return sentences

@@ -1,6 +1,5 @@
 """Inspect and prune the cache."""
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -59,7 +58,7 @@ def show_caches(*, kind: str | None = None, verify: bool = False, as_json: bool 
     items = [item for item in _items(cache, kind, verify) if kind in (None, item.kind)]
     size, useless = _size(items), [item for item in items if item.state in USELESS]
     if as_json:
-        _print_json({"folder": str(cache.folder), "size": size, "items": [_described(item) for item in items]})
+        console.print_json({"folder": str(cache.folder), "size": size, "items": [_described(item) for item in items]})
     elif not items:
         _print(f"the cache is empty: {cache.folder}")
     else:
@@ -85,7 +84,7 @@ def prune(choice: CacheChoice, *, verify: bool = False, dry_run: bool = False, a
     freed = _size(removed)
     if as_json:
         done = {"folder": str(cache.folder), "dry_run": dry_run, "freed": freed}
-        _print_json(done | {"removed": [_described(i) for i in removed], "kept": [_described(i) for i in kept]})
+        console.print_json(done | {"removed": [_described(i) for i in removed], "kept": [_described(i) for i in kept]})
     elif removed:
         _print(f"{decimal(freed)} {'would be ' if dry_run else ''}freed in {cache.folder}")
     else:
@@ -132,11 +131,7 @@ def _items(cache: Cache, kind: str | None, verify: bool) -> list[CacheItem]:
 
 
 def _print(text: str) -> None:
-    console.out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_json(found: dict[str, Any]) -> None:
-    print(json.dumps(found, ensure_ascii=False, indent=2))
+    console.out.print(text, soft_wrap=True)
 
 
 def _size(items: Sequence[CacheItem]) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,15 @@ from palate.measure.calibration import (
     prompt_hash,
     write_calibration,
 )
+from palate.measure.fit_calibration import MIN_ROWS, fit_calibration
+from palate.models.adapter import corrects
+from palate.prompt.chat import Chat
+from palate.prompt.tokenizer import tokenizer_identity
 from palate.score.files import Scored
 
-if TYPE_CHECKING:
-    from palate.prompt.chat import Chat
 
-
-def source_of(config: Config, chat: "Chat", key: Mapping[str, Any]) -> CalibrationSource:
+def source_of(config: Config, chat: Chat, key: Mapping[str, Any]) -> CalibrationSource:
     """Whose logits those are that have this key of a score file."""
-    from palate.prompt.tokenizer import tokenizer_identity
-
     prompt = config.prompt.model_dump(mode="json")
     return CalibrationSource(
         model=str(key.get("model", key.get("served_model"))),
@@ -36,20 +35,18 @@ def source_of(config: Config, chat: "Chat", key: Mapping[str, Any]) -> Calibrati
     )
 
 
-def home(config: Config, model: Model) -> Path:
+def calibration_folder(config: Config, model: Model) -> Path:
     """The folder that holds a model's calibration: the adapter's, or the run's for the base model."""
     return model.adapter or config.run_path
 
 
 def known_calibration(config: Config, model: Model) -> Calibration | None:
     """The stored calibration; raises `InputError` as `load_calibration` does."""
-    return None if config.score.calibration == "none" else load_calibration(home(config, model))
+    return None if config.score.calibration == "none" else load_calibration(calibration_folder(config, model))
 
 
-def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -> Calibration | None:
+def fit(config: Config, chat: Chat, model: Model, validation: Scored | None) -> Calibration | None:
     """Fit the method of `score.calibration`; None, with a log line, for too few rows."""
-    from palate.measure.fit_calibration import MIN_ROWS, fit_calibration
-
     if validation is None:
         log.info("%s is not calibrated: a fit needs %d validation scores", model.key, MIN_ROWS)
         return None
@@ -78,7 +75,7 @@ def fit(config: Config, chat: "Chat", model: Model, validation: Scored | None) -
 
 def calibrations_of(
     config: Config,
-    chat: "Chat",
+    chat: Chat,
     scored: Mapping[Model, Mapping[str, Scored]],
     known: Mapping[Model, Calibration | None],
     folder: Path,
@@ -86,13 +83,11 @@ def calibrations_of(
     """The calibrations of models that were scored, by key.
 
     The `known` one is taken if it was fitted to these validation scores, or if there are none. Else one is fitted, and
-    kept where the model's belongs if nothing lies there; otherwise in `folder`, where results are: what a run or
+    kept where the model's belongs if there is none; otherwise in `folder`, where results are: what a run or
     somebody else fitted is never replaced by an evaluation.
 
     Raises `InputError` if the known one has to be taken and is of another model.
     """
-    from palate.models.adapter import corrects
-
     if config.score.calibration == "none":
         return {}
     found = {
@@ -104,10 +99,10 @@ def calibrations_of(
 
 
 def _calibration_of(
-    config: Config, chat: "Chat", model: Model, parts: Mapping[str, Scored], known: Calibration | None, folder: Path
+    config: Config, chat: Chat, model: Model, parts: Mapping[str, Scored], known: Calibration | None, folder: Path
 ) -> Calibration | None:
     """The calibration of one model, as `calibrations_of` says."""
-    place, validation = home(config, model) / FILE, parts.get(VALIDATION)
+    place, validation = calibration_folder(config, model) / FILE, parts.get(VALIDATION)
     if validation is None and known is not None:
         known.check(source_of(config, chat, parts[MEASURED].key), place)
         return known

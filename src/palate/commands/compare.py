@@ -1,26 +1,28 @@
 """Compare: runs side by side, read from their folders or from files of metrics or scores."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
 from pydantic import TypeAdapter
 
 from palate import console
+from palate.commands.ledger import flat
 from palate.commands.report import METRICS
 from palate.config import read_yaml
 from palate.errors import InputError
+from palate.measure.calibration import apply, sigmoid
+from palate.measure.evaluation import Evaluation
 from palate.measure.keys import CALIBRATED, FINE_TUNED, ZERO_SHOT, main_key
+from palate.models.adapter import TRAINING
+from palate.report.page import render_comparison, write_page
+from palate.report.side_by_side import Run, side_by_side
+from palate.report.table import show_runs
+from palate.score.files import read_scores
 from palate.store.artifacts import MANIFEST, read_json
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.measure.evaluation import Evaluation
-    from palate.report.side_by_side import Run
 
 WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
 TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
@@ -32,8 +34,6 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
 
     Raises `InputError` for fewer than two places, for a repeated place, and for one that is no run or scores.
     """
-    from palate.report.side_by_side import side_by_side
-
     if len(places) < 2:
         raise InputError(f"{len(places)} named, expected two or more to compare", "palate compare")
     resolved = [place.resolve() for place in places]
@@ -45,20 +45,16 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
     runs = _with_own_names([read_run(place) for place in places])
     found = side_by_side(runs, seed=seed)
     if out is not None:
-        from palate.report.page import render_comparison, write_page
-
         write_page(out, render_comparison(found))
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        console.print_json(found.to_dict())
         return
-    from palate.report.table import show_runs
-
     show_runs(found, console.out)
     if out is not None:
-        console.out.print(f"page: {out}", highlight=False, soft_wrap=True)
+        console.out.print(f"page: {out}", soft_wrap=True)
 
 
-def read_run(place: Path) -> "Run":
+def read_run(place: Path) -> Run:
     """Read a run or an evaluation from its folder or `metrics.json`, or a single file of scores.
 
     Raises `InputError` for anything else, and for a damaged file.
@@ -76,10 +72,7 @@ def read_run(place: Path) -> "Run":
     return _read_folder(place.parent, place)
 
 
-def _read_folder(folder: Path, metrics: Path) -> "Run":
-    from palate.measure.evaluation import Evaluation
-    from palate.report.side_by_side import Run
-
+def _read_folder(folder: Path, metrics: Path) -> Run:
     stored = read_json(metrics)
     try:
         evaluation = TypeAdapter(Evaluation).validate_python(stored)
@@ -104,21 +97,13 @@ def _read_folder(folder: Path, metrics: Path) -> "Run":
     )
 
 
-def _read_scores_alone(path: Path) -> "Run":
-    from palate.report.side_by_side import Run
-    from palate.score.files import read_scores
-
+def _read_scores_alone(path: Path) -> Run:
     key = FINE_TUNED if read_scores(path).key.get("adapter") else ZERO_SHOT
     return Run(name=path.stem, place=path, model=key, scores=_scores(path, None))
 
 
-def _scores(path: Path, calibration: Mapping[str, Any] | None) -> "pl.DataFrame | None":
+def _scores(path: Path, calibration: Mapping[str, Any] | None) -> pl.DataFrame | None:
     """The scores in a file, calibrated, or those of the sum with a baseline; None without the file."""
-    import polars as pl
-
-    from palate.measure.calibration import apply, sigmoid
-    from palate.score.files import read_scores
-
     if not path.is_file():
         return None
     scored = read_scores(path)
@@ -135,29 +120,19 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return _flat(read_yaml(path.read_text(encoding="utf-8"), path))
+        return flat(read_yaml(path.read_text(encoding="utf-8"), path))
     except (InputError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("is not readable, expected a resolved config", path) from error
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings: names joined by dots; empty for anything else."""
-    found: dict[str, Any] = {}
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return found
-
-
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The training facts of the adapter in this folder, else in the config's run, else in the parent folder."""
-    from palate.models.adapter import TRAINING
-
     homes = [folder, *([Path(config["run_dir"])] if config.get("run_dir") else []), folder.parent]
     facts: Any = next((read_json(path) for home in homes if (path := home / "adapter" / TRAINING).is_file()), {})
     return {name: facts[name] for name in TRAINED if facts.get(name) is not None}
 
 
-def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> dict[str, Any]:
+def _data(folder: Path, config: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
     """The origin of the rows: data, split, threshold, hash of the timeline."""
     origin: dict[str, Any] = {
         "data": config.get("ratings.source"),
@@ -172,7 +147,7 @@ def _data(folder: Path, config: Mapping[str, Any], evaluation: "Evaluation") -> 
     return origin
 
 
-def _with_own_names(runs: "Sequence[Run]") -> "list[Run]":
+def _with_own_names(runs: Sequence[Run]) -> list[Run]:
     """The runs under unique names: that of the config, or the path where two configs share a name."""
     names = [run.name for run in runs]
     return [replace(run, name=str(run.place) if names.count(run.name) > 1 else run.name) for run in runs]

@@ -1,26 +1,26 @@
 """Correction: the baseline that an adapter corrects, beside the adapter, and the sum of both logits."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from palate.baselines.kept import read_state, write_state
+from palate.baselines.platt import Predict, State
+from palate.baselines.registry import RANKERS, fit_one
+from palate.baselines.statistics import BaselineData
 from palate.commands.prepare import kept_baselines, made_from_of, text_vectors
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import Floats
 from palate.measure.offset import Offset, load_offset, log_odds
+from palate.models.adapter import corrects
 from palate.samples import Prepared
+from palate.samples.queries import Queries, Scores
 from palate.store.artifacts import sha256_of
-
-if TYPE_CHECKING:
-    from palate.baselines.platt import Predict, State
-    from palate.baselines.statistics import BaselineData
-    from palate.samples.queries import Queries, Scores
-    from palate.train.training_prompts import FromBaseline
+from palate.train.training_prompts import FromBaseline
 
 STATE = "baseline.npz"
 """The fitted baseline in the folder of an adapter that corrects it."""
@@ -31,13 +31,11 @@ class Correction:
     """A fitted baseline, and the sum of its logit and a language model's."""
 
     offset: Offset
-    state: "State"
+    state: State
 
     @property
     def reads_text(self) -> bool:
         """Whether the baseline reads the items' text."""
-        from palate.baselines.registry import RANKERS
-
         return RANKERS[self.offset.baseline].reads_text
 
     def warn(self) -> None:
@@ -49,21 +47,17 @@ class Correction:
         """What a sum depends on beside the language model's logit and the ratings."""
         return {"baseline": self.offset.baseline, "alpha": self.offset.alpha, "intercept": self.offset.intercept}
 
-    def predictor(self, known: "BaselineData") -> "Predict":
+    def predictor(self, known: BaselineData) -> Predict:
         """P(like) by the baseline alone, of queries of `known`: the ratings that it was fitted on."""
-        from palate.baselines.registry import RANKERS
-
         return RANKERS[self.offset.baseline].predictor(known, self.state)
 
-    def logit(self, known: "BaselineData", queries: "Queries", z: Floats) -> Floats:
+    def logit(self, known: BaselineData, queries: Queries, z: Floats) -> Floats:
         """The sum's logit of queries (n,), of which the language model's is `z` (n,)."""
         return self.offset.added(self.predictor(known)(queries), z)
 
 
 def _data_of(config: Config, data: Prepared, key: str) -> str:
     """A hash of all that decides the numbers of the baseline `key`, the key itself excepted."""
-    from palate.baselines.registry import RANKERS
-
     made_from = made_from_of(data) | {"seed": config.seed}
     if RANKERS[key].reads_text:
         vectors = text_vectors(config, data)
@@ -73,12 +67,8 @@ def _data_of(config: Config, data: Prepared, key: str) -> str:
     return sha256_of(made_from)
 
 
-def offset_training(config: Config, data: Prepared, known: "BaselineData", apart: "Scores") -> "FromBaseline":
+def offset_training(config: Config, data: Prepared, known: BaselineData, apart: Scores) -> FromBaseline:
     """What a training with `train.offset` takes from the baseline; `apart` are the cross-fitted P(like)."""
-    from palate.baselines.kept import write_state
-    from palate.baselines.registry import RANKERS, fit_one
-    from palate.train.training_prompts import FromBaseline
-
     key = str(config.train.offset)
     state = fit_one(RANKERS[key], known, kept_baselines(config, data))
     queries, _ = known.of_split("val")
@@ -98,21 +88,18 @@ def correction_of(
     The factors are `fitted`, else those beside the adapter, else those of the training. Raises `InputError` if the
     baseline's file is missing or damaged, or if it was fitted on other ratings.
     """
-    from palate.baselines.kept import read_state
-    from palate.baselines.registry import RANKERS
-    from palate.models.adapter import corrects
-
     about = corrects(adapter)
     if about is None or adapter is None:
         return None
     if about["baseline"] not in RANKERS:
         raise InputError(f"corrects the unknown baseline {about['baseline']!r}, expected one of Palate's", adapter)
-    needed = RANKERS[about["baseline"]].needs
-    if needed is not None and find_spec(needed) is None:
-        raise InputError(f"corrects a {about['baseline']} baseline, which needs {needed}: it is not installed", adapter)
-    if about["data"] != _data_of(config, data, about["baseline"]):
+    baseline = RANKERS[about["baseline"]]
+    if baseline.lacks_package:
+        what = f"corrects a {baseline.key} baseline, which needs {baseline.needs}: it is not installed"
+        raise InputError(what, adapter)
+    if about["data"] != _data_of(config, data, baseline.key):
         raise InputError(
-            f"corrects a {about['baseline']} baseline of other ratings than {data.folder}, expected those that it was "
+            f"corrects a {baseline.key} baseline of other ratings than {data.folder}, expected those that it was "
             "trained on",
             adapter,
         )

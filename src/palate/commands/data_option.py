@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from palate.commands.data_path import EXPECTED, DataPath, source_of
+from palate.commands.prepare import prepare_data, ratings_of
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
@@ -28,9 +29,9 @@ LABEL_THRESHOLD = 0.5
 def adopted(config: Config, given: str | None = None) -> Config:
     """The config for the data that `data_dir` names; keeps values that the user set.
 
-    Of Alpaca files the answers are taken, of tables that they bring their splits, and whether they hold labels; the
-    latter are prepared into the run's folder. A folder that was prepared from such tables brings its options. `given`
-    is the path as it was typed, which must hold something. Raises `InputError` for data that cannot be read.
+    Of Alpaca files the answers are taken, of tables that they have splits, and whether they have labels; the
+    latter are prepared into the run's folder. A folder that was prepared from such tables has options of its own.
+    `given` is the path as it was typed, which must hold something. Raises `InputError` for data that cannot be read.
     """
     if config.data_dir is None:
         return config
@@ -62,7 +63,6 @@ def adopted(config: Config, given: str | None = None) -> Config:
 
 def of_tables(config: Config, path: Path) -> Config:
     """The config that prepares tables with splits: their path, and for labels the threshold and history line."""
-    from palate.commands.prepare import ratings_of
     from palate.ratings.splits import SCALE_OF_LABELS
 
     config = config.model_copy(
@@ -138,7 +138,7 @@ def _of_manifest(config: Config) -> Config:
     return config.model_copy(update={name: _unless_set(getattr(config, name), found[name]) for name in found})
 
 
-def _unless_set(section: "Section", values: dict[str, Any]) -> "Section":
+def _unless_set(section: Section, values: dict[str, Any]) -> Section:
     """A section with these values, except for keys that the user set."""
     unset = {name: value for name, value in values.items() if name not in section.model_fields_set}
     return type(section).model_validate(section.model_dump() | unset)
@@ -152,8 +152,6 @@ def _named(config: Config, source: DataPath) -> Config:
 
 def _prepare_again_if_changed(config: Config) -> None:
     """Prepare the run's data again if the tables changed."""
-    from palate.commands.prepare import prepare_data, ratings_of
-
     path = config.data_path / MANIFEST
     if path.is_file() and read_json(path).get("inputs") != dict(ratings_of(config).inputs):
         log.info("again: the tables changed")

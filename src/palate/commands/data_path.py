@@ -30,7 +30,7 @@ class DataPath:
 
 
 def source_of(path: Path) -> DataPath | None:
-    """What of others lies at a path; None for a folder of Palate's own, and for a place where nothing is.
+    """The foreign data at a path; None for a folder that Palate wrote, and for a path that does not exist.
 
     A file called `test` stands for its folder where other splits lie beside it. Raises `InputError` for a pickle, which
     runs whatever code it holds when it is read, and for another file that is not readable.

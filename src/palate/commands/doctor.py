@@ -3,7 +3,6 @@
 With `--gpu`, whether training and scoring work there: the checks of `device_checks` and `training_checks`.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -75,10 +74,10 @@ def write_report(config: Config, to: Path | Literal[True]) -> None:
         raise InputError("is a folder, expected a file; a run is named before --report", to)
     found = problem_report(config, _versions(), _features())
     if to is True:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        console.print_json(found)
         return
     write_json(to, found)
-    console.out.print(f"wrote {to}: look through it, and attach it to your report", highlight=False, soft_wrap=True)
+    console.out.print(f"wrote {to}: look through it, and attach it to your report", soft_wrap=True)
 
 
 def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
@@ -104,7 +103,7 @@ def check(device: str, as_json: Path | Literal[True] | None = None) -> None:
         results = [check.run() for group in checks for check in group(bench)]
     report = {"palate": __version__, **_versions(), "checks": [asdict(result) for result in results]}
     if as_json is True:
-        print(json.dumps(report, ensure_ascii=False, indent=2))
+        console.print_json(report)
     else:
         _show(results)
     if isinstance(as_json, Path):
@@ -177,7 +176,7 @@ def examine(config: Config, *, as_json: bool = False) -> dict[str, Any]:
         "prompts": {name: _composition(name, config) for name in _tokenizers(config)},
     }
     if as_json:
-        print(json.dumps(findings, ensure_ascii=False, indent=2))
+        console.print_json(findings)
         return findings
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", max_width=30, overflow="fold")

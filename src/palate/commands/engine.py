@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
 from palate import __version__
+from palate.baselines.kept import read_state
+from palate.baselines.platt import State
+from palate.baselines.registry import RANKERS, Baseline, chosen_baselines, fit_one, ladder_of, stored
+from palate.baselines.statistics import BaselineData
 from palate.commands.calibrate import source_of
 from palate.commands.correction import Correction, correction_of
 from palate.commands.evaluate import model_name
 from palate.commands.item_vectors import check_vectors
-from palate.commands.prepare import kept_baselines, prepared, scored_tokens, text_vectors, token_options
+from palate.commands.prepare import baseline_data, kept_baselines, prepared, scored_tokens, token_options
 from palate.commands.recommend import scale_of
 from palate.commands.report import METRICS
 from palate.commands.score import adapter_identity, load_scorer, model_key
+from palate.commands.scores import VALIDATION, adapted, score_files
 from palate.commands.server_model import check_scored_with
 from palate.commands.signals import signal_data
 from palate.config import Config
@@ -22,21 +29,24 @@ from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import CalibrationSource, Floats, load_calibration, sigmoid
 from palate.measure.keys import ZERO_SHOT
+from palate.measure.ladder import LANGUAGE_MODEL, Ladder
 from palate.measure.offset import Offset, load_offset
+from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+from palate.report.ladder import sentences
+from palate.samples import Prepared
+from palate.samples.items import shown_items
+from palate.samples.lines import renderer
+from palate.samples.people import Longs
+from palate.samples.queries import Queries
+from palate.samples.questions import asked_now
+from palate.samples.signals import Asked
+from palate.score.files import read_scores
+from palate.score.local import LocalBackend
+from palate.score.scorer import Scorer
+from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, Model
+from palate.serve.language import LanguageModel, SignalsOf
+from palate.serve.worker import Forwarder, Worker
 from palate.store.artifacts import read_json
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.baselines.platt import State
-    from palate.baselines.registry import Baseline
-    from palate.baselines.statistics import BaselineData
-    from palate.samples import Prepared
-    from palate.samples.people import Longs
-    from palate.samples.signals import Asked
-    from palate.score.scorer import Scorer
-    from palate.serve.engine import Engine, Model
-    from palate.serve.language import LanguageModel, SignalsOf
 
 KINDS = ("genres", "category", "categories", "tags")
 """Columns of several values in one text, as prompts show them."""
@@ -52,29 +62,23 @@ PREFIX_BYTES = 1 << 28
 def engine_of(
     config: Config, *, model: str | None = None, language: bool = True, together: int = 16,
     prefix_bytes: int = PREFIX_BYTES,
-) -> "Engine":  # fmt: skip
+) -> Engine:  # fmt: skip
     """The models of a run: those baselines that it kept, and its language model if it has an adapter.
 
     `model` is the one that answers unless a request names another; None: the one that the run's evidence recommends.
     Without `language` no language model is loaded. A pass of the model takes candidates of up to `together` requests.
     Raises `InputError` for a run without data, an unknown model, and as `palate recommend` does.
     """
-    from palate.baselines.registry import RANKERS
-    from palate.baselines.statistics import BaselineData
-    from palate.samples.items import shown_items
-    from palate.serve.engine import Engine
-
     data = prepared(config)
     metrics = _metrics(config)
-    vectors = text_vectors(config, data) if config.text.encoder is not None else None
-    known = BaselineData.of(data.samples, config.seed, vectors=vectors)
+    known = baseline_data(config, data, text=True)
     baselines = _baselines(config, data, known)
-    spoken, sum_of, adapter = _language_model(config, data, together, prefix_bytes) if language else (None, None, None)
+    llm, sum_of, adapter = _language_model(config, data, together, prefix_bytes) if language else (None, None, None)
     if sum_of is not None:
         key = sum_of.offset.baseline
         baselines[key] = (RANKERS[key], sum_of.state)
     corrected = None if sum_of is None else sum_of.offset
-    models = _models(baselines, spoken, corrected, metrics)
+    models = _models(baselines, llm, corrected, metrics)
     if not models:
         raise InputError(
             "has neither fitted baselines nor an adapter, expected what `palate run` leaves", config.run_path
@@ -83,14 +87,14 @@ def engine_of(
     if default not in models:
         raise InputError(f"is {default!r}, expected one of {', '.join(models)}", "--model")
     items, scale = shown_items(data.samples.items), scale_of(config, data)
-    told = {
+    about = {
         "palate": __version__,
         "run": config.name,
         "default": default,
         "models": [vars(each) for each in models.values()],
-        "base": None if spoken is None else model_name(config),
+        "base": None if llm is None else model_name(config),
         "adapter": None if adapter is None else adapter.name,
-        "prompt": None if spoken is None else config.prompt.model_dump(mode="json"),
+        "prompt": None if llm is None else config.prompt.model_dump(mode="json"),
         "calibration": None if sum_of is None else sum_of.describe(),
         "data": {**data.manifest["stats"], "items": items.height},
         "scale": scale,
@@ -100,8 +104,8 @@ def engine_of(
         "verdict": metrics.get("verdict", []),
         "metrics": {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])},
     }
-    engine = Engine(known, items, models, default, told, scale, baselines, spoken, corrected)
-    if spoken is None:
+    engine = Engine(known, items, models, default, about, scale, baselines, llm, corrected)
+    if llm is None:
         log.debug("%s has no adapter: classical models alone answer", config.run_path)
     return engine
 
@@ -111,14 +115,11 @@ def _metrics(config: Config) -> Mapping[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict[str, tuple[Baseline, State]]":
+def _baselines(config: Config, data: Prepared, known: BaselineData) -> dict[str, tuple[Baseline, State]]:
     """The baselines that the run kept and that work here; the first of the ladder is fitted if there are none.
 
     Raises `InputError` for a damaged file: without it another model would answer than the evidence is about.
     """
-    from palate.baselines.kept import read_state
-    from palate.baselines.registry import RANKERS, chosen_baselines, fit_one, ladder_of, stored
-
     likes = data.samples.likes
     kept = kept_baselines(config, data)
     found = {}
@@ -136,16 +137,9 @@ def _baselines(config: Config, data: "Prepared", known: "BaselineData") -> "dict
 
 
 def _language_model(
-    config: Config, data: "Prepared", together: int, prefix_bytes: int
-) -> "tuple[LanguageModel | None, Correction | None, Path | None]":
+    config: Config, data: Prepared, together: int, prefix_bytes: int
+) -> tuple[LanguageModel | None, Correction | None, Path | None]:
     """The run's language model, the sum that it is part of, and its adapter; None for what the run lacks."""
-    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-    from palate.samples.lines import renderer
-    from palate.samples.questions import asked_now
-    from palate.score.local import LocalBackend
-    from palate.serve.language import LanguageModel
-    from palate.serve.worker import Forwarder, Worker
-
     if config.score.server is None and not (config.run_path / "adapter").is_dir():
         return None, None, None
     adapter = chosen_adapter(config, None, False)
@@ -177,14 +171,11 @@ def _language_model(
     return model, sum_of, adapter
 
 
-def _answers_alike(config: Config, data: "Prepared", scorer: "Scorer", adapter: Path | None) -> bool:
+def _answers_alike(config: Config, data: Prepared, scorer: Scorer, adapter: Path | None) -> bool:
     """Whether a server answers validation prompts as the model did that the run scored; False without such scores.
 
     Raises `InputError` if it does not: calibration and sum belong to another model then.
     """
-    from palate.commands.scores import VALIDATION, adapted, score_files
-    from palate.score.files import read_scores
-
     if adapter is None:
         return False
     places = (config.run_path, config.run_path / "evaluation")  # of `palate run`, and of `palate evaluate`
@@ -207,20 +198,19 @@ def _answers_alike(config: Config, data: "Prepared", scorer: "Scorer", adapter: 
     return True
 
 
-def _unasked(position: "Longs", item: "Longs") -> "pl.DataFrame":
+def _unasked(position: Longs, item: Longs) -> pl.DataFrame:
     raise AssertionError("each person has signals of their own")
 
 
-def _signals(config: Config, data: "Prepared") -> "SignalsOf | None":
+def _signals(config: Config, data: Prepared) -> SignalsOf | None:
     """Computes the signals of a person that the prompt names; None if it names none."""
     from palate.baselines.signals import estimate_state, source_of
-    from palate.samples.queries import Queries
 
     if not config.prompt.signals:
         return None
     state = estimate_state(signal_data(config, data.samples), config.prompt, kept_baselines(config, data))
 
-    def of(small: "BaselineData", anchor: int) -> "Asked":
+    def of(small: BaselineData, anchor: int) -> Asked:
         source = source_of(small, config.prompt, state)
         return lambda position, item: source.of(Queries(np.full(item.size, anchor), item))
 
@@ -228,14 +218,12 @@ def _signals(config: Config, data: "Prepared") -> "SignalsOf | None":
 
 
 def _models(
-    baselines: "Mapping[str, tuple[Baseline, State]]",
-    spoken: "LanguageModel | None",
+    baselines: Mapping[str, tuple[Baseline, State]],
+    llm: LanguageModel | None,
     corrected: Offset | None,
     metrics: Mapping[str, Any],
-) -> "dict[str, Model]":
+) -> dict[str, Model]:
     """The models that can be asked, the language models first."""
-    from palate.serve.engine import ALONE, BASE, FINE_TUNED, Model
-
     auc = {entry["key"]: entry["metrics"] for entry in metrics.get("entries", [])}
     # The ladder has all test rows, the table those that the language model scored.
     auc |= {rung["key"]: rung["metrics"] for rung in (metrics.get("ladder") or {}).get("rungs", [])}
@@ -244,8 +232,8 @@ def _models(
         return (auc[key].get("auc"), auc[key].get("n")) if key in auc else (None, None)
 
     found: dict[str, Model] = {}
-    if spoken is not None:
-        tuned, calibrated = "fine-tuned model", spoken.to_p is not sigmoid
+    if llm is not None:
+        tuned, calibrated = "fine-tuned model", llm.to_p is not sigmoid
         if corrected is None:
             found[FINE_TUNED] = Model(FINE_TUNED, tuned, "language model", calibrated, *measured(FINE_TUNED))
         else:
@@ -253,7 +241,7 @@ def _models(
             calibrated = corrected.fitted_on is not None
             found[FINE_TUNED] = Model(FINE_TUNED, label, "sum", calibrated, *measured(FINE_TUNED))
             found[ALONE] = Model(ALONE, f"{tuned} alone", "language model", False, None)
-        if hasattr(spoken.model, "disable_adapter"):
+        if hasattr(llm.model, "disable_adapter"):
             found[BASE] = Model(BASE, "base model", "language model", False, *measured(ZERO_SHOT))
     for key, (baseline, _) in baselines.items():
         found[key] = Model(key, baseline.label, "baseline", True, *measured(key))
@@ -262,22 +250,14 @@ def _models(
 
 def _why(metrics: Mapping[str, Any]) -> list[str]:
     """The sentences of the run's ladder: what to use, and what does not pay."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from palate.measure.ladder import Ladder
-    from palate.report.ladder import sentences
-
     try:
         return list(sentences(TypeAdapter(Ladder).validate_python(metrics.get("ladder"))))
     except ValidationError:  # measured nothing, or by another version
         return []
 
 
-def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> str:
+def _recommended(metrics: Mapping[str, Any], models: Mapping[str, Model]) -> str:
     """The model that the ladder of the run ends on, else that of the highest AUC, else the first."""
-    from palate.measure.ladder import LANGUAGE_MODEL
-    from palate.serve.engine import FINE_TUNED
-
     used = (metrics.get("ladder") or {}).get("use")
     used = FINE_TUNED if used == LANGUAGE_MODEL else used
     if used in models:
@@ -286,10 +266,8 @@ def _recommended(metrics: Mapping[str, Any], models: "Mapping[str, Model]") -> s
     return max(measured, key=lambda key: measured[key]) if measured else next(iter(models))
 
 
-def _filters(items: "pl.DataFrame") -> dict[str, str]:
+def _filters(items: pl.DataFrame) -> dict[str, str]:
     """The columns that filter, and how: a number, a text, a list of values, or a flag."""
-    import polars as pl
-
     kinds = {}
     for name, dtype in items.schema.items():
         if name in ("item_id", "title"):

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from palate import console
+from palate.ablations import ABLATIONS
+from palate.baselines.registry import RANKERS, ladder_of, scores_of
 from palate.commands import rankings
 from palate.commands.audit import check_leaks
 from palate.commands.calibrate import calibrations_of
@@ -18,7 +20,7 @@ from palate.commands.item_vectors import check_vectors
 from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
 from palate.commands.report import publish, show_evidence
-from palate.commands.score_files import brought, models_brought
+from palate.commands.score_files import possible_models, scores_in
 from palate.commands.scores import (
     MEASURED,
     Model,
@@ -35,22 +37,22 @@ from palate.commands.table_rows import Collected, adapters_apart, notes, rows_of
 from palate.commands.train import begin
 from palate.config import Config
 from palate.errors import InputError
+from palate.measure.ablations import UNCHANGED, Ablations, compare_ablations
+from palate.measure.evaluation import Evaluation
 from palate.measure.keys import ALONE, BESIDE, STACKED, ZERO_SHOT
+from palate.measure.ladder import Ladder
+from palate.measure.leaks import Audit
+from palate.measure.paired import Comparison, SameRows, compare
+from palate.measure.rows import beside_baselines, measure_rows
+from palate.measure.slices import Slices, measure_slices
+from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+from palate.report.costs import Cost
+from palate.report.outcome import Outcome
+from palate.report.user_examples import user_examples
 from palate.samples import Prepared
+from palate.score.files import speed_file
 from palate.store.artifacts import read_json
 from palate.store.hub import locate
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.measure.ablations import Ablations
-    from palate.measure.evaluation import Evaluation
-    from palate.measure.ladder import Ladder
-    from palate.measure.leaks import Audit
-    from palate.measure.paired import Comparison, SameRows
-    from palate.measure.slices import Slices
-    from palate.report.costs import Cost
-    from palate.report.outcome import Outcome
 
 
 def evaluate(
@@ -70,8 +72,6 @@ def evaluate(
     `scores` are files that `palate score` wrote, here or elsewhere; no model is loaded then. Raises `InputError` if
     they are not of this data, prompt, base model and adapter.
     """
-    from palate.models.adapter import as_trained, check_same_prompt
-
     console.start_logging()
     chosen = _chosen(config, adapters, base_only, needed=not scores)
     config = as_trained(config, *chosen)
@@ -90,7 +90,7 @@ def evaluate(
             raise InputError("scores with a model, expected no --scores beside it", "--ablations")
         if config.evaluate.rank_users:
             raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
-        scored = brought(config, data, chat, models_brought(chosen), scores, model_name(config))
+        scored = scores_in(config, data, chat, possible_models(chosen), scores, model_name(config))
         known, factors = known_fits(config, scored)
         begin(config, folder)
     else:
@@ -113,8 +113,6 @@ def evaluate(
 
 def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed: bool) -> list[Path]:
     """The adapters that are named, else the run's own; none for the base model alone."""
-    from palate.models.adapter import chosen_adapter
-
     twice = [adapter for n, adapter in enumerate(adapters) if adapter in adapters[:n]]
     if twice:
         raise InputError("is named twice, expected each adapter once", twice[0])
@@ -124,13 +122,8 @@ def _chosen(config: Config, adapters: Sequence[Path], base_only: bool, *, needed
     return [adapter for adapter in found if adapter is not None]
 
 
-def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
+def conclude(collected: Collected, leaks: Audit, folder: Path) -> Outcome:
     """Measure what was scored, beside the baselines on the same rows, and write the evidence."""
-    from palate.baselines.registry import scores_of
-    from palate.measure.rows import beside_baselines, measure_rows
-    from palate.report.outcome import Outcome
-    from palate.report.user_examples import user_examples
-
     config, data, known = collected.config, collected.data, collected.known
     rows, split, main = rows_of(collected, short_name(config)), config.evaluate.split, main_model(collected.models)
     baselines = scores_of(known, collected.baselines, split)
@@ -141,8 +134,8 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
         bootstrap=config.evaluate.bootstrap, seed=config.seed, split=split, likes=data.samples.likes,
     )  # fmt: skip
     rows.seeds = adapters_apart(collected, same)
-    told = notes(found, collected, rows) if found.n else []
-    found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *told])
+    sentences = notes(found, collected, rows) if found.n else []
+    found = replace(found, rating_threshold=data.samples.threshold, verdict=[*found.verdict, *sentences])
     ranking = rankings.RankedModel(
         main, rows.labels[main.key], collected.scored[main][MEASURED].key, collected.offsets.get(main.key)
     )
@@ -161,7 +154,7 @@ def conclude(collected: Collected, leaks: "Audit", folder: Path) -> "Outcome":
         leaks=leaks,
         ladder=_ladder(collected, same, found, baselines, main),
     )
-    p = same.scores[found.believed(main.key)]
+    p = same.scores[found.calibrated_key(main.key)]
     users = user_examples(data.samples, split, same.rows, p)
     publish(config, data, outcome, folder, users=users, costs=_costs(collected, found, same, folder))
     return outcome
@@ -181,14 +174,13 @@ def _write_sums(collected: Collected, folder: Path) -> None:
 
 
 def _ladder(
-    collected: Collected, same: "SameRows", found: "Evaluation", baselines: "pl.DataFrame", main: Model
-) -> "Ladder | None":
+    collected: Collected, same: SameRows, found: Evaluation, baselines: pl.DataFrame, main: Model
+) -> Ladder | None:
     """The fitted baselines of the ladder on all rows of the split, and the main model on the measured ones.
 
     None without an answer of each kind, without resamples, and without a baseline of the ladder.
     """
-    from palate.baselines.registry import RANKERS, ladder_of
-    from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, climb
+    from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, build_ladder
 
     known, config, likes = collected.known, collected.config, collected.data.samples.likes
     ladder = [key for key in ladder_of(likes) if key in baselines.columns]
@@ -196,19 +188,16 @@ def _ladder(
     if not config.evaluate.bootstrap or not liked.any() or liked.all() or not ladder:
         return None
     steps = [Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy())) for key in ladder]
-    own = found.believed(main.key)
+    own = found.calibrated_key(main.key)
     label = f"{found.entry(main.key).label}, calibrated" if own != main.key else found.entry(main.key).label
     steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], rows=same.rows)))
     users = known.user[queries.anchor]
     sampled, resamples = likes is not None, config.evaluate.bootstrap
-    return climb(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
+    return build_ladder(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
 
 
-def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: Path) -> "list[Cost]":
+def _costs(collected: Collected, found: Evaluation, same: SameRows, folder: Path) -> list[Cost]:
     """The speed of each model, if its scores were made here, and that of the best baseline, measured now."""
-    from palate.report.costs import Cost
-    from palate.score.files import speed_file
-
     costs, labels = [], {entry.key: entry.label for entry in found.entries}
     for model in collected.models:
         file = speed_file(measured_file(collected.config, model, folder))
@@ -222,11 +211,8 @@ def _costs(collected: Collected, found: "Evaluation", same: "SameRows", folder: 
     return costs
 
 
-def _ablations(collected: Collected, model: Model) -> "Ablations | None":
+def _ablations(collected: Collected, model: Model) -> Ablations | None:
     """The ablations of one model, if some were scored; P(like) is the uncalibrated one in all of them."""
-    from palate.ablations import ABLATIONS
-    from palate.measure.ablations import UNCHANGED, compare_ablations
-
     parts, config, samples = collected.scored[model], collected.config, collected.data.samples
     scored = [ablation for ablation in ABLATIONS if ablation in parts]
     if not scored:
@@ -241,23 +227,21 @@ def _ablations(collected: Collected, model: Model) -> "Ablations | None":
     )
 
 
-def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str | None) -> "Comparison | None":
-    """The pairs that a reader asks for; each model as it is believed, so that probabilities are compared fairly.
+def _paired_tests(same: SameRows, found: Evaluation, main: str, beside: str | None) -> Comparison | None:
+    """The pairs that a reader asks for; each model calibrated if it can be, so that probabilities are compared fairly.
 
     `beside` is the baseline that the model is stacked with.
     """
-    from palate.measure.paired import compare
-
-    best, believed = found.best_baseline(), found.believed(main)
+    best, calibrated = found.best_baseline(), found.calibrated_key(main)
     if best is None:
         return None
-    pairs = [(found.believed(entry.key), best.key) for entry in found.models if not entry.aside]
+    pairs = [(found.calibrated_key(entry.key), best.key) for entry in found.models if not entry.aside]
     if ZERO_SHOT in same.scores and main != ZERO_SHOT:
-        pairs.append((believed, found.believed(ZERO_SHOT)))
-    if believed != main:
-        pairs.append((believed, main))
+        pairs.append((calibrated, found.calibrated_key(ZERO_SHOT)))
+    if calibrated != main:
+        pairs.append((calibrated, main))
     if {STACKED, ALONE} <= same.scores.keys():
-        pairs += [(STACKED, ALONE), (STACKED, believed)]
+        pairs += [(STACKED, ALONE), (STACKED, calibrated)]
     if beside is not None and beside != best.key:
         pairs.append((BESIDE, beside))
     pairs += [(e.key, e.corrects) for e in found.models if e.corrects is not None and e.corrects != best.key]
@@ -265,11 +249,9 @@ def _paired_tests(same: "SameRows", found: "Evaluation", main: str, beside: str 
     return compare(same.y, same.users, same.scores, pairs, resamples=found.resamples, seed=found.seed, sampled=sampled)
 
 
-def _slices(data: Prepared, same: "SameRows", found: "Evaluation", main: str) -> "Slices | None":
-    """The main model, as it is believed, against the best baseline, part by part of the rows."""
-    from palate.measure.slices import measure_slices
-
-    best, model = found.best_baseline(), found.believed(main)
+def _slices(data: Prepared, same: SameRows, found: Evaluation, main: str) -> Slices | None:
+    """The main model, calibrated if it can be, against the best baseline, part by part of the rows."""
+    best, model = found.best_baseline(), found.calibrated_key(main)
     if best is None:
         return None
     return measure_slices(

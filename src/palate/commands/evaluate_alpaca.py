@@ -1,30 +1,39 @@
-"""Evaluate Alpaca files of others: scored as they are, beside what else their texts tell."""
+"""Evaluate foreign Alpaca files: scored as they are, beside baselines from their texts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from palate import console
+from palate.alpaca.answers import Answers
+from palate.alpaca.baselines import TextStatistics, example_baselines, text_statistics
+from palate.alpaca.reader import AlpacaFile
+from palate.commands import evaluate, report, score, scores, train
 from palate.commands.data_option import read_files
 from palate.commands.data_path import DataPath
+from palate.commands.evaluate import short_name
+from palate.commands.prepare import check_model
+from palate.commands.score import load_scorer, model_key
+from palate.commands.scores import Model
 from palate.config import Config, dump_config
 from palate.console import log
 from palate.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
-    from numpy.typing import NDArray
-
-    from palate.alpaca.baselines import TextStatistics
-    from palate.alpaca.reader import AlpacaFile
-    from palate.commands.scores import Model
-    from palate.measure.evaluation import Evaluation
-    from palate.prompt.chat import Chat
-    from palate.report.page import About
-    from palate.score.scorer import Scorer
+from palate.measure.evaluation import Evaluation
+from palate.measure.paired import SameRows
+from palate.measure.rows import Models, measure_rows
+from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_generation_messages
+from palate.prompt.tokenizer import tokenizer_key
+from palate.report.outcome import Outcome
+from palate.report.page import About, Example, extreme_rows
+from palate.score.files import score_file
+from palate.score.scorer import Scorer
 
 
 def evaluate_examples(
@@ -41,13 +50,6 @@ def evaluate_examples(
     Baselines learn from the training and validation examples of the same folder, where there are any. Raises
     `InputError` if there are no test examples, or no adapter unless `base_only` asks for none.
     """
-    from palate.alpaca.answers import Answers
-    from palate.alpaca.baselines import text_statistics
-    from palate.commands import evaluate, report, score, scores, train
-    from palate.commands.prepare import check_model
-    from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-    from palate.report.outcome import Outcome
-
     console.start_logging()
     adapter = chosen_adapter(config, adapter, base_only)
     config = as_trained(config, adapter)
@@ -79,11 +81,9 @@ def evaluate_examples(
 
 
 def _about(
-    config: Config, chat: "Chat", files: "dict[str, AlpacaFile]", labels: "NDArray[np.bool_]", scores: "pl.DataFrame"
-) -> "About":
-    """What the page tells of the files, and the rows of which the model with these scores is surest."""
-    from palate.report.page import About, Example, extreme_rows
-
+    config: Config, chat: Chat, files: dict[str, AlpacaFile], labels: NDArray[np.bool_], scores: pl.DataFrame
+) -> About:
+    """What the page says of the files, and the rows of which the model with these scores is surest."""
     test, learned = files["test"], [split for split in ("train", "val") if split in files]
     p_of = dict(zip(scores["row"].to_list(), scores["p"].to_list(), strict=True))
     return About(
@@ -113,7 +113,7 @@ class _Examples:
 
     split = "test"
 
-    def __init__(self, file: "AlpacaFile", labels: "NDArray[np.bool_]", scorer: "Scorer") -> None:
+    def __init__(self, file: AlpacaFile, labels: NDArray[np.bool_], scorer: Scorer) -> None:
         self._file, self.labels, self._scorer = file, labels, scorer
 
     def __len__(self) -> int:
@@ -124,23 +124,15 @@ class _Examples:
         return self._scorer.prompts([_conversation(self._file, int(row)) for row in rows])
 
 
-def _conversation(file: "AlpacaFile", row: int) -> list[dict[str, str]]:
-    from palate.prompt.messages import to_generation_messages
-
+def _conversation(file: AlpacaFile, row: int) -> list[dict[str, str]]:
     return to_generation_messages(file.frame.row(row, named=True))
 
 
 def _score(
-    config: Config, file: "AlpacaFile", labels: "NDArray[np.bool_]", rows: "NDArray[np.int64]", model: "Model",
+    config: Config, file: AlpacaFile, labels: NDArray[np.bool_], rows: NDArray[np.int64], model: Model,
     folder: Path,
-) -> "pl.DataFrame":  # fmt: skip
+) -> pl.DataFrame:  # fmt: skip
     """Score some examples into a file of `folder`; resumes an interrupted call."""
-    import polars as pl
-
-    from palate.commands.score import load_scorer, model_key
-    from palate.prompt.tokenizer import tokenizer_key
-    from palate.score.files import score_file
-
     scorer = load_scorer(config, model.adapter)
     key = {
         "data": file.sha256,
@@ -161,15 +153,10 @@ def _score(
 
 
 def _measure(
-    config: Config, test: "AlpacaFile", known: "dict[str, TextStatistics]", rows: "NDArray[np.int64]",
-    tables: "dict[str, pl.DataFrame]",
-) -> "Evaluation":  # fmt: skip
+    config: Config, test: AlpacaFile, known: dict[str, TextStatistics], rows: NDArray[np.int64],
+    tables: dict[str, pl.DataFrame],
+) -> Evaluation:  # fmt: skip
     """The models beside what else can be known of the examples, over users where the file names them."""
-    from palate.alpaca.baselines import example_baselines
-    from palate.commands.evaluate import short_name
-    from palate.measure.paired import SameRows
-    from palate.measure.rows import Models, measure_rows
-
     baselines, names = example_baselines(known["test"], known.get("train"), known.get("val"))
     if "history-share" not in baselines:
         log.info("no history baseline: the inputs have no TALLRec wording and no other list of likes")
@@ -186,10 +173,8 @@ def _measure(
     )
 
 
-def _codes(file: "AlpacaFile", name: str) -> "NDArray[np.int64]":
+def _codes(file: AlpacaFile, name: str) -> NDArray[np.int64]:
     """Ids as numbers: their own where all are integers, else the place of each among the distinct ones."""
-    import polars as pl
-
     ids = file.frame[name]
     numbers = ids.cast(pl.Int64, strict=False)
     return (ids.rank("dense").cast(pl.Int64) if numbers.null_count() else numbers).to_numpy()

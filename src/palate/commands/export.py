@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palate import __version__, console
 from palate.commands.correction import STATE
@@ -15,14 +15,19 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
 from palate.measure.offset import FILE
+from palate.models.adapter import ABOUT, as_trained, check_same_prompt, describe, load_adapter, shown_vectors
+from palate.models.gguf import convert, find_converter
+from palate.models.load import load_model, model_folder, stored_dtype
+from palate.models.merge import in_float32, merge, read_model, stored_alike, write_merged, write_model
+from palate.models.probe_prompts import conversations
+from palate.models.proof import ExportProof, Target, answers, without_items
 from palate.progress import working
+from palate.prompt.chat import Chat
+from palate.prompt.messages import Message
+from palate.prompt.tokenizer import tokenizer_at
 from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
-
-if TYPE_CHECKING:
-    from palate.models.proof import ExportProof, Target
-    from palate.prompt.chat import Chat
-    from palate.prompt.messages import Message
+from palate.tokens.cut import cut_prompts
 
 RECORD = "export.json"
 NOTHING = "nothing to write, expected --merge (a model folder), --gguf (a file for llama.cpp), or both"
@@ -46,10 +51,6 @@ def export(
 
     Raises `InputError` if there is nothing to do, no adapter, no converter, or another thing in the folder's place.
     """
-    from palate.models.adapter import ABOUT, as_trained, check_same_prompt, shown_vectors
-    from palate.models.gguf import find_converter
-    from palate.models.load import stored_dtype
-
     console.start_logging()
     if not merge and gguf is None:
         raise InputError(NOTHING, "palate export")
@@ -89,13 +90,13 @@ def export(
         for name in (STATE, FILE):  # of an adapter that corrects a baseline
             if (adapter / name).is_file():
                 shutil.copy(adapter / name, partial / name)
-    _tell(folder if merge else folder / file, dtype if merge else str(gguf), proof)
-    _tell_baseline(about)
+    _print_result(folder if merge else folder / file, dtype if merge else str(gguf), proof)
+    _print_missing_baseline(about)
     if merge and gguf:
         with atomic_folder(folder) as partial:
             proof, found = _convert(find_converter(converter), folder, partial / file, gguf, expected, dtype)
         write_json(folder / RECORD, record | {"gguf": found})
-        _tell(folder / file, gguf, proof)
+        _print_result(folder / file, gguf, proof)
     return folder
 
 
@@ -122,24 +123,17 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
 class _Expected:
     """Prompts for the written model, and the expected scores."""
 
-    conversations: "Sequence[Sequence[Message]]"
+    conversations: Sequence[Sequence[Message]]
     prompts: list[list[int]]
-    chat: "Chat"
-    target: "Target"
+    chat: Chat
+    target: Target
 
 
 def _adapted(
-    config: Config, chat: "Chat", adapter: Path
+    config: Config, chat: Chat, adapter: Path
 ) -> tuple[Callable[[Path, str], None], dict[str, Any], _Expected]:
     """A function that writes the merged model in a dtype, the adapter's `palate.json`, and the expected scores."""
     import torch
-
-    from palate.models.adapter import ABOUT, describe, load_adapter
-    from palate.models.load import load_model, model_folder
-    from palate.models.merge import in_float32, merge, stored_alike, write_merged, write_model
-    from palate.models.probe_prompts import conversations
-    from palate.models.proof import Target, answers
-    from palate.tokens.cut import cut_prompts
 
     prompted, source = conversations(config)
     prompts = cut_prompts(chat.decision_prompts(prompted), chat, config.tokens.cutoff_len)
@@ -173,13 +167,8 @@ def _adapted(
     return partial(write_model, merged, tokenizer_with_items(chat.tokenizer, chat.items)), about, expected
 
 
-def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
+def _prove_folder(home: Path, expected: _Expected, dtype: str) -> ExportProof:
     """Load the written model and tokenizer, score the prompts, and compare; raises `WorkError` if they disagree."""
-    from palate.models.merge import read_model
-    from palate.models.proof import answers, without_items
-    from palate.prompt.chat import Chat
-    from palate.prompt.tokenizer import tokenizer_at
-
     chat = expected.chat
     again = Chat(tokenizer_at(Location(home)), chat.yes, chat.no)
     if again.decision_prompts(expected.conversations) != chat.decision_prompts(expected.conversations):
@@ -195,12 +184,8 @@ def _prove_folder(home: Path, expected: _Expected, dtype: str) -> "ExportProof":
 
 def _convert(
     converter: Path, home: Path, file: Path, kind: str, expected: _Expected, dtype: str
-) -> tuple["ExportProof", dict[str, Any]]:
+) -> tuple[ExportProof, dict[str, Any]]:
     """Convert the written model to GGUF, read it back, and compare the scores; returns the proof and a sentence."""
-    from palate.models.gguf import convert
-    from palate.models.merge import read_model
-    from palate.models.proof import answers
-
     log.info("converting to %s with %s", kind, converter)
     with working(f"converting to {kind}"):
         convert(converter, home, file, kind)
@@ -218,7 +203,7 @@ def _sizes_and_hashes(folder: Path) -> dict[str, Any]:
     return {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in files}
 
 
-def _tell_baseline(about: dict[str, Any]) -> None:
+def _print_missing_baseline(about: dict[str, Any]) -> None:
     """Print what is missing to P(like), if the adapter corrects a baseline."""
     offset = about.get("offset")
     if offset is not None:
@@ -226,11 +211,11 @@ def _tell_baseline(about: dict[str, Any]) -> None:
             f"corrects {offset['baseline']}: P(like) needs the baseline's logit beside that of this model ({FILE}); "
             "what serves the model alone gives the correction alone"
         )
-        console.out.print(text, highlight=False, soft_wrap=True)
+        console.out.print(text, soft_wrap=True)
 
 
-def _tell(place: Path, form: str, proof: "ExportProof") -> None:
+def _print_result(place: Path, form: str, proof: ExportProof) -> None:
     """Print the written files and the result of the comparison."""
     size = sum(p.stat().st_size for p in ([place] if place.is_file() else place.iterdir()))
     text = f"exported {place} ({form}, {size / 1e6:,.0f} MB)\nproved   on {proof}"
-    console.out.print(text, highlight=False, soft_wrap=True)
+    console.out.print(text, soft_wrap=True)

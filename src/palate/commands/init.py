@@ -48,8 +48,8 @@ def init(config: Config, *, noun: str | None = None, out: Path | None = None, fo
     with atomic_file(path) as file:
         file.write(text.encode())
     need = written.prepare.history_len
-    console.out.print(f"wrote {path}: a prompt about {_plural(noun)}, history_len {need}", highlight=False)
-    console.out.print(f"next: palate baselines {path}, then palate run {path}", highlight=False, soft_wrap=True)
+    console.out.print(f"wrote {path}: a prompt about {_plural(noun)}, history_len {need}")
+    console.out.print(f"next: palate baselines {path}, then palate run {path}", soft_wrap=True)
 
 
 def prompt_about(noun: str, *, labels: bool, highest: float, likes: bool = False) -> PromptSpec:

@@ -1,10 +1,8 @@
 """Inspect: what a log of ratings holds, and what would become of it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,10 +13,8 @@ from palate.commands.prepare import ratings_of
 from palate.config import Config
 from palate.errors import InputError
 from palate.prompt.spec import USER
+from palate.ratings.load import Ratings, usual_scale
 from palate.samples.profile import Profile, advice, bars_of, figures, profile_of
-
-if TYPE_CHECKING:
-    from palate.ratings.load import Ratings
 
 ANY_SCALE = (-1e9, 1e9)
 FEW = 0.01
@@ -40,23 +36,21 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
     if as_json:
         read = {"shape": ratings.shape, "columns": ratings.columns, "time_form": ratings.times}
         read |= {"rating_form": ratings.rated} if ratings.rated else {}
-        print(json.dumps(read | figures(profile), ensure_ascii=False, indent=2))
+        console.print_json(read | figures(profile))
         return
     for part in _parts(profile, ratings, str(config.ratings.source)):
         console.out.print(part)
         console.out.print()
     if html is not None:
-        console.out.print(f"page: {html}", highlight=False, soft_wrap=True)
+        console.out.print(f"page: {html}", soft_wrap=True)
 
 
-def log_of(config: Config) -> "Ratings":
+def log_of(config: Config) -> Ratings:
     """The config's ratings, without wrong rows and items without a title unless the config says what to do with them.
 
     If it names no scale, and many ratings exceed the usual one, their range is the scale. Raises `InputError` as
     `ratings_of`.
     """
-    from palate.ratings.load import usual_scale
-
     unset = {"bad_rows": "skip", "untitled": "drop"}.items()
     skipping = {key: choice for key, choice in unset if key not in config.ratings.model_fields_set}
     config = config.model_copy(update={"ratings": config.ratings.model_copy(update=skipping)})
@@ -76,7 +70,7 @@ def log_of(config: Config) -> "Ratings":
     return replace(ratings, scale=scale)
 
 
-def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[RenderableType]:
+def _parts(profile: Profile, ratings: Ratings, source: str) -> Iterator[RenderableType]:
     yield _summary(profile, ratings)
     yield Group(Text("Columns", style="bold"), _columns(profile, ratings))
     yield Group(Text("Ratings", style="bold"), _distribution(profile))
@@ -89,7 +83,7 @@ def _parts(profile: Profile, ratings: "Ratings", source: str) -> Iterator[Render
     yield Group(Text("Advice", style="bold"), lines)
 
 
-def _summary(profile: Profile, ratings: "Ratings") -> RenderableType:
+def _summary(profile: Profile, ratings: Ratings) -> RenderableType:
     facts = _table()
     facts.add_row("read as", ratings.shape or "tables with splits")
     times = ratings.times or "none: the order of the rows"
@@ -107,7 +101,7 @@ def _summary(profile: Profile, ratings: "Ratings") -> RenderableType:
     return Group(Text(profile.name, style="bold"), facts)
 
 
-def _columns(profile: Profile, ratings: "Ratings") -> RenderableType:
+def _columns(profile: Profile, ratings: Ratings) -> RenderableType:
     """Each column with its role and its texts; a column of the item table is a field of the prompt."""
     table = _table("file", "column", "taken for", "texts", "characters", "longest", "filled")
     for numbers in table.columns[3:]:

@@ -52,10 +52,10 @@ def changes(then: Key, now: Key) -> str:
     return ", ".join(changes)
 
 
-def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted names."""
+def flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted names; empty for anything but a mapping."""
     found: dict[str, Any] = {}
-    for key, value in options.items():
+    for key, value in options.items() if isinstance(options, Mapping) else ():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
 
@@ -77,7 +77,7 @@ def training(config: Config) -> dict[str, Any]:
 
 
 def model_identity(config: Config) -> dict[str, Any]:
-    """What tells one base model from another without loading it: name, revision, and a local file's state."""
+    """What distinguishes base models without loading them: name, revision, and a local file's state."""
     location = locate(config.model.base)
     identity: dict[str, Any] = config.model.model_dump(mode="json")
     if location.path is not None:

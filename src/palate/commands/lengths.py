@@ -1,10 +1,9 @@
 """Lengths: tokens of the samples, the cost of a cutoff, and the trained tokens."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palate import console
 from palate.commands import lengths_tables
@@ -23,11 +22,11 @@ from palate.console import log
 from palate.errors import InputError
 from palate.prompt.chat import Chat
 from palate.store.artifacts import MANIFEST
+from palate.tokens.dataset import TokenDataset
+from palate.tokens.examples import load_examples
 from palate.tokens.lengths import CUTOFFS, Lengths, digest
-
-if TYPE_CHECKING:
-    from palate.tokens.dataset import TokenDataset
-    from palate.tokens.mask_audit import MaskAudit
+from palate.tokens.mask_audit import MaskAudit, audit_mask
+from palate.tokens.plain import conversation, label, measure_examples
 
 UNCUT = {"cutoff_len": 2**31 - 1, "truncation": "left"}
 
@@ -55,7 +54,7 @@ def show_lengths(
     source = source_of(config, chat, split, from_ratings=from_ratings or outdated(config))
     cutoffs = list(dict.fromkeys([config.tokens.cutoff_len, *cutoffs]))
     if as_json:
-        print(json.dumps(summary(source, config, sorted({*CUTOFFS, *cutoffs})), ensure_ascii=False, indent=2))
+        console.print_json(summary(source, config, sorted({*CUTOFFS, *cutoffs})))
     else:
         for number, example in enumerate(source.first(examples), start=1):
             console.out.print(lengths_tables.example_panels(example, source.chat, f"Example {number} of {examples}"))
@@ -115,7 +114,7 @@ def source_of(
 class Composed:
     """Samples that are composed, with their lengths before any truncation."""
 
-    def __init__(self, name: str, whole: "TokenDataset", config: Config) -> None:
+    def __init__(self, name: str, whole: TokenDataset, config: Config) -> None:
         self.name, self._whole, self._options = name, whole, token_options(config)
         self.lengths = _measured(whole.whole_lengths, name)
 
@@ -125,7 +124,7 @@ class Composed:
         return self._whole.chat
 
     @cached_property
-    def cut(self) -> "TokenDataset":
+    def cut(self) -> TokenDataset:
         """The truncated samples; raises `InputError` if truncation refuses them."""
         return self._whole.under(self._options)
 
@@ -133,10 +132,8 @@ class Composed:
         """The effect of every truncation at each cutoff."""
         return self._whole.compared(cutoffs)
 
-    def mask(self, seed: int) -> "MaskAudit | InputError":
+    def mask(self, seed: int) -> MaskAudit | InputError:
         """The audit of the trained tokens, or the error of the truncation."""
-        from palate.tokens.mask_audit import audit_mask
-
         try:
             cut = self.cut
         except InputError as refusal:
@@ -154,9 +151,6 @@ class AlpacaLengths:
     """The examples of an Alpaca file that Palate did not write."""
 
     def __init__(self, path: Path, chat: Chat, cutoff: int) -> None:
-        from palate.tokens.examples import load_examples
-        from palate.tokens.plain import measure_examples
-
         self.name, self.chat, self._cutoff = str(path), chat, cutoff
         self._examples = load_examples(path)
         self.lengths = _measured(measure_examples(self._examples, chat, path.name), self.name)
@@ -170,8 +164,6 @@ class AlpacaLengths:
 
     def first(self, n: int) -> Iterator[Example]:
         """The first examples after truncation."""
-        from palate.tokens.plain import conversation, label
-
         for example in self._examples.select(range(min(n, len(self._examples)))):
             row = label(self.chat.encode(conversation(example)), self._cutoff)
             yield Example(example, row["input_ids"], row["labels"])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -13,11 +13,10 @@ from rich.text import Text
 
 from palate.errors import InputError
 from palate.prompt.chat import Chat
+from palate.store.artifacts import atomic_file
 from palate.tokens.lengths import Lengths
+from palate.tokens.mask_audit import MaskAudit
 from palate.tokens.plain import IGNORED, conversation
-
-if TYPE_CHECKING:
-    from palate.tokens.mask_audit import MaskAudit
 
 PLOTS = (".png", ".svg", ".pdf")
 MASKED = ("grey50", "grey42")
@@ -126,7 +125,7 @@ def strategies_table(rows: Sequence[Mapping[str, Any]], configured: str) -> Rend
     return Group(title, table, *refusals)
 
 
-def mask_table(mask: "MaskAudit | InputError | None") -> RenderableType:
+def mask_table(mask: MaskAudit | InputError | None) -> RenderableType:
     """The trained tokens, or the error of the truncation."""
     if mask is None:
         return Text("")
@@ -207,8 +206,6 @@ def plot_lengths(lengths: Lengths, cutoff: int, path: Path, title: str) -> None:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from palate.store.artifacts import atomic_file
 
     figures = lengths.statistics()
     with mpl.rc_context({"font.size": 10, "svg.hashsalt": "palate"}):

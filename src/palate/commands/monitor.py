@@ -1,19 +1,19 @@
 """Monitor: print what the service's store says about the run that it serves."""
 
-import json
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from palate import console
 from palate.config import Config
+from palate.measure.drift import Findings
+from palate.measure.figures import percent
+from palate.report.table import cell
+from palate.serve.monitor import look
 from palate.serve.release import current, feedback
 from palate.serve.store import Store
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from palate.measure.drift import Findings
 
 _WORDS = {
     "steady": "steady",
@@ -31,36 +31,29 @@ def monitor(config: Config, *, store: str | None, as_json: bool = False) -> None
 
     Raises `InputError` for a run without prepared data or without a store.
     """
-    from palate.serve.monitor import look
-
     console.start_logging()
     run = config.run_path
     with closing(Store(store or config.ratings.also or feedback(run), create=False)) as opened:
         found = look(run, opened)
     if as_json:
-        print(json.dumps({"run": str(current(run)), **asdict(found)}, indent=2))
+        console.print_json({"run": str(current(run)), **asdict(found)})
         return
     line = f"{found.stored:,} ratings in the store, {found.newer:,} of them unknown to {current(run)}; "
-    console.out.print(f"{line}{found.events:,} events", highlight=False, soft_wrap=True)
+    console.out.print(f"{line}{found.events:,} events", soft_wrap=True)
     for table in (_drift(found), _cold(found), *([_answered(found)] if found.answered else [])):
         console.out.print(table)
     if not found.answered:
-        console.out.print("No event says that a recommendation was shown with its probability.", highlight=False)
+        console.out.print("No event says that a recommendation was shown with its probability.")
 
 
-def _table(*columns: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for n, column in enumerate(columns):
         table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
     return table
 
 
-def _drift(found: "Findings") -> "Table":
-    from palate.report.table import cell
-
+def _drift(found: Findings) -> Table:
     table = _table("drift of", "PSI", "chance", "")
     table.columns[-1].justify = "left"
     for each in found.drift:
@@ -68,9 +61,7 @@ def _drift(found: "Findings") -> "Table":
     return table
 
 
-def _cold(found: "Findings") -> "Table":
-    from palate.measure.figures import percent
-
+def _cold(found: Findings) -> Table:
     cold = found.cold
     shares = {
         "users without a rating in training": cold.users,
@@ -84,9 +75,7 @@ def _cold(found: "Findings") -> "Table":
     return table
 
 
-def _answered(found: "Findings") -> "Table":
-    from palate.report.table import cell
-
+def _answered(found: Findings) -> Table:
     table = _table("answered", "shown", "n", "mean P", "liked", "slope", "ECE", "by noise", "AUC")
     for each in found.answered:
         metrics = each.metrics

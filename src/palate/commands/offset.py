@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palate.baselines.platt import Predict
 from palate.commands.calibrate import known_calibration, source_of
 from palate.commands.correction import Correction, correction_of
 from palate.commands.prepare import baseline_data
@@ -14,12 +14,11 @@ from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration
 from palate.measure.offset import FILE, Offset, fit_offset, load_offset, log_odds, write_offset
+from palate.models.adapter import corrects
+from palate.prompt.chat import Chat
 from palate.samples import Prepared
+from palate.samples.queries import Queries
 from palate.score.files import Scored
-
-if TYPE_CHECKING:
-    from palate.baselines.platt import Predict
-    from palate.prompt.chat import Chat
 
 
 def known_fits(
@@ -29,8 +28,6 @@ def known_fits(
 
     Raises `InputError` as `load_calibration` and `load_offset` do.
     """
-    from palate.models.adapter import corrects
-
     models = list(models)
     apart = {model: corrects(model.adapter) is not None for model in models}
     known = {model: None if apart[model] else known_calibration(config, model) for model in models}
@@ -39,13 +36,13 @@ def known_fits(
 
 
 def offsets_of(
-    config: Config, chat: "Chat", data: Prepared, scored: Mapping[Model, Mapping[str, Scored]],
+    config: Config, chat: Chat, data: Prepared, scored: Mapping[Model, Mapping[str, Scored]],
     known: Mapping[Model, Offset | None], folder: Path,
 ) -> dict[str, Correction]:  # fmt: skip
     """The sums of the models that correct a baseline, by key: fitted on validation scores as calibrations are.
 
     The `known` factors are taken if they were fitted to these scores, or if there are none. Others are kept beside the
-    adapter if nothing lies there, else in `folder`.
+    adapter if there are none, else in `folder`.
     """
     found: dict[str, Correction] = {}
     for model, parts in scored.items():
@@ -73,12 +70,10 @@ def offsets_of(
 
 
 def _fit(
-    config: Config, chat: "Chat", data: Prepared, start: Correction, baseline: "Predict", model: Model,
+    config: Config, chat: Chat, data: Prepared, start: Correction, baseline: Predict, model: Model,
     validation: Scored,
 ) -> Offset | None:  # fmt: skip
     """The factors of one model; None, with a log line, for too few rows."""
-    from palate.samples.queries import Queries
-
     columns = validation.columns
     queries = Queries.of_samples(data.samples, "val").take(columns["row"])
     fitted = fit_offset(

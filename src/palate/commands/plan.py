@@ -1,37 +1,32 @@
 """Plan: predicts tokens, FLOPs, memory and time of a training run."""
 
-import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palate import console
 from palate.commands.prepare import chat_of, outdated, prepared, tokens_of, tokens_of_ratings
 from palate.config import Config
 from palate.errors import InputError
+from palate.models.load import check_at_hand
+from palate.plan import DEVICES, Plan, Workload, find_device, load_shape, predict
+from palate.plan.devices import this_machine
+from palate.plan.show import as_json as summary
+from palate.plan.show import plan_tables
 from palate.store.artifacts import MANIFEST
-
-if TYPE_CHECKING:
-    from palate.plan import Plan, Workload
-
+from palate.tokens.examples import load_examples
+from palate.train.schedule import schedule_of
+from palate.train.training_prompts import prompts_of
 
 TRAINING = 0.6
 """Share of a budget of time that training takes; scoring takes the rest."""
 
 
-def show_plan(
-    config: Config, *, from_ratings: bool = False, prices: Sequence[str] = (), as_json: bool = False
-) -> "Plan":
+def show_plan(config: Config, *, from_ratings: bool = False, prices: Sequence[str] = (), as_json: bool = False) -> Plan:
     """Print tokens, FLOPs, memory and time of the training run, or JSON; returns the plan.
 
     `prices` are `NAME=PRICE`, an hour on a device. Samples come from the prepared data, or straight from the ratings.
     """
-    from palate.models.load import check_at_hand
-    from palate.plan import DEVICES, load_shape, predict
-    from palate.plan.devices import this_machine
-    from palate.plan.show import as_json as summary
-    from palate.plan.show import plan_tables
-
     console.start_logging()
     wanted = prices_of(prices)
     config = config.model_copy(update={"model": check_at_hand(config.model)})
@@ -40,16 +35,14 @@ def show_plan(
     here = this_machine(shape.config, config, work.longest_sequence)
     plan = predict(config, work, shape=shape, devices=[*DEVICES, here], prices=wanted)
     if as_json:
-        print(json.dumps(summary(plan, source), ensure_ascii=False, indent=2))
+        console.print_json(summary(plan, source))
     else:
-        console.out.print(plan_tables(plan, source), highlight=False)
+        console.out.print(plan_tables(plan, source))
     return plan
 
 
 def prices_of(texts: Sequence[str]) -> dict[str, float]:
     """Prices per hour by device; raises `InputError` for an unknown device and for an invalid price."""
-    from palate.plan import find_device
-
     prices = {}
     for text in texts:
         name, equals, price = text.partition("=")
@@ -63,13 +56,8 @@ def prices_of(texts: Sequence[str]) -> dict[str, float]:
     return prices
 
 
-def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workload, str]":
+def workload_of(config: Config, *, from_ratings: bool = False) -> tuple[Workload, str]:
     """The tokens of the config's training samples, and their source."""
-    from palate.plan import Workload
-    from palate.tokens.examples import load_examples
-    from palate.train.schedule import schedule_of
-    from palate.train.training_prompts import prompts_of
-
     chat = chat_of(config)
     folder = config.data_path
     from_ratings = from_ratings or outdated(config)
@@ -84,14 +72,11 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> "tuple[Workloa
 
 
 def samples_within(config: Config, seconds: float) -> tuple[int, int]:
-    """The numbers of samples to train on and of rows to score that this machine bears in about `seconds`.
+    """The numbers of samples to train on and of rows to score that this machine can do in about `seconds`.
 
     Training, with all its epochs and seeds, takes `TRAINING` of the time. A scored row is the forward pass of a prompt
     with one target, a third of a training step on it.
     """
-    from palate.plan import load_shape, predict
-    from palate.plan.devices import this_machine
-
     shape, found = load_shape(config), []
     passes = config.train.epochs * config.train.seeds
     for targets, share in ((config.train.targets_per_prompt, TRAINING / passes), (1, 3 * (1 - TRAINING))):

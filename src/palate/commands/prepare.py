@@ -11,9 +11,12 @@ from palate.commands.signals import read_beside, signalled, signals_of
 from palate.config import Config, decisive_options, write_config
 from palate.console import log
 from palate.errors import InputError
+from palate.models.load import check_at_hand, tokenizer_of
 from palate.progress import working
+from palate.prompt.chat import Chat
+from palate.ratings.database import place_of
 from palate.store import keys
-from palate.store.artifacts import MANIFEST
+from palate.store.artifacts import MANIFEST, sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
     from palate.baselines.kept import Kept
     from palate.baselines.statistics import BaselineData
-    from palate.prompt.chat import Chat
     from palate.ratings.load import Ratings
     from palate.samples import Prepared
     from palate.samples.build import Samples
@@ -35,7 +37,6 @@ MANY_LOST = 0.2
 
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
-    from palate.ratings.database import place_of
     from palate.ratings.likes import Likes
     from palate.ratings.load import load_ratings, with_store, with_users
     from palate.ratings.splits import load_given
@@ -81,24 +82,19 @@ def _log_once(line: str) -> None:
     log.info(line)
 
 
-def chat_of(config: Config) -> "Chat":
+def chat_of(config: Config) -> Chat:
     """The tokenizer, chat template and answers that the config comes to, checked.
 
     Raises `InputError` for a tokenizer that is not to be had, one without a chat template, and answers that are not
     one token each.
     """
-    from palate.models.load import tokenizer_of
-    from palate.prompt.chat import Chat
-
     chat = Chat(tokenizer_of(config), config.prompt.yes, config.prompt.no)
     _ = chat.decision
     return chat
 
 
-def check_model(config: Config) -> "Chat":
+def check_model(config: Config) -> Chat:
     """Look at the model and its chat template now rather than after an hour; as `chat_of`, for the model too."""
-    from palate.models.load import check_at_hand
-
     check_at_hand(config.model)
     return chat_of(config)
 
@@ -107,7 +103,7 @@ def prepare(config: Config) -> None:
     """Write the prepared data, and print what it holds."""
     console.start_logging()
     text = f"prepared {counts(prepare_data(config))} in {config.data_path}"
-    console.out.print(text, highlight=False, soft_wrap=True)
+    console.out.print(text, soft_wrap=True)
 
 
 def counts(manifest: Mapping[str, Any]) -> str:
@@ -140,8 +136,8 @@ def prepare_data(config: Config) -> dict[str, Any]:
     users, lost = stats["users"], stats["users"] - stats["users_with_samples"]
     if lost > MANY_LOST * users and config.prepare.split != "given":
         need, source = config.prepare.history_len, config.ratings.source
-        told = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
-        log.warning(told, f"{lost:,}", f"{users:,}", need + 1, source)
+        warning = "%s of %s users have too few ratings (<%d): `palate inspect %s` shows what a shorter history keeps"
+        log.warning(warning, f"{lost:,}", f"{users:,}", need + 1, source)
     return manifest
 
 
@@ -194,17 +190,17 @@ def outdated(config: Config) -> bool:
     return bool(changed)
 
 
-def tokens_of(config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+def tokens_of(config: Config, data: "Prepared", chat: Chat, splits: Sequence[str]) -> "dict[str, TokenDataset]":
     """The token datasets of prepared data, under the config's prompt, cutoff and truncation."""
     from palate.tokens.dataset import token_datasets
 
     name = str(data.manifest["stats"]["name"])
     return token_datasets(
-        data.samples, config.prompt, chat, token_options(config), data=_told_from(data), name=name, splits=splits
+        data.samples, config.prompt, chat, token_options(config), data=_prompt_inputs(data), name=name, splits=splits
     )
 
 
-def _told_from(data: "Prepared") -> dict[str, Any]:
+def _prompt_inputs(data: "Prepared") -> dict[str, Any]:
     """What decides the prompts of prepared data beside the prompt's options: the samples, any signals and users."""
     from palate.samples.signals import FILE, USERS
 
@@ -275,7 +271,7 @@ def _reading(config: Config) -> dict[str, Any]:
     return {name: value for name, value in reading.items() if value not in ({}, [], None)}
 
 
-def tokens_of_ratings(config: Config, chat: "Chat", splits: Sequence[str]) -> "dict[str, TokenDataset]":
+def tokens_of_ratings(config: Config, chat: Chat, splits: Sequence[str]) -> "dict[str, TokenDataset]":
     """As `tokens_of`, of samples straight from the ratings."""
     from palate.tokens.dataset import token_datasets
 
@@ -296,13 +292,13 @@ def evaluation_part(config: Config, val: "TokenDataset") -> "TokenDataset":
 
 
 def scored_tokens(
-    config: Config, data: "Prepared", chat: "Chat", splits: Sequence[str] = ("test",)
+    config: Config, data: "Prepared", chat: Chat, splits: Sequence[str] = ("test",)
 ) -> "dict[str, TokenDataset]":
     """The samples of some splits as they are scored: all of them, also those that training would leave out."""
     return tokens_of(_keeping_all(config), data, chat, splits)
 
 
-def scored_tokens_of(config: Config, samples: "Samples", chat: "Chat") -> "TokenDataset":
+def scored_tokens_of(config: Config, samples: "Samples", chat: Chat) -> "TokenDataset":
     """The test samples of any samples as `scored_tokens` has them."""
     from palate.tokens.dataset import token_datasets
 
@@ -311,16 +307,15 @@ def scored_tokens_of(config: Config, samples: "Samples", chat: "Chat") -> "Token
 
 
 def ablated_tokens(
-    config: Config, data: "Prepared", chat: "Chat", split: str, rows: "NDArray[np.int64]", ablation: str
+    config: Config, data: "Prepared", chat: Chat, split: str, rows: "NDArray[np.int64]", ablation: str
 ) -> "TokenDataset":
     """Some rows of a split, asked with less in the prompt; sample i is row `rows[i]`."""
     from palate.measure.ablations import ablate
-    from palate.store.artifacts import sha256_of
     from palate.tokens.dataset import token_datasets
 
     index = data.samples.of(split)[rows]
     samples, prompt = ablate(data.samples, config.prompt, index, ablation, config.seed)
-    made_from = _told_from(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
+    made_from = _prompt_inputs(data) | {"of": split, "rows": sha256_of(rows.tolist()), "ablation": ablation}
     made_from |= {"history_len": samples.history_len, "seed": config.seed}
     options = token_options(_keeping_all(config))
     name = f"{data.manifest['stats']['name']}, {ablation}"
@@ -347,7 +342,7 @@ def sample_ids(data: "Prepared", split: str = "test") -> "dict[str, NDArray[np.i
     return {name: found.astype(str) if found.dtype == object else found for name, found in ids.items()}
 
 
-def portable(config: Config, chat: "Chat") -> "Portable | None":
+def portable(config: Config, chat: Chat) -> "Portable | None":
     """The portable token folder that `data_dir` names; None if it names another.
 
     Raises `InputError` if it is damaged, or was made for another tokenizer or other options.

@@ -115,14 +115,14 @@ def _last_error(log: Path) -> dict[str, Any] | None:
             found["later_runs"] = True
         if place := _STAGE.match(message) if name == "palate.progress" else None:
             stage = place[1].strip()
-        elif told := _RAISED.fullmatch(message):
-            raised = told
+        elif matched := _RAISED.fullmatch(message):
+            raised = matched
         elif level in ("ERROR", "CRITICAL"):
-            found, failed = {"stage": stage, **_told(raised), "later_runs": False}, run
+            found, failed = {"stage": stage, **_error_facts(raised), "later_runs": False}, run
     return found
 
 
-def _told(raised: "re.Match[str] | None") -> dict[str, Any]:
+def _error_facts(raised: "re.Match[str] | None") -> dict[str, Any]:
     """The class and the places of an error, innermost first, and the constant parts of its message."""
     if raised is None:
         return {}

@@ -3,31 +3,33 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from palate import console
+from palate.baselines.registry import BASELINES
+from palate.baselines.retriever import ItemKNN, Past, Retriever
+from palate.baselines.statistics import BaselineData
+from palate.commands.correction import Correction
 from palate.commands.prepare import kept_baselines, token_options
 from palate.commands.score import load_scorer
 from palate.commands.scores import Model
 from palate.commands.signals import signals_then
 from palate.config import Config
+from palate.measure.candidates import CandidateSets, candidate_sets
+from palate.measure.lists import Catalogue
+from palate.measure.ranking import Predict, rank
+from palate.measure.ranking_table import RankingTable, ranking_table
+from palate.progress import Meter
 from palate.samples import Prepared
+from palate.samples.lines import renderer
+from palate.samples.queries import Queries
+from palate.samples.questions import asked_then
+from palate.score.prompt_writer import PromptWriter
 from palate.store.artifacts import atomic_file, sha256_of
 from palate.store.resume import LongWork
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from palate.baselines.retriever import Retriever
-    from palate.baselines.statistics import BaselineData
-    from palate.commands.correction import Correction
-    from palate.measure.candidates import CandidateSets
-    from palate.measure.ranking import Predict
-    from palate.measure.ranking_table import RankingTable
-    from palate.samples.queries import Queries
 
 POPULARITY = "popularity"
 FIRST_STAGE = "first-stage"
@@ -48,28 +50,22 @@ class RankedModel:
     model: Model
     label: str
     key: Mapping[str, object]
-    corrected: "Correction | None" = None
+    corrected: Correction | None = None
     """The baseline that the model corrects: the sum ranks."""
 
 
 def rankings(
     config: Config,
     data: Prepared,
-    known: "BaselineData",
-    fitted: "Mapping[str, Predict]",
+    known: BaselineData,
+    fitted: Mapping[str, Predict],
     scored: RankedModel,
     folder: Path,
-) -> "list[RankingTable]":
+) -> list[RankingTable]:
     """The tables: quick baselines for many users, then the model beside all baselines for `evaluate.rank_users`.
 
     Nothing is ranked for training samples, whose items the baselines were fitted on.
     """
-    from palate.baselines.registry import BASELINES
-    from palate.baselines.retriever import ItemKNN
-    from palate.measure.lists import Catalogue
-    from palate.measure.ranking import rank
-    from palate.measure.ranking_table import ranking_table
-
     split, evaluation = config.evaluate.split, config.evaluate
     users = data.samples.timeline["user_id"].gather(data.samples.position[data.samples.of(split)]).unique().sort()
     if split == "train" or not len(users):
@@ -106,13 +102,11 @@ def rankings(
     return tables
 
 
-def first_stage(known: "BaselineData", retriever: "Retriever") -> "Predict":
+def first_stage(known: BaselineData, retriever: Retriever) -> Predict:
     """Ranks items as a first stage of `palate recommend` does, by what the user rated before."""
-    from palate.baselines.retriever import Past
-
     items = known.samples.items.height
 
-    def predict(queries: "Queries") -> NDArray[np.float64]:
+    def predict(queries: Queries) -> NDArray[np.float64]:
         score = np.empty(len(queries))
         anchors, of = np.unique(queries.anchor, return_inverse=True)
         for n, anchor in enumerate(anchors.tolist()):
@@ -128,18 +122,13 @@ def first_stage(known: "BaselineData", retriever: "Retriever") -> "Predict":
 
 
 def model_logits(
-    config: Config, data: Prepared, scored: RankedModel, sets: "CandidateSets", folder: Path
+    config: Config, data: Prepared, scored: RankedModel, sets: CandidateSets, folder: Path
 ) -> NDArray[np.float32]:
     """The model's logit of every candidate of every user, in the order of `sets.chunks()`.
 
     The function keeps them in `scores/ranking-KEY.npz` of the folder, with a part for each user while it works, so that
     the next call resumes an interrupted ranking.
     """
-    from palate.progress import Meter
-    from palate.samples.lines import renderer
-    from palate.samples.questions import asked_then
-    from palate.score.prompt_writer import PromptWriter
-
     pairs = [queries for _, _, queries, _ in sets.chunks()]
     anchor = np.concatenate([queries.anchor for queries in pairs])
     item = np.concatenate([queries.item for queries in pairs])
@@ -178,10 +167,8 @@ def model_logits(
     return work.result(lambda: _kept(out, key), ask)
 
 
-def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "CandidateSets":
+def _sets(config: Config, data: Prepared, users: pl.Series, count: int) -> CandidateSets:
     """The candidates of `count` users, drawn with the seed; a larger draw contains a smaller one."""
-    from palate.measure.candidates import candidate_sets
-
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(users))[:count])
     candidates = config.evaluate.candidates
     return candidate_sets(
@@ -193,11 +180,11 @@ def _sets(config: Config, data: Prepared, users: "pl.Series", count: int) -> "Ca
     )
 
 
-def _in_turn(logits: NDArray[np.float32], corrected: "Correction | None", known: "BaselineData") -> "Predict":
+def _in_turn(logits: NDArray[np.float32], corrected: Correction | None, known: BaselineData) -> Predict:
     """A predictor that returns scores computed before, in the order of its calls, added to the baseline's if any."""
     given = 0
 
-    def predict(queries: "Queries") -> NDArray[np.float64]:
+    def predict(queries: Queries) -> NDArray[np.float64]:
         nonlocal given
         given += len(queries)
         z = logits[given - len(queries) : given].astype(np.float64)

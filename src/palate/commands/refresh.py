@@ -5,29 +5,42 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from rich.text import Text
 
 from palate import console
+from palate.baselines.registry import LADDER, RANKERS, fit_one, scores_of
+from palate.baselines.statistics import BaselineData
 from palate.commands.audit import check_leaks
+from palate.commands.correction import correction_of
 from palate.commands.prepare import kept_baselines, prepared, samples_of, scored_tokens_of, text_vectors
 from palate.commands.report import METRICS
+from palate.commands.run import stages_of
+from palate.commands.score import key_of, load_scorer, score_with
 from palate.commands.signals import signalled
+from palate.commands.table_rows import Collected
 from palate.config import Config, Override, load_config, write_config
 from palate.console import log
 from palate.errors import InputError, WorkError
+from palate.measure.bootstrap import detectable
+from palate.measure.calibration import load_calibration, sigmoid
+from palate.measure.figures import number
+from palate.measure.ladder import Scored, Step, build_ladder
+from palate.measure.metrics import measure
+from palate.measure.paired import compare
+from palate.measure.rows import Models, beside_baselines, measure_rows
+from palate.models.adapter import as_trained
 from palate.ratings.database import connect, place_of, stored_ratings
+from palate.samples import Prepared, Samples
+from palate.samples.export import draw
+from palate.samples.newest import Longs, Newest, newest
+from palate.samples.queries import Queries, Scores, item_rows
 from palate.serve.release import RELEASES, current, feedback, served, switch
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json
 from palate.store.lock import locked
-
-if TYPE_CHECKING:
-    from palate.samples import Prepared, Samples
-    from palate.samples.newest import Longs, Newest
-    from palate.samples.queries import Queries, Scores
 
 FEWEST = 30
 """Rows that a decision needs."""
@@ -64,27 +77,25 @@ def refresh(
     if language and config.score.server is not None:
         raise InputError("is another model than the one to train, expected null", "score.server")
     if no_train and (run / "adapter").is_dir():
-        _say("without", "the language model: `fine-tuned` and `base` are not served after a switch")
+        _print_line("without", "the language model: `fine-tuned` and `base` are not served after a switch")
     if dry_run:
-        newer = _look(old, _with(config, run / RELEASES / "N", url), url).newer
+        newer = _print_new_ratings(old, _with(config, run / RELEASES / "N", url), url).newer
         what = "all stages of palate run" if language else "fit and measure the baselines"
         due = f"prepare, {what}, compare with {old.run_path}" if newer else "nothing"
-        _say("due", f"{due}; nothing was written")
+        _print_line("due", f"{due}; nothing was written")
         return
     with locked(run / RELEASES, wait=False) as alone:
         if alone is False:
             raise WorkError(f"{run}: another refresh is running, try again when it has ended")
-        folder = _begun(config, run, url)
+        folder = _unfinished_release(config, run, url)
         if folder is None:
             return
         new = load_config(folder / "config.yaml")
-        if not _look(old, new, url).newer:
+        if not _print_new_ratings(old, new, url).newer:
             if not (folder / RESULT).is_file():
                 shutil.rmtree(folder)  # all that the store has was left out, or is in the log
             return
         if language:
-            from palate.commands.run import stages_of
-
             stages_of(new)
         else:
             _fit_baselines(new, folder)
@@ -95,11 +106,6 @@ def refresh(
 
 def _fit_baselines(new: Config, folder: Path) -> None:
     """Fit and measure the baselines of a release without a language model."""
-    from palate.baselines.registry import LADDER, RANKERS, scores_of
-    from palate.commands.table_rows import Collected
-    from palate.measure.ladder import Scored, Step, climb
-    from palate.measure.rows import Models, beside_baselines, measure_rows
-
     data = prepared(new)
     check_leaks(new, data)
     collected = Collected(new, data, {}, {})
@@ -112,12 +118,12 @@ def _fit_baselines(new: Config, folder: Path) -> None:
     if new.evaluate.bootstrap and y.any() and not y.all():
         p = {key: scores[key].to_numpy() for key in LADDER if key in scores.columns}
         steps = [Step(key, RANKERS[key].label, lambda key=key: Scored(p[key])) for key in p]  # type: ignore[misc]
-        ladder = climb(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
+        ladder = build_ladder(y, users, steps, resamples=new.evaluate.bootstrap, seed=new.seed, whole=True).to_dict()
     write_json(folder / METRICS, {**found.to_dict(), "ladder": ladder})
 
 
-def _say(name: str, text: str) -> None:
-    console.out.print(Text.assemble((f"{name:9}", "cyan"), text), highlight=False, soft_wrap=True)
+def _print_line(name: str, text: str) -> None:
+    console.out.print(Text.assemble((f"{name:9}", "cyan"), text), soft_wrap=True)
 
 
 def _served_config(run: Path) -> Config:
@@ -132,7 +138,7 @@ def _with(config: Config, folder: Path, url: str) -> Config:
     return config.model_copy(update={"ratings": ratings, "run_dir": str(folder), "data_dir": None})
 
 
-def _begun(config: Config, run: Path, url: str) -> Path | None:
+def _unfinished_release(config: Config, run: Path, url: str) -> Path | None:
     """The release to build: one that was interrupted, else a new one; None if the store has nothing new.
 
     A release holds a copy of the store's ratings, so that ratings which arrive meanwhile do not change what it is made
@@ -144,7 +150,7 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
         last = run / RELEASES / str(numbers[-1])
         finished = (last / RESULT).is_file()
         if finished and current(run) == last and read_json(last / RESULT)["sha256"] == sha256:
-            _say("new", f"nothing: {last} was made from the same ratings, and is served")
+            _print_line("new", f"nothing: {last} was made from the same ratings, and is served")
             return None
         same = load_config(last / "config.yaml") == _with(config, last, _snapshot(last))
         if same and not finished:
@@ -154,7 +160,7 @@ def _begun(config: Config, run: Path, url: str) -> Path | None:
             log.info("%s was made from the same ratings, and is not served", last)
             return last
     if frame.is_empty():
-        _say("new", f"nothing: {place_of(url)} has no ratings")
+        _print_line("new", f"nothing: {place_of(url)} has no ratings")
         return None
     folder = run / RELEASES / str(numbers[-1] + 1 if numbers else 1)
     with atomic_folder(folder) as partial:
@@ -178,18 +184,18 @@ def _copy(url: str, file: Path) -> None:
         copy.rows("PRAGMA journal_mode = DELETE")  # one file, which nobody writes again
 
 
-def _look(old: Config, new: Config, url: str) -> "Newest":
+def _print_new_ratings(old: Config, new: Config, url: str) -> Newest:
     """Say what is new, and return it."""
-    from palate.samples.newest import newest
-
     samples, _, _ = samples_of(new)
     then = prepared(old).samples
     found = newest(then, samples)
     users = samples.timeline["user_id"].n_unique()
-    _say("store", f"{place_of(url)}, {old.run_path} is served")
-    _say("new", f"{found.newer:,} ratings, {found.guests:,} of {users:,} users unknown to the run")
+    _print_line("store", f"{place_of(url)}, {old.run_path} is served")
+    _print_line("new", f"{found.newer:,} ratings, {found.guests:,} of {users:,} users unknown to the run")
     apart = f", {found.left_out:,} left out: items that it lacks" if found.left_out else ""
-    _say("rows", f"{found.new.size:,} test samples after the last rating that the served run learned from{apart}")
+    _print_line(
+        "rows", f"{found.new.size:,} test samples after the last rating that the served run learned from{apart}"
+    )
     gone = _pairs(then).join(_pairs(samples), on=["user_id", "item_id"], how="anti").height
     if gone:
         had = f"{gone:,} of {then.timeline.height:,} ratings that {old.run_path} has"
@@ -198,7 +204,7 @@ def _look(old: Config, new: Config, url: str) -> "Newest":
     return found
 
 
-def _pairs(samples: "Samples") -> pl.DataFrame:
+def _pairs(samples: Samples) -> pl.DataFrame:
     """Who rated what, with ids as text: those of two runs may have different types."""
     return samples.timeline.select(pl.col("user_id", "item_id").cast(pl.String))
 
@@ -208,22 +214,15 @@ class _Side:
     """A run, and samples in whose timeline the rows `at` (n,) are scored; the last `guests` users are unknown to it."""
 
     config: Config
-    data: "Prepared"
+    data: Prepared
     key: str
-    samples: "Samples"
-    at: "Longs"
+    samples: Samples
+    at: Longs
     guests: int = 0
 
 
 def _compared(old: Config, new: Config, key: str, folder: Path) -> dict[str, Any]:
     """The result of both runs on the newest rows, each with the model that it serves by default."""
-    from palate.baselines.registry import RANKERS
-    from palate.measure.bootstrap import detectable
-    from palate.measure.metrics import measure
-    from palate.measure.paired import compare
-    from palate.samples.export import draw
-    from palate.samples.newest import newest
-
     then, now = prepared(old), prepared(new)
     found = newest(then.samples, now.samples)
     use = served(folder, otherwise=key)
@@ -250,12 +249,8 @@ def _compared(old: Config, new: Config, key: str, folder: Path) -> dict[str, Any
     return about | {"users": tested.users, "difference": asdict(gain), "detects": size}
 
 
-def _scores(side: _Side, out: Path) -> "Scores":
+def _scores(side: _Side, out: Path) -> Scores:
     """P(like) of the rows of a side by its model."""
-    from palate.baselines.registry import RANKERS, fit_one
-    from palate.baselines.statistics import BaselineData
-    from palate.samples.queries import Queries, item_rows
-
     queries = Queries(side.at, item_rows(side.samples, side.at))
     if side.key not in RANKERS:
         return _language_model(side, queries, out)
@@ -266,14 +261,8 @@ def _scores(side: _Side, out: Path) -> "Scores":
     return baseline.predictor(BaselineData.of(side.samples, seed, side.guests, vectors), state)(queries)
 
 
-def _language_model(side: _Side, queries: "Queries", out: Path) -> "Scores":
+def _language_model(side: _Side, queries: Queries, out: Path) -> Scores:
     """P(like) by the run's adapter: calibrated, or of the sum with the baseline that it corrects; kept in `out`."""
-    from palate.baselines.statistics import BaselineData
-    from palate.commands.correction import correction_of
-    from palate.commands.score import key_of, load_scorer, score_with
-    from palate.measure.calibration import load_calibration, sigmoid
-    from palate.models.adapter import as_trained
-
     adapter = side.config.run_path / "adapter"
     config = as_trained(side.config, adapter)
     scorer = load_scorer(config, adapter)
@@ -298,26 +287,24 @@ def _language_model(side: _Side, queries: "Queries", out: Path) -> "Scores":
 
 def _decide(run: Path, folder: Path, found: Mapping[str, Any], force: bool) -> None:
     """Switch, or say why not."""
-    from palate.measure.figures import number
-
     gain, why = found["difference"], ""
     if gain is None or gain["interval"] is None:
         rows = f"{found['rows']:,} rows" + (" of one answer or one user" if found["rows"] >= FEWEST else "")
         why = "" if force else f"{rows} decide nothing, expected {FEWEST} of both answers; --force switches anyway"
-        _say("result", f"{rows}: the models were not compared")
+        _print_line("result", f"{rows}: the models were not compared")
     else:
         low, high = gain["interval"]["low"], gain["interval"]["high"]
         for name in ("old", "new"):
             side = found[name]
-            _say(name, f"{side['model']}: AUC {number(side['auc'])}, log loss {number(side['log_loss'])}")
-        _say(
+            _print_line(name, f"{side['model']}: AUC {number(side['auc'])}, log loss {number(side['log_loss'])}")
+        _print_line(
             "result",
             f"new − old {number(gain['value'], True)} [{number(low, True)}, {number(high, True)}] on {found['rows']:,} "
             f"rows of {found['users']:,} users, which detect {number(found['detects'])}",
         )
         why = "the new run is worse" if high < 0 else ""
     if why:
-        _say("kept", f"{found['old']['folder']} stays in service: {why}")
+        _print_line("kept", f"{found['old']['folder']} stays in service: {why}")
         return
     switch(run, folder)
-    _say("switched", f"{folder} is served from now on")
+    _print_line("switched", f"{folder} is served from now on")

@@ -4,23 +4,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palate import console
 from palate.commands import seeds
 from palate.commands.prepare import chat_of
 from palate.config import Config, dump_config
+from palate.measure.evaluation import Evaluation
+from palate.measure.metrics import metrics_in
+from palate.measure.slices import Slices
+from palate.models.adapter import ABOUT, TRAINING
+from palate.prompt.messages import to_generation_messages
+from palate.report.answer import answer
+from palate.report.costs import Cost
+from palate.report.ladder import ladder_table, use_sentence
+from palate.report.outcome import Outcome
+from palate.report.page import About, render_report, write_page
+from palate.report.table import ablation_table, evaluation_table
+from palate.report.user_examples import UserExample
 from palate.samples import Prepared
 from palate.store.artifacts import write_json
-
-if TYPE_CHECKING:
-    from palate.measure.evaluation import Evaluation
-    from palate.measure.leaks import Audit
-    from palate.measure.slices import Slices
-    from palate.report.costs import Cost
-    from palate.report.outcome import Outcome
-    from palate.report.page import About
-    from palate.report.user_examples import UserExample
+from palate.train.card import write_card
 
 METRICS = "metrics.json"
 REPORT = "report.html"
@@ -31,19 +35,16 @@ SENTENCES = 7
 def publish(
     config: Config,
     data: Prepared,
-    outcome: "Outcome",
+    outcome: Outcome,
     folder: Path,
     *,
-    users: "Sequence[UserExample]" = (),
-    costs: "Sequence[Cost]" = (),
+    users: Sequence[UserExample] = (),
+    costs: Sequence[Cost] = (),
 ) -> None:
     """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card.
 
     `users` and `costs` are shown on the page.
     """
-    from palate.models.adapter import ABOUT, TRAINING
-    from palate.train.card import write_card
-
     about = replace(_about(config, data, outcome), users=users, costs=costs)
     write_evidence(outcome, about, folder)
     adapter = config.run_path / "adapter"
@@ -51,20 +52,16 @@ def publish(
         write_card(adapter, config, metrics=card_rows(outcome.evaluation), data_manifest=data.manifest)
 
 
-def write_evidence(outcome: "Outcome", about: "About", folder: Path) -> None:
+def write_evidence(outcome: Outcome, about: About, folder: Path) -> None:
     """Write `metrics.json` and `report.html`."""
-    from palate.report.page import render_report, write_page
-
     write_json(folder / METRICS, outcome.to_dict())
     write_page(folder / REPORT, render_report(outcome, about))
 
 
-def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
+def show_evidence(config: Config, outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     """Print the answer, the table, the verdict and the report's path, or the metrics as JSON."""
-    from palate.report.table import ablation_table, evaluation_table
-
     if as_json:
-        print(json.dumps(outcome.to_dict(), ensure_ascii=False, indent=2))
+        console.print_json(outcome.to_dict())
         return
     show_answer(outcome)
     tables = [evaluation_table(outcome.evaluation, console.out.width)]
@@ -76,31 +73,28 @@ def show_evidence(config: Config, outcome: "Outcome", folder: Path, *, as_json: 
     console.out.print()
     apart = seeds.sentence(config)
     for sentence in (*outcome.evaluation.verdict[:SENTENCES], *([apart] if apart else []), _in_the_report(outcome)):
-        console.out.print(f"• {sentence}", highlight=False)
+        console.out.print(f"• {sentence}")
     console.out.print()
-    console.out.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
+    console.out.print(f"report: {folder / REPORT}", soft_wrap=True)
 
 
-def show_answer(outcome: "Outcome", *, with_table: bool = False) -> None:
+def show_answer(outcome: Outcome, *, with_table: bool = False) -> None:
     """Print the first lines of the report with their warnings; with a table, also the ladder."""
-    from palate.report.answer import answer
-    from palate.report.ladder import ladder_table, use_sentence
-
     first, ladder = answer(outcome.evaluation), outcome.ladder
     console.out.print()
     if ladder is not None:
-        console.out.print(use_sentence(ladder), style="bold", highlight=False)
+        console.out.print(use_sentence(ladder), style="bold")
     if first is not None:
-        console.out.print(first.sentence, style="" if ladder is not None else "bold", highlight=False)
+        console.out.print(first.sentence, style="" if ladder is not None else "bold")
         for warning in first.warnings:
-            console.out.print(f"Warning: {warning}", style="yellow", highlight=False)
+            console.out.print(f"Warning: {warning}", style="yellow")
     if with_table and ladder is not None:
         console.out.print()
         against = "" if outcome.evaluation.negatives is None else f", {outcome.evaluation.negatives}"
         console.out.print(ladder_table(ladder, f"{ladder.n:,} {outcome.evaluation.split} rows{against}"))
 
 
-def _in_the_report(outcome: "Outcome") -> str:
+def _in_the_report(outcome: Outcome) -> str:
     """The sentence that names the parts of the page."""
     more = len(outcome.evaluation.verdict) - SENTENCES
     slices = outcome.slices and f"{len(outcome.slices.slices)} slices, and rows that the model wins and loses"
@@ -123,10 +117,8 @@ def _in_the_report(outcome: "Outcome") -> str:
     return f"In the report: {'; '.join(str(part) for part in parts if part)}."
 
 
-def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
+def _about(config: Config, data: Prepared, outcome: Outcome) -> About:
     """The context of the page, from the run's folder and the data."""
-    from palate.report.page import About
-
     run, split, stats = config.run_path, config.evaluate.split, data.manifest["stats"]
     trained = config.train.max_samples or stats["samples"]["train"]
     facts = {
@@ -138,7 +130,7 @@ def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
         "seed": config.seed,
         "scored by": config.score.server,
         "seeds": seeds.sentence(config),
-        "leak audit": _fatal(outcome.leaks),
+        "leak audit": "nothing fatal" if outcome.leaks is None else outcome.leaks.fatal_text,
     }
     lengths = run / "lengths.json"
     return About(
@@ -158,17 +150,8 @@ def _about(config: Config, data: Prepared, outcome: "Outcome") -> "About":
     )
 
 
-def _fatal(found: "Audit | None") -> str:
-    """The fatal findings of the leak audit."""
-    if found is None or not found.fatal:
-        return "nothing fatal"
-    return f"{len(found.fatal)} fatal: {', '.join(finding.check for finding in found.fatal)}"
-
-
-def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
+def card_rows(found: Evaluation) -> list[dict[str, Any]]:
     """The table of the model card."""
-    from palate.measure.metrics import metrics_in
-
     rows = []
     for entry in found.entries:
         row: dict[str, Any] = {"": entry.label}
@@ -182,7 +165,7 @@ def card_rows(found: "Evaluation") -> list[dict[str, Any]]:
     return rows
 
 
-def _histories(config: Config, data: Prepared, slices: "Slices | None") -> dict[int, list[str]]:
+def _histories(config: Config, data: Prepared, slices: Slices | None) -> dict[int, list[str]]:
     """The histories of the example rows, by row; training samples have no raw file."""
     split = config.evaluate.split
     if slices is None or split == "train":
@@ -195,8 +178,6 @@ def _histories(config: Config, data: Prepared, slices: "Slices | None") -> dict[
 
 def _prompt(config: Config, data: Prepared) -> str | None:
     """The first test sample as the model reads it, up to its answer."""
-    from palate.prompt.messages import to_generation_messages
-
     with (data.folder / "test_raw.jsonl").open(encoding="utf-8") as lines:
         line = next(lines, None)
     if line is None:

@@ -5,15 +5,18 @@ folder remembers that. Whatever is interrupted goes on where it stopped when the
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import ValidationError
 from rich.text import Text
 
 from palate import __version__, console
+from palate.baselines.registry import RANKERS
 from palate.commands import calibrate, correction, evaluate, offset, recommend, scores, seeds
 from palate.commands import lengths as lengths_stage
 from palate.commands import prepare as data_stage
@@ -32,13 +35,12 @@ from palate.models.item_vectors import FILE as FILE_OF_VECTORS
 from palate.progress import clock, stage
 from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import tokenizer_identity
+from palate.report.answer import answer
+from palate.report.outcome import Outcome
 from palate.samples import Prepared, load_prepared
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
 from palate.store.keys import damage_in, recorded
 from palate.text.vectors import check_text
-
-if TYPE_CHECKING:
-    from palate.report.outcome import Outcome
 
 STAGES, ZERO_SHOT = 7, 3
 """The number of stages, and the place of the zero-shot scores among them."""
@@ -74,7 +76,7 @@ def run(config: Config) -> None:
         took = time.monotonic() - began
         show_answer(outcome, with_table=True)
         user = "USER"
-    _say_where(config, took, user, _best(outcome))
+    _print_paths(config, took, user, _best(outcome))
 
 
 def stages_of(config: Config) -> None:
@@ -82,12 +84,8 @@ def stages_of(config: Config) -> None:
     _Run(config).go()
 
 
-def _finished(config: Config) -> "Outcome | None":
+def _finished(config: Config) -> Outcome | None:
     """What the run left, if it went through and neither its inputs nor its files have changed since."""
-    from pydantic import ValidationError
-
-    from palate.report.outcome import Outcome
-
     ledger = Ledger(config.run_path)
     outputs = [config.run_path / name for name in ledger.entries.get(WHOLE, {}).get("outputs", {})]
     manifest = recorded(config.data_path / MANIFEST)
@@ -134,14 +132,14 @@ class _Run:
         left_out = not self.config.evaluate.zero_shot
         return stage(f"{number - (left_out and number > ZERO_SHOT)}/{STAGES - left_out}", name)
 
-    def go(self) -> "Outcome":
+    def go(self) -> Outcome:
         """Do what is not done, and return what was measured."""
         lengths_file = self.folder / "lengths.json"
         made_from = {"data": self._hashes("train.json"), **reading(self.config)}
 
         def measure() -> str:
             _lengths(self.config, self.chat, lengths_file)
-            return _told_lengths(read_json(lengths_file))
+            return _lengths_sentence(read_json(lengths_file))
 
         self._stage(2, "lengths", made_from, [lengths_file], measure)
         if self.models[0].adapter is None:
@@ -153,7 +151,7 @@ class _Run:
     def _stage(
         self, number: int, name: str, made_from: Mapping[str, Any], outputs: list[Path], do: Callable[[], str]
     ) -> None:
-        """Do a stage and log what it made, as `do` tells; skip it if its outputs were made from the same."""
+        """Do a stage and log what it made, as `do` returns it; skip it if its outputs were made from the same."""
         with self._place(number, name) as made:
             reason = self.ledger.reason(name, made_from, outputs)
             if reason is None:
@@ -207,7 +205,7 @@ class _Run:
         }
         self._stage(4, "train", made_from, self._weights, lambda: f"adapter in {model_stage.train(config)}")
 
-    def _conclude(self) -> "Outcome":
+    def _conclude(self) -> Outcome:
         """Calibrate, measure, report, and note that the run went through."""
         config, data, folder = self.config, self.data, self.folder
         with self._place(6, "calibrate") as made:
@@ -217,13 +215,13 @@ class _Run:
             offsets = offset.offsets_of(config, self.chat, data, scored, {}, folder)
             for model in self.models:
                 if model.key not in calibrations:
-                    (calibrate.home(config, model) / FILE).unlink(missing_ok=True)
+                    (calibrate.calibration_folder(config, model) / FILE).unlink(missing_ok=True)
             made.append(f"{len(calibrations)} of {len(self.models)} models")
 
         with self._place(7, "evaluate and report") as made:
             outcome = evaluate.conclude(Collected(config, data, scored, calibrations, offsets), self.leaks, folder)
             kept = [path for paths in self.files.values() for path in paths.values()]
-            kept += [calibrate.home(config, model) / FILE for model in self.models]
+            kept += [calibrate.calibration_folder(config, model) / FILE for model in self.models]
             kept += [self.adapter / OFFSET, *(scores.sum_file(config, model, folder) for model in self.models)]
             _write_manifest(config, data, self.chat, kept, self._weights)
             left = [folder / name for name in read_json(folder / MANIFEST)["outputs"]]
@@ -233,7 +231,7 @@ class _Run:
 
 
 def _prepare(config: Config, made: list[str]) -> Prepared:
-    """The prepared data, written anew only if ratings, options or version differ from what lies there."""
+    """The prepared data, written anew only if ratings, options or version differ from what is there."""
     if config.ratings.source is None:
         kept = data_stage.prepared(config)  # its ratings are not named
         made.append(f"skipped, {config.data_path} was prepared before")
@@ -254,7 +252,7 @@ def _lengths(config: Config, chat: Chat, path: Path) -> None:
     write_json(path, lengths_stage.summary(lengths_stage.source_of(config, chat), config))
 
 
-def _told_lengths(summary: Mapping[str, Any]) -> str:
+def _lengths_sentence(summary: Mapping[str, Any]) -> str:
     stats, cut = summary["stats"], summary["truncation"]
     over = f"{cut['samples_cut']:,}" if cut["samples_cut"] else "none"
     return (
@@ -282,11 +280,8 @@ def _write_manifest(config: Config, data: Prepared, chat: Chat, kept: list[Path]
     )
 
 
-def _best(outcome: "Outcome") -> str | None:
+def _best(outcome: Outcome) -> str | None:
     """The baseline to use, by its key; None for the language model."""
-    from palate.baselines.registry import RANKERS
-    from palate.report.answer import answer
-
     if outcome.ladder is not None:
         key = outcome.ladder.used.key
         return key if key in RANKERS else None
@@ -294,7 +289,7 @@ def _best(outcome: "Outcome") -> str | None:
     return None if first is None or first.use or best is None or best.key not in RANKERS else best.key
 
 
-def _recommend(config: Config, outcome: "Outcome", data: Prepared) -> str:
+def _recommend(config: Config, outcome: Outcome, data: Prepared) -> str:
     """Print what the better of model and best baseline recommends to the user of the first measured row; that user."""
     ranker, samples = _best(outcome), data.samples
     row = samples.of(config.evaluate.split)[scores.measured_rows(config, data)[0]]
@@ -305,16 +300,15 @@ def _recommend(config: Config, outcome: "Outcome", data: Prepared) -> str:
     return user
 
 
-def _say_where(config: Config, seconds: float, user: str, ranker: str | None) -> None:
-    """Print what lies where, and commands that go on from here."""
+def _print_paths(config: Config, seconds: float, user: str, ranker: str | None) -> None:
+    """Print the paths of the results, and commands that go on from here."""
     import resource
-    import sys
 
     folder = config.run_path
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     apart = seeds.sentence(config)
     if apart is not None:
-        console.out.print(f"{apart}\n", highlight=False)
+        console.out.print(f"{apart}\n")
     lines = [
         ("report", folder / REPORT),
         ("adapter", folder / "adapter"),
@@ -328,4 +322,4 @@ def _say_where(config: Config, seconds: float, user: str, ranker: str | None) ->
         lines.append(("", f"palate run {folder} {more}"))
     lines.append(("page", f"palate serve {folder}"))
     for name, value in lines:
-        console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), highlight=False, soft_wrap=True)
+        console.out.print(Text.assemble((f"{name:8}", "cyan"), str(value)), soft_wrap=True)

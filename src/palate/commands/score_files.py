@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +13,15 @@ from palate.commands.server_model import check_served_key
 from palate.config import Config
 from palate.errors import InputError
 from palate.measure.keys import ZERO_SHOT
+from palate.models.adapter import read_about
+from palate.models.load import load_base_model, weights_fingerprint
+from palate.prompt.chat import Chat
 from palate.samples import Prepared
 from palate.score.files import Scored, read_scores
 
-if TYPE_CHECKING:
-    from palate.prompt.chat import Chat
 
-
-def brought(
-    config: Config, data: Prepared, chat: "Chat", models: Sequence[Model], files: Sequence[Path], name: str
+def scores_in(
+    config: Config, data: Prepared, chat: Chat, models: Sequence[Model], files: Sequence[Path], name: str
 ) -> dict[Model, dict[str, Scored]]:
     """The scores in `files` of each of the `models` that has any, in their order; `name` is the base model's.
 
@@ -45,8 +45,8 @@ def brought(
         parts = found.setdefault(model, {})
         for what in [what for what, its in ((MEASURED, split), (VALIDATION, "val")) if its == of]:
             if what in parts:
-                told = model.key if what == MEASURED else f"{model.key} validation"
-                raise InputError(f"is the second file of {told} scores, expected one", path)
+                of_rows = model.key if what == MEASURED else f"{model.key} validation"
+                raise InputError(f"is the second file of {of_rows} scores, expected one", path)
             _check_rows(scored, data, of, path)
             parts[what] = scored
     lacking = next((model for model, parts in found.items() if MEASURED not in parts), None)
@@ -81,14 +81,11 @@ def _model_of(scored: Scored, models: Sequence[Model], path: Path) -> Model:
 
 def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:
     """The fingerprint of the base model: what the adapter was trained on, else that of the model itself."""
-    from palate.models.adapter import read_about
-    from palate.models.load import load_base_model, weights_fingerprint
-
     trained = [each.adapter for each in (model, *models) if each.adapter is not None]
     known: dict[str, Any] = next((about for adapter in trained if (about := read_about(adapter))), {})
     return str(known.get("base", {}).get("weights") or weights_fingerprint(load_base_model(config.model)[0]))
 
 
-def models_brought(adapters: Sequence[Path]) -> list[Model]:
+def possible_models(adapters: Sequence[Path]) -> list[Model]:
     """The models that files may be of: the base model, and each adapter."""
     return [Model(ZERO_SHOT, None), *adapted(adapters)]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +11,17 @@ from palate.commands.prepare import ablated_tokens, sample_ids, scored_tokens
 from palate.commands.score import chosen_rows, key_of, load_scorer, score_with
 from palate.config import Config
 from palate.console import log
+from palate.measure.ablations import has_effect
 from palate.measure.calibration import Calibration
+from palate.measure.fit_calibration import MIN_ROWS
 from palate.measure.keys import FINE_TUNED, MARK, ZERO_SHOT
 from palate.measure.offset import Offset
+from palate.prompt.chat import Chat
 from palate.samples import Prepared
-from palate.score.files import Scored, read_scores
+from palate.samples.export import draw
+from palate.score.files import Columns, Scored, read_scores
 from palate.store.artifacts import sha256_of
-
-if TYPE_CHECKING:
-    from palate.prompt.chat import Chat
-    from palate.score.files import Columns
-    from palate.tokens.dataset import TokenDataset
+from palate.tokens.dataset import TokenDataset
 
 MEASURED = "measured"
 VALIDATION = "validation"
@@ -56,8 +55,6 @@ def main_model(models: Sequence[Model]) -> Model:
 
 def score_files(config: Config, data: Prepared, model: Model, folder: Path, *, ablated: bool) -> dict[str, Path]:
     """The files of scores of a model: `MEASURED`, `VALIDATION` if something is fitted on it, and each ablation."""
-    from palate.measure.ablations import has_effect
-
     files = {MEASURED: measured_file(config, model, folder)}
     if validation_rows(config, data).size:
         files[VALIDATION] = folder / "scores" / f"validation-{model.key}.parquet"
@@ -90,9 +87,6 @@ def validation_rows(config: Config, data: Prepared) -> NDArray[np.int64]:
 
     Drawn as those of `eval.json` are, with the same seed.
     """
-    from palate.measure.fit_calibration import MIN_ROWS
-    from palate.samples.export import draw
-
     wanted, available = config.evaluate.calibration_samples, data.samples.of("val").size
     fits = config.score.calibration != "none" or config.score.stack or config.train.offset is not None
     if min(wanted, available) < MIN_ROWS or not fits:
@@ -138,8 +132,8 @@ def _numbered(config: Config, data: Prepared, what: str, scored: Scored) -> Scor
 
 
 def _asked(
-    config: Config, data: Prepared, chat: "Chat", what: str, samples: "Mapping[str, TokenDataset]"
-) -> "tuple[TokenDataset, Columns, NDArray[np.int64]]":
+    config: Config, data: Prepared, chat: Chat, what: str, samples: Mapping[str, TokenDataset]
+) -> tuple[TokenDataset, Columns, NDArray[np.int64]]:
     """The samples that a file is of, who and what they are about, and which of them are scored."""
     split = "val" if what == VALIDATION else config.evaluate.split
     about = sample_ids(data, split)

@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from palate import console
 from palate.commands.data_option import alpaca_of
 from palate.commands.ledger import Ledger, training
 from palate.config import Config
 from palate.console import log
+from palate.models.adapter import TRAINING
+from palate.plan.predict import fitted
 from palate.progress import clock
 from palate.store.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json
+from palate.train.processes import join
 
 SEEDS = "seeds.json"
 FOLDER = "seeds"
@@ -36,10 +41,7 @@ def train_seeds(
     The function skips finished seeds and resumes an interrupted one. It writes `seeds.json`, prints its table and
     returns the run's adapter.
     """
-    from palate.models.adapter import TRAINING
-    from palate.plan.predict import fitted
     from palate.train.finetune import train as finetune
-    from palate.train.processes import join
     from palate.train.report import LOG
 
     processes = join()
@@ -65,7 +67,7 @@ def train_seeds(
             )
             if processes.is_first:
                 ledger.note("train", made_from, outputs)
-            _make_room()
+            _free_memory()
         facts = read_json(folder / "adapter" / TRAINING)
         rows.append({"seed": seed, "steps": facts["steps"], **{name: facts[name] for name in TOLD}})
         if n == 0 and processes.is_first:  # at once: it can be evaluated while the others are trained
@@ -95,8 +97,6 @@ def spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 def table(summary: Mapping[str, Any]) -> Any:
     """A line a seed, then mean, standard deviation and range."""
-    from rich.table import Table
-
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("seed")
     for name in ("steps", *TOLD.values()):
@@ -154,7 +154,7 @@ def _copy(folder: Path, run: Path, name: str) -> None:
         file.write((folder / name).read_bytes())
 
 
-def _make_room() -> None:
+def _free_memory() -> None:
     """Let go of one training's model before the next one is loaded; a trainer is held by cycles."""
     import torch
 

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 from palate.commands.prepare import chat_of, check_model
 from palate.config import Config
 from palate.errors import InputError
+from palate.models.probe_prompts import invented
+from palate.prompt.chat import Chat
+from palate.prompt.messages import to_generation_messages
 
 if TYPE_CHECKING:
-    from palate.prompt.chat import Chat
     from palate.score.scorer import Scorer
 
 PROBES = 3
 """The number of probes: prompts with invented titles that test a server."""
 
 
-def check_scored_with(config: Config) -> "Chat":
+def check_scored_with(config: Config) -> Chat:
     """As `check_model` for what scores: a server needs no weights here."""
     return check_model(config) if config.score.server is None else chat_of(config)
 
@@ -47,8 +49,6 @@ def served_scorer(config: Config, adapter: Path | None) -> "Scorer":
     adapter answer alike.
     """
     from palate.models.adapter import check_same_prompt, shown_vectors
-    from palate.models.probe_prompts import invented
-    from palate.prompt.messages import to_generation_messages
     from palate.score.scorer import Scorer
     from palate.score.server import check_differ, connect
     from palate.tokens.cut import cut_prompts

@@ -3,34 +3,34 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palate.baselines.registry import BASELINES
+from palate.baselines.features import features_of
+from palate.baselines.platt import Predict
+from palate.baselines.registry import BASELINES, fit_baselines
+from palate.baselines.statistics import BaselineData
+from palate.commands.correction import Correction
 from palate.commands.prepare import baseline_data, kept_baselines
 from palate.commands.scores import MEASURED, VALIDATION, Model, main_model
 from palate.config import Config
 from palate.console import log
 from palate.measure.calibration import Calibration, Floats, sigmoid
+from palate.measure.evaluation import Evaluation
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.keys import ALONE, BESIDE, CALIBRATED, FINE_TUNED, MARK, MEAN, STACKED, in_words
+from palate.measure.metrics import nats
 from palate.measure.offset import Offset, log_odds
+from palate.measure.paired import SameRows
 from palate.measure.rows import Models
+from palate.measure.seeds import OverSeeds, over_seeds
+from palate.measure.stacking import MIN_ROWS, Stack, fit_stack
 from palate.report.table import ece_text
 from palate.samples import Prepared
 from palate.score.files import Scored
-
-if TYPE_CHECKING:
-    from palate.baselines.platt import Predict
-    from palate.baselines.statistics import BaselineData
-    from palate.commands.correction import Correction
-    from palate.measure.evaluation import Evaluation
-    from palate.measure.paired import SameRows
-    from palate.measure.seeds import OverSeeds
-    from palate.measure.stacking import Stack
 
 STATISTICS = ("past", "item", "past-item")
 """The groups of features that a logit is stacked with: few enough for a few hundred rows."""
@@ -45,20 +45,18 @@ class Collected:
     scored: Mapping[Model, Mapping[str, Scored]]
     calibrations: Mapping[str, Calibration]
     """By model key."""
-    offsets: Mapping[str, "Correction"] = field(default_factory=dict)
+    offsets: Mapping[str, Correction] = field(default_factory=dict)
     """The baselines that models correct, by model key."""
 
     @cached_property
-    def known(self) -> "BaselineData":
+    def known(self) -> BaselineData:
         """The data that baselines learn from."""
         text = self.config.evaluate.baselines == "all" or any(each.reads_text for each in self.offsets.values())
         return baseline_data(self.config, self.data, text=text)
 
     @cached_property
-    def baselines(self) -> "Mapping[str, Predict]":
+    def baselines(self) -> Mapping[str, Predict]:
         """The fitted baselines, kept in the run's folder, and those that models correct."""
-        from palate.baselines.registry import fit_baselines
-
         fitted = fit_baselines(self.known, self.config.evaluate.baselines, kept_baselines(self.config, self.data))
         return fitted | {each.offset.baseline: each.predictor(self.known) for each in self.offsets.values()}
 
@@ -85,7 +83,7 @@ class Collected:
         queries = self.known.of_split(split)[0].take(self.scored[model][what].columns["row"])
         return sigmoid(offset.logit(self.known, queries, self.logit(model, what)))
 
-    def believed(self, model: Model) -> pl.DataFrame:
+    def calibrated(self, model: Model) -> pl.DataFrame:
         """`row` and `p` of the measured rows, calibrated if the model has a calibration."""
         calibration = self.calibrations.get(model.key)
         p = self.p(model) if calibration is None else calibration.p(self.logit(model))
@@ -101,8 +99,6 @@ class Collected:
 
         None without validation rows.
         """
-        from palate.measure.metrics import nats
-
         queries, liked = self.known.drawn("val")
         if not len(queries):
             return None
@@ -113,10 +109,10 @@ class Collected:
 class TableRows(Models):
     """The models of the table, and the fits behind the combined ones."""
 
-    stack: "Stack | None" = None
-    beside: "tuple[str, Stack] | None" = None
+    stack: Stack | None = None
+    beside: tuple[str, Stack] | None = None
     """The key of the baseline that the model is stacked with, and that stack."""
-    seeds: "OverSeeds | None" = None
+    seeds: OverSeeds | None = None
 
 
 def rows_of(collected: Collected, name: str) -> TableRows:
@@ -133,7 +129,7 @@ def rows_of(collected: Collected, name: str) -> TableRows:
         calibration = collected.calibrations.get(model.key)
         if calibration is not None and calibration.method != "none":
             label = f"{words}, calibrated ({calibration.method})"
-            rows.add(model.key + CALIBRATED, label, collected.believed(model), aside=True)
+            rows.add(model.key + CALIBRATED, label, collected.calibrated(model), aside=True)
     adapters = collected.adapters
     if len(adapters) > 1:
         rows.add(MEAN, f"mean P of {len(adapters)} adapters", _mean(collected, adapters))
@@ -142,10 +138,8 @@ def rows_of(collected: Collected, name: str) -> TableRows:
     return rows
 
 
-def adapters_apart(collected: Collected, same: "SameRows") -> "OverSeeds | None":
+def adapters_apart(collected: Collected, same: SameRows) -> OverSeeds | None:
     """The spread of several adapters, and their differences to the baseline that is best on validation."""
-    from palate.measure.seeds import over_seeds
-
     adapters = collected.adapters
     if len(adapters) < 2:
         return None
@@ -163,17 +157,14 @@ def adapters_apart(collected: Collected, same: "SameRows") -> "OverSeeds | None"
 
 def _mean(collected: Collected, adapters: Sequence[Model]) -> pl.DataFrame:
     """The mean of the adapters' P(like), calibrated if they are, on the rows of the first."""
-    joined = collected.believed(adapters[0])
+    joined = collected.calibrated(adapters[0])
     for n, model in enumerate(adapters[1:]):
-        joined = joined.join(collected.believed(model), on="row", how="left", maintain_order="left", suffix=str(n))
+        joined = joined.join(collected.calibrated(model), on="row", how="left", maintain_order="left", suffix=str(n))
     return joined.select("row", p=pl.mean_horizontal(pl.exclude("row"), ignore_nulls=False))
 
 
 def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
     """Add the stacks, fitted on validation: logit and statistics, statistics alone, logit and best baseline."""
-    from palate.baselines.features import features_of
-    from palate.measure.stacking import MIN_ROWS, fit_stack
-
     parts, known, best = collected.scored[model], collected.known, collected.best_on_validation
     if VALIDATION not in parts:
         log.info("%s is not stacked: there are no validation scores of it", model.key)
@@ -181,7 +172,7 @@ def _add_stacks(rows: TableRows, collected: Collected, model: Model) -> None:
     liked, row = parts[VALIDATION].columns["label"], parts[MEASURED].columns["row"]
     places = (("val", parts[VALIDATION].columns["row"]), (collected.config.evaluate.split, row))
 
-    def stacked(names: Sequence[str], fitted_on: Floats, measured: Floats) -> "Stack | None":
+    def stacked(names: Sequence[str], fitted_on: Floats, measured: Floats) -> Stack | None:
         logits = collected.logit(model, VALIDATION), collected.logit(model)
         return fit_stack(logits[0], fitted_on, liked, tuple(names), logits[1], measured)
 
@@ -221,7 +212,7 @@ def _alpha(key: str, offset: Offset) -> str:
     return f"{what} 0, so that the sum is the baseline: {number(offset.slope)} {why} ({fitted}{over})."
 
 
-def notes(found: "Evaluation", collected: Collected, rows: TableRows) -> list[str]:
+def notes(found: Evaluation, collected: Collected, rows: TableRows) -> list[str]:
     """Sentences on calibration, adapters and the split, for the verdict."""
     sentences = []
     for key, calibration in collected.calibrations.items():

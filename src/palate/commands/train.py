@@ -1,11 +1,12 @@
 """Train: fine-tune the base model on the prepared data."""
 
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
+from palate.cluster.training import in_workers
+from palate.commands.item_vectors import vectors_for_training
 from palate.commands.prepare import (
     baseline_data,
     check_model,
@@ -17,11 +18,13 @@ from palate.commands.prepare import (
 )
 from palate.config import Config, write_config
 from palate.errors import InputError
+from palate.models.load import model_folder
+from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
 from palate.store.artifacts import MANIFEST
+from palate.train.processes import join, leave
 
 if TYPE_CHECKING:
-    from palate.prompt.chat import Chat
     from palate.train.training_prompts import FromBaseline
 
 
@@ -30,23 +33,18 @@ def train(config: Config) -> Path:
     console.start_logging()
     if config.engine.name == "local":
         return train_here(config)
-    from palate.cluster.training import in_workers
-
     adapter: Path = in_workers(partial(train_here, config), config.engine, config.run_path)
     return adapter
 
 
 def train_here(config: Config) -> Path:
     """As `train`, in this process, which may be one of several."""
-    from palate.train.processes import join, leave
-
     processes = join()
     with processes.in_turn():
         chat = check_model(config)
         train, evaluated, manifest = _training_data(config, chat)
         beside = _beside(config)
         from palate.commands.seeds import train_seeds
-        from palate.models.load import model_folder
         from palate.plan.predict import fitted
         from palate.train.finetune import train as finetune
 
@@ -71,7 +69,7 @@ def train_here(config: Config) -> Path:
     return adapter
 
 
-def _training_data(config: Config, chat: "Chat") -> tuple[Any, Any, dict[str, Any] | None]:
+def _training_data(config: Config, chat: Chat) -> tuple[Any, Any, dict[str, Any] | None]:
     """What to train on, what to evaluate on, and the manifest of both."""
     carried = portable(config, chat)
     if carried is not None:
@@ -92,7 +90,6 @@ def _beside(config: Config) -> "FromBaseline | None":
     if not config.prompt.names_vectors:
         return found
     _check_ratings(config, f"prompt: {{{FIELD}}}", "another prompt")
-    from palate.commands.item_vectors import vectors_for_training
     from palate.train.training_prompts import FromBaseline
 
     vectors, data = vectors_for_training(config, prepared(config))
@@ -119,9 +116,8 @@ def _from_baseline(config: Config) -> "FromBaseline | None":
     from palate.commands.correction import offset_training
     from palate.train.training_prompts import FromBaseline
 
-    needed = RANKERS[key].needs
-    if needed is not None and find_spec(needed) is None:
-        raise InputError(f"{key} needs {needed}, which is not installed", option)
+    if RANKERS[key].lacks_package:
+        raise InputError(f"{key} needs {RANKERS[key].needs}, which is not installed", option)
     data = prepared(config)
     known, kept = baseline_data(config, data, text=RANKERS[key].reads_text), kept_baselines(config, data)
     apart = cross_fitted(RANKERS[key], known, kept)

@@ -144,7 +144,7 @@ def compare_ablations(
     ablation.
     """
     y = samples.label[index]
-    users = samples.timeline["user_id"].gather(samples.position[index]).rank("dense").to_numpy().astype(np.int64)
+    users = samples.user[samples.position[index]]
     replicates = bootstrap(y, users, scores, resamples=resamples, seed=seed)
     auc = {name: measure(y, p, users).auc for name, p in scores.items()}
     whole, unchanged = auc[UNCHANGED], replicates[UNCHANGED].get("auc")

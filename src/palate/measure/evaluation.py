@@ -115,7 +115,7 @@ class Evaluation:
         defined = [e for e in self.entries if e.kind == "baseline" and getattr(e.metrics, metric) is not None]
         return max(defined, key=lambda e: float(getattr(e.metrics, metric)), default=None)
 
-    def believed(self, key: str) -> str:
+    def calibrated_key(self, key: str) -> str:
         """The key of a model's calibrated row, or `key` itself without a calibration."""
         return key + CALIBRATED if any(entry.key == key + CALIBRATED for entry in self.entries) else key
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from palate.errors import InputError
 from palate.measure.calibration import METHODS, Calibration, CalibrationSource, FittedOn, Floats, Losses, Method, apply
+from palate.measure.metrics import nats
 
 FOLDS = 5
 MIN_ROWS = 20
@@ -50,7 +51,7 @@ def fit_calibration(
     losses: dict[str, Losses] = {
         method: Losses(
             cross_validated=None if left_out is None else float(left_out[method].mean()),
-            fitted=float(log_losses(liked, apply(method, fit_method(method, z, liked), z)).mean()),
+            fitted=float(nats(liked, apply(method, fit_method(method, z, liked), z)).mean()),
         )
         for method in METHODS
     }
@@ -81,15 +82,6 @@ def folds_of(users: Integers, seed: int) -> Integers | None:
         return None
     fold_of_user: Integers = np.random.default_rng(seed).permutation(distinct.size) % min(FOLDS, distinct.size)
     return fold_of_user[code]
-
-
-def log_losses(liked: Labels, p: Floats) -> Floats:
-    """The log loss of each row in nats, with P clipped to [1e-7, 1 − 1e-7] as in the tables."""
-    from palate.measure.metrics import CLIP
-
-    p = p.clip(CLIP, 1 - CLIP)
-    losses: Floats = -np.log(np.where(liked, p, 1 - p))
-    return losses
 
 
 def fit_method(method: Method, z: Floats, liked: Labels) -> dict[str, float | list[float]]:
@@ -125,7 +117,7 @@ def _left_out(method: Method, z: Floats, liked: Labels, folds: Integers) -> Floa
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         p[out] = apply(method, fit_method(method, z[~out], liked[~out]), z[out])
-    return log_losses(liked, p)
+    return nats(liked, p)
 
 
 def _simplest(losses: Mapping[Method, Floats], users: Integers) -> Method:

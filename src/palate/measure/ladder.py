@@ -1,4 +1,4 @@
-"""The ladder: models from cheap to dear on the same rows, and the dearest one that still pays.
+"""The ladder: models in order of cost on the same rows, and the most expensive one that still pays.
 
 A rung pays if the paired interval of its AUC, less that of the rung in use below it, lies above zero. The ladder ends
 at the first rung that does not pay: each rung costs a multiple of the one below.
@@ -81,7 +81,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rungs that were tried, from cheap to dear, and the reasons for those that were not."""
+    """The rungs that were tried, in order of cost, and the reasons for those that were not."""
 
     n: int
     users: int
@@ -92,7 +92,7 @@ class Ladder:
 
     @property
     def used(self) -> Rung:
-        """The dearest rung that pays."""
+        """The most expensive rung that pays."""
         return [rung for rung in self.rungs if rung.pays][-1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Ladder:
         return {"use": self.used.key, **asdict(self)}
 
 
-def climb(
+def build_ladder(
     y: Labels,
     users: Users,
     steps: Iterable[Step],

@@ -216,7 +216,7 @@ def measure(y: Labels, p: Scores, users: Users, *, sampled: bool = False) -> Met
 
 
 def nats(y: Labels, p: Scores) -> Scores:
-    """The log loss of each row, (n,)."""
+    """The log loss of each row, (n,), with `p` clipped to [CLIP, 1 − CLIP]."""
     clipped = p.clip(CLIP, 1 - CLIP)
     losses: Scores = -np.log(np.where(y, clipped, 1 - clipped))
     return losses

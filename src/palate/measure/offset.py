@@ -21,7 +21,8 @@ from palate import __version__
 from palate.errors import InputError
 from palate.measure.bootstrap import Interval
 from palate.measure.calibration import CalibrationSource, FittedOn, Floats, recorded_source, sigmoid
-from palate.measure.fit_calibration import MIN_ROWS, folds_of, log_losses
+from palate.measure.fit_calibration import MIN_ROWS, folds_of
+from palate.measure.metrics import nats
 from palate.store.artifacts import read_json, write_json
 
 FILE = "offset.json"
@@ -92,7 +93,7 @@ def fit_offset(
             a, b = _fit(z0, z, liked, (~out).astype(np.float64))
             left_out[out] = z0[out] + max(a, 0.0) * z[out] + (b if a > 0 else 0.0)
         found = {"baseline": z0, "sum": left_out}
-        losses = {name: float(log_losses(liked, sigmoid(s)).mean()) for name, s in found.items()}
+        losses = {name: float(nats(liked, sigmoid(s)).mean()) for name, s in found.items()}
     if alpha <= 0 or (losses is not None and losses["sum"] >= losses["baseline"]):
         alpha = intercept = 0.0
     digest = hashlib.sha256()

@@ -142,7 +142,7 @@ def beside_baselines(
     return SameRows(
         rows=chosen,
         y=samples.label[own],
-        users=samples.timeline["user_id"].gather(samples.position[own]).rank("dense").to_numpy().astype(np.int64),
+        users=samples.user[samples.position[own]],
         scores={column.name: column.to_numpy() for column in free}
         | {key: frame["p"].to_numpy() for key, frame in frames.items()},
     )

@@ -130,7 +130,7 @@ def measure_slices(
     chosen = np.arange(len(test)) if rows is None else np.asarray(rows, dtype=np.int64)
     own = test[chosen]
     y, position = samples.label[own], samples.position[own]
-    users = _user_codes(samples)[position]
+    users = samples.user[position]
     item = candidate_rows(samples, own)
     parts = slices_of(samples, position, item)
     found, sampled = [], samples.likes is not None
@@ -157,7 +157,7 @@ def slices_of(samples: Samples, position: RowNumbers, item: RowNumbers | None = 
 
     Training rows have the role "train" for users, and "train" or "warmup" for items.
     """
-    users, items = _user_codes(samples), item_rows(samples)
+    users, items = samples.user, item_rows(samples)
     user, item = users[position], items[position] if item is None else item
     role = samples.timeline["split"]
     train = (role == "train").to_numpy()
@@ -177,11 +177,6 @@ def slices_of(samples: Samples, position: RowNumbers, item: RowNumbers | None = 
         *_years(samples.items, item),
         *_genres(samples.items, item),
     ]
-
-
-def _user_codes(samples: Samples) -> Users:
-    """The number of the user of each timeline row, (rows,) int64, ascending."""
-    return samples.timeline["user_id"].rle_id().to_numpy().astype(np.int64)
 
 
 def _warmth(dimension: str, counts: NDArray[np.int64]) -> list[SlicePart]:

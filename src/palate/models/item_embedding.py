@@ -19,6 +19,7 @@ import torch
 
 from palate.errors import InputError, WorkError, first_line
 from palate.models.item_vectors import FILE, ItemVectors
+from palate.models.method import transformer
 from palate.prompt.item_tokens import item_tokens
 from palate.store.artifacts import sha256_file
 
@@ -127,31 +128,27 @@ def _size(rows: torch.Tensor) -> torch.Tensor:
     return rows.square().mean().sqrt()
 
 
-def _base_of(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def install(model: Any, embedding: torch.nn.Module) -> None:
     """Replace a model's input embeddings; the vocabulary head keeps weights that it shares with them."""
-    _base_of(model).set_input_embeddings(embedding)
+    transformer(model).set_input_embeddings(embedding)
 
 
 def items_of(model: Any) -> ItemEmbedding | None:
     """The item embedding of a model, wrapped or not; None if it has none."""
-    found = _base_of(model).get_input_embeddings()
+    found = transformer(model).get_input_embeddings()
     return found if isinstance(found, ItemEmbedding) else None
 
 
 def add_items(model: Any, vectors: ItemVectors, first: int) -> ItemEmbedding:
     """Give a model an untrained projector of vectors, in all versions; it is trained with the model's other weights."""
-    embedding = ItemEmbedding(_base_of(model).get_input_embeddings(), first, torch.from_numpy(vectors.versions))
+    embedding = ItemEmbedding(transformer(model).get_input_embeddings(), first, torch.from_numpy(vectors.versions))
     install(model, embedding)
     return embedding
 
 
 def blank_items(model: Any, first: int) -> None:
     """Let a base model read prompts with item tokens, of which it learns nothing."""
-    install(model, BlankItems(_base_of(model).get_input_embeddings(), first))
+    install(model, BlankItems(transformer(model).get_input_embeddings(), first))
 
 
 def load_items(model: Any, adapter: Path, about: dict[str, Any]) -> None:
@@ -160,7 +157,7 @@ def load_items(model: Any, adapter: Path, about: dict[str, Any]) -> None:
     Raises `InputError` if the file is missing, damaged, of another width, or has numbers that are not finite.
     """
     tensors = read_items(adapter, about)
-    base = _base_of(model).get_input_embeddings()
+    base = transformer(model).get_input_embeddings()
     embedding = ItemEmbedding(base, int(about["first"]), tensors["vectors"][None])
     expected = {**embedding.projector.state_dict(), "scale": embedding.scale, "vectors": tensors["vectors"]}
     for name, value in expected.items():

@@ -18,7 +18,7 @@ class ItemVectors:
     """Vectors of the items, in the order of the item table.
 
     `values` (items, d) float32 is of all training ratings. `apart` (parts, items, d) float32 leaves out the ratings of
-    one part of the users each, and lies in the same space. `part` (n,) int64 is the part of each training sample's
+    one part of the users each, and is in the same space. `part` (n,) int64 is the part of each training sample's
     user: a training prompt shows vectors of other users' ratings, so no answer is in its own prompt.
     """
 

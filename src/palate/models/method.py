@@ -90,6 +90,11 @@ def detach(adapted: Any, *, merged: bool) -> Any:
     return model
 
 
+def transformer(model: Any) -> Any:
+    """The transformers model within an adapter, or the model itself without one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _layers(model: Any) -> tuple[list[str], list[str]]:
     """The names of a model's linear layers, without the vocabulary head, and of its norms; each once."""
     import torch

@@ -6,6 +6,7 @@ from typing import Any
 from palate.config import Config
 from palate.prompt.item_tokens import item_token
 from palate.prompt.messages import Message, to_generation_messages
+from palate.tokens.examples import load_examples
 
 PROMPTS = 24
 """24 prompts give 276 pairs; a model with 8 billion weights takes some minutes for them on a CPU."""
@@ -17,8 +18,6 @@ def conversations(config: Config) -> tuple[list[list[Message]], str]:
     They are taken from `eval.json` in the prepared data at even distances, or invented if there is no such file. Raises
     `InputError` if the file is broken.
     """
-    from palate.tokens.examples import load_examples
-
     file = config.data_path / "eval.json"
     examples = list(load_examples(file)) if file.is_file() else []
     if not examples:

@@ -9,6 +9,8 @@ from typing import Any
 
 from palate.config import Config
 from palate.errors import InputError
+from palate.models.load import best_dtype, device
+from palate.models.method import held_in, leave_casts_to_autocast
 from palate.plan.flops import flops
 from palate.plan.shape import adapted, shape_of
 
@@ -93,8 +95,6 @@ def this_machine(model_config: Any, config: Config, tokens: int, seconds: float 
     """
     import torch
 
-    from palate.models.load import best_dtype, device
-
     on = device()
     dtype = best_dtype(config.model.dtype, on)
     name = str(dtype).removeprefix("torch.")
@@ -130,8 +130,6 @@ def _layers_speed(model_config: Any, config: Config, on: Any, tokens: int, peak:
     """FLOP/s of two layers, forward and backward."""
     import torch
 
-    from palate.models.load import best_dtype
-    from palate.models.method import held_in, leave_casts_to_autocast
     from palate.train.layers import recompute
 
     small = type(model_config)(**(model_config.to_dict() | {"vocab_size": 256}))

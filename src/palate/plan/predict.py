@@ -4,18 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING
 
 from palate.config import Config
+from palate.models.load import best_dtype
 from palate.plan.devices import DEVICES, MARGIN, OPERATION, THIS, Device
 from palate.plan.flops import flops, kernels
 from palate.plan.memory import FRAMEWORK, Batch, Memory, activations_moved, memory_of, weights_moved
 from palate.plan.shape import ModelShape, load_shape
 from palate.plan.workload import Workload
-from palate.train.schedule import samples_in_step
-
-if TYPE_CHECKING:
-    from palate.train.schedule import Schedule
+from palate.train.processes import sharding
+from palate.train.schedule import Schedule, samples_in_step
 
 log = logging.getLogger(__name__)
 
@@ -196,11 +194,9 @@ def with_checkpointing(plan: Plan, device: Device) -> Plan:
     return _with(plan, {"train.gradient_checkpointing": device.gpu})
 
 
-def fitted(config: Config, schedule: "Schedule") -> Config:
+def fitted(config: Config, schedule: Schedule) -> Config:
     """The config with `train.gradient_checkpointing: auto` resolved for a GPU of this machine that holds the model."""
-    from palate.models.load import best_dtype
     from palate.models.load import device as here
-    from palate.train.processes import sharding
 
     on = here()
     if config.train.gradient_checkpointing != "auto" or on.type != "cuda" or sharding() in ("fsdp2", "zero3"):

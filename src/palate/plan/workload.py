@@ -1,13 +1,11 @@
 """Workload: the tokens and attention pairs of an epoch's samples, with and without shared prefixes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from palate.train.schedule import Schedule
+from palate.train.schedule import Schedule
 
 Longs = NDArray[np.int64]
 STEPS = 64
@@ -49,7 +47,7 @@ class Workload:
         return cls(np.ones_like(block), np.zeros_like(block), block, trained)
 
     @classmethod
-    def of_schedule(cls, schedule: "Schedule") -> "Workload":
+    def of_schedule(cls, schedule: Schedule) -> "Workload":
         """The prompts of a run, and its passes as estimated from some steps."""
         prompts = schedule.prompts
         own = prompts.needed - np.repeat(prompts.prefix, prompts.sizes)

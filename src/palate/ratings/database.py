@@ -120,7 +120,7 @@ class Database:
         return not self.is_file or (self._opened is not None and self._file() == self._opened)
 
     def _file(self) -> tuple[int, int] | None:
-        """What tells the file at the store's path from others, None without one."""
+        """What identifies the file at the store's path, None without one."""
         try:
             found = Path(self.place).stat() if self.is_file else None
         except OSError:
@@ -247,7 +247,7 @@ def _is_empty(database: Database) -> bool:
 
 
 def _postgres(url: str, create: bool) -> Database:
-    """A PostgreSQL database; a server that is told not to wait for its disk is told otherwise here."""
+    """A PostgreSQL database; a server that is set not to wait for its disk is set to wait here."""
     place = place_of(url)
     try:
         import psycopg
@@ -332,7 +332,7 @@ def decoded(texts: "pl.Series") -> "pl.Series":
 
 def ids_of(texts: "pl.Series") -> "pl.Series":
     """Stored ids as a log has them: Int64 if all are integers, else String."""
-    from palate.ratings.rating_table import as_ids
+    from palate.ratings.ids import as_ids
 
     return as_ids(decoded(texts))
 

@@ -62,13 +62,13 @@ class Format:
     def without_wrong_lines(self, file: SourceFile, copy: Path) -> tuple[SourceFile, list[tuple[int, str, str]]]:
         """The file with a `copy` in which the wrong lines are blank; of these the number, the reason, and the text."""
         wrong = {error.line: error.reason for error in self.wrong_lines(file.path)}
-        torn = []
+        wrong_lines = []
         with file.path.open("rb") as lines, writing(copy), copy.open("wb") as out:
             for number, line in enumerate(lines, 1):
                 if number in wrong:
-                    torn.append((number, wrong[number], line.decode(errors="replace").rstrip("\r\n")))
+                    wrong_lines.append((number, wrong[number], line.decode(errors="replace").rstrip("\r\n")))
                 out.write(self.blank if number in wrong else line)
-        return replace(file, path=copy), torn
+        return replace(file, path=copy), wrong_lines
 
     def _try(self, file: SourceFile, problem: str, read: Callable[[], Found]) -> Found:
         import polars as pl

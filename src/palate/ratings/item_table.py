@@ -12,6 +12,7 @@ from polars.datatypes import DataTypeClass
 
 from palate.errors import InputError, first_line
 from palate.ratings.formats import format_of
+from palate.ratings.ids import as_ids, distinct, other_spelling, printable
 from palate.ratings.layout import (
     GENRE_FLAGS,
     POLARS_FAULTS,
@@ -26,11 +27,13 @@ from palate.ratings.layout import (
     separator_of,
 )
 from palate.ratings.places import open_tables
-from palate.ratings.rating_table import RatingTable, as_ids, distinct, printable, type_of
+from palate.ratings.rating_table import RatingTable
 from palate.ratings.roles import ROLES, plain_name
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.spreadsheet import SHEET
 from palate.ratings.text import WHITE, folded, is_shown
+from palate.ratings.typed_ratings import type_of
+from palate.ratings.wrong_rows import first_row
 
 
 def read_items(
@@ -194,6 +197,22 @@ def items_of_titles(table: RatingTable) -> pl.DataFrame:
     return pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
 
 
+def without_title(rated: pl.Series, items: pl.DataFrame) -> pl.Series:
+    """The distinct rated items that have no title in `items`."""
+    titled, rated = items.filter(is_shown(pl.col("title")))["item_id"], distinct(rated)
+    return rated.filter(~rated.is_in(titled.implode()))
+
+
+def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
+    """Raise `InputError` for the first rating whose item has no title in `items`."""
+    missing = without_title(table.frame["item_id"], items)
+    if missing.len():
+        row = first_row(table.frame["item_id"].is_in(missing.implode()))
+        item = table.frame["item_id"][row]
+        expected = other_spelling(item, items) or "one for every rated item, or --untitled drop or id"
+        table.fail(f"item {item} has no title in {where}, expected {expected}", row)
+
+
 def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:
     """The id and the title column."""
     mapped = {role: name for role, name in columns.items() if name in names}
@@ -259,7 +278,7 @@ def _check_ids(table: RatingTable, what: str) -> None:
     wrong = ~ids.is_first_distinct() | ids.is_null()
     if not wrong.any():
         return
-    row = int(wrong.arg_true()[0])
+    row = first_row(wrong)
     value = ids[row]
     first = ids.index_of(value) if value is not None else None
     if value is None or first is None:

@@ -16,19 +16,20 @@ from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import is_table, own_suffixes
-from palate.ratings.item_table import item_files, items_of_titles, read_items, varying_title
-from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
-from palate.ratings.places import open_tables
-from palate.ratings.rating_table import (
-    COLUMNS,
-    Reading,
+from palate.ratings.ids import other_spelling
+from palate.ratings.item_table import (
     check_titles,
-    numbered,
-    other_spelling,
-    read_ratings,
-    rows_of,
+    item_files,
+    items_of_titles,
+    read_items,
+    varying_title,
     without_title,
 )
+from palate.ratings.likes import COUNTS, SCALE, Likes, first_likes
+from palate.ratings.places import open_tables
+from palate.ratings.rating_files import read_ratings, rows_of
+from palate.ratings.rating_table import COLUMNS
+from palate.ratings.reading import Reading, numbered
 from palate.ratings.roles import named_as
 from palate.ratings.source import PACKED, Source, archive_stem, digests, is_saved, parts_of
 from palate.ratings.split_names import split_files
@@ -148,7 +149,7 @@ def load_ratings(
         usual = usual_scale(name, files[0].name)
         numbers = COUNTS if likes is not None else scale or usual
         rules = (bad_rows != "refuse", tuple(header), order == "file", not_rated, likes is not None)
-        how = Reading(columns, numbers, *rules, scratch=scratch, spare=tables.spare)
+        how = Reading(columns, numbers, *rules, scratch=scratch, copy_path=tables.copy_path)
         table = read_ratings(files, how)
         scale = table.rated.scale(scale or usual)
         roles: dict[str, Mapping[str, str]]
@@ -388,7 +389,7 @@ def is_named(name: str) -> bool:
 
 
 def is_mark(name: str) -> bool:
-    """Whether a file only says something of others, such as `_SUCCESS`."""
+    """Whether a file only describes other files, such as `_SUCCESS`."""
     return posixpath.basename(name).startswith(("_", "."))
 
 

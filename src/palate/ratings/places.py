@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from palate.errors import InputError
 from palate.ratings.archives import locate
+from palate.ratings.remote import open_remote
 from palate.ratings.source import Source, open_source
 from palate.ratings.spreadsheet import SHEET
 
@@ -24,7 +25,6 @@ def open_tables(source: str, encoding: str | None = None) -> Iterator[Source]:
 def _opened(source: str, encoding: str | None) -> AbstractContextManager[Source]:
     if "://" not in source:
         return open_source(locate(source), encoding)
-    from palate.ratings.remote import open_remote
     from palate.ratings.sql import is_database, open_database
 
     if not is_database(source):

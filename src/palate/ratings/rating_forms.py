@@ -78,6 +78,12 @@ def rating_form(texts: pl.Series) -> RatingForm:
     return NUMBERS if top is None else RatingForm(kind, top)
 
 
+def in_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, RatingForm]:
+    """The table with its ratings as text of numbers, and the form that they have."""
+    rated = rating_form(texts["rating"])
+    return texts.with_columns(rated.numbers(texts["rating"])), rated
+
+
 def _tops(texts: pl.Series, kind: str) -> pl.Series:
     """The highest rating in each text of `4 out of 5` or of stars, Float64; null for other texts."""
     if kind != "stars":

@@ -32,11 +32,6 @@ _EXTRAS = {
 _BLOCK = 1 << 22
 
 
-def is_remote(source: str) -> bool:
-    """Whether a source is a URL."""
-    return "://" in source
-
-
 @contextmanager
 def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
     """The tables at a URL: a file, a pattern, or a folder.

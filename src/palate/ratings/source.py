@@ -186,7 +186,7 @@ class Source:
         return f"{self.root}{name.replace('/', '.') if self.is_database else name}"
 
     def _of_archive(self, archive: zipfile.ZipFile | Tar, name: str, place: str) -> SourceFile:
-        path, kind = self.spare(name), _kind(archive)
+        path, kind = self.copy_path(name), _kind(archive)
         try:
             _refuse_bomb(archive.getinfo(name), place)
             with archive.open(name) as member, path.open("wb") as file:
@@ -210,7 +210,7 @@ class Source:
         elif suffix.lower() in PACKED:
             raise InputError(f"is not a {PACKED[suffix.lower()][1]} file, expected one or another suffix", file.place)
         if file.name.lower().endswith(spreadsheet.SUFFIXES):
-            copy, sheet = self.spare(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
+            copy, sheet = self.copy_path(f"{file.place} as a table"), self.sheet if file.name in self.chosen else None
             place = spreadsheet.convert(file.path, file.place, sheet, copy, _refuse_bomb)
             return replace(file, path=copy, place=place)
         if self.sheet is not None and file.name in self.chosen:
@@ -228,7 +228,7 @@ class Source:
 
     def _unpacked(self, packed_path: Path, place: str, kind: str, size: int | None = None) -> Path:
         """Unpack a compressed file; raises `InputError` if it is damaged, or much larger than it may be."""
-        path, most = self.spare(place), max(LARGE, MOST_TIMES * (size or packed_path.stat().st_size))
+        path, most = self.copy_path(place), max(LARGE, MOST_TIMES * (size or packed_path.stat().st_size))
         try:
             with _decompressing(packed_path, kind) as packed, path.open("wb") as plain:
                 if _copy(packed, plain, most) > most:
@@ -240,7 +240,7 @@ class Source:
         return path
 
     def _as_utf8(self, file: SourceFile, encoding: str) -> Path:
-        path = self.spare(file.place + encoding)
+        path = self.copy_path(file.place + encoding)
         try:
             with (
                 file.path.open(encoding=encoding, newline="") as text,
@@ -255,7 +255,7 @@ class Source:
 
     def _as_json(self, file: SourceFile) -> Path:
         """Rewrite lines of Python's dictionaries, as some old data sets have them, as JSON."""
-        path = self.spare(f"{file.place} as JSON")
+        path = self.copy_path(f"{file.place} as JSON")
         with file.path.open(encoding="utf-8", errors="replace") as lines, path.open("w", encoding="utf-8") as out:
             for line in lines:
                 try:
@@ -264,7 +264,7 @@ class Source:
                     out.write(line)  # the reader names it, or leaves it out
         return path
 
-    def spare(self, name: str) -> Path:
+    def copy_path(self, name: str) -> Path:
         """A path in the scratch folder; `name` itself may be too long for a file."""
         self.scratch.mkdir(exist_ok=True)
         return self.scratch / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]

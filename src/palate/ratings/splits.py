@@ -14,6 +14,7 @@ import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.formats import format_of
+from palate.ratings.ids import NULLS, as_ids, id_problem, is_no_id, spelled_twice
 from palate.ratings.item_table import item_files, read_items
 from palate.ratings.layout import (
     POLARS_FAULTS,
@@ -26,23 +27,14 @@ from palate.ratings.layout import (
     layout_of,
 )
 from palate.ratings.load import Ratings, check_scale, counted, find_items, titled_by_id
-from palate.ratings.rating_table import (
-    NULLS,
-    RatingTable,
-    as_ids,
-    id_problem,
-    is_no_id,
-    rating_problem,
-    reasons_of,
-    scan,
-    spelled_twice,
-    type_of,
-    whole_rows,
-)
+from palate.ratings.rating_table import RatingTable
+from palate.ratings.scan import scan_texts, whole_rows
 from palate.ratings.source import Source, SourceFile, digests, open_source
 from palate.ratings.split_names import SPLIT_NAMES, split_files
 from palate.ratings.text import WHITE, folded, is_shown
 from palate.ratings.times import TimeForm, TimesError, in_seconds, time_form
+from palate.ratings.typed_ratings import type_of
+from palate.ratings.wrong_rows import first_row, rating_problem, reasons_of
 
 LABELS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 SCALE_OF_LABELS = (0.0, 1.0)
@@ -158,7 +150,7 @@ class _Part:
     ) -> None:
         """Raise `InputError` for the first wrong row, if any; `problem` gives the message for values that it knows."""
         if wrong.any():
-            row = int(wrong.arg_true()[0])
+            row = first_row(wrong)
             value = self.frame[name][row]
             state = "is missing" if value is None or value == "" else f"{value!r} is wrong"
             column = self.names.get(name, name)
@@ -222,15 +214,13 @@ def _read_text(
     if skip:
         frame, ragged = whole_rows(file, layout, places)
         return frame.with_columns(pl.all().str.strip_chars(WHITE)), ragged
-    others = {f"_{place}": place for place in range(len(layout.names)) if place not in places.values()}
     try:
-        frame = scan(file, layout, places | others, {})
+        frame = scan_texts(file, layout, places)
     except POLARS_FAULTS as error:
         check_widths(file, layout)
         check_encoding(file)
         raise InputError(f"cannot be read: {str(error).splitlines()[0]}", file.place) from None
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines, as in `records`
-    return frame.drop(others).with_columns(pl.all().str.strip_chars(WHITE)), []
+    return frame.with_columns(pl.all().str.strip_chars(WHITE)), []
 
 
 def _check_together(parts: Sequence[_Part], scale: tuple[float, float] | None) -> tuple[float, float]:

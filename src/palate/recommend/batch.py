@@ -3,9 +3,10 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+from rich.console import Console
 
 from palate.errors import InputError
 from palate.progress import Meter
@@ -14,9 +15,6 @@ from palate.score.backend import InOrder
 from palate.score.files import PARQUET_KEY
 from palate.store.artifacts import atomic_file, sha256_of
 from palate.store.resume import LongWork
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EVERY = 20.0
 """Seconds of work per part; a killed process loses at most that much, and the user at work."""
@@ -45,7 +43,7 @@ def recommend_all(
     top_k: int,
     out: Path,
     key: Mapping[str, Any],
-    console: "Console | None" = None,
+    console: Console | None = None,
     in_order: InOrder = map,
 ) -> pl.DataFrame:
     """Rank for every asker into the file `out`, with the columns `user_id` and those of `Recommender.rank`.

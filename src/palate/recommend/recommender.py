@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,10 +15,8 @@ from palate.measure.metrics import logit
 from palate.samples.build import ROLES, Samples
 from palate.samples.queries import Queries
 from palate.score.backend import AnswerScores, OnBatch
-
-if TYPE_CHECKING:  # these need torch and transformers, a baseline does not
-    from palate.score.prompt_writer import PromptWriter
-    from palate.score.scorer import Scorer
+from palate.score.prompt_writer import PromptWriter
+from palate.score.scorer import Scorer
 
 Floats = NDArray[np.float64]
 
@@ -124,8 +121,8 @@ class PromptScores:
     `prompts` renders a timeline whose row `first` + i has row i of the item table as its target.
     """
 
-    scorer: "Scorer"
-    prompts: "PromptWriter"
+    scorer: Scorer
+    prompts: PromptWriter
     first: int
     batch_size: int
 

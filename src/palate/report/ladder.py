@@ -1,7 +1,9 @@
 """The ladder as a table of 80 columns, and in sentences."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from palate.measure.figures import bounds, difference_text, number
 from palate.measure.ladder import Ladder, Rung
@@ -9,20 +11,14 @@ from palate.progress import clock
 from palate.report.costs import Cost
 from palate.report.table import cell
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 REQUESTS = 1000
 
 
-def ladder_table(ladder: Ladder, title: str) -> "Table":
-    """The rungs from cheap to dear; the one to use is bold.
+def ladder_table(ladder: Ladder, title: str) -> Table:
+    """The rungs in order of cost; the one to use is bold.
 
     The table has a column of rows where the rungs were measured on different ones, and one of fits that were timed.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     columns: dict[str, list[str]] = {
         "": [rung.label for rung in ladder.rungs],
         "AUC": [cell(rung.metrics.auc) for rung in ladder.rungs],
@@ -79,9 +75,9 @@ def sentences(ladder: Ladder) -> Iterator[str]:
     yield use_sentence(ladder)
     for rung in ladder.rungs:
         if not rung.pays and rung.gain is not None:
-            told = difference_text(rung.gain.value, rung.gain.interval, prose=True)
+            gain = difference_text(rung.gain.value, rung.gain.interval, prose=True)
             if rung.gain.interval is None:
-                told += ", without an interval: the rows are of one user"
-            yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {told}."
+                gain += ", without an interval: the rows are of one user"
+            yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {gain}."
     for label, reason in ladder.skipped.items():
         yield f"{label}: {reason}."

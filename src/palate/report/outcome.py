@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, get_type_hints
 
+from pydantic import TypeAdapter
+
 from palate.measure.ablations import Ablations
 from palate.measure.calibration import Calibration
 from palate.measure.evaluation import Evaluation
@@ -42,13 +44,11 @@ class Outcome:
     leaks: Audit | None = None
     """None for Alpaca examples, which have neither users nor times."""
     ladder: Ladder | None = None
-    """Models from cheap to dear, and the one to use."""
+    """Models in order of cost, and the one to use."""
 
     @classmethod
     def of_dict(cls, model: str, values: Mapping[str, Any]) -> Self:
         """The outcome that `to_dict` gave, without the stacks; raises pydantic's `ValidationError` for another one."""
-        from pydantic import TypeAdapter
-
         hints = get_type_hints(cls)
         parts = {name: TypeAdapter(hints[name]).validate_python(values[name]) for name in READABLE if name in values}
         return cls(model, TypeAdapter(Evaluation).validate_python(values), **parts)

@@ -1,19 +1,20 @@
 """Tables: an evaluation, its ablations, or runs side by side as rows of text, from 80 columns on."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from palate.baselines.registry import RANKERS
+from palate.measure.ablations import Ablations, table
 from palate.measure.evaluation import Entry, Evaluation
 from palate.measure.figures import bounds, percent
 from palate.measure.metrics import Metric, Metrics, metrics_in
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from palate.measure.ablations import Ablations
-    from palate.report.side_by_side import SideBySide
+from palate.progress import clock
+from palate.report.side_by_side import SideBySide
 
 COLUMNS = metrics_in("terminal")
 """The metrics of the tables, in order; `metrics.json` has more."""
@@ -79,10 +80,8 @@ def columns_in(width: int, *, sampled: bool = False) -> list[Metric]:
     return [c for c in COLUMNS if (width >= WIDE or c.key in NARROW) and (c.sampled or not sampled)]
 
 
-def evaluation_table(evaluation: Evaluation, width: int = WIDE) -> "Table":
+def evaluation_table(evaluation: Evaluation, width: int = WIDE) -> Table:
     """Models and baselines in groups, in `width` columns; the best of each metric in bold green."""
-    from rich.text import Text
-
     columns = columns_in(width, sampled=evaluation.negatives is not None)
     table = _metric_table(caption(evaluation), columns)
     best = {column.key: evaluation.best(column.key) for column in columns}
@@ -99,10 +98,8 @@ def evaluation_table(evaluation: Evaluation, width: int = WIDE) -> "Table":
     return table
 
 
-def ablation_table(ablations: "Ablations") -> "Table":
+def ablation_table(ablations: Ablations) -> Table:
     """The ablation table."""
-    from palate.measure.ablations import table
-
     found = _table(f"{ablations.n:,} rows; Δ is against the unchanged prompts")
     for head in (ablations.model, "AUC [95 %]", "Δ AUC [95 %]", "mean |Δ P|"):
         found.add_column(head, justify="left" if head == ablations.model else "right")
@@ -111,10 +108,8 @@ def ablation_table(ablations: "Ablations") -> "Table":
     return found
 
 
-def show_runs(found: "SideBySide", console: "Console") -> None:
+def show_runs(found: SideBySide, console: Console) -> None:
     """Print the differences of configs and trainings, the metrics of each run, and the verdict."""
-    from rich.text import Text
-
     differences = {key: [*map(_short, row)] for key, row in found.differences.items()}
     console.print()
     for title, rows in (("config", differences), ("training", training_rows(found))):
@@ -136,18 +131,16 @@ def show_runs(found: "SideBySide", console: "Console") -> None:
     console.print(table)
     console.print()
     for sentence in (*found.remarks, *found.verdict):
-        console.print(f"• {sentence}", highlight=False, markup=False)
+        console.print(f"• {sentence}")
 
 
-def training_rows(found: "SideBySide") -> dict[str, list[str]]:
+def training_rows(found: SideBySide) -> dict[str, list[str]]:
     """The training records of all runs: by name, values in the order of the runs."""
     keys = dict.fromkeys(key for run in found.runs for key in run.training)
     return {key.replace("_", " "): [_trained(key, run.training.get(key)) for run in found.runs] for key in keys}
 
 
 def _trained(key: str, value: Any) -> str:
-    from palate.progress import clock
-
     if value is None:
         return "–"
     return clock(value) if key == "seconds" else f"{value:.4f}" if isinstance(value, float) else plain(value)
@@ -158,9 +151,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
 
 
-def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> "Table":
-    from rich.text import Text
-
+def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
     table = _table()
     table.add_column(title)
     for name in names:
@@ -170,7 +161,7 @@ def _runs_table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[st
     return table
 
 
-def _metric_table(note: str, columns: Sequence[Metric]) -> "Table":
+def _metric_table(note: str, columns: Sequence[Metric]) -> Table:
     table = _table(note)
     table.add_column("", overflow="fold", max_width=36)
     table.add_column("AUC", justify="right")
@@ -180,8 +171,5 @@ def _metric_table(note: str, columns: Sequence[Metric]) -> "Table":
     return table
 
 
-def _table(note: str | None = None) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def _table(note: str | None = None) -> Table:
     return Table(box=SIMPLE_HEAD, pad_edge=False, caption=note, caption_justify="left")

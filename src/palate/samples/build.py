@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from palate.config import PrepareConfig
 from palate.errors import InputError
 from palate.ratings.blocks import bounds_of
+from palate.ratings.ids import distinct
 from palate.ratings.likes import Likes
 from palate.ratings.load import Ratings
 from palate.ratings.order import in_order, lengths_of
-from palate.ratings.rating_table import distinct
 from palate.samples.context import Context
 from palate.samples.items import item_rows
 from palate.samples.negatives import negatives_of

@@ -14,7 +14,7 @@ when it is asked (`Asked`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 
 from palate.prompt.spec import USER
 from palate.ratings.user_table import UNKNOWN
-
-if TYPE_CHECKING:
-    from palate.samples.build import Samples
+from palate.samples.build import Samples
 
 FILE = "signals.parquet"
 """A column for each signal that the prompt names, a row for each sample in the order of the timeline: `neighbour` and
@@ -42,7 +40,7 @@ Longs = NDArray[np.int64]
 class Signals:
     """How `palate prepare` gets the signals: `of` computes those of samples, in the format of `FILE`."""
 
-    of: Callable[["Samples"], pl.DataFrame]
+    of: Callable[[Samples], pl.DataFrame]
     made_from: Mapping[str, Any]
     """What they depend on beside the options of prepared data; the manifest has it."""
 
@@ -58,7 +56,7 @@ def coded(values: pl.Series) -> tuple[NDArray[Any], Longs]:
     return distinct, code.astype(np.int64)
 
 
-def shown(signal: str, distinct: NDArray[Any], samples: "Samples") -> Sequence[Any]:
+def shown(signal: str, distinct: NDArray[Any], samples: Samples) -> Sequence[Any]:
     """What the prompt formats for the distinct values of a signal; for `user` a mapping of the fields, (n,) each."""
     if signal not in ("neighbour", "user"):
         return list(distinct.tolist())
@@ -70,12 +68,12 @@ def shown(signal: str, distinct: NDArray[Any], samples: "Samples") -> Sequence[A
     return pl.DataFrame(columns).to_dicts()
 
 
-def user_fields(samples: "Samples") -> list[str]:
+def user_fields(samples: Samples) -> list[str]:
     """The fields of the table of users; none without a table."""
     return [] if samples.users is None else [f"{USER}{name}" for name in samples.users.columns[1:]]
 
 
-def rows_of_users(samples: "Samples") -> Longs:
+def rows_of_users(samples: Samples) -> Longs:
     """The row of each user in the table of users, in timeline order, then `NONE` for anybody else; (users + 1,) int64.
 
     A user whom the table lacks has `NONE`.

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from palate.errors import InputError
 from palate.progress import Meter
@@ -23,9 +24,6 @@ from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import LongWork
 from palate.tokens.dataset import TokenDataset
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ def score_file(
     out: Path,
     batch_size: int,
     key: Mapping[str, Any],
-    console: "Console | None" = None,
+    console: Console | None = None,
 ) -> Columns:
     """Score samples (by index; None: all) of a token dataset into the file `out`: `.npz`, or else Parquet.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palate.errors import InputError, WorkError
+from palate.models.logits import exact_logits
 from palate.score.backend import Floats, Ids, OnBatch
 
 if TYPE_CHECKING:
@@ -250,8 +251,6 @@ def _memory(hint: str) -> Iterator[None]:
 def _one_row_each(model: Any, last: Any, head: dict[int, Any] | None) -> Iterator[None]:
     """Compute only the logits at position `last` (n,) of each row: (n, 1, vocabulary), float32."""
     import torch
-
-    from palate.models.logits import exact_logits
 
     def pick(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         rows = torch.arange(len(last), device=inputs[0].device)

@@ -14,8 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
 from palate.errors import WorkError
-from palate.train.attention import check_window
+from palate.models.method import transformer
+from palate.train.attention import check_plain, check_window, for_each_head
 
 BEHIND = "palate_behind"
 """The name under which transformers finds this module's attention."""
@@ -63,7 +68,7 @@ def shared_prefix(model: Any) -> Iterator[None]:
 
     `Prefixes` collect the keys and values of the batch, `Behind` says which prefix is before each row.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = transformer(model)
     original = base.config._attn_implementation
     try:
         base.set_attn_implementation(BEHIND)
@@ -104,17 +109,12 @@ def attend(
 
     The n rows are blocks of t tokens or prefixes, padded on the right.
     """
-    from torch.nn.functional import scaled_dot_product_attention
-
-    if palate_prefix is None:
-        raise ValueError("the model does not pass the prefix on")
-    for name in ("softcap", "s_aux", "position_bias"):
-        if others.get(name) is not None:
-            raise ValueError(f"the model's attention has a {name}")
+    check_plain(palate_prefix, others)
+    assert palate_prefix is not None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(palate_prefix, Prefixes):
         palate_prefix.layers[module] = key, value
-        keys, values = _for_each_head(query, key, value)
+        keys, values = for_each_head(query, key, value)
         out = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
     else:
         before = [(*prefix.layers[module], rows) for prefix, rows in palate_prefix]
@@ -124,9 +124,7 @@ def attend(
 
 def _behind(query: Any, key: Any, value: Any, scale: float, before: Sequence[tuple[Any, Any, int]]) -> Any:
     """Attention of the queries to their prefixes and to their own blocks, joined: (n, heads, t, d)."""
-    import torch
-
-    near, near_sum = _attention(query, *_for_each_head(query, key, value), causal=True, scale=scale)
+    near, near_sum = _attention(query, *for_each_head(query, key, value), causal=True, scale=scale)
     far, far_sum = [], []
     first = 0
     for keys, values, rows in before:
@@ -150,12 +148,6 @@ def _far(query: Any, before: Any, values_before: Any, scale: float) -> tuple[Any
     return far, far_sum.reshape(shared, n, group, t).transpose(0, 1).reshape(n, heads, t)
 
 
-def _for_each_head(query: Any, *shared: Any) -> list[Any]:
-    """Keys and values (n, kv heads, t, d) → (n, heads, t, d), as grouped-query attention shares them."""
-    times = query.shape[1] // shared[0].shape[1]
-    return [x if times == 1 else x.repeat_interleave(times, dim=1) for x in shared]
-
-
 def _attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
     """Scaled dot-product attention (n, heads, t, d), and the logarithm of each softmax' sum (n, heads, t), float32."""
 
@@ -168,8 +160,6 @@ def _fused(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> t
 
     None where no such kernel takes the tensors. On CUDA it was not run; a probe compares it with whole prompts.
     """
-    import torch
-
     kind, size, aten = query.device.type, query.shape[-1], torch.ops.aten
     if size != value.shape[-1]:
         return None
@@ -189,8 +179,6 @@ def _fused(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> t
 
 def _matrix_attention(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
     """As `_attention`, by matrix products: for devices without that kernel."""
-    import torch
-
     scores = (query @ key.transpose(-1, -2) * scale).float()
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -199,10 +187,4 @@ def _matrix_attention(query: Any, key: Any, value: Any, *, causal: bool, scale: 
     return scores.softmax(-1).to(value.dtype) @ value, sums
 
 
-def _register() -> None:
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(BEHIND, attend)
-
-
-_register()
+AttentionInterface.register(BEHIND, attend)

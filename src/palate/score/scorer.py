@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from palate.config import ModelConfig, TokensConfig
 from palate.errors import InputError
+from palate.models.adapter import check_same_prompt, load_adapter, read_about, recorded_base, shown_vectors
+from palate.models.load import check_vocabulary, load_base_model
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message, to_generation_messages
 from palate.prompt.spec import PromptSpec
@@ -52,9 +54,6 @@ class Scorer:
         dtype: Literal["auto", "float32", "bfloat16"] | None = None,
         quantization: Literal["none", "nf4"] | None = None,
     ) -> None:
-        from palate.models.adapter import read_about, recorded_base, shown_vectors
-        from palate.models.load import load_base_model
-
         folder = None if adapter is None else Path(adapter)
         about = {} if folder is None else read_about(folder)
         self.prompt = prompt or PromptSpec.model_validate(about.get("prompt", {}))
@@ -88,9 +87,6 @@ class Scorer:
 
     def _local(self, model: Any, adapter: Path | None) -> LocalBackend:
         """A loaded model as a backend, checked."""
-        from palate.models.adapter import check_same_prompt, load_adapter
-        from palate.models.load import check_vocabulary
-
         check_vocabulary(model, self.chat.tokenizer)
         if adapter is not None:
             check_same_prompt(adapter, self.chat, self.prompt)
@@ -175,8 +171,6 @@ class Scorer:
 
 def _check_first(chat: Chat, adapter: Path) -> None:
     """Raise `InputError` if the tokenizer gives item tokens other ids than in the adapter's training."""
-    from palate.models.adapter import shown_vectors
-
     shown = shown_vectors(adapter)
     if shown is not None and chat.first_item != shown["first"]:
         raise InputError(

@@ -17,6 +17,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.prompt.tokenizer import tokenizer_key
+from palate.ratings.order import lengths_of
 from palate.samples.build import Samples
 from palate.samples.lines import Renderer, renderer
 from palate.samples.signals import coded
@@ -355,7 +356,7 @@ def users_of(samples: Samples) -> Longs:
     In a timeline without users, consecutive candidates count as one user's.
     """
     if "user_id" in samples.timeline.columns:
-        changes = samples.timeline["user_id"].rle().struct.field("len").to_numpy().astype(np.int64)
+        changes = lengths_of(samples.timeline["user_id"])
         return np.asarray(np.cumsum(changes) - changes)
     follows = np.zeros(samples.position.size, bool)
     follows[1:] = np.diff(samples.position) == 1

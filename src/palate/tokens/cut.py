@@ -201,11 +201,19 @@ def responses_of(tables: Tables, split: str, plain: Plain, sample: Longs) -> Int
     response = np.zeros(sample.size, np.int32)
     if tables.fragments is not None:
         response = tables.fragments.response[tables.labels(split, sample)]
-    if plain.sample.size:
-        place = np.minimum(np.searchsorted(plain.sample, sample), plain.sample.size - 1)
-        found = plain.sample[place] == sample
-        response[found] = plain.response[place[found]]
+    place = places_in(plain.sample, sample)
+    response[place >= 0] = plain.response[place[place >= 0]]
     return response
+
+
+def places_in(among: Longs, sample: Longs) -> Longs:
+    """The index of each number in the ascending array `among`; −1 if it is not in it."""
+    place = np.full(sample.size, -1, np.int64)
+    if among.size:
+        at = np.minimum(np.searchsorted(among, sample), among.size - 1)
+        found = among[at] == sample
+        place[found] = at[found]
+    return place
 
 
 def _drop_items(

@@ -21,7 +21,17 @@ from palate.prompt.messages import to_chat_messages
 from palate.prompt.spec import PromptSpec
 from palate.store.artifacts import sha256_of
 from palate.store.cache import Cache
-from palate.tokens.cut import Cut, Strategy, audit_cut, compare_strategies, ends, lengths_of, plan_cut, responses_of
+from palate.tokens.cut import (
+    Cut,
+    Strategy,
+    audit_cut,
+    compare_strategies,
+    ends,
+    lengths_of,
+    places_in,
+    plan_cut,
+    responses_of,
+)
 from palate.tokens.fragments import IGNORED, OVERREAD, Ints, Longs
 from palate.tokens.lengths import Lengths
 from palate.tokens.tables import NO_FRAGMENTS, Plain, Tables
@@ -203,7 +213,7 @@ class TokenDataset:
     def example(self, index: int) -> dict[str, Any]:
         """A sample in Alpaca form, with the history items that truncation leaves."""
         sample = self._numbers([range(len(self))[index]])
-        place = int(_places(self._cut.over, sample)[0])
+        place = int(places_in(self._cut.over, sample)[0])
         items = self._cut.items[place] if place >= 0 else self._items[sample][0]
         return self.tables.examples(self._position[sample], int(items), self._target[sample])[0]
 
@@ -304,14 +314,14 @@ class TokenDataset:
         cut = self._cut
         kept, whole, position = self._kept[sample], self._whole[sample], self._position[sample]
         target, items = self._target[sample], self._items[sample]
-        plain = _places(self._plain.sample, sample)
+        plain = places_in(self._plain.sample, sample)
         if self.options.truncation == "history" and cut.over.size:
-            place = _places(cut.over, sample)
+            place = places_in(cut.over, sample)
             items[place >= 0] = cut.items[place[place >= 0]]
             whole = kept
         response = self._responses(sample) if labelled else None
         composed = self._joined(position, target, items, plain, whole, kept, self.options.truncation, response)
-        again = _places(cut.again, sample)
+        again = places_in(cut.again, sample)
         for n in np.flatnonzero(again >= 0):
             rows = slice(composed.offsets[n], composed.offsets[n + 1])
             composed.input_ids[rows] = cut.tokens[cut.start[again[n]] : cut.start[again[n] + 1]]
@@ -395,13 +405,3 @@ def _cut(
 def _key(tables: Tables, split: str) -> dict[str, Any]:
     """The cache's key for a split's samples before truncation."""
     return {"tables": tables.folder.name, "split": split, "stage": STAGE}
-
-
-def _places(among: Longs, sample: Longs) -> Longs:
-    """The index of each number in the ascending array `among`; −1 if it is not in it."""
-    place = np.full(sample.size, -1, np.int64)
-    if among.size:
-        at = np.minimum(np.searchsorted(among, sample), among.size - 1)
-        found = among[at] == sample
-        place[found] = at[found]
-    return place

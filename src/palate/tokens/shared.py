@@ -19,11 +19,12 @@ from palate.store.artifacts import sha256_of
 from palate.tokens.cut import drop_items
 from palate.tokens.dataset import Ragged, TokenDataset
 from palate.tokens.packed import Ints, Longs, Packed, pack, ranges
+from palate.tokens.plain import IGNORED
 from palate.tokens.tables import prefix_and_length, unproved_samples
 
 
 class SharedHistory:
-    """The samples of a dataset as prompts of up to `targets` samples each; likes bring their negatives along.
+    """The samples of a dataset as prompts of up to `targets` samples each; a like is with its negatives.
 
     Sample j (in the order of prompts) is index `order[j]` of the dataset, and prompt k has the samples `first[k]` to
     `first[k + 1]`. `order` (n,) int64, `first` (p + 1,) int64. `prefix` (p,) int64 is the number of tokens that a
@@ -248,8 +249,6 @@ class SharedRows:
     answer_only = False
 
     def __init__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], lead: int, yes: int, identity: str) -> None:
-        from palate.tokens.plain import IGNORED
-
         sizes = [len(ids) for ids, _ in rows]
         self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, sum(sizes))

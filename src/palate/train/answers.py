@@ -8,11 +8,12 @@ from contextlib import nullcontext
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, softplus
 from torch.utils.data import DataLoader, Dataset
@@ -30,9 +31,6 @@ from palate.train.checkpoints import mark_whole, rotate
 from palate.train.offset import Offset
 from palate.train.probe import without_dropout
 from palate.train.schedule import Schedule, pack_passes
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     attention: Attention
     """Set before training: `choose_attention` needs this trainer's autocast."""
     control: Any
-    console: "Console | None" = None
+    console: Console | None = None
     """Shows the progress of `evaluate`."""
     change: Change | None = None
     """What training passes show that differs from evaluation: vectors of items without the user's ratings."""

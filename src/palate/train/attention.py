@@ -26,9 +26,10 @@ from transformers import AttentionInterface
 
 from palate.errors import InputError, WorkError, first_line
 from palate.models.logits import exact_logits
+from palate.models.method import transformer
 from palate.tokens.packed import Packed, tensors, upload
 from palate.train.block_mask import block_mask
-from palate.train.probe import Autocast, dtype_of, probe, transformer
+from palate.train.probe import Autocast, dtype_of, probe
 
 log = logging.getLogger(__name__)
 
@@ -198,10 +199,9 @@ def attend(
     **others: Any,
 ) -> tuple[Any, None]:
     """Attention over segments, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
-    _check(segments, others)
+    check_plain(segments, others)
     assert segments is not None
-    if query.shape[1] != key.shape[1]:
-        key, value = (_repeat(x, query.shape[1] // x.shape[1]) for x in (key, value))
+    key, value = for_each_head(query, key, value)
 
     def among(queries: Any, keys: Any, values: Any, mask: Any = None) -> Any:
         return scaled_dot_product_attention(
@@ -225,7 +225,7 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _check(layout: Any, others: dict[str, Any], dropout: float = 0.0) -> None:
+def check_plain(layout: Any, others: dict[str, Any], dropout: float = 0.0) -> None:
     """Raise `ValueError` for a model whose attention has more to it than our functions compute."""
     if layout is None:
         raise ValueError("the model does not pass on the layout of the prompts")
@@ -257,11 +257,11 @@ def attend_flex(
     """FlexAttention, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    _check(block_mask, others, dropout)
+    check_plain(block_mask, others, dropout)
     query, key, value = _alike(query, key, value)
     heads = query.shape[1]
     if heads & (heads - 1):  # as transformers does: grouped heads are in use for powers of two only
-        key, value = (_repeat(x, heads // x.shape[1]) for x in (key, value))
+        key, value = for_each_head(query, key, value)
     flex = flex_attention if torch.compiler.is_compiling() else _flex()
     out = flex(
         query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=heads != key.shape[1],
@@ -311,7 +311,7 @@ def attend_varlen(
     """Causal attention within sequences, as transformers calls it: query (1, heads, t, d) → (1, t, heads, d)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    _check(sequences, others, dropout)
+    check_plain(sequences, others, dropout)
     assert sequences is not None
     rows = (x[0].transpose(0, 1) for x in _alike(query, key, value))
     bounds, longest = sequences.bounds, sequences.longest
@@ -322,10 +322,10 @@ def attend_varlen(
     return out[None], None
 
 
-def _repeat(x: Any, times: int) -> Any:
-    """(1, h, t, d) → (1, h × times, t, d), as grouped-query attention shares keys and values."""
-    batch, heads, length, size = x.shape
-    return x[:, :, None].expand(batch, heads, times, length, size).reshape(batch, heads * times, length, size)
+def for_each_head(query: Any, *shared: Any) -> list[Any]:
+    """Keys and values (n, kv heads, t, d) → (n, heads, t, d), as grouped-query attention shares them."""
+    times = query.shape[1] // shared[0].shape[1]
+    return [x if times == 1 else x.repeat_interleave(times, dim=1) for x in shared]
 
 
 def _dense(packed: Packed, device: Any, implementation: str, dtype: Any) -> Any:

@@ -119,7 +119,7 @@ def _training(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(config: Config, data_manifest: Mapping[str, Any] | None) -> dict[str, str]:
-    """Split and label threshold; Alpaca files of other programs have no manifest and bring their own labels."""
+    """Split and label threshold; Alpaca files of other programs have no manifest, but labels of their own."""
     options = config.prepare
     if not data_manifest:
         return {"answers": f"{config.prompt.yes!r} and {config.prompt.no!r}, in Alpaca files that bring their prompts"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
@@ -45,7 +46,6 @@ from palate.train.training_prompts import FromBaseline, TrainingPrompts, prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from rich.console import Console
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def train(
     *,
     beside: FromBaseline | None = None,
     data_manifest: Mapping[str, Any] | None = None,
-    console: "Console | None" = None,
+    console: Console | None = None,
     fitted: Callable[[Config, Schedule], Config] = lambda config, schedule: config,
 ) -> TrainResult:
     """Fine-tune the config's base model; writes `out/adapter` and `out/training_log.jsonl`.

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from palate.config import TrainConfig
 from palate.errors import WorkError, first_line
+from palate.models.method import transformer
 from palate.train.attention import FLEX, FUNCTIONS, Attention
 from palate.train.probe import (
     GRADIENTS,
@@ -30,7 +31,6 @@ from palate.train.probe import (
     dtype_of,
     learn,
     probe_prompts,
-    transformer,
 )
 from palate.train.processes import sharding
 

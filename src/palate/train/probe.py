@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from palate.errors import WorkError
 from palate.models.logits import exact_logits
+from palate.models.method import transformer
 from palate.tokens.packed import Packed, pack, tensors
 
 Precision = Literal["float32", "other"]
@@ -220,11 +221,6 @@ def probe_prompts(vocabulary: int, longest: int, several: bool, change: bool) ->
         np.concatenate(sequences).astype(np.int32), length, np.array(shared), np.cumsum([0, *sizes]),
         np.full(n, 2), 0, False, np.zeros(n, bool), np.arange(n),
     )  # fmt: skip
-
-
-def transformer(model: Any) -> Any:
-    """The transformers model within an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def dtype_of(model: Any) -> Any:

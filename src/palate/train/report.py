@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
 from transformers import TrainerCallback
 
 from palate.progress import Meter
@@ -12,9 +13,6 @@ from palate.train.checkpoints import StopRequest
 from palate.train.processes import Processes
 from palate.train.schedule import Schedule
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 LOG = "training_log.jsonl"
 
 
@@ -22,7 +20,7 @@ class Report(TrainerCallback):  # type: ignore[misc]
     """Writes `training_log.jsonl` and the progress bar on the first device; stops all devices after a signal to any."""
 
     def __init__(
-        self, stop: StopRequest, path: Path, schedule: Schedule, console: "Console | None", processes: Processes
+        self, stop: StopRequest, path: Path, schedule: Schedule, console: Console | None, processes: Processes
     ) -> None:
         self.stop, self.path, self.schedule, self.console, self.processes = stop, path, schedule, console, processes
         self.resumed_at = self.seen = 0

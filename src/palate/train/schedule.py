@@ -10,16 +10,14 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from palate.config import Config, TrainConfig
 from palate.tokens.packed import Longs
 from palate.tokens.shared import SharedHistory
-
-if TYPE_CHECKING:
-    from palate.train.training_prompts import TrainingPrompts
+from palate.train.training_prompts import TrainingPrompts
 
 
 class Pass(NamedTuple):
@@ -99,7 +97,7 @@ class Schedule:
         return known[1]
 
 
-def schedule_of(config: Config, prompts: "TrainingPrompts") -> Schedule:
+def schedule_of(config: Config, prompts: TrainingPrompts) -> Schedule:
     """The schedule of a config."""
     options, train = config.train, prompts.train
     samples = samples_in_step(options, int(train.tokens(train.pieces()).sum()) / train.order.size)

@@ -57,6 +57,12 @@ class Audit:
         return self._of("fatal")
 
     @property
+    def fatal_text(self) -> str:
+        """The fatal findings in words, such as `2 fatal: future, own-future`."""
+        names = ", ".join(finding.check for finding in self.fatal)
+        return f"{len(self.fatal)} fatal: {names}" if names else "nothing fatal"
+
+    @property
     def stated(self) -> tuple[Finding, ...]:
         """The findings that a reader of the numbers must know."""
         return self._of("stated")

@@ -67,7 +67,7 @@ def _computed(data: BaselineData, prompt: PromptSpec, position: Longs, item: Lon
     if not training or "estimate" not in prompt.signals:
         state = None if training else estimate_state(data, prompt)
         return source_of(data, prompt, state).of(queries)
-    baseline, others = RANKERS[prompt.estimate], data.of_others(FOLD, apart=True)
+    baseline, others = RANKERS[prompt.estimate], data.leaving_out(FOLD, apart=True)
     return SignalSource(data, prompt.signals, baseline.predictor(others, baseline.fitted(others))).of(queries)
 
 
