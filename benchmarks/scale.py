@@ -2,10 +2,14 @@
 
     python benchmarks/scale.py --quick            # a tiny model on made-up ratings: does it all run?
     python benchmarks/scale.py --save             # SmolLM2-135M on 60 users of ml-latest-small, 50 candidates each
+    python benchmarks/scale.py --cost --interactions 1e9 --scores 1e9 --price-hour 0.10 --price-gb 0.01
 
 Each row is `palate recommend --all-users --retrieve N` in a process of its own, one after the other, with a thread for
 each process that scores. `users/s` counts from the first user's recommendations to the last one's: Ray's start and the
 loading of the model are only in `whole command`. The benchmark ends with an error if the files differ.
+
+`--cost` measures nothing: it works out seconds, bytes and money from the results of other benchmarks in `results/`, for
+a machine like those on which they ran, and prints each constant with its source.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+import costs
 import synthetic
 from palate.errors import PalateError
 from palate.ratings.load import load_ratings
@@ -38,10 +43,20 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--users", type=int, default=60, help="the first users of the log (60)")
     parser.add_argument("--retrieve", type=int, default=50, help="candidates of a user (50)")
+    parser.add_argument("--cost", action="store_true", help="work out what a size costs, from kept results")
+    parser.add_argument("--interactions", type=float, default=1e9, help="of the log, for --cost (1e9)")
+    parser.add_argument("--scores", type=float, default=1e9, help="pairs of user and item, for --cost (1e9)")
+    parser.add_argument("--items", type=float, default=1e4, help="of the catalogue, for --cost (1e4)")
+    parser.add_argument("--price-hour", type=float, default=0.0, help="of a machine of two cores, for --cost")
+    parser.add_argument("--price-gb", type=float, default=0.0, help="of a GB over the network, for --cost")
     parser.add_argument("--quick", action="store_true", help="a tiny model on made-up ratings: that everything runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
+    if args.cost:
+        size = costs.Size(args.interactions, args.scores, args.items, args.price_hour, args.price_gb)
+        publish("costs", costs.results(size), as_json=args.json, save=args.save)
+        return
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as name:
