@@ -9,6 +9,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # a benchmark is a script and finds the others beside itself
 
 import costs  # noqa: E402
+import scale  # noqa: E402
 
 
 def test_every_constant_is_positive_and_has_a_source_that_is_kept() -> None:
@@ -35,3 +36,14 @@ def test_costs_grow_with_the_size_and_the_prices() -> None:
     by_hour = small.columns["money"]({"seconds": 7200.0, "network": 5e9})
     assert by_hour == "1"
     assert costs.duration(90) == "1.5 min"
+
+
+@pytest.mark.parametrize(
+    ("workers", "prompts", "score", "seconds"),
+    [(1, 0.0, 2.0, 20.0), (2, 0.0, 2.0, 10.0), (3, 0.0, 2.0, 8.0), (2, 3.0, 2.0, 32.0), (1, 0.5, 2.0, 20.5)],
+)
+def test_whoever_is_slower_sets_the_simulated_time(workers: int, prompts: float, score: float, seconds: float) -> None:
+    assert scale.simulated(10, workers, prompts, score) == seconds
+    known = {"first": 5.0 + prompts, "prompts": prompts, "load": 4.0, "score": score, "write": 1.0}
+    assert scale.whole(known, 10, workers) == 10 + seconds
+    assert scale.off({"predicted": 12.0, "seconds": 10.0}) == pytest.approx(0.2)
