@@ -1,5 +1,6 @@
 """Scoring and training on a Ray cluster of two nodes: the result of this machine, whatever ends half-way."""
 
+import os
 import re
 import sys
 import threading
@@ -209,7 +210,7 @@ def test_an_evaluation_of_several_models_is_that_of_this_machine(run: Path, node
 
 @pytest.mark.slow
 def test_a_node_killed_while_it_writes_tokens_changes_nothing(
-    run: Path, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    run: Path, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes.have(2)
     for place in ("commands.tokenize.write_dataset", "cluster.tokens.shards_of"):
@@ -233,12 +234,29 @@ def test_a_node_killed_while_it_writes_tokens_changes_nothing(
     found = {name: {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
              for name, folder in folders.items()}  # fmt: skip
     assert found["one"] == found["killed"] == found["here"]
-    monkeypatch.setattr("palate.cluster.tokens.partial", lambda folder, shard: tmp_path / "unshared" / str(shard))
-    capfd.readouterr()
-    assert main(["tokenize", str(run), "--out", str(tmp_path / "unseen"), *nodes.words]) == 2
-    told = capfd.readouterr().err.splitlines()[-1]
-    assert re.search(r"^error: .*/unshared: cannot be read \(No such .*\(on node [\d.]+\)$", told)
-    assert not (tmp_path / "unseen").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attribute", "value", "line"),
+    [
+        ("partial", lambda _, n: Path(f"/unshared/{n}"), r"/unshared: cannot be read \(No .*\), .* \(on node [\d.]+\)"),
+        (
+            "_written",
+            lambda *_: os._exit(9),
+            "3 processes of the Ray cluster ended during one shard, the last .*",
+        ),
+    ],
+)
+def test_tokens_that_no_other_process_could_write_leave_nothing(
+    run: Path, nodes: Nodes, attribute: str, value: Callable[..., Any], line: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    nodes.have(2)
+    monkeypatch.setattr(f"palate.cluster.tokens.{attribute}", value)
+    assert main(["tokenize", str(run), "--out", str(tmp_path / "tokens"), *nodes.words]) in (1, 2)
+    assert re.search(f"^error: {line}$", capfd.readouterr().err, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
 
 
 def dying(where: str) -> Load:
