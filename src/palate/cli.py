@@ -188,6 +188,8 @@ def _tokenize(config: "Config", args: argparse.Namespace) -> None:
         return
     if args.splits:
         raise InputError("writes the splits that training and scoring need, expected no --split", "--portable")
+    if config.engine.name == "ray":
+        raise InputError("is written by this process, expected no --engine ray beside it", "--portable")
     tokenize_portable(config, args.out, as_json=args.as_json)
 
 
@@ -405,6 +407,7 @@ TOKENIZE = (
     _option("--train-on WHAT", "tokens with labels: response or answer (response)", key="train.train_on"),
     _option("--split", "split to write; repeat for several (all)", dest="splits", choices=SPLITS, repeat=True),
     _option("--portable", "write a folder that train and score --data read without ratings and Polars"),
+    *ENGINE,
     JSON,
     OUT,
 )

@@ -1,11 +1,14 @@
 """Scoring and training on a Ray cluster of two nodes: the result of this machine, whatever ends half-way."""
 
+import os
 import re
 import sys
 import threading
 import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,7 @@ def after(made: Callable[[], Any], do: Callable[[], None]) -> threading.Thread:
     [
         (["recommend", "--model", "lightgbm", "--all-users", "--out", "x.parquet"], "--engine: lightgbm is a baseline"),
         (["train", "--launch", "2"], "--engine ray: starts processes of a Ray cluster, expected no --launch beside it"),
+        (["tokenize", "--portable"], "--portable: is written by this process, expected no --engine ray beside it"),
         (["score", "--set", "score.server=http://localhost:1"], "score.server: scores already, expected no --engine"),
         (["score", "--address", "ray://head:10001"], "--address: is 'ray://head:10001', expected HOST:PORT of a"),
         (["score"], "--engine ray: Ray is not installed, expected it: pip install 'palate[ray]'"),
@@ -202,6 +206,57 @@ def test_an_evaluation_of_several_models_is_that_of_this_machine(run: Path, node
     assert files == ["fine-tuned.parquet", "ranking-fine-tuned.npz", "zero-shot.parquet"]
     for name in files:
         assert (tmp_path / "there/scores" / name).read_bytes() == (tmp_path / "here/scores" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_node_killed_while_it_writes_tokens_changes_nothing(
+    run: Path, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.have(2)
+    for place in ("commands.tokenize.write_dataset", "cluster.tokens.shards_of"):
+        module, _, name = place.rpartition(".")
+        whole = getattr(import_module(f"palate.{module}"), name)
+        monkeypatch.setattr(f"palate.{place}", partial(whole, shard_bytes=10_000))
+    folders = {name: tmp_path / name for name in ("here", "one", "killed")}
+    assert main(["tokenize", str(run), "--out", str(folders["here"])]) == 0
+    shards = len(list(folders["here"].glob("train/*.arrow")))
+    assert main(["tokenize", str(run), "--out", str(folders["one"]), *nodes.words, "--set", "engine.workers=1"]) == 0
+    written = []
+
+    def kill() -> None:
+        written.extend(tmp_path.glob(".killed.*/train/.data-?????.arrow"))
+        nodes.cluster.remove_node(nodes.cluster.worker_nodes.copy().pop(), allow_graceful=False)
+
+    killing = after(lambda: list(tmp_path.glob(".killed.*/train/.data-00003.arrow")), kill)
+    assert main(["tokenize", str(run), "--out", str(folders["killed"]), *nodes.words]) == 0
+    killing.join()
+    assert 0 < len(written) < shards / 2
+    found = {name: {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+             for name, folder in folders.items()}  # fmt: skip
+    assert found["one"] == found["killed"] == found["here"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attribute", "value", "line"),
+    [
+        ("partial", lambda _, n: Path(f"/unshared/{n}"), r"/unshared: cannot be read \(No .*\), .* \(on node [\d.]+\)"),
+        (
+            "_written",
+            lambda *_: os._exit(9),
+            "3 processes of the Ray cluster ended during one shard, the last .*",
+        ),
+    ],
+)
+def test_tokens_that_no_other_process_could_write_leave_nothing(
+    run: Path, nodes: Nodes, attribute: str, value: Callable[..., Any], line: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    nodes.have(2)
+    monkeypatch.setattr(f"palate.cluster.tokens.{attribute}", value)
+    assert main(["tokenize", str(run), "--out", str(tmp_path / "tokens"), *nodes.words]) in (1, 2)
+    assert re.search(f"^error: {line}$", capfd.readouterr().err, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
 
 
 def dying(where: str) -> Load:

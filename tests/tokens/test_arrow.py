@@ -86,15 +86,15 @@ def test_arrow_reads_a_shard_without_the_library(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_that_of_the_samples(tmp_path: Path) -> None:
-    def fingerprint(samples: Rows, size: int, shard_bytes: int = 500 << 20) -> str:
+    def fingerprint(samples: Rows, size: int) -> str:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        write_dataset(folder, chunks(samples, size), shard_bytes=shard_bytes)
+        write_dataset(folder, chunks(samples, size))
         return str(load_from_disk(str(folder))._fingerprint)
 
     samples = rows(50)
     moved = [(samples[0][0] + samples[1][0], samples[0][1] + samples[1][1]), *samples[2:]]
 
-    same = {fingerprint(samples, 7), fingerprint(samples, 50), fingerprint(samples, 7, 1000)}
+    same = {fingerprint(samples, 7), fingerprint(samples, 50)}
     assert len(same) == 1
     assert fingerprint(samples[::-1], 7) not in same
     assert fingerprint(moved, 7) not in same

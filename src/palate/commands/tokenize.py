@@ -29,7 +29,7 @@ from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples.prepared import TABLES
 from palate.samples.split import SPLITS
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
-from palate.tokens.arrow import TOKEN_BYTES, Chunk, write_dataset
+from palate.tokens.arrow import TOKEN_BYTES, Chunk, describe, write_dataset
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.portable import STAGE as PORTABLE
 from palate.tokens.portable import write_portable
@@ -76,7 +76,13 @@ def tokenize(
         _check_space(out, folder, sum(each["tokens"] for each in stats.values()))
         for split, dataset in datasets.items():
             description = f"{name}, {split}: tokens of {config.tokenizer_name}"
-            write_dataset(folder / split, _chunks(dataset), split=split, name=name, description=description)
+            about: dict[str, Any] = {"split": split, "name": name, "description": description}
+            if config.engine.name == "ray":
+                from palate.cluster.tokens import write_shards
+
+                describe(folder / split, write_shards(folder / split, dataset, config.engine), **about)
+            else:
+                write_dataset(folder / split, _chunks(dataset), **about)
         write_json(folder / "dataset_dict.json", {"splits": wanted})
         log.info("hashing what was written")
         manifest = write_manifest(

@@ -130,7 +130,7 @@ class TokenDataset:
         for batch in self.batches():
             yield from self.__getitems__(batch)
 
-    def batches(self, size: int = 1000) -> Iterator[Sequence[int]]:
+    def batches(self, size: int = 1000) -> Iterator[range]:
         """The indices of all samples, in ranges of `size`."""
         for start in range(0, len(self), size):
             yield range(start, min(start + size, len(self)))
