@@ -68,7 +68,7 @@ def replicas(run: Path, store: str, tmp_path_factory: pytest.TempPathFactory) ->
             assert started.stdout is not None
             url = started.stdout.readline().strip().rpartition(" ")[2]
             assert url.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
-            with httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=60) as client:
+            with httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=180) as client:
                 yield Replicas(started, client, cluster.head_node)
         finally:
             started.kill()

@@ -35,8 +35,7 @@ def serve_replicas(
         missing = "Ray Serve is not installed, expected it: pip install 'palate[ray-serve]'"
         raise InputError(missing, "--engine ray") from None
     ray = connect(engine)
-    resources: dict[str, Any]
-    _, resources = slots(ray, engine)
+    resources: dict[str, Any] = {**slots(ray, engine)[1]}
     nodes = {node["NodeID"]: node for node in ray.nodes()}
     node = nodes[ray.get_runtime_context().get_node_id()]
     has = node["Resources"]
