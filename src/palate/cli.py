@@ -481,6 +481,7 @@ SERVE = (
     _option("--model KEY", "model that answers a request without one (the one that the run recommends)"),
     _option("--server URL", "vLLM, SGLang or llama.cpp with the language model (in this process)", key="score.server"),
     _option("--served-model NAME", "the server's name of the base with the adapter", key="score.served_model"),
+    *ENGINE,
     STORE,
     _option("--api-key-file FILE", "file with the API key that clients send ($PALATE_API_KEY)"),
     _option("--in-flight N", "requests that the language model works on at once (16)", default=16),

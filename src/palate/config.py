@@ -434,7 +434,7 @@ class EngineConfig(Section):
     address: str | None = None
     """HOST:PORT of the cluster; None: this machine's, or a new one on it."""
     workers: int | None = Field(None, ge=1)
-    """Processes, each with a copy of the model; None: as many as the cluster has room for, and one to train."""
+    """Processes, each with a copy of the model; None: as many as the cluster has room for, one to train or serve."""
     cpus: int | None = Field(None, ge=1)
     """CPUs of a process on a cluster without GPUs; None: those of its smallest node. A shard of tokens takes one."""
 

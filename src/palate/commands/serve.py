@@ -1,17 +1,21 @@
 """Serve: a run's models behind HTTP, until a signal ends it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palate import console
-from palate.config import Config, Override, load_config
+from palate.config import Config, EngineConfig, Override, load_config
 from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from palate.serve.engine import Engine
     from palate.serve.source import EngineSource
 
@@ -48,11 +52,7 @@ def serve(config: Config, **options: Any) -> None:
     Raises `InputError` for a run that does not exist, an address that is taken, and one that other machines reach
     without an API key.
     """
-    from palate.serve.app import Options, app_of
-    from palate.serve.monitor import gauges
-    from palate.serve.release import feedback
     from palate.serve.server import bound, is_local, run, url_of
-    from palate.serve.store import Store
 
     console.start_logging()
     request = Request(**{each.name: options.pop(each.name) for each in fields(Request)})
@@ -64,8 +64,62 @@ def serve(config: Config, **options: Any) -> None:
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
     sock = bound(request.host, request.port)
-    store = Store(request.store or config.ratings.also or feedback(folder))
-    source = _source(config, options.pop("model"))
+    build = partial(_app, config, options.pop("model"), request, key, console.logs_json())
+
+    def ready() -> None:
+        console.out.print(f"serving {folder} at {url}", highlight=False, soft_wrap=True)
+
+    url = url_of(sock)
+    if config.engine.name == "ray":
+        address = sock.getsockname()[:2]
+        sock.close()  # Ray Serve opens its own
+        _on_cluster(config, request, build, address, ready)
+        return
+    app = build()
+    try:
+        ready()
+        run(app, sock, request.timeout)
+    finally:
+        app.state.service.source.close()
+        app.state.service.store.close()
+
+
+def _on_cluster(
+    config: Config, request: Request, build: "partial[FastAPI]", address: tuple[str, int], ready: Callable[[], None]
+) -> None:
+    """Serve from replicas on a Ray cluster; raises `InputError` for a store that they cannot share."""
+    from palate.cluster.service import serve_replicas
+    from palate.ratings.database import connect
+
+    if config.score.server is not None:
+        raise InputError("scores already, expected no --engine ray beside it", "score.server")
+    store = connect(_store_url(config, request), create=True)
+    store.close()
+    here = store.is_file
+    if here and (config.engine.workers or 1) > 1:
+        count = config.engine.workers
+        raise InputError(f"is a file, which {count} replicas cannot share, expected postgresql://USER@HOST/NAME",
+                         "--ratings")  # fmt: skip
+    serve_replicas(build, config.engine, address, drain=2 * request.timeout + 1, here=here, on_ready=ready)
+
+
+def _store_url(config: Config, request: Request) -> str:
+    from palate.serve.release import feedback
+
+    return request.store or config.ratings.also or feedback(config.run_path)
+
+
+def _app(config: Config, model: str | None, request: Request, key: str | None, as_json: bool) -> "FastAPI":
+    """The service's application of a run, with its models and its store; in each replica its own."""
+    from palate.serve.app import Options, app_of
+    from palate.serve.monitor import gauges
+    from palate.serve.store import Store
+
+    if not log.handlers:
+        console.begin_log(as_json=as_json)
+    config = config.model_copy(update={"engine": EngineConfig()})  # a replica scores by itself
+    store = Store(_store_url(config, request))
+    source = _source(config, model)
     limits = Options(
         key=key,
         names=(*Options.names, request.host),
@@ -74,16 +128,11 @@ def serve(config: Config, **options: Any) -> None:
         seconds=request.timeout,
         body=request.max_body << 20,
         retrieve=request.retrieve,
-        findings=lambda: gauges(folder, store),
+        findings=lambda: gauges(config.run_path, store),
         log_requests=request.log_requests,
-        log_routes=console.logs_json(),
+        log_routes=as_json,
     )
-    try:
-        console.out.print(f"serving {folder} at {url_of(sock)}", highlight=False, soft_wrap=True)
-        run(app_of(source, store, limits), sock, request.timeout)
-    finally:
-        source.close()
-        store.close()
+    return app_of(source, store, limits)
 
 
 def _source(config: Config, model: str | None) -> "EngineSource":
