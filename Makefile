@@ -92,5 +92,5 @@ $(VENV)/.tools: $(VENV)/.python
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve,ray-serve,postgres,duckdb,excel,remote,dev]'
+	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[train,serve,ray,postgres,duckdb,excel,remote,dev]'
 	@touch $@

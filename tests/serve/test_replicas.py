@@ -98,6 +98,7 @@ def test_what_ray_does_not_serve_is_refused_in_one_line(
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_replicas_answer_as_the_local_service(replicas: Replicas, served: str) -> None:
     asked = {"user_id": 1, "top_k": 3}
     for path, body in (
@@ -114,6 +115,7 @@ def test_replicas_answer_as_the_local_service(replicas: Replicas, served: str) -
     assert len(replicas.pids()) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_replica_is_replaced(replicas: Replicas) -> None:
     before, expected = replicas.pids(), replicas.score()
     psutil.Process(min(before)).kill()
@@ -124,6 +126,7 @@ def test_a_killed_replica_is_replaced(replicas: Replicas) -> None:
     assert replicas.score() == expected
 
 
+@pytest.mark.slow
 def test_sigterm_drains_and_leaves_the_cluster_without_ray_serve(
     run: Path, store: str, replicas: Replicas, capfd: pytest.CaptureFixture[str]
 ) -> None:
