@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,7 @@ def serve_replicas(
             status = serve.status().applications.get(NAME)
             messages = [each.message for each in status.deployments.values()] if status else []
             raise _cause("\n".join([str(error), *messages])) from error
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is the wanted end, exit code 0
         on_ready()
         try:
             while True:
