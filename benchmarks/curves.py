@@ -65,7 +65,9 @@ def search(
             rows = list(measured(base, args, keep))
         except PalateError as error:
             sys.exit(f"error: {error}")
-    results = [Result(title(args), rows, columns), *also(rows)]
+    # Scores of single rows stay in the folder of the runs.
+    kept = [{key: value for key, value in row.items() if key != "scores"} for row in rows]
+    results = [Result(title(args), kept, columns), *also(rows)]
     publish(f"{name}{'-quick' if args.quick else ''}", results, as_json=args.json, save=args.save)
 
 

@@ -231,7 +231,7 @@ class _Run:
 
 
 def _prepare(config: Config, made: list[str]) -> Prepared:
-    """The prepared data, written anew only if ratings, options or version differ from what is there."""
+    """The prepared data, written anew only if ratings, options or version differ from those of the kept data."""
     if config.ratings.source is None:
         kept = data_stage.prepared(config)  # its ratings are not named
         made.append(f"skipped, {config.data_path} was prepared before")
