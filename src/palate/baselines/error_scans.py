@@ -19,6 +19,8 @@ MOST = np.float32(10)
 """Largest logit: further out, a surprise would have no limit."""
 
 
+# numba names the file of a compiled kernel by its line, and writes the names of these classes into it. It fails
+# to read a file that names a class of the past: who renames one moves the kernels' lines, too.
 class ErrorQueries(NamedTuple):
     """Queries: their anchors, items, the model's logits, and order by anchor; (n,) each."""
 

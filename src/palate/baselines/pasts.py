@@ -32,6 +32,8 @@ FOLD_IN = (1.5, 5.0)
 """L2 penalties of a user's offset and factors."""
 
 
+# numba names the file of a compiled kernel by its line, and writes the names of these classes into it. It fails
+# to read a file that names a class of the past: who renames one moves the kernels' lines, too.
 class PastQueries(NamedTuple):
     """Queries: their anchors, items, order by anchor, and views; (n,) each."""
 
