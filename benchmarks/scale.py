@@ -1,4 +1,4 @@
-"""How fast all users are recommended to on this machine alone, and on a Ray cluster of one and two processes.
+"""How fast samples are prepared and all users recommended to: on this machine alone, and on Ray with 1 and 2 processes.
 
     python benchmarks/scale.py --quick            # a tiny model on made-up ratings: does it all run?
     python benchmarks/scale.py --save             # SmolLM2-135M on 60 users of ml-latest-small, 50 candidates each
@@ -12,6 +12,8 @@ A simulator predicts the whole command on Ray from what is measured without it: 
 once (until the first user, a user's prompts and their way to a process, writing), and as many processes at once as it
 will have that load the model and score some users' prompts.
 
+`palate prepare` is measured alike, on made-up ratings with Polars on one thread in each process.
+
 `--cost` measures nothing: it works out seconds, bytes and money from the results of other benchmarks in `results/`, for
 a machine like those on which they ran, and prints each constant with its source.
 """
@@ -19,6 +21,7 @@ a machine like those on which they ran, and prints each constant with its source
 import argparse
 import heapq
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +36,7 @@ import costs
 import synthetic
 from palate.errors import PalateError
 from palate.ratings.load import load_ratings
-from palate.store.artifacts import sha256_file
+from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of
 from report import Result, in_own_process, number, publish
 from training import CLAIMS, claim, tiny_model
 
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--users", type=int, default=60, help="the first users of the log (60)")
     parser.add_argument("--retrieve", type=int, default=50, help="candidates of a user (50)")
+    parser.add_argument("--prepared", type=int, default=1_000_000, help="made-up ratings to prepare (1,000,000)")
     parser.add_argument("--cost", action="store_true", help="work out what a size costs, from kept results")
     parser.add_argument("--interactions", type=float, default=1e9, help="of the log, for --cost (1e9)")
     parser.add_argument("--scores", type=float, default=1e9, help="pairs of user and item, for --cost (1e9)")
@@ -77,6 +81,14 @@ def main() -> None:
             row = in_own_process(recommended, run, words, args.retrieve, False)
             rows.append({"side": f"Ray, {n} process{'es' * (n > 1)}", **row})
             predicted.append({**row, **known, "processes": n, "predicted": whole(known, row["users"], n)})
+        log = Path(name, "log")
+        synthetic.write(log, 50_000 if args.quick else args.prepared, 5_000)
+        os.environ["POLARS_MAX_THREADS"] = "1"
+        sides = [[], *(["--engine", "ray", "--set", f"engine.workers={n}"] for n in WORKERS)]
+        made = [in_own_process(seconds_to_prepare, log, words) for words in sides]
+    if len({each["sha256"] for each in made}) != 1:
+        raise SystemExit("error: the prepared folders differ")
+    made = [{**each, "side": row["side"], "local": made[0]["seconds"]} for each, row in zip(made, rows, strict=True)]
     rows = [{**row, "local": rows[0]["rate"]} for row in rows]
     if len({row["sha256"] for row in rows}) != 1:
         raise SystemExit("error: the files of recommendations differ")
@@ -85,15 +97,22 @@ def main() -> None:
     results = [
         Result(title, rows, COLUMNS),
         Result("The whole command, simulated", predicted, SIMULATED),
-        Result("Targets", claims(rows, predicted), CLAIMS),
+        Result(f"Prepare {made[0]['samples']:,} made-up samples: identical files", made, PREPARED),
+        Result("Targets", claims(rows, predicted, made), CLAIMS),
     ]
     publish(f"scale{'-quick' if args.quick else ''}", results, as_json=args.json, save=args.save)
 
 
-def claims(rows: Sequence[Mapping[str, Any]], predicted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+Rows = Sequence[Mapping[str, Any]]
+
+
+def claims(rows: Rows, predicted: Rows, made: Rows) -> list[dict[str, Any]]:
     """What is claimed of Ray, and of the simulator."""
     local, one, two = rows
+    here, alone, both = (row["seconds"] for row in made)
     return [
+        claim("times the local time, prepared by one process", alone / here, "<=", 1.5),
+        claim("of twice the speed of one process, prepared by two", alone / both / 2, ">=", 0.8),
         claim("times the local command's time, one process", one["seconds"] / local["seconds"], "<=", 1.5),
         claim("of twice the users/s of one process, two processes", two["rate"] / one["rate"] / 2, ">=", 0.8),
         *(
@@ -231,6 +250,25 @@ def answer_at_once(asked: list[Prompts]) -> None:
     setattr(Scorers, "answers_behind", noted)  # noqa: B010
 
 
+def seconds_to_prepare(log: Path, words: list[str]) -> dict[str, Any]:
+    """Prepare a log, Ray's start included: seconds, samples, and the hash of all files."""
+    from palate.cli import main as palate
+
+    out, began = log.parent / "prepared", time.monotonic()
+    if palate(["prepare", "--ratings", str(log), "--out", str(out), *words]) != 0:
+        raise SystemExit("error: the ratings could not be prepared")
+    seconds, manifest = time.monotonic() - began, read_json(out / MANIFEST)
+    shutil.rmtree(out)
+    samples = sum(manifest["stats"]["samples"].values())
+    return {"seconds": seconds, "samples": samples, "sha256": sha256_of(manifest["outputs"])}
+
+
+PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda row: row["side"],
+    "whole command": lambda row: f"{number(row['seconds'])} s",
+    "samples/s": lambda row: f"{row['samples'] / row['seconds']:,.0f}",
+    "times local": lambda row: f"{row['local'] / row['seconds']:.2f}",
+}
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["side"],
     "users/s": lambda row: number(row["rate"]),

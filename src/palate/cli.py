@@ -382,6 +382,7 @@ PREPARE = (
         "tables with splits: a folder with train, valid and test, or a file with a column split",
         dest="tables",
     ),
+    *ENGINE,
     _option("--out DIR", "prepared folder (data in the run folder)", key="data_dir"),
 )
 LENGTHS = (

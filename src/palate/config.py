@@ -427,7 +427,7 @@ class ScoreConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where scoring, training and the writing of tokens run; no result depends on it, and no run keeps it."""
+    """Where samples, tokens, training and scores are computed; no result depends on it, and no run keeps it."""
 
     name: Literal["local", "ray"] = "local"
     """`ray`: on the GPUs of a Ray cluster, or on its nodes' CPUs where it has no GPU."""
@@ -436,7 +436,7 @@ class EngineConfig(Section):
     workers: int | None = Field(None, ge=1)
     """Processes, each with a copy of the model; None: as many as the cluster has room for, one to train or serve."""
     cpus: int | None = Field(None, ge=1)
-    """CPUs of a process on a cluster without GPUs; None: those of its smallest node. A shard of tokens takes one."""
+    """CPUs of a process on a cluster without GPUs; None: those of its smallest node. Tokens and samples take one."""
 
 
 class EvaluateConfig(Section):

@@ -97,6 +97,11 @@ def after(made: Callable[[], Any], do: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The bytes of each file in a folder."""
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -209,6 +214,26 @@ def test_an_evaluation_of_several_models_is_that_of_this_machine(run: Path, node
 
 
 @pytest.mark.slow
+def test_a_node_killed_while_it_prepares_changes_nothing(
+    run: Path, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.have(2)
+    monkeypatch.setattr("palate.samples.export.CHUNK", 8)
+    monkeypatch.setattr("palate.samples.export._RAW_CHUNK", 4)
+    folders = {name: tmp_path / name for name in ("here", "one", "killed")}
+    assert main(["prepare", str(run), "--out", str(folders["here"])]) == 0
+    assert main(["prepare", str(run), "--out", str(folders["one"]), *nodes.words, "--set", "engine.workers=1"]) == 0
+
+    def kill() -> None:
+        nodes.cluster.remove_node(nodes.cluster.worker_nodes.copy().pop(), allow_graceful=False)
+
+    killing = after(lambda: [file for file in tmp_path.glob(".killed.*/train.json") if file.stat().st_size], kill)
+    assert main(["prepare", str(run), "--out", str(folders["killed"]), *nodes.words]) == 0
+    killing.join()
+    assert contents(folders["one"]) == contents(folders["killed"]) == contents(folders["here"])
+
+
+@pytest.mark.slow
 def test_a_node_killed_while_it_writes_tokens_changes_nothing(
     run: Path, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,9 +256,7 @@ def test_a_node_killed_while_it_writes_tokens_changes_nothing(
     assert main(["tokenize", str(run), "--out", str(folders["killed"]), *nodes.words]) == 0
     killing.join()
     assert 0 < len(written) < shards / 2
-    found = {name: {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-             for name, folder in folders.items()}  # fmt: skip
-    assert found["one"] == found["killed"] == found["here"]
+    assert contents(folders["one"]) == contents(folders["killed"]) == contents(folders["here"])
 
 
 @pytest.mark.slow

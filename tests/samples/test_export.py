@@ -1,10 +1,14 @@
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.clicks import click_ratings
 from tests.examples import examples
 
 from palate.config import PrepareConfig
@@ -12,6 +16,7 @@ from palate.errors import InputError
 from palate.prompt import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples import build_samples, iter_examples, load_prepared, prepare
+from palate.samples.signals import Signals
 from palate.store.artifacts import sha256_file
 
 OPTIONS = PrepareConfig(history_len=3, max_eval=4)
@@ -39,6 +44,42 @@ def test_the_same_input_and_options_give_the_same_bytes(ratings, tmp_path):
     prepare(ratings, OPTIONS, PromptSpec(), 13, tmp_path / "a")
     prepare(ratings, OPTIONS, PromptSpec(), 13, tmp_path / "b")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_samples_that_travel_to_another_process_are_written_as_here(ratings, tmp_path):
+    context = PromptSpec(candidate_line="{title} by {item_count}", history_line="{n}. {title}: {item_mean} {rating}")
+    signal = PromptSpec(candidate_line="{title}, {neighbour}, {user.age}", history_line="{title}")
+    users = pl.DataFrame({"user_id": range(1, 9), "age": [str(20 + n) for n in range(8)]})
+    splits = ["train", "train", "val", "test"]
+    given_splits = ratings.frame.with_columns(split=pl.Series(splits).gather(np.arange(ratings.frame.height) % 4))
+    sent = []
+
+    def signals(samples):
+        of = np.arange(samples.position.size)
+        return pl.DataFrame({"neighbour": of % 5 - 1, "user": of % 8})
+
+    def elsewhere(render, write, chunks):
+        common = pickle.dumps(render.with_part(render.part(np.empty(0, np.int64))))
+        for chunk in chunks:
+            for some in np.array_split(chunk, 3):
+                if some.size:
+                    part = pickle.loads(pickle.dumps(render.part(some)))
+                    sent.append(part.samples.timeline.height)
+                    yield write(pickle.loads(common).with_part(part), np.arange(some.size))
+
+    for name, log, options, prompt in (
+        ("context", ratings, OPTIONS, context),
+        ("signals", replace(ratings, users=users), OPTIONS, signal),
+        ("given", replace(ratings, frame=given_splits), OPTIONS.model_copy(update={"split": "given"}), context),
+        ("likes", click_ratings(), PrepareConfig(history_len=3, rating_threshold=0.5), PromptSpec()),
+    ):
+        here, there = tmp_path / f"{name}-here", tmp_path / f"{name}-there"
+        more = Signals(signals, {}) if prompt is signal else None
+        prepare(log, options, prompt, 13, here, more)
+        sent.clear()
+        prepare(log, options, prompt, 13, there, more, elsewhere)
+        assert files_of(here) == files_of(there), name
+        assert min(sent) < log.frame.height / 2
 
 
 def test_contexts_are_in_the_text_and_not_in_the_tables(ratings, tmp_path):

@@ -4,13 +4,15 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from palate.config import EngineConfig
 from palate.console import RUN, about, log
-from palate.errors import InputError, first_line
+from palate.errors import InputError, WorkError, first_line
 
 DEATHS = 3
 """Ended processes after which a piece of work is given up."""
@@ -88,6 +90,18 @@ class Place:
 def on_node(ray: Any, error: InputError) -> InputError:
     """The error with the node on which it came up."""
     return InputError(f"{error.message} (on node {ray.util.get_node_ip_address()})", error.place, error.line)
+
+
+@contextmanager
+def work_errors(ray: Any, what: str) -> Iterator[None]:
+    """Raise what a task raised, and `WorkError` for a task whose process ended `DEATHS` times."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
+    except ray.exceptions.RayError as error:
+        why = f"{DEATHS} processes of the Ray cluster ended during {what}, the last with: {first_line(error)}"
+        raise WorkError(why) from error
 
 
 def ended(what: str, error: BaseException) -> None:

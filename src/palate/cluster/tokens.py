@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from palate.cluster.connection import DEATHS, Place, connect, on_node
+from palate.cluster.connection import DEATHS, Place, connect, on_node, work_errors
 from palate.config import EngineConfig
-from palate.errors import InputError, WorkError, first_line
+from palate.errors import InputError
 from palate.progress import Meter
 from palate.store.artifacts import atomic_file
 from palate.tokens.arrow import partial, shards_of, write_shard
@@ -31,20 +31,14 @@ def write_shards(folder: Path, dataset: TokenDataset, engine: EngineConfig) -> l
     task = Place(), functools.partial(make, *arguments)
     begun: list[Any] = []
     prints = []
-    with Meter(f"writing {dataset.split}", len(dataset)) as meter:
-        try:
-            for n, batches in enumerate(shards):
-                if engine.workers is not None and n >= engine.workers:
-                    ray.wait(begun, num_returns=n - engine.workers + 1, fetch_local=False)
-                begun.append(write.remote(*task, batches, partial(folder, n)))
-            for batches, shard in zip(shards, begun, strict=True):
-                prints.append(ray.get(shard))
-                meter.advance(sum(map(len, batches)))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause or error) from None
-        except ray.exceptions.RayError as error:
-            why = f"{DEATHS} processes of the Ray cluster ended during one shard, the last with: {first_line(error)}"
-            raise WorkError(why) from error
+    with work_errors(ray, "one shard"), Meter(f"writing {dataset.split}", len(dataset)) as meter:
+        for n, batches in enumerate(shards):
+            if engine.workers is not None and n >= engine.workers:
+                ray.wait(begun, num_returns=n - engine.workers + 1, fetch_local=False)
+            begun.append(write.remote(*task, batches, partial(folder, n)))
+        for batches, shard in zip(shards, begun, strict=True):
+            prints.append(ray.get(shard))
+            meter.advance(sum(map(len, batches)))
     written = {partial(folder, n) for n in range(len(shards))}
     for left in set(folder.iterdir()) - written:  # by processes that ended
         left.unlink()

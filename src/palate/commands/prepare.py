@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from palate import __version__, console
@@ -129,7 +129,12 @@ def prepare_data(config: Config) -> dict[str, Any]:
     signals = None
     if config.prompt.signals:
         signals = Signals(lambda samples: signals_of(config, samples), read_beside(config))
-    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path, signals)
+    spread = None
+    if config.engine.name == "ray":
+        from palate.cluster.samples import rendered
+
+        spread = partial(rendered, config.engine)
+    manifest = export(ratings, config.prepare, config.prompt, config.seed, config.data_path, signals, spread)
     if config.data_dir is None and not (config.run_path / "run.log").is_file():
         write_config(config, config.run_path / "config.yaml")
     stats = manifest["stats"]

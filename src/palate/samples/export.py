@@ -1,6 +1,6 @@
 """Write prepared data: Alpaca JSON for trainers, raw samples for scorers, and the tables."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ from palate.progress import track, working
 from palate.prompt.spec import PromptSpec
 from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
-from palate.samples.lines import CHUNK, Renderer, renderer
+from palate.samples.lines import CHUNK, Renderer, ranges, renderer
 from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
+
+Write = Callable[[Renderer, NDArray[np.int64]], bytes]
+"""Writes some samples of a renderer."""
+Spread = Callable[[Renderer, Write, Iterable[NDArray[np.int64]]], Iterator[bytes]]
+"""Writes chunks of samples, in their order."""
 
 _RAW_CHUNK = CHUNK // 2  # a raw sample has its history twice, as text and as a list
 
@@ -30,6 +35,7 @@ def prepare(
     seed: int,
     out: Path,
     signals: Signals | None = None,
+    spread: "Spread | None" = None,
 ) -> dict[str, Any]:
     """Build the samples and write the folder `out`; returns its manifest.
 
@@ -37,13 +43,15 @@ def prepare(
     `ratings.parquet`, `items.parquet`, `negatives.parquet` of likes, `signals.parquet` if the prompt names some (they
     come from `signals`), `users.parquet` if it names fields of users, `skipped.csv` if the ratings have a report of
     rows, and last `manifest.json`.
-    The same ratings, options, prompt and seed give the same bytes. Raises `InputError` as `checked_samples` and
+    The same ratings, options, prompt and seed give the same bytes. `spread` renders them elsewhere, as
+    `palate.cluster.samples` does. Raises `InputError` as `checked_samples` and
     `renderer` do, before it writes anything.
     """
     samples = checked_samples(ratings, options, seed)
     if prompt.signals and signals is not None:
         samples = replace(samples, signals=signals.of(samples))
     render = renderer(samples, prompt)
+    spread = spread or _here
     drawn = draw(samples.of("val"), options.max_eval, seed)
     reading = (
         {} if ratings.likes is None else {"likes": ratings.likes.rule, "negatives_per_like": ratings.likes.per_like}
@@ -52,11 +60,12 @@ def prepare(
     with atomic_folder(out) as folder:
         train = samples.of("train")
         chunks = track(_chunks(train, CHUNK), train.size, "writing train.json")
-        _write_array(folder / "train.json", _alpaca(render, chunks))
+        _write_array(folder / "train.json", spread(render, _alpaca, chunks))
         with working("writing test and validation samples"):
-            _write_array(folder / "eval.json", _alpaca(render, [drawn] if drawn.size else []))
-            _write_lines(folder / "test_raw.jsonl", _raw(render, samples.of("test"), "test"))
-            _write_lines(folder / "val_raw.jsonl", _raw(render, samples.of("val"), "val"))
+            _write_array(folder / "eval.json", _here(render, _alpaca, [drawn] if drawn.size else []))
+            for split in ("test", "val"):
+                chunks = _chunks(samples.of(split), _RAW_CHUNK)
+                _write_lines(folder / f"{split}_raw.jsonl", spread(render, _raw, chunks))
             write_json(folder / "dataset_info.json", _dataset_info())
             samples.timeline.write_parquet(folder / "ratings.parquet", compression="zstd")
             samples.items.write_parquet(folder / "items.parquet", compression="zstd")
@@ -90,32 +99,32 @@ def _chunks(index: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield index[start : start + size]
 
 
-def _alpaca(render: Renderer, chunks: Iterable[NDArray[np.int64]]) -> Iterator[bytes]:
-    """Alpaca examples as JSON lines, by chunks."""
-    for chunk in chunks:
-        examples = render.examples(chunk)
-        no_turns = pl.Series("history", [[]], dtype=pl.List(pl.String))
-        yield examples.with_columns(no_turns.new_from_index(0, examples.height)).write_ndjson().encode()
+def _here(render: Renderer, write: Write, chunks: Iterable[NDArray[np.int64]]) -> Iterator[bytes]:
+    return (write(render, chunk) for chunk in chunks)
 
 
-def _raw(render: Renderer, index: NDArray[np.int64], split: str) -> Iterator[bytes]:
-    """Raw samples as JSON lines, by chunks."""
+def _alpaca(render: Renderer, index: NDArray[np.int64]) -> bytes:
+    """Alpaca examples as JSON lines."""
+    examples = render.examples(index)
+    no_turns = pl.Series("history", [[]], dtype=pl.List(pl.String))
+    return examples.with_columns(no_turns.new_from_index(0, examples.height)).write_ndjson().encode()
+
+
+def _raw(render: Renderer, index: NDArray[np.int64]) -> bytes:
+    """Raw samples of a split as JSON lines."""
     samples = render.samples
-    for chunk in _chunks(index, _RAW_CHUNK):
-        position, target, lengths = samples.position[chunk], render.target[chunk], samples.histories[chunk]
-        rows = _ranges(position - lengths, lengths)
-        titles = samples.items["title"].gather(render.item.gather(rows))
-        past = samples.timeline[rows].select("item_id", titles, "rating", "timestamp").to_struct("history")
-        frame = render.lines(chunk).with_columns(
-            pl.Series("label", samples.label[chunk]).replace_strict(
-                [True, False], ["Yes", "No"], return_dtype=pl.String
-            ),
-            pl.lit(split).alias("split"),
-            samples.timeline["user_id"].gather(position),
-            *samples.timeline[target].select("item_id", "timestamp", "rating").get_columns(),
-            _as_lists(past, lengths),
-        )
-        yield frame.write_ndjson().encode()
+    position, target, lengths = samples.position[index], render.target[index], samples.histories[index]
+    rows = ranges(position - lengths, lengths)
+    titles = samples.items["title"].gather(render.item.gather(rows))
+    past = samples.timeline[rows].select("item_id", titles, "rating", "timestamp").to_struct("history")
+    frame = render.lines(index).with_columns(
+        pl.Series("label", samples.label[index]).replace_strict([True, False], ["Yes", "No"], return_dtype=pl.String),
+        pl.lit(SPLITS[samples.split[index[0]]]).alias("split"),
+        samples.timeline["user_id"].gather(position),
+        *samples.timeline[target].select("item_id", "timestamp", "rating").get_columns(),
+        _as_lists(past, lengths),
+    )
+    return frame.write_ndjson().encode()
 
 
 def _negatives(samples: Samples) -> pl.DataFrame:
@@ -124,13 +133,6 @@ def _negatives(samples: Samples) -> pl.DataFrame:
     sampled = samples.negative >= 0
     item = samples.items["item_id"].gather(samples.negative[sampled])
     return pl.DataFrame({"row": samples.position[sampled], "item_id": item})
-
-
-def _ranges(begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The concatenated ranges from `begin[i]` to `begin[i] + size[i]` - 1."""
-    ends = np.cumsum(size)
-    numbers: NDArray[np.int64] = np.arange(size.sum()) + np.repeat(begin - (ends - size), size)
-    return numbers
 
 
 def _as_lists(values: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:

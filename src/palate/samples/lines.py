@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,15 @@ CHUNK = 16_384
 CODED = ("item", "rating", "context")
 
 
+class Part(NamedTuple):
+    """Some samples of a renderer, to render them in another process: `Renderer.with_part`."""
+
+    samples: Samples
+    """With the timeline rows that their prompts show, without the tables of items and users."""
+    target: NDArray[np.int64]
+    item: pl.Series
+
+
 @dataclass(frozen=True)
 class Renderer:
     """Renders chunks of samples; `renderer` makes it once for all chunks."""
@@ -44,6 +53,31 @@ class Renderer:
     """The distinct ratings, ascending."""
     asked: Asked | None = None
     """Computes the signals of questions; None: the prompts are those of samples."""
+
+    def part(self, index: NDArray[np.int64]) -> Part:
+        """Samples `index` alone."""
+        samples = self.samples
+        position, target, lengths = samples.position[index], self.target[index], samples.histories[index]
+        rows = np.unique(np.concatenate([ranges(position - lengths, lengths + 1), target]))
+        chosen = replace(
+            samples,
+            timeline=samples.timeline[rows],
+            items=samples.items.clear(),
+            position=np.searchsorted(rows, position),
+            split=samples.split[index],
+            context=None if samples.context is None else replace(samples.context, code=samples.context.code[rows]),
+            history=None if samples.history is None else lengths,
+            signals=None if samples.signals is None else samples.signals[index],
+            negative=None if samples.negative is None else samples.negative[index],
+            users=None,
+            scratch=None,
+        )
+        return Part(chosen, np.searchsorted(rows, target), self.item.gather(rows))
+
+    def with_part(self, part: Part) -> "Renderer":
+        """The renderer of a part's samples, numbered from 0. With a part of no samples it is small enough to send."""
+        samples = replace(part.samples, items=self.samples.items, users=self.samples.users)
+        return replace(self, samples=samples, target=part.target, item=part.item)
 
     def lines(self, index: NDArray[np.int64]) -> pl.DataFrame:
         """The history and candidate lines of samples `index`, as text: `history_titles`, `candidate_title`."""
@@ -229,6 +263,13 @@ def _check_users(named: Sequence[str], samples: Samples, option: str) -> None:
     if unknown:
         problem = f"which the table of users does not have; expected one of {', '.join(known) or 'more columns'}"
         raise InputError(f"names {{{unknown[0]}}}, {problem}", f"prompt.{option}")
+
+
+def ranges(begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The concatenated ranges from `begin[i]` to `begin[i] + size[i]` - 1."""
+    ends = np.cumsum(size)
+    numbers: NDArray[np.int64] = np.arange(size.sum()) + np.repeat(begin - (ends - size), size)
+    return numbers
 
 
 def iter_examples(
