@@ -319,6 +319,7 @@ COMMON = (
     _option(
         "--header NAMES", "names of the columns of a file without a header: user,item,rating,…", key="ratings.header"
     ),
+    _option("--sample-users N", "keep the ratings of N users, drawn with the seed (all)", key="ratings.sample_users"),
     _option("--memory SIZE", "memory for preparing a log, such as 8GB (half of the machine's)", key="prepare.memory"),
     _option("--order HOW", "time, or file: without times, the rows are in order (time)", key="ratings.order"),
     _option(

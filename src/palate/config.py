@@ -83,6 +83,9 @@ class RatingsConfig(Section):
     """`file`: the files have no times, or none that count, and each user's rows are in order."""
     not_rated: float | None = None
     """A rating that means there is none, such as -1 or 0; such rows are left out and counted."""
+    sample_users: int | None = Field(None, ge=1)
+    """Keep the ratings of this many users of `source`, drawn with the seed; None: all. For a log that is too large for
+    the models and measurements that need it in memory."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating; None: the format's (MovieLens: 0.5 to 5, or 1 to 5; ratings in words: 0 to 1; `8/10`:
     up to 10)."""
@@ -105,7 +108,7 @@ class RatingsConfig(Section):
     def _without_usual_rules(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The section; rules that refuse go without, so that reports and configs of other runs stay as they are."""
         usual: dict[str, Any] = {"bad_rows": "refuse", "untitled": "refuse", "header": [], "order": "time"}
-        usual |= dict.fromkeys(("also", "users", "encoding", "not_rated", "likes"))
+        usual |= dict.fromkeys(("also", "users", "encoding", "not_rated", "sample_users", "likes"))
         found = {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
         return {key: value for key, value in found.items() if key != "negatives_per_like" or self.likes}
 

@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
             option = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
             what = f"argument {rest[0]!r}" if option is None else f"option {option!r}"
             near = "" if option is None else did_you_mean(option, self._option_string_actions)
+            if option == "--ratings" and self.prog != "palate":  # a command whose argument the log is
+                near = f", the log is its argument: {self.prog} ratings.csv;"
             raise InputError(f"{self.prog} has no {what}{near or ';'} {self.prog} --help lists all")
         return found, rest
 

@@ -15,15 +15,20 @@ from tests.command import palate
 from tests.examples import examples
 from tests.small import small_tokenizer
 
+from palate.baselines.retriever import RetrieverData
+from palate.baselines.statistics import BaselineData
 from palate.config import Config, PrepareConfig
 from palate.errors import InputError, WorkError
+from palate.measure.leaks import audit
 from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.ratings import blocks, order
-from palate.ratings.load import load_ratings
-from palate.samples.build import checked_samples
+from palate.ratings.load import load_ratings, with_sample
+from palate.samples import load_prepared, prepare
+from palate.samples.build import check_in_memory, checked_samples
 from palate.samples.split import split_by_time
 from palate.store import scratch
+from palate.store.artifacts import read_json
 from palate.store.scratch import Scratch
 from palate.tokens.build_tables import build_tables, content_of
 
@@ -54,7 +59,7 @@ def outcome(source: Path, memory: int | None, options: PrepareConfig, out: Path,
     assert (samples.scratch is not None) == (memory is not None)
     out.mkdir()
     build_tables(samples, PromptSpec(), CHAT, out)
-    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    files = contents(out)
     columns = (ratings.frame.to_dict(as_series=False), ratings.frame.schema, samples.timeline.rows(), ratings.times)
     return files, columns, content_of(samples), samples.liked.tolist()
 
@@ -151,6 +156,52 @@ def test_what_needs_the_whole_log_in_memory_is_refused_with_the_way_out(tmp_path
     assert "prepare.memory is 1e-09 GB" in str(refused.value)
 
 
+def test_prepared_data_beyond_the_memory_are_those_in_memory(tmp_path):
+    source = write_log(tmp_path, [(n % 9, n // 9, 1 + n % 10, n) for n in range(300)], "csv", "long text", "any")
+    options = PrepareConfig(history_len=3)
+    prepare(load_ratings(str(source)), options, PromptSpec(), 13, tmp_path / "data")
+    here, there = (load_prepared(tmp_path / "data", memory).samples for memory in (None, 1))
+    assert here.scratch is None
+    assert there.scratch is not None
+    assert there.timeline.equals(here.timeline)
+    assert there.timeline.schema == here.timeline.schema
+    for name, samples in (("here", here), ("there", there)):
+        (tmp_path / name).mkdir()
+        build_tables(samples, PromptSpec(), CHAT, tmp_path / name)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    for work in (BaselineData.of, RetrieverData.of, lambda samples: audit(samples, "user-time")):
+        with pytest.raises(InputError, match=r"^ratings: .* expected ratings.sample_users, or more memory"):
+            work(there)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("ids", ["integers", "long text"])
+def test_a_sample_of_users_is_drawn_with_the_seed_wherever_the_log_is(tmp_path, monkeypatch, ids):
+    source = write_log(tmp_path, [(n % 9, n // 9, 1 + n % 10, n) for n in range(300)], "csv", ids, "any")
+    here = with_sample(load_ratings(str(source)), 4, 13)
+    there = with_sample(load_ratings(str(source), memory=1), 4, 13)
+    assert there.scratch is not None
+    monkeypatch.setattr(scratch, "FIXED", 0)
+    memory = scratch.ROW * 200
+    fits = with_sample(load_ratings(str(source), memory=memory), 4, 13)
+    assert fits.scratch is None
+    assert here.frame.equals(there.frame)
+    assert here.frame.equals(fits.frame)
+    whole = load_ratings(str(source))
+    users = here.frame["user_id"].unique()
+    assert users.len() == 4
+    assert here.frame.equals(whole.frame.filter(pl.col("user_id").is_in(users.implode())))
+    assert here.name == f"{whole.name}, 4 of 9 users"
+    assert with_sample(whole, 9, 13) is whole
+    assert not with_sample(whole, 4, 14).frame.equals(here.frame)
+    with pytest.raises(InputError, match=r"expected ratings.sample_users: 6, or more memory"):
+        check_in_memory(load_ratings(str(source), memory=memory), "measures models")
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     place = Scratch(1, 1, tmp_path)
@@ -172,8 +223,16 @@ def test_the_option_is_a_size_that_changes_no_output(tmp_path):
             "prepare", "--ratings", source, "--out", tmp_path / name, "--memory", memory, "--history-len", "3"
         )
         assert done.returncode == 0, done.stderr
-    here, there = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("here", "there"))
-    assert here == there
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    done = palate("baselines", source, "--memory", "1kB", "--set", "prepare.history_len=3")
+    assert done.returncode == 2
+    assert "error: ratings: fits classical models, which takes 1 GB of memory with about" in done.stderr
+    words = ("prepare", "--ratings", source, "--history-len", "3", "--sample-users", "4", "--out", tmp_path / "some")
+    assert palate(*words).returncode == 0
+    manifest = read_json(tmp_path / "some/manifest.json")
+    assert manifest["options"]["ratings"] == {"sample_users": 4}
+    assert manifest["stats"]["users"] == 4
+    assert manifest["stats"]["name"].endswith(", 4 of 9 users")
     done = palate("prepare", "--ratings", source, "--out", tmp_path / "x", "--memory", "much")
     assert (done.returncode, "'much' is no size, expected one such as 8GB" in done.stderr) == (2, True)
     assert Config(prepare={"memory": "1.5 GB"}).prepare.memory == 1_500_000_000

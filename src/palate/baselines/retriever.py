@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.samples.build import Samples
+from palate.samples.build import Samples, check_in_memory
 from palate.samples.queries import Labels, RowNumbers, item_rows
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,8 @@ class RetrieverData:
 
     @classmethod
     def of(cls, samples: Samples) -> Self:
-        """The training ratings of samples."""
+        """The training ratings of samples; raises `InputError` for a log on the disk."""
+        check_in_memory(samples, "finds candidates")
         rows = samples.timeline["split"].is_in(["warmup", "train"]).arg_true().to_numpy()
         rating = samples.timeline["rating"].gather(rows).to_numpy().astype(np.float64)
         users = int(samples.user.max(initial=-1)) + 1

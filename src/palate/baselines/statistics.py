@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from palate.baselines.retriever import ItemKNN, RetrieverData
 from palate.errors import InputError
 from palate.samples import Samples
+from palate.samples.build import check_in_memory
 from palate.samples.context import UNIT, shrunk
 from palate.samples.items import shown_items
 from palate.samples.queries import Labels, Queries, RowNumbers, candidate_rows, item_rows
@@ -148,10 +149,11 @@ class BaselineData:
 
     @classmethod
     def of(cls, samples: Samples, seed: int = 13, guests: int = 0, vectors: Vectors | None = None) -> Self:
-        """The data of samples; raises `InputError` if there is no training sample.
+        """The data of samples; raises `InputError` if there is no training sample, and for a log on the disk.
 
         The last `guests` users are not of the log. They do not change the folds of the others.
         """
+        check_in_memory(samples, "fits classical models")
         timeline = samples.timeline
         if not samples.of("train").size:
             raise InputError("the timeline has no training rows, expected some to fit the baselines on")

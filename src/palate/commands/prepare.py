@@ -38,7 +38,7 @@ MANY_LOST = 0.2
 def ratings_of(config: Config) -> "Ratings":
     """The ratings that the config names."""
     from palate.ratings.likes import Likes
-    from palate.ratings.load import load_ratings, with_store, with_users
+    from palate.ratings.load import load_ratings, with_sample, with_store, with_users
     from palate.ratings.splits import load_given
 
     wanted = config.ratings
@@ -58,6 +58,8 @@ def ratings_of(config: Config) -> "Ratings":
         else:
             rules |= {"header": wanted.header, "order": wanted.order, "memory": config.prepare.memory}
             ratings = load_ratings(wanted.source, items=wanted.items, columns=columns, scale=wanted.scale, **rules)
+        if wanted.sample_users is not None:
+            ratings = with_sample(ratings, wanted.sample_users, config.seed)
         if wanted.also is not None:
             ratings = with_store(ratings, wanted.also)
         if wanted.users is not None:
@@ -112,15 +114,20 @@ def counts(manifest: Mapping[str, Any]) -> str:
     return f"{samples['train']:,} train, {samples['val']:,} validation and {samples['test']:,} test samples"
 
 
-def prepare_data(config: Config) -> dict[str, Any]:
+def prepare_data(config: Config, *, whole: bool = False) -> dict[str, Any]:
     """Write Alpaca files, raw samples and their manifest to `config.data_path`; returns the manifest.
+
+    `whole` refuses a log on the disk, for commands that go on to measure models.
 
     A run's folder without a log gets the config, so that other commands take the folder for it.
     """
     from palate.samples import prepare as export
+    from palate.samples.build import check_in_memory
     from palate.samples.signals import Signals
 
     ratings = ratings_of(config)
+    if whole:
+        check_in_memory(ratings, "measures models")
     _check_domain(config, ratings)
     items = ratings.frame["item_id"].n_unique()
     log.info("%s: %s ratings of %s items", ratings.name, f"{len(ratings.frame):,}", f"{items:,}")
@@ -166,7 +173,7 @@ def prepared(config: Config) -> "Prepared":
     folder = config.data_path
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
         log.info("prepared %s in %s", counts(prepare_data(config)), folder)
-    data = load_prepared(folder)
+    data = load_prepared(folder, config.prepare.memory)
     options = prepare_options(config)
     if config.data_dir is not None:  # a folder of another place says itself how its tables were read
         options["ratings"] = data.manifest["options"].get("ratings", {})
@@ -189,7 +196,7 @@ def outdated(config: Config) -> bool:
     folder = config.data_path
     if config.data_dir is not None or config.ratings.source is None or not (folder / MANIFEST).is_file():
         return False
-    changed = changed_options(load_prepared(folder).manifest, prepare_options(config))
+    changed = changed_options(load_prepared(folder, config.prepare.memory).manifest, prepare_options(config))
     if changed:
         log.info("%s was prepared with %s: reading the ratings instead", folder, changed)
     return bool(changed)
@@ -258,13 +265,14 @@ def samples_of(config: Config) -> "tuple[Samples, dict[str, Any], str]":
     from palate.samples.build import checked_samples
 
     ratings = ratings_of(config)
+    is_drawn = config.prepare.split == "cold-items" or config.ratings.likes or config.ratings.sample_users
     made_from = {
         "ratings": dict(ratings.inputs),
         "columns": config.ratings.model_dump(mode="json")["columns"],
         "scale": list(ratings.scale),
         **config.prepare.model_dump(mode="json", exclude={"max_eval"}),
         **{name: rule for name, rule in _reading(config).items() if name != "columns"},
-        **({"seed": config.seed} if config.prepare.split == "cold-items" or config.ratings.likes else {}),
+        **({"seed": config.seed} if is_drawn else {}),
     }
     return checked_samples(ratings, config.prepare, config.seed), made_from, ratings.name
 

@@ -237,15 +237,15 @@ def _prepare(config: Config, made: list[str]) -> Prepared:
         made.append(f"skipped, {config.data_path} was prepared before")
         return kept
     with contextlib.suppress(InputError):
-        kept = load_prepared(config.data_path)
+        kept = load_prepared(config.data_path, config.prepare.memory)
         why = data_stage.why_again(config, kept.manifest)
         if not why:
             made.append(f"skipped, {config.data_path} was made from the same ratings and options")
             return kept
         log.info("prepare again: %s", why)
-    manifest = data_stage.prepare_data(config)
+    manifest = data_stage.prepare_data(config, whole=True)
     made.append(f"{data_stage.counts(manifest)} in {config.data_path}")
-    return load_prepared(config.data_path)
+    return load_prepared(config.data_path, config.prepare.memory)
 
 
 def _lengths(config: Config, chat: Chat, path: Path) -> None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from palate.errors import InputError
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url, name_of, place_of, stored_ratings
 from palate.ratings.formats import is_table, own_suffixes
-from palate.ratings.ids import other_spelling
+from palate.ratings.ids import distinct, other_spelling
 from palate.ratings.item_table import (
     check_titles,
     item_files,
@@ -38,7 +39,7 @@ from palate.ratings.sql import is_store
 from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
 from palate.ratings.user_table import read_users
-from palate.store.scratch import Scratch
+from palate.store.scratch import BLOCK, Scratch
 
 _RATING_STEMS = ("ratings", "interactions")
 _ITEM_STEMS = ("movies", "items", "books", "products", "titles")
@@ -242,6 +243,21 @@ def with_users(ratings: Ratings, source: str, columns: Mapping[str, str], encodi
         users = read_users(files, columns)
         inputs = digests(files, ratings.inputs)
     return dataclasses.replace(ratings, users=users, inputs=inputs)
+
+
+def with_sample(ratings: Ratings, users: int, seed: int) -> Ratings:
+    """The ratings of some users, drawn with a seed; their name says of how many."""
+    every = distinct(ratings.frame["user_id"]).sort()
+    if every.len() <= users:
+        return ratings
+    drawn = np.sort(np.random.default_rng(seed).choice(every.len(), users, replace=False))
+    of_drawn = pl.col("user_id").is_in(every.gather(drawn).implode())
+    rows = sum(block.select(of_drawn.sum()).item() for block in ratings.frame.iter_slices(BLOCK))
+    scratch = None if ratings.scratch is None else Scratch.of(rows, ratings.scratch.memory)
+    blocks = (block.filter(of_drawn) for block in ratings.frame.iter_slices(BLOCK))
+    frame = pl.concat(blocks, rechunk=True) if scratch is None else scratch.table(blocks)
+    name = f"{ratings.name}, {users:,} of {every.len():,} users"
+    return dataclasses.replace(ratings, frame=frame, name=name, scratch=scratch)
 
 
 def with_store(ratings: Ratings, url: str) -> Ratings:

@@ -102,6 +102,15 @@ class Samples:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
+def check_in_memory(log: Samples | Ratings, what: str) -> None:
+    """Raise `InputError` for work that needs a whole log in memory, if the log is on the disk."""
+    if log.scratch is None:
+        return
+    frame = log.timeline if isinstance(log, Samples) else log.frame
+    users = log.scratch.fitting * distinct(frame["user_id"]).len() // frame.height
+    log.scratch.refuse(what, "ratings", "ratings.sample_users" + (f": {users}" if users else ""))
+
+
 def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
     """Order the ratings, make every rating after a user's first `history_len` a sample, and split them.
 

@@ -17,6 +17,8 @@ from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import damage_in
+from palate.store.parquet import read_blocks, row_count
+from palate.store.scratch import Scratch
 
 TABLES = ("ratings.parquet", "items.parquet")
 
@@ -36,10 +38,11 @@ class Prepared:
     samples: Samples
 
 
-def load_prepared(folder: Path) -> Prepared:
+def load_prepared(folder: Path, memory: int | None = None) -> Prepared:
     """Read a prepared folder; raises `InputError` if it is missing, incomplete or was changed.
 
-    The tables are compared with their hashes; the other files must only exist.
+    The tables are compared with their hashes; the other files must only exist. A timeline that may need more than
+    `memory` bytes (None: half of the machine's) is mapped from the disk.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -54,9 +57,9 @@ def load_prepared(folder: Path) -> Prepared:
     if damage:
         raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
     options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
-    timeline = pl.read_parquet(folder / "ratings.parquet", glob=False).with_columns(pl.col("split").cast(ROLES))
+    scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
     items = pl.read_parquet(folder / "items.parquet", glob=False)
-    samples = samples_of(timeline, items, options)
+    samples = samples_of(_timeline(folder / "ratings.parquet", scratch), items, options, scratch)
     if NEGATIVES in outputs:
         drawn = pl.read_parquet(folder / NEGATIVES, glob=False)
         negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
@@ -67,3 +70,12 @@ def load_prepared(folder: Path) -> Prepared:
     if USERS in outputs:
         samples = replace(samples, users=pl.read_parquet(folder / USERS, glob=False))
     return Prepared(folder, manifest, samples)
+
+
+def _timeline(path: Path, scratch: Scratch | None) -> pl.DataFrame:
+    """The ratings with their roles."""
+    if scratch is None:
+        return pl.read_parquet(path, glob=False).with_columns(pl.col("split").cast(ROLES))
+    names = list(pl.read_parquet_schema(path))
+    blocks = (block.with_columns(pl.col("split").cast(ROLES).to_physical()) for block in read_blocks(path, names))
+    return scratch.table(blocks).with_columns(pl.col("split").cat.to(ROLES))

@@ -14,7 +14,7 @@ def look(run: Path, store: Store) -> Findings:
     """The findings about the folder that a run serves; reads its prepared ratings, and all of the store's."""
     folder = current(run)
     config = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
-    return findings(load_prepared(config.data_path).samples, store.all_ratings(), store.events())
+    return findings(load_prepared(config.data_path, config.prepare.memory).samples, store.all_ratings(), store.events())
 
 
 def gauges(run: Path, store: Store) -> dict[str, float]:

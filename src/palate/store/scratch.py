@@ -62,6 +62,11 @@ class Scratch:
         """The number of parts of a sort, each of which fits a quarter of the memory."""
         return min(MOST_PARTS, 1 + 4 * ROW * self.rows // self.memory)
 
+    @property
+    def fitting(self) -> int:
+        """The number of ratings that fit the memory."""
+        return max(0, self.memory - FIXED) // ROW
+
     def refuse(self, what: str, place: str, expected: str = "none") -> NoReturn:
         """Raise `InputError` for an option or a form of the log that needs the whole log in memory."""
         need = (ROW * self.rows + FIXED) / 1e9
