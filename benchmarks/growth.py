@@ -1,6 +1,7 @@
 """What tables cost as a ratings log grows: seconds, memory and disk a million ratings.
 
     python benchmarks/growth.py --millions 1 10 32 200 --save
+    python benchmarks/growth.py --spark PYTHON --save           # also beside Spark; PYTHON has pyspark
 
 Makes logs in MovieLens' shape with `synthetic.py`, or takes those that lie in `--data`; each size is measured in
 a fresh process with an empty cache, beside Polars reading the same CSV and nothing else. A log that exceeds `--memory`
@@ -9,9 +10,11 @@ peak memory has pages of these files, which the system drops when others need me
 """
 
 import argparse
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import synthetic
@@ -28,12 +31,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=float, help="GB that the way to tables may use (half of the machine's)")
     parser.add_argument("--data", type=Path, help="where the logs are kept (a temporary folder)")
+    parser.add_argument("--spark", help="a Python with pyspark, which groups and sorts the largest log (not compared)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         memory = None if args.memory is None else int(1e9 * args.memory)
-        rows = list(measured(args.millions, args.data or Path(folder), args.tokenizer, args.repeats, memory))
+        data = args.data or Path(folder)
+        rows = list(measured(args.millions, data, args.tokenizer, args.repeats, memory))
+        if args.spark is not None:
+            rows[-1]["spark"] = spark(args.spark, log_of(data, max(args.millions)) / "ratings.csv", args.repeats)
     title = f"From ratings.csv to ready token datasets, {args.tokenizer}, {TITLES:,} titles"
     results = [Result(title, rows, COLUMNS), Result("Targets", list(targets(rows)), CLAIMS)]
     publish("growth", results, as_json=args.json, save=args.save)
@@ -45,7 +52,7 @@ def measured(
     """One row a size, the smallest first."""
     before: dict[str, Any] | None = None
     for size in sorted(millions):
-        log = data / f"synthetic-{size:g}m"
+        log = log_of(data, size)
         if not (log / "ratings.csv").is_file():
             synthetic.write(log, int(size * 1e6), TITLES)
         runs = [in_own_process(grow, str(log), tokenizer, memory) for _ in range(repeats)]
@@ -72,11 +79,28 @@ def measured(
         yield row
 
 
+def log_of(data: Path, millions: float) -> Path:
+    """The folder of the log of this size."""
+    return data / f"synthetic-{millions:g}m"
+
+
+def spark(python: str, log: Path, repeats: int) -> float:
+    """Median seconds in which Spark groups and sorts a log, without its start."""
+    words = [python, str(Path(__file__).with_name("spark_script.py")), str(log)]
+    return median(
+        float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+        for _ in range(repeats)
+    )
+
+
 def targets(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """What is claimed of the largest log, and of the cost of a further million ratings from one size to the next."""
     largest = rows[-1]
     yield claim("GB of private memory at most, largest log", largest["private"] / 1e9, 8)
     yield claim("times the time of Polars reading the CSV, largest log", largest["times_read_csv"], 5)
+    if "spark" in largest:
+        what = f"times Spark's {number(largest['spark'])} s to group and sort alone, largest log"
+        yield claim(what, largest["median"] / largest["spark"], 1)
     first, *later = [row["further"] for row in rows if "further" in row] or [None]
     if first is None:  # of one size
         return
