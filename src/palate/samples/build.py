@@ -99,7 +99,10 @@ class Samples:
 
     def of(self, split: str) -> NDArray[np.int64]:
         """The samples of a split as indices into `position`, in timeline order."""
-        return np.flatnonzero(self.split == SPLITS.index(split))
+        number = SPLITS.index(split)
+        if self.scratch is None:
+            return np.flatnonzero(self.split == number)
+        return selected(self.scratch, self.split.size, lambda rows: self.split[rows] == number)
 
 
 def check_in_memory(log: Samples | Ratings, what: str) -> None:

@@ -19,6 +19,7 @@ from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
+from palate.store.scratch import blocks_of
 
 Write = Callable[[Renderer, NDArray[np.int64]], bytes]
 """Writes some samples of a renderer."""
@@ -177,13 +178,21 @@ def _dataset_info() -> dict[str, Any]:
     }
 
 
+def _users_in(samples: Samples) -> int:
+    """The number of users with samples, which are grouped by user."""
+    ids, position = samples.timeline["user_id"], samples.position
+    blocks = blocks_of(position.size, samples.scratch)
+    runs = (ids.gather(position[max(0, block.start - 1) : block.stop]).rle().len() for block in blocks)
+    return sum(count - (n > 0) for n, count in enumerate(runs))
+
+
 def _stats(ratings: Ratings, samples: Samples, evaluated: int) -> dict[str, Any]:
     """Counts for the manifest, and the form of times that are no plain seconds."""
     users, items = ratings.frame["user_id"].n_unique(), ratings.frame["item_id"].n_unique()
     return {
         "name": ratings.name,
         "users": users,
-        "users_with_samples": samples.timeline["user_id"].gather(samples.position).n_unique(),
+        "users_with_samples": _users_in(samples),
         "items": items,
         "ratings": ratings.frame.height,
         "scale": list(ratings.scale),
