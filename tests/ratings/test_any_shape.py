@@ -28,6 +28,7 @@ from tests.sheets import serial, write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
+from palate.store.artifacts import DAY
 
 LOG = pl.DataFrame(
     {
@@ -727,7 +728,8 @@ def test_copies_that_a_killed_process_left_are_removed_by_the_next(
 ) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(csv(LOG)))
     scratch = tmp_path / "scratch"
-    (scratch / "palate-2024-mine").mkdir(parents=True)
+    for name in ("palate-2024-mine", "palate-scratch-elsewhere-1-abcd_123"):
+        (scratch / name).mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     code = "with open_source(Path(sys.argv[1])) as tables: tables.open('log.csv.gz'); print(flush=True); time.sleep(99)"
     code = f"import sys, time\nfrom pathlib import Path\nfrom palate.ratings.source import open_source\n{code}"
@@ -736,9 +738,13 @@ def test_copies_that_a_killed_process_left_are_removed_by_the_next(
         assert process.stdout is not None
         process.stdout.readline()
         read(tmp_path / "log.csv.gz", untitled="id")
-        assert len([*scratch.iterdir()]) == 2  # that of a running process stays
+        assert len([*scratch.iterdir()]) == 3  # that of a running process stays
         process.kill()
-    assert len([*scratch.iterdir()]) == 2
+    assert len([*scratch.iterdir()]) == 3
+    read(tmp_path / "log.csv.gz", untitled="id")
+    assert len([*scratch.iterdir()]) == 2  # another machine may be writing
+    later = scratch.stat().st_ctime + DAY + 60
+    monkeypatch.setattr("time.time", lambda: later)
     read(tmp_path / "log.csv.gz", untitled="id")
     assert [path.name for path in scratch.iterdir()] == ["palate-2024-mine"]
 
