@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -218,7 +219,9 @@ def test_a_table_of_postgresql() -> None:
             InputError, match=r"postgres: has no table 'x', expected one of products, ratings, shop\.log"
         ):
             read(f"{url}&table=x")
-    with pytest.raises(WorkError, match="cannot be reached") as caught:
+        with pytest.raises(WorkError, match=r'cannot be reached: .*database "none" does not exist'):
+            read(url.replace("/postgres?", "/none?") + "&table=ratings")
+    with pytest.raises(WorkError, match=r"cannot be reached: .*[Cc]onnection refused") as caught:
         read("postgresql://ann:secret@127.0.0.1:1/x?table=y")
     assert "secret" not in str(caught.value)
 
@@ -243,6 +246,12 @@ def web(tmp_path: Path) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+@pytest.mark.skipif(find_spec("paramiko") is not None, reason="paramiko is installed")
+def test_a_file_system_that_needs_a_package_names_it() -> None:
+    with pytest.raises(InputError, match=r"^sftp://host/log\.csv: cannot be opened: .*paramiko"):
+        read("sftp://host/log.csv")
 
 
 def test_a_file_on_a_web_server(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:

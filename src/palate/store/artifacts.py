@@ -10,6 +10,8 @@ import platform
 import re
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from palate import __version__
 from palate.errors import InputError, PalateError, WorkError, unwritable
 from palate.store.lock import locked
 
+DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
 DAY = 86_400.0
 """Seconds without a write after which what another machine was writing counts as abandoned."""
 MANIFEST = "manifest.json"
