@@ -153,6 +153,17 @@ def test_help_imports_neither_the_config_nor_a_library_of_a_stage() -> None:
     assert not {"pydantic", "yaml", "numpy", "polars", "rich", "torch", "transformers"} & set(loaded)
 
 
+def test_memory_that_pytorch_does_not_get_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("palate.commands.doctor.doctor", lambda *_, **__: torch.empty(1 << 55))
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: out of memory: lower --memory, train.batch_size or evaluate.batch_size")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("module", ["argparse", "palate.cli", "pydantic", "numpy", "torch"])
 def test_ctrl_c_during_the_imports_ends_with_one_line(module: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "palate", "doctor"]

@@ -9,7 +9,7 @@ import palate
 
 ROOT = Path(palate.__file__).parent
 ORDER = [
-    *("errors", "store", "console", "progress", "snapshot", "ratings", "prompt", "ablations", "config"),
+    *("errors", "validation", "store", "console", "progress", "snapshot", "ratings", "prompt", "ablations", "config"),
     *("samples", "tokens", "models", "text", "train"),
     *(
         "score",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate import __version__
 from palate.ablations import ABLATIONS
-from palate.errors import InputError, InterruptedWorkError, PalateError, unwritable, visible
+from palate.errors import InputError, InterruptedWorkError, PalateError, is_out_of_memory, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
 from palate.parser import SHELLS, Parser, completion, number
 from palate.ratings.formats import is_table
@@ -34,6 +34,8 @@ TRAIN_EXTRA = ("torch", "peft", "accelerate", "bitsandbytes", "safetensors", "gg
 SERVE_EXTRA = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 PREPARING = ("polars", "numba", "llvmlite", "datasets", "pyarrow", "matplotlib")
 """Packages that training from a portable token folder does not import."""
+
+OUT_OF_MEMORY = "out of memory: lower --memory, train.batch_size or evaluate.batch_size, or stop other programs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,8 +99,6 @@ def _command(words: Sequence[str]) -> int:
         return _end(f"error: {error.name} is not installed, this command needs it: pip install {what}", 2, error)
     except KeyboardInterrupt:
         return _end("interrupted; nothing half-written was kept", 130)
-    except MemoryError as error:
-        return _end("error: out of memory: lower --memory or train.batch_size, or stop other programs", 1, error)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -108,6 +108,8 @@ def _command(words: Sequence[str]) -> int:
         if processes.lost_another(error):
             # Our own launcher reports which process ended, and how.
             return _end("" if processes.LAUNCHER in os.environ else "error: another process of this run has ended", 1)
+        if is_out_of_memory(error):
+            return _end(f"error: {OUT_OF_MEMORY}", 1, error)
         tells, code = processes.ends(1)
         if tells:
             raise

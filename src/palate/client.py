@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from palate.errors import PalateError, WorkError, visible
 from palate.serve import schemas
-from palate.serve.validation import wrong
+from palate.validation import wrong
 
 TRIES = 6
 """Requests in all, where the service is busy or the connection breaks off."""

@@ -7,6 +7,7 @@ suggests the most similar key. `--set section.key=value` overrides the file.
 import codecs
 import datetime
 import difflib
+import json
 import os
 import re
 import reprlib
@@ -34,6 +35,7 @@ from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url
 from palate.store.artifacts import atomic_file
+from palate.validation import expected_of, nearest, place_of
 
 SHARING = ("left", "history", "error")
 """The truncations with which several targets of a prompt can share its history."""
@@ -184,7 +186,8 @@ class PrepareConfig(Section):
     @model_validator(mode="after")
     def _leaves_training(self) -> "PrepareConfig":
         if self.val_ratio + self.test_ratio >= 1:
-            raise ValueError("val_ratio + test_ratio must stay below 1, or nothing is left to train on")
+            shares = self.val_ratio + self.test_ratio
+            raise ValueError(f"val_ratio + test_ratio is {shares:g}, expected less than 1, to leave some to train on")
         return self
 
 
@@ -475,7 +478,7 @@ class EvaluateConfig(Section):
 class Config(Section):
     """A recipe: everything that a run needs to know."""
 
-    name: str = Field("palate", pattern=r"^[\w-][\w.-]*$")
+    name: str = "palate"
     """Name of the run, and of its folder `runs/NAME`."""
     data_dir: str | None = None
     """Folder of the prepared data; None: `data` in the run's folder."""
@@ -493,6 +496,13 @@ class Config(Section):
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = Field(EngineConfig(), exclude=True)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if re.fullmatch(r"[\w-][\w.-]*", name) is None:
+            raise ValueError(f"{name!r}, expected letters, digits, '_', '-' and '.', without '.' at the start")
+        return name
 
     @model_validator(mode="after")
     def _fits_likes(self) -> "Config":
@@ -547,7 +557,7 @@ class Config(Section):
         if self.train.method == "full" and self.model.quantization != "none":
             raise ValueError(
                 f"train.method=full trains the base's own weights, which model.quantization={self.model.quantization} "
-                "rounds to 4 bits, expected lora, or none"
+                "rounds to 4 bits, expected train.method=lora, or model.quantization=none"
             )
         return self
 
@@ -602,15 +612,7 @@ def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) ->
     lines: dict[tuple[str, ...], int] = {}
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}, expected a YAML file", path) from None
-        except UnicodeDecodeError:
-            raise InputError("is not UTF-8 text, expected YAML", path) from None
-        values = read_yaml(text, path) or {}
-        if not isinstance(values, dict):
-            raise InputError(f"is {type(values).__name__}, expected a mapping of sections", path, 1)
+        values, text = read_mapping(path)
         lines = _lines_of(yaml.compose(text, Loader=yaml.SafeLoader))
         _find_inputs(values, path.parent)
     options: dict[tuple[str, ...], str] = {}
@@ -705,6 +707,20 @@ def read_yaml(text: str, path: Path | str) -> Any:
         raise InputError("is nested too deeply, expected sections and their keys", path) from None
 
 
+def read_mapping(path: Path) -> tuple[dict[str, Any], str]:
+    """The keys and values of a YAML file, and its text; raises `InputError` for a file that is something else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}, expected a YAML file", path) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text, expected YAML", path) from None
+    values = read_yaml(text, path) or {}
+    if not isinstance(values, dict):
+        raise InputError(f"is {_short(values)}, expected keys and their values", path, 1)
+    return values, text
+
+
 def _lines_of(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
     """The line (from 1) of every key of a YAML document, down to `_DEPTH`, since an alias may refer to its parent."""
     lines: dict[tuple[str, ...], int] = {}
@@ -727,11 +743,12 @@ def _keys(section: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 def _first_of(errors: Sequence[Any]) -> Any:
     """The first validation error; for a value that may be of several types, one error with all of them."""
     first = errors[0]
-    same = [error for error in errors if error["loc"] and error["loc"][:-1] == first["loc"][:-1]]
-    if not any(str(error["loc"][-1]).startswith("literal[") for error in same):
+    at = len(first["loc"]) - 1
+    same = [error for error in errors if len(error["loc"]) > at >= 0 and error["loc"][:at] == first["loc"][:at]]
+    if not any(str(error["loc"][at]).startswith(("literal[", "list[")) for error in same):
         return first
-    expected = [error["msg"].partition(",")[0].removeprefix("Input should be ") for error in same]
-    return first | {"loc": first["loc"][:-1], "msg": f"Input should be {' or '.join(expected)}"}
+    expected = " or ".join(dict.fromkeys(expected_of(error) or error["msg"] for error in same))
+    return first | {"loc": first["loc"][:at], "type": "literal_error", "ctx": {"expected": expected}}
 
 
 def _explain(error: Any, loc: tuple[str, ...]) -> str:
@@ -748,13 +765,19 @@ def _explain(error: Any, loc: tuple[str, ...]) -> str:
         return f"unknown key '{key}', {hint}"
     if error["type"] == "value_error":
         return f"'{key}': {error['ctx']['error']}" if key else str(error["ctx"]["error"])
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"'{key}' is {_short(error['input'])}: {message.replace('input should be', 'expected')}"
+    if loc[-1:] == ("[key]",):  # of a mapping whose keys have names
+        return f"unknown key '{'.'.join(loc[:-1])}', expected one of: {expected_of(error)}"
+    if error["type"] == "missing":
+        return f"'{place_of(error['loc'])}' is missing"
+    expected = "keys and their values" if error["type"] in ("model_type", "dict_type") else expected_of(error)
+    return (
+        f"'{place_of(error['loc'])}' is {_short(error['input'])}, expected {expected or error['msg']}{nearest(error)}"
+    )
 
 
 def _short(value: object) -> str:
     """The first 80 characters of a value's `repr`; aliases of aliases may make that of a whole value endless."""
-    shown = _REPR.repr(value)
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else _REPR.repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 

@@ -27,6 +27,12 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; PyTorch has a class of its own for a GPU's, and only a text for a processor's."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(text in str(error) for text in ("allocate memory", "bad_alloc"))
+
+
 class PalateError(Exception):
     """An error that the command line prints as one line, without a traceback."""
 

@@ -276,8 +276,8 @@ def test_a_killed_batch_goes_on_to_the_same_file(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "expected one of --user, --history and --all-users"),
-        (["--user", "3", "--all-users"], "expected one of --user, --history and --all-users"),
+        ([], "palate recommend: names no recipient, expected one of --user, --history and --all-users"),
+        (["--user", "3", "--all-users"], "palate recommend: names several recipients, expected one of --user"),
         (["--user", "77"], "--user: ratings has no user '77', expected one of 14 from 1 to 99"),
         (["--user", "3", "--top-k", "0"], "--top-k: 0, expected 1 or more"),
         (["--user", "3", "--retrieve", "5"], "--retrieve: 5, expected as many as --top-k at least: 10"),

@@ -155,7 +155,7 @@ def test_weights_that_are_rounded_to_4_bits_are_not_trained(
     words = ["--set", "train.method=full", "--set", "model.quantization=nf4"]
     command = ["train", "--ratings", str(original), "--out", str(tmp_path / "out"), *words]
 
-    expect_refusal(command, capsys, words=["train.method=full", "4 bits", "expected lora, or none"])
+    expect_refusal(command, capsys, words=["train.method=full", "4 bits", "train.method=lora, or model"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -200,13 +200,13 @@ def test_many_runs_are_each_compared_with_the_first(runs: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("make", "words", "message"),
     [
-        (None, ["FIRST"], "palate compare: 1 named, expected two or more to compare"),
+        (None, ["FIRST"], "palate compare: only one is named, expected two or more to compare"),
         (None, ["FIRST", "FIRST"], "is given twice, expected each once"),
         (None, ["FIRST", "nowhere"], "does not exist, expected a run's or an evaluation's folder"),
         ("folder", ["FIRST", "folder"], "has no metrics.json"),
         ("text.txt", ["FIRST", "text.txt"], "has an unknown suffix"),
         ("broken.json", ["FIRST", "broken.json"], "broken.json"),
-        ("other.json", ["FIRST", "other.json"], "is not readable, expected the metrics.json of palate evaluate"),
+        ("other.json", ["FIRST", "other.json"], "has other contents than metrics of an evaluation"),
         ("broken.parquet", ["FIRST", "broken.parquet"], "is not readable, expected scores that"),
         (None, ["FIRST", "SECOND", "--out", "page.pdf"], "has another suffix, expected .html"),
     ],

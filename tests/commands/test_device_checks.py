@@ -153,7 +153,7 @@ def test_options_of_the_checks_need_gpu(tmp_path: Path, monkeypatch: pytest.Monk
     for words in (["--device", "cpu"], ["--json", "report.json"]):
         done = palate("doctor", *words)
         assert done.returncode == 2
-        assert "is of the checks of a device, expected --gpu beside it" in done.stderr
+        assert "belongs to the checks of a device, expected --gpu beside it" in done.stderr
     (tmp_path / "mine.yaml").write_text("name: a\n")
     (tmp_path / "file").touch()
     for place in (tmp_path / "file/report.json", tmp_path / "folder.json"):

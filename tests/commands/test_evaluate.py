@@ -216,7 +216,7 @@ def test_scores_from_elsewhere_are_calibrated_by_those_of_validation(
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "validation scores of fine-tuned only, expected test scores too" in capsys.readouterr().err
     assert main([*words[:-2], "--ablations", "empty", *files, "--out", str(tmp_path / "out")]) == 2
-    assert "--ablations: scores with a model, expected no --scores beside it" in capsys.readouterr().err
+    assert "evaluate.ablations: scores with a model, expected none beside --scores" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -203,7 +203,7 @@ def test_vectors_that_are_not_the_adapters_are_refused(
     for key, value, told in (
         ("data", "0" * 64, f"{adapter}: has vectors of other ratings than "),
         ("first", 7, f"{adapter}: has item tokens from id 7, the tokenizer from "),
-        ("count", "x", "item_vectors.count is 'x', expected a valid integer"),
+        ("count", "x", "item_vectors.count is 'x', expected a whole number"),
     ):
         about.write_text(json.dumps({**record, "item_vectors": {**record["item_vectors"], key: value}}))
         assert told in refused(capsys, *command)
@@ -211,7 +211,7 @@ def test_vectors_that_are_not_the_adapters_are_refused(
 
 def test_what_has_no_test_is_refused(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     told = refused(capsys, "export", "--merge", "--gguf", "f16", "--config", home / "config.yaml")
-    assert told == "error: --gguf: has no test with 280 item tokens, expected --merge alone"
+    assert told == "error: --gguf: cannot be tested with the adapter's 280 item tokens, expected --merge alone"
     own = home / "ratings" / "movies.csv"
     before = own.read_text()
     own.write_text(before.replace("movieId,title", "movieId,title,item_vector").replace("xxx\n", "xxx,1\n")

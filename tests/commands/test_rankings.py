@@ -19,6 +19,7 @@ from palate.config import Config, load_config
 from palate.measure.candidates import candidate_sets
 from palate.samples.queries import Queries
 from palate.score.scorer import Scorer
+from palate.store.artifacts import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,11 @@ def test_an_interrupted_ranking_goes_on_and_a_finished_one_is_kept(
     np.testing.assert_array_equal(rankings.model_logits(config, data, scored(home), sets, tmp_path / "broken"), whole)
     assert len(calls) == len(sets) + 1
     assert [path.name for path in (tmp_path / "broken" / "scores").iterdir()] == ["ranking-fine-tuned.npz"]
+
+
+def test_damaged_logits_are_computed_again(tmp_path: Path) -> None:
+    out, key = tmp_path / "rankings.npz", {"of": "this"}
+    np.savez(out, logit=np.zeros(3, np.float32), key=np.array(sha256_of(key)))
+    assert rankings._kept(out, key) is not None
+    out.write_bytes(out.read_bytes()[:-30])
+    assert rankings._kept(out, key) is None

@@ -275,7 +275,7 @@ def test_a_calibration_of_served_scores_is_for_that_server_alone(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 9}, "is something else, expected a calibration of format 1"),
+        ({"format": 9}, "has format 9, expected a calibration of format 1; remove the file"),
         ({"method": "beta"}, "is damaged"),
         ({"parameters": {}}, "is damaged"),
         ({"parameters": {"slope": -1.0, "intercept": 0.0}}, "does not increase with the logit"),

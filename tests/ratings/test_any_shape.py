@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +29,7 @@ from tests.sheets import serial, write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
 from palate.ratings.load import Ratings, load_ratings
+from palate.store.artifacts import DAY
 
 LOG = pl.DataFrame(
     {
@@ -217,7 +219,9 @@ def test_a_table_of_postgresql() -> None:
             InputError, match=r"postgres: has no table 'x', expected one of products, ratings, shop\.log"
         ):
             read(f"{url}&table=x")
-    with pytest.raises(WorkError, match="cannot be reached") as caught:
+        with pytest.raises(WorkError, match=r'cannot be reached: .*database "none" does not exist'):
+            read(url.replace("/postgres?", "/none?") + "&table=ratings")
+    with pytest.raises(WorkError, match=r"cannot be reached: .*[Cc]onnection refused") as caught:
         read("postgresql://ann:secret@127.0.0.1:1/x?table=y")
     assert "secret" not in str(caught.value)
 
@@ -242,6 +246,12 @@ def web(tmp_path: Path) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+@pytest.mark.skipif(find_spec("paramiko") is not None, reason="paramiko is installed")
+def test_a_file_system_that_needs_a_package_names_it() -> None:
+    with pytest.raises(InputError, match=r"^sftp://host/log\.csv: cannot be opened: .*paramiko"):
+        read("sftp://host/log.csv")
 
 
 def test_a_file_on_a_web_server(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -727,7 +737,8 @@ def test_copies_that_a_killed_process_left_are_removed_by_the_next(
 ) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(csv(LOG)))
     scratch = tmp_path / "scratch"
-    (scratch / "palate-2024-mine").mkdir(parents=True)
+    for name in ("palate-2024-mine", "palate-scratch-elsewhere-1-abcd_123"):
+        (scratch / name).mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     code = "with open_source(Path(sys.argv[1])) as tables: tables.open('log.csv.gz'); print(flush=True); time.sleep(99)"
     code = f"import sys, time\nfrom pathlib import Path\nfrom palate.ratings.source import open_source\n{code}"
@@ -736,9 +747,13 @@ def test_copies_that_a_killed_process_left_are_removed_by_the_next(
         assert process.stdout is not None
         process.stdout.readline()
         read(tmp_path / "log.csv.gz", untitled="id")
-        assert len([*scratch.iterdir()]) == 2  # that of a running process stays
+        assert len([*scratch.iterdir()]) == 3  # that of a running process stays
         process.kill()
-    assert len([*scratch.iterdir()]) == 2
+    assert len([*scratch.iterdir()]) == 3
+    read(tmp_path / "log.csv.gz", untitled="id")
+    assert len([*scratch.iterdir()]) == 2  # another machine may be writing
+    later = scratch.stat().st_ctime + DAY + 60
+    monkeypatch.setattr("time.time", lambda: later)
     read(tmp_path / "log.csv.gz", untitled="id")
     assert [path.name for path in scratch.iterdir()] == ["palate-2024-mine"]
 

@@ -562,6 +562,13 @@ def test_a_time_in_another_unit_is_refused_on_the_disk(table):
     assert error_of(folder, untitled="id", memory=1) == found
 
 
+def test_a_missing_value_on_the_disk_has_the_name_of_its_column(tmp_path):
+    rows = {"uid": [1, 1, None], "movieId": [1, 2, 3], "rating": [4.0, 1.0, 2.0], "timestamp": [1, 2, 3]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    told = error_of(tmp_path / "log.parquet", untitled="id", memory=1)
+    assert told.endswith("log.parquet: row 3: uid is empty, expected a value")
+
+
 @pytest.mark.parametrize("name", ["ratings.csv", "test.csv"])
 def test_a_carriage_return_within_an_id_is_named(table, name):
     train = "user_id,item_id,label,title\nann,7,1,A\n"

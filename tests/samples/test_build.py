@@ -226,7 +226,9 @@ def test_cold_items_of_ml_latest_small_take_their_share_of_the_test_rows(ml_late
 
 def test_a_cold_share_without_test_samples_is_refused(make_ratings, timeline_of):
     ratings = make_ratings(timeline_of(1, 20))
-    with pytest.raises(InputError, match=r"cold-items with cold_share 0.05 leaves no (test|train) samples, expected"):
+    with pytest.raises(
+        InputError, match=r"cold-items with prepare.cold_share 0.05 leaves no (test|train) samples, expected"
+    ):
         build_samples(ratings, PrepareConfig(split="cold-items", cold_share=0.05, history_len=15))
 
 

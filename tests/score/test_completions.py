@@ -109,7 +109,7 @@ def test_a_bias_that_means_something_else_is_noticed_on_a_known_token(worth: flo
 
 def test_others_that_move_without_reason_stop_the_work() -> None:
     plain = NextToken({1: -0.5, 2: -1.5}, 1, {}, None)
-    with pytest.raises(WorkError, match="server does not add logit_bias to logits"):
+    with pytest.raises(WorkError, match="it does not add logit_bias to logits"):
         forced(plain, NextToken({1: -3.0, 2: -4.0, 3: -6.0}, 3, {}, None), 3, 50)
     with pytest.raises(WorkError, match="two replies share no token"):
         forced(plain, NextToken({3: -6.0}, 3, {}, None), 3, 50)

@@ -83,7 +83,10 @@ def run(tmp_path: Path) -> Path:
         (["--host", "0.0.0.0"], "error: --host: 0.0.0.0 can be reached from other machines, expected an API key in"),
         (["--port", "99999"], "error: --port: 99999, expected a number from 0 to 65535"),
         (["--host", "203.0.113.9", "--api-key-file", "key"], "error: --host: 203.0.113.9:8000 cannot be had ("),
-        (["--api-key-file", "missing"], "error: --api-key-file: cannot be read"),
+        (
+            ["--api-key-file", "missing"],
+            "error: missing: cannot be read: No such file or directory, expected a file with the API key",
+        ),
         (["--api-key-file", "empty"], "error: empty: is empty, expected the API key"),
         (["--in-flight", "0"], "error: --in-flight: 0, expected 1 or more"),
     ],

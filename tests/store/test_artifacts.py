@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tests.disk import files_of_at_most
 
 from palate.errors import InputError, WorkError
 from palate.store.artifacts import (
+    DAY,
     MANIFEST,
     atomic_file,
     atomic_folder,
@@ -189,6 +191,27 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, dead:
     assert {p.name for p in tmp_path.iterdir()} == {
         "x", left_by(path, "partial", os.getppid()).name, f".x.partial-elsewhere-{dead}"
     }  # fmt: skip
+
+
+def test_what_another_machine_left_is_removed_after_a_day_without_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "data", time.time()
+    partial, replaced = (tmp_path / f".data.{use}-3f2a-elsewhere-1" for use in ("partial", "replaced"))
+    partial.mkdir()
+    (partial / "a").write_text("half")
+    replaced.mkdir()
+    (replaced / "a").write_text("old")
+    os.utime(replaced, (now - 9 * DAY,) * 2)  # written long ago, renamed just now
+    with pytest.raises(RuntimeError), atomic_folder(path):
+        raise RuntimeError
+    assert {p.name for p in tmp_path.iterdir()} == {partial.name, replaced.name}
+
+    monkeypatch.setattr(time, "time", lambda: now + DAY + 60)
+    with pytest.raises(RuntimeError), atomic_folder(path):
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert (path / "a").read_text() == "old"
 
 
 def test_a_folder_that_a_killed_process_was_replacing_comes_back(tmp_path: Path, dead: int) -> None:

@@ -20,7 +20,8 @@ import pytest
 from tests.disk import files_of_at_most
 
 from palate.errors import InputError, WorkError
-from palate.store.cache import DAY, ENTRY, Cache
+from palate.store.artifacts import DAY
+from palate.store.cache import ENTRY, Cache
 
 PARTS = {"ratings": "r1", "tokenizer": "t1", "prompt": {"yes": "Yes"}, "cutoff": 512}
 

@@ -47,8 +47,11 @@ def test_no_examples_are_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"instruction": "I",\n"output": }]', r"a\.json:2: is not JSON"),
-        ('{"instruction": "I", "output": "No"}\n{"instr', r"a\.json:2: is not a JSON object"),
+        ('[{"instruction": "I",\n"output": }]', r"a\.json:2: is not JSON: .*, expected a list of Alpaca"),
+        (
+            '{"instruction": "I", "output": "No"}\n{"instr',
+            r"a\.json:2: is not a JSON object, expected an Alpaca example",
+        ),
         ('[{"prompt": "I", "completion": "No"}]', "has no instruction and no output, only prompt, completion"),
     ],
 )

@@ -23,6 +23,7 @@ from tests.tiny import tiny_folder
 from palate import cli
 from palate.errors import InputError
 from palate.train.launch import accelerate_environment
+from palate.train.processes import place
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
@@ -286,3 +287,18 @@ def test_files_that_cannot_be_launched_here(change: dict[str, Any], message: str
     path.write_text(yaml.safe_dump(yaml.safe_load((ROOT / "configs/accelerate/ddp.yaml").read_text()) | change))
     with pytest.raises(InputError, match=rf"own.yaml: {message}"):
         accelerate_environment(path, 2)
+
+
+def test_a_file_for_accelerate_that_is_no_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    for text, message in (("a: [1\nb", ":2: is not YAML"), ("- 1\n", r":1: is \[1\], expected keys")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"own.yaml{message}"):
+            accelerate_environment(path, 2)
+
+
+def test_ranks_that_are_no_numbers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "x"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"^LOCAL_RANK: is 'x', expected a whole number, as torchrun sets it$"):
+        place()

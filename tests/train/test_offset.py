@@ -190,5 +190,5 @@ def test_what_cannot_be_corrected_is_refused(options: dict[str, Any], tmp_path: 
     from palate.commands.prepare import prepare
 
     prepare(one)
-    with pytest.raises(InputError, match=r"train.offset: the first step only measures .*, expected two or more"):
+    with pytest.raises(InputError, match=r"train.offset: one step only measures .*, expected two or more"):
         train(one)

@@ -1,8 +1,6 @@
 """The fitted baselines of a run: a file `KEY.npz` for each, of numbers and LightGBM's text, without pickles."""
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,10 @@ import numpy as np
 
 from palate import __version__
 from palate.baselines.platt import State
-from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.artifacts import DAMAGED, atomic_file, sha256_of
 
 KEY = "made from"
 CONTENT = "content"
-DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
-"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
 
 
 @dataclass(frozen=True)

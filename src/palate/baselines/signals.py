@@ -128,7 +128,7 @@ def _checked(data: BaselineData, key: str) -> str:
         raise InputError(f"{key!r}, expected one of {', '.join(TEACHERS)}", "prompt.estimate")
     baseline = RANKERS[key]
     if baseline.lacks_package:
-        raise InputError(f"{key} needs {baseline.needs}, which is not installed", "prompt.estimate")
+        raise InputError(f"{key} needs {baseline.needs}: pip install 'palate[train]'", "prompt.estimate")
     if baseline.reads_text and data.vectors is None:
         raise InputError(f"{key} reads the items' text, expected text.encoder, such as minilm", "prompt.estimate")
     return key

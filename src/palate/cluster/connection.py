@@ -59,7 +59,7 @@ def slots(ray: Any, engine: EngineConfig) -> tuple[int, dict[str, float]]:
     each = engine.cpus or (1 if gpus else min(cores, default=1))
     room = gpus or sum(count // each for count in cores)
     if not (engine.workers or room):
-        raise InputError(f"no node of the cluster has {each} CPUs, expected a smaller number", "engine.cpus")
+        raise InputError(f"is {each}, more than any node of the cluster has, expected a smaller number", "engine.cpus")
     return engine.workers or room, {"num_cpus": each, **({"num_gpus": 1} if gpus else {})}
 
 

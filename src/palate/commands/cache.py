@@ -14,7 +14,8 @@ from rich.text import Text
 
 from palate import console
 from palate.errors import InputError
-from palate.store.cache import DAY, Cache, CacheItem
+from palate.store.artifacts import DAY
+from palate.store.cache import Cache, CacheItem
 
 USELESS = ("damaged", "unfinished")
 STYLES = {"damaged": "red", "unfinished": "yellow", "being made": "cyan", "unchecked": "dim"}

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from palate import console
 from palate.commands.ledger import flat
 from palate.commands.report import METRICS
-from palate.config import read_yaml
+from palate.config import read_mapping
 from palate.errors import InputError
 from palate.measure.calibration import apply, sigmoid
 from palate.measure.evaluation import Evaluation
@@ -35,7 +35,7 @@ def compare(places: Sequence[Path], *, seed: int, as_json: bool = False, out: Pa
     Raises `InputError` for fewer than two places, for a repeated place, and for one that is no run or scores.
     """
     if len(places) < 2:
-        raise InputError(f"{len(places)} named, expected two or more to compare", "palate compare")
+        raise InputError("only one is named, expected two or more to compare", "palate compare")
     resolved = [place.resolve() for place in places]
     twice = next((place for n, place in enumerate(places) if resolved[n] in resolved[:n]), None)
     if twice is not None:
@@ -79,7 +79,9 @@ def _read_folder(folder: Path, metrics: Path) -> Run:
         models = [entry.key for entry in evaluation.models]
         main = main_key(models)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError("is not readable, expected the metrics.json of palate evaluate", metrics) from error
+        raise InputError(
+            "has other contents than metrics of an evaluation, expected the metrics.json of `palate evaluate`", metrics
+        ) from error
     calibrated = main + CALIBRATED
     config = _config(folder / "config.yaml")
     prefix = "" if evaluation.split == "test" else f"{evaluation.split}-"
@@ -120,9 +122,9 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return flat(read_yaml(path.read_text(encoding="utf-8"), path))
-    except (InputError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError("is not readable, expected a resolved config", path) from error
+        return flat(read_mapping(path)[0])
+    except RecursionError:
+        raise InputError("is nested too deeply, expected the config of a run", path) from None
 
 
 def _training(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

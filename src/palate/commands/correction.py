@@ -92,10 +92,10 @@ def correction_of(
     if about is None or adapter is None:
         return None
     if about["baseline"] not in RANKERS:
-        raise InputError(f"corrects the unknown baseline {about['baseline']!r}, expected one of Palate's", adapter)
+        raise InputError(f"corrects the unknown baseline {about['baseline']!r}: update Palate, or train again", adapter)
     baseline = RANKERS[about["baseline"]]
     if baseline.lacks_package:
-        what = f"corrects a {baseline.key} baseline, which needs {baseline.needs}: it is not installed"
+        what = f"corrects a {baseline.key} baseline, which needs {baseline.needs}: pip install 'palate[train]'"
         raise InputError(what, adapter)
     if about["data"] != _data_of(config, data, baseline.key):
         raise InputError(
@@ -110,5 +110,6 @@ def correction_of(
     if offset is None:
         offset = Offset(about["baseline"], about["alpha"], about["intercept"])
     if offset.baseline != about["baseline"] or not np.isfinite((offset.alpha, offset.intercept)).all():
-        raise InputError(f"has invalid factors, expected those of {about['baseline']}", adapter)
+        found = f"alpha {offset.alpha:g} and intercept {offset.intercept:g} of {offset.baseline}"
+        raise InputError(f"has {found}, expected finite numbers of {about['baseline']}; train again", adapter)
     return Correction(offset, state)

@@ -53,8 +53,8 @@ def adopted(config: Config, given: str | None = None) -> Config:
     files = read_files(source)
     if named.prompt.signals:
         raise InputError(
-            f"names {{{named.prompt.signal_fields[0]}}}, which Alpaca files do not have: their prompts are written, "
-            "expected none",
+            f"names {{{named.prompt.signal_fields[0]}}}, which Alpaca files do not have, as their prompts are text "
+            "already: expected a line without it",
             "prompt.candidate_line",
         )
     answers = answers_of(list(files.values()), Answers(config.prompt.yes, config.prompt.no))
@@ -107,7 +107,7 @@ def training_data(config: Config, source: DataPath) -> "tuple[Dataset, Dataset |
     from palate.samples.export import draw
 
     if "train" not in source.files:
-        raise InputError("holds no training examples, expected train.json beside it", source.path)
+        raise InputError("holds no training examples, expected a folder with train.json", source.path)
     answers = Answers(config.prompt.yes, config.prompt.no)
     found = {}
     for split, file in read_files(source).items():

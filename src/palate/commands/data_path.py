@@ -60,7 +60,9 @@ def _in_folder(folder: Path, kinds: tuple[str, ...] = ("alpaca", "tables")) -> D
     for split, called in SPLIT_NAMES.items():
         found = [n for n in names if Path(n).suffix.lower() in JSON and Path(n).stem.lower() in called]
         if len(found) > 1:
-            raise InputError(f"and {found[1]} are both of the split {split}, expected one file each", folder / found[0])
+            raise InputError(
+                f"is of the split {split}, as {found[1]} is, expected one file for each split", folder / found[0]
+            )
         if found:
             alpaca[split] = folder / found[0]
     name = folder.resolve().name

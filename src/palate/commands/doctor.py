@@ -58,7 +58,7 @@ def doctor(
     if not gpu:
         beside = "--device" if device else as_json
         if isinstance(beside, (str, Path)):
-            raise InputError("is of the checks of a device, expected --gpu beside it", beside)
+            raise InputError("belongs to the checks of a device, expected --gpu beside it", beside)
         examine(config, as_json=as_json is True)
         return
     if isinstance(as_json, Path) and as_json.suffix.lower() != ".json":

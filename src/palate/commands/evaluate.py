@@ -87,7 +87,7 @@ def evaluate(
     folder = Path(out) if out else config.run_path / "evaluation"
     if scores:
         if config.evaluate.ablations:
-            raise InputError("scores with a model, expected no --scores beside it", "--ablations")
+            raise InputError("scores with a model, expected none beside --scores", "evaluate.ablations")
         if config.evaluate.rank_users:
             raise InputError("scores with a model, expected 0 beside --scores", "evaluate.rank_users")
         scored = scores_in(config, data, chat, possible_models(chosen), scores, model_name(config))

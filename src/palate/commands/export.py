@@ -59,7 +59,9 @@ def export(
     _check_replaceable(folder, [adapter, locate(config.model.base).path])
     items = shown_vectors(adapter)
     if items is not None and gguf is not None:
-        raise InputError(f"has no test with {items['count']:,} item tokens, expected --merge alone", "--gguf")
+        raise InputError(
+            f"cannot be tested with the adapter's {items['count']:,} item tokens, expected --merge alone", "--gguf"
+        )
     if not merge:
         converter = find_converter(converter)
     config = as_trained(config, adapter)
@@ -173,7 +175,7 @@ def _prove_folder(home: Path, expected: _Expected, dtype: str) -> ExportProof:
     again = Chat(tokenizer_at(Location(home)), chat.yes, chat.no)
     if again.decision_prompts(expected.conversations) != chat.decision_prompts(expected.conversations):
         raise WorkError(
-            "the tokenizer, written and read back, gives other tokens; export with the transformers that trained"
+            "the tokenizer, written and read back, gives other tokens; export with the transformers of the training"
         )
     written = answers(read_model(home), again.decision, expected.prompts)
     written = without_items(written, expected.target.adapted.logits.shape[1])

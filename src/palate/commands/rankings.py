@@ -28,7 +28,7 @@ from palate.samples.lines import renderer
 from palate.samples.queries import Queries
 from palate.samples.questions import asked_then
 from palate.score.prompt_writer import PromptWriter
-from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.artifacts import DAMAGED, atomic_file, sha256_of
 from palate.store.resume import LongWork
 
 POPULARITY = "popularity"
@@ -198,5 +198,5 @@ def _kept(out: Path, key: Mapping[str, object]) -> NDArray[np.float32] | None:
     try:
         with np.load(out) as file:
             return np.asarray(file["logit"], np.float32) if str(file["key"]) == sha256_of(key) else None
-    except (OSError, ValueError, KeyError):
+    except DAMAGED:
         return None

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,10 +61,10 @@ class Request:
     """The Parquet file of `all_users`."""
 
     def __post_init__(self) -> None:
-        if (self.user is not None) + (self.history is not None) + self.all_users != 1:
-            raise InputError(
-                "names no recipient, expected one of --user, --history and --all-users", "palate recommend"
-            )
+        recipients = (self.user is not None) + (self.history is not None) + self.all_users
+        if recipients != 1:
+            found = f"names {'several recipients' if recipients else 'no recipient'}"
+            raise InputError(f"{found}, expected one of --user, --history and --all-users", "palate recommend")
         if self.top_k < 1:
             raise InputError(f"{self.top_k}, expected 1 or more", "--top-k")
         if self.retrieve is not None and self.retrieve < self.top_k:
@@ -227,8 +226,8 @@ def _baseline(config: Config, data: "Prepared", name: str, guest: "pl.DataFrame 
     from palate.samples.questions import asked_now
 
     baseline, kept = RANKERS[name], kept_baselines(config, data)
-    if baseline.needs is not None and find_spec(baseline.needs) is None:
-        raise InputError(f"{name} needs {baseline.needs}, which is not installed", "--model")
+    if baseline.lacks_package:
+        raise InputError(f"{name} needs {baseline.needs}: pip install 'palate[train]'", "--model")
     if baseline.reads_text and config.text.encoder is None:
         raise InputError(f"{name} reads the items' text, expected an encoder: --set text.encoder=minilm", "--model")
     vectors = text_vectors(config, data) if baseline.reads_text else None

@@ -73,7 +73,9 @@ def refresh(
     key = served(old.run_path)
     language = (run / "adapter").is_dir() and not no_train
     if key == "language-model" and no_train:
-        raise InputError("leaves out the language model, which the run serves, expected none", "--no-train")
+        raise InputError(
+            "leaves out the language model, which this run serves, expected the command without it", "--no-train"
+        )
     if language and config.score.server is not None:
         raise InputError("is another model than the one to train, expected null", "score.server")
     if no_train and (run / "adapter").is_dir():

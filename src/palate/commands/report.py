@@ -10,6 +10,7 @@ from palate import console
 from palate.commands import seeds
 from palate.commands.prepare import chat_of
 from palate.config import Config, dump_config
+from palate.errors import InputError
 from palate.measure.evaluation import Evaluation
 from palate.measure.metrics import metrics_in
 from palate.measure.slices import Slices
@@ -23,7 +24,7 @@ from palate.report.page import About, render_report, write_page
 from palate.report.table import ablation_table, evaluation_table
 from palate.report.user_examples import UserExample
 from palate.samples import Prepared
-from palate.store.artifacts import write_json
+from palate.store.artifacts import read_json, write_json
 from palate.train.card import write_card
 
 METRICS = "metrics.json"
@@ -137,7 +138,7 @@ def _about(config: Config, data: Prepared, outcome: Outcome) -> About:
         title=config.name,
         histories=_histories(config, data, outcome.slices),
         run={name: fact for name, fact in facts.items() if fact is not None},
-        lengths=json.loads(lengths.read_text(encoding="utf-8")) if lengths.is_file() else None,
+        lengths=read_json(lengths) if lengths.is_file() else None,
         training=lines_if_there(run / "training_log.jsonl"),
         data_stats=stats,
         prompt=_prompt(config, data),
@@ -194,5 +195,10 @@ def lines_if_there(path: Path) -> list[Any] | None:
     """The JSON of each complete line of a file; None without a file."""
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # a line without its line break is incomplete
+    lines, found = path.read_bytes().split(b"\n"), []
+    for number, line in enumerate(lines[:-1], 1):  # a line without its line break is incomplete
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise InputError("is not JSON, expected what the training wrote; remove the file", path, number) from None
+    return found

@@ -36,7 +36,10 @@ def scores_in(
         scored = read_scores(path)
         of = identities.get(str(scored.key.get("tokens", "")))
         if of is None:
-            raise InputError("was scored on other samples, tokens or prompts than this config's: score again", path)
+            raise InputError(
+                "was scored on other samples, tokens or prompts than this config's: score again with `palate score`",
+                path,
+            )
         model = _model_of(scored, models, path)
         if "server" in scored.key:
             check_served_key(config, scored.key, model.adapter, path)
@@ -76,7 +79,8 @@ def _model_of(scored: Scored, models: Sequence[Model], path: Path) -> Model:
         if dict(adapter_identity(model.adapter)) == (adapter or {}) and (model.adapter is None) == (not adapter):
             return model
     own = ", ".join(str(model.adapter) for model in models if model.adapter is not None)
-    raise InputError(f"was scored with another adapter than {own}, name its own with --adapter", path)
+    found = f"another adapter than {own}" if own else "an adapter"
+    raise InputError(f"was scored with {found}, expected that one as --adapter", path)
 
 
 def _base_weights(config: Config, model: Model, models: Sequence[Model]) -> str:

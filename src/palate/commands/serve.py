@@ -193,8 +193,10 @@ def _key(file: Path | None) -> str | None:
     else:
         try:
             text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read: {error}", "--api-key-file") from None
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}, expected a file with the API key", file) from None
+        except UnicodeDecodeError:
+            raise InputError("is not UTF-8 text, expected the API key", file) from None
     if text is None:
         return None
     if not text.strip():

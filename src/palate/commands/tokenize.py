@@ -180,7 +180,7 @@ def _check_place(out: Path) -> None:
         raise InputError("is a file, expected a folder", place)
     above = out.parent if place == out else place
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError("cannot be written to, expected a place that can", above)
+        raise InputError("this user may not write here, expected a folder with that permission", above)
     if os.path.ismount(out):
         raise InputError("is a mount point and cannot be replaced, expected a folder inside of it", out)
     if place != out:

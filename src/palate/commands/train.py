@@ -117,7 +117,7 @@ def _from_baseline(config: Config) -> "FromBaseline | None":
     from palate.train.training_prompts import FromBaseline
 
     if RANKERS[key].lacks_package:
-        raise InputError(f"{key} needs {RANKERS[key].needs}, which is not installed", option)
+        raise InputError(f"{key} needs {RANKERS[key].needs}: pip install 'palate[train]'", option)
     data = prepared(config)
     known, kept = baseline_data(config, data, text=RANKERS[key].reads_text), kept_baselines(config, data)
     apart = cross_fitted(RANKERS[key], known, kept)

@@ -181,9 +181,10 @@ def recorded_source(folder: Path, source: CalibrationSource) -> CalibrationSourc
 def read_calibration(path: Path) -> Calibration:
     """Read a file; raises `InputError` if it is not a calibration, or if its P does not increase with the logit."""
     value = read_json(path)
-    wanted = f"expected a calibration of format {FORMAT}"
+    wanted = f"expected a calibration of format {FORMAT}; remove the file, and `palate evaluate` fits one"
     if value.get("format") != FORMAT:
-        raise InputError(f"is something else, {wanted}", path)
+        given = f"format {value['format']!r}" if "format" in value else "no format"
+        raise InputError(f"has {given}, {wanted}", path)
     try:
         method, parameters = value["method"], value["parameters"]
         found = Calibration(
@@ -195,7 +196,7 @@ def read_calibration(path: Path) -> Calibration:
         )
         increases = _increases(method, found.parameters)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"is damaged ({error!r}), {wanted}", path) from error
+        raise InputError(f"is damaged, {wanted}", path) from error
     if not increases:
         raise InputError(f"has {method} parameters under which P does not increase with the logit, {wanted}", path)
     return found

@@ -42,7 +42,9 @@ def fit_calibration(
     """
     z = logit.astype(np.float64)
     if not np.isfinite(z).all():
-        raise InputError("has a logit that is not finite, expected numbers", "validation scores")
+        raise InputError(
+            "a logit is not finite, expected numbers; score again with model.dtype=float32", "validation scores"
+        )
     if len(z) < MIN_ROWS or liked.all() or not liked.any():
         return None
     code = np.unique(users, return_inverse=True)[1].astype(np.int64)

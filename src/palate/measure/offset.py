@@ -160,8 +160,11 @@ def load_offset(folder: Path, *, source: CalibrationSource | None = None) -> Off
         numbers = (found.alpha, found.intercept)
     except (KeyError, TypeError, ValidationError) as error:
         raise InputError("is damaged, expected factors that `palate evaluate` fitted", path) from error
-    if found.alpha < 0 or not np.isfinite(numbers).all() or found.source is None or found.fitted_on is None:
-        raise InputError("has invalid factors, expected those that `palate evaluate` fitted", path)
+    if found.source is None or found.fitted_on is None:
+        raise InputError("does not say what was fitted, expected factors that `palate evaluate` fitted", path)
+    if found.alpha < 0 or not np.isfinite(numbers).all():
+        problem = f"has alpha {found.alpha:g} and intercept {found.intercept:g}, expected finite numbers"
+        raise InputError(f"{problem}, alpha 0 or more; remove the file, and `palate evaluate` fits it", path)
     for expected in (recorded_source(folder, found.source), source):
         if expected is not None and found.source.differs(expected) is not None:
             raise InputError(

@@ -26,6 +26,7 @@ from palate.prompt.template import DATE, Template, date_of, with_date, without_d
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import locate
+from palate.validation import wrong
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +120,7 @@ def read_about(adapter: Path) -> dict[str, Any]:
     try:
         _About.model_validate(about)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, wanted = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
-        raise InputError(f"{key} is {str(first['input'])[:80]!r}, expected {wanted}", file) from None
+        raise InputError(" ".join(wrong(error.errors()[0])), file) from None
     return dict(about)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palate.config import Config, ModelConfig
-from palate.errors import InputError, WorkError, first_line
+from palate.errors import InputError, WorkError, first_line, is_out_of_memory
 from palate.models.quantized import check_quantization, loading_options, method_of
 from palate.progress import working
 from palate.prompt.template import DATE
@@ -295,7 +295,6 @@ def stored_dtype(config: ModelConfig) -> Any:
 
 def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
     """The model, read tensor by tensor into the memory of its device."""
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -308,9 +307,9 @@ def _load(folder: Path, config: ModelConfig, place: str | Path, on: Any) -> Any:
             if on.type != "cpu" or len(options) > 4:  # DeepSpeed's ZeRO 3 takes none, and loads plain weights here
                 options["device_map"] = {"": on}
             return AutoModelForCausalLM.from_pretrained(str(folder), **options)
-    except torch.OutOfMemoryError as error:
-        raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise WorkError(f"{place}: does not fit into the memory of {on}, try model.quantization=nf4") from error
         raise InputError(
             f"no model can be loaded, expected whole files of a chat model: {why_not_loaded(error)}", place
         ) from error

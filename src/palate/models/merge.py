@@ -233,5 +233,5 @@ def read_model(folder: Path, gguf: str | None = None) -> Any:
         if report[state]:
             first = sorted(map(str, report[state]))[0]
             kind = state.removesuffix("_keys")
-            raise WorkError(f"{place.name}: was written with {len(report[state])} {kind} weights (first: {first})")
+            raise WorkError(f"{place.name}: was written with {kind} weights ({len(report[state])}, first: {first})")
     return model.eval()

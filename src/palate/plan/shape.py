@@ -85,7 +85,7 @@ def shape_of(model_config: Any, config: Config) -> ModelShape:
     text = model_config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     if not heads or any(getattr(text, name, None) for name in ROUTED):
-        reason = "has no attention heads" if not heads else "uses different weights for different tokens"
+        reason = "has no attention heads" if not heads else "is a mixture of experts"
         raise InputError(
             f"{model_config.model_type} {reason}, so it cannot be planned; expected a dense decoder", config.model.base
         )

@@ -43,7 +43,12 @@ class TemplatePart(NamedTuple):
 def split_template(template: str) -> list[TemplatePart]:
     """Split a format string such as `"{n}. {title}"` into its parts; raises `ValueError` for any other text."""
     parts = []
-    for literal, field, format_spec, conversion in string.Formatter().parse(template):
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        braces = "expected fields such as {title}; a brace itself is written twice: {{"
+        raise ValueError(f"{template!r}: {error}, {braces}") from None
+    for literal, field, format_spec, conversion in parsed:
         named = field is None or field.removeprefix(USER).isidentifier()
         if conversion or not named or "{" in (format_spec or ""):
             raise ValueError(f"{template!r}: a field must be a plain name such as {{title}} or {{rating:.1f}}")

@@ -87,7 +87,7 @@ def place_of(url: str) -> str:
     return f"{scheme}{mark}{shown}"
 
 
-def _reason(url: str, error: BaseException) -> str:
+def reason_of(url: str, error: BaseException) -> str:
     """The first line of libpq's message, unless the URL is one whose password libpq may take for a host or a port."""
     rest = url.partition("://")[2]
     before, at, _ = rest.rpartition("@")
@@ -256,10 +256,11 @@ def _postgres(url: str, create: bool) -> Database:
     try:
         raw = psycopg.connect(url, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise WorkError(f"{place}: cannot be reached: {_reason(url, error)}") from None
+        raise WorkError(f"{place}: cannot be reached: {reason_of(url, error)}") from None
     except psycopg.Error as error:
         raise InputError(
-            f"is not a database's URL, expected postgresql://USER:PASSWORD@HOST/DATABASE: {_reason(url, error)}", place
+            f"is not a database's URL, expected postgresql://USER:PASSWORD@HOST/DATABASE: {reason_of(url, error)}",
+            place,
         ) from None
     database = Database(raw, place, (psycopg.OperationalError, psycopg.InterfaceError), psycopg.Error)
     try:

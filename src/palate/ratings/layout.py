@@ -126,7 +126,9 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
     noted = re.fullmatch(r'"?sep=(.)"?[ ,;\t]*', first)
     if noted is not None:
         if noted[1] == '"' or not noted[1].isascii():
-            raise InputError(f"the separator {noted[1]!r} is not one of ASCII, expected one such as ';'", file.place, 1)
+            raise InputError(
+                f"the separator {noted[1]!r} cannot separate fields, expected one such as ';'", file.place, 1
+            )
         return noted[1], 1
     known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
 

@@ -70,9 +70,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     scheme = url.partition("://")[0]
     try:
         found: tuple[Any, str] = url_to_fs(url)
-    except ImportError:
-        package = _EXTRAS.get(scheme, "the package that fsspec names for it")
-        raise InputError(f"needs {package}: pip install '{package}'", url) from None
+    except ImportError as error:
+        package = _EXTRAS.get(scheme)
+        problem = f"cannot be opened: {first_line(error)}"  # fsspec says what to install
+        raise InputError(problem if package is None else f"needs {package}: pip install '{package}'", url) from None
     except Exception as error:  # each file system checks its arguments in its own way
         raise InputError(f"cannot be opened: {first_line(error)}", url) from None
     return found

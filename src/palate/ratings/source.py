@@ -36,7 +36,7 @@ from palate.errors import InputError, first_line, unwritable
 from palate.ratings import spreadsheet
 from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
 from palate.ratings.tar import Member, Tar
-from palate.store.artifacts import is_running, reading
+from palate.store.artifacts import is_abandoned, reading
 
 _BLOCK = 1 << 20
 _APPLE = "._"
@@ -287,12 +287,11 @@ def digests(files: Sequence[SourceFile], inputs: Mapping[str, str] = {}) -> dict
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder for copies of files, removed when the block ends; those that killed processes left are removed first."""
-    of_machine = f"palate-scratch-{platform.node()}-"  # containers may share a folder, but not their process ids
     for left in Path(tempfile.gettempdir()).glob("palate-scratch-*"):
-        owner = re.fullmatch(rf"{re.escape(of_machine)}(\d+)-\w{{8}}", left.name)
-        if owner and not is_running(int(owner[1])):
+        owner = re.fullmatch(r"palate-scratch-(.+)-(\d+)-\w{8}", left.name)
+        if owner and int(owner[2]) != os.getpid() and is_abandoned(left, owner[1], int(owner[2])):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{of_machine}{os.getpid()}-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"palate-scratch-{platform.node()}-{os.getpid()}-") as scratch:
         yield Path(scratch)
 
 

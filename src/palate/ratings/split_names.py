@@ -25,6 +25,6 @@ def split_files(names: Sequence[str]) -> dict[str, str]:
         if split is None or suffix not in ("", *split_suffixes()):  # a saved dataset has none
             continue
         if split in found:
-            raise InputError(f"and {found[split]} are both of the split {split}, expected one file each", name)
+            raise InputError(f"is of the split {split}, as {found[split]} is, expected one file for each split", name)
         found[split] = name
     return found

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import polars as pl
 
 from palate.errors import InputError, WorkError, first_line
-from palate.ratings.database import place_of
+from palate.ratings.database import place_of, reason_of
 from palate.ratings.dataset_table import frame_of
 from palate.ratings.source import Source, scratch_folder
 
@@ -130,7 +130,7 @@ def _sqlite(path: str) -> Iterator[_Open]:
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise WorkError(f"{path}: cannot be read: {error}") from None
-        raise InputError("is not a SQLite file, expected one", path) from None
+        raise InputError(f"is not a whole SQLite file, expected one: {error}", path) from None
 
 
 @contextmanager
@@ -162,10 +162,11 @@ def _postgres(url: str) -> Iterator[_Open]:
         raise InputError("needs psycopg: pip install 'palate[postgres]'", place) from None
     try:
         raw = psycopg.connect(url, connect_timeout=10, options="-c TimeZone=UTC -c default_transaction_read_only=on")
-    except psycopg.OperationalError:
-        raise WorkError(f"{place}: cannot be reached, check host, port and password") from None
-    except psycopg.Error:
-        raise InputError("is not a database's URL, expected postgresql://USER@HOST/NAME?table=NAME", place) from None
+    except psycopg.OperationalError as error:
+        raise WorkError(f"{place}: cannot be reached: {reason_of(url, error)}") from None
+    except psycopg.Error as error:
+        expected = "expected postgresql://USER@HOST/NAME?table=NAME"
+        raise InputError(f"is not a database's URL, {expected}: {reason_of(url, error)}", place) from None
     try:
         with closing(raw):
             rows = raw.execute(

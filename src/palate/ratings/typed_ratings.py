@@ -111,7 +111,7 @@ def _typed_on_disk(
         return timed(table, how, scratch) if form is None else replace(table, form=form)
     except MissingError as error:
         lines = RatingTable(pl.DataFrame({"row": range(error.row + 1)}), file, None)
-        lines.fail(f"{error.column} is missing", error.row)
+        lines.fail(f"{present.get(error.column, error.column)} is empty, expected a value", error.row)
     except POLARS_FAULTS:
         scratch.refuse("has ids or times of several types", file.place, ON_DISK)
 

@@ -141,7 +141,7 @@ def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> S
     if longest <= need:
         raise InputError(
             f"no user has more than {need} ratings, the longest history has {longest}; "
-            f"expected at least {need + 1}, or a smaller history_len",
+            f"expected at least {need + 1}, or a smaller prepare.history_len",
             ratings.name,
         )
     if options.split == "cold-items":
@@ -244,8 +244,8 @@ def _cold_items(
     for split in ("train", "test"):
         if not (role == ROLES.categories.to_list().index(split)).any():
             raise InputError(
-                f"cold-items with cold_share {options.cold_share:g} leaves no {split} samples, expected more ratings, "
-                "or another share",
+                f"cold-items with prepare.cold_share {options.cold_share:g} leaves no {split} samples, "
+                "expected more ratings, or another share",
                 "prepare.split",
             )
     return timeline, role

@@ -84,12 +84,12 @@ def read(reply: Any) -> NextToken | None:
         log_p = {token: value for token, value in log_p.items() if not value <= IMPOSSIBLE}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise WorkError(
-            f"the server's reply has an unknown format, expected vLLM's, SGLang's or llama.cpp's: {str(reply)[:200]}"
+            f"its reply has an unknown format, expected vLLM's, SGLang's or llama.cpp's: {str(reply)[:200]}"
         ) from error
     # The bounds leave room for rounding and for half precision on the server.
     if not all(value <= 0.01 for value in log_p.values()) or sum(math.exp(value) for value in log_p.values()) > 1.05:
         raise WorkError(
-            f"the server's values are not log-probabilities, expected those of vLLM, SGLang or llama.cpp: "
+            f"its values are not log-probabilities, expected those of vLLM, SGLang or llama.cpp: "
             f"{str(dict(log_p))[:200]}"
         )
     return NextToken(log_p, chosen, texts, prompt_tokens)
@@ -110,7 +110,7 @@ def forced(plain: NextToken, pushed: NextToken, token: Token, bias: float) -> fl
     reported = pushed.log_p[token]
     others = {other for other in plain.log_p.keys() & pushed.log_p.keys() - {token} if not _is_ambiguous(other)}
     if not others:
-        raise WorkError("the server's two replies share no token, so the effect of a logit_bias cannot be measured")
+        raise WorkError("its two replies share no token, so the effect of a logit_bias cannot be measured")
     drop = statistics.median(plain.log_p[other] - pushed.log_p[other] for other in others)
     if reported < max(pushed.log_p[other] for other in others):
         log_p, expected = reported, 0.0
@@ -119,7 +119,7 @@ def forced(plain: NextToken, pushed: NextToken, token: Token, bias: float) -> fl
         expected = math.log1p(math.exp(log_p) * math.expm1(bias))
     if log_p > 0.01 or abs(drop - expected) > SLACK:
         raise WorkError(
-            f"the server does not add logit_bias to logits, expected vLLM, SGLang or llama.cpp: a bias "
+            f"it does not add logit_bias to logits, expected vLLM, SGLang or llama.cpp: a bias "
             f"of {bias:g} moved others by {-drop:g}"
         )
     return log_p

@@ -66,7 +66,7 @@ def _read(form: Any, reply: Any, url: str, rows: int) -> Any:
     try:
         found = np.array(form(reply), np.float64)
     except (LookupError, TypeError, ValueError) as error:
-        raise WorkError(f"{url}: an unreadable reply of its scoring endpoint ({type(error).__name__})") from error
+        raise WorkError(f"{url}: its scoring endpoint replies in an unknown format: {str(reply)[:200]}") from error
     if len(found) != rows or not ((found >= 0) & (found <= 1 + 1e-3)).all():
         raise WorkError(f"{url}: its scoring endpoint returns no probabilities of {rows} candidates")
     return found

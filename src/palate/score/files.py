@@ -32,6 +32,7 @@ BATCHES_A_PART = 16
 COLUMNS = ("row", "user_id", "item_id", "label", "p", "mass", "logit")
 _KINDS = {"row": "iu", "label": "b", "p": "f", "mass": "f", "logit": "f"}
 _BOUNDS = {"row": (0, np.inf), "p": (0, 1), "mass": (0, 1.01)}  # `mass` is a sum in single precision
+_EXPECTED = {"row": "whole numbers from 0", "label": "true and false", "p": "numbers from 0 to 1"}
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, TypeError, LookupError,
            OverflowError, RuntimeError)  # fmt: skip
 """Exceptions of `numpy`, `zipfile` and `json` for a file that is damaged or that Palate did not write."""
@@ -144,7 +145,8 @@ def read_scores(path: Path) -> Scored:
     except FileNotFoundError:
         raise InputError(f"not found, {expected}", path) from None
     except _DAMAGE as error:
-        raise InputError(f"is not readable, {expected}", path) from error
+        why = getattr(error, "strerror", None)
+        raise InputError(f"is not readable{f' ({why})' if why else ''}, {expected}", path) from error
     if [*found] == [name for name in COLUMNS if name != "logit"]:
         raise InputError("has no logits (an earlier version wrote it), expected new scores of `palate score`", path)
     if len(found) < len(COLUMNS):
@@ -154,7 +156,8 @@ def read_scores(path: Path) -> Scored:
     for name, kind in _KINDS.items():
         column, (low, high) = found[name], _BOUNDS.get(name, (-np.inf, np.inf))
         if column.dtype.kind not in kind or not (np.isfinite(column) & (column >= low) & (column <= high)).all():
-            raise InputError(f"has invalid values in column {name!r}, expected new scores of `palate score`", path)
+            wanted = _EXPECTED.get(name, "finite numbers")
+            raise InputError(f"column {name!r} has other values than {wanted}: score again with `palate score`", path)
     return Scored(found, key)
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from queue import Empty, SimpleQueue
@@ -103,11 +103,12 @@ class ServerBackend:
             return plain.log_p[token]
         for bias in BIASES:
             pushed = self.next_token(client, prompt, {str(answer): bias})
-            found = forced(plain, pushed, self._token(answer, pushed), bias)
+            with _of(self.url):
+                found = forced(plain, pushed, self._token(answer, pushed), bias)
             if found is not None:
                 return found
         raise WorkError(
-            f"{self.url}: the server does not return {self.chat.tokenizer.decode([answer])!r} among its "
+            f"{self.url}: it does not return {self.chat.tokenizer.decode([answer])!r} among its "
             f"{len(plain.log_p)} tokens, nor choose it with a logit_bias of {BIASES[-1]:g}: its probability is unknown"
         )
 
@@ -116,9 +117,11 @@ class ServerBackend:
         content = self._text(prompt) if self.as_text else prompt
         body = request(self.model, content, self._answers) | ({"logit_bias": bias} if bias else {})
         try:
-            found = read(client.post(PATH, body))
+            reply = client.post(PATH, body)
         except RefusedError as error:
             raise self._refused(error, len(prompt)) from error
+        with _of(self.url):
+            found = read(reply)
         if found is None:
             raise InputError(
                 f"answers without log-probabilities, expected those of {TOP} tokens: does {self.model!r} return any?",
@@ -136,7 +139,9 @@ class ServerBackend:
         if error.status == 404 and self.model not in error.message:
             return InputError(f"has no {PATH} ({error.message}), expected an OpenAI-compatible server", self.url)
         if error.status == 404:
-            return InputError(f"does not serve {self.model!r}, --served-model names another: {error.message}", self.url)
+            return InputError(
+                f"does not serve {self.model!r}, score.served_model names another: {error.message}", self.url
+            )
         return PromptRefusedError(f"refuses a prompt of {length} tokens ({error.status}): {error.message}", self.url)
 
     @property
@@ -227,6 +232,15 @@ def connect(url: str, model: str, chat: Chat, probes: Sequence[Ids], *, in_fligh
     return backend
 
 
+@contextmanager
+def _of(url: str) -> Iterator[None]:
+    """Name the server in a `WorkError` that a reply causes."""
+    try:
+        yield
+    except WorkError as error:
+        raise WorkError(f"{url}: {error}") from error
+
+
 def check_differ(adapted: ServerBackend, base: ServerBackend, probes: Sequence[Ids]) -> None:
     """Raise `InputError` if two served models give equal answers: the server may not have loaded the adapter."""
     if np.abs(adapted.answers(probes) - base.answers(probes)).max() < 1e-3:
@@ -258,7 +272,8 @@ def _check_bias(backend: ServerBackend, client: Client, probe: list[int], plain:
     if answer is None or len(plain.log_p) < 2:
         return  # if scoring needs a bias later, `forced` reports that it has no effect
     pushed = backend.next_token(client, probe, {str(answer): BIASES[0]})
-    found = forced(plain, pushed, token, BIASES[0])
+    with _of(backend.url):
+        found = forced(plain, pushed, token, BIASES[0])
     if found is not None and abs(found - plain.log_p[token]) > SLACK:
         raise WorkError(
             f"{backend.url}: it does not add logit_bias to logits, expected vLLM, SGLang or llama.cpp: "

@@ -25,7 +25,7 @@ from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented, expect_json
 from palate.serve.source import EngineSource
 from palate.serve.store import Store
-from palate.serve.validation import shown
+from palate.validation import shown
 
 log = logging.getLogger("palate.serve")
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from palate.errors import InputError, PalateError, WorkError
 from palate.serve.engine import UnknownUserError
 from palate.serve.schemas import Problem, Wrong
 from palate.serve.store import KeyReusedError
-from palate.serve.validation import shown, wrong
+from palate.validation import shown, wrong
 
 log = logging.getLogger("palate.serve")
 

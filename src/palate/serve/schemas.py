@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from palate.errors import did_you_mean
-from palate.serve.validation import shown
+from palate.validation import shown
 
 HISTORY, CANDIDATES, TOP = 2_000, 2_000, 100
 """Most ratings of a history, candidates of a request, and recommendations."""

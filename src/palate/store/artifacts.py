@@ -9,6 +9,9 @@ import os
 import platform
 import re
 import shutil
+import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,10 @@ from palate import __version__
 from palate.errors import InputError, PalateError, WorkError, unwritable
 from palate.store.lock import locked
 
+DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
+DAY = 86_400.0
+"""Seconds without a write after which what another machine was writing counts as abandoned."""
 MANIFEST = "manifest.json"
 _REPLACED = "replaced"
 
@@ -132,18 +139,37 @@ def hidden(path: Path, use: str) -> Path:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes of this machine left beside `path`; a folder that one was replacing is restored."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|{_REPLACED})-{re.escape(platform.node())}-(\d+)")
+    """Remove what killed processes left beside `path`; a folder that one was replacing is restored.
+
+    A process of another machine, or of an earlier container, counts as killed if it wrote nothing for a day.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|{_REPLACED})-(.+)-(\d+)")
     for name in os.listdir(path.parent) if path.parent.is_dir() else ():
         left = pattern.fullmatch(name)
-        # In a container this process may have the id of the one that was killed.
-        if left is None or (int(left[2]) != os.getpid() and is_running(int(left[2]))):
+        if left is None or not is_abandoned(path.with_name(name), left[2], int(left[3])):
             continue
         if left[1] == _REPLACED and not path.exists():
             path.with_name(name).rename(path)
         with suppress(OSError):
             path.with_name(name).unlink()
         shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def is_abandoned(path: Path, machine: str, pid: int) -> bool:
+    """Whether the process that wrote a hidden file or folder has ended, or seems to have on another machine."""
+    if machine == platform.node():
+        return pid == os.getpid() or not is_running(pid)  # a new container may reuse the id of the killed process
+    # The inode's own time, as a rename keeps the time of the last write.
+    return time.time() - max((found.st_ctime for found in statuses(path)), default=time.time()) > DAY
+
+
+def statuses(path: Path) -> Iterator[os.stat_result]:
+    """The status of a file, or of everything below a folder, without files that vanish meanwhile."""
+    paths = [str(path)]
+    paths += [os.path.join(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files)]
+    for each in paths:
+        with suppress(OSError):
+            yield os.lstat(each)
 
 
 def is_running(pid: int) -> bool:

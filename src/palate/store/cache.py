@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Literal
 
 from palate import __version__
 from palate.errors import PalateError, WorkError
-from palate.store.artifacts import files_of, sha256_file, sha256_of, sync
+from palate.store.artifacts import DAY, files_of, sha256_file, sha256_of, statuses, sync
 from palate.store.hub import cache_dir
 from palate.store.keys import Key, as_recorded, changed, damage_in, recorded, worded
 from palate.store.lock import locked, remove_left
@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 ENTRY = "entry.json"
 KNOWN = ("datasets", "digests", "lengths", "models", "plain", "preprocessed", "tables", "vectors")
 """Folders that belong to Palate with any content. Any other folder must have an entry, since others may use it."""
-DAY = 86_400.0
-"""Seconds without a write after which a build on another machine counts as abandoned."""
-
 _KEY = re.compile(r"[0-9a-f]{24}")
 _PARTIAL = re.compile(r"\.(?P<key>\w+)\.partial-(?P<host>.+)-[0-9a-f]{8}")
 _LOCK = re.compile(r"\.\w+\.lock")
@@ -298,21 +295,12 @@ def _used(entry: Path) -> float | None:
         return None
 
 
-def _files(path: Path) -> Iterator[os.stat_result]:
-    """The status of a file, or of everything below a folder, without files that vanish meanwhile."""
-    paths = [str(path)]
-    paths += [os.path.join(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files)]
-    for each in paths:
-        with contextlib.suppress(OSError):
-            yield os.lstat(each)
-
-
 def _size(path: Path) -> int:
-    return sum(found.st_size for found in _files(path) if not stat.S_ISDIR(found.st_mode))
+    return sum(found.st_size for found in statuses(path) if not stat.S_ISDIR(found.st_mode))
 
 
 def _newest(path: Path) -> float:
-    return max((found.st_mtime for found in _files(path)), default=time.time())
+    return max((found.st_mtime for found in statuses(path)), default=time.time())
 
 
 def _discard(place: Path, paths: tuple[Path, ...]) -> None:

@@ -5,8 +5,6 @@ run can move to a machine without the encoder.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from palate.config import TextConfig
 from palate.errors import InputError, PalateError
 from palate.samples.items import NO_GENRES, shown_items
-from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.artifacts import DAMAGED, atomic_file, sha256_of
 from palate.store.cache import Cache
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ FILE = "vectors.npz"
 PLACE = "text.columns"
 BLOCK = 16_384
 """Texts per entry of the cache: an interrupted encoding loses at most this many."""
-DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, zipfile.BadZipFile, zlib.error)
-"""What `np.load` raises for a file that is missing, damaged, or none of its own."""
 KINDS = ("genres", "category", "categories")
 """Columns that may follow the title by default, the first of an item table's."""
 

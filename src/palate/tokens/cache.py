@@ -76,7 +76,9 @@ def _chunks(dataset: "Dataset", chat: Chat, cutoff_len: int, name: str) -> Itera
         response = total - prompt
         if response.max() > cutoff_len:
             too_long = response[response > cutoff_len][0]
-            raise InputError(f"the response is {too_long} tokens, cutoff_len is {cutoff_len}: expected it to fit")
+            raise InputError(
+                f"{cutoff_len}, expected at least the {too_long} tokens of a response", "tokens.cutoff_len"
+            )
         kept = np.minimum(total, cutoff_len)
         ids = np.concatenate([each.ids[-n:] for each, n in zip(batch, kept.tolist(), strict=True)], dtype=np.int32)
         offsets = np.concatenate([[0], np.cumsum(kept)])

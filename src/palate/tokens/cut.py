@@ -94,7 +94,7 @@ def cut_prompts(
         _, kept = drop_items(np.full(len(long), shown), most, measure)
         if not kept.all():
             raise InputError(
-                f"{(kept == 0).sum():,} prompts are too long without any history, expected a higher one",
+                f"{cutoff_len}, expected more: {(kept == 0).sum():,} of the prompts are too long without any history",
                 "tokens.cutoff_len",
             )
         return found

@@ -63,6 +63,8 @@ def _broken(path: Path) -> InputError:
                 json.loads(line)
             except json.JSONDecodeError:
                 if text.lstrip().startswith("["):
-                    return InputError(f"is not JSON: {error.msg}", path, error.lineno)
-                return InputError("is not a JSON object", path, number)
+                    return InputError(
+                        f"is not JSON: {error.msg}, expected a list of Alpaca examples", path, error.lineno
+                    )
+                return InputError("is not a JSON object, expected an Alpaca example", path, number)
     return InputError("cannot be read as a table of examples, expected the same keys and types throughout", path)

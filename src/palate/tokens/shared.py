@@ -197,8 +197,8 @@ class SharedHistory:
             return
         if truncation == "error":
             raise InputError(
-                f"{over.size:,} prompts are longer than cutoff_len {cutoff}, the longest has {longest.max()} tokens: "
-                "expected every sample to fit, or another tokens.truncation",
+                f"{over.size:,} of the prompts have more than {cutoff} tokens, the longest {longest.max()}: expected "
+                "a higher tokens.cutoff_len, or another tokens.truncation",
                 self._tokens.split,
             )
         if truncation == "left":

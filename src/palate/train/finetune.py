@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
-from palate.errors import InputError, InterruptedWorkError, WorkError
+from palate.errors import InputError, InterruptedWorkError, WorkError, is_out_of_memory
 from palate.models.adapter import TRAINING, describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
 from palate.models.load import (
@@ -320,7 +320,10 @@ def _trainer(
     offset = None
     if prompts.offset is not None:
         if schedule.steps == 1:
-            raise InputError("the first step only measures the untrained model, expected two or more", "train.offset")
+            raise InputError(
+                "one step only measures the untrained model, expected two or more (train.max_steps, train.epochs)",
+                "train.offset",
+            )
         offset = Offset(args.device, train=prompts.offset, val=prompts.evaluated_offset)
     trainer = AnswerTrainer(
         peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
@@ -397,7 +400,7 @@ def _arguments(config: Config, schedule: Schedule, prompts: TrainingPrompts, fol
 def _explained(error: Exception, step: int | None, checkpoints: Path) -> WorkError | None:
     """The cause and remedy if memory or disk are exhausted, else None; `step` steps are done, None before training."""
     text = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "bad_alloc" in text:
+    if is_out_of_memory(error):
         return WorkError(
             f"out of memory{'' if step is None else f' at step {step + 1}'}: try a smaller train.tokens_per_batch (or "
             "train.batch_size with more train.gradient_accumulation), or train.gradient_checkpointing=true, which go "

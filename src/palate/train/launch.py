@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from palate.config import read_mapping
 from palate.console import RUN, about
 from palate.errors import InputError, WorkError, first_line
 from palate.train.processes import LAUNCHER
@@ -67,6 +68,8 @@ def accelerate_environment(config: Path, processes: int) -> dict[str, str]:
 
     if not config.is_file():
         raise InputError("not found, expected a file of `accelerate config`", config)
+    if config.suffix != ".json":
+        read_mapping(config)  # of accelerate's own errors some have no line, or none of these classes
     words = ["--config_file", str(config), "--num_processes", str(processes), "--main_process_port", "0", "palate"]
     try:
         args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))

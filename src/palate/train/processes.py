@@ -101,11 +101,11 @@ def place() -> Processes:
     """Read this process's ranks from the environment, without any communication."""
     if not launched():
         return Processes()
-    try:
-        rank, local, world = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    except ValueError:
-        raise InputError("is not a number, expected what torchrun sets", "RANK, LOCAL_RANK, WORLD_SIZE") from None
-    return Processes(rank, local, world)
+    ranks = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    for name, text in ranks.items():
+        if not text.isdecimal():
+            raise InputError(f"is {text!r}, expected a whole number, as torchrun sets it", name)
+    return Processes(*map(int, ranks.values()))
 
 
 def sharding() -> Sharding | None:
@@ -136,7 +136,8 @@ def join() -> Processes:
     _check_options()
     gpus = torch.cuda.device_count()
     if torch.cuda.is_available() and here.local_rank >= gpus:
-        raise InputError(f"more processes than this machine's {gpus} GPUs, expected one for each at most", "--launch")
+        option = "--launch" if LAUNCHER in os.environ else "LOCAL_RANK"
+        raise InputError(f"more processes than GPUs on this machine ({gpus}), expected one for each at most", option)
     if LAUNCHER in os.environ:
         threading.Thread(target=_end_with, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
     with quiet():
@@ -185,16 +186,16 @@ def lost_another(error: BaseException) -> bool:
 def _check_options() -> None:
     """Raise `InputError` for options of FSDP that change the result, or that fail only after the model is loaded."""
     if sharding() == "fsdp2":
-        if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise InputError("is not 2, expected 2: adapters are trained with FSDP 2 only", "fsdp_version")
+        if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+            raise InputError(f"is {version}, expected 2: adapters are trained with FSDP 2 only", "fsdp_version")
         if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true":
             raise InputError(
                 "is true, expected false: every process tests its attention on the loaded weights",
                 "fsdp_cpu_ram_efficient_loading",
             )
-        if os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") != "FULL_STATE_DICT":
+        if (kind := os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")) != "FULL_STATE_DICT":
             raise InputError(
-                "is not FULL_STATE_DICT, expected it: a run must resume on any number of devices",
+                f"is {kind}, expected FULL_STATE_DICT: a run must resume on any number of devices",
                 "fsdp_state_dict_type",
             )
 
