@@ -158,20 +158,27 @@ def prepared(config: Config) -> "Prepared":
     """
     from palate.samples import load_prepared
 
+    check_prepared(config)
+    return load_prepared(config.data_path)
+
+
+def check_prepared(config: Config) -> None:
+    """Look at prepared data as `prepared` does, by its manifest alone: also over a large log this takes no time."""
+    from palate.samples.prepared import read_manifest
+
     folder = config.data_path
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
         log.info("prepared %s in %s", counts(prepare_data(config)), folder)
-    data = load_prepared(folder)
+    manifest = read_manifest(folder)
     options = prepare_options(config)
     if config.data_dir is not None:  # a folder of another place says itself how its tables were read
-        options["ratings"] = data.manifest["options"].get("ratings", {})
-    changed = changed_options(data.manifest, options)
+        options["ratings"] = manifest["options"].get("ratings", {})
+    changed = changed_options(manifest, options)
     if changed:
         raise InputError(
             f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
             folder / MANIFEST,
         )
-    return data
 
 
 def outdated(config: Config) -> bool:
