@@ -34,14 +34,17 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class ServiceError(PalateError):
-    """The service answered with a problem (RFC 9457): it refuses the request, fails, or stays busy.
+    """The service answered with a problem (RFC 9457): it refuses the request, fails, stays busy, or loads its models.
 
     `status` is that of HTTP, `title` its name, `detail` the reason, and `retry_after` the seconds after which the
-    service asks for another try; None if it asks for none.
+    service asks for another try; None if it asks for none. While models are loaded, `loading` is True.
     """
 
-    def __init__(self, url: str, status: int, title: str, detail: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, url: str, status: int, title: str, detail: str, retry_after: float | None = None, *, loading: bool = False
+    ) -> None:
         self.status, self.title, self.detail, self.retry_after = status, title, detail, retry_after
+        self.loading = loading
         self.exit_code = 2 if 400 <= status < 500 and status != 429 else 1
         super().__init__(visible(f"{url}: {detail}"))
 
@@ -54,8 +57,9 @@ class Client:
 
     Methods raise `ValueError` for an argument that is wrong, before it is sent; `ServiceError` for what the service
     refuses, with its reason, and where it fails or stays busy for `TRIES` tries; and `WorkError` where it cannot be
-    reached. Where it is busy the client waits as long as the service asks for. A request whose connection broke off is
-    repeated: it changes nothing, or has a key under which it is stored once.
+    reached. Where it is busy, or loads its models, the client waits as long as the service asks for, each time twice as
+    long as before at least. A request whose connection broke off is repeated: it changes nothing, or has a key under
+    which it is stored once.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str | None = None, *, timeout: float = 120.0) -> None:
@@ -242,7 +246,7 @@ class Client:
                 if found.status_code == 200:
                     return answer.model_validate_json(found.content)
                 refusal = self._error(found.status_code, found.content, found.headers, tries)
-                if found.status_code != 429:
+                if found.status_code != 429 and not refusal.loading:
                     raise refusal
                 problem, wait = refusal, max(wait, refusal.retry_after or 0.0)
             except self._failed as error:
@@ -265,12 +269,14 @@ class Client:
         try:
             problem = json.loads(content)
             title, detail = str(problem.get("title", status)), str(problem["detail"])
+            loading = problem.get("type") == schemas.LOADING
         except (ValueError, LookupError, TypeError, AttributeError):
-            title, detail = str(status), f"answers {status}, is it a service of Palate?"
+            title, detail, loading = str(status), f"answers {status}, is it a service of Palate?", False
         asked = (headers or {}).get("retry-after", "")
-        if status == 429 and tries > 1:
+        if (status == 429 or loading) and tries > 1:
             detail = f"{detail} ({tries} tries)"
-        return ServiceError(self.url, status, title, detail, float(asked) if asked.isdecimal() else None)
+        after = float(asked) if asked.isdecimal() else None
+        return ServiceError(self.url, status, title, detail, after, loading=loading)
 
 
 STREAMED: dict[str, type[Streamed]] = {

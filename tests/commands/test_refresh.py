@@ -113,6 +113,7 @@ def test_a_spoiled_release_is_refused_and_the_earlier_one_stays(
 
     config = load_config(run / "config.yaml", [Override("run_dir", str(run), "run_dir")])
     source = _source(config, None)
+    source.open()
     rate(run, range(100, 130), 30, odd)
     assert palate("refresh", run).returncode == 0
     spoil(run / "releases" / "1", what)

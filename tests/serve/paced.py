@@ -122,8 +122,10 @@ def running(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def service(folder: Path, engine: Engine | None = None, **options: Any) -> Iterator[httpx.Client]:
-    """A client of a service with a store in `folder`."""
+def service(
+    folder: Path, engine: Engine | Callable[[], Engine] | None = None, **options: Any
+) -> Iterator[httpx.Client]:
+    """A client of a service with a store in `folder`; the service has the engine, or loads it."""
     store = Store(f"sqlite:///{folder / 'feedback.sqlite'}")
     app = app_of(EngineSource(engine or PacedEngine()), store, Options(**options))
     try:

@@ -1,6 +1,8 @@
 """The page in a real browser: from an empty page to a recommendation, errors, a slow server, hostile titles."""
 
 import json
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +37,17 @@ TITLES = [
 PATIENCE = 20_000
 """Milliseconds until a check fails; a busy machine needs seconds for what takes a moment."""
 READY = "#recommendations[aria-busy=false] .rec"
+NAMELESS = re.compile(
+    r"^ *- '?(?:button|checkbox|combobox|link|listbox|option|radio|radiogroup|spinbutton|tab|textbox)\b(?! \")", re.M
+)
+"""Controls of an accessibility tree that a screen reader cannot name."""
+LISTEN = """() => {
+  window.said = [];
+  const live = document.querySelector('#live');
+  const hear = () => { if (live.textContent) window.said.push(live.textContent); };
+  new MutationObserver(hear).observe(live, { childList: true });
+}"""
+"""Keeps what a screen reader says of the page by itself."""
 
 
 class FilmEngine(PacedEngine):
@@ -293,12 +306,59 @@ def test_a_server_that_is_down_or_busy_is_asked_again(opened: Opened) -> None:
     assert asked[2] - asked[1] >= 1.9
 
 
+def test_a_screen_reader_says_the_way_from_loading_to_a_recommendation(opened: Opened, tmp_path: Path) -> None:
+    engine, loaded = FilmEngine(), threading.Event()
+
+    def load() -> FilmEngine:
+        loaded.wait(60)
+        return engine
+
+    with service(tmp_path, load) as client:
+        page = opened(str(client.base_url), failing=True)
+        page.evaluate(LISTEN)
+        live = page.locator("#live")
+        expect(page.locator("#boot")).to_contain_text(re.compile(r"^The models of the run are .* Asking again in \d"))
+        expect(live).to_contain_text("The models of the run are being loaded")
+        loaded.set()
+        expect(live).to_have_text("films is ready")
+        page.locator("#query").click()
+        page.keyboard.type("fargo")
+        expect(live).to_have_text("1 title found")
+        page.keyboard.press("Enter")
+        stars = page.get_by_role("radiogroup", name="Rating of Fargo (1996)")
+        expect(stars.get_by_label("0.5 stars", exact=True)).to_be_focused()
+        page.keyboard.press("4")
+        page.keyboard.press("Enter")
+        expect(live).to_contain_text("10 recommendations. First: ")
+        first, second = titles(page, "#recommendations")[:2]
+        page.get_by_label(f"Why? {first}", exact=True).press("Enter")
+        expect(live).to_have_text(f"Reasons for {first}")
+        page.locator("#options summary").first.click()
+        assert not NAMELESS.findall(page.locator("body").aria_snapshot())
+
+        engine.seconds = 0.02  # the rows come one by one; that with the focus stays meanwhile
+        page.get_by_label(f"Dismiss {first}", exact=True).press("Enter")
+        expect(page.locator("#theirs-note")).to_contain_text("1 dismissed item")
+        expect(page.get_by_label(f"Why? {second}", exact=True)).to_be_focused()
+        page.get_by_label("genres").fill("Comdy")
+        page.route("**/v1/recommend", lambda route: route.abort())
+        page.keyboard.press("Enter")
+        expect(live).to_have_text("The server does not answer: check that it runs.")
+        page.unroute("**/v1/recommend")
+        page.get_by_role("button", name="Try again").press("Enter")
+        expect(live).to_contain_text("no item has 'Comdy', did you mean 'Comedy'?")
+        assert page.evaluate("document.querySelector('#theirs-line').contains(document.activeElement)")
+        said = [text for text in page.evaluate("window.said") if not text.startswith(("Waiting", "Scor"))]
+    starts = ["The models", "films", "1 title", "10 rec", "Reasons", "Dismissed", "10 rec", "The server", "Unproc"]
+    assert [text[: len(start)] for text, start in zip(said, starts, strict=True)] == starts
+
+
 def test_a_slow_server_shows_progress_and_a_new_rating_ends_the_earlier_request(
     opened: Opened, engine: FilmEngine
 ) -> None:
     page = opened()
     expect(page.locator("#popular li")).to_have_count(6)
-    engine.seconds = 0.1
+    engine.seconds = 0.3  # a busy machine needs seconds for a rating, and the request must still run then
     try:
         rate(page, "fargo", "4")
         expect(page.locator("#theirs-line")).to_contain_text("Scored ")

@@ -71,12 +71,6 @@ def test_ctrl_c_ends_at_once_when_idle(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5.0  # at once, on a busy machine; a request in work is waited for longer
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "config.yaml").write_text(f"name: tiny\nrun_dir: {tmp_path}\n")
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -92,12 +86,12 @@ def run(tmp_path: Path) -> Path:
     ],
 )
 def test_wrong_options_are_one_line_with_exit_code_2(
-    run: Path, words: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, words: list[str], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PALATE_API_KEY", raising=False)
-    (run / "key").write_text("k\n")
-    (run / "empty").write_text("\n")
-    done = palate("serve", run, *words, cwd=run)
+    (tmp_path / "key").write_text("k\n")
+    (tmp_path / "empty").write_text("\n")
+    done = palate("serve", run, *words, cwd=tmp_path)
 
     assert done.returncode == 2
     assert done.stderr.startswith(line)

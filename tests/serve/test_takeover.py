@@ -42,6 +42,7 @@ def test_a_release_takes_over_between_two_requests(run: Path, tmp_path: Path, mo
 
     serving = running(app_of(source, store, Options()))
     with serving as url, ThreadPoolExecutor(2) as pool, httpx.Client(base_url=url, timeout=30) as client:
+        assert until(lambda: client.get("/readyz").status_code == 200, 60)
         _, before = once(client)
         one, two = pool.submit(ask, url), pool.submit(ask, url)
         assert client.get("/v1/model").json()["run"] == "toy"

@@ -170,20 +170,27 @@ def prepared(config: Config) -> "Prepared":
     """
     from palate.samples import load_prepared
 
+    check_prepared(config)
+    return load_prepared(config.data_path, config.prepare.memory)
+
+
+def check_prepared(config: Config) -> None:
+    """Look at prepared data as `prepared` does, by its manifest alone: also over a large log this takes no time."""
+    from palate.samples.prepared import read_manifest
+
     folder = config.data_path
     if not (folder / MANIFEST).is_file() and config.data_dir is None and config.ratings.source:
         log.info("prepared %s in %s", counts(prepare_data(config)), folder)
-    data = load_prepared(folder, config.prepare.memory)
+    manifest = read_manifest(folder)
     options = prepare_options(config)
     if config.data_dir is not None:  # a folder of another place says itself how its tables were read
-        options["ratings"] = data.manifest["options"].get("ratings", {})
-    changed = changed_options(data.manifest, options)
+        options["ratings"] = manifest["options"].get("ratings", {})
+    changed = changed_options(manifest, options)
     if changed:
         raise InputError(
             f"was prepared with {changed}; run `palate prepare` with this config, or name another data_dir",
             folder / MANIFEST,
         )
-    return data
 
 
 def outdated(config: Config) -> bool:
@@ -191,12 +198,12 @@ def outdated(config: Config) -> bool:
 
     Commands that write nothing then look at the ratings themselves; the log says so.
     """
-    from palate.samples import load_prepared
+    from palate.samples.prepared import read_manifest
 
     folder = config.data_path
     if config.data_dir is not None or config.ratings.source is None or not (folder / MANIFEST).is_file():
         return False
-    changed = changed_options(load_prepared(folder, config.prepare.memory).manifest, prepare_options(config))
+    changed = changed_options(read_manifest(folder), prepare_options(config))
     if changed:
         log.info("%s was prepared with %s: reading the ratings instead", folder, changed)
     return bool(changed)

@@ -1,7 +1,10 @@
 """Serve: a run's models behind HTTP, until a signal ends it."""
 
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -49,8 +52,9 @@ class Request:
 def serve(config: Config, **options: Any) -> None:
     """Serve a run over HTTP; returns after SIGINT or SIGTERM, when every request in flight is answered.
 
-    Raises `InputError` for a run that does not exist, an address that is taken, and one that other machines reach
-    without an API key.
+    It listens first and loads the models then. Raises `InputError` before it listens for a run that does not exist,
+    prepared data that is damaged, an address that is taken, and one that other machines reach without an API key; and
+    later what the loading of the models raises.
     """
     from palate.serve.server import bound, is_local, run, url_of
 
@@ -63,25 +67,30 @@ def serve(config: Config, **options: Any) -> None:
     folder = config.run_path
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
-    sock = bound(request.host, request.port)
     build = partial(_app, config, options.pop("model"), request, key, console.logs_json())
 
-    def ready() -> None:
+    def ready(url: str) -> None:
         console.out.print(f"serving {folder} at {url}", highlight=False, soft_wrap=True)
 
-    url = url_of(sock)
     if config.engine.name == "ray":
-        address = sock.getsockname()[:2]
-        sock.close()  # Ray Serve opens its own
-        _on_cluster(config, request, build, address, ready)
+        with bound(request.host, request.port) as sock:  # Ray Serve opens its own
+            address, url = sock.getsockname()[:2], url_of(sock)
+        _on_cluster(config, request, partial(_open, build), address, partial(ready, url))
         return
     app = build()
+    service = app.state.service
     try:
-        ready()
-        run(app, sock, request.timeout)
+        sock = bound(request.host, request.port)
+        failure = run(app, sock, request.timeout, partial(ready, url_of(sock)))
     finally:
-        app.state.service.source.close()
-        app.state.service.store.close()
+        service.source.close()
+        service.store.close()
+    if failure is not None:
+        raise failure
+    if service.source.loading:  # in a thread, whose native code must not outlive the interpreter
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _on_cluster(
@@ -135,12 +144,27 @@ def _app(config: Config, model: str | None, request: Request, key: str | None, a
     return app_of(source, store, limits)
 
 
+def _open(build: "partial[FastAPI]") -> "FastAPI":
+    """The application with its models: Ray Serve takes a replica for ready when it is made."""
+    app = build()
+    source = app.state.service.source
+    source.open()
+    if source.failure is not None:
+        raise source.failure
+    return app
+
+
 def _source(config: Config, model: str | None) -> "EngineSource":
-    """The engine of the run's current release, and the way to the next one."""
+    """The way to the engines of the run's current release and of the next ones.
+
+    Raises `InputError` for what a look at the release's folder shows.
+    """
+    from palate.commands.prepare import check_prepared
     from palate.serve.release import POINTER, current
     from palate.serve.source import EngineSource
 
     run = config.run_path
+    first = current(run)
 
     def load(folder: Path) -> "Engine":
         log.info("loading the models of %s", folder)
@@ -148,14 +172,32 @@ def _source(config: Config, model: str | None) -> "EngineSource":
         engine.warm()
         return engine
 
-    first = current(run)
-    try:
-        engine = load(first)
-    except PalateError as error:
-        if first == run:
-            raise
-        raise InputError(f"cannot be served: {error}; remove {run / POINTER} to serve the run itself", first) from None
-    return EngineSource(engine, lambda: current(run), load)
+    @contextmanager
+    def explained() -> Iterator[None]:
+        try:
+            yield
+        except PalateError as error:
+            if first == run:
+                raise
+            why = f"cannot be served: {error}; remove {run / POINTER} to serve the run itself"
+            raise InputError(why, first) from None
+
+    def load_first() -> "Engine":
+        with explained():
+            return load(first)
+
+    with explained():
+        check_prepared(config if first == run else _config_of(first))
+    return EngineSource(load_first, lambda: current(run), load, run.name)
+
+
+def _config_of(release: Path) -> Config:
+    """The config of a release; raises `InputError` if it lacks prepared data."""
+    config = load_config(release / "config.yaml", [Override("run_dir", str(release), str(release))])
+    manifest = config.data_path / MANIFEST
+    if not manifest.is_file():  # prepared here, its data would be others than those that were compared
+        raise InputError("is missing, expected what `palate refresh` wrote", manifest)
+    return config
 
 
 def _release(folder: Path, model: str | None) -> "Engine":
@@ -163,11 +205,7 @@ def _release(folder: Path, model: str | None) -> "Engine":
     from palate.serve.engine import FINE_TUNED
     from palate.serve.release import served
 
-    config = load_config(folder / "config.yaml", [Override("run_dir", str(folder), str(folder))])
-    manifest = config.data_path / MANIFEST
-    if not manifest.is_file():  # prepared here, its data would be others than those that were compared
-        raise InputError("is missing, expected what `palate refresh` wrote", manifest)
-    engine, use = _loaded(config, model), served(folder)
+    engine, use = _loaded(_config_of(folder), model), served(folder)
     if (FINE_TUNED if use == "language-model" else use) not in engine.models:
         engine.close()
         raise InputError(f"lacks the model {use!r}, for which `palate refresh` switched to it", folder)

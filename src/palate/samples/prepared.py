@@ -16,7 +16,7 @@ from palate.samples.items import item_rows
 from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS
 from palate.store.artifacts import MANIFEST, read_json
-from palate.store.keys import damage_in
+from palate.store.keys import Damage, damage_in
 from palate.store.parquet import read_blocks, row_count
 from palate.store.scratch import Scratch
 
@@ -38,24 +38,29 @@ class Prepared:
     samples: Samples
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder; raises `InputError` if it is damaged, or if a file is missing or cut off."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
+        raise InputError(f"{state}, expected a folder that `palate prepare` wrote", folder)
+    manifest: dict[str, Any] = read_json(path)
+    stage = manifest.get("stage")
+    if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
+        raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
+    _refuse(folder, damage_in(folder, manifest["outputs"], hashes=False))
+    return manifest
+
+
 def load_prepared(folder: Path, memory: int | None = None) -> Prepared:
     """Read a prepared folder; raises `InputError` if it is missing, incomplete or was changed.
 
     The tables are compared with their hashes; the other files must only exist. A timeline that may need more than
     `memory` bytes (None: half of the machine's) is mapped from the disk.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
-        raise InputError(f"{state}, expected a folder that `palate prepare` wrote", folder)
-    manifest = read_json(path)
-    stage = manifest.get("stage")
-    if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
-        raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
+    manifest = read_manifest(folder)
     outputs = manifest["outputs"]
-    damage = damage_in(folder, outputs, hashes=False) or damage_in(folder, hashes_of(manifest))
-    if damage:
-        raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
+    _refuse(folder, damage_in(folder, hashes_of(manifest)))
     options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
     scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
     items = pl.read_parquet(folder / "items.parquet", glob=False)
@@ -79,3 +84,8 @@ def _timeline(path: Path, scratch: Scratch | None) -> pl.DataFrame:
     names = list(pl.read_parquet_schema(path))
     blocks = (block.with_columns(pl.col("split").cast(ROLES).to_physical()) for block in read_blocks(path, names))
     return scratch.table(blocks).with_columns(pl.col("split").cat.to(ROLES))
+
+
+def _refuse(folder: Path, damage: Damage | None) -> None:
+    if damage:
+        raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -69,8 +70,9 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 """What the report may load: its own styles and pictures, which lie in the file."""
-DESCRIPTION = """Recommendations by the models of a run. A person is a user of the log, or a history of rated items.
-Errors are `application/problem+json` (RFC 9457)."""
+DESCRIPTION = f"""Recommendations by the models of a run. A person is a user of the log, or a history of rated items.
+Errors are `application/problem+json` (RFC 9457). The service listens before its models are loaded: until then all
+routes but `/healthz` and `/metrics` answer 503 with `Retry-After`, a problem of the type `{schemas.LOADING}`."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Service:
         self._looking = asyncio.ensure_future(asyncio.to_thread(keep))
 
     def _of_engine(self) -> Mapping[str, float]:
+        if self.source.loading:
+            return self._found
         with self.source.lease() as serving:
             offered: Callable[[], Mapping[str, float]] | None = getattr(serving.engine, "gauges", None)
             own = {} if offered is None else {f"palate_{name}": value for name, value in offered().items()}
@@ -165,17 +169,23 @@ class Service:
 
         return work
 
-    async def ready(self) -> bool:
-        """Whether requests are answered."""
-        return not self.draining and await asyncio.to_thread(self.store.ready)
+    async def check_ready(self) -> None:
+        """Raise `ProblemError` unless requests are answered."""
+        if self.draining:
+            raise ProblemError(503, "the service ends")
+        self.source.check()
+        if not await asyncio.to_thread(self.store.ready):
+            raise ProblemError(503, "the store does not answer")
 
 
 def app_of(source: EngineSource, store: Store, options: Options) -> FastAPI:
-    """The service's app; `app.state.service` is its `Service`."""
+    """The service's app; `app.state.service` is its `Service`. It loads the first engine when its lifespan begins."""
     service = Service(source, store, options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # As a daemon it does not hold up the end of the process: nobody can interrupt the loading of a model.
+        threading.Thread(target=source.open, name="loading", daemon=True).start()
         polling = asyncio.create_task(_poll(source))
         yield
         polling.cancel()
@@ -327,19 +337,22 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", responses=documented(403), response_class=PlainTextResponse)
     async def healthz() -> str:
-        """The process answers."""
+        """The process answers, also while it loads the models: a liveness probe."""
         return "ok"
 
     @app.get("/readyz", responses=documented(403, 503), response_class=PlainTextResponse)
     async def readyz() -> str:
-        """Requests are answered: the models are loaded, the store is open, and the service does not end."""
-        if not await service.ready():
-            raise ProblemError(503, "the service ends" if service.draining else "the store does not answer")
+        """Requests are answered: the models are loaded, the store is open, and the service does not end.
+
+        A readiness probe. While the models are being loaded 503 says for how long so far.
+        """
+        await service.check_ready()
         return "ready"
 
-    @app.get("/report", responses=documented(401, 403, 404), response_class=HTMLResponse)
+    @app.get("/report", responses=documented(401, 403, 404, 503), response_class=HTMLResponse)
     async def report() -> Response:
         """The run's report, a page without scripts."""
+        service.source.check()
         file = service.source.folder and service.source.folder / "report.html"
         if file is None or not file.is_file():
             raise ProblemError(404, "this run has no report, `palate run` writes one")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,13 +14,15 @@ from starlette.responses import Response
 
 from palate.errors import InputError, PalateError, WorkError
 from palate.serve.engine import UnknownUserError
-from palate.serve.schemas import Problem, Wrong
+from palate.serve.schemas import LOADING, Problem, Wrong
 from palate.serve.store import KeyReusedError
 from palate.validation import shown, wrong
 
 log = logging.getLogger("palate.serve")
 
 TYPE = "application/problem+json"
+LONGEST_RETRY = 10
+"""Seconds after which a client asks again while models are loaded, at most."""
 ERRORS = 20
 """Most errors of a request that an answer lists."""
 MEANINGS = {
@@ -35,7 +38,8 @@ MEANINGS = {
     422: "a field is missing or wrong, or names an unknown item or model",
     429: "the queue is full: try again after `Retry-After` seconds",
     500: "the service failed",
-    503: "not ready, or the answer took too long",
+    503: "the models are being loaded: try again after `Retry-After` seconds; or the service ends, or the answer took "
+    "too long",
 }
 """What each status says; the OpenAPI description lists them for every route that can give them."""
 
@@ -43,16 +47,29 @@ MEANINGS = {
 class ProblemError(Exception):
     """An answer other than the one that was asked for."""
 
+    type = "about:blank"
+
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         self.status, self.detail, self.headers = status, detail, headers
         super().__init__(detail)
 
 
+class LoadingError(ProblemError):
+    """The models of the service are being loaded, for `seconds` so far."""
+
+    type = LOADING
+
+    def __init__(self, run: str, seconds: float) -> None:
+        # Nobody knows how long a model takes: as long again as until now is a guess that is short at the start.
+        retry = {"Retry-After": str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))}
+        super().__init__(503, f"the models of {run} are being loaded, for {seconds:.0f} s so far", retry)
+
+
 def problem_of(error: Exception) -> Problem:
     """The problem that an error is; one that nobody expected is logged, and its text stays here."""
-    errors = None
+    errors, kind = None, "about:blank"
     if isinstance(error, ProblemError):
-        status, detail = error.status, error.detail
+        status, detail, kind = error.status, error.detail, error.type
     elif isinstance(error, HTTPException):
         status, detail = error.status_code, str(error.detail)
         if status == 400:  # FastAPI's words for a body that is no UTF-8, or nested too deep
@@ -76,7 +93,7 @@ def problem_of(error: Exception) -> Problem:
         log.error("request failed: %s", type(error).__name__, exc_info=error)
         status, detail = 500, MEANINGS[500]
     title = HTTPStatus(status).phrase if status != 499 else "Client Closed Request"
-    return Problem(title=title, status=status, detail=detail, errors=errors)
+    return Problem(type=kind, title=title, status=status, detail=detail, errors=errors)
 
 
 def _refused(error: RequestValidationError) -> tuple[int, list[Wrong]]:
@@ -126,7 +143,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for the OpenAPI description."""
     content = {TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     wait = {"Retry-After": {"description": "seconds until the next try", "schema": {"type": "integer", "minimum": 1}}}
+    waits = {"headers": wait}
     return {
-        status: {"description": MEANINGS[status], "content": content} | ({"headers": wait} if status == 429 else {})
+        status: {"description": MEANINGS[status], "content": content} | (waits if status in (429, 503) else {})
         for status in statuses
     }

@@ -16,6 +16,9 @@ RATINGS = 1_000
 TEXT = 500
 """Most characters of a title, a query or an id."""
 
+LOADING = "urn:palate:loading"
+"""The type of the problem that models are being loaded: the same request is answered later."""
+
 Text = Annotated[str, Field(min_length=1, max_length=TEXT)]
 
 
@@ -470,7 +473,7 @@ class Wrong(BaseModel):
 class Problem(BaseModel):
     """An error (RFC 9457), as `application/problem+json`."""
 
-    type: str = Field("about:blank", description="a URI of the kind of problem; always about:blank")
+    type: str = Field("about:blank", description=f"`{LOADING}` while the models are being loaded, else about:blank")
     title: str = Field(description="the status in words")
     status: int = Field(description="the HTTP status")
     detail: str = Field(description="the place, what is wrong there, and what is expected, for people")

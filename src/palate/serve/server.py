@@ -6,12 +6,19 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from palate.errors import InputError
+
+if TYPE_CHECKING:
+    from palate.serve.app import Service
+
+log = logging.getLogger("palate.serve")
 
 CONNECTIONS = 2048
 """Open connections, above which the next get 503."""
@@ -52,8 +59,13 @@ def url_of(sock: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(app: FastAPI, sock: socket.socket, seconds: float) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight are answered first, for up to `seconds`."""
+def run(
+    app: FastAPI, sock: socket.socket, seconds: float, on_ready: Callable[[], None] = lambda: None
+) -> Exception | None:
+    """Serve until SIGINT or SIGTERM; requests in flight are answered first, for up to `seconds`.
+
+    Calls `on_ready` when the models are loaded. If they cannot be loaded it ends, and returns why.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -63,21 +75,39 @@ def run(app: FastAPI, sock: socket.socket, seconds: float) -> None:
         timeout_graceful_shutdown=int(2 * seconds) + 1,  # of waiting and of work
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # no line for each broken request
-    _Server(config, app).run([sock])
+    server = _Server(config, app, on_ready)
+    server.run([sock])
+    failure: Exception | None = server.source.failure
+    return failure
 
 
 class _Server(uvicorn.Server):
     """Announces its end to balancers before it closes its socket, and ends with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._service = app.state.service
+        self._service: Service = app.state.service
+        self.source = self._service.source
+        self._on_ready: Callable[[], None] | None = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        if sockets and self.source.loading:
+            log.info("listening at %s; /readyz answers 200 when the models are loaded", url_of(sockets[0]))
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end, also because there will be no models."""
+        if self._on_ready is not None and not self.source.loading:
+            self._on_ready()
+            self._on_ready = None
+        return await super().on_tick(counter) or self.source.failure is not None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first SIGTERM begins the drain; the second, or Ctrl-C, closes the socket at once."""
+        """The first SIGTERM begins the drain; the second, Ctrl-C, and both while models are loaded end at once."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
-        if sig == signal.SIGINT or self._service.draining:
+        if sig == signal.SIGINT or self._service.draining or self.source.loading:
             self.should_exit = True
             return
         self._service.draining = True

@@ -4,7 +4,8 @@ import { announce, h } from './dom.js';
 
 const ROOT = new URL('.', document.baseURI);
 const KEY = 'palate-key';
-const TRIES = 8, SLOW = 400; // requests answered 429 until we give up; milliseconds until we say that we wait
+const TRIES = 8; // requests answered 429 until we give up
+const SLOW = 400, LONG = 3000; // milliseconds until the page says what it waits for, and until a screen reader does
 const HOPELESS = new Set([404, 413, 422]); // statuses of a request that no repetition mends
 const key = { value: '' };
 try { key.value = sessionStorage.getItem(KEY) ?? ''; } catch { /* storage may be forbidden: the key then lasts as long as the page */ }
@@ -19,7 +20,7 @@ export function useKey(value) {
 export class Problem extends Error {
   constructor(status, title, detail = '') {
     super(detail ? `${title}: ${detail}` : title);
-    this.status = status;
+    Object.assign(this, { status, detail });
   }
 }
 
@@ -28,7 +29,8 @@ async function problemOf(response) {
   if (status === 401) return new Problem(status, hasKey() ? 'The server refuses this API key' : 'The server asks for an API key');
   if (status === 429) return new Problem(status, 'The server is still busy');
   const body = await response.json().catch(() => ({}));
-  return new Problem(status, body.title ?? `Error ${status}`, typeof body.detail === 'string' ? body.detail : '');
+  const problem = new Problem(status, body.title ?? `Error ${status}`, typeof body.detail === 'string' ? body.detail : '');
+  return Object.assign(problem, { loading: body.type === 'urn:palate:loading' });
 }
 
 /** A random name for a request that may be repeated. */
@@ -41,7 +43,7 @@ function pause(seconds, signal) {
   });
 }
 
-/** Sends a request, and again after `Retry-After` to a busy server (429). */
+/** Sends a request, and again after `Retry-After` to a server that is busy (429), or that loads its models (503). */
 export async function send(path, { body, signal, tell } = {}) {
   const options = { signal, headers: {} };
   if (hasKey()) options.headers.Authorization = `Bearer ${key.value}`;
@@ -55,11 +57,13 @@ export async function send(path, { body, signal, tell } = {}) {
       throw new Problem(0, 'The server does not answer', 'check that it runs');
     }
     if (response.ok) return response;
-    if (response.status !== 429 || tries === TRIES) throw await problemOf(response);
+    const problem = await problemOf(response);
+    if (!problem.loading && (response.status !== 429 || tries === TRIES)) throw problem;
+    const why = problem.loading ? problem.detail.replace(/^./, first => first.toUpperCase()) : 'The server is busy';
     const after = response.headers.get('Retry-After') ?? '1';
     const wait = Math.min(60, Math.max(1, Math.ceil(Number(after) || (Date.parse(after) - Date.now()) / 1000 || 1)));
     for (let left = wait; left > 0; left--) {
-      tell?.(`The server is busy. Asking again in ${left} s`);
+      tell?.(`${why}. Asking again in ${left} s`);
       await pause(1, signal);
     }
     tell?.('Asking again …');
@@ -103,6 +107,7 @@ export async function* events(path, options) {
 export class Task {
   constructor(line) {
     this.line = line;
+    line.tabIndex = -1; // takes the focus of a button that it loses
   }
 
   /**
@@ -117,6 +122,7 @@ export class Task {
     const cancel = () => { cancelled = true; controller.abort(); };
     const tell = text => { clearTimeout(slow); if (current()) this.say(text, ['Cancel', cancel]); };
     const slow = setTimeout(() => tell('Waiting for the server …'), SLOW);
+    const long = setTimeout(() => { if (current()) announce(this.line.firstChild?.textContent ?? ''); }, LONG);
     this.say('');
     try {
       const value = await work({ signal: controller.signal, tell });
@@ -133,6 +139,7 @@ export class Task {
       return undefined;
     } finally {
       clearTimeout(slow);
+      clearTimeout(long);
       if (current()) this.controller = null;
     }
   }
@@ -150,8 +157,10 @@ export class Task {
       shown.textContent = text;
       return;
     }
+    const held = this.line.contains(document.activeElement);
     this.line.replaceChildren(
       ...(text ? [h('span', { text })] : []), ...(action ? [h('button', { class: 'quiet', type: 'button', text: action[0], on: { click: action[1] } })] : []),
     );
+    if (held) (this.line.querySelector('button') ?? this.line).focus({ preventScroll: true });
   }
 }

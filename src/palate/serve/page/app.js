@@ -1,7 +1,7 @@
 // The page: reads what serves, then starts its three views.
 
 import { Task, ask, useKey } from './api.js';
-import { $ } from './dom.js';
+import { $, announce } from './dom.js';
 import { showEvidence, startEvidence } from './evidence.js';
 import { startOptions } from './options.js';
 import { choose, showPrompt, startPrompt } from './prompt.js';
@@ -47,6 +47,7 @@ $('key').addEventListener('submit', event => {
   useKey($('key-field').value);
   $('key-field').value = '';
   $('key').hidden = true;
+  $('boot').focus();
   if (ready) refresh();
   else start();
 });
@@ -58,6 +59,8 @@ function start() {
     open(await ask('v1/model', how));
     document.title = `${model.run} · Palate`;
     $('run').textContent = model.run;
+    $('run').removeAttribute('aria-label');
+    if ($('boot').textContent) announce(`${model.run} is ready`); // who waits has heard that it was not
     ready = true;
     startRecommend(item => { choose(item); show('prompt', true); }, () => { if (view === 'prompt') showPrompt(); });
     startOptions(refresh);

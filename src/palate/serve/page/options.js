@@ -97,7 +97,7 @@ function filterOf(column, type, set) {
   };
   if (type === 'number') return boundsOf(column, id, now, put);
   const field = type === 'flag' ? h('select', { id }, ...['any', 'yes', 'no'].map(text => h('option', { text })))
-    : h('input', { id, placeholder: 'one or more, with commas', autocomplete: 'off', list: `${id}-values` });
+    : h('input', { id, placeholder: 'several with commas', autocomplete: 'off', list: `${id}-values` });
   if (type === 'flag') {
     field.value = { true: 'yes', false: 'no' }[now] ?? 'any';
     field.addEventListener('change', () => put({ yes: true, no: false }[field.value]));

@@ -70,7 +70,7 @@ async function load() {
   $('prompt-note').textContent = 'At the answer’s place the model gives each token a probability. '
     + `P(like) is that of ${yes}, as a share of ${yes} and ${no} together.`;
   for (const id of ['tokens', 'legend']) $(id).hidden = false;
-  announce(`${plural(answer.tokens.length, 'token')}`);
+  announce(`Prompt for ${chosen.title}, ${plural(answer.tokens.length, 'token')}`);
 }
 
 /** A token with its blanks made visible; a new line breaks the line too. */

@@ -87,7 +87,7 @@ async function read(body, how) {
 }
 
 function finish(answer) {
-  const by = answer.retriever && answer.retriever !== 'all' ? ` that ${$('retriever').selectedOptions[0].text} found` : '';
+  const by = answer.retriever && answer.retriever !== 'all' ? ` that ${answer.retriever === 'classical' ? 'the ' : ''}${$('retriever').selectedOptions[0].text} found` : '';
   const left = answer.left_out ? `; ${plural(answer.left_out, 'rated item')} left out` : '';
   const note = $('theirs-note');
   note.textContent = `The best of ${plural(answer.candidates, 'candidate')}${by}, scored by ${answer.label} `
@@ -140,10 +140,14 @@ function place(scored, room) {
     fill(rows.get(key), item, n);
     return rows.get(key);
   });
-  for (let n = nodes.length; n < room; n++) nodes.push(h('li', { class: 'waiting', 'aria-hidden': 'true' }));
-  const before = new Map([...list.children].map(node => [node, node.offsetTop]));
   const held = document.activeElement;
   const at = [...list.children].findIndex(node => node.contains(held));
+  const old = list.children[at];
+  const stays = room > 0 && old && !nodes.includes(old); // the row with the focus, until the end
+  if (stays) old.classList.add('stale');
+  for (let n = nodes.length; n < room; n++) nodes.push(stays && n === at ? old : h('li', { class: 'waiting', 'aria-hidden': 'true' }));
+  if (stays && !nodes.includes(old)) nodes.push(old);
+  const before = new Map([...list.children].map(node => [node, node.offsetTop]));
   const kept = new Set(nodes);
   for (const node of [...list.children]) if (!kept.has(node)) node.remove();
   nodes.forEach((node, n) => {
@@ -178,6 +182,7 @@ function rowOf(item) {
 }
 
 function fill(node, item, n) {
+  node.classList.remove('stale');
   node.querySelector('.rank').textContent = n + 1;
   const scores = [[asked.model, item.p], ...asked.beside.map(key => [key, item.beside[key]])];
   node.querySelector('.models').replaceChildren(...scores.map(([key, p], n) => modelRow(key, p, n === 0)));
@@ -225,7 +230,7 @@ function toggle(node, item) {
     return task;
   };
   node.tasks = [
-    load(panel.firstChild, 'v1/explain', { candidate }, effects),
+    load(panel.firstChild, 'v1/explain', { candidate }, answer => { announce(`Reasons for ${item.title}`); return effects(answer); }),
     load(panel.lastChild, 'v1/score', { candidates: [candidate], beside: every }, ({ scores: [score] }) => others(key, every, score)),
   ];
   return tell('clicked', [item]);

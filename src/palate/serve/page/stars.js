@@ -25,7 +25,7 @@ const sideOf = (value, step) => (step === 1 ? 'whole' : value % 1 ? 'left' : 'ri
 
 /** Asks for a rating of an item; `give(rating)` is called for each one chosen, `leave()` on Enter. */
 export function rate({ item_id, title }, rating, place, give, leave = () => {}) {
-  const number = h('output', { class: 'given', text: rating === null ? '' : `${rating}` });
+  const number = h('span', { class: 'given', 'aria-hidden': 'true', text: rating === null ? '' : `${rating}` }); // the stars say it
   const changed = value => { number.textContent = `${value}`; give(value); };
   const values = steps();
   const onEnter = event => { if (event.key === 'Enter') { event.preventDefault(); leave(); } };
