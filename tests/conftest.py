@@ -20,7 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("survive", "finetune", "devices", "bare", "run", "page", "dataset", "answers", "export", "portable")
+LONGEST = (
+    *("step", "tutorial", "page", "refresh", "layers", "survive", "devices", "bare", "finetune", "run", "truncation"),
+    *("ray", "same_bytes", "likes", "seeds", "faults", "dataset", "answers", "export"),
+)
 """The files that take longest: with several workers they begin first, so that none is left to the end."""
 
 

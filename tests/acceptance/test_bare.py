@@ -40,7 +40,7 @@ def write_config(folder: Path, model: Path, **changed: Any) -> Path:
             "targets_per_prompt": 3,
             "lora": {"r": 4, "alpha": 8},
         },
-        "evaluate": {"bootstrap": 20, "max_samples": 24},
+        "evaluate": {"bootstrap": 20, "max_samples": 24, "baselines": "quick"},
     } | changed
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ratings": {"source": str(write_ratings(folder / "ratings", users=4))},
         "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
         "train": {"max_samples": 16, "learning_rate": 0.005, "gradient_accumulation": 1, "lora": {"r": 4}},
-        "evaluate": {"bootstrap": 0, "zero_shot": False},
+        "evaluate": {"bootstrap": 0, "zero_shot": False, "baselines": "quick"},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", "--config", str(folder / "tiny.yaml")]) == 0

@@ -40,7 +40,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["--set", "train.epocs=2"],
             "error: --set train.epocs: unknown key 'train.epocs', did you mean 'train.epochs'?",
         ),
-        (["--model", "/nowhere"], "error: /nowhere: "),
         (["--accelerate-config", "none.yaml"], "error: none.yaml: not found"),
     ],
 )
@@ -60,9 +59,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_its_processes_log_with_its_run_id(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main([*WORDS[3:], "--config", str(recipe), "--model", "/nowhere", "--json-logs"]) == 2
-    assert json.loads(capfd.readouterr().err)["run"] == about["run"]
+def test_its_processes_report_an_error_once_with_its_run_id(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["--out", str(tmp_path / "run"), "--model", "/nowhere", "--json-logs"]
+    assert main([*WORDS[3:], "--config", str(recipe), *wrong]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["level"], told["run"]) == ("error", about["run"])
+    assert told["message"].startswith("error: /nowhere: ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_training_is_for_several_processes(recipe: Path) -> None:

@@ -28,7 +28,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run_dir": str(folder / "run"),
         "ratings": {"source": str(write_ratings(folder / "ratings", users=4))},
         "model": {"base": str(tiny_folder(folder / "model")), "dtype": "float32"},
-        "evaluate": {"bootstrap": 0},
+        "evaluate": {"bootstrap": 0, "baselines": "quick"},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     assert main(["prepare", "--config", str(folder / "tiny.yaml")]) == 0

@@ -38,7 +38,7 @@ def recipe(leaking: Path, base: Path, tmp_path: Path) -> Path:
         "prepare": {"max_eval": 5},
         "model": {"base": str(base), "dtype": "float32"},
         "train": {"max_samples": 8, "batch_size": 4, "gradient_accumulation": 1, "lora": {"r": 4, "alpha": 8}},
-        "evaluate": {"bootstrap": 20, "max_samples": 6},
+        "evaluate": {"bootstrap": 20, "max_samples": 6, "baselines": "quick"},
     }
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -30,7 +30,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a log and a prepared run, which serves the item means: odd items are liked."""
     folder = tmp_path_factory.mktemp("prepared")
     write_ratings(folder / "log", users=12, each=40, items=80)
-    done = palate("prepare", "--ratings", folder / "log", "--set", f"run_dir={folder}/run", "--history-len", "5")
+    quick = ("--set", "evaluate.baselines=quick", "--set", "evaluate.bootstrap=200", "--history-len", "5")
+    done = palate("prepare", "--ratings", folder / "log", "--set", f"run_dir={folder}/run", *quick)
     assert done.returncode == 0, done.stderr
     (folder / "run" / "metrics.json").write_text(json.dumps({"ladder": {"use": "item-mean"}, "entries": []}))
     return folder
@@ -76,7 +77,8 @@ def result(folder: Path) -> dict[str, object]:
 
 def test_a_run_that_is_not_worse_goes_into_service(run: Path) -> None:
     rate(run, range(100, 130), 30, odd)
-    done = palate("refresh", run)
+    every = ("--set", "evaluate.baselines=all")
+    done = palate("refresh", run, *every)
     assert done.returncode == 0, done.stderr
     folder = run / "releases" / "1"
     assert current(run) == folder
@@ -84,7 +86,9 @@ def test_a_run_that_is_not_worse_goes_into_service(run: Path) -> None:
     assert "which detect" in done.stdout
     found = result(folder)
     assert (found["rows"], found["newer"], found["use"]) == (60, 900, "user-item")  # two of 25 samples of each user
-    assert "nothing" in palate("refresh", run).stdout
+    measured = json.loads((folder / "metrics.json").read_text())["entries"]
+    assert {"lightgbm", "user-item"} <= {entry["key"] for entry in measured}
+    assert "nothing" in palate("refresh", run, *every).stdout
     timeline = pl.read_parquet(folder / "data" / "ratings.parquet")
     assert timeline.filter(pl.col("timestamp") >= LATER).height == 900
 

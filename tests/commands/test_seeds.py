@@ -22,7 +22,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("recipe"),
         prepare={"max_eval": 12, "val_ratio": 0.1},
         train={"max_samples": 16, "save_steps": 2, "logging_steps": 1},
-        evaluate={"bootstrap": 20, "max_samples": 20},
+        evaluate={"bootstrap": 20, "max_samples": 20, "baselines": "quick"},
     )
 
 

@@ -22,7 +22,8 @@ from palate.report.outcome import Outcome
 from palate.report.page import About, Example, extreme_rows, render_report, write_page
 
 EVIL = "<script>alert('x')</script> & \"Friends\" <img src=x onerror=alert(1)>"
-WIDTHS = (1400, 1280, 800, 390)
+VIEWS = ((1400, False), (1280, False), (1280, True), (800, False), (390, False))
+"""Widths, and whether the theme is dark: it changes colours alone."""
 SECTIONS = ["verdict", "users", "costs", "comparison", "ranking", "curves", "slices", "ablations", "seeds", "leaks",
             "training", "data"]  # fmt: skip
 
@@ -270,12 +271,11 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], Seen]:
     """The page by width and darkness; the pictures stay in pytest's folder."""
     folder, page = tmp_path_factory.mktemp("report"), page_of()
-    return {(width, dark): browse(page, folder, width=width, dark=dark) for width in WIDTHS for dark in (False, True)}
+    return {(width, dark): browse(page, folder, width=width, dark=dark) for width, dark in VIEWS}
 
 
 @needs_browser
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), VIEWS)
 def test_a_browser_shows_every_part_without_a_word_on_its_console(
     shown: dict[tuple[int, bool], Seen], width: int, dark: bool
 ) -> None:

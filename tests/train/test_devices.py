@@ -36,7 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config beside its ratings, its data and its model."""
     folder = tmp_path_factory.mktemp("recipe")
     train = {
-        "max_samples": 31,  # the last step has fewer samples than the others, one device fewer than the other
+        "max_samples": 15,  # the last step has fewer samples than the others, one device fewer than the other
         "batch_size": 4,
         "tokens_per_batch": 2600,
         "gradient_accumulation": 1,
@@ -89,7 +89,7 @@ def start(out: Path, cases: list[tuple[str, list[str], str]], **more: str) -> li
 def end(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str], list[str]]:
     """Exit codes, what each wrote to stderr, and all lines there that tell of an end."""
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -107,7 +107,7 @@ def log(out: Path, *keys: str) -> list[dict[str, float]]:
 
 def check_same_run(out: Path, other: Path) -> None:
     mine, theirs = log(out), log(other)
-    assert len(mine) == len(theirs) > 8
+    assert len(mine) == len(theirs) > 5
     for a, b in zip(mine, theirs, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     check_same_adapter(out, other)
@@ -141,7 +141,7 @@ def together(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes, errors, told = end(start(out, [*cases, ("nan", words(recipe, out / "nan"), "nan")]))
     assert codes == [1, 1], errors
     assert [line.partition(":")[2].partition(":")[0] for line in told] == [" the loss is nan at step 1"]
-    assert errors[0].count("trained on 31 samples") == 2
+    assert errors[0].count("trained on 15 samples") == 2
     assert "palate" not in errors[1]
     assert "samples" not in errors[1]
     return out
@@ -156,7 +156,7 @@ def test_two_processes_give_what_one_gives(alone: Path, together: Path, name: st
 def test_a_step_has_the_same_samples_on_two_devices(alone: Path, together: Path, name: str) -> None:
     steps = json.loads((alone / f"{name}.json").read_text())
     halves = [json.loads((together / f"{name}.{rank}.json").read_text()) for rank in range(2)]
-    assert sum(map(len, steps)) == 31
+    assert sum(map(len, steps)) == 15
     for whole, *shares in zip(steps, *halves, strict=True):
         assert sorted(whole) == sorted(chain(*shares))
         assert len(whole) == 1 or all(shares)
@@ -169,7 +169,7 @@ def test_only_the_first_process_writes(alone: Path, together: Path) -> None:
 
     assert files(together / "plain") == files(alone / "plain")
     lines = (together / "plain/run.log").read_text()
-    assert lines.count("attention: segments") == lines.count("training on 31 of") == 1
+    assert lines.count("attention: segments") == lines.count("training on 15 of") == 1
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_wrong_input_is_told_once(recipe: Path, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_in_any_number_of_processes(recipe: Path, alone: Path, tmp_path: Path) -> None:
     """Two processes, of which one gets a signal; then one, which is stopped too; then two."""
     run = tmp_path / "run"
-    slow = words(recipe, run, "--set", "train.epochs=8", "--set", "train.eval_steps=null")
+    slow = words(recipe, run, "--set", "train.epochs=16", "--set", "train.eval_steps=null")
     processes = start(tmp_path, [("stopped", slow, "")])
     after(run, 3, processes[0])
     processes[1].send_signal(signal.SIGTERM)

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from palate.config import ModelConfig, TrainConfig
 from palate.models.load import load_model
-from palate.models.method import attach, leave_casts_to_autocast
+from palate.models.method import attach, leave_casts_to_autocast, transformer
 from palate.train import layers
-from palate.train.attention import choose_attention
+from palate.train.attention import SEGMENTS, Attention, choose_attention
 from palate.train.layers import choose_kernels, compile_layers, compiling_pays, recompute
 from palate.train.probe import as_in_training, learn, probe_prompts
 
@@ -38,10 +38,16 @@ def trained(kind: str = "qwen3", dtype: torch.dtype = torch.float32, full: bool 
     return model
 
 
-def learned(model: Any, autocast: Any = nullcontext, way: Any = "segments", longest: int = 150) -> tuple[Any, Any]:
+def segments(model: Any) -> Attention:
+    """The model's attention, which `tests.train.test_attention` checks."""
+    transformer(model).set_attn_implementation(SEGMENTS)
+    return Attention("segments", SEGMENTS)
+
+
+def learned(model: Any, autocast: Any = nullcontext, length: int = 150) -> tuple[Any, Any]:
     """Logits and gradients of the probe's prompts."""
-    attention = choose_attention(model, way, 4, longest, autocast)
-    packed = probe_prompts(512, longest, True, False)
+    attention = segments(model)
+    packed = probe_prompts(512, length, True, False)
     with as_in_training(model):
         return learn(model, autocast, [(packed, lambda: attention.logits(model, packed))], gradients=True)
 
@@ -79,7 +85,7 @@ class Operations(TorchDispatchMode):  # type: ignore[misc]
 
 def a_pass(model: Any, autocast: Any = nullcontext, longest: int = 300) -> tuple[Operations, int, Operations]:
     """The operations of a forward pass, the bytes that it keeps, and the operations of its backward pass."""
-    attention = choose_attention(model, "segments", 4, longest, autocast)
+    attention = segments(model)
     packed = probe_prompts(512, longest, True, False)
     with as_in_training(model):
         with Operations() as forward, autocast():
@@ -143,25 +149,18 @@ def with_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     counters.clear()
 
 
-def test_compiled_layers_are_compiled_once_for_twenty_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_layers_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     with_backend(monkeypatch, "eager")
     model = trained()
-    attention = choose_attention(model, "segments", 4, 300)
-
-    def learned(length: int) -> tuple[Any, Any]:
-        packed = probe_prompts(512, length, True, False)
-        with as_in_training(model):
-            return learn(model, nullcontext, [(packed, lambda: attention.logits(model, packed))], gradients=True)
-
-    plain = {length: learned(length) for length in range(100, 300, 10)}
+    plain = {length: learned(model, length=length) for length in range(100, 300, 30)}
     undo = compile_layers(model, options(full=False))
     for length, theirs in plain.items():
-        check_equal(learned(length), theirs)
+        check_equal(learned(model, length=length), theirs)
     parts = 5  # of a layer: its call, itself and its attention, each up to the attention's kernel and after it
     assert 0 < counters["frames"]["ok"] <= 2 * parts  # the first layer's input has no gradient
     before = counters["frames"]["total"]
     undo()
-    check_equal(learned(120), plain[120])
+    check_equal(learned(model, length=130), plain[130])
     assert counters["frames"]["total"] == before
 
 

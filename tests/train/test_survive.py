@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,14 @@ def with_options(data: dict[str, Any], run: Path, **options: Any) -> dict[str, A
     return data | {"run_dir": str(run), "train": train | options}
 
 
-def run_legs(config: dict[str, Any], places: list[tuple[str, int] | None], number: int = KILL) -> Any:
-    """How each leg ended and what it left, and what was said."""
-    log = Path(config["run_dir"]).with_suffix(".events")
-    legs = [{"config": config, "place": place, "signal": number, "log": str(log)} for place in places]
+def legs_of(config: dict[str, Any], places: Sequence[tuple[str, int] | None], number: int = KILL) -> list[Any]:
+    """Legs of one run, each with the place where it gets a signal."""
+    log = str(Path(config["run_dir"]).with_suffix(".events"))
+    return [{"config": config, "place": place, "signal": number, "log": log} for place in places]
+
+
+def run_legs(legs: list[Any]) -> tuple[list[Any], str]:
+    """How each leg ended and what it left, and what was said; one process loads the libraries for all."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/train/legs.py")],
         input=json.dumps(legs),
@@ -87,7 +91,7 @@ def run_legs(config: dict[str, Any], places: list[tuple[str, int] | None], numbe
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return json.loads(done.stdout), done.stderr, log.read_text().splitlines()
+    return json.loads(done.stdout), done.stderr
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
@@ -107,14 +111,13 @@ def assert_same(run: Path, other: Path) -> None:
         torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["hard", pytest.param("best", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[HARD, HARD | BEST], ids=["hard", "best"])
 def undisturbed(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, request: Any) -> Any:
     """Options, the folder of a run with them, and what it did to its folder."""
-    options = HARD if request.param == "hard" else HARD | BEST
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    (end,), _, events = run_legs(with_options(data, run, **options), [None])
+    (end,), _ = run_legs(legs_of(with_options(data, run, **request.param), [None]))
     assert end == {"status": 0, "whole": end["whole"], "adapter": True}
-    return options, run, events
+    return request.param, run, run.with_suffix(".events").read_text().splitlines()
 
 
 PLACES: list[tuple[str, int]] = [
@@ -129,20 +132,39 @@ PLACES: list[tuple[str, int]] = [
 ]
 
 
-@pytest.mark.parametrize("places", [PLACES[1:3], pytest.param(PLACES, marks=pytest.mark.slow)], ids=["marks", "all"])
-def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
-    data: dict[str, Any], undisturbed: Any, tmp_path: Path, places: list[tuple[str, int]]
-) -> None:
-    options, reference, _ = undisturbed
-    run = tmp_path / "run"
-    config = with_options(data, run, **options)
-    legs, said, _ = run_legs(config, [*places, None])
-    assert [leg["status"] for leg in legs] == [-KILL] * len(places) + [0]
+def check_goes_on(legs: list[Any], run: Path, reference: Path) -> None:
+    """All legs but the last were killed, none lost a checkpoint, and the end is that of the undisturbed run."""
+    assert [leg["status"] for leg in legs] == [-KILL] * (len(legs) - 1) + [0]
     last = [max((int(name.partition("-")[2]) for name in leg["whole"]), default=0) for leg in legs]
     assert last == sorted(last)
     assert all(last[1:])
-    assert said.count("training resumes from") >= 2, said
     assert_same(run, reference)
+
+
+def test_killed_around_the_mark_of_a_checkpoint_a_run_goes_on_to_the_same_end(
+    data: dict[str, Any], tmp_path: Path
+) -> None:
+    methods = {"lora": HARD, "full": HARD | {"method": "full", "learning_rate": 0.001}}
+    legs = []
+    for method, options in methods.items():
+        legs += legs_of(with_options(data, tmp_path / method, **options), [*PLACES[1:3], None])
+        legs += legs_of(with_options(data, tmp_path / f"{method}-undisturbed", **options), [None])
+    ends, said = run_legs(legs)
+    for method in methods:
+        *killed, undisturbed = (ends.pop(0) for _ in range(4))
+        assert undisturbed["status"] == 0
+        check_goes_on(killed, tmp_path / method, tmp_path / f"{method}-undisturbed")
+    assert said.count("training resumes from") == 2 * len(methods), said
+
+
+@pytest.mark.slow
+def test_killed_at_every_kind_of_moment_a_run_goes_on_to_the_same_end(
+    data: dict[str, Any], undisturbed: Any, tmp_path: Path
+) -> None:
+    options, reference, _ = undisturbed
+    ends, said = run_legs(legs_of(with_options(data, tmp_path / "run", **options), [*PLACES, None]))
+    check_goes_on(ends, tmp_path / "run", reference)
+    assert said.count("training resumes from") >= 2, said
 
 
 @pytest.mark.slow
@@ -153,7 +175,7 @@ def test_killed_at_any_change_of_its_folder_a_run_goes_on_to_the_same_end(
     first = next(n for n, event in enumerate(events) if event.endswith("/whole"))
     for n in range(len(events)):
         run = tmp_path / str(n)
-        legs, _, _ = run_legs(with_options(data, run, **options), [("", n + 1), None])
+        legs, _ = run_legs(legs_of(with_options(data, run, **options), [("", n + 1), None]))
         assert [leg["status"] for leg in legs] == [-KILL, 0], events[n]
         assert legs[0]["whole"] or n <= first, events[n]
         assert_same(run, reference)
@@ -191,12 +213,12 @@ def test_sigterm_ends_with_a_checkpoint_and_the_run_goes_on(
     options, reference, _ = undisturbed
     run = tmp_path / "run"
     config = with_options(data, run, **options)
-    legs, said, _ = run_legs(config, [place], int(signal.SIGTERM))
+    legs, said = run_legs(legs_of(config, [place], int(signal.SIGTERM)))
     assert legs[0]["status"] == 130
     assert legs[0]["whole"]
     assert not legs[0]["adapter"]
     assert "resumes from it" in said.splitlines()[-1]
-    legs, _, _ = run_legs(config, [None])
+    legs, _ = run_legs(legs_of(config, [None]))
     assert legs[0]["status"] == 0
     assert_same(run, reference)
 
