@@ -85,4 +85,7 @@ def test_there_is_no_answer_without_a_model() -> None:
 def test_a_model_that_sorts_as_the_best_baseline_is_said_to() -> None:
     first = answered(with_interval(-0.0001, 0.0002))
     assert not first.use
-    assert first.sentence.startswith("Do not use the fine-tuned model: it sorts these rows exactly as ")
+    assert first.sentence.startswith("Do not use the fine-tuned model: it sorts these rows as ")
+    assert first.sentence.endswith(" does, within 0.0005 of AUC.")
+    exactly = "Do not use the fine-tuned model: it sorts these rows exactly as "
+    assert answered(with_interval(0.0, 0.0)).sentence.startswith(exactly)

@@ -48,7 +48,9 @@ def answer(evaluation: Evaluation) -> Answer | None:
             warnings,
         )
     if max(-between.low, between.high) < EQUAL:
-        return Answer(False, f"Do not use {name}: it sorts these rows exactly as {other} does.", warnings)
+        how = "as" if between.high > between.low else "exactly as"
+        nearly = f", within {EQUAL:g} of AUC" if how == "as" else ""
+        return Answer(False, f"Do not use {name}: it sorts these rows {how} {other} does{nearly}.", warnings)
     could = f"With {_rows(evaluation)} the test could have detected a difference of {_size(detectable(between))}."
     if between.low > 0:
         sentence = f"Use {name}: its AUC is {number(value)} above that of {other}, the best baseline. {could}"
