@@ -62,7 +62,7 @@ def label(encoded: Encoded, cutoff_len: int) -> dict[str, list[int]]:
     ids, prompt_len = encoded
     response = len(ids) - prompt_len
     if response > cutoff_len:
-        raise InputError(f"the response is {response} tokens, cutoff_len is {cutoff_len}: expected it to fit")
+        raise InputError(f"{cutoff_len}, expected at least the {response} tokens of a response", "tokens.cutoff_len")
     kept = cut_ids(ids, *ends("left", cutoff_len))
     labels = cut_ids([IGNORED] * prompt_len + ids[prompt_len:], *ends("left", cutoff_len))
     return {"input_ids": kept, "attention_mask": [1] * len(kept), "labels": labels}
