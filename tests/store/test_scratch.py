@@ -170,7 +170,7 @@ def test_prepared_data_beyond_the_memory_are_those_in_memory(tmp_path):
         build_tables(samples, PromptSpec(), CHAT, tmp_path / name)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
     for work in (BaselineData.of, RetrieverData.of, lambda samples: audit(samples, "user-time")):
-        with pytest.raises(InputError, match=r"^ratings: .* expected ratings.sample_users, or more memory"):
+        with pytest.raises(InputError, match=r"^ratings: .* expected prepare.memory above 1 GB and ratings"):
             work(there)
 
 
@@ -198,7 +198,7 @@ def test_a_sample_of_users_is_drawn_with_the_seed_wherever_the_log_is(tmp_path, 
     assert here.name == f"{whole.name}, 4 of 9 users"
     assert with_sample(whole, 9, 13) is whole
     assert not with_sample(whole, 4, 14).frame.equals(here.frame)
-    with pytest.raises(InputError, match=r"expected ratings.sample_users: 6, or more memory"):
+    with pytest.raises(InputError, match=r"expected ratings.sample_users: 4, or more memory"):
         check_in_memory(load_ratings(str(source), memory=memory), "measures models")
 
 

@@ -39,7 +39,7 @@ def connect(engine: EngineConfig) -> Any:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(engine.address, logging_level="ERROR", include_dashboard=None if engine.address else False)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # a node that does not start, on a full disk say, is a bare `Exception` of Ray's
         place = f"at {engine.address}" if engine.address else "on this machine"
         raise InputError(f"there is no Ray cluster {place}: {first_line(error)}", "--address") from error
     finally:

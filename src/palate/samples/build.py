@@ -19,7 +19,7 @@ from palate.samples.context import Context
 from palate.samples.items import item_rows
 from palate.samples.negatives import negatives_of
 from palate.samples.split import SPLITS, TRAIN, cold_items, split_at, split_by_user, time_cutoffs
-from palate.store.scratch import Scratch, blocks_of, empty, filled, selected
+from palate.store.scratch import FIXED, Scratch, blocks_of, empty, filled, selected
 
 ROLES = pl.Enum(["warmup", *SPLITS, "unused"])
 """The role of a rating: a sample of a split, part of a user's warm-up, or unused."""
@@ -110,8 +110,14 @@ def check_in_memory(log: Samples | Ratings, what: str) -> None:
     if log.scratch is None:
         return
     frame = log.timeline if isinstance(log, Samples) else log.frame
-    users = log.scratch.fitting * distinct(frame["user_id"]).len() // frame.height
-    log.scratch.refuse(what, "ratings", "ratings.sample_users" + (f": {users}" if users else ""))
+    # The drawn users may have more ratings than the average one.
+    users = int(0.8 * log.scratch.fitting * distinct(frame["user_id"]).len() / frame.height)
+    some = (
+        f"ratings.sample_users: {users}"
+        if users
+        else f"prepare.memory above {FIXED / 1e9:g} GB and ratings.sample_users"
+    )
+    log.scratch.refuse(what, "ratings", some)
 
 
 def build_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:
