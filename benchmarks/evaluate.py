@@ -5,26 +5,29 @@
 
 All baselines are fitted and predict all test samples, all metrics are measured, and users resampled, in a fresh
 process. The time of reading the ratings is not in it. Beside it: the strongest baseline ranks the whole catalogue for
-every user.
+every user, is fitted without each of its groups of features, and is asked without a time, as a request is.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import synthetic
-from palate.baselines.registry import BASELINES, chosen_baselines
+from palate.baselines.learned import SMALL_TREES, boosted_trees
+from palate.baselines.registry import BASELINES, RANKERS, STRONGEST, chosen_baselines
 from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
-from palate.measure.bootstrap import bootstrap, interval
+from palate.measure.bootstrap import bootstrap, detectable, interval
 from palate.measure.metrics import measure
+from palate.measure.paired import compare
 from palate.ratings.load import load_ratings
 from palate.samples import build_samples
-from palate.samples.queries import Queries
+from palate.samples.queries import Queries, Scores
 from report import Result, clock, in_own_process, number, publish
 
 REFERENCE = {
@@ -68,6 +71,7 @@ def main() -> None:
     results = [
         Result(title, rows, COLUMNS),
         Result(f"What it takes, {args.resamples:,} resamples", found["steps"], STEPS),
+        Result(f"{BASELINES['strongest']} without one of its groups of features", found["groups"], GROUPS),
         Result("Targets", claims(found["steps"], rows), CLAIMS),
     ]
     publish("evaluate", results, as_json=args.json, save=args.save)
@@ -110,7 +114,34 @@ def measured(ratings: str, resamples: int) -> dict[str, Any]:
         predictors[strongest](asked)
     what = f"{BASELINES[strongest]}: {len(asked):,} pairs of user and item"
     ranked = {"what": what, "seconds": ranking.seconds, "peak": ranking.peak, "beside": True}
-    return {"rows": len(liked), "baselines": baselines, "steps": [*steps, ranked]}
+    groups = list(without_groups(known, scores["strongest"], resamples))
+    return {"rows": len(liked), "baselines": baselines, "steps": [*steps, ranked], "groups": groups}
+
+
+def without_groups(known: BaselineData, whole: Scores, resamples: int) -> Iterator[dict[str, Any]]:
+    """The strongest baseline without a group of features, and asked without a time, beside its `whole` scores."""
+    asked, liked = known.of_split("test")
+    users, strongest = known.user[asked.anchor], RANKERS["strongest"]
+    timeless = replace(known, unused=~known.allowed)
+    scores = {"whole": whole, "asked without a time": strongest.predictor(timeless, strongest.fitted(known))(asked)}
+    for group in ("moment", "alike", "spread", "past-item", "item", "past"):
+        fit, score = boosted_trees(tuple(each for each in STRONGEST if each != group), **SMALL_TREES)
+        smaller = replace(strongest, fit=fit, score=score)
+        scores[f"without {group}"] = smaller.predictor(known, smaller.fitted(known))(asked)
+    pairs = [(key, "whole") for key in scores if key != "whole"]
+    found = {
+        (pair.first, pair.metric): pair for pair in compare(liked, users, scores, pairs, resamples=resamples).pairs
+    }
+    for key, p in scores.items():
+        metrics, pair = measure(liked, p, users), found.get((key, "auc"))
+        between = None if pair is None else pair.interval
+        yield {
+            "what": key,
+            **{name: getattr(metrics, name) for name in ("auc", "gauc", "log_loss")},
+            "difference": None if pair is None else pair.value,
+            "interval": None if between is None else [between.low, between.high],
+            "detects": None if between is None else detectable(between),
+        }
 
 
 def catalogue(known: BaselineData) -> Queries:
@@ -155,6 +186,16 @@ STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "step": lambda row: row["what"],
     "time": lambda row: f"{number(row['seconds'])} s",
     "peak memory": lambda row: f"{row['peak'] / 1e9:.2f} GB",
+}
+GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda row: row["what"],
+    "AUC": lambda row: f"{row['auc']:.4f}",
+    "GAUC": lambda row: f"{row['gauc']:.4f}",
+    "log loss": lambda row: f"{row['log_loss']:.4f}",
+    "AUC − whole": lambda row: (
+        "" if row["interval"] is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(row["difference"], *row["interval"])
+    ),
+    "detects": lambda row: "" if row["detects"] is None else f"{row['detects']:.4f}",
 }
 CLAIMS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "measured": lambda row: number(row["measured"]),

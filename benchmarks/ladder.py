@@ -5,8 +5,9 @@
 
 The rungs: means, what a prompt shows, the strongest baseline, that with the items' text, that corrected by its own
 errors about the user, and the sum of the latter and a language model that a run trained with `train.offset` and
-scored. Each is compared with the rung below, paired over users and seeds, whether that paid or not. Figures are means
-over seeds; an interval is over users and seeds (`palate.measure.seeds`). The language model has a seed a run.
+scored. Each is compared with the rung below, paired over users and seeds, whether that paid or not; a sum with the
+model that its own run fitted. Figures are means over seeds; an interval is over users and seeds
+(`palate.measure.seeds`). The language model has a seed a run.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
 from palate.errors import InputError, PalateError
 from palate.measure.bootstrap import detectable
+from palate.measure.calibration import sigmoid
 from palate.measure.metrics import Users, measure
+from palate.measure.offset import load_offset, log_odds
 from palate.measure.paired import compare
 from palate.measure.seeds import over_seeds
 from palate.ratings.load import load_ratings
@@ -45,10 +48,12 @@ class Costed(NamedTuple):
     """P(like) of all rows, and what it costs."""
 
     p: Scores
-    fit: float | None
-    """Processor time of the fit in seconds; None for a run, whose log has it."""
+    fit: float
+    """Processor time in seconds of what the fit needs beyond the rungs below; of a run, the time of its training."""
     thousand: float
     """Seconds of a thousand requests."""
+    below: Scores | None = None
+    """P(like) of the model that a run corrects, as the run fitted it; None: that of the rung below."""
 
 
 def main() -> None:
@@ -92,12 +97,20 @@ def baselines(data: BaselineData, encoder: str) -> Iterator[tuple[str, Costed]]:
 
 
 def of_run(run: Path, rows: int) -> Costed:
-    """The sum of the baseline and the language model of a run that scored all rows; of alpha 0, the baseline's."""
-    path = run / "scores" / "fine-tuned.sum.parquet"
-    found, took = read_scores(path), read_json(speed_file(run / "scores" / "fine-tuned.parquet"))
+    """The sum of the baseline and the language model of a run that scored all rows, and the baseline in it."""
+    path, alone = run / "scores" / "fine-tuned.sum.parquet", run / "scores" / "fine-tuned.parquet"
+    found, took = read_scores(path), read_json(speed_file(alone))
     if not np.array_equal(found.columns["row"], np.arange(rows)):
         raise InputError(f"has {len(found.columns['row']):,} rows, expected all {rows:,} test rows", path)
-    return Costed(found.columns["p"].astype(np.float64), None, 1000 * took["seconds"] / took["rows"])
+    p, logit = (each.astype(np.float64) for each in (found.columns["p"], read_scores(alone).columns["logit"]))
+    offset = load_offset(run / "adapter")
+    if offset is None:
+        raise InputError("has no factors of a sum, expected those of `palate evaluate`", run / "adapter")
+    # Another fit of the baseline may differ by more than the language model adds, on another processor for example.
+    below = p if offset.alpha == 0 else sigmoid(log_odds(p) - offset.alpha * logit - offset.intercept)
+    training = read_json(run / "adapter" / "training.json")
+    fit = training["seconds"] * training["steps"] / (training["steps"] - training["resumed_at"])
+    return Costed(p, fit, 1000 * took["seconds"] / took["rows"], below)
 
 
 def measured(
@@ -114,11 +127,12 @@ def measured(
             **{name: float(np.mean([getattr(each, name) for each in metrics])) for name in METRICS},
             "auc by seed": [each.auc for each in metrics],
             **dict.fromkeys(("gain", "between", "detects")),
-            "fit seconds": None if found[0].fit is None else float(np.median([each.fit for each in found])),
+            "fit seconds": float(np.median([each.fit for each in found])),
             "seconds a thousand": float(np.median([each.thousand for each in found])),
         }
-        if below:
-            row |= gained(liked, users, [each.p for each in found], [each.p for each in below], resamples)
+        own = [each.below for each in found if each.below is not None] or [each.p for each in below]
+        if own:
+            row |= gained(liked, users, [each.p for each in found], own, resamples)
         rows.append(row)
         below = found
     return rows
@@ -148,7 +162,7 @@ def gained(
 
 
 def _seconds(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: "" if row[name] is None else f"{row[name]:.2g} s"
+    return lambda row: f"{row[name]:.2g} s" if row[name] < 99.5 else f"{row[name]:,.0f} s"
 
 
 def _gain(row: Mapping[str, Any]) -> str:
@@ -166,7 +180,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "log loss": lambda row: f"{row['log_loss']:.4f}",
     "AUC − rung below": _gain,
     "detects": lambda row: "" if row["detects"] is None else f"{row['detects']:.4f}",
-    "fit": _seconds("fit seconds"),
+    "fit, beyond the rungs above": _seconds("fit seconds"),
     "1,000 requests": _seconds("seconds a thousand"),
 }
 

@@ -42,10 +42,12 @@ MODELS = (
     "text",
     "logistic-text",
     "strongest-text",
+    "corrected",
+    "corrected-text",
 )
 FEW = ("history-mean", "online", "logistic", "logistic-text")
 """Models that some samples can fit; the trees need hundreds."""
-WITHOUT = {"logistic-text": "logistic-knn", "strongest-text": "strongest"}
+WITHOUT = {"logistic-text": "logistic-knn", "strongest-text": "strongest", "corrected-text": "corrected"}
 SHOTS = (16, 64, 256)
 BOTH = f"{LIKED}, {TRAINING}"
 

@@ -4,7 +4,10 @@
 
 All test rows of ml-latest-small. The control has random vectors in place of the encoder's. TF-IDF is scikit-learn's on
 words, reduced to 128 columns by SVD. Each model is compared with the same one without text, by paired differences over
-users. The second table has the rows of items without a rating in training or warm-up.
+users. The second table has the rows of items without a rating in training or warm-up. `--layers` compares layers of a
+causal language model on validation rows alone, as the default layer was chosen:
+
+    PALATE_DATA_DIR=… python benchmarks/text.py --layers 0 6 12 18 24 30 --save
 """
 
 import argparse
@@ -39,11 +42,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what vectors of the items' text add to classical models.")
     parser.add_argument("--ratings", default="ml-latest-small", help="name or path")
     parser.add_argument("--encoders", nargs="*", default=["minilm", "smollm2-135m"], help="names or folders")
+    parser.add_argument("--layers", type=int, nargs="+", help="of the last encoder, on validation rows, saved apart")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
     args = parser.parse_args()
     samples = build_samples(load_ratings(args.ratings), PrepareConfig())
+    if args.layers:
+        found = Result(
+            f"{args.encoders[-1]}, {args.ratings}", list(layers(samples, args.encoders[-1], args.layers)), LAYERS
+        )
+        publish("text-layers", [found], as_json=args.json, save=args.save)
+        return
     sources = [RANDOM, TFIDF, *args.encoders]
     publish("text", measured(samples, args.ratings, sources, args.resamples), as_json=args.json, save=args.save)
 
@@ -98,6 +108,22 @@ def tf_idf(texts: Sequence[str]) -> NDArray[np.float32]:
     columns = min(128, words.shape[1] - 1)
     reduced: NDArray[np.float32] = TruncatedSVD(columns, random_state=0).fit_transform(words).astype(np.float32)
     return reduced
+
+
+def layers(samples: Samples, source: str, wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The log loss of validation rows with the vectors of each layer."""
+    texts = item_texts(samples.items)
+    for layer in wanted:
+        encoder = encoder_of(source, layer)
+        vectors = Vectors(encoded(texts, encoder), sha256_of([texts, encoder.digest()]))
+        data = BaselineData.of(samples, vectors=vectors)
+        queries, liked = data.of_split("val")
+        row: dict[str, Any] = {"layer": layer, "n": len(liked)}
+        for model in ("text", "logistic-text"):
+            p = RANKERS[model].predictor(data, RANKERS[model].fitted(data))(queries)
+            found = measure(liked, p, data.user[queries.anchor])
+            row |= {f"{model} {name}": getattr(found, name) for name in ("auc", "log_loss")}
+        yield row
 
 
 def fitted(samples: Samples, model: str, vectors: Vectors | None) -> Scores:
@@ -166,6 +192,14 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "log loss − without text": difference("log_loss"),
     "encoded in": seconds("encoded"),
     "fitted in": seconds("fit"),
+}
+LAYERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "layer": lambda row: f"{row['layer']}",
+    "validation rows": lambda row: f"{row['n']:,}",
+    "text alone, AUC": metric("text auc"),
+    "text alone, log loss": metric("text log_loss"),
+    "logistic regression + kNN + text, AUC": metric("logistic-text auc"),
+    "logistic regression + kNN + text, log loss": metric("logistic-text log_loss"),
 }
 
 
