@@ -24,6 +24,7 @@ import polars as pl
 
 import quality
 from palate.config import Config
+from palate.measure.bootstrap import Interval, detectable
 from report import RESULTS, Result, in_own_process, machine, publish
 from variants import VARIANTS, changed
 
@@ -212,6 +213,11 @@ def between(bounds: Mapping[str, float] | None, form: str = ".3f") -> str:
     return "" if bounds is None else f"[{bounds['low']:{form}}, {bounds['high']:{form}}]"
 
 
+def detects(bounds: Mapping[str, float] | None) -> str:
+    """The smallest difference that rows with such an interval detect."""
+    return "" if bounds is None else f"{detectable(Interval(**bounds)):.3f}"
+
+
 def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
     """A metric, or a dash where it has no value."""
     return lambda row: "–" if row["metrics"][name] is None else f"{row['metrics'][name]:.3f}"
@@ -244,6 +250,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "log loss": metric("log_loss"),
     "ECE": metric("ece"),
     "− best baseline": beside,
+    "detects": lambda row: detects((row.get("beside") or {}).get("interval")),
     "validation AUC": lambda row: told(row, "auc", "{:.3f}"),
     "training": lambda row: told(row, "seconds", "{:.0f} s"),
     "of it waiting for samples": lambda row: waiting(row),
@@ -254,6 +261,7 @@ PAIRED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "less that of": lambda row: row["second"],
     "difference": lambda row: f"{row['value']:+.3f}",
     "95 %": lambda row: between(row["interval"], "+.3f"),
+    "detects": lambda row: detects(row["interval"]),
 }
 
 

@@ -30,7 +30,7 @@ from palate.prompt.spec import SIGNAL_FIELDS, PromptSpec
 from palate.store.artifacts import read_json, write_json
 from report import Result, in_own_process, publish
 from runs import config_in, recipe, rows_of, scored
-from text import difference, metric, seconds, told
+from text import detects, difference, metric, seconds, told
 
 NONE = "none"
 LINE = "{{title:short}}{}, {{item_mean:.1f}}:"
@@ -168,6 +168,7 @@ COLUMNS: Columns = {
     "GAUC": metric("gauc"),
     "log loss": metric("log_loss"),
     "AUC − none": difference("auc"),
+    "detects": detects,
     "GAUC − none": difference("gauc"),
     "tokens a prompt": lambda row: f"{row['tokens']:.1f}",
     "prepare, processor": seconds("prepare"),

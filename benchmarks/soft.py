@@ -30,6 +30,7 @@ from curves import search
 from palate.baselines.item_vectors import item_vectors
 from palate.baselines.statistics import BaselineData
 from palate.config import Config, PrepareConfig
+from palate.measure.bootstrap import Interval, detectable
 from palate.measure.metrics import measure
 from palate.measure.paired import compare
 from palate.models.item_vectors import ItemVectors
@@ -258,6 +259,7 @@ PAIRED: quality.Columns = {
     "less that of": lambda row: row["second"],
     "difference": lambda row: f"{row['value']:+.3f}",
     "95 %": _interval,
+    "detects": lambda row: "" if row["interval"] is None else f"{detectable(Interval(*row['interval'])):.3f}",
 }
 PROBED: quality.Columns = {
     "vectors of": lambda row: row["vectors"],

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from palate.baselines.registry import RANKERS
 from palate.baselines.statistics import BaselineData
 from palate.config import PrepareConfig
+from palate.measure.bootstrap import Interval, detectable
 from palate.measure.metrics import Metrics, measure
 from palate.measure.paired import Paired, compare
 from palate.ratings.load import load_ratings
@@ -171,6 +172,12 @@ def difference(metric: str) -> Callable[[Mapping[str, Any]], str]:
     return say
 
 
+def detects(row: Mapping[str, Any]) -> str:
+    """What the column beside the difference in AUC says: the smallest one that these rows detect."""
+    interval = row["differences"].get("auc", {}).get("interval")
+    return "" if interval is None else f"{detectable(Interval(*interval)):.4f}"
+
+
 def metric(name: str) -> Callable[[Mapping[str, Any]], str]:
     """What a column of a metric says."""
     return lambda row: "" if row[name] is None else f"{row[name]:.4f}"
@@ -188,6 +195,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "GAUC": metric("gauc"),
     "log loss": metric("log_loss"),
     "AUC − without text": difference("auc"),
+    "detects": detects,
     "GAUC − without text": difference("gauc"),
     "log loss − without text": difference("log_loss"),
     "encoded in": seconds("encoded"),

@@ -23,7 +23,7 @@ from palate.samples import Samples
 from report import Result, in_own_process, publish
 
 SLICE = ("training ratings of the item", "cold: none")
-SHOWN = ("", "AUC", "95 %", "GAUC", "log loss", "ECE", "− best baseline")
+SHOWN = ("", "AUC", "95 %", "GAUC", "log loss", "ECE", "− best baseline", "detects")
 
 
 def main() -> None:

@@ -291,13 +291,18 @@ def test_the_moment_counts_from_the_users_and_the_items_ratings() -> None:
         assert found["since item's first rating"][q] == pytest.approx(since, rel=1e-5, nan_ok=True)
 
 
-def test_times_that_number_the_rows_tell_nothing_but_how_many_came_before() -> None:
+def test_times_that_number_the_rows_tell_nothing_but_how_many_came_before(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "palate")
     numbered = SAMPLES.timeline.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
     data = BaselineData.of(replace(SAMPLES, timeline=numbered))
     found = columns(data, some(data), "moment")
     before = np.log1p(some(data).anchor - data.first[some(data).anchor])
     assert list(found) == ["ratings before"]
     np.testing.assert_allclose(found["ratings before"], before)
+    for ordered in (data, DATA):
+        columns(ordered, some(ordered), "moment")
+    said = f"times only number the log's {len(numbered):,} rows: the strongest models do without the time of asking"
+    assert caplog.messages == [said]
 
 
 def test_a_request_without_a_time_is_asked_at_the_end_of_the_last_session() -> None:

@@ -21,4 +21,6 @@ def test_models_with_text_are_compared_with_those_without(tmp_path: Path) -> Non
     assert every.rows[0]["n"] == samples.of("test").size > unrated.rows[0]["n"] > 0
     names = [(row["model"].rpartition(" + ")[2], row["text"]) for row in every.rows if row["differences"]]
     assert names == [("text", RANDOM)] * 2 + [("text", TFIDF)] * 2
+    detects = [bool(COLUMNS["detects"](row)) for row in (*every.rows, *unrated.rows)]
+    assert detects == [bool(row["differences"]) for row in (*every.rows, *unrated.rows)]
     assert all(len(line) == len(COLUMNS) for result in (every, unrated) for line in result.cells())

@@ -7,14 +7,18 @@ alike       the user's ratings of items that are similar in any of several ways:
 spread      how far ratings of the item, and the user's ratings, lie from the items' means
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 
 from palate.baselines.statistics import BaselineData, Floats
 from palate.baselines.views import Views, views_of
 from palate.samples.queries import Queries, RowNumbers
+
+log = logging.getLogger(__name__)
 
 Columns = dict[str, Floats]
 
@@ -34,7 +38,8 @@ def moment(data: BaselineData, queries: Queries) -> Columns:
     times that only count the rows nothing is left but the number of the user's ratings.
     """
     time = data.samples.timeline["timestamp"].to_numpy().astype(np.int64)
-    if data.latest < (data.log or data).samples.timeline.height:
+    if data.latest < (height := (data.log or data).samples.timeline.height):
+        _say_that_times_only_count(height)
         return {"ratings before": np.log1p(queries.anchor - data.first[queries.anchor])}
     anchor, rows = queries.anchor, np.arange(len(time))
     first, last = data.first[anchor], np.maximum(anchor - 1, 0)
@@ -54,6 +59,12 @@ def moment(data: BaselineData, queries: Queries) -> Columns:
     if data.content.year is not None:
         columns["since item's year"] = 1970 + time[anchor] / YEAR - data.content.year[queries.item]
     return columns
+
+
+@cache
+def _say_that_times_only_count(rows: int) -> None:
+    """Log once for a log of so many rows, as each fit and each prediction computes the features."""
+    log.info("times only number the log's %s rows: the strongest models do without the time of asking", f"{rows:,}")
 
 
 def alike(data: BaselineData, queries: Queries, *, then: bool = False) -> Columns:
