@@ -13,7 +13,7 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow stress lint types check lock audit clean
+.PHONY: help install demo test test-slow stress lint types check lock sbom audit clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -61,9 +61,12 @@ lock: $(VENV)/.tools
 	  --constraints constraints.txt --no-annotate --custom-compile-command 'make lock' | \
 	  awk '/^[^ ]/ { keep = !/^(torch|triton|nvidia-.*|cuda-.*)==/ } keep' > requirements.lock
 
-# make audit   known vulnerabilities of the locked packages, and their bill of materials: sbom.json
-audit: $(VENV)/.tools
+# make sbom    sbom.json: the bill of materials of the locked packages
+sbom: $(VENV)/.tools
 	$(VENV)/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --of JSON -o sbom.json
+
+# make audit   known vulnerabilities of the locked packages, from the package index
+audit: $(VENV)/.tools
 	$(VENV)/tools/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 # make clean   the environment, and what can be made again; not data/, not runs/
