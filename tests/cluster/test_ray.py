@@ -201,12 +201,17 @@ def test_one_engine_resumes_what_was_interrupted_on_the_other(
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_several_models_is_that_of_this_machine(run: Path, nodes: Nodes, tmp_path: Path) -> None:
+def test_a_node_killed_while_it_evaluates_several_models_changes_nothing(
+    run: Path, nodes: Nodes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     nodes.have(2)
     options = ["evaluate.baselines=quick", "evaluate.bootstrap=0", "evaluate.rank_users=3", "score.calibration=none"]
-    words = ["evaluate", str(run), "--max-samples", "40", *(word for option in options for word in ("--set", option))]
+    words = ["evaluate", str(run), "--max-samples", "160", *(word for option in options for word in ("--set", option))]
     assert main([*words, "--out", str(tmp_path / "here")]) == 0
+    killing = after(lambda: list(tmp_path.glob("there/scores/*.parts/0*-??????????")), nodes.kill)
     assert main([*words, "--out", str(tmp_path / "there"), *nodes.words]) == 0
+    killing.join()
+    assert re.search("a scorer.* ended .*: another one takes over its work", capfd.readouterr().err)
     files = sorted(path.name for path in (tmp_path / "here/scores").glob("*.*") if "speed" not in path.name)
     assert files == ["fine-tuned.parquet", "ranking-fine-tuned.npz", "zero-shot.parquet"]
     for name in files:
