@@ -170,6 +170,18 @@ def _call(place: str) -> Run:
     return run
 
 
+def _advise(config: "Config", args: argparse.Namespace) -> None:
+    from palate.commands.advise import advise
+
+    recipe, ratings = getattr(args, "config_file", None) or args.config, getattr(args, "ratings.source")
+    again = [str(recipe)] if recipe else []
+    again += ["--ratings", ratings] if ratings else []
+    for override in args.overrides:
+        if override.key != "ratings.source" and override.option != "--ratings":
+            again += ["--set", override.text]
+    advise(config, again=again, **{name: getattr(args, name) for name in args.own})
+
+
 def _prepare(config: "Config", args: argparse.Namespace) -> None:
     from palate.commands.prepare import prepare
 
@@ -573,7 +585,7 @@ ADVISE = (
     _option("--minutes M", "begin no fit after M minutes (10)", default=10.0),
     _option("--train", "train and score the language model in the run's folder, as far as the minutes allow"),
     JSON,
-    _option("--out DIR", "folder for advice.json (not written)", dest="out"),
+    _option("--out DIR", "folder for advice.json, and advice.yaml, the config to use (not written)", dest="out"),
 )
 REFRESH = (
     STORE,
@@ -599,7 +611,7 @@ COMMANDS: dict[str, tuple[Run, tuple[Option, ...], str]] = {
         BASELINES,
         "measure the classical models: the bar for a language model",
     ),
-    "advise": (_call("advise:advise"), ADVISE, "try models in order of cost, and say which one to use"),
+    "advise": (_advise, ADVISE, "try models in order of cost, and say which one to use"),
     "prepare": (_prepare, PREPARE, "turn ratings into train.json, eval.json, test_raw.jsonl and manifest.json"),
     "lengths": (_call("lengths:show_lengths"), LENGTHS, "measure token lengths and truncation; show samples by token"),
     "tokenize": (_tokenize, TOKENIZE, "write the samples as token ids in Arrow files, for any trainer"),
@@ -689,6 +701,7 @@ def _config(args: argparse.Namespace) -> "Config":
             overrides.append(Override(key, str(value) if isinstance(value, Path) else value, option))
     if cutoffs := getattr(args, "cutoffs", ()):  # the first replaces the config's, the others are analysed beside it
         overrides.append(Override("tokens.cutoff_len", cutoffs[0], "--cutoff-len"))
+    args.overrides = overrides
     if path is None and args.command == "run":
         raise InputError("no config, expected `palate run CONFIG`, such as configs/demo.yaml", "palate run")
     config = load_config(path, overrides)

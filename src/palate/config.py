@@ -599,6 +599,14 @@ class Override(NamedTuple):
     value: Any
     option: str
 
+    @property
+    def text(self) -> str:
+        """`section.key=value`, which `parse_override` reads as this value."""
+        plain = f"{self.key}={self.value}"
+        if isinstance(self.value, str) and parse_override(plain).value == self.value:
+            return plain
+        return f"{self.key}={json.dumps(self.value, ensure_ascii=False)}"
+
 
 def load_config(path: Path | None = None, overrides: Sequence[Override] = ()) -> Config:
     """Read a YAML config and apply `overrides`.

@@ -77,7 +77,7 @@ def test_the_table_has_both_models_and_the_quick_baselines(finished: Path, recip
     ladder = metrics["ladder"]
     assert [rung["key"] for rung in ladder["rungs"]] == ["user-item", "language-model"]
     used = next(rung for rung in ladder["rungs"] if rung["key"] == ladder["use"])
-    assert f"Use {used['label']}: AUC {used['metrics']['auc']:.3f} on {metrics['n']} rows." in shown
+    assert f"Use {used['label']}: AUC {used['metrics']['auc']:.3f} on {metrics['n']} rows, " in shown
     assert any(line.startswith(" user + item  ") for line in shown.splitlines())
     assert metrics["verdict"]
     assert str(finished / "report.html") in shown
@@ -114,6 +114,7 @@ def test_the_same_run_again_skips_what_is_done(finished: Path, recipe: Path) -> 
     assert again.stderr == "skipped: all stages are finished, and their inputs are unchanged\n"
     first = (recipe.parent / "first.txt").read_text()
     assert again.stdout.split("report  ")[0] in first  # the same answer and table
+    assert "for a thousand requests" in " ".join(again.stdout.split())
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != "run.log"} == before
 
 

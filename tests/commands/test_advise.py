@@ -1,6 +1,7 @@
 """`palate advise`: models in order of cost on a log, and the one to use."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from palate.baselines.registry import LADDER
 from palate.cli import main
 from palate.commands.advise import _changed, _unfinished_run
 from palate.commands.plan import samples_within
-from palate.config import load_config, write_config
+from palate.config import Config, load_config, write_config
 from palate.measure.ladder import LANGUAGE_MODEL
 
 FEW = ["--set", "evaluate.bootstrap=50"]
@@ -38,6 +39,54 @@ def test_the_advice_names_a_tried_model_its_cost_and_what_was_not_tried(
     assert "a thousand requests" in " ".join(shown.split())
     assert "language model" in found["skipped"]
     assert all(len(line.rstrip()) <= 80 for line in shown.split("Use ")[0].splitlines())
+
+
+def commands(shown: str) -> list[list[str]]:
+    """The commands that the advice ends in, without the program's name."""
+    return [shlex.split(line[6:])[1:] for line in shown[shown.index("next: ") :].splitlines()]
+
+
+@pytest.mark.parametrize("out", [None, "my advice"])
+@pytest.mark.parametrize("source", ["my log", "mine.yaml"])
+def test_the_commands_at_the_end_work_as_they_stand(
+    source: str, out: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ratings(Path("my log"))
+    write_config(Config.model_validate({"name": "mine", "ratings": {"source": "my log"}}), Path("mine.yaml"))
+    words = ["advise", source, *FEW, "--seed", "5", "--set", "prepare.history_len=3", "--minutes", "0.000001"]
+    words += ["--out", out] if out else []
+
+    assert main(words) == 0
+    given = commands(capsys.readouterr().out)
+    assert [command[0] for command in given] == ["prepare", "recommend"]
+    assert given[1][-2:] == ["--model", LADDER[0]]
+    for command in given:
+        assert main(command) == 0
+    assert "P(like)" in capsys.readouterr().out
+    (run,) = Path("runs").iterdir()
+    prepared = load_config(run / "config.yaml")
+    assert (prepared.prepare.history_len, prepared.seed) == (3, 5)
+    if out:
+        assert load_config(Path(out) / "advice.yaml") == prepared
+
+    assert main(["advise", str(run), "--minutes", "0.000001"]) == 0
+    (rank,) = commands(capsys.readouterr().out)
+    assert main(rank) == 0
+
+
+def test_the_config_of_a_model_that_reads_text_names_the_encoder(
+    ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("palate.commands.advise.ENCODER", str(tiny_folder(tmp_path / "encoder", "llama")))
+    monkeypatch.setattr("palate.commands.advise.ladder_of", lambda likes: ("text",))
+    for more in ([], ["--out", "advice"]):
+        assert main(["advise", str(ratings), *FEW, "--set", "text.columns=[genres]", *more]) == 0
+        for command in commands(capsys.readouterr().out):
+            assert main(command) == 0
+    text = load_config(tmp_path / "advice" / "advice.yaml").text
+    assert (text.encoder, text.columns) == (str(tmp_path / "encoder"), ["genres"])
 
 
 def test_no_fit_begins_when_the_time_is_up(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +152,13 @@ def test_the_last_rung_is_trained_if_it_fits_into_the_time(
     assert not (recipe.parent / "run").exists()
 
     assert main(["advise", str(recipe), "--minutes", "3", "--train", "--out", str(tmp_path)]) == 0
-    assert f"next: palate recommend {recipe.parent / 'run'} --user ID" in capsys.readouterr().out
+    (rank,) = commands(capsys.readouterr().out)
+    assert main(["run", str(tmp_path / "advice.yaml")]) == 0
+    shown = capsys.readouterr()
+    assert "skipped: all stages are finished" in shown.err  # it is the config of that run
+    assert "a thousand requests" in " ".join(shown.out.split())
+    assert main(rank) == 0
+    capsys.readouterr()
     found = json.loads((tmp_path / "advice.json").read_text())
     assert [rung["key"] for rung in found["rungs"]] == [*LADDER, LANGUAGE_MODEL]
     run = load_config(recipe.parent / "run" / "config.yaml")

@@ -1,9 +1,10 @@
 """Advise: try models on a log in order of cost, and say which one to use."""
 
 import contextlib
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,34 +20,36 @@ from palate.commands import scores
 from palate.commands.plan import samples_within
 from palate.commands.prepare import check_model, kept_baselines, outdated, prepared, samples_of, why_again
 from palate.commands.run import stages_of
-from palate.config import Config, load_config
+from palate.config import Config, load_config, write_config
 from palate.console import log
 from palate.errors import InputError, PalateError
 from palate.measure.evaluation import Negatives
 from palate.measure.ladder import LANGUAGE_MODEL, Scored, Skipped, Step, build_ladder
 from palate.models.adapter import corrects
 from palate.progress import working
+from palate.report.costs import REQUESTS, timed
 from palate.report.ladder import ladder_table, sentences
-from palate.score.files import Columns, read_scores, speed_file
-from palate.store.artifacts import MANIFEST, read_json, write_json
+from palate.score.files import Columns, read_scores, thousand_seconds
+from palate.store.artifacts import MANIFEST, write_json
 from palate.text.vectors import check_text, item_texts, vectors_of
 
-FILE = "advice.json"
+FILE, RECIPE = "advice.json", "advice.yaml"
+"""The figures, and the config of the model to use."""
 ENCODER = "minilm"
 """The encoder that is tried if the config names none."""
-REQUESTS = 1000
 FEW = 64
 """Fewest samples to train on, and rows to score."""
 
 
 def advise(
-    config: Config, *, from_ratings: bool, minutes: float = 10.0, train: bool = False, out: Path | None = None,
-    as_json: bool = False,
+    config: Config, *, again: Sequence[str], from_ratings: bool, minutes: float = 10.0, train: bool = False,
+    out: Path | None = None, as_json: bool = False,
 ) -> None:  # fmt: skip
     """Try models in order of cost on the rows of `evaluate.split` within `minutes`, and print which one to use.
 
     It reads prepared data if the config has some, and takes what a run fitted and scored before. It writes only
-    `advice.json`, into the folder `out`; with `train` also a run, in its folder. Raises `InputError` for data without
+    `advice.json` and `advice.yaml`, the config of the model to use, into the folder `out`; with `train` also a run, in
+    its folder. `again` are the words that give other commands the same config. Raises `InputError` for data without
     two classes, and for `train` without a config.
     """
     if not minutes > 0:
@@ -86,8 +89,10 @@ def advise(
         whole=config.text.encoder is not None,
         sampled=samples.likes is not None,
     )
+    used = tried.config_of(ladder.used.key)
     if out is not None:
         write_json(out / FILE, ladder.to_dict())
+        write_config(used, out / RECIPE)
     if as_json:
         console.print_json(ladder.to_dict())
         return
@@ -95,17 +100,17 @@ def advise(
     console.out.print(ladder_table(ladder, f"{name}, {ladder.n:,} {config.evaluate.split} rows{against}"))
     for sentence in sentences(ladder):
         console.out.print(sentence)
-    console.out.print(_next(config, ladder.used.key, kept is not None or tried.trained), soft_wrap=True)
-
-
-def _next(config: Config, key: str, has_run: bool) -> str:
-    """The command that ranks with the model to use."""
-    model = f" --model {key}" if key in RANKERS else ""
-    if key in RANKERS and RANKERS[key].reads_text and config.text.encoder is None:
-        model += f" --set text.encoder={ENCODER}"
-    run = str(config.run_path) if has_run else "RUN"
-    before = "" if has_run else "palate prepare, then "
-    return f"next: {before}palate recommend {run} --user ID{model}"
+    if out is not None:
+        again = [str(out / RECIPE)]
+    elif tried.trained:
+        again = [str(used.run_path)]
+    elif used.text != config.text:
+        again = [*again, "--set", f"text.encoder={used.text.encoder}"]
+    rank = ["recommend", *again, "--user", str(samples.timeline["user_id"][int(queries.anchor[0])])]
+    rank += ["--model", ladder.used.key] if ladder.used.key in RANKERS else []
+    ready = kept is not None or tried.trained
+    for n, words in enumerate([rank] if ready else [["prepare", *again], rank]):
+        console.out.print(f"{'' if n else 'next:':6}{shlex.join(['palate', *words])}", soft_wrap=True)
 
 
 @dataclass
@@ -143,11 +148,16 @@ class _Steps:
         with working(f"fitting {baseline.label}"):
             state = fit_one(baseline, self.known, self.kept)
             fitted = time.process_time() - began
-            began = time.monotonic()
-            p = baseline.predictor(self.known, state)(queries)
-            scored = time.monotonic() - began
+            predict = baseline.predictor(self.known, state)
+            p = predict(queries)
         self.fitted.append(key)
-        return Scored(p, fitted, scored * REQUESTS / len(queries))
+        return Scored(p, fitted, timed(key, predict, queries).thousand_seconds)
+
+    def config_of(self, key: str) -> Config:
+        """The config of a model that was tried: with an encoder, if it reads text."""
+        if key in RANKERS and RANKERS[key].reads_text and self.config.text.encoder is None:
+            return _changed(self.config, {"text": {"encoder": ENCODER}})
+        return self.config
 
     def _read_text(self) -> None:
         """Add vectors of the items' text to the data; raises `Skipped` if the usual encoder is not installed."""
@@ -172,7 +182,7 @@ class _Steps:
             config = self._within_the_time()
             with contextlib.redirect_stdout(sys.stderr):  # the answer alone is the output
                 stages_of(config)
-            self.trained = True
+            self.config, self.trained = config, True
             found = self._scored(config)
         if found is None:
             best, text = "corrected", ""
@@ -218,13 +228,11 @@ class _Steps:
         file = own if corrects(model.adapter) is None else scores.sum_file(config, model, config.run_path)
         if not file.is_file():
             return None
-        columns, speed = read_scores(file).columns, speed_file(own)
+        columns = read_scores(file).columns
         if not self._are_mine(columns):
             log.info("%s is of other data, left out", file)
             return None
-        took: dict[str, Any] | None = read_json(speed) if speed.is_file() else None
-        thousand = None if took is None else REQUESTS * took["seconds"] / took["rows"]
-        return Scored(columns["p"].astype(np.float64), None, thousand, columns["row"])
+        return Scored(columns["p"].astype(np.float64), None, thousand_seconds(own), columns["row"])
 
     def _are_mine(self, columns: Columns) -> bool:
         """Whether scores are of the samples that the ladder measures."""
@@ -255,5 +263,5 @@ def _changed(config: Config, sections: Mapping[str, Mapping[str, Any]]) -> Confi
     """The config with other values, checked again."""
     values = config.model_dump()
     for section, options in sections.items():
-        values[section] |= options
+        values[section] = getattr(config, section).model_dump() | options  # `text` is left out without an encoder
     return Config.model_validate(values)

@@ -19,7 +19,7 @@ from palate.commands.evaluate import model_name
 from palate.commands.item_vectors import check_vectors
 from palate.commands.prepare import baseline_data, kept_baselines, prepared, scored_tokens, token_options
 from palate.commands.recommend import scale_of
-from palate.commands.report import METRICS
+from palate.commands.report import METRICS, run_metrics
 from palate.commands.score import adapter_identity, load_scorer, model_key
 from palate.commands.scores import VALIDATION, adapted, score_files
 from palate.commands.server_model import check_scored_with
@@ -46,7 +46,6 @@ from palate.score.scorer import Scorer
 from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, Model
 from palate.serve.language import LanguageModel, SignalsOf
 from palate.serve.worker import Forwarder, Worker
-from palate.store.artifacts import read_json
 
 KINDS = ("genres", "category", "categories", "tags")
 """Columns of several values in one text, as prompts show them."""
@@ -111,8 +110,7 @@ def engine_of(
 
 
 def _metrics(config: Config) -> Mapping[str, Any]:
-    path = config.run_path / METRICS
-    return read_json(path) if path.is_file() else {}
+    return run_metrics(config.run_path) if (config.run_path / METRICS).is_file() else {}
 
 
 def _baselines(config: Config, data: Prepared, known: BaselineData) -> dict[str, tuple[Baseline, State]]:

@@ -1,6 +1,5 @@
 """Evaluate: the models' scores calibrated, measured beside the baselines that cost nothing, and reported."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -46,11 +45,11 @@ from palate.measure.paired import Comparison, SameRows, compare
 from palate.measure.rows import beside_baselines, measure_rows
 from palate.measure.slices import Slices, measure_slices
 from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
-from palate.report.costs import Cost
+from palate.report.costs import Cost, timed
 from palate.report.outcome import Outcome
 from palate.report.user_examples import user_examples
 from palate.samples import Prepared
-from palate.score.files import speed_file
+from palate.score.files import speed_file, thousand_seconds
 from palate.store.artifacts import read_json
 from palate.store.hub import locate
 
@@ -152,7 +151,7 @@ def conclude(collected: Collected, leaks: Audit, folder: Path) -> Outcome:
         comparison=_paired_tests(same, found, main.key, rows.beside and rows.beside[0]),
         seeds=rows.seeds,
         leaks=leaks,
-        ladder=_ladder(collected, same, found, baselines, main),
+        ladder=_ladder(collected, same, found, baselines, main, folder),
     )
     p = same.scores[found.calibrated_key(main.key)]
     users = user_examples(data.samples, split, same.rows, p)
@@ -174,11 +173,12 @@ def _write_sums(collected: Collected, folder: Path) -> None:
 
 
 def _ladder(
-    collected: Collected, same: SameRows, found: Evaluation, baselines: pl.DataFrame, main: Model
+    collected: Collected, same: SameRows, found: Evaluation, baselines: pl.DataFrame, main: Model, folder: Path
 ) -> Ladder | None:
     """The fitted baselines of the ladder on all rows of the split, and the main model on the measured ones.
 
-    None without an answer of each kind, without resamples, and without a baseline of the ladder.
+    `folder` has the main model's scores. None without an answer of each kind, without resamples, and without a
+    baseline of the ladder.
     """
     from palate.measure.ladder import LANGUAGE_MODEL, Scored, Step, build_ladder
 
@@ -187,10 +187,15 @@ def _ladder(
     queries, liked = known.of_split(found.split)
     if not config.evaluate.bootstrap or not liked.any() or liked.all() or not ladder:
         return None
-    steps = [Step(key, RANKERS[key].label, partial(Scored, baselines[key].to_numpy())) for key in ladder]
-    own = found.calibrated_key(main.key)
+
+    def scored(key: str) -> Scored:
+        cost = timed(key, collected.baselines[key], queries)
+        return Scored(baselines[key].to_numpy(), thousand_seconds=cost.thousand_seconds)
+
+    steps = [Step(key, RANKERS[key].label, partial(scored, key)) for key in ladder]
+    own, thousand = found.calibrated_key(main.key), thousand_seconds(measured_file(config, main, folder))
     label = f"{found.entry(main.key).label}, calibrated" if own != main.key else found.entry(main.key).label
-    steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], rows=same.rows)))
+    steps.append(Step(LANGUAGE_MODEL, label, lambda: Scored(same.scores[own], None, thousand, same.rows)))
     users = known.user[queries.anchor]
     sampled, resamples = likes is not None, config.evaluate.bootstrap
     return build_ladder(liked, users, steps, resamples=resamples, seed=config.seed, whole=True, sampled=sampled)
@@ -205,9 +210,8 @@ def _costs(collected: Collected, found: Evaluation, same: SameRows, folder: Path
             costs.append(Cost(labels[model.key], **read_json(file)))
     best = found.best_baseline()
     if best is not None and same.rows.size:
-        began = time.monotonic()
-        collected.of_baseline(best.key, found.split, same.rows)
-        costs.append(Cost(f"{best.label}, the best baseline", same.rows.size, time.monotonic() - began))
+        queries = collected.known.of_split(found.split)[0].take(same.rows)
+        costs.append(timed(f"{best.label}, the best baseline", collected.baselines[best.key], queries))
     return costs
 
 

@@ -25,10 +25,13 @@ from palate.report.table import ablation_table, evaluation_table
 from palate.report.user_examples import UserExample
 from palate.samples import Prepared
 from palate.store.artifacts import read_json, write_json
+from palate.store.keys import recorded
 from palate.train.card import write_card
 
 METRICS = "metrics.json"
 REPORT = "report.html"
+SPEED = "scores/ladder.speed.json"
+"""The times of the ladder in a run's folder, apart from its metrics: they differ each time."""
 SENTENCES = 7
 """Number of the verdict's sentences on the terminal; the report has all of them."""
 
@@ -42,15 +45,26 @@ def publish(
     users: Sequence[UserExample] = (),
     costs: Sequence[Cost] = (),
 ) -> None:
-    """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card.
+    """Write `metrics.json` and `report.html` to `folder`; a run's own evidence also goes into its adapter's card, and
+    the times of its ladder into a file.
 
     `users` and `costs` are shown on the page.
     """
     about = replace(_about(config, data, outcome), users=users, costs=costs)
     write_evidence(outcome, about, folder)
+    if folder == config.run_path and outcome.ladder is not None:
+        write_json(folder / SPEED, {rung.key: rung.thousand_seconds for rung in outcome.ladder.rungs})
     adapter = config.run_path / "adapter"
     if folder == config.run_path and all((adapter / name).is_file() for name in (ABOUT, TRAINING)):
         write_card(adapter, config, metrics=card_rows(outcome.evaluation), data_manifest=data.manifest)
+
+
+def run_metrics(run: Path) -> dict[str, Any]:
+    """The content of a run's `metrics.json`, with the times of its ladder; raises `InputError` without one."""
+    metrics, seconds = dict(read_json(run / METRICS)), recorded(run / SPEED)
+    for rung in (metrics.get("ladder") or {}).get("rungs", ()):
+        rung["thousand_seconds"] = seconds.get(rung.get("key"))
+    return metrics
 
 
 def write_evidence(outcome: Outcome, about: About, folder: Path) -> None:

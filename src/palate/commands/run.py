@@ -23,7 +23,7 @@ from palate.commands import prepare as data_stage
 from palate.commands import train as model_stage
 from palate.commands.audit import check_leaks
 from palate.commands.ledger import Ledger, reading, training
-from palate.commands.report import METRICS, REPORT, show_answer
+from palate.commands.report import METRICS, REPORT, run_metrics, show_answer
 from palate.commands.score import adapter_identity
 from palate.commands.table_rows import Collected
 from palate.config import Config, write_config
@@ -96,7 +96,7 @@ def _finished(config: Config) -> Outcome | None:
     if config.ratings.source is not None and data_stage.why_again(config, manifest):
         return None
     with contextlib.suppress(ValidationError, InputError):
-        return Outcome.of_dict(evaluate.model_name(config), read_json(config.run_path / METRICS))
+        return Outcome.of_dict(evaluate.model_name(config), run_metrics(config.run_path))
     return None
 
 

@@ -5,8 +5,8 @@ at the first rung that does not pay: each rung costs a multiple of the one below
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,10 @@ class Ladder:
     def used(self) -> Rung:
         """The most expensive rung that pays."""
         return [rung for rung in self.rungs if rung.pays][-1]
+
+    def untimed(self) -> Self:
+        """The ladder without the times of requests."""
+        return replace(self, rungs=[replace(rung, thousand_seconds=None) for rung in self.rungs])
 
     def to_dict(self) -> dict[str, Any]:
         """The ladder as JSON types, with `use`, the key of the rung to use."""

@@ -1,6 +1,12 @@
 """Costs: the measured time and tokens of a thousand requests, for models and the best baseline."""
 
+import time
 from dataclasses import dataclass
+
+from palate.baselines.platt import Predict
+from palate.samples.queries import Queries
+
+REQUESTS = 1000
 
 
 @dataclass(frozen=True)
@@ -16,9 +22,14 @@ class Cost:
     """Their prompt tokens; None for a baseline."""
 
     @property
+    def thousand_seconds(self) -> float:
+        """The wall time of a thousand requests."""
+        return REQUESTS * self.seconds / self.rows
+
+    @property
     def thousand(self) -> str:
-        """The time of a thousand requests."""
-        seconds = 1000 * self.seconds / self.rows
+        """The same in words."""
+        seconds = self.thousand_seconds
         if seconds < 1:
             return "under 1 s"
         if seconds < 100:
@@ -29,3 +40,14 @@ class Cost:
     def tokens_a_request(self) -> float | None:
         """Mean prompt tokens of a request."""
         return None if self.tokens is None else self.tokens / self.rows
+
+
+def timed(name: str, predict: Predict, queries: Queries) -> Cost:
+    """The cost of a baseline: a prediction of at most a thousand queries.
+
+    To leave out the start-up, it must have predicted some before.
+    """
+    few = queries.take(slice(REQUESTS))
+    began = time.monotonic()
+    predict(few)
+    return Cost(name, len(few), time.monotonic() - began)

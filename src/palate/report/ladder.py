@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from palate.measure.figures import bounds, difference_text, number
+from palate.measure.figures import bounds, difference_text, least, number
 from palate.measure.ladder import Ladder, Rung
 from palate.progress import clock
-from palate.report.costs import Cost
+from palate.report.costs import REQUESTS, Cost
 from palate.report.table import cell
-
-REQUESTS = 1000
 
 
 def ladder_table(ladder: Ladder, title: str) -> Table:
@@ -23,7 +21,7 @@ def ladder_table(ladder: Ladder, title: str) -> Table:
         "": [rung.label for rung in ladder.rungs],
         "AUC": [cell(rung.metrics.auc) for rung in ladder.rungs],
         "GAUC": [cell(rung.metrics.gauc) for rung in ladder.rungs],
-        "gain in AUC": [gain_text(rung) for rung in ladder.rungs],
+        "gain in AUC": [_gain_lines(rung) for rung in ladder.rungs],
     }
     if any(rung.metrics.n != ladder.n for rung in ladder.rungs):
         columns["rows"] = [f"{rung.metrics.n:,}" for rung in ladder.rungs]
@@ -59,19 +57,52 @@ def gain_text(rung: Rung) -> str:
     return text if gain.interval is None else f"{text} {bounds(gain.interval, signed=True)}"
 
 
-def use_sentence(ladder: Ladder) -> str:
+def _gain_lines(rung: Rung) -> str:
+    """The gain, and below it, if the interval contains zero, the smallest difference that these rows detect."""
+    size = "" if rung.gain is None or rung.gain.interval is None else least(rung.gain.interval)
+    return f"{gain_text(rung)}\ndetects {size}" if size else gain_text(rung)
+
+
+def thousand_text(rung: Rung) -> str:
+    """The time of a thousand requests; empty if nobody measured it."""
+    return "" if rung.thousand_seconds is None else Cost(rung.label, REQUESTS, rung.thousand_seconds).thousand
+
+
+def use_sentence(ladder: Ladder, *, with_cost: bool = True) -> str:
     """Which rung to use, with its AUC and cost."""
     used = ladder.used
     sentence = f"Use {used.label}"
     if used.metrics.auc is not None:
         sentence += f": AUC {number(used.metrics.auc)} on {used.metrics.n:,} rows"
-    if used.thousand_seconds is not None:
-        sentence += f", {Cost(used.label, REQUESTS, used.thousand_seconds).thousand} for a thousand requests"
+    if with_cost and (cost := thousand_text(used)):
+        sentence += f", {cost} for a thousand requests"
     return f"{sentence}."
 
 
+def change_sentence(ladder: Ladder) -> str:
+    """What would change the rung to use: the test rows that would show a gain as large as the observed one.
+
+    The detectable size shrinks with the root of the number of rows. A rung that was compared with one below the rung
+    in use has no part in this.
+    """
+    failed = [rung for rung in ladder.rungs if rung.below == ladder.used.key and not rung.pays]
+    for rung in failed:
+        gain = 0.0 if rung.gain is None else rung.gain.value or 0.0
+        if rung.detects is not None and gain > 0:
+            rows = float(f"{rung.metrics.n * (rung.detects / gain) ** 2:.1e}")
+            where = f"about {rows:,.0f} test rows, of more users, on which {rung.label} gains as much as on these"
+            return f"This would change the answer: {where}."
+    if failed and ladder.users < 2:
+        return "This would change the answer: test rows of several users, over which a gain has an interval."
+    if failed:
+        return f"More test rows change the answer only if {failed[0].label} gains on them: on these it does not."
+    if ladder.skipped:
+        return "This would change the answer: a model that was not tried, if it pays."
+    return "All models pay: nothing that Palate tries would change the answer."
+
+
 def sentences(ladder: Ladder) -> Iterator[str]:
-    """What to use, which rungs do not pay, and which were not tried and why."""
+    """What to use, which rungs do not pay, which were not tried and why, and what would change the answer."""
     yield use_sentence(ladder)
     for rung in ladder.rungs:
         if not rung.pays and rung.gain is not None:
@@ -81,3 +112,4 @@ def sentences(ladder: Ladder) -> Iterator[str]:
             yield f"{rung.label} does not pay on {rung.metrics.n:,} rows: {gain}."
     for label, reason in ladder.skipped.items():
         yield f"{label}: {reason}."
+    yield change_sentence(ladder)

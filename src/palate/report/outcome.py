@@ -54,7 +54,10 @@ class Outcome:
         return cls(model, TypeAdapter(Evaluation).validate_python(values), **parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON types, the content of `metrics.json`; for Alpaca examples only the evaluation."""
+        """Everything as JSON types, the content of `metrics.json`; for Alpaca examples only the evaluation.
+
+        Without the times of the ladder: equal inputs give equal bytes.
+        """
         if self.leaks is None:
             return self.evaluation.to_dict()
         stack: dict[str, Any] | None = None
@@ -72,5 +75,5 @@ class Outcome:
             "comparison": self.comparison and asdict(self.comparison),
             "seeds": self.seeds and asdict(self.seeds),
             "leaks": self.leaks.to_dict(),
-            "ladder": self.ladder and self.ladder.to_dict(),
+            "ladder": self.ladder and self.ladder.untimed().to_dict(),
         }

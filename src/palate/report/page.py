@@ -22,7 +22,7 @@ from palate.measure.verdict import slice_reading
 from palate.report import plots, profile_plots
 from palate.report.answer import answer
 from palate.report.costs import Cost
-from palate.report.ladder import gain_text, use_sentence
+from palate.report.ladder import change_sentence, gain_text, thousand_text, use_sentence
 from palate.report.outcome import Outcome
 from palate.report.side_by_side import SideBySide
 from palate.report.table import caption, cell, ece_text, groups, plain, training_rows
@@ -116,8 +116,10 @@ def render_report(outcome: Outcome, about: About) -> str:
         about=about,
         evaluation=found,
         answer=answer(found),
-        use=use_sentence,
+        use=partial(use_sentence, with_cost=False),
+        change=change_sentence,
         gain=gain_text,
+        thousand=thousand_text,
         EXAMPLES=EXAMPLES,
         SENTENCES=SENTENCES,
         right=[e for e in surest if e.right][:EXAMPLES],

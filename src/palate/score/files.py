@@ -20,7 +20,7 @@ from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
 from palate.store.artifacts import atomic_file, remove_abandoned, sha256_of, write_json
-from palate.store.keys import reason
+from palate.store.keys import reason, recorded
 from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import LongWork
 from palate.tokens.dataset import TokenDataset
@@ -111,6 +111,12 @@ def score_file(
 def speed_file(out: Path) -> Path:
     """The file with the speed at which a file of scores was made."""
     return out.with_suffix(".speed.json")
+
+
+def thousand_seconds(out: Path) -> float | None:
+    """The wall time of a thousand of these scores; None if `score_file` did not write them here."""
+    found: dict[str, Any] = recorded(speed_file(out))
+    return 1000 * found["seconds"] / found["rows"] if found else None
 
 
 def write_scores(out: Path, scored: Scored) -> None:
