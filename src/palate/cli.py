@@ -77,6 +77,9 @@ def _command(words: Sequence[str]) -> int:
         style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
         console.begin_log(**style, command=args.command)
         config = _config(args)
+        from palate.commands.outputs import check_outputs
+
+        check_outputs(config, args)
         if _is_to_launch(args):
             from palate.train.launch import launch
 

@@ -25,8 +25,9 @@ from palate.progress import working
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message
 from palate.prompt.tokenizer import tokenizer_at
-from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
+from palate.store.artifacts import atomic_folder, files_of, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
+from palate.store.keys import recorded
 from palate.tokens.cut import cut_prompts
 
 RECORD = "export.json"
@@ -116,6 +117,10 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
         raise InputError("is a file, expected a folder to write", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise InputError("exists and is no earlier export, expected a folder that may be replaced", folder)
+    known = {ABOUT, RECORD, STATE, FILE, *recorded(folder / RECORD).get("files", ())}
+    for name in files_of(folder):
+        if name not in known and not name.endswith(".gguf"):
+            raise InputError(f"holds {name}, expected an earlier export with nothing else; name another folder", folder)
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)

@@ -31,6 +31,7 @@ from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import FILE
 from palate.measure.offset import FILE as OFFSET
+from palate.models.adapter import check_own
 from palate.models.item_vectors import FILE as FILE_OF_VECTORS
 from palate.progress import clock, stage
 from palate.prompt.chat import Chat
@@ -111,6 +112,7 @@ class _Run:
     def __init__(self, config: Config) -> None:
         self.config, self.folder = config, config.run_path
         self.chat = data_stage.check_model(config)
+        check_own(self.folder / "adapter")
         with self._place(1, "prepare") as made:
             self.data = _prepare(config, made)
             check_text(self.data.samples.items, config.text, config.model.base)

@@ -186,6 +186,12 @@ def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Pat
     return adapter
 
 
+def check_own(folder: Path) -> None:
+    """Raise `InputError` if the folder of a run's adapter holds something else, which training would replace."""
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"has no {ABOUT}, expected an adapter of Palate's; name another run with --out", folder)
+
+
 def _check_data(config: Config, adapter: Path) -> None:
     """Raise `InputError` if a run's adapter was trained on other samples: it may have learned the run's test rows.
 
