@@ -30,6 +30,7 @@ from pydantic import (
 
 from palate.ablations import ABLATIONS
 from palate.errors import InputError
+from palate.parser import url_instead_of_path
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
@@ -496,6 +497,13 @@ class Config(Section):
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = Field(EngineConfig(), exclude=True)
+
+    @field_validator("data_dir", "run_dir")
+    @classmethod
+    def _is_local(cls, path: str | None) -> str | None:
+        if path is not None and (problem := url_instead_of_path(path)) is not None:
+            raise ValueError(problem)
+        return path
 
     @field_validator("name")
     @classmethod
