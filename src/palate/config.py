@@ -30,12 +30,12 @@ from pydantic import (
 
 from palate.ablations import ABLATIONS
 from palate.errors import InputError
-from palate.parser import url_instead_of_path
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url
 from palate.store.artifacts import atomic_file
+from palate.store.places import url_instead_of_path
 from palate.validation import expected_of, nearest, place_of
 
 SHARING = ("left", "history", "error")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from palate.errors import InputError, did_you_mean
+from palate.store.places import url_instead_of_path
 
 T = TypeVar("T")
 
@@ -50,13 +51,6 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("the following arguments are required:", "missing")
         message = re.sub(r"^argument ", "", re.sub(r"\bargument$", "value", message))
         raise InputError(message if message.startswith("-") else f"{message}; {self.prog} --help shows the usage")
-
-
-def url_instead_of_path(text: str) -> str | None:
-    """What is wrong with a path that is a URL, of which `pathlib` would make a folder `s3:`; None for any other."""
-    if re.match(r"\w[\w+.-]+://", text) is None:
-        return None
-    return f"{text!r} is a URL, expected a path: mount the store, or copy; only a log and its tables may be URLs"
 
 
 def local(text: str) -> Path:

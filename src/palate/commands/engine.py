@@ -33,6 +33,7 @@ from palate.measure.ladder import LANGUAGE_MODEL, Ladder
 from palate.measure.offset import Offset, load_offset
 from palate.models.adapter import as_trained, check_same_prompt, chosen_adapter
 from palate.report.ladder import sentences
+from palate.report.outcome import read_metrics
 from palate.samples import Prepared
 from palate.samples.items import shown_items
 from palate.samples.lines import renderer
@@ -46,7 +47,6 @@ from palate.score.scorer import Scorer
 from palate.serve.engine import ALONE, BASE, FINE_TUNED, Engine, Model
 from palate.serve.language import LanguageModel, SignalsOf
 from palate.serve.worker import Forwarder, Worker
-from palate.store.artifacts import read_json
 
 KINDS = ("genres", "category", "categories", "tags")
 """Columns of several values in one text, as prompts show them."""
@@ -112,7 +112,7 @@ def engine_of(
 
 def _metrics(config: Config) -> Mapping[str, Any]:
     path = config.run_path / METRICS
-    return read_json(path) if path.is_file() else {}
+    return read_metrics(path) if path.is_file() else {}
 
 
 def _baselines(config: Config, data: Prepared, known: BaselineData) -> dict[str, tuple[Baseline, State]]:

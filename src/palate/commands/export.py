@@ -15,7 +15,15 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
 from palate.measure.offset import FILE
-from palate.models.adapter import ABOUT, as_trained, check_same_prompt, describe, load_adapter, shown_vectors
+from palate.models.adapter import (
+    ABOUT,
+    as_trained,
+    check_pinned,
+    check_same_prompt,
+    describe,
+    load_adapter,
+    shown_vectors,
+)
 from palate.models.gguf import convert, find_converter
 from palate.models.load import load_model, model_folder, stored_dtype
 from palate.models.merge import in_float32, merge, read_model, stored_alike, write_merged, write_model
@@ -105,9 +113,11 @@ def export(
 
 def _adapter(config: Config, adapter: Path | None) -> Path:
     """The adapter's folder, the run's own without `adapter`; raises `InputError` if it is not there."""
-    adapter = adapter or config.run_path / "adapter"
+    own, adapter = adapter is None, adapter or config.run_path / "adapter"
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or name one with --adapter", adapter)
+    if own:
+        check_pinned(config.run_path)
     return adapter
 
 
@@ -117,13 +127,13 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
         raise InputError("is a file, expected a folder to write", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
         raise InputError("exists and is no earlier export, expected a folder that may be replaced", folder)
-    known = {ABOUT, RECORD, STATE, FILE, *recorded(folder / RECORD).get("files", ())}
-    for name in files_of(folder):
-        if name not in known and not name.endswith(".gguf"):
-            raise InputError(f"holds {name}, expected an earlier export with nothing else; name another folder", folder)
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)
+    known = {ABOUT, RECORD, STATE, FILE, *recorded(folder / RECORD).get("files", ())}
+    for name in files_of(folder) if folder.is_dir() else ():
+        if name not in known and not name.endswith(".gguf"):
+            raise InputError(f"holds {name}, expected an earlier export with nothing else; name another folder", folder)
 
 
 @dataclass(frozen=True)

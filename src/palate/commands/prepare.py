@@ -124,7 +124,8 @@ def prepare_data(config: Config, *, whole: bool = False) -> dict[str, Any]:
     """
     from palate.samples import prepare as export
     from palate.samples.build import check_in_memory
-    from palate.samples.export import FILES, STAGE
+    from palate.samples.export import FILES
+    from palate.samples.prepared import STAGE
     from palate.samples.signals import Signals
 
     check_files(config.data_path, "palate prepare", STAGE, FILES)  # before a long log is read

@@ -39,8 +39,8 @@ from palate.prompt.tokenizer import tokenizer_identity
 from palate.report.answer import answer
 from palate.report.outcome import Outcome
 from palate.samples import Prepared, load_prepared
+from palate.samples.prepared import read_manifest
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
-from palate.store.keys import damage_in, recorded
 from palate.text.vectors import check_text
 
 STAGES, ZERO_SHOT = 7, 3
@@ -89,10 +89,11 @@ def _finished(config: Config) -> Outcome | None:
     """What the run left, if it went through and neither its inputs nor its files have changed since."""
     ledger = Ledger(config.run_path)
     outputs = [config.run_path / name for name in ledger.entries.get(WHOLE, {}).get("outputs", {})]
-    manifest = recorded(config.data_path / MANIFEST)
-    if not outputs or not manifest or ledger.reason(WHOLE, _whole(config, manifest), outputs) is not None:
+    try:
+        manifest = read_manifest(config.data_path)
+    except InputError:
         return None
-    if damage_in(config.data_path, manifest["outputs"], hashes=False):
+    if not outputs or ledger.reason(WHOLE, _whole(config, manifest), outputs) is not None:
         return None
     if config.ratings.source is not None and data_stage.why_again(config, manifest):
         return None

@@ -18,7 +18,7 @@ from palate.commands.prepare import (
 )
 from palate.config import Config, write_config
 from palate.errors import InputError
-from palate.models.adapter import check_own
+from palate.models.adapter import check_own, pin
 from palate.models.load import model_folder
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
@@ -67,6 +67,8 @@ def train_here(config: Config) -> Path:
             fitted=fitted,
         )
         adapter = result.adapter
+    if processes.is_first:
+        pin(config.run_path)
     leave()
     return adapter
 

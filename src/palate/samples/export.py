@@ -16,6 +16,7 @@ from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.lines import CHUNK, Renderer, ranges, renderer
 from palate.samples.negatives import FILE as NEGATIVES
+from palate.samples.prepared import STAGE
 from palate.samples.signals import FILE, USERS, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
@@ -30,7 +31,6 @@ Spread = Callable[[Renderer, Write, Iterable[NDArray[np.int64]]], Iterator[bytes
 FILES = ("train.json", "eval.json", "test_raw.jsonl", "val_raw.jsonl", "dataset_info.json", "ratings.parquet",
          "items.parquet", NEGATIVES, FILE, USERS, "skipped.csv")  # fmt: skip
 """The names of all files that `prepare` may write beside the manifest."""
-STAGE = "prepare"
 _RAW_CHUNK = CHUNK // 2  # a raw sample has its history twice, as text and as a list
 
 
