@@ -51,6 +51,31 @@ def test_an_output_that_can_be_no_folder_is_wrong_input(
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/x", "memory://x", "file:///tmp/x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "prepare --ratings ml-100k --out URL",
+            "prepare --set data_dir=URL",
+            "plan --set run_dir=URL",
+            "train --data URL",
+        ),
+        *("train --config URL", "train URL", "tokenize --out URL", "evaluate --adapter URL", "recommend --history URL"),
+        *("baselines ml-100k --out URL", "compare URL b", "lengths --plot URL.png", "doctor --json URL.json"),
+    ],
+)
+def test_a_url_where_a_path_is_expected_is_refused(
+    words: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.replace("URL", place).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"'{place}" in line
+    assert "is a URL, expected a path" in line
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--ratings", str(tmp_path / "a\nb\x1b[31m"), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err

@@ -20,7 +20,7 @@ from palate import __version__
 from palate.ablations import ABLATIONS
 from palate.errors import InputError, InterruptedWorkError, PalateError, is_out_of_memory, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
-from palate.parser import SHELLS, Parser, completion, number
+from palate.parser import SHELLS, Parser, completion, local, number
 from palate.ratings.formats import is_table
 from palate.ratings.source import archive_stem
 from palate.train import processes
@@ -77,6 +77,9 @@ def _command(words: Sequence[str]) -> int:
         style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
         console.begin_log(**style, command=args.command)
         config = _config(args)
+        from palate.commands.outputs import check_outputs
+
+        check_outputs(config, args)
         if _is_to_launch(args):
             from palate.train.launch import launch
 
@@ -292,7 +295,7 @@ TYPES: dict[str, Callable[[str], Any]] = {
         "SECONDS": number(float, "a number of seconds"),
         "F": number(float, "a number from 0 to 1"),
     },
-    **{"DAYS": number(float, "a number of days, such as 7"), "FILE": Path, "DIR": Path},
+    **{"DAYS": number(float, "a number of days, such as 7"), "FILE": local, "DIR": local},
 }
 """The type of an option's value by its metavar; text for all others."""
 
@@ -543,7 +546,9 @@ CACHE = (
     JSON,
 )
 COMPARE = (
-    Option(["runs"], {"metavar": "RUN", "type": Path, "nargs": "+", "help": "run folder, metrics.json or scores file"}),
+    Option(
+        ["runs"], {"metavar": "RUN", "type": local, "nargs": "+", "help": "run folder, metrics.json or scores file"}
+    ),
     JSON,
     _option("--out FILE", "write an HTML page"),
     SEED,
@@ -662,7 +667,7 @@ def _parser() -> Parser:
         group: argparse._ActionsContainer = sub
         if not bare:
             if name not in LOGS:
-                sub.add_argument("config_file", metavar="CONFIG", type=Path, nargs="?", help=RECIPE)
+                sub.add_argument("config_file", metavar="CONFIG", type=local, nargs="?", help=RECIPE)
             group = sub.add_argument_group("options of every command that reads a config")
         for option in common:
             group.add_argument(*option.names, **option.settings)

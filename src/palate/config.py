@@ -35,6 +35,7 @@ from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url
 from palate.store.artifacts import atomic_file
+from palate.store.places import url_instead_of_path
 from palate.validation import expected_of, nearest, place_of
 
 SHARING = ("left", "history", "error")
@@ -496,6 +497,13 @@ class Config(Section):
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = Field(EngineConfig(), exclude=True)
+
+    @field_validator("data_dir", "run_dir")
+    @classmethod
+    def _is_local(cls, path: str | None) -> str | None:
+        if path is not None and (problem := url_instead_of_path(path)) is not None:
+            raise ValueError(problem)
+        return path
 
     @field_validator("name")
     @classmethod

@@ -18,9 +18,9 @@ from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from palate.errors import first_line, visible
+from palate.errors import UNSEEN, first_line, visible
 
-CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+CONTROLS = re.compile(rf"[\x00-\x09\x0b-\x1f{UNSEEN}]")
 
 
 class Console(RichConsole):
@@ -63,8 +63,9 @@ log = logging.getLogger("palate")
 
 
 def print_json(value: Any) -> None:
-    """Print a result as indented JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print a result as indented JSON; control characters and those that turn text around are escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    print(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 RUN = "PALATE_RUN_ID"

@@ -10,10 +10,13 @@ _LONG = 2000
 """Characters of a message of which no part is left out."""
 
 
+UNSEEN = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""In a regular expression, characters from U+007F on that act on a terminal, end or turn a line, or are no text."""
+
+
 def visible(text: str) -> str:
     """The text with control characters, and bytes of names that are not UTF-8, as Python escapes, such as `\\x1b`."""
-    hidden = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-    return re.sub(hidden, lambda found: repr(found[0])[1:-1], text)
+    return re.sub(rf"[\x00-\x1f\ufeff{UNSEEN}]", lambda found: repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

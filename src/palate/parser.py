@@ -4,9 +4,11 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from palate.errors import InputError, did_you_mean
+from palate.store.places import url_instead_of_path
 
 T = TypeVar("T")
 
@@ -49,6 +51,13 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("the following arguments are required:", "missing")
         message = re.sub(r"^argument ", "", re.sub(r"\bargument$", "value", message))
         raise InputError(message if message.startswith("-") else f"{message}; {self.prog} --help shows the usage")
+
+
+def local(text: str) -> Path:
+    """The type of an option whose value is a path."""
+    if (problem := url_instead_of_path(text)) is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return Path(text)
 
 
 def number(kind: Callable[[str], T], expected: str) -> Callable[[str], T]:

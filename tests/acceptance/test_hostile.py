@@ -20,7 +20,7 @@ from tests.tree import Tree
 from palate.config import load_config
 from palate.prompt.chat import Chat
 
-CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,20 @@ def test_a_terminal_gets_no_control_character(home: Path, evaluated: Path) -> No
         assert done.returncode in (0, 2), done.stderr
         assert done.stdout + done.stderr
         assert not CONTROLS.search(done.stdout + done.stderr), words
+
+
+def test_json_on_a_terminal_has_control_characters_escaped(home: Path, evaluated: Path) -> None:
+    user = pl.read_parquet(home / "log" / "ratings.parquet")["user_id"][0]
+    shown = []
+    for words in (("recommend", home / "config.yaml", "--user", user, "--top-k", "999", "--include-seen"),
+                  ("inspect", home / "log"), ("tokenize", home / "config.yaml", "--out", home / "to\x9b\u202ekens"),
+                  ("evaluate", home / "config.yaml", "--out", home / "again"), ("cache",)):  # fmt: skip
+        done = palate(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        assert not CONTROLS.search(done.stdout), words
+        shown.append(json.loads(done.stdout))
+    assert "\u200fright film" in [each["title"] for each in shown[0]["recommendations"]]
+    assert shown[2]["folder"].endswith("to\x9b\u202ekens")
 
 
 def test_ids_name_no_files(home: Path, evaluated: Path) -> None:

@@ -23,7 +23,7 @@ from palate.measure.figures import least
 from palate.measure.rows import Models, evaluate
 from palate.report.side_by_side import Run, side_by_side
 from palate.score.files import Scored, write_scores
-from palate.store.artifacts import write_json
+from palate.store.artifacts import write_json, write_manifest
 
 
 def write_run(
@@ -93,6 +93,20 @@ def test_runs_stand_side_by_side(runs: list[Path], capsys: pytest.CaptureFixture
     (auc,) = [pair for pair in found["shared"]["comparison"]["pairs"] if pair["metric"] == "auc"]
     assert auc["value"] == pytest.approx(metrics["first"]["auc"] - metrics["second"]["auc"])
     assert auc["interval"]["low"] <= auc["value"] <= auc["interval"]["high"]
+
+
+def test_metrics_that_were_edited_are_refused(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited = shutil.copytree(runs[0], tmp_path / "edited")
+    write_manifest(edited, "run", inputs={}, options={}, stats={})
+    compared(capsys, runs[1], edited)
+    metrics = json.loads((edited / "metrics.json").read_text())
+    metrics["entries"][0]["metrics"]["auc"] = 0.999
+    (edited / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["compare", str(runs[1]), str(edited)]) == 2
+    told = capsys.readouterr().err
+    assert f"error: {edited / 'metrics.json'}: was changed since `palate run` wrote it" in told
 
 
 def test_the_terminal_shows_what_differs_within_100_columns(
@@ -206,7 +220,7 @@ def test_many_runs_are_each_compared_with_the_first(runs: list[Path]) -> None:
         ("folder", ["FIRST", "folder"], "has no metrics.json"),
         ("text.txt", ["FIRST", "text.txt"], "has an unknown suffix"),
         ("broken.json", ["FIRST", "broken.json"], "broken.json"),
-        ("other.json", ["FIRST", "other.json"], "has other contents than metrics of an evaluation"),
+        ("other.json", ["FIRST", "other.json"], "entries is 3, expected a list"),
         ("broken.parquet", ["FIRST", "broken.parquet"], "is not readable, expected scores that"),
         (None, ["FIRST", "SECOND", "--out", "page.pdf"], "has another suffix, expected .html"),
     ],

@@ -14,6 +14,7 @@ from tests.fuzz.bodies import check_body
 from tests.fuzz.case import Case, Fault, Outcome, Reader, refusal
 from tests.fuzz.configs import check_config
 
+from palate.config import load_config
 from palate.errors import PalateError
 from palate.ratings.load import load_ratings
 
@@ -71,6 +72,19 @@ def _config(text: bytes) -> Reader:
     return Reader(make, check_config)
 
 
+def _line(candidate: str) -> Reader:
+    """A prompt whose candidate line is this one, filled with a film."""
+    return Reader(_config(f"prompt: {{candidate_line: '{candidate}'}}".encode()).make, _check_line)
+
+
+def _check_line(case: Case, seed: int) -> Outcome:
+    try:
+        line = load_config(case.path).prompt.candidate({"title": "Heat", "item_mean": 3.5})
+    except PalateError as error:
+        return refusal(error, case.path.parent)
+    raise Fault(f"gave {len(line)} characters")
+
+
 def _body(path: str, body: bytes) -> Reader:
     def make(draw: Random, folder: Path) -> Case:
         (folder / "path").write_text(path)
@@ -118,6 +132,9 @@ BOMBS: dict[str, Reader] = {
     "mappings in mappings in YAML": _config(b"".join(b" " * n + b"a:\n" for n in range(2_000))),
     "aliases of YAML": _config(_laughs()),
     "aliases of YAML as a value": _config(_laughs() + b"\ntrain: *a9\nrun_dir: *a9"),
+    "a width of blanks": _line("{title:>1000000000}"),
+    "a precision of zeros": _line("{item_mean:.999999999f}"),
+    "a width of bars": _line("{item_mean:|>0999999999}"),
     "lists in lists in a body": _body("/v1/ratings", b'{"ratings": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
     "a number of a body": _body("/v1/ratings", b'{"ratings": [{"user_id": ' + b"9" * DEEP + b"}]}"),
 }

@@ -11,6 +11,7 @@ from tests.fuzz.databases import check_sheet, check_sqlite, make_sheet, make_sql
 from tests.fuzz.items import check_items, check_splits, check_users, make_items, make_splits, make_users
 from tests.fuzz.objects import check_json, make_json
 from tests.fuzz.packed import check_packed, make_packed
+from tests.fuzz.records import check_record, make_record
 from tests.fuzz.text import check_text, make_text
 from tests.fuzz.typed import check_typed, make_arrow, make_parquet
 
@@ -33,4 +34,5 @@ READERS: dict[str, Reader] = {
     "splits": Reader(make_splits, check_splits),
     "YAML config": Reader(make_config, check_config),
     "HTTP bodies": Reader(make_body, check_body),
+    "records": Reader(make_record, check_record),
 }

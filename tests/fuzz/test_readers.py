@@ -9,8 +9,8 @@ import pytest
 from tests.fuzz.readers import READERS
 from tests.fuzz.run import run
 
-COUNT = 100
-"""Inputs of each reader in `make test`, of 3 to 10 ms each."""
+COUNT = 300
+"""Inputs of each reader in `make test`, 4 to 20 ms each: one minute of a core, where 1,000 would take three."""
 
 
 def test_damaged_inputs_are_read_as_they_are_or_refused() -> None:

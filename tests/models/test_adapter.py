@@ -17,11 +17,12 @@ from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
 from palate.commands.score import load_scorer, model_key
 from palate.errors import InputError
-from palate.models.adapter import check_same_prompt, load_adapter
+from palate.models.adapter import check_same_prompt, chosen_adapter, load_adapter, pin
 from palate.models.load import load_base_model
 from palate.prompt.chat import Chat
 from palate.prompt.template import without_date
 from palate.score.scorer import Scorer
+from palate.store.artifacts import write_manifest
 from palate.train.card import write_card
 from palate.train.finetune import train
 
@@ -366,3 +367,19 @@ def test_json_that_is_no_object_is_refused_by_name_in_one_line(adapter: Path, ba
     ) as caught:
         Scorer(base, adapter)
     assert "\n" not in str(caught.value)
+
+
+def test_a_runs_adapter_that_was_exchanged_is_refused(adapter: Path, base: Path, tmp_path: Path) -> None:
+    config = toy_config(base, run_dir=str(tmp_path / "run"))
+    own = shutil.copytree(adapter, config.run_path / "adapter")
+    assert chosen_adapter(config, None, False) == own
+    write_manifest(config.run_path, "run", inputs={}, options={}, stats={})
+    assert chosen_adapter(config, None, False) == own
+    random_adapter(config, own, 0.2)  # as another training on the same samples leaves it, with a palate.json that fits
+    with pytest.raises(
+        InputError, match=r"adapter/palate\.json: was changed since `palate run` measured .*; train again"
+    ):
+        chosen_adapter(config, None, False)
+    assert chosen_adapter(config, own, False) == own
+    pin(config.run_path)  # as training does
+    assert chosen_adapter(config, None, False) == own

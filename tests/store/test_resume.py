@@ -97,6 +97,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         count(tmp_path / "file" / "x")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc")
+def test_a_folder_in_which_no_lock_can_be_made_is_one_line() -> None:
+    with pytest.raises(WorkError, match=r"^/proc/x: cannot be written: No such file or directory$"):
+        count(Path("/proc/x"))
+
+
 def test_what_a_process_left_that_was_killed_at_the_end_is_removed(tmp_path: Path) -> None:
     expected = count(tmp_path / "x")
     (tmp_path / "x.parts").mkdir()

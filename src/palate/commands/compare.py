@@ -18,13 +18,17 @@ from palate.measure.calibration import apply, sigmoid
 from palate.measure.evaluation import Evaluation
 from palate.measure.keys import CALIBRATED, FINE_TUNED, ZERO_SHOT, main_key
 from palate.models.adapter import TRAINING
+from palate.report.outcome import read_metrics
 from palate.report.page import render_comparison, write_page
 from palate.report.side_by_side import Run, side_by_side
 from palate.report.table import show_runs
 from palate.score.files import read_scores
 from palate.store.artifacts import MANIFEST, read_json
+from palate.store.keys import damage_in
+from palate.store.manifest import read_manifest
 
 WANTED = "expected a run's or an evaluation's folder, its metrics.json, or a file of scores"
+AGAIN = "run `palate run` again"
 TRAINED = ("samples", "steps", "seconds", "train_loss", "eval_loss", "eval_decision_loss", "eval_auc")
 """The fields of `training.json` to compare."""
 
@@ -73,7 +77,8 @@ def read_run(place: Path) -> Run:
 
 
 def _read_folder(folder: Path, metrics: Path) -> Run:
-    stored = read_json(metrics)
+    stored = read_metrics(metrics)
+    _check_pinned(metrics)
     try:
         evaluation = TypeAdapter(Evaluation).validate_python(stored)
         models = [entry.key for entry in evaluation.models]
@@ -97,6 +102,15 @@ def _read_folder(folder: Path, metrics: Path) -> Run:
         training=_training(folder, config),
         data=_data(folder, config, evaluation),
     )
+
+
+def _check_pinned(metrics: Path) -> None:
+    """Raise `InputError` if metrics are not those that the manifest of their run lists."""
+    manifest = metrics.with_name(MANIFEST)
+    if manifest.is_file():
+        pinned = {METRICS: read_manifest(manifest, AGAIN)["outputs"].get(METRICS)}
+        if metrics.name == METRICS and pinned[METRICS] and (damage := damage_in(manifest.parent, pinned)):
+            raise InputError(f"{damage.problem} since `palate run` wrote it, see {MANIFEST}; {AGAIN}", metrics)
 
 
 def _read_scores_alone(path: Path) -> Run:
@@ -145,7 +159,7 @@ def _data(folder: Path, config: Mapping[str, Any], evaluation: Evaluation) -> di
     run = f"{config['run_dir']}/data" if config.get("run_dir") else None
     for home in (config.get("data_dir"), run, folder / "data"):
         if home and (path := Path(home) / MANIFEST).is_file():
-            return origin | {"timeline": read_json(path).get("outputs", {}).get("ratings.parquet")}
+            return origin | {"timeline": read_manifest(path, AGAIN)["outputs"].get("ratings.parquet")}
     return origin
 
 

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from palate.commands.data_path import EXPECTED, DataPath, source_of
 from palate.commands.prepare import prepare_data, ratings_of
 from palate.config import Config
 from palate.console import log
 from palate.errors import InputError
-from palate.store.artifacts import MANIFEST, read_json
+from palate.store.artifacts import MANIFEST
+from palate.store.keys import recorded
+from palate.store.manifest import PREPARE_AGAIN, SamplesManifest, read_manifest
+from palate.validation import wrong
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -128,14 +131,16 @@ def read_files(source: DataPath) -> "dict[str, AlpacaFile]":
 def _of_manifest(config: Config) -> Config:
     """The options of a folder that was prepared from tables with splits or likes, where the config sets no others."""
     path = config.data_path / MANIFEST
-    manifest = read_json(path) if path.is_file() else None
-    options = manifest.get("options", {}) if isinstance(manifest, dict) else {}
+    options = read_manifest(path, PREPARE_AGAIN, SamplesManifest)["options"] if path.is_file() else {}
     reading = options.get("ratings", {})
     likes = {name: reading[name] for name in ("likes", "negatives_per_like") if name in reading}
     if not isinstance(options.get("prepare"), dict) or (options["prepare"].get("split") != "given" and not likes):
         return config
     found = {name: options[name] for name in ("prepare", "prompt")} | ({"ratings": likes} if likes else {})
-    return config.model_copy(update={name: _unless_set(getattr(config, name), found[name]) for name in found})
+    try:
+        return config.model_copy(update={name: _unless_set(getattr(config, name), found[name]) for name in found})
+    except ValidationError as error:
+        raise InputError(f"options: {' '.join(wrong(error.errors()[0]))}; {PREPARE_AGAIN}", path) from None
 
 
 def _unless_set(section: Section, values: dict[str, Any]) -> Section:
@@ -153,6 +158,6 @@ def _named(config: Config, source: DataPath) -> Config:
 def _prepare_again_if_changed(config: Config) -> None:
     """Prepare the run's data again if the tables changed."""
     path = config.data_path / MANIFEST
-    if path.is_file() and read_json(path).get("inputs") != dict(ratings_of(config).inputs):
+    if path.is_file() and recorded(path).get("inputs") != dict(ratings_of(config).inputs):
         log.info("again: the tables changed")
         prepare_data(config)

@@ -15,7 +15,15 @@ from palate.config import Config
 from palate.console import log
 from palate.errors import InputError, WorkError
 from palate.measure.offset import FILE
-from palate.models.adapter import ABOUT, as_trained, check_same_prompt, describe, load_adapter, shown_vectors
+from palate.models.adapter import (
+    ABOUT,
+    as_trained,
+    check_pinned,
+    check_same_prompt,
+    describe,
+    load_adapter,
+    shown_vectors,
+)
 from palate.models.gguf import convert, find_converter
 from palate.models.load import load_model, model_folder, stored_dtype
 from palate.models.merge import in_float32, merge, read_model, stored_alike, write_merged, write_model
@@ -25,8 +33,9 @@ from palate.progress import working
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message
 from palate.prompt.tokenizer import tokenizer_at
-from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
+from palate.store.artifacts import atomic_folder, files_of, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
+from palate.store.keys import recorded
 from palate.tokens.cut import cut_prompts
 
 RECORD = "export.json"
@@ -104,9 +113,11 @@ def export(
 
 def _adapter(config: Config, adapter: Path | None) -> Path:
     """The adapter's folder, the run's own without `adapter`; raises `InputError` if it is not there."""
-    adapter = adapter or config.run_path / "adapter"
+    own, adapter = adapter is None, adapter or config.run_path / "adapter"
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or name one with --adapter", adapter)
+    if own:
+        check_pinned(config.run_path)
     return adapter
 
 
@@ -119,6 +130,10 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)
+    known = {ABOUT, RECORD, STATE, FILE, *recorded(folder / RECORD).get("files", ())}
+    for name in files_of(folder) if folder.is_dir() else ():
+        if name not in known and not name.endswith(".gguf"):
+            raise InputError(f"holds {name}, expected an earlier export with nothing else; name another folder", folder)
 
 
 @dataclass(frozen=True)

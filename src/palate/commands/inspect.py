@@ -26,6 +26,8 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) -> None:
     """Print the figures of the config's ratings, or JSON; with `html` write them as a page, too."""
+    if html is not None and html.suffix != ".html":
+        raise InputError("has another suffix, expected .html", html)
     console.start_logging()
     ratings = log_of(config)
     profile = profile_of(ratings, config.prepare)

@@ -4,14 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
+
 from palate import __version__
 from palate.config import Config
 from palate.store.artifacts import sha256_file, write_json
 from palate.store.hub import locate
 from palate.store.keys import Key, as_recorded, changed, damage_in, recorded
+from palate.store.manifest import Record, check_record
 
 SHORT = 40
 """Characters of a value up to which a reason shows it."""
+
+
+class _Stage(Record):
+    made_from: dict[str, Any]
+    outputs: dict[str, str]
+
+
+class _Stages(RootModel[dict[str, _Stage]]):
+    pass
 
 
 class Ledger:
@@ -21,6 +33,7 @@ class Ledger:
         self.folder = folder
         self.path = folder / "stages.json"
         self.entries = recorded(self.path)
+        check_record(self.entries, _Stages, self.path, "remove the file to do all stages again")
 
     def reason(self, stage: str, made_from: Mapping[str, Any], outputs: list[Path]) -> str | None:
         """Why a stage has to run; None if it need not."""

@@ -17,6 +17,7 @@ from palate.prompt.chat import Chat
 from palate.ratings.database import place_of
 from palate.store import keys
 from palate.store.artifacts import MANIFEST, sha256_of
+from palate.store.places import check_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,8 +124,11 @@ def prepare_data(config: Config, *, whole: bool = False) -> dict[str, Any]:
     """
     from palate.samples import prepare as export
     from palate.samples.build import check_in_memory
+    from palate.samples.export import FILES
+    from palate.samples.prepared import STAGE
     from palate.samples.signals import Signals
 
+    check_files(config.data_path, "palate prepare", STAGE, FILES)  # before a long log is read
     ratings = ratings_of(config)
     if whole:
         check_in_memory(ratings, "measures models")

@@ -1,6 +1,5 @@
 """Recommend: what a user, a written history, or every user would most likely like."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -284,7 +283,7 @@ def _for_one(recommender: "Recommender", request: Request, asker: "Asker", model
         scored: dict[str, Any] = {"candidates": item.size, "items": samples.items.height, "left_out_as_seen": left_out}
         scored |= {"seconds": seconds, **model.about, "retriever": request.first_stage}
         found = {"for": asker.name, "recommendations": ranked.to_dicts(), "scored": scored}
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        console.print_json(found)
         return
     past = recommender.past(asker)
     titles = samples.items["title"].gather(past.item).to_list()
@@ -321,7 +320,7 @@ def _for_all(
     found = recommend_all(recommender, askers, users, request.top_k, out, key, console.err, in_order)
     count = found["user_id"].n_unique()
     if as_json:
-        print(json.dumps({"file": str(out), "users": count, "rows": found.height}, indent=2))
+        console.print_json({"file": str(out), "users": count, "rows": found.height})
         return
     told = f"{found.height:,} recommendations for {count:,} users in {out}"
     console.out.print(told, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from palate.prompt.messages import to_generation_messages
 from palate.report.answer import answer
 from palate.report.costs import Cost
 from palate.report.ladder import ladder_table, use_sentence
-from palate.report.outcome import Outcome
+from palate.report.outcome import Outcome, read_metrics
 from palate.report.page import About, render_report, write_page
 from palate.report.table import ablation_table, evaluation_table
 from palate.report.user_examples import UserExample
@@ -61,7 +61,7 @@ def publish(
 
 def run_metrics(run: Path) -> dict[str, Any]:
     """The content of a run's `metrics.json`, with the times of its ladder; raises `InputError` without one."""
-    metrics, seconds = dict(read_json(run / METRICS)), recorded(run / SPEED)
+    metrics, seconds = read_metrics(run / METRICS), recorded(run / SPEED)
     for rung in (metrics.get("ladder") or {}).get("rungs", ()):
         rung["thousand_seconds"] = seconds.get(rung.get("key"))
     return metrics

@@ -31,6 +31,7 @@ from palate.console import log
 from palate.errors import InputError
 from palate.measure.calibration import FILE
 from palate.measure.offset import FILE as OFFSET
+from palate.models.adapter import check_own
 from palate.models.item_vectors import FILE as FILE_OF_VECTORS
 from palate.progress import clock, stage
 from palate.prompt.chat import Chat
@@ -38,8 +39,8 @@ from palate.prompt.tokenizer import tokenizer_identity
 from palate.report.answer import answer
 from palate.report.outcome import Outcome
 from palate.samples import Prepared, load_prepared
+from palate.samples.prepared import read_manifest
 from palate.store.artifacts import MANIFEST, read_json, sha256_file, sha256_of, write_json
-from palate.store.keys import damage_in, recorded
 from palate.text.vectors import check_text
 
 STAGES, ZERO_SHOT = 7, 3
@@ -88,10 +89,11 @@ def _finished(config: Config) -> Outcome | None:
     """What the run left, if it went through and neither its inputs nor its files have changed since."""
     ledger = Ledger(config.run_path)
     outputs = [config.run_path / name for name in ledger.entries.get(WHOLE, {}).get("outputs", {})]
-    manifest = recorded(config.data_path / MANIFEST)
-    if not outputs or not manifest or ledger.reason(WHOLE, _whole(config, manifest), outputs) is not None:
+    try:
+        manifest = read_manifest(config.data_path)
+    except InputError:
         return None
-    if damage_in(config.data_path, manifest["outputs"], hashes=False):
+    if not outputs or ledger.reason(WHOLE, _whole(config, manifest), outputs) is not None:
         return None
     if config.ratings.source is not None and data_stage.why_again(config, manifest):
         return None
@@ -111,6 +113,7 @@ class _Run:
     def __init__(self, config: Config) -> None:
         self.config, self.folder = config, config.run_path
         self.chat = data_stage.check_model(config)
+        check_own(self.folder / "adapter")
         with self._place(1, "prepare") as made:
             self.data = _prepare(config, made)
             check_text(self.data.samples.items, config.text, config.model.base)

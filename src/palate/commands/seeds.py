@@ -19,6 +19,7 @@ from palate.models.adapter import TRAINING
 from palate.plan.predict import fitted
 from palate.progress import clock
 from palate.store.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json
+from palate.store.manifest import PREPARE_AGAIN, read_manifest
 from palate.train.processes import join
 
 SEEDS = "seeds.json"
@@ -139,8 +140,8 @@ def _data(config: Config) -> dict[str, str]:
     """The hashes of what is trained and validated on."""
     folder = config.data_path
     if (folder / MANIFEST).is_file():
-        hashes = read_json(folder / MANIFEST)["outputs"]
-        return {name: hashes[name] for name in ("train.json", "eval.json")}
+        hashes = read_manifest(folder / MANIFEST, PREPARE_AGAIN)["outputs"]
+        return {name: hashes.get(name, "") for name in ("train.json", "eval.json")}
     alpaca = alpaca_of(config)
     files = {} if alpaca is None else alpaca.files
     return {path.name: sha256_file(path) for split, path in files.items() if split != "test"}

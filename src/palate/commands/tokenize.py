@@ -1,7 +1,5 @@
 """Tokenize: the token datasets written out, for trainers that read them from disk."""
 
-import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,12 +21,13 @@ from palate.commands.prepare import (
 from palate.commands.signals import signalled
 from palate.config import Config
 from palate.console import log
-from palate.errors import InputError, WorkError
+from palate.errors import WorkError
 from palate.progress import track
 from palate.prompt.tokenizer import tokenizer_identity
 from palate.samples.prepared import TABLES
 from palate.samples.split import SPLITS
-from palate.store.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
+from palate.store.artifacts import atomic_folder, write_json, write_manifest
+from palate.store.places import check_folder
 from palate.tokens.arrow import TOKEN_BYTES, Chunk, describe, write_dataset
 from palate.tokens.dataset import Options, TokenDataset, token_datasets
 from palate.tokens.portable import STAGE as PORTABLE
@@ -53,7 +52,7 @@ def tokenize(
     """
     console.start_logging()
     out = (out or config.run_path / "tokens").expanduser().resolve()
-    _check_place(out)
+    check_folder(out, "palate tokenize", (STAGE, PORTABLE))
     wanted = [split for split in SPLITS if splits is None or split in splits]
     chat = chat_of(config)
     options = token_options(config)
@@ -98,7 +97,7 @@ def tokenize(
             stats=stats,
         )
     if as_json:
-        print(json.dumps({"folder": str(out), **manifest}, ensure_ascii=False, indent=2))
+        console.print_json({"folder": str(out), **manifest})
     else:
         _tell(out, stats, options)
     return manifest
@@ -135,7 +134,7 @@ def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool 
     """
     console.start_logging()
     out = (out or config.run_path / "portable").expanduser().resolve()
-    _check_place(out)
+    check_folder(out, "palate tokenize", (STAGE, PORTABLE))
     chat = chat_of(config)
     data = prepared(config)
     tokens = tokens_of(config, data, chat, ("train", "val"))
@@ -148,7 +147,7 @@ def tokenize_portable(config: Config, out: Path | None = None, *, as_json: bool 
         options = portable_options(config) | {"tokenizer": config.tokenizer_name}
         manifest = write_portable(folder, datasets, sample_ids(data), chat, options, data.manifest)
     if as_json:
-        print(json.dumps({"folder": str(out), **manifest}, ensure_ascii=False, indent=2))
+        console.print_json({"folder": str(out), **manifest})
         return manifest
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     each = ", ".join(f"{len(dataset):,} {name}" for name, dataset in datasets.items())
@@ -171,25 +170,3 @@ def _stats(dataset: TokenDataset) -> dict[str, Any]:
 def _chunks(dataset: TokenDataset) -> Iterator[Chunk]:
     for batch in track(dataset.batches(), len(dataset), f"writing {dataset.split}"):
         yield dataset.ragged(batch)
-
-
-def _check_place(out: Path) -> None:
-    """Raise `InputError` for a place that cannot be written, or that holds what this stage did not write."""
-    place = next(path for path in (out, *out.parents) if path.exists())
-    if not place.is_dir():
-        raise InputError("is a file, expected a folder", place)
-    above = out.parent if place == out else place
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError("this user may not write here, expected a folder with that permission", above)
-    if os.path.ismount(out):
-        raise InputError("is a mount point and cannot be replaced, expected a folder inside of it", out)
-    if place != out:
-        return
-    manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else {}
-    ours = manifest.get("stage") in (STAGE, PORTABLE)
-    known = {MANIFEST, *manifest["outputs"]} if ours else set()
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        # What `datasets` keeps of its own work on a dataset lies beside that dataset, and is of no use after it.
-        if not path.is_dir() and name not in known and not (ours and path.match("cache-*.arrow")):
-            raise InputError(f"holds {name}, expected an empty folder or one that `palate tokenize` wrote", out)

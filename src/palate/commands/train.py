@@ -18,6 +18,7 @@ from palate.commands.prepare import (
 )
 from palate.config import Config, write_config
 from palate.errors import InputError
+from palate.models.adapter import check_own, pin
 from palate.models.load import model_folder
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
@@ -40,6 +41,7 @@ def train(config: Config) -> Path:
 def train_here(config: Config) -> Path:
     """As `train`, in this process, which may be one of several."""
     processes = join()
+    check_own(config.run_path / "adapter")
     with processes.in_turn():
         chat = check_model(config)
         train, evaluated, manifest = _training_data(config, chat)
@@ -65,6 +67,8 @@ def train_here(config: Config) -> Path:
             fitted=fitted,
         )
         adapter = result.adapter
+    if processes.is_first:
+        pin(config.run_path)
     leave()
     return adapter
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from palate import __version__
 from palate.config import Config, ModelConfig
@@ -26,7 +26,8 @@ from palate.prompt.template import DATE, Template, date_of, with_date, without_d
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
 from palate.store.artifacts import MANIFEST, atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import locate
-from palate.validation import wrong
+from palate.store.keys import damage_in, recorded
+from palate.store.manifest import PREPARE_AGAIN, check_record, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ SETTINGS = "adapter_config.json"
 PICKLED = "adapter_model.bin"
 TRAINING = "training.json"
 """What a training says of itself, with the manifest of its data."""
+_PINNED = tuple(f"adapter/{name}" for name in (ABOUT, SETTINGS, WEIGHTS))
 
 
 def save_adapter(
@@ -117,10 +119,7 @@ def read_about(adapter: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     about = read_json(file)
-    try:
-        _About.model_validate(about)
-    except ValidationError as error:
-        raise InputError(" ".join(wrong(error.errors()[0])), file) from None
+    check_record(about, _About, file)
     return dict(about)
 
 
@@ -174,7 +173,7 @@ def weights_from(config: Config) -> str | None:
 def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Path | None:
     """The adapter at the path `adapter`, else the run's; None with `base_only`.
 
-    Raises `InputError` if the folder does not exist, or if the run's was trained on other samples.
+    Raises `InputError` if the folder does not exist, or if the run's was exchanged, or trained on other samples.
     """
     if base_only:
         return None
@@ -182,8 +181,37 @@ def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Pat
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
     if own:
+        check_pinned(config.run_path)
         _check_data(config, adapter)
     return adapter
+
+
+def check_pinned(run: Path) -> None:
+    """Raise `InputError` if a run's adapter is another one than `palate run` measured, as the run's manifest has it."""
+    if not (run / MANIFEST).is_file():
+        return
+    outputs = read_manifest(run / MANIFEST, "run `palate run` again")["outputs"]
+    damage = damage_in(run, {name: outputs[name] for name in _PINNED if name in outputs})
+    if damage is not None:
+        raise InputError(
+            f"{damage.problem} since `palate run` measured this adapter, by the hash in {MANIFEST}; train again, or "
+            "name the adapter with --adapter to use it all the same",
+            run / damage.file,
+        )
+
+
+def pin(run: Path) -> None:
+    """Put the hashes of a run's new adapter into the run's manifest, if it has one."""
+    manifest = recorded(run / MANIFEST)
+    if isinstance(manifest.get("outputs"), dict):
+        manifest["outputs"] |= {name: sha256_file(run / name) for name in _PINNED if (run / name).is_file()}
+        write_json(run / MANIFEST, manifest)
+
+
+def check_own(folder: Path) -> None:
+    """Raise `InputError` if the folder of a run's adapter holds something else, which training would replace."""
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"has no {ABOUT}, expected an adapter of Palate's; name another run with --out", folder)
 
 
 def _check_data(config: Config, adapter: Path) -> None:
@@ -195,7 +223,7 @@ def _check_data(config: Config, adapter: Path) -> None:
     files = adapter / TRAINING, config.data_path / MANIFEST
     if not all(file.is_file() for file in files):
         return
-    manifests = read_json(files[0]).get("data_manifest") or {}, read_json(files[1])
+    manifests = read_json(files[0]).get("data_manifest") or {}, read_manifest(files[1], PREPARE_AGAIN)
     prompts = [each.get("options", {}).get("prompt") for each in manifests]
     hashes = [each.get("outputs", {}).get("train.json") for each in manifests]
     if prompts[0] == prompts[1] and None not in hashes and hashes[0] != hashes[1]:

@@ -32,6 +32,12 @@ USER = "user."
 """What the fields from the table of users begin with."""
 
 
+WIDEST = 1000
+"""The largest width or precision of a field; a larger one takes memory and time for blanks and zeros."""
+_SPEC = re.compile(r"(?s:.?[<>=^])?[-+ ]?z?#?(\d*)[,_]?(?:\.(\d*)[,_]?)?[a-zA-Z%]?")
+"""Python's format specs, with width and precision."""
+
+
 class TemplatePart(NamedTuple):
     """A part of a template: literal text, then a field with its format spec; `field` is None after the last one."""
 
@@ -52,6 +58,9 @@ def split_template(template: str) -> list[TemplatePart]:
         named = field is None or field.removeprefix(USER).isidentifier()
         if conversion or not named or "{" in (format_spec or ""):
             raise ValueError(f"{template!r}: a field must be a plain name such as {{title}} or {{rating:.1f}}")
+        for number in found.groups() if (found := _SPEC.fullmatch(format_spec or "")) else ():
+            if number and (len(number) > len(str(WIDEST)) or int(number) > WIDEST):
+                raise ValueError(f"{template[:80]!r}: {{{field}}} expects a width or precision of {WIDEST:,} at most")
         parts.append(TemplatePart(literal, field, format_spec or ""))
     return parts
 
@@ -102,7 +111,7 @@ def _beginning(text: str, most: int) -> str:
     return text[: ends[-1]] if ends else f"{text[: marks[most - 1].end()].rstrip()}…"
 
 
-_CUT = re.compile(r"cut([1-9]\d*)")
+_CUT = re.compile(r"cut([1-9]\d{0,8})")
 _MARK = re.compile(r"\w+|[^\w\s]")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])(?=[\s\"'”’)])|(?<=[。！？])|(?<=[.!?][\"'”’)])(?=\s)")
 """The end of a sentence."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from pydantic import TypeAdapter
@@ -17,8 +18,46 @@ from palate.measure.ranking_table import RankingTable
 from palate.measure.seeds import OverSeeds
 from palate.measure.slices import Slices
 from palate.measure.stacking import Stack
+from palate.store.artifacts import read_json
+from palate.store.manifest import Record, check_record
 
 READABLE = ("calibrations", "offsets", "ablations", "rankings", "slices", "comparison", "seeds", "leaks", "ladder")
+
+
+class _Values(Record):
+    auc: float | None = None
+
+
+class _Row(Record):
+    key: str
+    kind: str
+    metrics: _Values
+
+
+class _Fitted(Record):
+    method: str
+    parameters: dict[str, float | list[float]]
+
+
+class _Use(Record):
+    use: str
+
+
+class _Metrics(Record):
+    """The keys of `metrics.json` that other commands read."""
+
+    entries: list[_Row] | None = None
+    ladder: _Use | None = None
+    verdict: list[str] | None = None
+    calibrations: dict[str, _Fitted] | None = None
+    offsets: dict[str, Any] | None = None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The content of a `metrics.json`; raises `InputError` if it is damaged or was edited."""
+    metrics: dict[str, Any] = read_json(path)
+    check_record(metrics, _Metrics, path, "run `palate run` or `palate evaluate` again")
+    return metrics
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from palate.ratings.load import Ratings
 from palate.samples.build import Samples, checked_samples
 from palate.samples.lines import CHUNK, Renderer, ranges, renderer
 from palate.samples.negatives import FILE as NEGATIVES
+from palate.samples.prepared import STAGE
 from palate.samples.signals import FILE, USERS, Signals
 from palate.samples.split import SPLITS
 from palate.store.artifacts import atomic_folder, write_json, write_manifest
+from palate.store.places import check_files
 from palate.store.scratch import blocks_of
 
 Write = Callable[[Renderer, NDArray[np.int64]], bytes]
@@ -26,6 +28,9 @@ Write = Callable[[Renderer, NDArray[np.int64]], bytes]
 Spread = Callable[[Renderer, Write, Iterable[NDArray[np.int64]]], Iterator[bytes]]
 """Writes chunks of samples, in their order."""
 
+FILES = ("train.json", "eval.json", "test_raw.jsonl", "val_raw.jsonl", "dataset_info.json", "ratings.parquet",
+         "items.parquet", NEGATIVES, FILE, USERS, "skipped.csv")  # fmt: skip
+"""The names of all files that `prepare` may write beside the manifest."""
 _RAW_CHUNK = CHUNK // 2  # a raw sample has its history twice, as text and as a list
 
 
@@ -46,8 +51,9 @@ def prepare(
     rows, and last `manifest.json`.
     The same ratings, options, prompt and seed give the same bytes. `spread` renders them elsewhere, as
     `palate.cluster.samples` does. Raises `InputError` as `checked_samples` and
-    `renderer` do, before it writes anything.
+    `renderer` do, and for a folder with files that may be the user's, before it writes anything.
     """
+    check_files(out, "palate prepare", STAGE, FILES)
     samples = checked_samples(ratings, options, seed)
     if prompt.signals and signals is not None:
         samples = replace(samples, signals=signals.of(samples))
@@ -80,7 +86,7 @@ def prepare(
                 _as_text(ratings.skipped).write_csv(folder / "skipped.csv")
         return write_manifest(
             folder,
-            "prepare",
+            STAGE,
             inputs=ratings.inputs,
             options=decisive_options(options, prompt, seed)
             | ({"ratings": reading} if reading else {})

@@ -17,9 +17,11 @@ from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS
 from palate.store.artifacts import MANIFEST, read_json
 from palate.store.keys import Damage, damage_in
+from palate.store.manifest import PREPARE_AGAIN, PreparedManifest, check_record
 from palate.store.parquet import read_blocks, row_count
 from palate.store.scratch import Scratch
 
+STAGE = "prepare"
 TABLES = ("ratings.parquet", "items.parquet")
 
 
@@ -45,9 +47,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         state = f"has no {MANIFEST}" if folder.is_dir() else "does not exist"
         raise InputError(f"{state}, expected a folder that `palate prepare` wrote", folder)
     manifest: dict[str, Any] = read_json(path)
-    stage = manifest.get("stage")
-    if stage != "prepare" or not set(TABLES) <= set(manifest.get("outputs", {})):
-        raise InputError(f"is of stage {stage!r}, expected one that `palate prepare` wrote", path)
+    outputs = manifest.get("outputs")
+    if manifest.get("stage") != STAGE or (isinstance(outputs, dict) and not outputs.keys() >= set(TABLES)):
+        raise InputError(f"is of stage {manifest.get('stage')!r}, expected one that `palate prepare` wrote", path)
+    check_record(manifest, PreparedManifest, path, PREPARE_AGAIN)
     _refuse(folder, damage_in(folder, manifest["outputs"], hashes=False))
     return manifest
 
@@ -88,4 +91,4 @@ def _timeline(path: Path, scratch: Scratch | None) -> pl.DataFrame:
 
 def _refuse(folder: Path, damage: Damage | None) -> None:
     if damage:
-        raise InputError(f"{damage.problem}; run `palate prepare` again", folder / damage.file)
+        raise InputError(f"{damage.problem}; {PREPARE_AGAIN}", folder / damage.file)

@@ -43,7 +43,10 @@ def served(folder: Path, *, otherwise: str = "user-item") -> str:
     It is the one that the run's ladder (`metrics.json`) recommends, else its best baseline by AUC; of a release without
     a language model the one that `palate refresh` compared; `otherwise` for a run that measured nothing.
     """
-    metrics = recorded(folder / "metrics.json")
+    from palate.report.outcome import read_metrics  # imports much
+
+    file = folder / "metrics.json"
+    metrics = read_metrics(file) if file.is_file() else {}
     if metrics.get("ladder"):
         return str(metrics["ladder"]["use"])
     rows: list[dict[str, Any]] = [row for row in metrics.get("entries", []) if row["kind"] == "baseline"]

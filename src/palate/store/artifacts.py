@@ -26,6 +26,8 @@ DAMAGED = (OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, z
 DAY = 86_400.0
 """Seconds without a write after which what another machine was writing counts as abandoned."""
 MANIFEST = "manifest.json"
+HALF = f".{MANIFEST}"
+"""The manifest of a folder while its files are being replaced; it stays if the process is killed meanwhile."""
 _REPLACED = "replaced"
 
 
@@ -81,8 +83,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; its files replace those of `path`, manifest last, if the block raises nothing.
 
-    Files of `path` that the block did not write stay. The old manifest is removed first, because the folder is
-    inconsistent between the first and the last rename. With `whole` two renames replace the entire folder.
+    Files of `path` that the block did not write stay. The manifest is called `HALF` from the first to the last rename,
+    because the folder is inconsistent meanwhile. With `whole` two renames replace the entire folder.
     """
     partial = hidden(path, "partial")
     with writing(path):
@@ -101,10 +103,13 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
                 if whole and path.exists():
                     _exchange(partial, path)
                 elif path.exists():
-                    (path / MANIFEST).unlink(missing_ok=True)
+                    for old in (path / MANIFEST, partial / MANIFEST):
+                        if old.exists():
+                            old.replace(path / HALF)
                     for name in names:
                         (path / name).parent.mkdir(parents=True, exist_ok=True)
-                        (partial / name).replace(path / name)
+                        (path / HALF if name == MANIFEST else partial / name).replace(path / name)
+                    (path / HALF).unlink(missing_ok=True)  # without a new manifest
                 else:
                     partial.rename(path)
         finally:

@@ -30,6 +30,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
     except Timeout:
         got = wait
         if wait:
+            if not file.exists():  # released meanwhile, or a folder such as /proc, where filelock would try for good
+                file.touch()
             log.info("waiting for another process that writes %s", path)
             lock.acquire()
     except OSError as error:

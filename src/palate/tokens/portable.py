@@ -19,6 +19,7 @@ from palate.prompt.chat import Chat
 from palate.prompt.tokenizer import differing, is_text_hash, rendered_otherwise, tokenizer_identity
 from palate.store.artifacts import MANIFEST, read_json, write_json, write_manifest
 from palate.store.keys import damage_in
+from palate.store.manifest import read_manifest
 from palate.tokens.dataset import Options, TokenDataset
 
 STAGE = "portable"
@@ -80,14 +81,14 @@ def is_portable(folder: Path) -> bool:
 
 def open_portable(folder: Path) -> Portable:
     """Open a folder; raises `InputError` for another folder, another format, and a changed file."""
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("stage") != STAGE:
+    manifest = read_manifest(folder / MANIFEST, AGAIN)
+    if manifest["stage"] != STAGE:
         raise InputError("is not of a portable token folder, expected one that `palate tokenize --portable` wrote",
                          folder / MANIFEST)  # fmt: skip
-    options = manifest.get("options", {})
+    options = manifest["options"]
     if options.get("format") != FORMAT:
         raise InputError(f"is of format {options.get('format')!r}, expected {FORMAT}; {AGAIN}", folder / MANIFEST)
-    damage = damage_in(folder, {ABOUT: "", **manifest.get("outputs", {})})
+    damage = damage_in(folder, {ABOUT: "", **manifest["outputs"]})
     if damage:
         raise InputError(f"{damage.problem}; {AGAIN}", folder / damage.file)
     return Portable(folder, manifest, read_json(folder / ABOUT))
