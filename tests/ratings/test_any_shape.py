@@ -101,20 +101,42 @@ def test_a_file_in_any_form(tmp_path: Path, how: str) -> None:
     check(read(tmp_path / f"ratings{suffix}"), shape)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "title"),
-    [
-        ("cp1252", "Les Misérables – l’été à Orléans"),
-        ("cp1251", "Служебный роман и ещё одна комедия о людях"),
-        ("shift_jis", "七人の侍"),
-        ("gb18030", "卧虎藏龙是一部电影，我们都喜欢看这部电影"),
-    ],
-)
-def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, title: str) -> None:
+IN_ENCODINGS = {
+    "cp1252": "Les Misérables – l’été à Orléans|Das weiße Rössl, ¿Qué he hecho?|Cidade São, Låt den rätte, Brødre",
+    "cp1250": "Krzyżacy|Mały Książę i Wiedźmin: Ostatnie życzenie|Przedwiośnie",
+    "iso8859_2": "Wiedźmin: Ostatnie życzenie|Szatan z siódmej klasy, część pierwsza|Mały Książę",
+    "windows-1250": "Osudy dobrého vojáka Švejka|Ostře sledované vlaky a Žert|Bílá nemoc",
+    "iso-8859-2": "Ostře sledované vlaky|Osudy dobrého vojáka Švejka|Krysař a Žert",
+    "cp1250 ": "Kőszívű ember fiai|Őszi hajnal és Csongor és Tünde|Az ember tragédiája",
+    "cp1251": "Служебный роман и ещё одна комедия о людях|ВОЙНА И МИР|Пользователь0",
+    "koi8_r": "Война и мир|Мёртвые души|Отцы и дети",
+    "cp1253": "Ο Χριστός ξανασταυρώνεται|Άσκηση|Το τρίτο στεφάνι",
+    "cp1254": "Aşk-ı Memnu|Çalıkuşu ve İnce Memed|Saatleri Ayarlama Enstitüsü",
+    "cp1255": "סיפור על אהבה וחושך|מיכאל שלי|ואלס עם באשיר",
+    "cp1256": "موسم الهجرة إلى الشمال|أولاد حارتنا|مدن الملح",
+    "cp1257": "Žemė maitintoja|Dievų miškas ir Anykščių šilelis|Altorių šešėly",
+    "mac_roman": "Café Müller|Über uns|Les Misérables à Orléans",
+    "shift_jis": "七人の侍|千と千尋の神隠し|ゴジラ",
+    "euc_jp": "七人の侍|千と千尋の神隠し|ゴジラ",
+    "gb18030": "卧虎藏龙是一部电影，我们都喜欢看这部电影|红楼梦|霸王别姬",
+    "big5": "臥虎藏龍|悲情城市|花樣年華",
+    "cp949": "살인의 추억|올드보이|기생충",
+}
+
+
+@pytest.mark.parametrize("encoding", IN_ENCODINGS)
+def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    titles, encoding = IN_ENCODINGS[encoding].split("|"), encoding.strip()
+    rows = "".join(f'{item},"{title}"\n' for item, title in zip((10, 20, 30), titles, strict=True))
     (tmp_path / "ratings.csv").write_bytes(csv(LOG))
-    (tmp_path / "movies.csv").write_bytes(f"item_id,title\n10,{title}\n20,B\n30,C\n".encode(encoding))
-    assert read(tmp_path).items["title"][0] == title
-    assert read(tmp_path, encoding=encoding).items["title"][0] == title
+    (tmp_path / "movies.csv").write_bytes(f"item_id,title\n{rows}".encode(encoding))
+    assert read(tmp_path).items["title"].to_list() == titles
+    guess = caplog.text.count(f"such as '10,\"{titles[0]}") * caplog.text.count("ratings.encoding names another")
+    assert guess == (encoding != "cp1252")
+    caplog.clear()
+    assert read(tmp_path, encoding=encoding).items["title"].to_list() == titles
+    assert not caplog.text
 
 
 def test_accents_that_fit_many_encodings_are_those_of_western_europe(tmp_path: Path) -> None:
