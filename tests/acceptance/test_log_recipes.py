@@ -110,6 +110,7 @@ def steam(folder: Path) -> list[str]:
     games = (f"{i},{title(i)},2015-05-05,true,false,false,Very Positive,90,100,9.99,true" for i in range(ITEMS))
     (place / "games.csv").write_text("\n".join([head, *games]))
     (place / "users.csv").write_text("user_id,products,reviews\n1,2,3\n")
+    write_lines(place / "games_metadata.json", [{"app_id": i, "description": "", "tags": []} for i in range(ITEMS)])
     return ["--ratings", "steam"]
 
 

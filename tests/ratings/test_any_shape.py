@@ -566,6 +566,15 @@ def test_titles_beside_the_ratings_count_before_a_table_of_another_name(tmp_path
     assert read(tmp_path / "log.csv", untitled="id").items["title"].to_list() == ["10", "20", "30"]
 
 
+def test_a_table_without_titles_is_no_table_of_items(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "interactions.csv")
+    (tmp_path / "book_id_map.csv").write_text("book_id_csv,book_id\n1,10\n")
+    assert read(tmp_path, untitled="id").items["title"].to_list() == ["10", "20", "30"]
+    ITEMS.write_csv(tmp_path / "games.csv")
+    ITEMS.drop("title").write_ndjson(tmp_path / "games_metadata.json")
+    check(read(tmp_path))
+
+
 def test_when_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
     LOG.with_columns(rating=pl.lit("good")).write_csv(tmp_path / "ratings.csv")
     ITEMS.write_csv(tmp_path / "items.csv")

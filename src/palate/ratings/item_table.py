@@ -163,6 +163,16 @@ def item_files(source: str, encoding: str | None = None, what: str = "item") -> 
         yield tables.open_all(names)
 
 
+def has_title(file: SourceFile, columns: Mapping[str, str]) -> bool:
+    """Whether a file has a column of titles; True for a file that cannot be read, of which its reader says why."""
+    typed = format_of(file)
+    try:
+        names = list(layout_of(file).names) if typed is None else typed.header(file)
+        return column_of("title", names, columns, file.place, needed=False) is not None
+    except InputError:
+        return True
+
+
 def _joining(table: pl.DataFrame, item: str, rated: pl.Series) -> str:
     """The column of ids, `item` or another with a usual name, that has most of the rated ids."""
     usual = [name for name in table.columns if plain_name(name) in (*ROLES["item"], "id")]
