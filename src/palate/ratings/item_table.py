@@ -28,7 +28,7 @@ from palate.ratings.layout import (
 )
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable
-from palate.ratings.roles import ROLES, plain_name
+from palate.ratings.roles import ROLES, named_as, plain_name
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.spreadsheet import SHEET
 from palate.ratings.text import WHITE, folded, is_shown
@@ -79,7 +79,7 @@ def _read(
     """The items of one file."""
     table, layout = columns_in(file)
     item, title = _columns_of(table.columns, columns, file.place)
-    if rated is not None and "item" not in columns:
+    if rated is not None and not ("item" in columns and named_as(columns["item"], table.columns)):
         item = _joining(table, item, rated)
     roles = roles_of(table.columns, {"item_id": item, "title": title})
     others = [c for c in table.columns if c not in (item, title)]
@@ -225,11 +225,12 @@ def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
 
 def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:
     """The id and the title column."""
-    mapped = {role: name for role, name in columns.items() if name in names}
+    mapped = {role: name for role, name in columns.items() if named_as(name, names)}
     title = column_of("title", names, mapped, place)
     item = column_of("item", names, mapped, place, needed=False) or next((n for n in names if n.lower() == "id"), None)
     if item is None:
-        raise InputError(f"has no item column, expected one such as movieId; found {', '.join(names)}", place, 1)
+        expected = "expected one such as movieId, or its name as --item"
+        raise InputError(f"has no item column, {expected}; found {', '.join(names)}", place, 1)
     assert title is not None
     return item, title
 

@@ -179,8 +179,9 @@ def load_ratings(
             wanted += "(--title NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         known = [name for named in (*roles.values(), *(part.columns for part in table.parts)) for name in named]
-        if "title" in columns and not named_as(columns["title"], known):
-            raise InputError(f"names no column {columns['title']!r} of {', '.join(roles)}", "ratings.columns.title")
+        for role in ("item", "title"):
+            if role in columns and not named_as(columns[role], [*known, *files[0].folders]):
+                raise InputError(f"names no column {columns[role]!r} of {', '.join(roles)}", f"ratings.columns.{role}")
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
             table, scale = first_likes(table), SCALE

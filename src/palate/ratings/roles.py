@@ -25,7 +25,7 @@ ROLES = {
             "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
             "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
             "commentpostid productsku artikel artikelnr artikelid boardgameid productcode itemcode upc ean hotel "
-            "venueid poiid locationid product article book film game track song anime business"
+            "venueid poiid locationid product article book film game track song anime business malid"
         ),
         "rating": (
             "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
