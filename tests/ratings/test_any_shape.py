@@ -166,6 +166,22 @@ def test_the_parts_that_spark_writes(tmp_path: Path) -> None:
         check(read(tmp_path / f"ratings{suffix}/*{suffix}", items=str(tmp_path / f"movies{suffix}/*{suffix}")), shape)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_empty_parts_are_left_out(tmp_path: Path, suffix: str) -> None:
+    ITEMS.write_csv(tmp_path / "items.csv")
+    folder = tmp_path / "ratings"
+    folder.mkdir()
+    (folder / f"part-0.{suffix}").touch()
+    with pytest.raises(InputError, match=rf"part-0\.{suffix}: is empty, expected"):
+        read(folder, items=str(tmp_path / "items.csv"))
+    for number, part in enumerate(LOG.iter_slices(2), 1):
+        (folder / f"part-{number}.{suffix}").write_bytes(csv(part) if suffix == "csv" else lines(part))
+    (folder / f"part-9.{suffix}").write_bytes(csv(LOG[:0]) if suffix == "csv" else b"")
+    for place in (folder, folder / f"*.{suffix}"):
+        found = read(place, items=str(tmp_path / "items.csv"))
+        assert found.frame.rows() == LOG.rows()
+
+
 def test_a_table_partitioned_by_a_column(tmp_path: Path) -> None:
     for number, part in enumerate(LOG.iter_slices(2)):
         (tmp_path / "log" / f"year={2023 + number}").mkdir(parents=True)
@@ -340,6 +356,28 @@ def test_a_file_without_a_header(tmp_path: Path) -> None:
     check(read(tmp_path, header=("user", "item", "rating", "time")), "text with spaces")
     with pytest.raises(InputError, match=r"ratings\.csv:1: row has 4 fields, expected 3"):
         read(tmp_path, header=("user", "item", "rating"), order="file")
+
+
+@pytest.mark.parametrize(
+    ("row", "guess"),
+    [
+        (
+            "user_000000,2017-07-14T02:50:05Z,f1b1cf71-bd35-4e99-8624-24a6e15f0008,Song 8,x",
+            "user,timestamp,item,column4,",
+        ),
+        ("00000c289a1829a808ac09c00daf10bc3c4e0000,The song,200", "user,item,rating"),
+        ("anna0,film8,good", "user,item,column3"),
+        ("col_1,col_2,col_3", None),
+    ],
+)
+def test_ids_and_dates_in_the_first_line_show_that_there_is_no_header(
+    tmp_path: Path, row: str, guess: str | None
+) -> None:
+    (tmp_path / "log.csv").write_text(f"{row}\n{row}\n")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "log.csv")
+    assert ("looks like a row" in str(caught.value)) == (guess is not None)
+    assert f"--header {guess}" in str(caught.value) or guess is None
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])

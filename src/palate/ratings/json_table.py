@@ -84,6 +84,8 @@ def row_lines(path: Path) -> Iterator[int] | None:
 def _schema(path: Path) -> Mapping[str, Any]:
     import polars as pl
 
+    if not path.stat().st_size:
+        raise InputError("is empty, expected an object a line or an array of objects")
     if _is_array(path):
         return _of_array(path).schema
     return pl.scan_ndjson(_unmarked(path), infer_schema_length=_INFERRED).collect_schema()

@@ -54,6 +54,14 @@ _MARKS = {
 }
 """The kind of a binary file by its first bytes."""
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_VALUE = re.compile(
+    rf"[+-]?\d+(\.\d*)?|{_DATE.pattern}[T :\d.,Z+-]*|[0-9a-f]{{8}}(-[0-9a-f]{{4,12}}){{4}}|[0-9a-f]{{32,64}}"
+)
+"""A number, a time, a UUID or a hash, which no header has."""
+_ID = re.compile(r"(\w*[^\W\d])\d+")
+"""An id such as `user_17`; a header may have one, or several that count such as `column_1`."""
+
 MOST_COLUMNS = 5_000
 """Columns of a table: Polars takes some kilobytes for each."""
 _BLOCK = 1 << 20
@@ -438,10 +446,11 @@ def roles_of(names: Sequence[str], used: Mapping[str, str | None]) -> dict[str, 
 
 
 def _check_header(names: Sequence[str], place: str, role: str) -> None:
-    """Raise `InputError` if the header looks like a row: it has a number and no name of `ROLES`."""
+    """Raise `InputError` if the header looks like a row: it has a value or ids of two kinds, and no name of `ROLES`."""
     usual_names = {name for called in ROLES.values() for name in called}
-    numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
-    if numbers and not any(plain_name(name) in usual_names for name in names):
+    kinds = {found[1] for name in names if (found := _ID.fullmatch(name))}
+    is_row = len(kinds) > 1 or any(_VALUE.fullmatch(name) for name in names)
+    if is_row and not any(plain_name(name) in usual_names for name in names):
         shown = ",".join(names[:4])
         usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
         option = "" if role == "title" else f"--header {','.join(_guessed(names))} names them, or "
@@ -451,4 +460,12 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
 
 def _guessed(names: Sequence[str]) -> list[str]:
     """Names for the columns of a file without a header: the usual order, and words for further columns."""
-    return [("user", "item", "rating", "timestamp")[n] if n < 4 else f"column{n + 1}" for n in range(len(names))]
+    left, found = ["user", "item", "rating", "timestamp"], []
+    for number, value in enumerate(names, 1):
+        role = "timestamp" if _DATE.match(value) else left[0] if left else ""
+        if role not in left or (role in ("rating", "timestamp") and not _VALUE.fullmatch(value)):
+            role = f"column{number}"
+        else:
+            left.remove(role)
+        found.append(role)
+    return found

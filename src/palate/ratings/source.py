@@ -135,7 +135,7 @@ class Source:
         return isinstance(self.root, str) and self.root.endswith("?table=")
 
     def open_all(self, names: Sequence[str]) -> list[SourceFile]:
-        """The tables of some names; a folder among them is the parts in it."""
+        """The tables of some names; a folder among them is the parts in it. Of several, empty texts are left out."""
         found = []
         for name in names:
             folder = Path(self.root) / name
@@ -146,7 +146,7 @@ class Source:
                 found += [self.open(f"{name}/{part}") for part in parts]
             else:
                 found.append(self.open(name))
-        return found
+        return [file for file in found if _is_binary(file) or file.path.stat().st_size] or found[:1]
 
     def open(self, name: str) -> SourceFile:
         """A table of this source as a plain file on disk; raises `InputError` if it cannot be read."""
@@ -208,7 +208,7 @@ class Source:
             return replace(file, path=copy, place=place)
         if self.sheet is not None and file.name in self.chosen:
             raise InputError(f"has no sheets, expected no {spreadsheet.SHEET}{self.sheet}", file.place)
-        if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
+        if _is_binary(file):
             return file
         encoding = encoding_of(file.path, file.place, self.encoding)
         if encoding:
@@ -421,6 +421,11 @@ def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
         target.write(block)
         written += len(block)
     return written
+
+
+def _is_binary(file: SourceFile) -> bool:
+    """Whether a file is a folder, or has a name of a binary format."""
+    return file.path.is_dir() or file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY
 
 
 def _file(path: Path, name: str, place: str) -> SourceFile:
