@@ -1,7 +1,10 @@
 """Wrong input: each gets one line that names the place, what stands there and what was expected."""
 
 import re
+import shutil
+import subprocess
 from decimal import Decimal
+from pathlib import Path
 from unittest.mock import patch
 
 import polars as pl
@@ -230,6 +233,22 @@ def test_two_columns_of_one_meaning_are_refused(table, header, message):
 def test_a_name_in_the_config_chooses_between_columns(table):
     text = "userId,user_id,movieId,rating,timestamp\n1,7,10,4,100\n"
     assert load_ratings(str(table(text)), columns={"user": "user_id"}).frame.rows() == [(7, 10, 4.0, 100)]
+
+
+@pytest.mark.skipif(shutil.which("awk") is None, reason="no awk here")
+def test_files_of_the_netflix_prize_are_converted_as_the_error_says(tmp_path):
+    (tmp_path / "combined_data_1.txt").write_text("1:\n7,3,2005-09-06\n8,5,2005-05-13\n")
+    (tmp_path / "combined_data_2.txt").write_text("2:\n7,4,2005-09-07\n")
+    (tmp_path / "movie_titles.csv").write_bytes("1,2003,Dinosaur Planet\n2,1997,Amélie, the film\n".encode("latin-1"))
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    commands = page.partition("### The Netflix Prize")[2].partition("```sh\n")[2].splitlines()[:2]
+    subprocess.run(["sh", "-c", "\n".join(commands)], cwd=tmp_path, check=True)
+    found = load_ratings(str(tmp_path / "ratings.csv"), items=str(tmp_path / "movies.tsv"))
+    assert found.frame.select("user_id", "item_id", "rating").rows() == [(7, 1, 3.0), (8, 1, 5.0), (7, 2, 4.0)]
+    assert found.items["title"].to_list() == ["Dinosaur Planet", "Amélie, the film"]
+    told = error_of(tmp_path / "combined_data_1.txt")
+    assert "is of the Netflix Prize, expected a table: `" in told
+    assert told.partition("`")[2].partition("`")[0] == commands[0].replace("combined_data_*.txt", "FILES")
 
 
 @pytest.mark.parametrize("note", ["sep=,", "\ufeffsep=,", '"sep=,"', "sep=,,,"])

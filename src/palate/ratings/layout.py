@@ -46,6 +46,10 @@ _CARRIAGE_RETURN = (
     "the line contains a carriage return, expected lines that end in LF or CRLF: "
     "`tr '\\r' '\\n' < FILE > NEW` converts a file whose lines end in CR"
 )
+_OF_NETFLIX = (
+    """`awk -F, -v OFS=, 'BEGIN {print "user,item,rating,time"} sub(/:.?$/, "") {item = $0; next} """
+    """{print $1, item, $2, $3}' FILES > ratings.csv` converts the files"""
+)
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::": "double colons", " ": "spaces"}
 """Names of separators for messages."""
 _MARKS = {
@@ -369,7 +373,7 @@ def csv_problem(error: csv.Error) -> str:
 
 
 def _check_begin(file: SourceFile) -> None:
-    """Raise `InputError` for a binary file, and for lines that end in CR."""
+    """Raise `InputError` for a binary file, for lines that end in CR, and for those of the Netflix Prize."""
     with file.path.open("rb") as content:
         begin = content.read(1 << 12)
     kind = next((kind for mark, kind in _MARKS.items() if begin.startswith(mark)), None)
@@ -377,6 +381,8 @@ def _check_begin(file: SourceFile) -> None:
         raise InputError(f"is {kind}", file.place)
     if b"\0" in begin:
         raise _with_zero(file)
+    if re.match(rb"\d+:\r?\n", begin):
+        raise InputError(f"is of the Netflix Prize, expected a table: {_OF_NETFLIX}", file.place, 1)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
 
