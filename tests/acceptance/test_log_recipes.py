@@ -181,7 +181,7 @@ FORMS: dict[str, tuple[Callable[[Path], list[str]], str, int]] = {
     "amazon_reviews_2023": (amazon, "no. 6. Toyland. Made to last. Made to last.", 360),
     "goodbooks": (goodbooks, "by Ann Lee, Bo Ray, 1998.0", 360),
     "goodreads": (goodreads, "1998. Poems. Poems.", 265),
-    "book_crossing": (book_crossing, '&amp; "café" by A; Lee, 1998', 265),
+    "book_crossing": (book_crossing, '& "café" by A; Lee, 1998', 265),
     "steam": (steam, ", 2015-05-05", 360),
     "yelp": (yelp, ", Reno: Cafes, Food", 360),
     "mind": (mind, ", sports. All of it. Long.", 360),

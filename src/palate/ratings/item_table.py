@@ -31,7 +31,7 @@ from palate.ratings.rating_table import RatingTable
 from palate.ratings.roles import ROLES, named_as, plain_name
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.spreadsheet import SHEET
-from palate.ratings.text import WHITE, folded, is_shown
+from palate.ratings.text import WHITE, folded, is_shown, without_entities
 from palate.ratings.typed_ratings import type_of
 from palate.ratings.wrong_rows import first_row
 
@@ -57,7 +57,8 @@ def read_items(
 def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
     """The rows of several tables with the ids `{what}_id`, texts on one line, and names that a prompt may name.
 
-    Raises `InputError` with the line of the first row without an id, or with the id of an earlier row.
+    Entities of HTML become characters, see `without_entities`. Raises `InputError` with the line of the first row
+    without an id, or with the id of an earlier row.
     """
     name = f"{what}_id"
     ids = pl.String() if len({part.frame.schema[name] for part in parts}) > 1 else parts[0].frame.schema[name]
@@ -68,6 +69,8 @@ def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
         problem = f"has a column of another type than the other parts, expected the same: {first_line(error)}"
         raise InputError(problem, parts[-1].file.place) from None
     table = table.rename(_as_fields(table.columns))
+    texts = [column for column in table.iter_columns() if column.dtype == pl.String and column.name != name]
+    table = table.with_columns(map(without_entities, texts))
     table = table.with_columns(folded(pl.col(pl.String).exclude(name).fill_null("")))
     _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()), what)
     return table
@@ -204,7 +207,8 @@ def items_of_titles(table: RatingTable) -> pl.DataFrame:
         table.fail(f"item {item} is titled {here!r} here and {before!r} before, expected one title; {remedy}", row)
     pairs = table.frame.select("item_id", folded(pl.col("title").fill_null("")))
     titled = pairs.filter(is_shown(pl.col("title"))).unique("item_id", keep="first", maintain_order=True)
-    return pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
+    items = pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
+    return items.with_columns(without_entities(items["title"])).with_columns(folded(pl.col("title")))
 
 
 def without_title(rated: pl.Series, items: pl.DataFrame) -> pl.Series:
