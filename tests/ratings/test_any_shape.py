@@ -342,7 +342,7 @@ def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_store_that_is_not_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"abc://x/y\.csv: cannot be opened: Protocol not known"):
+    with pytest.raises(InputError, match=r"abc://x/y\.csv: is of no known protocol, expected .*postgresql://; export"):
         read("abc://x/y.csv")
 
 
