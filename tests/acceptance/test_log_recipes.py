@@ -209,5 +209,17 @@ def test_the_recipe_reads_the_log_in_its_true_form(tmp_path: Path, name: str) ->
     assert shown.returncode == (2 if needs_options else 0), shown.stderr
 
 
+def test_the_recipe_of_lastfm_reads_the_log_of_360_000_users(tmp_path: Path) -> None:
+    name = "usersha1-artmbid-artname-plays.tsv"
+    rows = (f"{u:040x}\t{'' if i % 9 else f'f1b1cf71-bd35-{i:04}'}\t{title(i)}\t{9 * r}" for u, i, r, _ in log())
+    (tmp_path / name).write_text("\n".join(rows) + "\n")
+    page = (RECIPES.parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    words = next(line.split() for line in page.splitlines() if line.startswith("    palate prepare") and name in line)
+    done = palate("prepare", str(RECIPES / "lastfm.yaml"), *words[3:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stats = json.loads((tmp_path / "lastfm" / "manifest.json").read_text())["stats"]
+    assert (stats["users"], stats["ratings"]) == (USERS, USERS * EACH)
+
+
 def test_each_recipe_has_a_log_in_its_true_form() -> None:
     assert {path.stem for path in RECIPES.glob("*.yaml")} == {*FORMS}
