@@ -20,6 +20,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -963,14 +964,48 @@ def test_each_part_of_a_table_counts_among_the_inputs(tmp_path: Path) -> None:
     assert shops.name == tmp_path.name
 
 
+@pytest.mark.parametrize("orient", ["columns", "split", "list"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_by_column_is_refused_with_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orient: str, indent: int | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame(LOG.to_dict(as_series=False))
+    Path("log.json").write_text(
+        json.dumps(
+            json.loads(frame.to_json(orient=orient)) if orient != "list" else frame.to_dict("list"), indent=indent
+        )
+    )
+    with pytest.raises(InputError, match=r"log\.json: is an object by column, expected an object a line: `") as caught:
+        read(tmp_path / "log.json", untitled="id")
+    eval(str(caught.value).split("`")[1], {"pandas": pandas, "FILE": "log.json"})
+    assert read(tmp_path / "log.jsonl", untitled="id").frame.height == LOG.height
+
+
+def test_lines_above_the_header_may_be_comments(tmp_path: Path) -> None:
+    ITEMS.write_csv(tmp_path / "items.csv")
+    for above, log in (("# export\n# by x\n\n", LOG), ("#", LOG)):
+        (tmp_path / "ratings.csv").write_bytes(
+            above.encode() + csv(log.select("item_id", "user_id", "rating", "timestamp"))
+        )
+        check(read(tmp_path, columns={"item": "#item_id"} if above == "#" else None))
+    (tmp_path / "ratings.csv").write_text("# by x\nuser,item,rating,time\n1,10,4,5\n1,20,x,6\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:4: rating 'x' is not a number"):
+        read(tmp_path)
+
+
 def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
     row = '[{"item": 10, "rating": 4, "time": 5}]'
     (tmp_path / "users.json").write_text(f'{{"1": {row}, "2": {row}}}')
     with pytest.raises(InputError, match=r'users\.json: is an object by id, expected a list such as \[\{"user": 1'):
         read(tmp_path / "users.json", untitled="id")
-    (tmp_path / "columns.json").write_text(json.dumps({"user": {str(n): n for n in range(1_000)}}))
-    with pytest.raises(InputError, match=r"found user\.\d+, .* and 980 more$"):
-        read(tmp_path / "columns.json")
+    for indent in (None, 1):
+        (tmp_path / "users.json").write_text(json.dumps({"1": {"10": 4}, "2": {"10": 5}}, indent=indent))
+        with pytest.raises(InputError, match=r"users\.json: is an object by id, expected a list"):
+            read(tmp_path / "users.json", bad_rows="skip")
+    (tmp_path / "wide.csv").write_text(",".join(f"c{n}" for n in range(1_000)) + "\n")
+    with pytest.raises(InputError, match=r"found c0, .* and 980 more$"):
+        read(tmp_path / "wide.csv")
     (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
     with pytest.raises(
         InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'

@@ -348,6 +348,14 @@ def test_a_file_that_only_has_the_name_of_a_table_is_told(tmp_path):
     assert "a.xls: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xls")
 
 
+def test_a_part_of_a_file_is_named_with_the_way_out(tmp_path):
+    pl.DataFrame({"user": [1], "item": 2}).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    assert "a.parquet: is only a part of a Parquet file, fetch or write it again" in error_of(tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text('[{"user": 1, "item": 2}, {"user')
+    assert "(character 27), expected a whole array: write it again" in error_of(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("other", ["ratings.dat", "u.data", "interactions.csv", "ratings.parquet", "a.inter"])
 def test_two_tables_of_ratings_in_a_folder_are_refused(table, other):
     folder = table(**{other: HEAD + GOOD})

@@ -128,12 +128,17 @@ def layout_of(file: SourceFile, header: Sequence[str] = ()) -> Layout:
 
 
 def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str, int]:
-    """The separator of a text table, and the lines before its header: a spreadsheet's `sep=;` counts.
+    """The separator of a text table, and the lines before its header: comments with `#`, and a spreadsheet's `sep=;`.
 
     It is the one by which the first line has the most names of columns that Palate knows (or as many fields as
     `header`), then the usual one of the file's suffix, then the one with the most fields.
     """
-    lines = [line for line in _first_lines(file, 20).split("\n") if line.strip()]
+    every = _first_lines(file, 20).split("\n")
+    known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
+    skip = next((n for n, line in enumerate(every) if line.strip() and not line.startswith("#")), 0)
+    if sum(plain_name(name) in known for name in re.split(r"\W+", every[skip])) < 2:
+        skip = 0  # a header may begin with `#`
+    lines = [line for line in every[skip:] if line.strip()]
     first = lines[0].rstrip("\r") if lines else ""
     noted = re.fullmatch(r'"?sep=(.)"?[ ,;\t]*', first)
     if noted is not None:
@@ -141,8 +146,7 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
             raise InputError(
                 f"the separator {noted[1]!r} cannot separate fields, expected one such as ';'", file.place, 1
             )
-        return noted[1], 1
-    known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
+        return noted[1], skip + 1
 
     def merit(separator: str) -> tuple[int, bool, int]:
         fields = [field.strip(' "') for field in first.split(separator)]
@@ -150,7 +154,7 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
         return fits, separator == usual, len(fields)
 
     candidates = [c for c in _CANDIDATES if c in first] or ([" "] if " " in first.strip() and header else [])
-    return (max(candidates, key=merit) if candidates else usual), 0
+    return (max(candidates, key=merit) if candidates else usual), skip
 
 
 def _first_lines(file: SourceFile, count: int) -> str:
@@ -369,7 +373,8 @@ def csv_problem(error: csv.Error) -> str:
         return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
     if found.startswith("field larger"):
         return f"a field has more than {csv.field_size_limit():,} characters, expected less; a quote may not be closed"
-    return "a quote is never closed" if found.startswith("unexpected end") else found
+    closed = 'a quote is never closed, expected one at the end of the field, or two ("") for one within a field'
+    return closed if found.startswith("unexpected end") else found
 
 
 def _check_begin(file: SourceFile) -> None:
