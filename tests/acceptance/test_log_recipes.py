@@ -110,6 +110,7 @@ def steam(folder: Path) -> list[str]:
     games = (f"{i},{title(i)},2015-05-05,true,false,false,Very Positive,90,100,9.99,true" for i in range(ITEMS))
     (place / "games.csv").write_text("\n".join([head, *games]))
     (place / "users.csv").write_text("user_id,products,reviews\n1,2,3\n")
+    write_lines(place / "games_metadata.json", [{"app_id": i, "description": "", "tags": []} for i in range(ITEMS)])
     return ["--ratings", "steam"]
 
 
@@ -180,7 +181,7 @@ FORMS: dict[str, tuple[Callable[[Path], list[str]], str, int]] = {
     "amazon_reviews_2023": (amazon, "no. 6. Toyland. Made to last. Made to last.", 360),
     "goodbooks": (goodbooks, "by Ann Lee, Bo Ray, 1998.0", 360),
     "goodreads": (goodreads, "1998. Poems. Poems.", 265),
-    "book_crossing": (book_crossing, '&amp; "café" by A; Lee, 1998', 265),
+    "book_crossing": (book_crossing, '& "café" by A; Lee, 1998', 265),
     "steam": (steam, ", 2015-05-05", 360),
     "yelp": (yelp, ", Reno: Cafes, Food", 360),
     "mind": (mind, ", sports. All of it. Long.", 360),
@@ -206,6 +207,18 @@ def test_the_recipe_reads_the_log_in_its_true_form(tmp_path: Path, name: str) ->
     shown = palate("inspect", *words[1:], "--json", cwd=tmp_path)
     needs_options = any(key in (RECIPES / f"{name}.yaml").read_text() for key in ("order: file", "  header: ["))
     assert shown.returncode == (2 if needs_options else 0), shown.stderr
+
+
+def test_the_recipe_of_lastfm_reads_the_log_of_360_000_users(tmp_path: Path) -> None:
+    name = "usersha1-artmbid-artname-plays.tsv"
+    rows = (f"{u:040x}\t{'' if i % 9 else f'f1b1cf71-bd35-{i:04}'}\t{title(i)}\t{9 * r}" for u, i, r, _ in log())
+    (tmp_path / name).write_text("\n".join(rows) + "\n")
+    page = (RECIPES.parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    words = next(line.split() for line in page.splitlines() if line.startswith("    palate prepare") and name in line)
+    done = palate("prepare", str(RECIPES / "lastfm.yaml"), *words[3:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stats = json.loads((tmp_path / "lastfm" / "manifest.json").read_text())["stats"]
+    assert (stats["users"], stats["ratings"]) == (USERS, USERS * EACH)
 
 
 def test_each_recipe_has_a_log_in_its_true_form() -> None:

@@ -66,6 +66,10 @@ def test_ratings_beyond_the_usual_scale_are_inspected(tmp_path: Path, capsys: py
     assert found["chosen"]["rating_threshold"] == 6
     assert "ratings are from 1 to 10: a config needs `ratings.scale: [1, 10]`" in found["advice"]
     assert not [line for line in found["advice"] if "not_rated" in line]
+    rows = [f"{user},{item},{(user + item) % 5 * 20 + 20},{item},Pan {item}" for user in range(5) for item in range(20)]
+    path.write_text("\n".join(["user,item,rating,timestamp,title", *rows]) + "\n")
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scale"] == [0, 100]
 
 
 def test_a_few_ratings_beyond_the_scale_are_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,22 @@ def test_a_short_title_has_no_year_and_its_article_in_front(title: str, short: s
     assert spec.history([{"title": title}] * 3, [4.0, 3.5, 5.0]) == f"{short} Yes\n{short} No\n{short} Yes"
 
 
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("Two words. Three more words. The rest of it.", "Two words. Three more words."),
+        ("An internationalization of one and of many of a kind", "An internationalization of one and of many of…"),
+        ("这是一部关于友情的电影，我们都喜欢看", "这是一部关于友情…"),
+        ("好看的电影。大家都应该去看看", "好看的电影。"),
+        ("ゴジラは日本の怪獣映画である", "ゴジラは日本の怪…"),
+        ("ที่นี้เป็นเรื่องราวเกี่ยวกับ", "ที่นี้เป็นเรื่อ…"),
+        ("a" * 3000, "a" * 48 + "…"),
+    ],
+)  # fmt: skip
+def test_a_text_is_cut_to_eight_tokens(text: str, cut: str) -> None:
+    assert PromptSpec(candidate_line="{description:cut8}").candidate({"title": "", "description": text}) == cut
+
+
 def test_empty_headers_and_question_leave_no_line() -> None:
     spec = PromptSpec(history_header="", candidate_header="", candidate_line="{title}:", question="")
 

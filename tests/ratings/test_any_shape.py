@@ -20,6 +20,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -101,20 +102,42 @@ def test_a_file_in_any_form(tmp_path: Path, how: str) -> None:
     check(read(tmp_path / f"ratings{suffix}"), shape)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "title"),
-    [
-        ("cp1252", "Les Misérables – l’été à Orléans"),
-        ("cp1251", "Служебный роман и ещё одна комедия о людях"),
-        ("shift_jis", "七人の侍"),
-        ("gb18030", "卧虎藏龙是一部电影，我们都喜欢看这部电影"),
-    ],
-)
-def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, title: str) -> None:
+IN_ENCODINGS = {
+    "cp1252": "Les Misérables – l’été à Orléans|Das weiße Rössl, ¿Qué he hecho?|Cidade São, Låt den rätte, Brødre",
+    "cp1250": "Krzyżacy|Mały Książę i Wiedźmin: Ostatnie życzenie|Przedwiośnie",
+    "iso8859_2": "Wiedźmin: Ostatnie życzenie|Szatan z siódmej klasy, część pierwsza|Mały Książę",
+    "windows-1250": "Osudy dobrého vojáka Švejka|Ostře sledované vlaky a Žert|Bílá nemoc",
+    "iso-8859-2": "Ostře sledované vlaky|Osudy dobrého vojáka Švejka|Krysař a Žert",
+    "cp1250 ": "Kőszívű ember fiai|Őszi hajnal és Csongor és Tünde|Az ember tragédiája",
+    "cp1251": "Служебный роман и ещё одна комедия о людях|ВОЙНА И МИР|Пользователь0",
+    "koi8_r": "Война и мир|Мёртвые души|Отцы и дети",
+    "cp1253": "Ο Χριστός ξανασταυρώνεται|Άσκηση|Το τρίτο στεφάνι",
+    "cp1254": "Aşk-ı Memnu|Çalıkuşu ve İnce Memed|Saatleri Ayarlama Enstitüsü",
+    "cp1255": "סיפור על אהבה וחושך|מיכאל שלי|ואלס עם באשיר",
+    "cp1256": "موسم الهجرة إلى الشمال|أولاد حارتنا|مدن الملح",
+    "cp1257": "Žemė maitintoja|Dievų miškas ir Anykščių šilelis|Altorių šešėly",
+    "mac_roman": "Café Müller|Über uns|Les Misérables à Orléans",
+    "shift_jis": "七人の侍|千と千尋の神隠し|ゴジラ",
+    "euc_jp": "七人の侍|千と千尋の神隠し|ゴジラ",
+    "gb18030": "卧虎藏龙是一部电影，我们都喜欢看这部电影|红楼梦|霸王别姬",
+    "big5": "臥虎藏龍|悲情城市|花樣年華",
+    "cp949": "살인의 추억|올드보이|기생충",
+}
+
+
+@pytest.mark.parametrize("encoding", IN_ENCODINGS)
+def test_text_in_a_legacy_encoding(tmp_path: Path, encoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    titles, encoding = IN_ENCODINGS[encoding].split("|"), encoding.strip()
+    rows = "".join(f'{item},"{title}"\n' for item, title in zip((10, 20, 30), titles, strict=True))
     (tmp_path / "ratings.csv").write_bytes(csv(LOG))
-    (tmp_path / "movies.csv").write_bytes(f"item_id,title\n10,{title}\n20,B\n30,C\n".encode(encoding))
-    assert read(tmp_path).items["title"][0] == title
-    assert read(tmp_path, encoding=encoding).items["title"][0] == title
+    (tmp_path / "movies.csv").write_bytes(f"item_id,title\n{rows}".encode(encoding))
+    assert read(tmp_path).items["title"].to_list() == titles
+    guess = caplog.text.count(f"such as '10,\"{titles[0]}") * caplog.text.count("ratings.encoding names another")
+    assert guess == (encoding != "cp1252")
+    caplog.clear()
+    assert read(tmp_path, encoding=encoding).items["title"].to_list() == titles
+    assert not caplog.text
 
 
 def test_accents_that_fit_many_encodings_are_those_of_western_europe(tmp_path: Path) -> None:
@@ -142,6 +165,22 @@ def test_the_parts_that_spark_writes(tmp_path: Path) -> None:
     for suffix, shape in ((".parquet", "2 files of Parquet"), (".csv", "2 files of CSV")):
         check(read(tmp_path / f"ratings{suffix}", items=str(tmp_path / f"movies{suffix}")), shape)
         check(read(tmp_path / f"ratings{suffix}/*{suffix}", items=str(tmp_path / f"movies{suffix}/*{suffix}")), shape)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_empty_parts_are_left_out(tmp_path: Path, suffix: str) -> None:
+    ITEMS.write_csv(tmp_path / "items.csv")
+    folder = tmp_path / "ratings"
+    folder.mkdir()
+    (folder / f"part-0.{suffix}").touch()
+    with pytest.raises(InputError, match=rf"part-0\.{suffix}: is empty, expected"):
+        read(folder, items=str(tmp_path / "items.csv"))
+    for number, part in enumerate(LOG.iter_slices(2), 1):
+        (folder / f"part-{number}.{suffix}").write_bytes(csv(part) if suffix == "csv" else lines(part))
+    (folder / f"part-9.{suffix}").write_bytes(csv(LOG[:0]) if suffix == "csv" else b"")
+    for place in (folder, folder / f"*.{suffix}"):
+        found = read(place, items=str(tmp_path / "items.csv"))
+        assert found.frame.rows() == LOG.rows()
 
 
 def test_a_table_partitioned_by_a_column(tmp_path: Path) -> None:
@@ -304,7 +343,7 @@ def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_store_that_is_not_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"abc://x/y\.csv: cannot be opened: Protocol not known"):
+    with pytest.raises(InputError, match=r"abc://x/y\.csv: is of no known protocol, expected .*postgresql://; export"):
         read("abc://x/y.csv")
 
 
@@ -318,6 +357,28 @@ def test_a_file_without_a_header(tmp_path: Path) -> None:
     check(read(tmp_path, header=("user", "item", "rating", "time")), "text with spaces")
     with pytest.raises(InputError, match=r"ratings\.csv:1: row has 4 fields, expected 3"):
         read(tmp_path, header=("user", "item", "rating"), order="file")
+
+
+@pytest.mark.parametrize(
+    ("row", "guess"),
+    [
+        (
+            "user_000000,2017-07-14T02:50:05Z,f1b1cf71-bd35-4e99-8624-24a6e15f0008,Song 8,x",
+            "user,timestamp,item,column4,",
+        ),
+        ("00000c289a1829a808ac09c00daf10bc3c4e0000,The song,200", "user,item,rating"),
+        ("anna0,film8,good", "user,item,column3"),
+        ("col_1,col_2,col_3", None),
+    ],
+)
+def test_ids_and_dates_in_the_first_line_show_that_there_is_no_header(
+    tmp_path: Path, row: str, guess: str | None
+) -> None:
+    (tmp_path / "log.csv").write_text(f"{row}\n{row}\n")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "log.csv")
+    assert ("looks like a row" in str(caught.value)) == (guess is not None)
+    assert f"--header {guess}" in str(caught.value) or guess is None
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
@@ -542,6 +603,15 @@ def test_titles_beside_the_ratings_count_before_a_table_of_another_name(tmp_path
     with pytest.raises(InputError, match=wanted):
         read(tmp_path / "log.csv")
     assert read(tmp_path / "log.csv", untitled="id").items["title"].to_list() == ["10", "20", "30"]
+
+
+def test_a_table_without_titles_is_no_table_of_items(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "interactions.csv")
+    (tmp_path / "book_id_map.csv").write_text("book_id_csv,book_id\n1,10\n")
+    assert read(tmp_path, untitled="id").items["title"].to_list() == ["10", "20", "30"]
+    ITEMS.write_csv(tmp_path / "games.csv")
+    ITEMS.drop("title").write_ndjson(tmp_path / "games_metadata.json")
+    check(read(tmp_path))
 
 
 def test_when_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
@@ -894,14 +964,48 @@ def test_each_part_of_a_table_counts_among_the_inputs(tmp_path: Path) -> None:
     assert shops.name == tmp_path.name
 
 
+@pytest.mark.parametrize("orient", ["columns", "split", "list"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_by_column_is_refused_with_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orient: str, indent: int | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame(LOG.to_dict(as_series=False))
+    Path("log.json").write_text(
+        json.dumps(
+            json.loads(frame.to_json(orient=orient)) if orient != "list" else frame.to_dict("list"), indent=indent
+        )
+    )
+    with pytest.raises(InputError, match=r"log\.json: is an object by column, expected an object a line: `") as caught:
+        read(tmp_path / "log.json", untitled="id")
+    eval(str(caught.value).split("`")[1], {"pandas": pandas, "FILE": "log.json"})
+    assert read(tmp_path / "log.jsonl", untitled="id").frame.height == LOG.height
+
+
+def test_lines_above_the_header_may_be_comments(tmp_path: Path) -> None:
+    ITEMS.write_csv(tmp_path / "items.csv")
+    for above, log in (("# export\n# by x\n\n", LOG), ("#", LOG)):
+        (tmp_path / "ratings.csv").write_bytes(
+            above.encode() + csv(log.select("item_id", "user_id", "rating", "timestamp"))
+        )
+        check(read(tmp_path, columns={"item": "#item_id"} if above == "#" else None))
+    (tmp_path / "ratings.csv").write_text("# by x\nuser,item,rating,time\n1,10,4,5\n1,20,x,6\n")
+    with pytest.raises(InputError, match=r"ratings\.csv:4: rating 'x' is not a number"):
+        read(tmp_path)
+
+
 def test_rows_of_json_by_id_are_refused_with_the_way(tmp_path: Path) -> None:
     row = '[{"item": 10, "rating": 4, "time": 5}]'
     (tmp_path / "users.json").write_text(f'{{"1": {row}, "2": {row}}}')
     with pytest.raises(InputError, match=r'users\.json: is an object by id, expected a list such as \[\{"user": 1'):
         read(tmp_path / "users.json", untitled="id")
-    (tmp_path / "columns.json").write_text(json.dumps({"user": {str(n): n for n in range(1_000)}}))
-    with pytest.raises(InputError, match=r"found user\.\d+, .* and 980 more$"):
-        read(tmp_path / "columns.json")
+    for indent in (None, 1):
+        (tmp_path / "users.json").write_text(json.dumps({"1": {"10": 4}, "2": {"10": 5}}, indent=indent))
+        with pytest.raises(InputError, match=r"users\.json: is an object by id, expected a list"):
+            read(tmp_path / "users.json", bad_rows="skip")
+    (tmp_path / "wide.csv").write_text(",".join(f"c{n}" for n in range(1_000)) + "\n")
+    with pytest.raises(InputError, match=r"found c0, .* and 980 more$"):
+        read(tmp_path / "wide.csv")
     (tmp_path / "log.jsonl").write_text('{"user": 1, "items": {"10": {"rating": 4, "time": 5}}}\n')
     with pytest.raises(
         InputError, match=r'log\.jsonl: has items as an object by id, expected a list such as items: \[\{"'

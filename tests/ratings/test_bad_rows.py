@@ -125,7 +125,7 @@ def test_wrong_lines_of_mind_are_left_out(tmp_path):
         1: "U3",
         3: "U2\t11/15/2019 9:55:12 AM\tN3-1",
         4: "U2\tyesterday\tN1\tN3-1",
-        5: "U2\t11/15/2019 9:55:12 AM\tN1\tN3",
+        5: "U2\t11/15/2019 9:55:12 AM\tN1\tN3 N4-1",
     }
     late = "U2\t11/16/2019 9:55:12 AM\t\tN3-0"
     lines = [f"{n}\t{line}" for n, line in enumerate([wrong[1], right, wrong[3], wrong[4], wrong[5], late], 1)]
@@ -141,6 +141,13 @@ def test_wrong_lines_of_mind_are_left_out(tmp_path):
     (tmp_path / "behaviors.tsv").write_text("\n".join([lines[1], lines[-1], lines[-1]]))
     with pytest.raises(InputError, match=r"behaviors\.tsv:3: user U2 rated item N3 at .* already on line 2"):
         load_ratings(str(tmp_path), untitled="id")
+
+
+def test_the_part_of_mind_without_labels_is_named(tmp_path):
+    (tmp_path / "behaviors.tsv").write_text("1\tU1\t11/15/2019 9:55:12 AM\tN1 N2\tN3 N4\n")
+    for bad_rows in ("refuse", "skip"):
+        with pytest.raises(InputError, match="no labels -0 and -1, which the train and dev parts of MIND have"):
+            load_ratings(str(tmp_path), bad_rows=bad_rows, untitled="id")
 
 
 def test_ids_are_integers_if_the_rows_that_stay_have_integers(shop):

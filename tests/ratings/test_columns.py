@@ -53,6 +53,20 @@ def test_a_name_decides(tmp_path):
     assert load_ratings(str(tmp_path / "a.csv"), columns={"item": "sku"}).frame["item_id"].to_list() == [3]
 
 
+def test_the_items_column_may_be_named_for_one_table_alone(tmp_path):
+    for ratings, items in (("user,asin,sku,stars,date", "asin,title"), ("user,asin,stars,date", "number,title")):
+        (tmp_path / "ratings.csv").write_text(f"{ratings}\n" + ",".join("87999"[: ratings.count(",") + 1]) + "\n")
+        (tmp_path / "items.csv").write_text(f"{items}\n7,T\n")
+        name = "asin" if "sku" in ratings else "number"
+        assert load_ratings(str(tmp_path), columns={"item": name}, scale=(1, 9)).frame["item_id"].to_list() == [7]
+    with pytest.raises(InputError, match=r"items\.csv:1: has no item column.* its name as --item; found number, title"):
+        load_ratings(str(tmp_path), scale=(1, 9))
+    (tmp_path / "items.csv").write_text("MAL_ID,Name\n7,T\n")
+    assert load_ratings(str(tmp_path), scale=(1, 9)).items["title"].to_list() == ["T"]
+    with pytest.raises(InputError, match=r"ratings\.columns\.item: names no column 'x' of ratings\.csv, items\.csv"):
+        load_ratings(str(tmp_path), columns={"item": "x"}, scale=(1, 9))
+
+
 def test_options_of_the_command_line_name_columns_and_items(tmp_path, capsys):
     lines = [f"{user},{item},{item % 2 * 4 + 1},{user * 100 + item}" for user in range(4) for item in range(12)]
     (tmp_path / "log.csv").write_text("who,what,how,when\n" + "\n".join(lines) + "\n")

@@ -45,6 +45,25 @@ def test_a_title_is_read_as_it_was_meant(case, first, tmp_path):
     assert not [title for title in found if "\\" in title or not title.isprintable()]
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["Tom &amp; Jerry", "Gintama&#039;", "&quot;A&#x2764;&eacute;&quot;"], ["Tom & Jerry", "Gintama'", '"A❤é"']),
+        (["AT&T", "&copy 1999 & Ltd", "&amp; in HTML"], None),
+        (["A&amp;amp; B", "x &nosuch; y", "AT&T"], ["A&amp; B", "x &nosuch; y", "AT&T"]),
+        (["Q;&A", "&;", "&#;"], None),
+    ],
+)
+def test_entities_of_html_become_characters_where_most_ampersands_begin_one(table, tmp_path, written, read):
+    rows = "".join(f"{n},{title}\n" for n, title in enumerate(written, 1))
+    ratings = "".join(f"1,{n},4,{n}\n" for n in (1, 2, 3))
+    expected = read or written
+    assert titles(table(f"userId,movieId,rating,timestamp\n{ratings}", f"movieId,title\n{rows}")) == expected
+    beside = "".join(f"1,{n},4,{n},{title}\n" for n, title in enumerate(written, 1))
+    (tmp_path / "log.csv").write_text(f"user,item,rating,time,title\n{beside}")
+    assert titles(tmp_path / "log.csv") == expected
+
+
 @pytest.mark.parametrize("quoted", [r'"Say \"Hi\", Ann"', '"Say ""Hi"", Ann"'])
 def test_quotes_are_escaped_or_doubled(table, quoted):
     assert titles(table(ROWS, f"movieId,title\n1,{quoted}\n2,B\n")) == ['Say "Hi", Ann', "B"]

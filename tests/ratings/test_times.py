@@ -58,6 +58,19 @@ def read(folder: Path, times: list, name: str = "a.csv") -> Ratings:
             [DAY, DAY + 12 * 86400],
             "dates such as 'May 1, 2024', 2024-05-01 to 2024-05-13",
         ),
+        *(
+            (times, [DAY, DAY + 12 * 86400], f"dates such as {times[0]!r}, 2024-05-01 to 2024-05-13")
+            for times in (["1-May-24", "13-May-24"], ["May 1 2024", "May 13 2024"])
+        ),
+        *(
+            (times, [DAY, DAY + 93 * 86400], f"dates such as {times[0]!r}, 2024-05-01 to 2024-08-02")
+            for times in (
+                ["May 1, 2024", "August 2, 2024"],
+                ["1 May 2024", "2 August 2024"],
+                ["May 1, 2024 12:00 AM", "August 2, 2024 12:00 AM"],
+                ["Wednesday, May 1, 2024", "Fri., Aug. 2, 2024"],
+            )
+        ),
         (
             ["05 1, 2024", "05 13, 2024"],
             [DAY, DAY + 12 * 86400],
@@ -123,6 +136,7 @@ def test_ratings_within_a_second_keep_their_order(tmp_path, times):
             "a.csv:4: timestamp 1714564800000 is in another unit than the rows around it: milli",
         ),
         (["1/2/2024", "3/4/2024"], "a.csv:2: timestamp '1/2/2024' may have the day or the month first, as in all rows"),
+        (["13/2/24", "1/2/24"], "a.csv:2: timestamp '13/2/24' has a year of two digits, expected 2024-12-31: "),
         (["13/2/2024", "3/14/2024"], "a.csv:3: timestamp '3/14/2024' has the month first, '13/2/2024' the day"),
     ],
 )

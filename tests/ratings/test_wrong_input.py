@@ -1,7 +1,10 @@
 """Wrong input: each gets one line that names the place, what stands there and what was expected."""
 
 import re
+import shutil
+import subprocess
 from decimal import Decimal
+from pathlib import Path
 from unittest.mock import patch
 
 import polars as pl
@@ -232,6 +235,22 @@ def test_a_name_in_the_config_chooses_between_columns(table):
     assert load_ratings(str(table(text)), columns={"user": "user_id"}).frame.rows() == [(7, 10, 4.0, 100)]
 
 
+@pytest.mark.skipif(shutil.which("awk") is None, reason="no awk here")
+def test_files_of_the_netflix_prize_are_converted_as_the_error_says(tmp_path):
+    (tmp_path / "combined_data_1.txt").write_text("1:\n7,3,2005-09-06\n8,5,2005-05-13\n")
+    (tmp_path / "combined_data_2.txt").write_text("2:\n7,4,2005-09-07\n")
+    (tmp_path / "movie_titles.csv").write_bytes("1,2003,Dinosaur Planet\n2,1997,Amélie, the film\n".encode("latin-1"))
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    commands = page.partition("### The Netflix Prize")[2].partition("```sh\n")[2].splitlines()[:2]
+    subprocess.run(["sh", "-c", "\n".join(commands)], cwd=tmp_path, check=True)
+    found = load_ratings(str(tmp_path / "ratings.csv"), items=str(tmp_path / "movies.tsv"))
+    assert found.frame.select("user_id", "item_id", "rating").rows() == [(7, 1, 3.0), (8, 1, 5.0), (7, 2, 4.0)]
+    assert found.items["title"].to_list() == ["Dinosaur Planet", "Amélie, the film"]
+    told = error_of(tmp_path / "combined_data_1.txt")
+    assert "is of the Netflix Prize, expected a table: `" in told
+    assert told.partition("`")[2].partition("`")[0] == commands[0].replace("combined_data_*.txt", "FILES")
+
+
 @pytest.mark.parametrize("note", ["sep=,", "\ufeffsep=,", '"sep=,"', "sep=,,,"])
 def test_the_note_of_a_spreadsheet_is_no_row(table, note):
     folder = table(f"{note}\r\n{HEAD}{GOOD}1,10,9,200\r\n", f"{note}\r\nmovieId,title\r\n10,Toy Story\r\n")
@@ -327,6 +346,14 @@ def test_a_file_that_only_has_the_name_of_a_table_is_told(tmp_path):
     assert "a.xlsx: is not a whole spreadsheet" in error_of(tmp_path / "a.xlsx")
     (tmp_path / "a.xls").write_text("hello")
     assert "a.xls: is not a kind of file that holds ratings" in error_of(tmp_path / "a.xls")
+
+
+def test_a_part_of_a_file_is_named_with_the_way_out(tmp_path):
+    pl.DataFrame({"user": [1], "item": 2}).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    assert "a.parquet: is only a part of a Parquet file, fetch or write it again" in error_of(tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text('[{"user": 1, "item": 2}, {"user')
+    assert "(character 27), expected a whole array: write it again" in error_of(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("other", ["ratings.dat", "u.data", "interactions.csv", "ratings.parquet", "a.inter"])

@@ -50,8 +50,8 @@ def inspect(config: Config, *, as_json: bool = False, html: Path | None = None) 
 def log_of(config: Config) -> Ratings:
     """The config's ratings, without wrong rows and items without a title unless the config says what to do with them.
 
-    If it names no scale, and many ratings exceed the usual one, their range is the scale. Raises `InputError` as
-    `ratings_of`.
+    If it names no scale, and many ratings exceed the usual one, their range is the scale; one up to 100 begins at 0,
+    one up to 10 at 1 at most. Raises `InputError` as `ratings_of`.
     """
     unset = {"bad_rows": "skip", "untitled": "drop"}.items()
     skipping = {key: choice for key, choice in unset if key not in config.ratings.model_fields_set}
@@ -68,8 +68,10 @@ def log_of(config: Config) -> Ratings:
     beyond = ((rating < low) | (rating > high)).mean()
     if 0 < beyond < FEW:
         return ratings_of(config)
-    scale = (float(rating.min()), float(rating.max())) if beyond else (low, high)
-    return replace(ratings, scale=scale)
+    if beyond:
+        low, high = float(rating.min()), float(rating.max())
+        low = min(low, {10.0: 1.0, 100.0: 0.0}.get(high, low))
+    return replace(ratings, scale=(low, high))
 
 
 def _parts(profile: Profile, ratings: Ratings, source: str) -> Iterator[RenderableType]:

@@ -90,6 +90,8 @@ class Text(str):
     `short` is for titles: `Matrix, The (1999)` becomes `The Matrix`. It removes what stands in parentheses at the end,
     and moves an article from the end to the front. `cut40` is for descriptions: the sentences that fit into 40 words
     and punctuation marks, which are about as many tokens; of a first sentence that does not fit its beginning, and "…".
+    Letters of scripts without spaces, such as Chinese and Thai, count one by one, and a word of more than 20 letters
+    once for each 6.
     """
 
     def __format__(self, spec: str) -> str:
@@ -112,7 +114,14 @@ def _beginning(text: str, most: int) -> str:
 
 
 _CUT = re.compile(r"cut([1-9]\d{0,8})")
-_MARK = re.compile(r"\w+|[^\w\s]")
+_LONE = (
+    "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Letters of scripts without spaces: of Southeast Asia, kana and ideographs."""
+_SIGNS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece"
+"""Vowels and tones of Thai and Lao that stand above or below a letter."""
+_MARK = re.compile(rf"[{_LONE}][{_SIGNS}]*|[^\W{_LONE}]{{1,20}}(?![^\W{_LONE}])|[^\W{_LONE}]{{1,6}}|[^\w\s]")
+"""What counts as a token: a word, six letters of one with more than twenty, a letter of `_LONE`, a punctuation mark."""
 _SENTENCE = re.compile(r"(?<=[.!?。！？])(?=[\s\"'”’)])|(?<=[。！？])|(?<=[.!?][\"'”’)])(?=\s)")
 """The end of a sentence."""
 _PARENTHESES = re.compile(r"(\s*\([^()]*\))+\s*$")

@@ -80,7 +80,14 @@ class Format:
         except InputError as error:
             raise InputError(error.message, file.place) from None
         except (Exception, pl.exceptions.PanicException) as error:  # each library has errors of its own
+            if problem.startswith("is not") and self is _PARQUET and _begins_as_parquet(file.path):
+                problem = "is only a part of a {} file, fetch or write it again"
             raise InputError(f"{problem.format(self.name)}: {first_line(error)}", file.place) from None
+
+
+def _begins_as_parquet(path: Path) -> bool:
+    with path.open("rb") as content:
+        return content.read(4) == b"PAR1"
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> "pl.DataFrame":

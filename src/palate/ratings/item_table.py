@@ -28,10 +28,10 @@ from palate.ratings.layout import (
 )
 from palate.ratings.places import open_tables
 from palate.ratings.rating_table import RatingTable
-from palate.ratings.roles import ROLES, plain_name
+from palate.ratings.roles import ROLES, named_as, plain_name
 from palate.ratings.source import SourceFile, parts_of
 from palate.ratings.spreadsheet import SHEET
-from palate.ratings.text import WHITE, folded, is_shown
+from palate.ratings.text import WHITE, folded, is_shown, without_entities
 from palate.ratings.typed_ratings import type_of
 from palate.ratings.wrong_rows import first_row
 
@@ -57,7 +57,8 @@ def read_items(
 def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
     """The rows of several tables with the ids `{what}_id`, texts on one line, and names that a prompt may name.
 
-    Raises `InputError` with the line of the first row without an id, or with the id of an earlier row.
+    Entities of HTML become characters, see `without_entities`. Raises `InputError` with the line of the first row
+    without an id, or with the id of an earlier row.
     """
     name = f"{what}_id"
     ids = pl.String() if len({part.frame.schema[name] for part in parts}) > 1 else parts[0].frame.schema[name]
@@ -68,6 +69,8 @@ def joined(parts: Sequence[RatingTable], what: str) -> pl.DataFrame:
         problem = f"has a column of another type than the other parts, expected the same: {first_line(error)}"
         raise InputError(problem, parts[-1].file.place) from None
     table = table.rename(_as_fields(table.columns))
+    texts = [column for column in table.iter_columns() if column.dtype == pl.String and column.name != name]
+    table = table.with_columns(map(without_entities, texts))
     table = table.with_columns(folded(pl.col(pl.String).exclude(name).fill_null("")))
     _check_ids(replace(parts[0], frame=table, parts=tuple(parts) if len(parts) > 1 else ()), what)
     return table
@@ -79,7 +82,7 @@ def _read(
     """The items of one file."""
     table, layout = columns_in(file)
     item, title = _columns_of(table.columns, columns, file.place)
-    if rated is not None and "item" not in columns:
+    if rated is not None and not ("item" in columns and named_as(columns["item"], table.columns)):
         item = _joining(table, item, rated)
     roles = roles_of(table.columns, {"item_id": item, "title": title})
     others = [c for c in table.columns if c not in (item, title)]
@@ -163,6 +166,16 @@ def item_files(source: str, encoding: str | None = None, what: str = "item") -> 
         yield tables.open_all(names)
 
 
+def has_title(file: SourceFile, columns: Mapping[str, str]) -> bool:
+    """Whether a file has a column of titles; True for a file that cannot be read, of which its reader says why."""
+    typed = format_of(file)
+    try:
+        names = list(layout_of(file).names) if typed is None else typed.header(file)
+        return column_of("title", names, columns, file.place, needed=False) is not None
+    except InputError:
+        return True
+
+
 def _joining(table: pl.DataFrame, item: str, rated: pl.Series) -> str:
     """The column of ids, `item` or another with a usual name, that has most of the rated ids."""
     usual = [name for name in table.columns if plain_name(name) in (*ROLES["item"], "id")]
@@ -194,7 +207,8 @@ def items_of_titles(table: RatingTable) -> pl.DataFrame:
         table.fail(f"item {item} is titled {here!r} here and {before!r} before, expected one title; {remedy}", row)
     pairs = table.frame.select("item_id", folded(pl.col("title").fill_null("")))
     titled = pairs.filter(is_shown(pl.col("title"))).unique("item_id", keep="first", maintain_order=True)
-    return pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
+    items = pl.concat([titled, pairs.join(titled, on="item_id", how="anti").unique("item_id", maintain_order=True)])
+    return items.with_columns(without_entities(items["title"])).with_columns(folded(pl.col("title")))
 
 
 def without_title(rated: pl.Series, items: pl.DataFrame) -> pl.Series:
@@ -215,11 +229,12 @@ def check_titles(table: RatingTable, items: pl.DataFrame, where: str) -> None:
 
 def _columns_of(names: list[str], columns: Mapping[str, str], place: str) -> tuple[str, str]:
     """The id and the title column."""
-    mapped = {role: name for role, name in columns.items() if name in names}
+    mapped = {role: name for role, name in columns.items() if named_as(name, names)}
     title = column_of("title", names, mapped, place)
     item = column_of("item", names, mapped, place, needed=False) or next((n for n in names if n.lower() == "id"), None)
     if item is None:
-        raise InputError(f"has no item column, expected one such as movieId; found {', '.join(names)}", place, 1)
+        expected = "expected one such as movieId, or its name as --item"
+        raise InputError(f"has no item column, {expected}; found {', '.join(names)}", place, 1)
     assert title is not None
     return item, title
 

@@ -40,6 +40,8 @@ def column_names(path: Path) -> list[str]:
         schema = _schema(path)
     except pl.exceptions.PolarsError as error:
         raise _found(path, error) from None
+    if all(isinstance(dtype, pl.Struct | pl.List) for dtype in schema.values()) and _is_one_line(path):
+        _refuse_document(path)
     names, within = _leaves(schema), _listed(schema)
     if within is None:
         return list(names)
@@ -84,6 +86,8 @@ def row_lines(path: Path) -> Iterator[int] | None:
 def _schema(path: Path) -> Mapping[str, Any]:
     import polars as pl
 
+    if not path.stat().st_size:
+        raise InputError("is empty, expected an object a line or an array of objects")
     if _is_array(path):
         return _of_array(path).schema
     return pl.scan_ndjson(_unmarked(path), infer_schema_length=_INFERRED).collect_schema()
@@ -114,6 +118,26 @@ def _listed(schema: Mapping[str, Any]) -> str | None:
     if len(found) > 1:
         raise InputError(f"has a list of items in each of {', '.join(found[:4])}, expected one list of ratings")
     return found[0]
+
+
+def _refuse_document(path: Path) -> None:
+    """Raise `InputError` for a file that is one object with all rows in it, other than as one list of objects."""
+    try:
+        document = _parsed(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return  # an object a line
+    values = list(document.values()) if isinstance(document, dict) else []
+    if not values:
+        return
+    option = ", orient='split'" if {"columns", "data"} <= document.keys() else ""
+    names = any(plain_name(name) in role for name in document for role in ROLES.values())
+    is_table = all(isinstance(value, dict) for value in values) and names
+    is_table |= all(isinstance(value, list) and not any(isinstance(each, dict) for each in value) for value in values)
+    if option or is_table:
+        change = f"pandas.read_json(FILE{option}).to_json('log.jsonl', orient='records', lines=True)"
+        raise InputError(f"is an object by column, expected an object a line: `{change}` converts it")
+    if all(isinstance(value, dict) for value in values):
+        raise InputError(f'is an object by id, expected a list such as [{{"user": 1, "ratings": [{_EXAMPLE}]}}]')
 
 
 def _is_by_id(dtype: Any) -> bool:
@@ -215,6 +239,12 @@ def _field(name: str, of: "pl.Expr | None" = None) -> "pl.Expr":
     return column
 
 
+def _is_one_line(path: Path) -> bool:
+    with path.open("rb") as lines:
+        lines.readline()
+        return not lines.read(1 << 12).strip()
+
+
 def _is_array(path: Path) -> bool:
     """Whether the first character is a bracket."""
     with path.open("rb") as content:
@@ -227,11 +257,15 @@ def _found(path: Path, error: Exception) -> Exception:
         try:
             rows = _parsed(path.read_text(encoding="utf-8-sig"))
         except json.JSONDecodeError as wrong:
-            return WrongLineError(f"is not JSON: {wrong.msg}", wrong.lineno)
+            problem = f"is not JSON: {wrong.msg} (character {wrong.colno}), expected a whole array: write it again"
+            return WrongLineError(problem, wrong.lineno)
         except (ValueError, RecursionError) as wrong:
             return ValueError(first_line(wrong))
         odd = next((row for row in rows if not isinstance(row, dict)), None)
         return ValueError(f"holds {_kind(odd)}, expected objects only" if odd is not None else first_line(error))
+    with path.open("rb") as lines:
+        if lines.readline(1 << 16).strip() == b"{":
+            _refuse_document(path)
     return next(wrong_lines(path), ValueError(first_line(error)))
 
 

@@ -46,6 +46,10 @@ _CARRIAGE_RETURN = (
     "the line contains a carriage return, expected lines that end in LF or CRLF: "
     "`tr '\\r' '\\n' < FILE > NEW` converts a file whose lines end in CR"
 )
+_OF_NETFLIX = (
+    """`awk -F, -v OFS=, 'BEGIN {print "user,item,rating,time"} sub(/:.?$/, "") {item = $0; next} """
+    """{print $1, item, $2, $3}' FILES > ratings.csv` converts the files"""
+)
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", "::": "double colons", " ": "spaces"}
 """Names of separators for messages."""
 _MARKS = {
@@ -53,6 +57,14 @@ _MARKS = {
     b"PK\x03\x04": "a zip or a spreadsheet, expected text: a zip ends in .zip, a spreadsheet in .xlsx or .ods",
 }
 """The kind of a binary file by its first bytes."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_VALUE = re.compile(
+    rf"[+-]?\d+(\.\d*)?|{_DATE.pattern}[T :\d.,Z+-]*|[0-9a-f]{{8}}(-[0-9a-f]{{4,12}}){{4}}|[0-9a-f]{{32,64}}"
+)
+"""A number, a time, a UUID or a hash, which no header has."""
+_ID = re.compile(r"(\w*[^\W\d])\d+")
+"""An id such as `user_17`; a header may have one, or several that count such as `column_1`."""
 
 MOST_COLUMNS = 5_000
 """Columns of a table: Polars takes some kilobytes for each."""
@@ -116,12 +128,17 @@ def layout_of(file: SourceFile, header: Sequence[str] = ()) -> Layout:
 
 
 def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str, int]:
-    """The separator of a text table, and the lines before its header: a spreadsheet's `sep=;` counts.
+    """The separator of a text table, and the lines before its header: comments with `#`, and a spreadsheet's `sep=;`.
 
     It is the one by which the first line has the most names of columns that Palate knows (or as many fields as
     `header`), then the usual one of the file's suffix, then the one with the most fields.
     """
-    lines = [line for line in _first_lines(file, 20).split("\n") if line.strip()]
+    every = _first_lines(file, 20).split("\n")
+    known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
+    skip = next((n for n, line in enumerate(every) if line.strip() and not line.startswith("#")), 0)
+    if sum(plain_name(name) in known for name in re.split(r"\W+", every[skip])) < 2:
+        skip = 0  # a header may begin with `#`
+    lines = [line for line in every[skip:] if line.strip()]
     first = lines[0].rstrip("\r") if lines else ""
     noted = re.fullmatch(r'"?sep=(.)"?[ ,;\t]*', first)
     if noted is not None:
@@ -129,8 +146,7 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
             raise InputError(
                 f"the separator {noted[1]!r} cannot separate fields, expected one such as ';'", file.place, 1
             )
-        return noted[1], 1
-    known = {name for role in ROLES.values() for name in role} | {"id", "genres"}
+        return noted[1], skip + 1
 
     def merit(separator: str) -> tuple[int, bool, int]:
         fields = [field.strip(' "') for field in first.split(separator)]
@@ -138,7 +154,7 @@ def _separator(file: SourceFile, usual: str, header: Sequence[str]) -> tuple[str
         return fits, separator == usual, len(fields)
 
     candidates = [c for c in _CANDIDATES if c in first] or ([" "] if " " in first.strip() and header else [])
-    return (max(candidates, key=merit) if candidates else usual), 0
+    return (max(candidates, key=merit) if candidates else usual), skip
 
 
 def _first_lines(file: SourceFile, count: int) -> str:
@@ -357,11 +373,12 @@ def csv_problem(error: csv.Error) -> str:
         return 'text follows a closing quote, expected a quote within quotes to be written twice ("")'
     if found.startswith("field larger"):
         return f"a field has more than {csv.field_size_limit():,} characters, expected less; a quote may not be closed"
-    return "a quote is never closed" if found.startswith("unexpected end") else found
+    closed = 'a quote is never closed, expected one at the end of the field, or two ("") for one within a field'
+    return closed if found.startswith("unexpected end") else found
 
 
 def _check_begin(file: SourceFile) -> None:
-    """Raise `InputError` for a binary file, and for lines that end in CR."""
+    """Raise `InputError` for a binary file, for lines that end in CR, and for those of the Netflix Prize."""
     with file.path.open("rb") as content:
         begin = content.read(1 << 12)
     kind = next((kind for mark, kind in _MARKS.items() if begin.startswith(mark)), None)
@@ -369,6 +386,8 @@ def _check_begin(file: SourceFile) -> None:
         raise InputError(f"is {kind}", file.place)
     if b"\0" in begin:
         raise _with_zero(file)
+    if re.match(rb"\d+:\r?\n", begin):
+        raise InputError(f"is of the Netflix Prize, expected a table: {_OF_NETFLIX}", file.place, 1)
     if b"\r" in begin and b"\n" not in begin:
         raise InputError(f"is not a table: {_CARRIAGE_RETURN}", file.place, 1)
 
@@ -438,10 +457,11 @@ def roles_of(names: Sequence[str], used: Mapping[str, str | None]) -> dict[str, 
 
 
 def _check_header(names: Sequence[str], place: str, role: str) -> None:
-    """Raise `InputError` if the header looks like a row: it has a number and no name of `ROLES`."""
+    """Raise `InputError` if the header looks like a row: it has a value or ids of two kinds, and no name of `ROLES`."""
     usual_names = {name for called in ROLES.values() for name in called}
-    numbers = [name for name in names if re.fullmatch(r"[+-]?\d+(\.\d*)?", name)]
-    if numbers and not any(plain_name(name) in usual_names for name in names):
+    kinds = {found[1] for name in names if (found := _ID.fullmatch(name))}
+    is_row = len(kinds) > 1 or any(_VALUE.fullmatch(name) for name in names)
+    if is_row and not any(plain_name(name) in usual_names for name in names):
         shown = ",".join(names[:4])
         usual = "item_id,title" if role == "title" else "user_id,item_id,rating,timestamp"
         option = "" if role == "title" else f"--header {','.join(_guessed(names))} names them, or "
@@ -451,4 +471,12 @@ def _check_header(names: Sequence[str], place: str, role: str) -> None:
 
 def _guessed(names: Sequence[str]) -> list[str]:
     """Names for the columns of a file without a header: the usual order, and words for further columns."""
-    return [("user", "item", "rating", "timestamp")[n] if n < 4 else f"column{n + 1}" for n in range(len(names))]
+    left, found = ["user", "item", "rating", "timestamp"], []
+    for number, value in enumerate(names, 1):
+        role = "timestamp" if _DATE.match(value) else left[0] if left else ""
+        if role not in left or (role in ("rating", "timestamp") and not _VALUE.fullmatch(value)):
+            role = f"column{number}"
+        else:
+            left.remove(role)
+        found.append(role)
+    return found

@@ -20,6 +20,7 @@ from palate.ratings.formats import is_table, own_suffixes
 from palate.ratings.ids import distinct, other_spelling
 from palate.ratings.item_table import (
     check_titles,
+    has_title,
     item_files,
     items_of_titles,
     read_items,
@@ -156,11 +157,13 @@ def load_ratings(
         roles: dict[str, Mapping[str, str]]
         roles = {part.file.name: part.columns for part in table.parts[:1] or (table,)}  # of parts the first is like all
         titled = "title" in table.frame.columns
-        item_names = () if items is not None else _find_items(tables, names, exactly=titled and bool(tables.chosen))
+        exactly = titled and bool(tables.chosen)
+        item_names = () if items is not None else _find_items(tables, names, columns, exactly=exactly)
         if items is not None:
             item_tables = stack.enter_context(item_files(items, encoding))
         else:
             item_tables = tables.open_all(item_names)
+            item_tables = [file for file in item_tables if untitled != "id" or has_title(file, columns)]
         if scratch is not None and not item_tables and untitled != "id":
             scratch.refuse("has no table of items", table.file.place, "movies.csv or items.csv beside it, or --items")
         if item_tables:
@@ -176,8 +179,9 @@ def load_ratings(
             wanted += "(--title NAME)"
             raise InputError(f"has no titles: {wanted}", table.file.place)
         known = [name for named in (*roles.values(), *(part.columns for part in table.parts)) for name in named]
-        if "title" in columns and not named_as(columns["title"], known):
-            raise InputError(f"names no column {columns['title']!r} of {', '.join(roles)}", "ratings.columns.title")
+        for role in ("item", "title"):
+            if role in columns and not named_as(columns[role], [*known, *files[0].folders]):
+                raise InputError(f"names no column {columns[role]!r} of {', '.join(roles)}", f"ratings.columns.{role}")
         table = dataclasses.replace(table, frame=table.frame.select(COLUMNS))
         if likes is not None:
             table, scale = first_likes(table), SCALE
@@ -368,26 +372,34 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     raise InputError(f"holds no ratings, {expected}{there}", tables.root)
 
 
-def _find_items(tables: Source, ratings: Sequence[str], *, exactly: bool) -> tuple[str, ...]:
+def _find_items(
+    tables: Source, ratings: Sequence[str], columns: Mapping[str, str], *, exactly: bool
+) -> tuple[str, ...]:
     """The item file beside the ratings, if there is one; `exactly`: only one that is called as usual."""
     if ratings[0].lower().endswith(".inter"):
         beside = ratings[0][: -len("inter")] + "item"
         if beside in tables.names:
             return (beside,)
     folder = ratings[0].rpartition("/")[0]
-    found = find_items(
-        tables, [n for n in tables.names if n.rpartition("/")[0] == folder and n not in ratings], exactly=exactly
-    )
+    others = [n for n in tables.names if n.rpartition("/")[0] == folder and n not in ratings]
+    found = find_items(tables, others, columns, exactly=exactly)
     return () if found is None else (found,)
 
 
-def find_items(tables: Source, names: Sequence[str], *, exactly: bool = False) -> str | None:
-    """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several."""
+def find_items(
+    tables: Source, names: Sequence[str], columns: Mapping[str, str], *, exactly: bool = False
+) -> str | None:
+    """The item table among some names of a folder or a zip, if there is one; raises `InputError` for several.
+
+    Of several tables with such a name the one counts that has titles.
+    """
     found = [name for name in names if _is_usual(name, _ITEM_STEMS)]
     if not found and not exactly:
         found = [n for n in names if is_named(n) and _words(n)[-1] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
     if not found and not exactly:
         found = [n for n in names if is_named(n) and _words(n)[0] in _ITEM_WORDS and not _RATING_WORDS & {*_words(n)}]
+    if len(found) > 1:
+        found = [name for name in found if has_title(tables.open(name), columns)] or found
     if len(found) > 1:
         remedy = "expected one, or its path as --items"
         raise InputError(f"holds {len(found)} tables of items, {', '.join(found[:4])}; {remedy}", tables.root)

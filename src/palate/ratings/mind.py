@@ -63,6 +63,9 @@ def wrong_lines(path: Path) -> Iterator[WrongLineError]:
             elif not _is_time(fields[2]):
                 problem = f"timestamp {fields[2]!r} is not a time, expected one such as 11/15/2019 9:55:12 AM"
                 yield WrongLineError(problem, number, "no readable timestamp")
+            elif fields[4] and not re.search(r"-[01]( |$)", fields[4]):
+                reason = "no labels -0 and -1, which the train and dev parts of MIND have"
+                yield WrongLineError(f"shown {fields[4][:60]!r} has {reason}", number, reason)
             elif not re.fullmatch(r"\S+-[01]( \S+-[01])*", fields[4]):
                 problem = f"shown {fields[4]!r} is no list of news, expected one such as 'N1-1 N2-0'"
                 yield WrongLineError(problem, number, "no list of news")

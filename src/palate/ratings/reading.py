@@ -12,6 +12,7 @@ from palate.errors import InputError
 from palate.ratings.ids import NULLS, as_ids
 from palate.ratings.layout import check_roles, column_of
 from palate.ratings.rating_table import COLUMNS, RatingTable
+from palate.ratings.roles import named_as
 from palate.ratings.source import SourceFile
 from palate.ratings.times import SECONDS, TimesError, time_form
 from palate.ratings.wrong_rows import rating_problem
@@ -63,8 +64,13 @@ class Reading:
 def columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> tuple[dict[str, str | None], dict[str, str]]:
     """The column of the title and of each of `how.roles`, and those in the names of folders for roles without one.
 
-    A table of likes may have no ratings. Raises `InputError` for a missing column, and for one with two roles.
+    A table of likes may have no ratings. A name for the item's column may be that of the item table alone. Raises
+    `InputError` for a missing column, and for one with two roles.
     """
+    columns = how.columns
+    if "item" in columns and not named_as(columns["item"], names):
+        usual = column_of("item", names, {}, file.place, needed=False)
+        columns = {role: name for role, name in columns.items() if role != "item" or usual is None}
     used: dict[str, str | None] = {}
     above: dict[str, str] = {}
     for name, role in how.roles.items():
@@ -73,7 +79,7 @@ def columns_of(file: SourceFile, names: Sequence[str], how: Reading) -> tuple[di
             folder = None  # a day of a month, or a year
         needed = folder is None and not (how.likes and name == "rating")
         named = folder is not None and folder == how.columns.get(role)
-        used[name] = None if named else column_of(role, names, how.columns, file.place, needed=needed)
+        used[name] = None if named else column_of(role, names, columns, file.place, needed=needed)
         if used[name] is None and folder is not None:
             above[name] = folder
     if used["rating"] is None and "rating" not in above:

@@ -65,9 +65,13 @@ def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
+    from fsspec import available_protocols
     from fsspec.core import url_to_fs
 
     scheme = url.partition("://")[0]
+    if scheme.rpartition("::")[2] not in available_protocols():
+        known = "s3://, gs://, hf://, https://, sqlite:///, duckdb:/// or postgresql://"
+        raise InputError(f"is of no known protocol, expected {known}; export other tables as CSV or Parquet", url)
     try:
         found: tuple[Any, str] = url_to_fs(url)
     except ImportError as error:

@@ -16,6 +16,7 @@ ROLES = {
             "username reviewusername reviewername userlogin reviewprofilename profilename userpseudoid "
             "anonymousid domainuserid reviewemail revieweremail customeremail usermd5 criticname criticid raterid "
             "consumerid kunde kundennr kundenid voterid ratinguserid userprofileid uuid userhash reviewers "
+            "kundenr householdkey msno displayname "
             "tastername reviewuserid session"
         ),
         "item": (
@@ -25,13 +26,14 @@ ROLES = {
             "goodsid offerid adid mid pid aid bookmarkid productproductid beerbeerid gmapid rottentomatoeslink "
             "programid episodeid messageid postid questionid jobid eventitemid tconst tmdbid imdbid mangaid bggid "
             "commentpostid productsku artikel artikelnr artikelid boardgameid productcode itemcode upc ean hotel "
-            "venueid poiid locationid product article book film game track song anime business"
+            "venueid poiid locationid product article book film game track song anime business malid skuid documentid"
         ),
         "rating": (
             "rating score stars overall starrating reviewscore reviewrating ratingvalue userrating grade "
             "bookrating movierating myrating userscore reviewoverall votedup isrecommended recommended "
             "recommendation thumbs thumb vote preference myscore eventvalue ratingscore itemrating productrating "
-            "bewertung sterne starsgiven yourrating watchratio userreviewscore hotelrating animerating"
+            "bewertung sterne starsgiven yourrating watchratio userreviewscore hotelrating animerating "
+            "recommend ratingval rate"
         ),
         "timestamp": (
             "timestamp time ts unixreviewtime unixtime datetime createdat date timestamps reviewdate ratingdate "
@@ -40,14 +42,15 @@ ROLES = {
             "watcheddate clickedat viewedat playedat transactiondate unixtimestamp reviewcreated at tdat "
             "datereviews impressiontime submissiontime submissiondate ratingtimestamp ratingtime mylastupdated "
             "commentdate createdutc reviewcreationdate datum daterated eventdate clicktime requesttime "
-            "publishedat useddate reviewtimestamp votedat likedat readat lastplayed invoicetime ordertime day"
+            "publishedat useddate reviewtimestamp votedat likedat readat lastplayed invoicetime ordertime day "
+            "transactiondt"
         ),
         "label": ("label like liked click clicked islike isclick"),
         "split": ("split subset fold partition"),
         "title": (
             "title movietitle itemtitle booktitle producttitle name productname itemname gametitle gamename "
             "appname artistname trackname songtitle recipename animetitle originaltitle businessname newstitle "
-            "articletitle coursename listingname showtitle"
+            "articletitle coursename listingname showtitle titel prodname"
         ),
     }.items()
 }
@@ -55,10 +58,10 @@ ROLES = {
 SURE = {"userid", "user", "itemid", "item", "movieid", "parentasin", "rating", "timestamp", "title"}
 """Names that mean their role whatever the other columns are called."""
 WEAK = {
-    "at", "criticname", "dateupdated", "day", "ean", "grade", "householdid", "imdbid", "isbn", "lastplayed",
-    "location", "mid", "myscore", "originaltitle", "pid", "profilename", "readat", "revieweremail", "reviewername",
-    "reviewprofilename", "reviewtime", "reviewusername", "session", "sessionid", "tmdbid", "upc", "updatedat",
-    "userlogin", "username", "uuid", "vote"
+    "at", "criticname", "dateupdated", "day", "displayname", "ean", "grade", "householdid", "imdbid", "isbn",
+    "lastplayed", "location", "mid", "myscore", "originaltitle", "pid", "profilename", "readat", "revieweremail",
+    "reviewername", "reviewprofilename", "reviewtime", "reviewusername", "session", "sessionid", "tmdbid", "upc",
+    "updatedat", "userlogin", "username", "uuid", "vote"
 }  # fmt: skip
 """Names that mean their role only where no other column does."""
 

@@ -6,7 +6,6 @@ rewritten there.
 """
 
 import ast
-import codecs
 import errno
 import glob
 import hashlib
@@ -34,6 +33,7 @@ from urllib.parse import unquote
 
 from palate.errors import InputError, first_line, unwritable
 from palate.ratings import spreadsheet
+from palate.ratings.encodings import encoding_of
 from palate.ratings.survey import Survey, begins_respelled, blocks_of, survey_of_bytes, survey_of_folder, survey_of_text
 from palate.ratings.tar import Member, Tar
 from palate.store.artifacts import is_abandoned, reading
@@ -57,14 +57,7 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", *(f".tar{suffix}" for suff
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BINARY = (".parquet", ".pq", ".arrow", ".feather")
 _JSON = (".json", ".jsonl", ".ndjson")
-_WRONG = re.compile(r"[\udc80-\udcff]")
-"""Bytes that are not UTF-8, as Python's `surrogateescape` decodes them."""
-_ODD = 2000
-"""Lines from which a legacy encoding is found."""
-_FEW = 4
-"""Bytes that are not ASCII, of which fewer show no encoding: one may be damage, and two a letter of many."""
 _SURVEYING = ThreadPoolExecutor(1, "survey")
-_WIDE = (("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)), ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ class Source:
         return isinstance(self.root, str) and self.root.endswith("?table=")
 
     def open_all(self, names: Sequence[str]) -> list[SourceFile]:
-        """The tables of some names; a folder among them is the parts in it."""
+        """The tables of some names; a folder among them is the parts in it. Of several, empty texts are left out."""
         found = []
         for name in names:
             folder = Path(self.root) / name
@@ -153,7 +146,7 @@ class Source:
                 found += [self.open(f"{name}/{part}") for part in parts]
             else:
                 found.append(self.open(name))
-        return found
+        return [file for file in found if _is_binary(file) or file.path.stat().st_size] or found[:1]
 
     def open(self, name: str) -> SourceFile:
         """A table of this source as a plain file on disk; raises `InputError` if it cannot be read."""
@@ -215,9 +208,9 @@ class Source:
             return replace(file, path=copy, place=place)
         if self.sheet is not None and file.name in self.chosen:
             raise InputError(f"has no sheets, expected no {spreadsheet.SHEET}{self.sheet}", file.place)
-        if file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY:
+        if _is_binary(file):
             return file
-        encoding = _encoding(file, self.encoding)
+        encoding = encoding_of(file.path, file.place, self.encoding)
         if encoding:
             file = replace(file, path=self._as_utf8(file, encoding), encoding=encoding)
         if file.name.lower().endswith(_JSON):
@@ -430,61 +423,15 @@ def _copy(source: Any, target: IO[Any], most: float = float("inf")) -> int:
     return written
 
 
+def _is_binary(file: SourceFile) -> bool:
+    """Whether a file is a folder, or has a name of a binary format."""
+    return file.path.is_dir() or file.name.lower().endswith(_BINARY) or file.path.suffix in _BINARY
+
+
 def _file(path: Path, name: str, place: str) -> SourceFile:
     binary = (*_BINARY, *spreadsheet.SUFFIXES)
     survey = survey_of_bytes if name.lower().endswith(binary) else survey_of_text
     return SourceFile(path, posixpath.basename(name), place, _SURVEYING.submit(survey, path))
-
-
-def _encoding(file: SourceFile, wanted: str | None) -> str:
-    """The encoding of a text file; empty for UTF-8.
-
-    Text with a mark, or with a zero in every second byte, is UTF-16 or UTF-32. Other text that is not UTF-8 is in a
-    legacy encoding, if no part of it is UTF-8; the reader names the line of a few damaged bytes in UTF-8.
-    """
-    if wanted is not None:
-        try:
-            "".encode(wanted)
-        except UnicodeError:
-            pass
-        except (LookupError, ValueError):
-            expected = "expected one such as cp1252"
-            raise InputError(f"{wanted!r} is no encoding of text, {expected}", "ratings.encoding") from None
-        return "" if codecs.lookup(wanted).name in ("utf-8", "utf-8-sig", "ascii") else wanted
-    begin = b""
-    odd: list[bytes] = []
-    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    sound = strange = 0
-    for block in blocks_of(file.path):
-        begin = begin or bytes(block)
-        if block.isascii():
-            continue
-        text = decode(block)
-        wrong = len(_WRONG.findall(text))
-        strange += wrong
-        sound += len(text) - len(text.encode("ascii", "ignore")) - wrong
-        if wrong and len(odd) < _ODD:
-            odd += [line.encode("utf-8", "surrogateescape") for line in text.split("\n") if _WRONG.search(line)]
-    marked = next((name for name, marks in _WIDE if begin.startswith(marks)), None)
-    if marked is not None:
-        return marked
-    zeros = [begin[at : 1 << 12 : 2].count(0) * 2 for at in (0, 1)]
-    if max(zeros) > 0.6 * len(begin[: 1 << 12]) and min(zeros) < 0.1 * len(begin):
-        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
-    if strange <= sound or b"\0" in begin:
-        return ""
-    return _legacy(b"\n".join(odd)) if strange >= _FEW else "cp1252"
-
-
-def _legacy(text: bytes) -> str:
-    """The most likely encoding of text that is neither UTF-8 nor UTF-16; that of Western Europe where it fits."""
-    from charset_normalizer import from_bytes
-
-    found = from_bytes(text)
-    best = found.best()
-    if best is None or any("cp1252" in match.could_be_from_charset and match.chaos <= best.chaos for match in found):
-        return "cp1252"  # many encodings fit a few accented letters; it has Latin-1, and the quotes of Windows
-    return best.encoding
 
 
 def _refuse_bomb(member: zipfile.ZipInfo | Member, place: str) -> None:

@@ -319,7 +319,7 @@ def _items(
     atomic = [name for name in tables.names if name.lower().endswith(".item")]
     inputs = digests([part.table.file for part in parts])
     if items is not None or not all("title" in part.names for part in parts):
-        beside = find_items(tables, tables.names) or (atomic[0] if len(atomic) == 1 else None)
+        beside = find_items(tables, tables.names, columns) or (atomic[0] if len(atomic) == 1 else None)
         if items is None and beside is None:
             wanted = "expected a title column, movies.csv or items.csv beside it, or ratings.items"
             raise InputError(f"has no titles: {wanted}", parts[0].table.file.place)

@@ -1,6 +1,8 @@
-"""Put text on one line: line breaks become spaces, escape sequences and other control characters are removed."""
+"""Put text on one line, without control characters and escape sequences, and read the entities of HTML."""
 
+import html
 import re
+from html.entities import html5
 
 import polars as pl
 
@@ -16,6 +18,27 @@ _REPLACEMENTS = (
     (r" *[\t-\r\x1c-\x1e\x85\u2028\u2029][\t-\r\x1c-\x1e\x85\u2028\u2029 ]*", " "),
     (_CONTROL, ""),
 )
+
+_ENTITY = r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+
+
+def without_entities(column: pl.Series) -> pl.Series:
+    """The String column with `&` for `&amp;` and so on, if most of its ampersands begin such an entity of HTML.
+
+    Where they do not, as in `Q & A`, `&amp;` is part of a text about HTML.
+    """
+    if not column.str.contains("&", literal=True).any():
+        return column
+    ampersands, entities = (int(column.str.count_matches(what).sum()) for what in ("&", _ENTITY))
+    if 2 * entities <= ampersands:
+        return column
+    rows = column.str.contains(_ENTITY).fill_null(False).arg_true()
+    plain = [re.sub(_ENTITY, lambda found: _character(found[0]), text) for text in column[rows]]
+    return column.scatter(rows, plain)
+
+
+def _character(entity: str) -> str:
+    return html.unescape(entity) if entity[1] == "#" or entity[1:] in html5 else entity
 
 
 def fold(text: str) -> str:

@@ -35,17 +35,24 @@ _USUAL = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m
 _NAMED = (
     "%a %b %d %H:%M:%S %z %Y",  # Sun Jul 30 07:44:10 -0700 2017
     "%a, %d %b %Y %H:%M:%S %z",  # Sun, 30 Jul 2017 07:44:10 -0700
-    "%b %d, %Y %I:%M %p",  # Jul 30, 2017 7:44 AM; also July
+    "%b %d, %Y %I:%M %p",  # Jul 30, 2017 7:44 AM
     "%b %d, %Y",
+    "%a, %b %d, %Y",
+    "%b %d %Y",
     "%d %b %Y",
     "%d %b, %Y",
     "%d-%b-%Y",
+    "%d-%b-%y",  # 30-Jul-17, as Oracle writes it
+    "%d %b %y",
     "%a, %d %b %Y %H:%M:%S GMT",
     "%d/%b/%Y:%H:%M:%S %z",  # the log of a web server
     "%Y%m%dT%H%M%SZ",
     "%m %d, %Y",  # 07 30, 2017
 )
-"""Dates with words, or with a comma; `%b` also reads the whole name of a month."""
+"""Dates with words, or with a comma."""
+_LONG_NAME = r"(?i)\b(jan|feb|mar|apr|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?"
+"""A name of a month or a day, also in full or with a dot: `%b` and `%a` of Polars read three letters alone."""
+_SHORT_YEAR = r"^\d{1,2}[-/.]\d{1,2}[-/.]\d{2}(\D|$)"
 EXPECTED = "expected a time such as 2024-05-01T12:00:00Z"
 
 
@@ -77,7 +84,7 @@ class TimeForm:
         if self.kind == "text":
             return _from_text(column, self.day_first)
         if self.kind == "named":
-            return _nanoseconds(column, self.pattern)
+            return _of_named(column, self.pattern)
         if self.fractions:
             numbers = (_floats(column) * self.per_second).round().cast(pl.Int64, strict=False)
             return _within(numbers, -(2**63), _BORDER * self.per_second)
@@ -200,11 +207,20 @@ def _of_words(texts: pl.Series) -> TimeForm | None:
     """The form of dates with words that most of some texts have; None for other text."""
     first = texts.drop_nulls().head(100)
     for pattern in _NAMED:
-        found = first.str.to_datetime(pattern, strict=False, time_unit="us")
+        found = _of_named(first, pattern)
         if 2 * found.count() > first.len():
             example = first.filter(found.is_not_null())[0]
             return TimeForm(f"dates such as {example!r}", 10**9, "named", pattern=pattern)
     return None
+
+
+def _of_named(texts: pl.Series, pattern: str) -> pl.Series:
+    """Nanoseconds since 1970 of dates with words; null for other text."""
+    values = _nanoseconds(texts, pattern)
+    others = values.is_null() & texts.is_not_null()
+    return values.scatter(
+        others.arg_true(), _nanoseconds(texts.filter(others).str.replace_all(_LONG_NAME, "$1"), pattern)
+    )
 
 
 def _of_integers(numbers: pl.Series) -> TimeForm:
@@ -226,6 +242,14 @@ def _of_integers(numbers: pl.Series) -> TimeForm:
 
 
 def _of_text(texts: pl.Series) -> TimeForm:
+    short = texts.str.contains(_SHORT_YEAR)
+    if short.sum() * 2 > texts.count():
+        row = int(short.arg_true()[0])
+        second = texts.str.extract(r"^\d+[-/.](\d+)").cast(pl.Int32, strict=False)
+        first, pattern = ("month", "%m/%d/%y") if (second > 12).any() else ("day", "%d/%m/%y")
+        pattern = pattern.replace("/", texts[row].lstrip("0123456789")[0])
+        remedy = f"`pl.col(NAME).str.to_date('{pattern}')` of Polars converts {first}-first dates"
+        raise TimesError(f"{texts[row]!r} has a year of two digits, expected 2024-12-31: {remedy}", row)
     if not texts.str.contains(r"^\d{1,2}[-/.]\d{1,2}[-/.]\d{4}").any():
         return TimeForm("ISO text", 10**9, "text")
     order = texts.str.extract_groups(_TEXT).struct.unnest().select(pl.col("first", "second").cast(pl.Int32))

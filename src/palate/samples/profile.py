@@ -235,9 +235,8 @@ def advice(profile: Profile) -> list[str]:
     if not on_usual_scale(profile) and not profile.likes:
         low, high = profile.scale
         found.append(f"ratings are from {low:g} to {high:g}: a config needs `ratings.scale: [{low:g}, {high:g}]`")
-        second = list(profile.distribution)[1:2]
-        if low in (-1, 0) and second and second[0] >= 1 and high >= 5:
-            rows = profile.distribution[low]
+        second, rows = list(profile.distribution)[1:2], profile.distribution.get(low)
+        if low in (-1, 0) and rows and second and second[0] >= 1 and high >= 5:
             found.append(
                 f"if {low:g} means that there is no rating, `ratings.not_rated: {low:g}` leaves out {rows:,} rows"
             )
@@ -245,9 +244,9 @@ def advice(profile: Profile) -> list[str]:
     wrong = {reason: n for reason, n in profile.dropped.items() if reason not in (UNTITLED, NO_LIKE, REPEATED)}
     if wrong:
         first = next(iter(wrong))
-        found.append(f"{sum(wrong.values()):,} rows are wrong, such as: {first}; `--bad-rows skip` leaves them out")
+        found.append(f"wrong rows: {sum(wrong.values()):,}, such as {first}; `--bad-rows skip` leaves them out")
     if untitled:
-        found.append(f"{untitled:,} ratings are of items without a title; `--untitled drop` leaves them out")
+        found.append(f"ratings of items without a title: {untitled:,}; `--untitled drop` leaves them out")
     if better.users > here.users and here.users < KEPT * users:
         found.append(
             f"{users - here.users:,} of {users:,} users have too few ratings (<{need + 1}); "
