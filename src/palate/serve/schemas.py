@@ -397,7 +397,7 @@ class ModelAnswer(BaseModel):
         description="the columns that filter, and their kind: a number, a text, several texts, or true and false"
     )
     filter_values: dict[str, list[str]] = Field(
-        {}, description="the values of those text and list columns that have at most 200"
+        {}, description="the values of text and list columns that have at most 200, but not of `item_id` and `title`"
     )
     why: list[str] = Field([], description="which model to use and why, from the run's ladder")
     verdict: list[str] = Field(description="sentences that sum up the run's evidence; empty: not measured")
