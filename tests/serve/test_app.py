@@ -11,6 +11,8 @@ import pytest
 from tests.serve.paced import service
 
 from palate.console import begin_log, logs_json
+from palate.serve import schemas
+from palate.serve.examples import EXAMPLES
 
 HISTORY = [{"title": "Toy Story (1995)", "rating": 5}]
 
@@ -288,6 +290,36 @@ def test_every_field_and_parameter_is_described(client: httpx.Client) -> None:
     assert len(fields) > 100
     assert len(asked) == 4
     assert [place for place, schema in fields + asked if not schema.get("description")] == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_a_whole_body_of_its_schema(name: str) -> None:
+    for example in EXAMPLES[name]:
+        read = getattr(schemas, name).model_validate(example)
+        sent = read.model_dump(exclude_unset=name.endswith("Request") or name == "Problem")
+
+        assert sent == example
+
+
+def test_every_answer_has_an_example(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()
+    named = {
+        f"#/components/schemas/{name}" for name, of in described["components"]["schemas"].items() if "examples" in of
+    }
+    answers = [
+        (f"{method} {path} {status} {kind}", media)
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        for status, answer in operation["responses"].items()
+        for kind, media in answer["content"].items()
+    ]
+    assert len(answers) > 80
+    for place, media in answers:
+        shown = "example" in media or all("examples" in each for each in media["schema"].get("oneOf", [{}]))
+        assert shown or media["schema"].get("$ref") in named, place
+    for status in ("401", "422", "503"):
+        (body,) = described["paths"]["/v1/items"]["get"]["responses"][status]["content"].values()
+        assert schemas.Problem.model_validate(body["example"]).status == int(status)
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/score", 405)])
