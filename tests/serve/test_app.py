@@ -432,4 +432,7 @@ def test_a_broken_request_line_does_not_stop_the_service(client: httpx.Client) -
     with socket.create_connection((url.host, url.port)) as raw:
         raw.sendall(b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n")
         assert b" 400 " in raw.recv(1000)
+    with socket.create_connection((url.host, url.port)) as raw:
+        raw.sendall("GET /v1/items?q=Amélie HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        assert b" 400 Bad Request\r\ncontent-type: text/plain" in raw.recv(1000)
     assert client.get("/healthz").text == "ok"
