@@ -269,27 +269,47 @@ def batched(together: Load, single: Load) -> Result:
 
 
 def alone(server: Server, asked: Asked, model: str, users: int) -> Iterator[Result]:
-    """One client: a user's second request against the first, and the first items of a stream."""
+    """One client: a user's second request against the first, and the first items of a stream.
+
+    The second request computes the candidates' own tokens, the first those of the history, too: that bounds the ratio.
+    """
     rng, connection = random.Random(13), Connection(server)
     drawn = rng.sample(asked.users, 3 * users)
     rows = []
     for candidates, some in ((1, drawn[:users]), (20, drawn[users : 2 * users])):
         taken: list[list[float]] = [[], []]
+        tokens = []
         for user in some:
             for nth in taken:
                 _, body = asked.score(model, candidates)(rng)
                 began = time.perf_counter()
                 connection.post("score", {**body, "user_id": user})
                 nth.append(time.perf_counter() - began)
+            tokens.append(tokens_of(connection, user, rng.sample(asked.items, 2)))
         first, second = (statistics.median(each) for each in taken)
-        rows.append({"candidates": candidates, "first": first, "second": second, "ratio": second / first})
+        history, own = (statistics.median(each) for each in zip(*tokens, strict=True))
+        rows.append({"candidates": candidates, "first": first, "second": second, "ratio": second / first,
+                     "history": history, "own": own * candidates})  # fmt: skip
     seconds = {name: lambda row, name=name: f"{number(1000 * row[name])} ms" for name in ("first", "second")}
-    columns = {"candidates": lambda row: str(row["candidates"]), **seconds, "ratio": lambda row: number(row["ratio"])}
+
+    def of_tokens(row: Mapping[str, Any]) -> str:
+        return f"{row['own']:.0f} of {row['history'] + row['own']:.0f}"
+
+    columns = {"candidates": lambda row: str(row["candidates"]), **seconds, "ratio": lambda row: number(row["ratio"]),
+               "tokens of the second, of the first": of_tokens}  # fmt: skip
     yield Result(f"A user's second request, of other items: median of {users} users", rows, columns)
     parts = [connection.first_part({"user_id": user, "model": model, "stream": True}) for user in drawn[-users:]]
     rows = [{"median": statistics.median(parts), "max": max(parts)}]
     columns = {name: lambda row, name=name: f"{number(row[name])} s" for name in ("median", "max")}  # type: ignore[misc]
     yield Result(f"Time to the first streamed recommendations: {users} users", rows, columns)
+
+
+def tokens_of(connection: Connection, user: Any, items: Sequence[Any]) -> tuple[int, float]:
+    """The tokens that prompts of two candidates have in common, and the mean number of their own."""
+    bodies = [connection.post("prompt", {"user_id": user, "candidate": {"item_id": item}})[1] for item in items]
+    one, two = ([token["id"] for token in json.loads(body)["tokens"][:-2]] for body in bodies)  # without the answers
+    same = next(n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    return same, (len(one) + len(two)) / 2 - same
 
 
 def soaked(args: argparse.Namespace, asked: Asked, minutes: float, seconds: float) -> Result:
@@ -338,7 +358,8 @@ def soaked(args: argparse.Namespace, asked: Asked, minutes: float, seconds: floa
     row = {"minutes": minutes, "capacity": capacity, "offered": sum(found.values()) / (60 * minutes), **found,
            "first": statistics.median(memory[quarter : 2 * quarter] or memory),
            "last": statistics.median(memory[-quarter:]), "worst": worst[0], "after": ready}  # fmt: skip
-    return Result(f"{minutes:g} minutes at twice the capacity: score, 20 candidates", [row], soak_columns(found))
+    title = f"{minutes:g} minutes at twice the capacity: score, 20 candidates; right: each P within {SAME:g}"
+    return Result(title, [row], soak_columns(found))
 
 
 def p_of(answer: bytes) -> Any:

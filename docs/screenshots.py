@@ -24,7 +24,7 @@ def main(url: str, folder: Path = IMAGES) -> None:
     """Write `page-*.png`."""
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        with opened(browser, url, 1280, 900, "light") as page:
+        with opened(browser, url, 1400, 900, "light") as page:
             page.wait_for_selector("#popular li")
             picture(page, folder / "page-empty.png")
             rate(page)
@@ -34,7 +34,7 @@ def main(url: str, folder: Path = IMAGES) -> None:
             page.locator("#tab-prompt").click()
             page.wait_for_selector("#tokens .answer")
             picture(page, folder / "page-prompt.png")
-        with opened(browser, url, 1280, 900, "dark") as page:
+        with opened(browser, url, 1400, 900, "dark") as page:
             rate(page)
             page.locator("#options > summary").click()
             page.get_by_text("Base and fine-tuned side by side").click()

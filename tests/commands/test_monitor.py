@@ -59,6 +59,7 @@ def test_json_and_gauges_have_the_same_figures(run: Path) -> None:
         values = gauges(run, store)
     assert all(math.isfinite(value) and re.fullmatch(r"palate_[a-z_]+", name) for name, value in values.items())
     assert values["palate_drift_psi_ratings"] == found["drift"][0]["psi"]
+    assert values["palate_drift_chance_ratings"] == found["drift"][0]["chance"]
     assert values["palate_cold_users_share"] == found["cold"]["users"] == 1 / 3
     assert (values["palate_shown"], values["palate_answered"]) == (90, 75)
     assert values["palate_answered_liked_share"] == pytest.approx(13 / 25)

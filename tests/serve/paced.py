@@ -54,6 +54,10 @@ class PacedEngine(Engine):
             "models": [vars(each) for each in self.models.values()],
         }
 
+    @property
+    def ratings(self) -> Longs:
+        return np.arange(self.items.height)
+
     def person(
         self, user_id: int | str | None, history: Sequence[NewRating] | None, newer: Sequence[NewRating] = ()
     ) -> Person:

@@ -11,6 +11,8 @@ import pytest
 from tests.serve.paced import service
 
 from palate.console import begin_log, logs_json
+from palate.serve import schemas
+from palate.serve.examples import EXAMPLES
 
 HISTORY = [{"title": "Toy Story (1995)", "rating": 5}]
 
@@ -290,6 +292,36 @@ def test_every_field_and_parameter_is_described(client: httpx.Client) -> None:
     assert [place for place, schema in fields + asked if not schema.get("description")] == []
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_a_whole_body_of_its_schema(name: str) -> None:
+    for example in EXAMPLES[name]:
+        read = getattr(schemas, name).model_validate(example)
+        sent = read.model_dump(exclude_unset=name.endswith("Request") or name == "Problem")
+
+        assert sent == example
+
+
+def test_every_answer_has_an_example(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()
+    named = {
+        f"#/components/schemas/{name}" for name, of in described["components"]["schemas"].items() if "examples" in of
+    }
+    answers = [
+        (f"{method} {path} {status} {kind}", media)
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        for status, answer in operation["responses"].items()
+        for kind, media in answer["content"].items()
+    ]
+    assert len(answers) > 80
+    for place, media in answers:
+        shown = "example" in media or all("examples" in each for each in media["schema"].get("oneOf", [{}]))
+        assert shown or media["schema"].get("$ref") in named, place
+    for status in ("401", "422", "503"):
+        (body,) = described["paths"]["/v1/items"]["get"]["responses"][status]["content"].values()
+        assert schemas.Problem.model_validate(body["example"]).status == int(status)
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/score", 405)])
 def test_an_unknown_route_is_a_problem(client: httpx.Client, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
@@ -400,4 +432,7 @@ def test_a_broken_request_line_does_not_stop_the_service(client: httpx.Client) -
     with socket.create_connection((url.host, url.port)) as raw:
         raw.sendall(b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n")
         assert b" 400 " in raw.recv(1000)
+    with socket.create_connection((url.host, url.port)) as raw:
+        raw.sendall("GET /v1/items?q=Amélie HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        assert b" 400 Bad Request\r\ncontent-type: text/plain" in raw.recv(1000)
     assert client.get("/healthz").text == "ok"

@@ -1,5 +1,6 @@
 """Filters by columns of every type that an item table may have."""
 
+from datetime import date
 from typing import Any
 
 import polars as pl
@@ -22,6 +23,9 @@ ITEMS = pl.DataFrame(
         "nested": [[[1]], [[2]], None],
         "genres": [1, 2, 3],
         "bytes": [b"\xff", b"", None],
+        "blobs": [[b"\xff"], [], None],
+        "out": [date(1995, 11, 1), date(1977, 5, 25), None],
+        "shelf": pl.Series(["Left", "right", None], dtype=pl.Categorical),
     }
 )
 
@@ -39,6 +43,10 @@ ITEMS = pl.DataFrame(
         ("price", 1.5, [0]),
         ("sold", False, [1]),
         ("genres", [2.0, 3.0], [1, 2]),
+        ("title", ["b", "C"], [1, 2]),
+        ("item_id", 2.0, [1]),
+        ("out", "1977-05-25", [1]),
+        ("shelf", "left", [0]),
     ],
 )
 def test_a_column_filters_by_its_type(name: str, want: Any, rows: list[int]) -> None:
@@ -46,7 +54,7 @@ def test_a_column_filters_by_its_type(name: str, want: Any, rows: list[int]) -> 
 
 
 def test_a_column_of_a_type_without_a_filter_has_none() -> None:
-    assert not {"nested", "bytes"} & _filters(ITEMS).keys()
+    assert set(ITEMS.columns) - _filters(ITEMS).keys() == {"nested", "bytes", "blobs"}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,7 @@ def test_a_column_of_a_type_without_a_filter_has_none() -> None:
         ("tags", "y 2.1", "filters.tags: no item has 'y 2.1', did you mean 'y 2.0'?"),
         ("tags", ["x", "q"], "filters.tags[1]: no item has 'q', expected one of X, y 2.0"),
         ("isbn", 9780131103628, "filters.isbn: no item has '9780131103628', did you mean '9780131103627'?"),
+        ("nested", "x", "filters: the column 'nested' is nested or holds bytes, so it does not filter"),
         ("tag", "x", "filters: there is no filter 'tag', expected one of .*, did you mean 'tags'?"),
     ],
 )
@@ -66,5 +75,7 @@ def test_a_misspelt_filter_is_refused_with_what_there_is(name: str, want: Any, m
 def test_the_values_of_columns_with_a_few_are_offered() -> None:
     items = pl.DataFrame({"genre": [f"g{n % 5}" for n in range(300)], "plot": [f"p{n}" for n in range(300)]})
 
-    assert Filters(ITEMS, _filters(ITEMS)).offered()["weights"] == ["0.5", "2"]
+    offered = Filters(ITEMS, _filters(ITEMS)).offered()
+    assert offered["weights"] == ["0.5", "2"]
+    assert not {"item_id", "title"} & offered.keys()
     assert Filters(items, _filters(items)).offered() == {"genre": ["g0", "g1", "g2", "g3", "g4"]}

@@ -19,6 +19,8 @@ import pytest
 from tests.command import palate
 
 from palate import Client, ServiceError
+from palate.commands.serve import _source
+from palate.config import Override, load_config
 
 LINE = 60
 """Seconds until a busy machine has printed a line."""
@@ -93,12 +95,28 @@ def test_a_signal_while_models_are_loaded_ends_it_at_once(home: Path, number: si
 
 
 def test_models_that_cannot_be_loaded_end_it_with_one_line(home: Path) -> None:
-    with loading(home, "--model", "nothing") as started:
+    with loading(home, "--model", "factors") as started:
         assert started.get("/readyz").status_code == 503
         started.load()
         out, err = started.process.communicate(timeout=LINE)
     assert (started.process.returncode, out) == (2, "")
-    assert err.splitlines()[-1].startswith("error: --model: is 'nothing', expected one of ")
+    assert err.splitlines()[-1].startswith("error: --model: is 'factors', expected one of user-item")
+
+
+@pytest.mark.parametrize("model", ["user-iten", "fine-tuned"])  # the run has no adapter
+def test_a_model_that_the_run_cannot_have_is_refused_before_anything_listens(home: Path, model: str) -> None:
+    done = palate("serve", home, "--port", "0", "--model", model)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: --model: is '{model}', expected one of constant, ")
+
+
+def test_a_run_without_prepared_data_says_that_it_prepares_first(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(home / "config.yaml", [Override("run_dir", str(home), "run_dir")])
+    shutil.rmtree(config.data_path)
+    caplog.set_level("INFO", "palate")
+    _source(config, None)
+    assert caplog.messages[0] == f"{home} has no prepared data: it is prepared first, then the service listens"
+    assert caplog.messages[-1].startswith("prepared ")
 
 
 def test_damaged_data_is_refused_before_anything_listens(home: Path) -> None:

@@ -4,6 +4,7 @@ import random
 import threading
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -99,6 +100,15 @@ def test_mistyped_titles_are_found_and_nonsense_mostly_is_not(films: Catalogue) 
         missed += row not in films.search(draw.choice(wrong), 10)
         answered += bool(films.search("".join(letter() for _ in range(7)), 1))
     assert (missed, answered) <= (2, 10)
+
+
+def test_among_equal_matches_the_item_with_more_ratings_comes_first() -> None:
+    titles = ["Star Kid (1997)", "Star Wars (1977)", "Star Trek (1979)", "Starship (1999)", "Alien (1979)"]
+    items = pl.DataFrame({"item_id": range(5), "title": titles})
+
+    assert Catalogue(items, np.array([8, 583, 9, 999, 999])).search("star", 5) == [1, 2, 0, 3]
+    assert Catalogue(items, np.array([8, 9, 10, 0, 0])).search("srar", 3) == [0, 2, 1]
+    assert Catalogue(items).search("star", 5) == [0, 1, 2, 3]
 
 
 def test_every_title_finds_itself(films: Catalogue) -> None:

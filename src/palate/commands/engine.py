@@ -265,21 +265,31 @@ def _recommended(metrics: Mapping[str, Any], models: Mapping[str, Model]) -> str
 
 
 def _filters(items: pl.DataFrame) -> dict[str, str]:
-    """The columns that filter, and how: a number, a text, a list of values, or a flag."""
+    """The columns that filter, and how: a number, a text, a list of values, or a flag.
+
+    These are all but columns of bytes and nested ones other than lists of plain values.
+    """
     kinds = {}
     for name, dtype in items.schema.items():
-        if name in ("item_id", "title"):
-            continue
-        if dtype == pl.Boolean:
+        if name == "item_id":
+            kinds[name] = "text"  # of which each is one item, and large numbers are exact
+        elif dtype == pl.Boolean:
             kinds[name] = "flag"
         elif dtype.is_numeric():
             kinds[name] = "number"
-        elif (isinstance(dtype, pl.List) and not dtype.inner.is_nested()) or (dtype == pl.String and name in KINDS):
+        elif isinstance(dtype, pl.List):
+            if not (dtype.inner.is_nested() or dtype.inner == pl.Binary):
+                kinds[name] = "list"
+        elif dtype == pl.String and name in KINDS:
             kinds[name] = "list"
+        elif name == "title":
+            kinds[name] = "text"
         elif dtype == pl.String:
             values = items[name].drop_nulls()
             values = values.filter(values != "")
             numbers = values.cast(pl.Float64, strict=False).is_not_null()
             # A few items of a log have no year that could be read; they pass no filter of numbers.
             kinds[name] = "number" if len(values) and numbers.sum() >= NUMBERS * len(values) else "text"
+        elif not (dtype.is_nested() or dtype == pl.Binary):  # dates, categories
+            kinds[name] = "text"
     return kinds

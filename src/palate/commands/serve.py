@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from palate import console
 from palate.config import Config, EngineConfig, Override, load_config
 from palate.console import log
-from palate.errors import InputError, PalateError
+from palate.errors import InputError, PalateError, did_you_mean
 from palate.store.artifacts import MANIFEST
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ class Request:
 def serve(config: Config, **options: Any) -> None:
     """Serve a run over HTTP; returns after SIGINT or SIGTERM, when every request in flight is answered.
 
-    It listens first and loads the models then. Raises `InputError` before it listens for a run that does not exist,
-    prepared data that is damaged, an address that is taken, and one that other machines reach without an API key; and
-    later what the loading of the models raises.
+    It listens first and loads the models then; a run without prepared data is prepared before. Raises `InputError`
+    before it listens for a run that does not exist, a model that no run has, prepared data that is damaged, an address
+    that is taken, and one that other machines reach without an API key; and later what the loading of the models
+    raises, such as that this run lacks the model.
     """
     from palate.serve.server import bound, is_local, run, url_of
 
@@ -67,7 +68,9 @@ def serve(config: Config, **options: Any) -> None:
     folder = config.run_path
     if not (folder / "config.yaml").is_file():
         raise InputError("there is no run, expected the folder that `palate run` made", folder)
-    build = partial(_app, config, options.pop("model"), request, key, console.logs_json())
+    model = options.pop("model")
+    _check_named(config, model)
+    build = partial(_app, config, model, request, key, console.logs_json())
 
     def ready(url: str) -> None:
         console.out.print(f"serving {folder} at {url}", highlight=False, soft_wrap=True)
@@ -110,6 +113,19 @@ def _on_cluster(
         raise InputError(f"is a file, which {count} replicas cannot share, expected postgresql://USER@HOST/NAME",
                          "--ratings")  # fmt: skip
     serve_replicas(build, config.engine, address, drain=2 * request.timeout + 1, here=here, on_ready=ready)
+
+
+def _check_named(config: Config, model: str | None) -> None:
+    """Raise `InputError` for a model that no run has; what this run kept shows when it is loaded."""
+    from palate.baselines.registry import BASELINES
+    from palate.serve.engine import ALONE, BASE, FINE_TUNED
+    from palate.serve.release import current
+
+    folder = current(config.run_path)
+    has_language = config.score.server is not None or (folder / "adapter").is_dir()
+    names = [*((FINE_TUNED, ALONE, BASE) if has_language else ()), *BASELINES]
+    if model is not None and model not in names:
+        raise InputError(f"is {model!r}, expected one of {', '.join(names)}{did_you_mean(model, names)}", "--model")
 
 
 def _store_url(config: Config, request: Request) -> str:
@@ -187,7 +203,10 @@ def _source(config: Config, model: str | None) -> "EngineSource":
             return load(first)
 
     with explained():
-        check_prepared(config if first == run else _config_of(first))
+        of = config if first == run else _config_of(first)
+        if of.data_dir is None and of.ratings.source and not (of.data_path / MANIFEST).is_file():
+            log.info("%s has no prepared data: it is prepared first, then the service listens", first)
+        check_prepared(of)
     return EngineSource(load_first, lambda: current(run), load, run.name)
 
 

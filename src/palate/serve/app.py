@@ -1,6 +1,7 @@
 """`app_of`: the routes of the service, and the state behind them."""
 
 import asyncio
+import json
 import logging
 import os
 import threading
@@ -21,6 +22,7 @@ from palate import __version__
 from palate.serve import schemas
 from palate.serve.admission import Admission, Emit, Stopped
 from palate.serve.answers import Answers
+from palate.serve.examples import EXAMPLES
 from palate.serve.guard import LOCAL, Guard
 from palate.serve.metrics import Metrics
 from palate.serve.problems import ProblemError, add_handlers, documented, expect_json
@@ -52,6 +54,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
                         {
                             "type": "object",
                             "required": ["event", "data"],
+                            "examples": [{"event": event, "data": json.dumps(EXAMPLES[schema][0])}],
                             "properties": {
                                 "event": {"const": event},
                                 "data": {
@@ -335,12 +338,12 @@ def _add_store(app: FastAPI, service: Service) -> None:
 def _add_health(app: FastAPI, service: Service) -> None:
     """The routes for whoever runs the service."""
 
-    @app.get("/healthz", responses=documented(403), response_class=PlainTextResponse)
+    @app.get("/healthz", responses=documented(403) | _text("ok"), response_class=PlainTextResponse)
     async def healthz() -> str:
         """The process answers, also while it loads the models: a liveness probe."""
         return "ok"
 
-    @app.get("/readyz", responses=documented(403, 503), response_class=PlainTextResponse)
+    @app.get("/readyz", responses=documented(403, 503) | _text("ready"), response_class=PlainTextResponse)
     async def readyz() -> str:
         """Requests are answered: the models are loaded, the store is open, and the service does not end.
 
@@ -349,7 +352,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
         await service.check_ready()
         return "ready"
 
-    @app.get("/report", responses=documented(401, 403, 404, 503), response_class=HTMLResponse)
+    page = _text("<!DOCTYPE html><title>demo · Palate</title>", "text/html")
+
+    @app.get("/report", responses=documented(401, 403, 404, 503) | page, response_class=HTMLResponse)
     async def report() -> Response:
         """The run's report, a page without scripts."""
         service.source.check()
@@ -358,11 +363,18 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise ProblemError(404, "this run has no report, `palate run` writes one")
         return FileResponse(file, headers={"Content-Security-Policy": REPORT})
 
-    @app.get("/metrics", responses=documented(401, 403), response_class=PlainTextResponse)
+    values = _text('palate_requests_total{route="/v1/score",status="200"} 1.0\n')
+
+    @app.get("/metrics", responses=documented(401, 403) | values, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters and gauges in Prometheus's text format."""
         service.look()
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _text(example: str, kind: str = "text/plain") -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with text, for the OpenAPI description."""
+    return {200: {"content": {kind: {"example": example}}}}
 
 
 def _add_page(app: FastAPI) -> set[str]:
@@ -390,6 +402,8 @@ def _openapi(app: FastAPI, has_key: bool) -> dict[str, Any]:
             parts["schemas"] |= schema.pop("$defs", {}) | {model.__name__: schema}
         for name in ("HTTPValidationError", "ValidationError"):
             parts["schemas"].pop(name, None)
+        for name, examples in EXAMPLES.items():
+            parts["schemas"][name]["examples"] = examples
         if has_key:
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             made["security"] = [{"key": []}]

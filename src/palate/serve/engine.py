@@ -151,6 +151,11 @@ class Engine:
         return found, int(rated.sum())
 
     @property
+    def ratings(self) -> Longs:
+        """(items,): the number of ratings of each item in the log."""
+        return np.bincount(self.log.item, minlength=self.items.height)
+
+    @property
     def has_text_ids(self) -> bool:
         """Whether the log's users have texts as ids, of which some may look like numbers."""
         return self.log.samples.timeline.schema["user_id"] == pl.String

@@ -26,9 +26,14 @@ class Filters:
     _known: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def offered(self) -> dict[str, list[str]]:
-        """The values of text and list columns in alphabetical order, of columns with at most `OFFERED`."""
+        """The values of text and list columns in alphabetical order, of columns with at most `OFFERED`.
+
+        Without those of `item_id` and `title`, which name an item: a search finds them.
+        """
         found = {
-            name: list(self._values(name).values()) for name, kind in self.kinds.items() if kind in ("text", "list")
+            name: list(self._values(name).values())
+            for name, kind in self.kinds.items()
+            if kind in ("text", "list") and name not in ("item_id", "title")
         }
         return {name: values for name, values in found.items() if len(values) <= OFFERED}
 
@@ -43,7 +48,10 @@ class Filters:
                 expected = "none, as the items have no column that filters"
                 if self.kinds:
                     expected = f"one of {', '.join(self.kinds)}{did_you_mean(name, self.kinds)}"
-                raise InputError(f"there is no filter {shortened(repr(name))}, expected {expected}", "filters")
+                what = f"there is no filter {shortened(repr(name))}"
+                if name in self.items.columns:
+                    what = f"the column {shortened(repr(name))} is nested or holds bytes, so it does not filter"
+                raise InputError(f"{what}, expected {expected}", "filters")
             kept &= self._condition(name, want)
         return self.items.select(kept).to_series().fill_null(value=False).arg_true().to_numpy().astype("int64")
 

@@ -29,6 +29,7 @@ def gauges(run: Path, store: Store) -> dict[str, float]:
         "palate_newer_ratings": found.newer,
         "palate_stored_events": found.events,
         **{f"palate_drift_psi_{each.of.split()[0]}": each.psi for each in found.drift},
+        **{f"palate_drift_chance_{each.of.split()[0]}": each.chance for each in found.drift},
         **{f"palate_cold_{name}_share": share for name, share in asdict(found.cold).items()},
     }
     best = max(found.answered, key=lambda each: each.metrics.n, default=None)

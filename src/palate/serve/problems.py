@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from palate.errors import InputError, PalateError, WorkError
+from palate.serve import examples
 from palate.serve.engine import UnknownUserError
 from palate.serve.schemas import LOADING, Problem, Wrong
 from palate.serve.store import KeyReusedError
@@ -141,10 +142,14 @@ def expect_json(request: Request) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for the OpenAPI description."""
-    content = {TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    schema = {"$ref": "#/components/schemas/Problem"}
     wait = {"Retry-After": {"description": "seconds until the next try", "schema": {"type": "integer", "minimum": 1}}}
     waits = {"headers": wait}
     return {
-        status: {"description": MEANINGS[status], "content": content} | (waits if status in (429, 503) else {})
+        status: {
+            "description": MEANINGS[status],
+            "content": {TYPE: {"schema": schema, "example": examples.problem(status)}},
+        }
+        | (waits if status in (429, 503) else {})
         for status in statuses
     }

@@ -136,16 +136,6 @@ class Asked(Person):
 class ScoreRequest(Asked):
     """Score candidates for a person."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "history": [{"title": "Toy Story (1995)", "rating": 5}, {"item_id": 50, "rating": 4}],
-                    "candidates": [{"title": "Fargo (1996)"}, {"item_id": 172}],
-                }
-            ]
-        }
-    )
     candidates: list[Item] = Field(
         min_length=1, max_length=CANDIDATES, description="items to score, rated ones too; the answer has their order"
     )
@@ -168,19 +158,6 @@ Filter = Annotated[
 class RecommendRequest(Asked):
     """The best items for a person."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"user_id": 42, "top_k": 5},
-                {"history": [{"item_id": 50, "rating": 4.5}], "top_k": 3, "stream": True},
-                {
-                    "history": [{"title": "Toy Story (1995)", "rating": 5}],
-                    "top_k": 10,
-                    "filters": {"genres": "Comedy", "year": {"min": 1990}},
-                },
-            ]
-        }
-    )
     top_k: int = Field(10, ge=1, le=TOP, description="most items to recommend")
     filters: dict[Text, Filter] = Field(
         {},
@@ -278,13 +255,6 @@ class ScoredPart(BaseModel):
 class ExplainRequest(Asked):
     """Why this score: which ratings move it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"history": [{"title": "Toy Story (1995)", "rating": 5}], "candidate": {"title": "Fargo (1996)"}}
-            ]
-        }
-    )
     candidate: Item = Field(description="the item whose score is explained, rated or not")
 
 
@@ -310,7 +280,6 @@ class ExplainAnswer(Answered):
 class PromptRequest(Person):
     """What a language model reads for one candidate."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": 42, "candidate": {"item_id": 50}}]})
     candidate: Item = Field(description="the item that the prompt asks about, rated or not")
 
 
@@ -397,7 +366,7 @@ class ModelAnswer(BaseModel):
         description="the columns that filter, and their kind: a number, a text, several texts, or true and false"
     )
     filter_values: dict[str, list[str]] = Field(
-        {}, description="the values of those text and list columns that have at most 200"
+        {}, description="the values of text and list columns that have at most 200, but not of `item_id` and `title`"
     )
     why: list[str] = Field([], description="which model to use and why, from the run's ladder")
     verdict: list[str] = Field(description="sentences that sum up the run's evidence; empty: not measured")
@@ -416,9 +385,6 @@ class NewRating(_Body):
 class RatingsRequest(_Body):
     """Ratings to store."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "6f1e", "ratings": [{"user_id": 42, "item_id": 50, "rating": 4.5}]}]}
-    )
     key: Text | None = Field(
         None, description="a name for this request: repeated with its key it is stored once; null: stored each time"
     )
@@ -445,11 +411,6 @@ class NewEvent(_Body):
 class EventsRequest(_Body):
     """Events to store."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"events": [{"event": "shown", "user_id": 42, "item_id": 50, "model": "user-item", "p": 0.8}]}]
-        }
-    )
     key: Text | None = Field(
         None, description="a name for this request: repeated with its key it is stored once; null: stored each time"
     )

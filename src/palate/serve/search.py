@@ -5,10 +5,12 @@ import re
 import sqlite3
 import threading
 import unicodedata
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from palate.recommend.lookup import Lookup
+from palate.samples.people import Longs
 from palate.serve import schemas
 
 NEAR = 150
@@ -32,8 +34,12 @@ def plain(text: str) -> str:
     return re.sub(rf"^(?:{ARTICLES}) (?=\S)", "", text)
 
 
+@dataclass(frozen=True)
 class Catalogue(Lookup):
     """Finds rows of the item table; several threads may ask at once."""
+
+    ratings: Longs | None = field(default=None, repr=False, compare=False)
+    """(items,): the number of ratings of each; None: unknown."""
 
     @cached_property
     def ids(self) -> list[Any]:
@@ -84,20 +90,26 @@ class Catalogue(Lookup):
         The order: the exact title, the whole title without accents, titles that begin with the query, titles with a
         word that does, titles that contain it, and titles that resemble it, for a query with wrong or missing letters
         or words: by `SIMILAR` at least, and no more than `BEHIND` the best; none of these if a whole title fits. Whole
-        words come before beginnings of words, and among equals the shorter title comes first.
+        words come before beginnings of words. Among equals the item with more ratings comes first, then the shorter
+        title, then the earlier row.
         """
         exact = self.titles.get(query.strip()) or self._folded.get(query.strip().casefold(), [])
+        exact = sorted(exact, key=self._behind)
         text = plain(query)
         # Two letters have no trigram, and as a beginning of words they fit thousands of titles.
         found = [] if not text else self._containing(text) if len(text) > 2 else self._beginning(text)
         places = {row: self._place(row, text) for row in found}
-        ranked = sorted(found, key=lambda row: (places[row], len(self._plain[row]), row))
+        ranked = sorted(found, key=lambda row: (places[row], *self._behind(row)))
         ranked = list(dict.fromkeys([*exact, *ranked]))[:limit]
         best = 0 if exact else min(places.values(), default=INSIDE)
         if best and len(ranked) < limit and len(text) > 2:
             near = self._resembling(text, SIMILAR if best == INSIDE else 1 - BEHIND)
             ranked = list(dict.fromkeys([*ranked, *near]))[:limit]
         return ranked
+
+    def _behind(self, row: int) -> tuple[int, int, int]:
+        """The order of rows that fit a query alike."""
+        return 0 if self.ratings is None else -int(self.ratings[row]), len(self._plain[row]), row
 
     def _place(self, row: int, text: str) -> int:
         title = f" {self._plain[row]} "
@@ -133,7 +145,7 @@ class Catalogue(Lookup):
             if max(alike, whole) >= least:
                 found.append((max(alike, whole), whole, row))
         best = max(found, default=(0.0,))[0]
-        order = sorted(found, key=lambda each: (-each[0], -each[1], each[2]))
+        order = sorted(found, key=lambda each: (-each[0], -each[1], *self._behind(each[2])))
         return [row for alike, _, row in order if alike >= best - BEHIND]
 
     def _rows(self, match: str, limit: int, order: str) -> list[int]:

@@ -29,7 +29,7 @@ class Serving:
 
 def serving(engine: Engine) -> Serving:
     """An engine ready to serve: the index of its titles is built."""
-    catalogue = Catalogue(engine.items)
+    catalogue = Catalogue(engine.items, engine.ratings)
     catalogue.search("abc", 1)
     return Serving(engine, catalogue, ModelAnswer.model_validate(finite(dict(engine.about))))
 

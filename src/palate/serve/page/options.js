@@ -7,6 +7,7 @@ const PAUSE = 500; // milliseconds after the last key
 const SHORT = 140; // characters of a reason that stands below the menu
 const FIRST = 4; // classical models that are listed; the others are folded
 const MORE = ' more'; // no key: a key has no space
+const NAMES = ['item_id', 'title']; // an item itself, which the search finds
 let folded = true, open = null; // the menu's tail, and the list's: null until the visitor folds it
 
 /** Starts the choices; `change()` is called when one of them is another. */
@@ -21,7 +22,7 @@ export function startOptions(change) {
   $('model-note').textContent = why ?? '';
   $('retriever').addEventListener('change', event => set({ retriever: event.target.value }));
   $('top').addEventListener('change', event => set({ top: Number(event.target.value) }));
-  const filters = Object.entries(model.filters).sort(([a], [b]) => a.localeCompare(b));
+  const filters = Object.entries(model.filters).filter(([column]) => !NAMES.includes(column)).sort(([a], [b]) => a.localeCompare(b));
   $('filters').append(...filters.map(([column, kind]) => filterOf(column, kind, set)));
   $('filters').hidden = !filters.length;
   show(set);
