@@ -1,9 +1,10 @@
-"""How many samples reach the same AUC, with and without a teacher.
+"""How many samples reach the same AUC, with and without a teacher, and with unrated pairs that it labels.
 
     PALATE_DATA_DIR=… python benchmarks/teacher.py --save
 
-The demo's recipe without the baseline that it corrects, on the answers and on a baseline's probabilities
-(`train.teacher`). Both train the same samples of a seed, and are scored on the same test rows. Seeds are averaged as
+The demo's recipe without the baseline that it corrects, on the answers, on a baseline's probabilities
+(`train.teacher`), and on these beside those of unrated pairs (`train.unrated`), which come on top of the samples and
+cost their time. All train the same samples of a seed, and are scored on the same test rows. Seeds are averaged as
 logits. Differences are paired over users. The last column reads off the line of the untaught models' AUC over the
 logarithm of their samples how many those would need for the AUC of the taught one. A run that is there is not made
 again.
@@ -28,6 +29,7 @@ from report import Result, publish
 from runs import config_in, recipe, rows_of, scored
 
 METRICS = ("auc", "gauc", "log_loss")
+PLAIN = "answers"
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--ratings", default="ml-100k", help="name or path")
     parser.add_argument("--model", default="smollm2-135m", help="name or folder")
     parser.add_argument("--teacher", default="logistic-knn", help="a baseline")
+    parser.add_argument("--unrated", type=int, nargs="*", default=[2], help="numbers of unrated pairs a sample (2)")
     parser.add_argument("--samples", type=int, nargs="+", default=[640, 1280, 2560], help="training samples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, default=600, help="scored test rows (600)")
@@ -51,25 +54,28 @@ def main() -> None:
     publish("teacher", [Result(title, rows, COLUMNS)], as_json=args.json, save=args.save)
 
 
-def config_of(args: argparse.Namespace, samples: int, seed: int, teacher: str | None) -> Config:
-    """The demo's recipe, on the answers or on a baseline's."""
+def config_of(args: argparse.Namespace, samples: int, seed: int, teacher: str | None, unrated: int = 0) -> Config:
+    """The demo's recipe, on the answers or on a baseline's, also of unrated pairs."""
     values = recipe()
     del values["text"], values["train"]["offset"]
     values["ratings"] = {"source": args.ratings}
     values["model"]["base"] = args.model
     values["train"] |= {"max_samples": samples, "seed": seed, "teacher": teacher, "report_to": []}
+    values["train"] |= {"unrated": unrated} if unrated else {}  # the folders of runs without are those of before
     values["evaluate"] |= {"max_samples": args.rows}
     return config_in(args.folder, values)
 
 
 def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of samples, with and without the teacher."""
+    """A row for each number of samples, without the teacher, with it, and with each number of unrated pairs."""
     rows: list[dict[str, Any]] = []
     plain: dict[int, float] = {}
+    arms: dict[str, tuple[str | None, int]] = {PLAIN: (None, 0), "teacher": (args.teacher, 0)}
+    arms |= {f"teacher, and {n} unrated": (args.teacher, n) for n in args.unrated}
     for samples in sorted(args.samples):
         p: dict[str, Scores] = {}
-        for name, teacher in (("answers", None), ("teacher", args.teacher)):
-            found = [rows_of(scored(config_of(args, samples, seed, teacher))) for seed in args.seeds]
+        for name, (teacher, unrated) in arms.items():
+            found = [rows_of(scored(config_of(args, samples, seed, teacher, unrated))) for seed in args.seeds]
             y, users, _ = found[0]
             p[name] = averaged([each[2] for each in found])
             metrics = measure(y, p[name], users)
@@ -77,16 +83,18 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
             told = {"samples": samples, "on": name, "auc by seed": by_seed}
             rows.append(told | {m: getattr(metrics, m) for m in METRICS})
             print(f"{samples:,} samples, {name}: AUC {metrics.auc:.4f}", file=sys.stderr)
-        plain[samples] = rows[-2]["auc"]
-        pair = compare(y, users, p, [("teacher", "answers")], resamples=args.resamples).of("auc")[0]
-        between = pair.interval
-        rows[-1] |= {
-            "gain": pair.value,
-            "between": None if between is None else [between.low, between.high],
-            "detects": None if between is None else detectable(between),
-        }
+        first, *taught = rows[-len(arms) :]
+        plain[samples] = first["auc"]
+        pairs = compare(y, users, p, [(row["on"], PLAIN) for row in taught], resamples=args.resamples).of("auc")
+        for row, pair in zip(taught, pairs, strict=True):
+            between = pair.interval
+            row |= {
+                "gain": pair.value,
+                "between": None if between is None else [between.low, between.high],
+                "detects": None if between is None else detectable(between),
+            }
     for row in rows:
-        if row["on"] == "teacher" and len(plain) > 1:
+        if row["on"] != PLAIN and len(plain) > 1:
             row["as many as"] = needed(plain, row["auc"])
     return rows
 
@@ -118,7 +126,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "GAUC": lambda row: f"{row['gauc']:.3f}",
     "log loss": lambda row: f"{row['log_loss']:.3f}",
     "AUC, teacher − answers": _gain,
-    "detects": lambda row: f"{row['detects']:.3f}" if "detects" in row else "",
+    "detects": lambda row: f"{row['detects']:.3f}" if row.get("detects") is not None else "",
     "answers would need": lambda row: f"{row['as many as']:,.0f}" if row.get("as many as") else "",
 }
 

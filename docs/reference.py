@@ -34,6 +34,7 @@ MORE = {
     "train.targets_per_prompt": "training.md#choose-the-number-of-targets",
     "train.attention": "block-mask.md#attention-implementations",
     "train.teacher": "training.md#learn-from-a-baseline",
+    "train.unrated": "training.md#learn-from-a-baseline",
     "train.offset": "training.md#correct-a-baseline",
     "train.ranking_weight": "training.md#rank-what-one-user-likes",
     "train.seeds": "training.md#train-on-few-samples",

@@ -291,6 +291,9 @@ class TrainConfig(Section):
     """The tokens with a loss: the whole response, or the answer token alone."""
     teacher: Teacher | None = None
     """A baseline whose probabilities the model learns instead of the answers. Each comes from a fit on other users."""
+    unrated: int = Field(0, ge=0)
+    """Items that the user never rated, for each training sample: with its history, and the teacher's probability as
+    target. They are drawn by popularity with the config's `seed`, on top of `max_samples`. Needs `teacher`."""
     offset: Teacher | None = None
     """A baseline whose logit the model corrects: P(like) is of the sum of both. Each sample's logit comes from a fit on
     other users. Needs `train_on: answer`."""
@@ -361,7 +364,8 @@ class TrainConfig(Section):
         evaluations = set() if self.looks_for_best else {"eval_steps", "keep", "early_stopping"}
         memory = {"tokens_per_batch", "attention", "kernels", "gradient_checkpointing"}
         memory |= {"batch_size", "gradient_accumulation"}
-        options = self.model_dump(mode="json", exclude={"seed", "seeds"} | logs | evaluations | memory)
+        unused = {"seed", "seeds"} if self.unrated else {"seed", "seeds", "unrated"}  # so older runs stay valid
+        options = self.model_dump(mode="json", exclude=unused | logs | evaluations | memory)
         return options | {"samples_per_step": self.samples_per_step}
 
     @property
@@ -395,6 +399,14 @@ class TrainConfig(Section):
             raise ValueError("offset corrects a baseline, teacher imitates one, expected one of them")
         if self.train_on != "answer":
             raise ValueError(f"offset trains the answer's two logits, expected train_on=answer, not {self.train_on}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_unrated_pairs(self) -> "TrainConfig":
+        if self.unrated and self.teacher is None:
+            raise ValueError(
+                f"unrated={self.unrated} adds items that only a teacher labels, expected a baseline as teacher, or 0"
+            )
         return self
 
     @model_validator(mode="after")
@@ -530,6 +542,11 @@ class Config(Section):
                     f"{option}={baseline} learns from differences of ratings, which likes do not have, expected one of "
                     f"{', '.join(LEARN_LIKES)}"
                 )
+        if self.train.unrated:
+            raise ValueError(
+                f"train.unrated={self.train.unrated} adds items that the user never took, as the negatives of likes "
+                "are, expected 0, and more of these by ratings.negatives_per_like"
+            )
         for name, values in (("prepare", {"rating_threshold": 0.5}), ("prompt", {"history_line": "{n}. {title}"})):
             section = getattr(self, name)
             unset = {key: value for key, value in values.items() if key not in section.model_fields_set}

@@ -349,6 +349,9 @@ def test_a_cross_fit_learns_from_the_samples_of_other_users_alone() -> None:
     queries, liked = data.of_split("train")
     assert known.predictor(data, known.fitted(data))(queries).all()
     assert cross_fitted(known, data).tolist() == [0.0] * len(liked)
+    asked = Queries(queries.anchor, queries.item[::-1])  # of other items
+    for crossed in (False, True):
+        assert not cross_fitted(Known("known", "known", crossed=crossed), data, queries=asked).any()
     for part in range(PARTS):
         others = replace(data, without=part, linear={})
         rows = others.learned(queries)
@@ -367,3 +370,9 @@ def test_cross_fitted_predictions_are_kept(tmp_path: Path) -> None:
     assert np.array_equal(kept.read("logistic-cross-fitted")["p"], p)
     kept.write("logistic-cross-fitted", {"p": p + 1})
     assert np.array_equal(cross_fitted(RANKERS["logistic"], data, kept), p + 1)
+    queries, _ = data.of_split("train")
+    for n in range(3):  # those of other queries beside them, of the last ones alone
+        some = queries.take(slice(n, 20))
+        asked = cross_fitted(RANKERS["logistic"], data, kept, queries=some)
+        np.testing.assert_array_equal(asked, p[n:20])
+        assert np.array_equal(kept.read("logistic-cross-fitted")["p"], p + 1)

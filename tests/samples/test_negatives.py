@@ -24,14 +24,23 @@ def random_log(seed: int, users: int, items: int) -> tuple[np.ndarray, np.ndarra
     return user[order], item[order], rng.integers(0, 30, user.size)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 15), st.integers(1, 6), st.sampled_from(RULES))
-def test_a_negative_exists_by_then_and_its_user_never_takes_it(seed, users, items, count, rule):
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.integers(1, 15),
+    st.integers(1, 6),
+    st.sampled_from(RULES),
+    st.booleans(),
+)
+def test_a_negative_exists_by_then_and_its_user_never_takes_it(seed, users, items, count, rule, some):
     user, item, time = random_log(seed, users, items)
     like = np.sort(np.random.default_rng(seed).choice(user.size, (user.size + 1) // 2, replace=False))
-    of, found = negatives_of(user, item, time, like, Likes(rule, count), seed)
+    known = np.random.default_rng(seed + 1).random(user.size) < 0.5 if some else np.ones(user.size, bool)
+    known[like] = True
+    of, found = negatives_of(user, item, time, like, Likes(rule, count), seed, known if some else None)
     assert (np.diff(of) >= 0).all()
     for n, row in enumerate(like.tolist()):
-        by_then = set(item[time <= time[row]].tolist()) - set(item[user == user[row]].tolist())
+        by_then = set(item[known & (time <= time[row])].tolist()) - set(item[user == user[row]].tolist())
         own = found[of == n].tolist()
         assert set(own) <= by_then
         assert len(own) == len(set(own)) == min(count, len(by_then))

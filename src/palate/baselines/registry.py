@@ -226,20 +226,31 @@ def _of_vectors(baseline: Baseline, kept: Kept, vectors: Vectors | None) -> Kept
     return replace(kept, made_from={**kept.made_from, "text": vectors.identity})
 
 
-def cross_fitted(baseline: Baseline, data: BaselineData, kept: Kept | None = None, *, apart: bool = False) -> Scores:
+def cross_fitted(
+    baseline: Baseline,
+    data: BaselineData,
+    kept: Kept | None = None,
+    *,
+    apart: bool = False,
+    queries: Queries | None = None,
+) -> Scores:
     """P(like) of every training sample, float64 (n,), each by a fit on the samples of other users.
 
     The users form `PARTS` parts. So no label is part of its own sample's prediction, even if the baseline can learn its
     samples by heart. The baseline is one of `TEACHERS`: the statistics of the others contain the sample's own rating.
     With `apart` a fit reads nothing at all of the users whose samples it predicts; see `BaselineData.leaving_out`.
+    `queries` are predicted instead of the training samples: any items at the rows of these.
     """
     name = f"{baseline.key}-{'apart' if apart else 'cross-fitted'}"
     kept = None if kept is None else _of_vectors(baseline, kept, data.vectors)
+    if kept is not None and queries is not None:
+        name += "-unrated"
+        kept = replace(kept, made_from={**kept.made_from, "queries": queries.identity})
     if kept is not None and (state := kept.read(name)) is not None:
         return state["p"]
-    queries, _ = data.of_split("train")
-    if baseline.crossed and not apart:
-        return baseline.predictor(data, fit_one(baseline, data, kept))(queries)
+    if baseline.crossed and not apart and queries is None:  # for other queries its fit has learned of their users
+        return baseline.predictor(data, fit_one(baseline, data, kept))(data.of_split("train")[0])
+    queries = data.of_split("train")[0] if queries is None else queries
     p = np.empty(len(queries))
     with Meter(f"{baseline.label} on other users", PARTS, "fitted") as meter:
         for part in range(PARTS):

@@ -105,6 +105,14 @@ def signals_of(data: BaselineData, prompt: PromptSpec) -> pl.DataFrame:
     return source.of(queries, p)
 
 
+def signals_in_training(data: BaselineData, prompt: PromptSpec, queries: Queries) -> pl.DataFrame:
+    """The signals of queries at the rows of training samples, as these have them; format and errors of `signals_of`."""
+    p = None
+    if "estimate" in prompt.signals:
+        p = cross_fitted(RANKERS[_checked(data, prompt.estimate)], data, apart=True, queries=queries)
+    return SignalSource(data, prompt.signals).of(queries, p)
+
+
 def estimate_state(data: BaselineData, prompt: PromptSpec, kept: Kept | None = None) -> State | None:
     """The fit of the baseline of `estimate` on all training samples, from `kept` if it has it; None if none is named.
 

@@ -201,7 +201,7 @@ class _Steps:
         best = next((key for key in reversed(self.fitted) if key in TEACHERS), None)
         if best is None:
             raise Skipped("not tried, as no baseline was fitted that it could correct: --minutes allows more")
-        update: dict[str, Any] = {"train": {"offset": best, "train_on": "answer", "teacher": None}}
+        update: dict[str, Any] = {"train": {"offset": best, "train_on": "answer", "teacher": None, "unrated": 0}}
         if RANKERS[best].reads_text and config.text.encoder is None:
             update["text"] = {"encoder": ENCODER}
         config = _changed(config, update)

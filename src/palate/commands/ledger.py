@@ -86,7 +86,8 @@ def reading(config: Config) -> dict[str, Any]:
 
 def training(config: Config) -> dict[str, Any]:
     """What decides the trained weights, beside data and seed."""
-    return {**reading(config), "train": config.train.decisive()}
+    drawn = {"unrated pairs": config.seed} if config.train.unrated else {}
+    return {**reading(config), "train": config.train.decisive(), **drawn}
 
 
 def model_identity(config: Config) -> dict[str, Any]:

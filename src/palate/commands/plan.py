@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from palate import console
-from palate.commands.prepare import chat_of, outdated, prepared, tokens_of, tokens_of_ratings
+from palate.commands.prepare import chat_of, outdated, prepared, samples_of, tokens_of, tokens_of_ratings
+from palate.commands.signals import signalled
+from palate.commands.unrated import tokens_with_unrated
 from palate.config import Config
 from palate.errors import InputError
 from palate.models.load import check_at_hand
@@ -64,10 +66,18 @@ def workload_of(config: Config, *, from_ratings: bool = False) -> tuple[Workload
     train: Any
     if not from_ratings and not (folder / MANIFEST).is_file() and (folder / "train.json").is_file():
         train, name = load_examples(folder / "train.json"), str(folder / "train.json")
-    elif from_ratings or (config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()):
-        train, name = tokens_of_ratings(config, chat, ["train"])["train"], f"{config.ratings.source}, train"
     else:
-        train, name = tokens_of(config, prepared(config), chat, ["train"])["train"], f"{folder}, train"
+        reads = from_ratings or (
+            config.ratings.source and config.data_dir is None and not (folder / MANIFEST).is_file()
+        )
+        name = f"{config.ratings.source if reads else folder}, train"
+        if config.train.unrated:
+            samples = signalled(config, samples_of(config)[0])[0] if reads else prepared(config).samples
+            train = tokens_with_unrated(config, samples, chat, name)
+        elif reads:
+            train = tokens_of_ratings(config, chat, ["train"])["train"]
+        else:
+            train = tokens_of(config, prepared(config), chat, ["train"])["train"]
     return Workload.of_schedule(schedule_of(config, prompts_of(config, chat, train, None))), name
 
 

@@ -135,12 +135,12 @@ def _in_the_report(outcome: Outcome) -> str:
 def _about(config: Config, data: Prepared, outcome: Outcome) -> About:
     """The context of the page, from the run's folder and the data."""
     run, split, stats = config.run_path, config.evaluate.split, data.manifest["stats"]
-    trained = config.train.max_samples or stats["samples"]["train"]
+    trained, pairs = config.train.max_samples or stats["samples"]["train"], config.train.unrated
     facts = {
         "model": outcome.model + (", in 4 bits (NF4)" if config.model.quantization == "nf4" else ""),
         "data": stats["name"],
         "split": config.prepare.split,
-        "trained on": f"{trained:,} samples",
+        "trained on": f"{trained:,} samples" + (f", each with up to {pairs} unrated pairs" if pairs else ""),
         "scored": f"{outcome.evaluation.n:,} of {stats['samples'][split]:,} {split} samples",
         "seed": config.seed,
         "scored by": config.score.server,

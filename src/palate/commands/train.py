@@ -1,5 +1,6 @@
 """Train: fine-tune the base model on the prepared data."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from palate.commands.prepare import (
     prepared,
     tokens_of,
 )
+from palate.commands.unrated import rated_sample, taught, tokens_with_unrated
 from palate.config import Config, write_config
 from palate.errors import InputError
 from palate.models.adapter import check_own, pin
@@ -85,7 +87,10 @@ def _training_data(config: Config, chat: Chat) -> tuple[Any, Any, dict[str, Any]
         return *data_option.training_data(config, alpaca), None
     data = prepared(config)
     tokens = tokens_of(config, data, chat, ("train", "val"))
-    return tokens["train"], evaluation_part(config, tokens["val"]), data.manifest
+    train = tokens["train"]
+    if config.train.unrated:
+        train = tokens_with_unrated(config, data.samples, chat, str(data.manifest["stats"]["name"]))
+    return train, evaluation_part(config, tokens["val"]), data.manifest
 
 
 def _beside(config: Config) -> "FromBaseline | None":
@@ -96,7 +101,10 @@ def _beside(config: Config) -> "FromBaseline | None":
     _check_ratings(config, f"prompt: {{{FIELD}}}", "another prompt")
     from palate.train.training_prompts import FromBaseline
 
-    vectors, data = vectors_for_training(config, prepared(config))
+    ratings = prepared(config)
+    vectors, data = vectors_for_training(config, ratings)
+    if config.train.unrated:
+        vectors = replace(vectors, part=vectors.part[rated_sample(config, ratings.samples)])
     return (found or FromBaseline())._replace(vectors=vectors, vectors_data=data)
 
 
@@ -124,6 +132,8 @@ def _from_baseline(config: Config) -> "FromBaseline | None":
         raise InputError(f"{key} needs {RANKERS[key].needs}: pip install 'palate[train]'", option)
     data = prepared(config)
     known, kept = baseline_data(config, data, text=RANKERS[key].reads_text), kept_baselines(config, data)
+    if config.train.unrated:
+        return FromBaseline(taught=taught(config, known, kept))
     apart = cross_fitted(RANKERS[key], known, kept)
     return FromBaseline(taught=apart) if teacher is not None else offset_training(config, data, known, apart)
 

@@ -44,7 +44,8 @@ class Samples:
     for a log of ratings. `negative` (n,) int64 then is the row of `items` of the candidate of a No, and −1 for a like.
     A No has the position, the user, the time and the split of its like, so that a position occurs several times. It is
     no row of the timeline: no history shows it, and no statistic of ratings counts it. The first like of an item by
-    anyone is no sample.
+    anyone is no sample. In a log of ratings `negative` has the unrated pairs of a training, see
+    `palate.samples.unrated`: their label is No, but they have no answer.
 
     Models may learn from the roles "warmup" and "train". A warm-up rating after the first cutoff of a global-time split
     is therefore "unused", though it is part of a history. So are, under cold-items, the other ratings at the time of a
@@ -83,7 +84,7 @@ class Samples:
     def label(self) -> NDArray[np.bool_]:
         """Whether each sample is a Yes, (n,) bool."""
         if self.negative is not None:
-            return self.negative < 0
+            return (self.negative < 0) & self.liked[self.position]
         position = self.position
         return filled(self.scratch, position.size, np.bool_, lambda some: self.liked[position[some]])
 
@@ -286,7 +287,8 @@ def with_negatives(
     every = every[order]
     candidate = np.concatenate([np.full(samples.position.size, -1), negative])[order]
     position, split = samples.position[every], samples.split[every]
-    return replace(samples, position=position, split=split, negative=candidate, likes=likes)
+    history = None if samples.history is None else samples.history[every]
+    return replace(samples, position=position, split=split, history=history, negative=candidate, likes=likes)
 
 
 def checked_samples(ratings: Ratings, options: PrepareConfig, seed: int = 13) -> Samples:

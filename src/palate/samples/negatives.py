@@ -30,13 +30,18 @@ CELLS = 1 << 22
 """Pairs of like and item in memory at a time, in `_exactly`."""
 
 
-def negatives_of(user: Longs, item: Longs, time: Longs, like: Longs, likes: Likes, seed: int) -> tuple[Longs, Longs]:
+def negatives_of(
+    user: Longs, item: Longs, time: Longs, like: Longs, likes: Likes, seed: int, known: NDArray[np.bool_] | None = None
+) -> tuple[Longs, Longs]:
     """The negatives of some likes: the index in `like` of each, ascending, and its item, (m,) each.
 
-    `user`, `item` (numbers from 0) and `time` (rows,) are the whole log, `like` (n,) the rows that get negatives. The
-    same arguments give the same negatives.
+    `user`, `item` (numbers from 0) and `time` (rows,) are the whole log, `like` (n,) the rows that get negatives. Items
+    are drawn from the rows that are `known` (rows,), as all of `like` are; None: from all. The same arguments give the
+    same negatives.
     """
     order = np.argsort(time, kind="stable")
+    if known is not None:
+        order = order[known[order]]
     if likes.rule == "uniform":  # each item once, at its first like
         order = order[np.sort(np.unique(item[order], return_index=True)[1])]
     pool, size = item[order], np.searchsorted(time[order], time[like], side="right")

@@ -4,6 +4,7 @@ A sample is the query of its position and its candidate. A ranking has queries o
 predictor scores queries.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,6 +44,11 @@ class Queries:
         """The queries of a split's samples, in the order of `samples.of(split)`."""
         index = samples.of(split)
         return cls(samples.position[index], candidate_rows(samples, index))
+
+    @property
+    def identity(self) -> str:
+        """A hash of the queries' rows."""
+        return hashlib.sha256(np.column_stack([self.anchor, self.item]).astype("<i8").tobytes()).hexdigest()
 
     def take(self, rows: RowNumbers | slice) -> Self:
         """Some of the queries."""

@@ -86,6 +86,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     """Shows the progress of `evaluate`."""
     change: Change | None = None
     """What training passes show that differs from evaluation: vectors of items without the user's ratings."""
+    rated: NDArray[np.bool_] | None = None
+    """Whether each sample of the dataset has a rating, (samples,); None: all have. The others are taught."""
     stopped: Callable[[], bool] = staticmethod(lambda: False)
     """Whether a signal asks any device to stop; `evaluate` then leaves off unless it looks for the best checkpoint."""
 
@@ -214,7 +216,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if beside is not None and self.offset is not None:
             margin = self.offset.sum(beside, margin)
             nll = nll.index_copy(0, decision, softplus(torch.where(liked, -margin, margin)))
-        ranking = ranking_loss(margin, packed) if self.ranking_weight else margin.new_zeros(())
+        rated = None if taught is None or self.rated is None else self.rated[packed.samples]
+        ranking = ranking_loss(margin, packed, rated) if self.ranking_weight else margin.new_zeros(())
+        if taught is not None and rated is not None:  # accuracy: the teacher's answer is the only one
+            liked = torch.where(upload(rated, device), liked, taught > 0.5)
         with torch.no_grad():
             correct = ((margin > 0) == liked).sum()
             seen = torch.stack([value.double() for value in (nll.sum(), nll[decision].sum(), correct, ranking)])
@@ -383,20 +388,23 @@ def _rates(sums: list[float]) -> dict[str, float]:
     return rates
 
 
-def ranking_loss(margin: torch.Tensor, packed: Packed) -> torch.Tensor:
+def ranking_loss(margin: torch.Tensor, packed: Packed, rated: NDArray[np.bool_] | None = None) -> torch.Tensor:
     """RankNet's loss of the targets of each prompt, times their number: how far liked ones lie below disliked ones.
 
     `margin` (n,) is each target's logit of Yes less that of No. A pair of a liked and a disliked target of one prompt
     costs log(1 + exp(margin of the disliked - margin of the liked)); a prompt, the mean over its pairs. What all
     targets of a prompt have in common, how generous the user is, cancels out. A prompt without a pair costs nothing.
+    Targets that are not `rated` (n,) are left out: they have no answer, and an order by the teacher's probability would
+    count 0.51 above 0.49 as much as 0.9 above 0.1. The loss of their decisions learns its differences as they are.
 
     Source: Burges et al., Learning to rank using gradient descent, ICML 2005. Beside the loss of each answer as in
     Sheng et al., Joint optimization of ranking and calibration, KDD 2023.
     """
     liked, prompt = packed.liked, packed.prompt_of
-    better, worse = np.nonzero(liked[:, None] & ~liked & (prompt[:, None] == prompt))
+    rated = np.ones(liked.size, bool) if rated is None else rated
+    better, worse = np.nonzero((liked & rated)[:, None] & (~liked & rated) & (prompt[:, None] == prompt))
     pairs = np.bincount(prompt[better], minlength=packed.prefix.size)
-    each = np.bincount(prompt, minlength=packed.prefix.size) / np.maximum(pairs, 1)
+    each = np.bincount(prompt[rated], minlength=packed.prefix.size) / np.maximum(pairs, 1)
     ahead, behind, weight = (upload(a, margin.device) for a in (better, worse, each[prompt[better]]))
     return (softplus(margin[behind] - margin[ahead]) * weight.to(margin)).sum()
 

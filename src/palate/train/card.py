@@ -92,7 +92,8 @@ def _origin(
         "data": config.ratings.source or str(config.data_path),
         **_labels(config, manifest),
         "trained on": f"{run['samples']:,} of {run['samples_available']:,} training samples, "
-        f"history of {about['history_len']}",
+        + (f"{run['unrated']:,} of them unrated pairs, " if run.get("unrated") else "")
+        + f"history of {about['history_len']}",
     }
 
 

@@ -57,6 +57,8 @@ class TrainResult:
     adapter: Path
     samples: int
     """Samples trained at least once; fewer than were drawn if `max_steps` ends the run earlier."""
+    unrated: int
+    """The unrated pairs among the samples that were drawn."""
     samples_available: int
     steps: int
     samples_per_step: int
@@ -69,7 +71,7 @@ class TrainResult:
     prompts: int
     """Number of prompts that hold the samples."""
     liked: float
-    """Share of samples with the answer Yes."""
+    """Share of samples with the answer Yes; unrated pairs do not count."""
     best_step: int | None
     """The step whose weights were kept; None: the last."""
     train_loss: float | None
@@ -244,9 +246,10 @@ def _result(
     return TrainResult(
         adapter=adapter,
         samples=min(prompts.train.order.size, state.global_step * trainer.schedule.samples_per_step),
+        unrated=prompts.unrated,
         samples_available=prompts.available,
         prompts=len(prompts.train),
-        liked=float(prompts.train.labels.mean()),
+        liked=prompts.liked,
         steps=state.global_step,
         samples_per_step=trainer.schedule.samples_per_step,
         best_step=state.best_global_step if config.train.looks_for_best else None,
@@ -328,6 +331,7 @@ def _trainer(
     trainer = AnswerTrainer(
         peft, args, schedule, answers, prompts.evaluated, options.ranking_weight, prompts.taught, offset
     )
+    trainer.rated = prompts.rated
     if prompts.shown is not None:
         trainer.change = prompts.shown.to_users(int(chat.first_item or 0))
     longest = int(max(p.lengths.max() for p in (prompts.train, prompts.evaluated) if p is not None))

@@ -63,7 +63,8 @@ class TrainingPrompts(NamedTuple):
     """The prompts to train and evaluate on; `available` counts the samples before the draw.
 
     `taught` and `offset` (samples,) are those of `FromBaseline` for each sample of `train`, and `evaluated_offset` for
-    each of `evaluated`, in the datasets' order. `shown` are the vectors of the items in the prompts.
+    each of `evaluated`, in the datasets' order. `shown` are the vectors of the items in the prompts. `rated` (samples,)
+    says which samples of `train` have a rating; None: all.
     """
 
     train: SharedHistory
@@ -73,6 +74,18 @@ class TrainingPrompts(NamedTuple):
     offset: Floats | None = None
     evaluated_offset: Floats | None = None
     shown: ShownVectors | None = None
+    rated: NDArray[np.bool_] | None = None
+
+    @property
+    def liked(self) -> float:
+        """The share of Yes among the samples to train on that have a rating."""
+        labels = self.train.source.labels
+        return float((labels if self.rated is None else labels[self.rated]).mean())
+
+    @property
+    def unrated(self) -> int:
+        """The number of unrated pairs to train on."""
+        return 0 if self.rated is None else int((~self.rated).sum())
 
 
 def prompts_of(
@@ -82,14 +95,19 @@ def prompts_of(
     evaluated: "TokenDataset | Dataset | None",
     beside: FromBaseline = FromBaseline(),  # noqa: B008
 ) -> TrainingPrompts:
-    """Draw `train.max_samples` samples and group them into prompts; logs the positive rate.
+    """Draw `train.max_samples` rated samples and group them, and their unrated pairs, into prompts.
+
+    Logs the positive rate.
 
     Raises `InputError` without training samples, and for options that do not fit the data.
     """
     if len(train) == 0:
         raise InputError("there are no training samples, expected at least one: prepare more data", config.data_path)
     options = config.train
-    source = _sequences(config, chat, train)
+    source = every = _sequences(config, chat, train)
+    if options.unrated:
+        source = every.select(np.flatnonzero(_is_rated(every)))
+    available = len(source)
     before = source.labels.mean()
     if options.max_samples is not None and options.max_samples < len(source):
         rows = draw(source.labels, units(source, options.draw_by, options.targets_per_prompt), options.max_samples,
@@ -97,11 +115,16 @@ def prompts_of(
         source = source.select(rows)
         log.debug(
             "training on %s of %s samples, %.1f %% of them a Yes (of all: %.1f %%), drawn by %s with seed %d",
-            f"{len(source):,}", f"{len(train):,}", 100 * source.labels.mean(), 100 * before, options.draw_by,
+            f"{len(source):,}", f"{available:,}", 100 * source.labels.mean(), 100 * before, options.draw_by,
             config.train_seed,
         )  # fmt: skip
     else:
         log.debug("training on all %s samples, %.1f %% of them a Yes", f"{len(source):,}", 100 * before)
+    rated = None
+    if options.unrated:
+        source = _with_unrated(every, source)
+        rated = _is_rated(source)
+        log.debug("and on %s unrated pairs of theirs", f"{int((~rated).sum()):,}")
     shared = SharedHistory(source, options.targets_per_prompt)
     if options.targets_per_prompt > 1:
         together, apart = int(shared.tokens(shared.pieces()).sum()), int(shared.needed.sum())
@@ -115,10 +138,27 @@ def prompts_of(
     part = None if beside.vectors is None else _of(source, beside.vectors.part)
     shown = None if beside.vectors is None or part is None else ShownVectors(beside.vectors, part)
     if evaluated is None or len(evaluated) == 0:
-        return TrainingPrompts(shared, len(train), None, taught, offset, shown=shown)
+        return TrainingPrompts(shared, len(train), None, taught, offset, shown=shown, rated=rated)
     measured = _sequences(config, chat, evaluated)
     evaluated_offset = _of(measured, beside.evaluated)
-    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, shown)
+    return TrainingPrompts(shared, len(train), SharedHistory(measured), taught, offset, evaluated_offset, shown, rated)
+
+
+def _is_rated(source: Sequences) -> NDArray[np.bool_]:
+    """Whether each sample is that of a rating, not an unrated pair, (n,) bool; raises `InputError` for other data."""
+    if not isinstance(source, TokenDataset):
+        raise InputError("draws items that a user never rated, which needs ratings, expected 0", "train.unrated")
+    tables, split = source.tables, source.split
+    is_rated: NDArray[np.bool_] = (tables.target(split) == tables.position(split))[source.numbers]
+    return is_rated
+
+
+def _with_unrated(every: Sequences, rated: Sequences) -> TokenDataset:
+    """The samples of `every` at the rows of those of `rated`, which are drawn from them."""
+    assert isinstance(every, TokenDataset)
+    assert isinstance(rated, TokenDataset)
+    position = every.tables.position(every.split)
+    return every.select(np.flatnonzero(np.isin(position[every.numbers], position[rated.numbers])))
 
 
 def _of(source: Sequences, values: NDArray[Any] | None) -> NDArray[Any] | None:
