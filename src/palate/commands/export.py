@@ -33,9 +33,8 @@ from palate.progress import working
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message
 from palate.prompt.tokenizer import tokenizer_at
-from palate.store.artifacts import atomic_folder, files_of, read_json, sha256_file, write_json
+from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
-from palate.store.keys import recorded
 from palate.tokens.cut import cut_prompts
 
 RECORD = "export.json"
@@ -130,10 +129,6 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)
-    known = {ABOUT, RECORD, STATE, FILE, *recorded(folder / RECORD).get("files", ())}
-    for name in files_of(folder) if folder.is_dir() else ():
-        if name not in known and not name.endswith(".gguf"):
-            raise InputError(f"holds {name}, expected an earlier export with nothing else; name another folder", folder)
 
 
 @dataclass(frozen=True)
