@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 from palate.commands.prepare import token_options
 from palate.config import Config
 from palate.prompt.chat import Chat
-from palate.samples.build import Samples
 
 if TYPE_CHECKING:
     from palate.baselines.kept import Kept
     from palate.baselines.statistics import BaselineData
+    from palate.samples.build import Samples
     from palate.samples.queries import Scores
     from palate.tokens.dataset import TokenDataset
     from palate.tokens.packed import Longs
 
 
-def tokens_with_unrated(config: Config, samples: Samples, chat: Chat, name: str) -> "TokenDataset":
+def tokens_with_unrated(config: Config, samples: "Samples", chat: Chat, name: str) -> "TokenDataset":
     """The training samples, each followed by its unrated pairs; `samples` have the signals that the prompt names."""
     from palate.baselines.signals import signals_in_training
     from palate.commands.signals import signal_data
@@ -40,14 +40,14 @@ def taught(config: Config, known: "BaselineData", kept: "Kept") -> "Scores":
     return cross_fitted(RANKERS[config.train.teacher], known, kept, queries=queries)
 
 
-def rated_sample(config: Config, samples: Samples) -> "Longs":
+def rated_sample(config: Config, samples: "Samples") -> "Longs":
     """The training sample at whose time each sample of `tokens_with_unrated` is, (n,) int64."""
     from palate.samples import unrated
 
     return unrated.rated_sample(_with_unrated(config, samples))
 
 
-def _with_unrated(config: Config, samples: Samples) -> Samples:
+def _with_unrated(config: Config, samples: "Samples") -> "Samples":
     from palate.samples.unrated import with_unrated
 
     return with_unrated(samples, config.train.unrated, config.seed)
