@@ -94,8 +94,9 @@ def test_what_is_asked_has_to_be_said(trained: Path, capsys: pytest.CaptureFixtu
 
 def test_a_folder_that_is_no_export_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(p.name for p in trained.iterdir())
-    assert main(["export", "--merge", str(trained / "tiny.yaml"), "--out", str(trained / "ratings")]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert told[0].startswith(f"error: {trained / 'ratings'}: exists and is no earlier export")
+    for folder, said in (("ratings", "would replace the input"), ("model", "exists and is no earlier export")):
+        assert main(["export", "--merge", str(trained / "tiny.yaml"), "--out", str(trained / folder)]) == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert len(told) == 1
+        assert told[0].startswith(f"error: {trained / folder}: {said}")
     assert sorted(p.name for p in trained.iterdir()) == before

@@ -1,5 +1,6 @@
 """The features of the strongest baseline against plain NumPy, one question at a time."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -292,6 +293,7 @@ def test_the_moment_counts_from_the_users_and_the_items_ratings() -> None:
 
 
 def test_times_that_number_the_rows_tell_nothing_but_how_many_came_before(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("palate").propagate = True  # a command before this test may have begun a log of its own
     caplog.set_level("INFO", "palate")
     numbered = SAMPLES.timeline.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
     data = BaselineData.of(replace(SAMPLES, timeline=numbered))

@@ -73,10 +73,10 @@ def test_some_of_these_samples_are_tokenized_whole(tmp_path: Path) -> None:
 def test_what_is_no_such_folder_is_named(tmp_path: Path) -> None:
     assert not is_portable(tmp_path)
     for text, said in (
-        ('{"stage": "prepare"}', "is not of a portable token folder"),
+        ('{"palate": "1", "stage": "prepare", "outputs": {}}', "is not of a portable token folder"),
         ("[]", "has another JSON value, expected an object"),
-        ("{}", "is not of a portable token folder"),
-        ('{"stage": "portable", "options": {"format": 0}}', "is of format 0, expected 1"),
+        ("{}", "palate is missing; write the folder again with `palate tokenize --portable`"),
+        ('{"palate": "1", "stage": "portable", "outputs": {}, "options": {"format": 0}}', "is of format 0, expected 1"),
     ):
         (tmp_path / MANIFEST).write_text(text)
         with pytest.raises(InputError, match=said):

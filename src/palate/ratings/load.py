@@ -1,6 +1,7 @@
 """Load and check ratings from a named data set or a path."""
 
 import dataclasses
+import logging
 import math
 import posixpath
 import re
@@ -41,6 +42,8 @@ from palate.ratings.text import is_shown
 from palate.ratings.times import in_seconds
 from palate.ratings.user_table import read_users
 from palate.store.scratch import BLOCK, Scratch
+
+logger = logging.getLogger(__name__)
 
 _RATING_STEMS = ("ratings", "interactions")
 _ITEM_STEMS = ("movies", "items", "books", "products", "titles")
@@ -163,7 +166,10 @@ def load_ratings(
             item_tables = stack.enter_context(item_files(items, encoding))
         else:
             item_tables = tables.open_all(item_names)
-            item_tables = [file for file in item_tables if untitled != "id" or has_title(file, columns)]
+            if untitled == "id":
+                for file in (untitled_tables := [file for file in item_tables if not has_title(file, columns)]):
+                    logger.info("%s is not used, as it has no column of titles: --title names one", file.place)
+                item_tables = [file for file in item_tables if file not in untitled_tables]
         if scratch is not None and not item_tables and untitled != "id":
             scratch.refuse("has no table of items", table.file.place, "movies.csv or items.csv beside it, or --items")
         if item_tables:
