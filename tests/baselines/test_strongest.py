@@ -9,7 +9,7 @@ import pytest
 from tests.rated import samples_of
 from tests.timelines import random_timeline, split_by_user_and_time
 
-from palate.baselines import pasts, views
+from palate.baselines import pasts, strongest, views
 from palate.baselines.features import features_of
 from palate.baselines.pasts import Log, PastQueries, ridge_side
 from palate.baselines.people import about
@@ -295,6 +295,7 @@ def test_the_moment_counts_from_the_users_and_the_items_ratings() -> None:
 def test_times_that_number_the_rows_tell_nothing_but_how_many_came_before(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("palate").propagate = True  # a command before this test may have begun a log of its own
     caplog.set_level("INFO", "palate")
+    strongest._say_that_times_only_count.cache_clear()  # it says so once a process
     numbered = SAMPLES.timeline.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
     data = BaselineData.of(replace(SAMPLES, timeline=numbered))
     found = columns(data, some(data), "moment")
