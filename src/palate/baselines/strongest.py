@@ -63,7 +63,7 @@ def moment(data: BaselineData, queries: Queries) -> Columns:
 
 @cache
 def _say_that_times_only_count(rows: int) -> None:
-    """Log once for a log of so many rows, as each fit and each prediction computes the features."""
+    """Log once for each number of rows, as each fit and each prediction computes the features."""
     log.info("times only number the log's %s rows: the strongest models do without the time of asking", f"{rows:,}")
 
 
