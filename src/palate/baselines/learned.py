@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from palate.baselines.features import features_of, item_mean, neighbour_score, past_residual, recent_residual
 from palate.baselines.platt import Fit, State, Statistic, both_classes
-from palate.baselines.statistics import SEEDS, BaselineData, Floats
+from palate.baselines.statistics import BaselineData, Floats
+from palate.baselines.trees import Trees
 from palate.samples.queries import Labels, Queries, RowNumbers
 
 Matrix = NDArray[np.float32]
@@ -140,37 +141,32 @@ def boosted_trees(groups: Sequence[str], **options: Any) -> tuple[Fit, Statistic
         return data.linear[shared]
 
     def score(data: BaselineData, state: State) -> Callable[[Queries], Floats]:
-        models = [_booster(state[name]) for name in state if name.startswith("trees ")]
+        trees = _read([state[name] for name in state if name.startswith("trees ")])
 
         def sum_of_trees(queries: Queries) -> Floats:
             if not len(queries):
                 return np.empty(0)
             x = _features(data, queries, groups)
-            threads = 1 if len(queries) < FEW else 0  # 0: all; on busy cores, waiting for each other takes longest
-            raw = [model.predict(x, raw_score=True, num_threads=threads) for model in models]
-            trees = np.mean(raw, axis=0, dtype=np.float64)
-            return _linear(state, x) + trees
+            found: Floats = _linear(state, x) + np.mean(trees.sums(x), axis=0)
+            return found
 
         return sum_of_trees
 
     return fit, score
 
 
-FEW = 512
-"""Rows that trees predict in one thread."""
-OPEN: dict[int, tuple[NDArray[Any], Any]] = {}
-"""The last boosters that were read, by the identity of their text, which is kept: reading one takes milliseconds."""
+READ: dict[tuple[int, ...], tuple[Sequence[NDArray[Any]], Trees]] = {}
+"""The trees of the last models that were read, by the identities of their texts, which are kept: reading takes time."""
 
 
-def _booster(text: NDArray[Any]) -> Any:
-    """The `lightgbm.Booster` of a text."""
-    import lightgbm
-
-    found = OPEN.get(id(text))
+def _read(texts: Sequence[NDArray[Any]]) -> Trees:
+    """The trees in texts of LightGBM."""
+    key = tuple(map(id, texts))
+    found = READ.get(key)
     if found is None:
-        found = OPEN[id(text)] = text, lightgbm.Booster(model_str=text.tobytes().decode())
-        for oldest in list(OPEN)[: -8 * SEEDS]:
-            OPEN.pop(oldest, None)
+        found = READ[key] = texts, Trees.read([text.tobytes().decode() for text in texts])
+        for oldest in list(READ)[:-8]:
+            READ.pop(oldest, None)
     return found[1]
 
 

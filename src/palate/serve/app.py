@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +21,7 @@ from palate import __version__
 from palate.serve import schemas
 from palate.serve.admission import Admission, Emit, Stopped
 from palate.serve.answers import Answers
+from palate.serve.engine import TOGETHER
 from palate.serve.examples import EXAMPLES
 from palate.serve.guard import LOCAL, Guard
 from palate.serve.metrics import Metrics
@@ -116,10 +116,9 @@ class Service:
 
     def __post_init__(self) -> None:
         self.models = Admission("model", self.options.in_work, self.options.queue, self.options.seconds)
-        # Classical models compute on the cores that there are; more threads would only take turns. They do not wait
-        # behind language models, which answer many requests in common batches.
-        cores = max(2, os.cpu_count() or 2)
-        self.classical = Admission("classical", cores, self.options.queue, self.options.seconds)
+        # Apart from language models, behind which they would wait. Classical models compute short questions that wait
+        # together, so that more threads than cores have less work for each.
+        self.classical = Admission("classical", TOGETHER, self.options.queue, self.options.seconds)
         # Items, users and the store answer in milliseconds, and do not wait behind the models.
         self.others = Admission("other", 8, 4 * self.options.queue, self.options.seconds)
         self.metrics.gauge("palate_queue", lambda: self.models.waiting + self.classical.waiting)

@@ -1,5 +1,7 @@
 """`Engine`: answers of a run's models about any person, whether a user of the log or a stranger with a history."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,6 +93,8 @@ class Engine:
     language: LanguageModel | None = None
     corrected: Offset | None = None
     """The sum of a baseline, by its key among `baselines`, and the language model; None: the model stands alone."""
+    _long: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(os.cpu_count() or 1), repr=False)
+    """A long question takes a core, and memory; more at once would only take turns."""
 
     def person(
         self, user_id: int | str | None, history: Sequence[NewRating] | None, newer: Sequence[NewRating] = ()
@@ -263,7 +267,8 @@ class Engine:
     def _p(self, key: str, person: Person, item: Longs) -> Floats:
         """P(like) by a baseline; short questions of several threads are computed together."""
         if item.size > SHORT:
-            return self._predicted(key, [person], [item])[0]
+            with self._long:
+                return self._predicted(key, [person], [item])[0]
         return self._combined[key]((person, item))
 
     @cached_property

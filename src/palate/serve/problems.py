@@ -131,7 +131,7 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-def expect_json(request: Request) -> None:
+async def expect_json(request: Request) -> None:
     """Refuse a body of another media type, such as that of `curl -d`; FastAPI would call it no object."""
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
