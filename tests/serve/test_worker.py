@@ -50,10 +50,11 @@ REQUESTS = [
 def test_requests_at_the_same_time_get_the_scores_of_single_prompts(together: int, changed: dict[str, Any]) -> None:
     scorer = scorer_of(**changed)
     worker = Worker(scorer.backend, together=together)
+    requests = [*REQUESTS, (REQUESTS[0][0], 0), *REQUESTS * 2]  # one of whole prompts between those behind prefixes
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda each: collected(worker, *each), REQUESTS * 3))
+        found = list(pool.map(lambda each: collected(worker, *each), requests))
     worker.close()
-    for (prompts, _), scores in zip(REQUESTS * 3, found, strict=True):
+    for (prompts, _), scores in zip(requests, found, strict=True):
         expected = np.concatenate([scorer.score_ids([prompt]).logit for prompt in prompts])
         np.testing.assert_allclose(scores.logit, expected, atol=1e-4)
         assert expected.size == 1 or expected.std() > 0.1
@@ -99,9 +100,9 @@ def test_rows_of_one_request_may_have_several_prefixes() -> None:
     found = np.full(5, np.nan)
     for rows, scores in worker.answers(prompts, shared):
         found[rows] = scores.logit
-    np.testing.assert_allclose(found, scorer.score_ids(prompts).logit, atol=1e-4)
     assert worker.gauges()["prefix_misses"] == 2
     worker.close()
+    np.testing.assert_allclose(found, scorer.score_ids(prompts).logit, atol=1e-4)
 
 
 def test_a_short_request_does_not_wait_for_a_long_one() -> None:

@@ -163,7 +163,8 @@ class LocalBackend:
                 begin[:, 0] = torch.tensor([prefix.length for prefix, rows in before for _ in range(rows)])
             positions = begin + torch.arange(ids.shape[1])
             options = {"palate_prefix": before, "position_ids": positions.to(where)}
-        self.model.eval()
+        if self.model.training:  # to walk through all modules takes as long as some layers
+            self.model.eval()
         with torch.inference_mode(), _one_row_each(self.model, last.to(where), self.head):
             return self.model(input_ids=ids.to(where), use_cache=False, **options).logits[:, 0].float()
 

@@ -70,6 +70,9 @@ def shared_prefix(model: Any) -> Iterator[None]:
     """
     base = transformer(model)
     original = base.config._attn_implementation
+    if original == BEHIND:  # within another block; to switch takes as long as some layers
+        yield
+        return
     try:
         base.set_attn_implementation(BEHIND)
         yield

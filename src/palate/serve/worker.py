@@ -89,7 +89,7 @@ class _Job:
 class Worker:
     """Answers prompts with a model in this process; `answers` may be called from any number of threads.
 
-    Its passes are short, so it keeps the weights of the last layer in float32.
+    Its passes are short, so it keeps the weights of the last layer in float32. The model is its own until `close`.
     """
 
     def __init__(self, backend: "LocalBackend", *, prefix_bytes: int = 1 << 28, together: int = TOGETHER) -> None:
@@ -99,6 +99,7 @@ class Worker:
         self._waiting: deque[_Job] = deque()
         self._ready = threading.Condition()
         self._closed = False
+        self._sharing: contextlib.ExitStack | None = None
         self._thread = threading.Thread(target=self._work, name="language model", daemon=True)
         self._thread.start()
 
@@ -142,7 +143,7 @@ class Worker:
                 while not self._waiting and not self._closed:
                     self._ready.wait()
                 if not self._waiting:
-                    return
+                    break
                 jobs = [self._waiting.popleft() for _ in range(min(self.together, len(self._waiting)))]
             left = [job for job in jobs if not (job.gone or job.cancelled())]
             for job in (job for job in jobs if job not in left):
@@ -160,6 +161,7 @@ class Worker:
                 job.found.put(None)
             with self._ready:  # behind those that came meanwhile: nobody waits for a long request
                 self._waiting.extend(unfinished)
+        self._share(False)
 
     def _step(self, jobs: Sequence[_Job]) -> None:
         """One pass of candidates, after the prefixes that they need and that are missing."""
@@ -167,16 +169,29 @@ class Worker:
             return
         with self._without_adapter(jobs[0].base):
             if any(self._reason(job) for job in jobs):
+                self._share(False)
                 chosen = _chosen(jobs, self.backend.times, whole=True)
                 prompts = [job.prompts[row] for job, rows in chosen for row in rows]
                 self._deliver(chosen, self.backend.answers(prompts))
                 return
+            self._share(True)
             chosen = _chosen(jobs, self.backend.times)
             self._prepare(chosen)
             asked = [(job.known[job.keys[row]], job.rest(row)) for job, rows in chosen for row in rows]
             runs = [list(run) for _, run in groupby((prefix for prefix, _ in asked), key=id)]
             before = [(run[0], len(run)) for run in runs]
             self._deliver(chosen, self.backend.answers_after(before, [rest for _, rest in asked]))
+
+    def _share(self, shares: bool) -> None:
+        """Switch the model to prompts behind prefixes, or to whole ones: a switch takes as long as some layers."""
+        from palate.score.prefix import shared_prefix
+
+        if shares and self._sharing is None:
+            self._sharing = contextlib.ExitStack()
+            self._sharing.enter_context(shared_prefix(self.backend.model))
+        elif not shares and self._sharing is not None:
+            self._sharing.close()
+            self._sharing = None
 
     def _prepare(self, chosen: "Sequence[tuple[_Job, list[int]]]") -> None:
         """Give each request the prefixes of its rows; those that are not kept are computed together."""
