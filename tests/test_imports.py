@@ -9,7 +9,8 @@ import palate
 
 ROOT = Path(palate.__file__).parent
 ORDER = [
-    *("errors", "validation", "store", "console", "progress", "snapshot", "ratings", "prompt", "ablations", "config"),
+    *("errors", "validation", "store", "console", "progress", "snapshot", "ratings", "prompt", "ablations", "copies"),
+    "config",
     *("samples", "tokens", "models", "text", "train"),
     *(
         "score",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palate import __version__
 from palate.ablations import ABLATIONS
+from palate.copies import COPIES, Copies
 from palate.errors import InputError, InterruptedWorkError, PalateError, is_out_of_memory, unwritable, visible
 from palate.models.gguf import TYPES as GGUF_TYPES
 from palate.parser import SHELLS, Parser, completion, local, number
@@ -66,6 +67,7 @@ def _command(words: Sequence[str]) -> int:
 
             console.begin_log(as_json="--json-logs" in words)
         parser = _parser()
+        COPIES.paths.clear()
         args = parser.parse_args(words)
         if args.command == "completion":  # a shell runs it at each start: without the imports of a config
             print(completion(parser, args.shell), end="")
@@ -76,6 +78,8 @@ def _command(words: Sequence[str]) -> int:
 
         style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
         console.begin_log(**style, command=args.command)
+        copies = COPIES if processes.LAUNCHER not in os.environ else Copies()  # a launched process has its launcher's
+        copies.fetch()
         config = _config(args)
         from palate.commands.outputs import check_outputs
 
@@ -83,8 +87,11 @@ def _command(words: Sequence[str]) -> int:
         if _is_to_launch(args):
             from palate.train.launch import launch
 
-            return launch(words, args.launch, args.accelerate_config)
-        args.run(config, args)
+            if code := launch(words, args.launch, args.accelerate_config):
+                return code
+        else:
+            args.run(config, args)
+        copies.send()
         sys.stdout.flush()
     except SystemExit:  # --help and --version are written by now
         sys.stdout.flush()

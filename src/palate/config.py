@@ -35,7 +35,7 @@ from palate.prompt.template import DATE
 from palate.ratings.archives import ARCHIVES
 from palate.ratings.database import is_url
 from palate.store.artifacts import atomic_file
-from palate.store.places import url_instead_of_path
+from palate.store.places import has_scheme
 from palate.validation import expected_of, nearest, place_of
 
 SHARING = ("left", "history", "error")
@@ -513,8 +513,8 @@ class Config(Section):
     @field_validator("data_dir", "run_dir")
     @classmethod
     def _is_local(cls, path: str | None) -> str | None:
-        if path is not None and (problem := url_instead_of_path(path)) is not None:
-            raise ValueError(problem)
+        if path is not None and has_scheme(path):
+            raise ValueError(f"{path!r} is a URL, expected a path, or the URL after --out or as the command's argument")
         return path
 
     @field_validator("name")

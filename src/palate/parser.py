@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from palate.copies import COPIES
 from palate.errors import InputError, did_you_mean
-from palate.store.places import url_instead_of_path
+from palate.store.places import has_scheme
 
 T = TypeVar("T")
 
@@ -54,10 +55,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def local(text: str) -> Path:
-    """The type of an option whose value is a path."""
-    if (problem := url_instead_of_path(text)) is not None:
-        raise argparse.ArgumentTypeError(problem)
-    return Path(text)
+    """The type of an option whose value is a path, or the URL of what a command works on in a copy."""
+    return COPIES.path(text) if has_scheme(text) else Path(text)
 
 
 def number(kind: Callable[[str], T], expected: str) -> Callable[[str], T]:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pytest
 from tests import postgres
 from tests.disk import files_of_at_most
+from tests.objects import bucket
 from tests.sheets import serial, write_ods, write_xlsx
 
 from palate.errors import InputError, WorkError
@@ -306,24 +307,8 @@ def test_a_file_on_a_web_server(tmp_path: Path, web: str, monkeypatch: pytest.Mo
 
 
 def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs", reason="no s3fs here")
-    moto = pytest.importorskip("moto.server", reason="no S3 server here")
-    import s3fs
-
     monkeypatch.setenv("PALATE_CACHE_DIR", str(tmp_path / "cache"))
-    server = moto.ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        _, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", "x"),
-            ("AWS_SECRET_ACCESS_KEY", "y"),
-            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            monkeypatch.setenv(name, value)
-        store = s3fs.S3FileSystem()
-        store.mkdir("shop")
+    with bucket(monkeypatch) as store:
         for name, frame in (("ratings", LOG), ("items", ITEMS)):
             for number, part in enumerate(frame.iter_slices(3)):
                 with store.open(f"shop/{name}/part-{number}.parquet", "wb") as file:
@@ -336,10 +321,7 @@ def test_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(InputError, match=r"s3://shop/log/none\.csv: no such file"):
             read("s3://shop/log/none.csv")
         store.pipe("shop/log/ratings.csv", csv(LOG[:2]))  # another file is copied anew
-        store.invalidate_cache()
         assert read("s3://shop/log").frame.height == 2
-    finally:
-        server.stop()
 
 
 def test_a_store_that_is_not_known(tmp_path: Path) -> None:

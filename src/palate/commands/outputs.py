@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palate.config import Config
+from palate.copies import COPIES
 from palate.ratings.archives import ARCHIVES
 from palate.store.artifacts import MANIFEST
 from palate.store.keys import recorded
@@ -21,6 +22,7 @@ FILES = ("baselines.json", "advice.json", "metrics.json")
 def check_outputs(config: Config, args: argparse.Namespace) -> None:
     """Raise `InputError` if an output of the command is one of its inputs, or holds an input that it would replace."""
     outputs = [Path(place) for name in OUTPUTS if isinstance(place := getattr(args, name, None), str | Path)]
+    COPIES.check(_ratings(config))
     places = [*outputs, *(place / name for place in outputs for name in FILES)]
     inputs = [*_ratings(config), *_named(args)]
     if args.command == "prepare":

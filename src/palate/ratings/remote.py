@@ -38,10 +38,10 @@ def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
 
     Raises `InputError` if nothing is there or a package is missing, `WorkError` if the store does not answer.
     """
-    files, path = _file_system(url)
+    files, path = file_system(url)
     scheme = url.partition("://")[0]
     wild = any(character in path for character in "*?[")
-    with _answering(url):
+    with answering(url):
         folder = path if not wild and files.isdir(path) else posixpath.dirname(path)
         if folder != path and not wild and not files.exists(path):
             raise InputError("no such file or folder", url)
@@ -63,7 +63,7 @@ def open_remote(url: str, encoding: str | None = None) -> Iterator[Source]:
         yield Source(root, tuple(beside), scratch, chosen=chosen, encoding=encoding, fetch=fetch)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
     from fsspec import available_protocols
     from fsspec.core import url_to_fs
@@ -80,6 +80,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise InputError(problem if package is None else f"needs {package}: pip install '{package}'", url) from None
     except Exception as error:  # each file system checks its arguments in its own way
         raise InputError(f"cannot be opened: {first_line(error)}", url) from None
+    found[0].invalidate_cache()  # of what this process saw earlier
     return found
 
 
@@ -96,7 +97,7 @@ def _names(files: Any, folder: str) -> list[str]:
 
 
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
+def answering(url: str, done: str = "read") -> Iterator[None]:
     """Turn a store's errors into `InputError` for what is not there, and `WorkError` otherwise."""
     try:
         yield
@@ -105,24 +106,30 @@ def _answering(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError("no such file or folder", url) from None
     except Exception as error:  # each store has errors of its own
-        raise WorkError(f"{url}: cannot be read: {first_line(error)}") from None
+        raise WorkError(f"{url}: cannot be {done}: {first_line(error)}") from None
 
 
 def _copied(files: Any, path: str, shown: str) -> Path:
     """The copy of a file in the cache, made if it is missing or the store's file is another."""
-    with _answering(shown):
+    with answering(shown):
         version = hashlib.sha256(f"{shown}\0{files.ukey(path)}".encode()).hexdigest()[:16]
-        size = int(files.info(path).get("size") or 0)
     target = cache_dir() / "remote" / version / posixpath.basename(path)
     if not target.is_file():
-        with atomic_file(target) as copy, Meter(f"copying {shown}", size, "bytes") as meter:
-            for block in _blocks(files, path, shown):
-                copy.write(block)
-                meter.advance(len(block))
+        download(files, path, shown, target)
     return target
 
 
+def download(files: Any, path: str, shown: str, target: Path) -> None:
+    """Copy a file of a store to a local path, atomically."""
+    with answering(shown):
+        size = int(files.info(path).get("size") or 0)
+    with atomic_file(target) as copy, Meter(f"copying {shown}", size, "bytes") as meter:
+        for block in _blocks(files, path, shown):
+            copy.write(block)
+            meter.advance(len(block))
+
+
 def _blocks(files: Any, path: str, shown: str) -> Iterator[bytes]:
-    with _answering(shown), files.open(path, "rb") as source:
+    with answering(shown), files.open(path, "rb") as source:
         while block := source.read(_BLOCK):
             yield block

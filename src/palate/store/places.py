@@ -74,11 +74,9 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[str]) -> None:
                 raise InputError(f"would replace the input {given}, expected another place", places[place])
 
 
-def url_instead_of_path(text: str) -> str | None:
-    """What is wrong with a path that is a URL, of which `pathlib` would make a folder `s3:`; None for any other."""
-    if re.match(r"\w[\w+.-]+://", text) is None:
-        return None
-    return f"{text!r} is a URL, expected a path: mount the store, or copy; only a log and its tables may be URLs"
+def has_scheme(text: str) -> bool:
+    """Whether a text is a URL, of which `pathlib` would make a folder `s3:`."""
+    return re.match(r"\w[\w+.-]+://", text) is not None
 
 
 def _is_new(out: Path) -> bool:
