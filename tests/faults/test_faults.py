@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.faults.forks import KINDS, Fault, Forks, state, why_not
-from tests.faults.rounds import Runner, difference, run_round
+from tests.faults.rounds import FAULTS, Runner, difference, run_round
 from tests.faults.stages import PREPARE, STAGES, TOKENIZE, Stage
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -85,8 +85,8 @@ def test_two_runs_into_one_folder_at_once_are_both_right(tokenize: Runner) -> No
 
 @pytest.mark.parametrize("stage", [PREPARE, STAGES[-1]], ids=lambda stage: stage.name)
 def test_a_command_that_failed_anywhere_is_right_the_next_time(stage: Stage, forks: Forks) -> None:
-    found = run_round(stage, forks, most=14)
-    assert found.faults == 14
+    found = run_round(Runner(stage, forks), most=len(FAULTS))
+    assert found.faults == len(FAULTS)
     assert not found.wrong
 
 

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError, is_out_of_memory
-from palate.models.adapter import TRAINING, describe, save_adapter
+from palate.models.adapter import TRAINING, announce, describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
 from palate.models.load import (
     best_dtype,
@@ -158,14 +159,21 @@ def train(
     weights = trainer.trained_weights()
     if processes.is_first:
         facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        save_adapter(trainer.model, result.adapter, about | _corrects(trainer, beside), {TRAINING: facts}, weights)
-        if beside.write is not None:
-            beside.write(result.adapter)
+        about |= _corrects(trainer, beside)
+        finish = partial(_finish, out, beside)
+        save_adapter(trainer.model, result.adapter, about, {TRAINING: facts}, weights, finish)
         write_card(result.adapter, config)
     processes.wait()  # no process returns before the adapter is written
     _log_result(result)
     trainer.attention.warn()  # again, at the end of the run's log
     return result
+
+
+def _finish(out: Path, beside: FromBaseline, adapter: Path) -> None:
+    """Complete an adapter's temporary folder; what a kill could leave out is not added after the rename."""
+    if beside.write is not None:
+        beside.write(adapter)
+    announce(out, adapter)
 
 
 def _with_vectors(config: Config, chat: Chat, beside: FromBaseline) -> tuple[Chat, dict[str, Any]]:
