@@ -9,7 +9,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,22 @@ def tree(root: Path) -> Tree:
     return found
 
 
+def _state(root: Path) -> str:
+    """A hash of every name, mode and byte below `root` that a run can read: no times, and no random names."""
+    found = sha256()
+    for path in sorted(root.rglob("*")):
+        content = b"" if path.is_dir() else path.read_bytes()
+        with suppress(ValueError):  # half of a JSON
+            content = b"" if path.is_dir() else _timeless(path)
+        found.update(f"{nameless(str(path))} {path.stat().st_mode} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+def nameless(path: str) -> str:
+    """A path without random names, and without those of digests, which are of times."""
+    return re.sub(r"\.(partial|replaced)-[^/]+|\.tmp\w+|(?<=digests/).*", "", path)
+
+
 def _timeless(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix == ".log":
@@ -124,7 +142,9 @@ class Runner:
     def __init__(self, stage: Stage, forks: Forks) -> None:
         self.stage, self.forks, self.root = stage, forks, forks.root
         self.words = stage.words(self.root)
-        self.template = forks.folder / "template"
+        self.healed: set[str] = set()
+        """What faults left, as `_state` has it, of which a second run made the right result; it is not run twice."""
+        self.template = forks.folder / f"{stage.name}-template"
         shutil.rmtree(self.template, ignore_errors=True)
         self.reset(made=False)
         stage.make(self.root)
@@ -170,10 +190,16 @@ class Runner:
             why = self._first(second, fault)[1] or self.stage.check(self.root, second)
         if why or (first.status == 0 and not difference(self.clean, self.stage.read(self.root))):
             return met, why  # what a second run makes of a right result is known
+        before = _state(self.root)
+        if before in self.healed:
+            return met, ""
         again = self.forks.run(self.words)
         if again.status != 0:
             return met, f"the second run ends with {again.status}: {last(again)}"
-        return met, difference(self.clean, self.stage.read(self.root))
+        why = difference(self.clean, self.stage.read(self.root))
+        if not why:
+            self.healed.add(before)
+        return met, why
 
     def _first(self, ended: Ended, fault: Fault) -> tuple[str, str]:
         if ended.status is None:
@@ -247,7 +273,5 @@ def run_round(
 
 
 def unnamed(calls: list[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    """Calls without random names and those of digests, and without their order, as threads take turns."""
-    return Counter(
-        (kind, re.sub(r"\.(partial|replaced)-[^/]+|\.tmp\w+|(?<=digests/).*", "", path)) for kind, path in calls
-    )
+    """Calls without random names, and without their order, as threads take turns."""
+    return Counter((kind, nameless(path)) for kind, path in calls)

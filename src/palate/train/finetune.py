@@ -5,7 +5,8 @@ import logging
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -33,6 +34,8 @@ from palate.models.method import attach, held_in, leave_casts_to_autocast
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
+from palate.store.artifacts import writing
+from palate.store.lock import locked
 from palate.tokens.dataset import TokenDataset
 from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
@@ -149,24 +152,39 @@ def train(
         raise explained or InputError(textwrap.shorten(str(error), 200), "train") from error
     trainer.console = console
     # Only now, when nothing is left to refuse, are checkpoints of other options moved away.
-    checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
-    with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
-        report = Report(stop, out / LOG, schedule, console, processes)
-        trainer.add_callback(report)
-        trainer.stopped = report.stopped
-        fit = _fit(trainer, stop, report, checkpoint, started)
-    result = _result(config, out / "adapter", trainer, prompts, report, fit)
-    weights = trainer.trained_weights()
-    if processes.is_first:
-        facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        about |= _corrects(trainer, beside)
-        finish = partial(_finish, out, beside)
-        save_adapter(trainer.model, result.adapter, about, {TRAINING: facts}, weights, finish)
-        write_card(result.adapter, config)
-    processes.wait()  # no process returns before the adapter is written
+    with _alone(checkpoints, processes):
+        checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
+        with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
+            report = Report(stop, out / LOG, schedule, console, processes)
+            trainer.add_callback(report)
+            trainer.stopped = report.stopped
+            fit = _fit(trainer, stop, report, checkpoint, started)
+        result = _result(config, out / "adapter", trainer, prompts, report, fit)
+        weights = trainer.trained_weights()
+        if processes.is_first:
+            facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
+            about |= _corrects(trainer, beside)
+            finish = partial(_finish, out, beside)
+            save_adapter(trainer.model, result.adapter, about, {TRAINING: facts}, weights, finish)
+            write_card(result.adapter, config)
+        processes.wait()  # no process returns before the adapter is written
     _log_result(result)
     trainer.attention.warn()  # again, at the end of the run's log
     return result
+
+
+@contextmanager
+def _alone(checkpoints: Path, processes: Processes) -> Iterator[None]:
+    """Hold the lock of a run's checkpoints: a second training waits, and resumes from the last one of the first."""
+    with ExitStack() as stack:
+
+        def wait() -> None:
+            checkpoints.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(checkpoints))
+
+        with writing(checkpoints):
+            processes.first(wait)
+        yield
 
 
 def _finish(out: Path, beside: FromBaseline, adapter: Path) -> None:
