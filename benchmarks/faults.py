@@ -11,6 +11,7 @@ place, nothing half-written read, nothing left behind, and the bytes of an undis
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     if (reason := why_not()) is not None:
         raise SystemExit(reason)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job ignores the first
+        signal.signal(number, signal.default_int_handler)
     rows, kinds = (_kept(0), _kept(1)) if args.save or args.more else ([], [])
     wrong = []
     for name, _, most in (each.partition("=") for each in args.stages or stages):

@@ -259,16 +259,17 @@ def run_round(
         assert not difference(runner.clean, stage.read(forks.root)), difference(runner.clean, stage.read(forks.root))
     every, end = runner.faults(), time.monotonic() + 60 * minutes
     found = Round(stage.name, len(runner.calls), len(every), {}, [])
-    for n, (name, fault) in enumerate(every[first:most], first):
-        if time.monotonic() > end:
-            break
-        met, why = runner.outcome(fault, fresh=n % FRESH == FRESH - 1)
-        found.outcomes.setdefault(name, Counter())[met] += 1
-        if why:
-            found.wrong.append(f"{stage.name}, {name} at call {fault.at} {runner.calls[fault.at - 1]}: {why}")
-            tell(found.wrong[-1])
-        if n % 100 == 99:
-            tell(f"{stage.name}: {n + 1} of {len(every[:most])}")
+    with suppress(KeyboardInterrupt):  # what came of the others is kept
+        for n, (name, fault) in enumerate(every[first:most], first):
+            if time.monotonic() > end:
+                break
+            met, why = runner.outcome(fault, fresh=n % FRESH == FRESH - 1)
+            found.outcomes.setdefault(name, Counter())[met] += 1
+            if why:
+                found.wrong.append(f"{stage.name}, {name} at call {fault.at} {runner.calls[fault.at - 1]}: {why}")
+                tell(found.wrong[-1])
+            if n % 100 == 99:
+                tell(f"{stage.name}: {n + 1} of {len(every[:most])}")
     return found
 
 

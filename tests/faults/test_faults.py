@@ -31,9 +31,8 @@ def assert_right(runner: Runner) -> None:
     assert not difference(runner.clean, runner.stage.read(runner.root))
 
 
+@pytest.mark.parametrize("runner", [PREPARE, TOKENIZE], ids=lambda stage: stage.name, indirect=True)
 def test_a_fork_and_a_new_process_make_the_same_calls(runner: Runner) -> None:
-    if runner.stage in (TRAIN, EVALUATE):  # they import for long; `make stress` compares them
-        pytest.skip("as tokenize")
     assert unnamed(runner.traced()) == unnamed(runner.calls) == unnamed(runner.traced(fresh=True))
 
 
