@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.faults.forks import KINDS, Fault, Forks, state, why_not
 from tests.faults.rounds import FAULTS, Runner, difference, run_round, tree, unnamed
-from tests.faults.stages import EVALUATE, PREPARE, TOKENIZE, TRAIN, WRITER, Stage
+from tests.faults.stages import EVALUATE, PREPARE, PREPARE_OVER, TOKENIZE, TRAIN, WRITER, Stage
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 YEARS = 10 * 365 * 86_400
@@ -21,7 +21,7 @@ def forks() -> Iterator[Forks]:
         yield server
 
 
-@pytest.fixture(scope="module", params=[PREPARE, TOKENIZE, TRAIN, EVALUATE], ids=lambda stage: stage.name)
+@pytest.fixture(scope="module", params=[PREPARE, PREPARE_OVER, TOKENIZE, TRAIN, EVALUATE], ids=lambda stage: stage.name)
 def runner(request: pytest.FixtureRequest, forks: Forks) -> Runner:
     """A command that was run once."""
     return Runner(request.param, forks)
@@ -103,6 +103,13 @@ def test_a_command_that_failed_anywhere_is_right_the_next_time(stage: Stage, for
     found = run_round(Runner(stage, forks), most=len(FAULTS))
     assert found.faults == len(FAULTS)
     assert not found.wrong
+
+
+def test_half_of_a_rename_leaves_a_prepared_folder_that_prepare_replaces(forks: Forks) -> None:
+    runner = Runner(PREPARE_OVER, forks)
+    rename = str(1 << KINDS.index("rename"))
+    places = [n for n, (kind, path) in enumerate(runner.calls, 1) if kind == rename and "/out/" in path]
+    assert [runner.outcome(Fault("tear", at, ("rename",))) for at in places] == [("killed", "")] * len(places)
 
 
 @pytest.mark.parametrize("runner", [TRAIN], ids=["train"], indirect=True)
