@@ -47,8 +47,9 @@ def main() -> None:
         began = time.monotonic()
         with Forks() as forks:
             runner = Runner(stages[name], forks)
-            before = [row for row in rows if row["stage"] == name and row["possible"] == len(runner.faults())]
-            before = before if args.more else []  # faults at other calls do not add up
+            before = [row for row in rows if args.more and row["stage"] == name]
+            # Faults at other calls do not add up, nor those that the program did not survive before it was mended.
+            before = [row for row in before if row["possible"] == len(runner.faults()) and not row["not kept"]]
             first = sum(row["faults"] for row in before)
             found = run_round(runner, first, int(most) if most else args.most, args.minutes, _tell)
         now = _row(found, time.monotonic() - began)

@@ -113,12 +113,11 @@ def test_half_of_a_rename_leaves_a_prepared_folder_that_prepare_replaces(forks: 
 
 
 @pytest.mark.parametrize("runner", [TRAIN], ids=["train"], indirect=True)
-def test_the_adapter_of_a_training_that_was_killed_before_the_last_manifest_is_not_refused(runner: Runner) -> None:
+@pytest.mark.parametrize("action", ["kill", "tear"])
+def test_an_adapter_whose_training_was_killed_at_the_manifest_is_not_refused(action: str, runner: Runner) -> None:
     rename = str(1 << KINDS.index("rename"))
-    at = max(
-        n for n, (kind, path) in enumerate(runner.calls, 1) if kind == rename and path.endswith("run/manifest.json")
-    )
-    assert runner.outcome(Fault("kill", at)) == ("killed", "")
+    places = [n for n, (kind, path) in enumerate(runner.calls, 1) if kind == rename and "run/manifest" in path]
+    assert [runner.outcome(Fault(action, at)) for at in places] == [("killed", "")] * 2
 
 
 def _until(so: Callable[[], bool]) -> None:

@@ -209,7 +209,7 @@ def announce(run: Path, adapter: Path) -> None:
 
     A process that is killed before `pin` leaves the old adapter or this one, and both are known.
     """
-    manifest = recorded(run / MANIFEST)
+    manifest = _recorded(run)
     if isinstance(manifest.get("outputs"), dict):
         files = {name: adapter / Path(name).name for name in _PINNED}
         manifest["replacing"] = {name: sha256_file(path) for name, path in files.items() if path.is_file()}
@@ -218,11 +218,17 @@ def announce(run: Path, adapter: Path) -> None:
 
 def pin(run: Path) -> None:
     """Put the hashes of a run's new adapter into the run's manifest, if it has one."""
-    manifest = recorded(run / MANIFEST)
+    manifest = _recorded(run)
     if isinstance(manifest.get("outputs"), dict):
         manifest.pop("replacing", None)
         manifest["outputs"] |= {name: sha256_file(run / name) for name in _PINNED if (run / name).is_file()}
         write_json(run / MANIFEST, manifest)
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    """A run's manifest, or the one whose rename removed it before the machine stopped; empty without either."""
+    unfinished = (found for path in run.glob(f".{MANIFEST}.partial-*") if (found := recorded(path)))
+    return recorded(run / MANIFEST) or next(unfinished, {})
 
 
 def check_own(folder: Path) -> None:
