@@ -38,6 +38,7 @@ stress: $(VENV)/.test
 	$(BIN)/palate run configs/demo.yaml
 	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults
 	$(BIN)/python benchmarks/faults.py
 
 # make lint   ruff: style and format; hadolint: the image

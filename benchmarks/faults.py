@@ -1,7 +1,7 @@
 """Faults in the file-system calls of commands: the error line of each, and the result of the next run.
 
-    python benchmarks/faults.py --save                      # hours: every fault at every call of every stage
-    python benchmarks/faults.py prepare writer --most 1000  # minutes
+    python benchmarks/faults.py --save                              # hours: every fault at every call of every stage
+    python benchmarks/faults.py train --most 1000 --minutes 5 --save --more   # goes on behind the kept faults
 
 A stage runs with one fault (kill -9, a power cut, a full disk, an I/O error, a short write, …) at one of its calls,
 and then again without (`tests/faults/`). Ends with 1 if a promise is not kept: one plain error line that names the
@@ -11,6 +11,7 @@ place, nothing half-written read, nothing left behind, and the bytes of an undis
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from report import RESULTS, ROOT, Result, publish
 sys.path.append(str(ROOT))
 
 from tests.faults.forks import Forks, why_not
-from tests.faults.rounds import Round, run_round
+from tests.faults.rounds import Round, Runner, run_round
 from tests.faults.stages import STAGES
 
 
@@ -34,30 +35,56 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="time for the faults of a stage (no limit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--more", action="store_true", help="go on behind the faults of the kept result, and add to it")
     args = parser.parse_args()
     if (reason := why_not()) is not None:
         raise SystemExit(reason)
-    rows, kinds, wrong = [], [], []
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job ignores the first
+        signal.signal(number, signal.default_int_handler)
+    rows, kinds = (_kept(0), _kept(1)) if args.save or args.more else ([], [])
+    wrong = []
     for name, _, most in (each.partition("=") for each in args.stages or stages):
         began = time.monotonic()
         with Forks() as forks:
-            found = run_round(stages[name], forks, int(most) if most else args.most, args.minutes, _tell)
-        rows.append(_row(found, time.monotonic() - began))
-        kinds += [{"stage": name, "fault": fault, **counts} for fault, counts in found.outcomes.items()]
+            runner = Runner(stages[name], forks)
+            before = [row for row in rows if args.more and row["stage"] == name]
+            # Faults at other calls do not add up, nor those that the program did not survive before it was mended.
+            before = [row for row in before if row["possible"] == len(runner.faults()) and not row["not kept"]]
+            first = sum(row["faults"] for row in before)
+            found = run_round(runner, first, int(most) if most else args.most, args.minutes, _tell)
+        now = _row(found, time.monotonic() - began)
+        now |= {key: now[key] + before[0][key] for key in SUMS if before}
+        counted = [{"stage": name, "fault": fault, **counts} for fault, counts in found.outcomes.items()]
+        counted = _added([row for row in kinds if row["stage"] == name] if before else [], counted)
+        rows = [*(row for row in rows if row["stage"] != name), now]
+        kinds = [*(row for row in kinds if row["stage"] != name), *counted]
         wrong += found.wrong
-    if args.save:
-        rows, kinds = [*_earlier(0, rows), *rows], [*_earlier(1, rows), *kinds]
-    results = [Result("faults in file-system calls", rows, ROUNDS), Result("by kind", kinds, KINDS)]
-    publish("faults", results, as_json=args.json, save=args.save)
+        if args.save:  # each stage takes long
+            publish("faults", _results(rows, kinds), as_json=args.json, save=True)
+    if not args.save:
+        publish("faults", _results(rows, kinds), as_json=args.json, save=False)
     if wrong:
         raise SystemExit(f"{len(wrong)} promises were not kept")
 
 
-def _earlier(number: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the kept result's table for stages that did not run now, each of which takes long."""
+def _results(rows: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> list[Result]:
+    return [Result("faults in file-system calls", rows, ROUNDS), Result("by kind", kinds, KINDS)]
+
+
+def _kept(number: int) -> list[dict[str, Any]]:
+    """The rows of a table of the kept result."""
     kept = RESULTS / "faults.json"
-    found = json.loads(kept.read_text())["results"][number]["rows"] if kept.is_file() else []
-    return [row for row in found if row["stage"] not in {row["stage"] for row in rows}]
+    return json.loads(kept.read_text())["results"][number]["rows"] if kept.is_file() else []
+
+
+def _added(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The outcomes by fault of two rounds of a stage."""
+    counts = {row["fault"]: dict(row) for row in before}
+    for row in now:
+        into = counts.setdefault(row["fault"], {"stage": row["stage"], "fault": row["fault"]})
+        for name in row.keys() - {"stage", "fault"}:
+            into[name] = into.get(name, 0) + row[name]
+    return list(counts.values())
 
 
 def _tell(line: str) -> None:
@@ -71,6 +98,7 @@ def _row(found: Round, seconds: float) -> dict[str, Any]:
 
 
 OUTCOMES = ("killed", "reported", "unharmed")
+SUMS = ("faults", *OUTCOMES, "not kept", "seconds")
 
 
 def _count(name: str) -> Callable[[Mapping[str, Any]], str]:

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,7 +26,7 @@
 #include <unistd.h>
 
 enum kind { LOOK = 1, OPEN = 2, CREATE = 4, READ = 8, WRITE = 16, SYNC = 32, CLOSE = 64, NAME = 128, REMOVE = 256,
-            SIZE = 512, LOCK = 1024, ATTRIBUTE = 2048 };
+            SIZE = 512, LOCK = 1024, ATTRIBUTE = 2048, RENAME = 4096, MAP = 8192 };
 enum action { NONE, KILL, FAIL, SHORT, TEAR, POWER, CLOCK, STOP };
 
 static char root[PATH_MAX];
@@ -216,12 +217,21 @@ DUPLICATING(dup3, (int fd, int other, int flags), fd, other, flags)
 CONTROL(fcntl)
 CONTROL(fcntl64)
 
-#define READING(name, parameters, ...) \
-    ssize_t name parameters { CALL(ssize_t, name, -1, of_fd(fd), READ, NULL, fd, __VA_ARGS__); }
+/* A short read has half of the bytes. */
+#define READING(name, parameters, ...)                                              \
+    ssize_t name parameters {                                                       \
+        REAL(name);                                                                 \
+        enum action found = reached(of_fd(fd), READ, NULL, fd);                     \
+        if (found == FAIL) return -1;                                               \
+        if (found == SHORT && size > 1) size /= 2;                                  \
+        ssize_t result = real(__VA_ARGS__);                                         \
+        after(found);                                                               \
+        return result;                                                              \
+    }
 READING(read, (int fd, void *to, size_t size), fd, to, size)
 READING(pread, (int fd, void *to, size_t size, off_t where), fd, to, size, where)
 READING(pread64, (int fd, void *to, size_t size, off64_t where), fd, to, size, where)
-READING(readv, (int fd, const struct iovec *to, int count), fd, to, count)
+READING(readv, (int fd, const struct iovec *to, int size), fd, to, size)
 
 /* A short write has half of the bytes; a torn one, and the process is killed. */
 #define WRITING(name, parameters, ...)                                              \
@@ -276,9 +286,6 @@ OF_PATH(mkdirat, NAME, folder, (int folder, const char *path, mode_t mode), fold
 OF_PATH(rmdir, REMOVE, AT_FDCWD, (const char *path), path)
 OF_PATH(unlink, REMOVE, AT_FDCWD, (const char *path), path)
 OF_PATH(unlinkat, REMOVE, folder, (int folder, const char *path, int flags), folder, path, flags)
-OF_PATH(rename, NAME, AT_FDCWD, (const char *old, const char *path), old, path)
-OF_PATH(renameat, NAME, folder, (int of, const char *old, int folder, const char *path), of, old, folder, path)
-OF_PATH(renameat2, NAME, folder, (int of, const char *old, int folder, const char *path, unsigned flags), of, old, folder, path, flags)
 OF_PATH(link, NAME, AT_FDCWD, (const char *old, const char *path), old, path)
 OF_PATH(linkat, NAME, folder, (int of, const char *old, int folder, const char *path, int flags), of, old, folder, path, flags)
 OF_PATH(symlink, NAME, AT_FDCWD, (const char *old, const char *path), old, path)
@@ -294,6 +301,31 @@ OF_PATH(lstat64, LOOK, AT_FDCWD, (const char *path, struct stat64 *to), path, to
 OF_PATH(fstatat, LOOK, folder, (int folder, const char *path, struct stat *to, int flags), folder, path, to, flags)
 OF_PATH(fstatat64, LOOK, folder, (int folder, const char *path, struct stat64 *to, int flags), folder, path, to, flags)
 OF_PATH(statx, LOOK, folder, (int folder, const char *path, int flags, unsigned mask, struct statx *to), folder, path, flags, mask, to)
+
+/* Half of a rename, as a file system without a journal may keep it: the file with both names, or the old target gone. */
+static void half(int of, const char *old, int folder, const char *path) {
+    if (syscall(SYS_linkat, of, old, folder, path, 0) && errno == EEXIST) syscall(SYS_unlinkat, folder, path, 0);
+    die();
+}
+
+#define RENAMING(name, of, folder, parameters, ...)                                 \
+    int name parameters {                                                           \
+        REAL(name);                                                                 \
+        enum action found = reached(of_path(folder, path), RENAME, path, -1);       \
+        if (found == FAIL) return -1;                                               \
+        if (found == TEAR) half(of, old, folder, path);                             \
+        int result = real(__VA_ARGS__);                                             \
+        after(found);                                                               \
+        return result;                                                              \
+    }
+RENAMING(rename, AT_FDCWD, AT_FDCWD, (const char *old, const char *path), old, path)
+RENAMING(renameat, of, folder, (int of, const char *old, int folder, const char *path), of, old, folder, path)
+RENAMING(renameat2, of, folder, (int of, const char *old, int folder, const char *path, unsigned flags), of, old, folder, path, flags)
+
+#define MAPPING(name, parameters, ...) \
+    void *name parameters { CALL(void *, name, MAP_FAILED, of_fd(fd), MAP, NULL, fd, __VA_ARGS__); }
+MAPPING(mmap, (void *to, size_t size, int how, int flags, int fd, off_t where), to, size, how, flags, fd, where)
+MAPPING(mmap64, (void *to, size_t size, int how, int flags, int fd, off64_t where), to, size, how, flags, fd, where)
 
 /* The wall clock jumps by `value` seconds. */
 static long jump(void) { return armed && action == CLOCK && calls >= at ? fired = 1, value : 0; }

@@ -1,6 +1,7 @@
 """Runs commands in forks of a process that has imported everything, each with a fault in its file-system calls.
 
-LD_PRELOAD=faults.so python tests/faults/forks.py      # reads jobs as lines of JSON, answers each with a line
+LD_PRELOAD=faults.so python tests/faults/forks.py ROOT       # reads jobs as lines of JSON, answers each with a line
+LD_PRELOAD=faults.so python tests/faults/forks.py ROOT JOB   # does one
 """
 
 import ctypes
@@ -28,7 +29,8 @@ LONGEST = 300.0
 """Seconds after which a command counts as hung."""
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """Where folders are in memory, so that a disk that is slow to sync does not count; None: where temporary files are."""
-KINDS = ("look", "open", "create", "read", "write", "sync", "close", "name", "remove", "size", "lock", "attribute")
+KINDS = ("look", "open", "create", "read", "write", "sync", "close", "name", "remove", "size", "lock", "attribute",
+         "rename", "map")  # fmt: skip
 """Kinds of calls; the place of each is its bit in `faults.c`."""
 ACTIONS = ("none", "kill", "fail", "short", "tear", "power", "clock", "stop")
 
@@ -44,6 +46,8 @@ class Fault(NamedTuple):
     lasting: bool = False
     below: str = ""
     """The folder in the root below which calls count."""
+    again: bool = False
+    """Whether the second run meets it, too."""
 
 
 class Ended(NamedTuple):
@@ -120,13 +124,18 @@ class Forks:
         assert ended == 0, child[1].with_suffix(".err").read_text()
         self._ask(modules=modules.read_text().split())
 
-    def start(self, words: Sequence[str], fault: Fault | None = None, trace: Path | None = None) -> tuple[int, Path]:
-        """Begin a command, a word `MODULE:FUNCTION` is called with the others; with `trace` a file lists the calls."""
+    def start(
+        self, words: Sequence[str], fault: Fault | None = None, trace: Path | None = None, fresh: bool = False
+    ) -> tuple[int, Path]:
+        """Begin a command, a word `MODULE:FUNCTION` is called with the others; with `trace` a file lists the calls.
+
+        A `fresh` one is a new process rather than a fork.
+        """
         self._number += 1
         out = self.folder / str(self._number)
         for name in ("out", "err"):  # a test may look into them before the fork has begun
             out.with_suffix(f".{name}").touch()
-        job = {"words": [*words], "fault": fault, "out": str(out), "trace": trace and str(trace)}
+        job = {"words": [*words], "fault": fault, "out": str(out), "trace": trace and str(trace), "fresh": fresh}
         return self._ask(start=job), out
 
     def end(self, child: tuple[int, Path]) -> Ended:
@@ -139,9 +148,11 @@ class Forks:
             path.unlink()
         return Ended(status, texts[0], texts[1], fired)
 
-    def run(self, words: Sequence[str], fault: Fault | None = None, trace: Path | None = None) -> Ended:
-        """Run a command."""
-        return self.end(self.start(words, fault, trace))
+    def run(
+        self, words: Sequence[str], fault: Fault | None = None, trace: Path | None = None, fresh: bool = False
+    ) -> Ended:
+        """Run a command, as `start` begins it."""
+        return self.end(self.start(words, fault, trace, fresh))
 
 
 def state(pid: int) -> str:
@@ -159,17 +170,32 @@ def _serve(root: str) -> None:
         elif "wait" in job:
             answer = _waited(job["wait"])
         else:
-            for name in job["modules"]:
-                with suppress(ImportError):
-                    import_module(name)
-            if "numba" in sys.modules:  # half of the time of a fork
-                from numba.core.registry import cpu_target
-
-                cpu_target.typing_context.refresh()
-                cpu_target.target_context.refresh()
-            gc.collect()
-            gc.freeze()
+            _warm(job["modules"], root)
         print(json.dumps(answer), flush=True)
+
+
+def _warm(modules: Sequence[str], root: str) -> None:
+    """Import modules, and compute what they compute once in a process; reads no file of the stage, starts no thread."""
+    for name in modules:
+        with suppress(ImportError):
+            import_module(name)
+    if "numba" in sys.modules:
+        from numba.core.registry import cpu_target
+
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
+    if "transformers.conversion_mapping" in sys.modules:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("")
+    if "jinja2" in sys.modules:
+        from jinja2 import Environment, FileSystemBytecodeCache
+
+        begin = Environment.__init__
+        *others, _, last = begin.__defaults__ or ()  # the last but one is `bytecode_cache`
+        begin.__defaults__ = (*others, FileSystemBytecodeCache(str(Path(root).parent)), last)
+    gc.collect()
+    gc.freeze()
 
 
 def _started(job: dict[str, Any], root: str) -> int:
@@ -177,6 +203,8 @@ def _started(job: dict[str, Any], root: str) -> int:
     if child == 0:
         status = 70
         try:
+            if job["fresh"]:
+                os.execv(sys.executable, [sys.executable, __file__, root, json.dumps(job)])
             status = _child(job, root)
         finally:
             os._exit(status)
@@ -221,4 +249,6 @@ def _child(job: dict[str, Any], root: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.exit(_child(json.loads(sys.argv[2]), sys.argv[1]))
     _serve(sys.argv[1])

@@ -17,7 +17,9 @@ from tests.small import small_tokenizer
 from tests.tiny import random_adapter, tiny_folder
 
 from palate.config import load_config
-from palate.store.artifacts import MANIFEST, read_json
+from palate.errors import InputError
+from palate.models.adapter import check_pinned
+from palate.store.artifacts import MANIFEST, read_json, write_manifest
 from palate.store.keys import damage_in
 
 SMALL: dict[str, Any] = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1}
@@ -89,7 +91,22 @@ def _evaluate(root: Path) -> None:
     random_adapter(load_config(root / "config.yaml"), root / "run" / "adapter")
 
 
-TRAIN = Stage("train", lambda root: ["train", "--config", f"{root}/config.yaml"], _train)
+def _train_again(root: Path) -> None:
+    """The run has an adapter of an earlier training, whose hashes its manifest has."""
+    _evaluate(root)
+    write_manifest(root / "run", "run", inputs={}, options={}, stats={})
+
+
+def _exchanged(root: Path, ended: Ended) -> str:
+    """The refusal of the run's adapter as one that was exchanged."""
+    try:
+        check_pinned(root / "run")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+TRAIN = Stage("train", lambda root: ["train", "--config", f"{root}/config.yaml"], _train_again, check=_exchanged)
 EVALUATE = Stage("evaluate", lambda root: ["evaluate", "--config", f"{root}/config.yaml"], _evaluate)
 
 

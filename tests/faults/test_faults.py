@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.faults.forks import KINDS, Fault, Forks, state, why_not
-from tests.faults.rounds import Runner, difference, run_round
-from tests.faults.stages import PREPARE, STAGES, TOKENIZE, Stage
+from tests.faults.rounds import FAULTS, Runner, difference, run_round, tree, unnamed
+from tests.faults.stages import EVALUATE, PREPARE, PREPARE_OVER, TOKENIZE, TRAIN, WRITER, Stage
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 YEARS = 10 * 365 * 86_400
@@ -21,73 +21,103 @@ def forks() -> Iterator[Forks]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def tokenize(forks: Forks) -> Runner:
-    """`palate tokenize`, which writes the cache and a folder, run once."""
-    return Runner(TOKENIZE, forks)
+@pytest.fixture(scope="module", params=[PREPARE, PREPARE_OVER, TOKENIZE, TRAIN, EVALUATE], ids=lambda stage: stage.name)
+def runner(request: pytest.FixtureRequest, forks: Forks) -> Runner:
+    """A command that was run once."""
+    return Runner(request.param, forks)
 
 
 def assert_right(runner: Runner) -> None:
     assert not difference(runner.clean, runner.stage.read(runner.root))
 
 
+@pytest.mark.parametrize("runner", [PREPARE, TOKENIZE], ids=lambda stage: stage.name, indirect=True)
+def test_a_fork_and_a_new_process_make_the_same_calls(runner: Runner) -> None:
+    assert unnamed(runner.traced()) == unnamed(runner.calls) == unnamed(runner.traced(fresh=True))
+
+
 @pytest.mark.parametrize("seconds", [YEARS, -YEARS])
-def test_a_clock_that_jumps_changes_nothing(seconds: int, tokenize: Runner) -> None:
-    for at in (1, len(tokenize.calls) // 2):
-        tokenize.reset()
-        assert tokenize.forks.run(tokenize.words, Fault("clock", at, value=seconds)).fired
-        assert_right(tokenize)
+def test_a_clock_that_jumps_changes_nothing(seconds: int, runner: Runner) -> None:
+    at = 1 if seconds > 0 else len(runner.calls) // 2
+    runner.reset()
+    done = runner.forks.run(runner.words, Fault("clock", at, value=seconds))
+    assert done.status == 0, done.stderr
+    assert_right(runner)
 
 
 @pytest.mark.parametrize(("reason", "below"), [(errno.EROFS, ""), (errno.EACCES, ""), (errno.ENOSPC, "cache")])
-def test_a_folder_that_cannot_be_written_is_reported_with_its_name(reason: int, below: str, tokenize: Runner) -> None:
-    tokenize.reset()
-    kinds = ("create", "write", "name", "remove", "size", "attribute")
-    done = tokenize.forks.run(tokenize.words, Fault("fail", kinds=kinds, value=reason, lasting=True, below=below))
+def test_a_folder_that_cannot_be_written_is_reported_with_its_name(reason: int, below: str, runner: Runner) -> None:
+    runner.reset()
+    before, kinds = tree(runner.root), ("create", "write", "name", "rename", "remove", "size", "attribute")
+    done = runner.forks.run(runner.words, Fault("fail", kinds=kinds, value=reason, lasting=True, below=below))
+    if runner.stage is PREPARE and below == "cache":  # it does without
+        assert done.status == 0
+        assert_right(runner)
+        return
     assert done.status == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert str(tokenize.root / below) in line
+    assert str(runner.root / below) in line
     assert os.strerror(reason) in line
-    assert not (tokenize.root / "out").exists()
+    left = {name for name in tree(runner.root).keys() - before if not name.endswith(("/", "run.log", "config.yaml"))}
+    assert not left
+    assert all(before[name] == content for name, content in tree(runner.root).items() if name in before)
 
 
+@pytest.mark.parametrize("runner", [TOKENIZE], ids=["tokenize"], indirect=True)
 @pytest.mark.parametrize(("kind", "path"), [("write", "/tables/"), ("sync", "/lengths"), ("read", "/cache/")])
-def test_an_io_error_in_the_cache_names_it(kind: str, path: str, tokenize: Runner) -> None:
+def test_an_io_error_in_the_cache_names_it(kind: str, path: str, runner: Runner) -> None:
     bit = str(1 << KINDS.index(kind))
-    at = next(n for n, call in enumerate(tokenize.calls, 1) if call[0] == bit and path in call[1])
-    assert tokenize.outcome(Fault("fail", at, (kind,), errno.EIO)) == ("reported", "")
+    at = next(n for n, call in enumerate(runner.calls, 1) if call[0] == bit and path in call[1])
+    assert runner.outcome(Fault("fail", at, (kind,), errno.EIO)) == ("reported", "")
 
 
-def test_a_run_beside_a_stopped_one_waits_for_it_and_both_are_right(tokenize: Runner) -> None:
+@pytest.mark.parametrize("seconds", [1, pytest.param(120, marks=pytest.mark.slow)])
+def test_a_run_beside_a_stopped_one_waits_for_it_and_both_are_right(seconds: int, runner: Runner) -> None:
     """The lock of a stopped process does not go with time; the other process says for what it waits."""
-    at = next(n for n, (_, path) in enumerate(tokenize.calls, 1) if "cache/tables/" in path and ".partial-" in path)
-    tokenize.reset()
-    stopped = tokenize.forks.start(tokenize.words, Fault("stop", at))
+    lock = str(1 << KINDS.index("lock"))
+    at = next(n for n, (kind, _) in enumerate(runner.calls, 1) if kind == lock) + 1
+    runner.reset()
+    stopped = runner.forks.start(runner.words, Fault("stop", at))
     _until(lambda: state(stopped[0]) == "T")
-    other = tokenize.forks.start(tokenize.words)
+    other = runner.forks.start(runner.words)
     _until(lambda: "waiting for another process" in other[1].with_suffix(".err").read_text())
-    time.sleep(1)
+    time.sleep(seconds)
     assert state(other[0]) in ("S", "R", "D")
     os.kill(stopped[0], signal.SIGCONT)
     for each in (stopped, other):
-        ended = tokenize.forks.end(each)
+        ended = runner.forks.end(each)
         assert ended.status == 0, ended.stderr
-    assert_right(tokenize)
+    assert_right(runner)
 
 
-def test_two_runs_into_one_folder_at_once_are_both_right(tokenize: Runner) -> None:
-    for _ in range(3):
-        tokenize.reset()
-        both = [tokenize.forks.start(tokenize.words) for _ in range(2)]
-        assert [tokenize.forks.end(each).status for each in both] == [0, 0]
-        assert_right(tokenize)
+def test_two_runs_into_one_folder_at_once_are_both_right(runner: Runner) -> None:
+    for _ in range(3 if runner.stage in (PREPARE, TOKENIZE) else 1):
+        runner.reset()
+        both = [runner.forks.start(runner.words) for _ in range(2)]
+        assert [runner.forks.end(each).status for each in both] == [0, 0]
+        assert_right(runner)
 
 
-@pytest.mark.parametrize("stage", [PREPARE, STAGES[-1]], ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [PREPARE, WRITER], ids=lambda stage: stage.name)
 def test_a_command_that_failed_anywhere_is_right_the_next_time(stage: Stage, forks: Forks) -> None:
-    found = run_round(stage, forks, most=14)
-    assert found.faults == 14
+    found = run_round(Runner(stage, forks), most=len(FAULTS))
+    assert found.faults == len(FAULTS)
     assert not found.wrong
+
+
+def test_half_of_a_rename_leaves_a_prepared_folder_that_prepare_replaces(forks: Forks) -> None:
+    runner = Runner(PREPARE_OVER, forks)
+    rename = str(1 << KINDS.index("rename"))
+    places = [n for n, (kind, path) in enumerate(runner.calls, 1) if kind == rename and "/out/" in path]
+    assert [runner.outcome(Fault("tear", at, ("rename",))) for at in places] == [("killed", "")] * len(places)
+
+
+@pytest.mark.parametrize("runner", [TRAIN], ids=["train"], indirect=True)
+@pytest.mark.parametrize("action", ["kill", "tear"])
+def test_an_adapter_whose_training_was_killed_at_the_manifest_is_not_refused(action: str, runner: Runner) -> None:
+    rename = str(1 << KINDS.index("rename"))
+    places = [n for n, (kind, path) in enumerate(runner.calls, 1) if kind == rename and "run/manifest" in path]
+    assert [runner.outcome(Fault(action, at)) for at in places] == [("killed", "")] * 2
 
 
 def _until(so: Callable[[], bool]) -> None:

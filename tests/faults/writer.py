@@ -3,10 +3,12 @@
 import sys
 
 from palate.errors import PalateError
+from palate.ratings import database
 from palate.serve.schemas import NewEvent, NewRating
 from palate.serve.store import Store
 
 REQUESTS = 12
+database._BUSY = 1  # seconds that SQLite waits where a fault has kept it from giving its lock back
 
 
 def rows_of(number: int) -> list[NewRating]:

@@ -17,12 +17,12 @@ from tests.tiny import random_adapter, tiny_folder, toy_config, toy_dataset
 
 from palate.commands.score import load_scorer, model_key
 from palate.errors import InputError
-from palate.models.adapter import check_same_prompt, chosen_adapter, load_adapter, pin
+from palate.models.adapter import announce, check_same_prompt, chosen_adapter, load_adapter, pin
 from palate.models.load import load_base_model
 from palate.prompt.chat import Chat
 from palate.prompt.template import without_date
 from palate.score.scorer import Scorer
-from palate.store.artifacts import write_manifest
+from palate.store.artifacts import MANIFEST, read_json, write_manifest
 from palate.train.card import write_card
 from palate.train.finetune import train
 
@@ -381,5 +381,8 @@ def test_a_runs_adapter_that_was_exchanged_is_refused(adapter: Path, base: Path,
     ):
         chosen_adapter(config, None, False)
     assert chosen_adapter(config, own, False) == own
-    pin(config.run_path)  # as training does
+    announce(config.run_path, own)  # as training does before the adapter is in its place, and might then be killed
     assert chosen_adapter(config, None, False) == own
+    pin(config.run_path)
+    assert chosen_adapter(config, None, False) == own
+    assert "replacing" not in read_json(config.run_path / MANIFEST)

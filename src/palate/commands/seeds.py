@@ -15,7 +15,7 @@ from palate.commands.data_option import alpaca_of
 from palate.commands.ledger import Ledger, training
 from palate.config import Config
 from palate.console import log
-from palate.models.adapter import TRAINING
+from palate.models.adapter import TRAINING, announce
 from palate.plan.predict import fitted
 from palate.progress import clock
 from palate.store.artifacts import MANIFEST, atomic_file, atomic_folder, read_json, sha256_file, write_json
@@ -151,6 +151,7 @@ def _copy(folder: Path, run: Path, name: str) -> None:
     """Put a seed's adapter and its log where those of a run of one seed are."""
     with atomic_folder(run / "adapter", whole=True) as partial:
         shutil.copytree(folder / "adapter", partial, dirs_exist_ok=True)
+        announce(run, partial)
     with atomic_file(run / name) as file:
         file.write((folder / name).read_bytes())
 

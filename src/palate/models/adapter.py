@@ -8,7 +8,7 @@ import copy
 import datetime
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +46,13 @@ def save_adapter(
     about: Mapping[str, Any],
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Mapping[str, Any] | None = None,
+    finish: Callable[[Path], None] = lambda partial: None,
 ) -> None:
     """Write a PEFT model's adapter (safetensors), `palate.json` and other JSON files, atomically.
 
     An earlier adapter is replaced entirely, so that a folder never has files of two trainings. `weights` are the
-    adapter's weights by parameter name, if the model itself has only a part of them.
+    adapter's weights by parameter name, if the model itself has only a part of them. `finish` is called with the
+    temporary folder before it takes the place of `folder`, and may add files.
     """
     from safetensors import SafetensorError
 
@@ -69,6 +71,7 @@ def save_adapter(
         about = {**about, "sha256": sha256_file(partial / WEIGHTS)}
         for name, value in {ABOUT: about, **(facts or {})}.items():
             write_json(partial / name, dict(value))
+        finish(partial)
 
 
 class _Base(BaseModel):
@@ -190,9 +193,10 @@ def check_pinned(run: Path) -> None:
     """Raise `InputError` if a run's adapter is another one than `palate run` measured, as the run's manifest has it."""
     if not (run / MANIFEST).is_file():
         return
-    outputs = read_manifest(run / MANIFEST, "run `palate run` again")["outputs"]
+    manifest = read_manifest(run / MANIFEST, "run `palate run` again")
+    outputs, replacing = manifest["outputs"], manifest.get("replacing")
     damage = damage_in(run, {name: outputs[name] for name in _PINNED if name in outputs})
-    if damage is not None:
+    if damage is not None and (not replacing or damage_in(run, replacing)):
         raise InputError(
             f"{damage.problem} since `palate run` measured this adapter, by the hash in {MANIFEST}; train again, or "
             "name the adapter with --adapter to use it all the same",
@@ -200,12 +204,31 @@ def check_pinned(run: Path) -> None:
         )
 
 
+def announce(run: Path, adapter: Path) -> None:
+    """Put the hashes of the adapter that is about to replace a run's into the run's manifest, if it has one.
+
+    A process that is killed before `pin` leaves the old adapter or this one, and both are known.
+    """
+    manifest = _recorded(run)
+    if isinstance(manifest.get("outputs"), dict):
+        files = {name: adapter / Path(name).name for name in _PINNED}
+        manifest["replacing"] = {name: sha256_file(path) for name, path in files.items() if path.is_file()}
+        write_json(run / MANIFEST, manifest)
+
+
 def pin(run: Path) -> None:
     """Put the hashes of a run's new adapter into the run's manifest, if it has one."""
-    manifest = recorded(run / MANIFEST)
+    manifest = _recorded(run)
     if isinstance(manifest.get("outputs"), dict):
+        manifest.pop("replacing", None)
         manifest["outputs"] |= {name: sha256_file(run / name) for name in _PINNED if (run / name).is_file()}
         write_json(run / MANIFEST, manifest)
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    """A run's manifest, or the one whose rename removed it before the machine stopped; empty without either."""
+    unfinished = (found for path in run.glob(f".{MANIFEST}.partial-*") if (found := recorded(path)))
+    return recorded(run / MANIFEST) or next(unfinished, {})
 
 
 def check_own(folder: Path) -> None:

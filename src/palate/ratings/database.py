@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from palate.errors import InputError, WorkError, first_line, visible
+from palate.store.artifacts import writing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -210,11 +211,12 @@ def connect(url: str, *, create: bool = False) -> Database:
 
 def _sqlite(url: str, path: Path, create: bool) -> Database:
     """A SQLite file in WAL mode, whose commits are on the disk when they return."""
-    if not path.is_file() and not create:
-        raise InputError("no such file, expected the store of `palate serve`", path)
     address = f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
-    if not path.parent.is_dir():
-        raise InputError(f"its folder {path.parent} does not exist, expected one that does", place_of(url))
+    with writing(path):
+        if not create and not path.is_file():
+            raise InputError("no such file, expected the store of `palate serve`", path)
+        if not path.parent.is_dir():
+            raise InputError(f"its folder {path.parent} does not exist, expected one that does", place_of(url))
     try:
         # Autocommit: transactions are begun by hand. Threads share a connection under a lock.
         raw = sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)

@@ -83,8 +83,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; its files replace those of `path`, manifest last, if the block raises nothing.
 
-    Files of `path` that the block did not write stay. The manifest is called `HALF` from the first to the last rename,
-    because the folder is inconsistent meanwhile. With `whole` two renames replace the entire folder.
+    Files of `path` that the block did not write stay. From the first to the last rename the folder is inconsistent, and
+    has `HALF` instead of a manifest. With `whole` two renames replace the entire folder.
     """
     partial = hidden(path, "partial")
     with writing(path):
@@ -103,13 +103,18 @@ def atomic_folder(path: Path, *, whole: bool = False) -> Iterator[Path]:
                 if whole and path.exists():
                     _exchange(partial, path)
                 elif path.exists():
-                    for old in (path / MANIFEST, partial / MANIFEST):
-                        if old.exists():
-                            old.replace(path / HALF)
+                    # One of the two is there at each moment, even if a rename removes its target first.
+                    replaced, half = path / MANIFEST, path / HALF
+                    manifest = replaced if replaced.exists() else partial / MANIFEST
+                    if manifest.exists() and (replaced.exists() or not half.exists()):
+                        shutil.copyfile(manifest, partial / HALF)
+                        sync(partial / HALF)
+                        (partial / HALF).replace(half)
+                    replaced.unlink(missing_ok=True)
                     for name in names:
                         (path / name).parent.mkdir(parents=True, exist_ok=True)
-                        (path / HALF if name == MANIFEST else partial / name).replace(path / name)
-                    (path / HALF).unlink(missing_ok=True)  # without a new manifest
+                        (partial / name).replace(path / name)
+                    half.unlink(missing_ok=True)
                 else:
                     partial.rename(path)
         finally:

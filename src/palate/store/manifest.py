@@ -28,6 +28,8 @@ class Manifest(Record):
     options: dict[str, Any] = {}
     stats: dict[str, Any] = {}
     outputs: dict[str, str]
+    replacing: dict[str, str] = {}
+    """The hashes of an adapter that is about to be renamed into a run."""
 
 
 class _Counts(Record):

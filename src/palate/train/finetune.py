@@ -5,8 +5,10 @@ import logging
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +19,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from palate.config import Config
 from palate.errors import InputError, InterruptedWorkError, WorkError, is_out_of_memory
-from palate.models.adapter import TRAINING, describe, save_adapter
+from palate.models.adapter import TRAINING, announce, describe, save_adapter
 from palate.models.item_embedding import KEY, add_items
 from palate.models.load import (
     best_dtype,
@@ -32,6 +34,8 @@ from palate.models.method import attach, held_in, leave_casts_to_autocast
 from palate.progress import clock
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
+from palate.store.artifacts import writing
+from palate.store.lock import locked
 from palate.tokens.dataset import TokenDataset
 from palate.train.answers import AnswerTrainer, auc
 from palate.train.attention import choose_attention
@@ -148,24 +152,46 @@ def train(
         raise explained or InputError(textwrap.shorten(str(error), 200), "train") from error
     trainer.console = console
     # Only now, when nothing is left to refuse, are checkpoints of other options moved away.
-    checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
-    with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
-        report = Report(stop, out / LOG, schedule, console, processes)
-        trainer.add_callback(report)
-        trainer.stopped = report.stopped
-        fit = _fit(trainer, stop, report, checkpoint, started)
-    result = _result(config, out / "adapter", trainer, prompts, report, fit)
-    weights = trainer.trained_weights()
-    if processes.is_first:
-        facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
-        save_adapter(trainer.model, result.adapter, about | _corrects(trainer, beside), {TRAINING: facts}, weights)
-        if beside.write is not None:
-            beside.write(result.adapter)
-        write_card(result.adapter, config)
-    processes.wait()  # no process returns before the adapter is written
+    with _alone(checkpoints, processes):
+        checkpoint = processes.first(lambda: resume_from(checkpoints, fingerprint))
+        with StopRequest(echo=1.0 if processes.world > 1 else 0.0) as stop, quiet():
+            report = Report(stop, out / LOG, schedule, console, processes)
+            trainer.add_callback(report)
+            trainer.stopped = report.stopped
+            fit = _fit(trainer, stop, report, checkpoint, started)
+        result = _result(config, out / "adapter", trainer, prompts, report, fit)
+        weights = trainer.trained_weights()
+        if processes.is_first:
+            facts = dataclasses.asdict(result) | {"adapter": "adapter", "data_manifest": data_manifest}
+            about |= _corrects(trainer, beside)
+            finish = partial(_finish, out, beside)
+            save_adapter(trainer.model, result.adapter, about, {TRAINING: facts}, weights, finish)
+            write_card(result.adapter, config)
+        processes.wait()  # no process returns before the adapter is written
     _log_result(result)
     trainer.attention.warn()  # again, at the end of the run's log
     return result
+
+
+@contextmanager
+def _alone(checkpoints: Path, processes: Processes) -> Iterator[None]:
+    """Hold the lock of a run's checkpoints: a second training waits, and resumes from the last one of the first."""
+    with ExitStack() as stack:
+
+        def wait() -> None:
+            checkpoints.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(checkpoints))
+
+        with writing(checkpoints):
+            processes.first(wait)
+        yield
+
+
+def _finish(out: Path, beside: FromBaseline, adapter: Path) -> None:
+    """Complete an adapter's temporary folder; what a kill could leave out is not added after the rename."""
+    if beside.write is not None:
+        beside.write(adapter)
+    announce(out, adapter)
 
 
 def _with_vectors(config: Config, chat: Chat, beside: FromBaseline) -> tuple[Chat, dict[str, Any]]:
