@@ -43,9 +43,9 @@ def _tested_with(session: nox.Session, resolution: str) -> None:
         # torch is pinned: each version is gigabytes, and its own tests cover what Palate uses.
         pin = Path(folder) / "pin.txt"
         pin.write_text(next(line for line in Path("constraints.txt").read_text().splitlines() if line[:7] == "torch=="))
-        session.run(
+        session.run_install(
             *("uv", "pip", "compile", "pyproject.toml", "--quiet", "--resolution", resolution, "--constraints"),
-            *(str(pin), *extras, "--python", session.virtualenv.location, "--output-file", str(chosen)),
+            *(str(pin), *extras, "--only-binary", ":all:", "--python", session.virtualenv.location, "--output-file", str(chosen)),
             *("--no-emit-package", "torch", "--no-emit-package", "triton"),
         )
         lines = chosen.read_text().splitlines()

@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.fuzz.case import Case, Fault, Reader
+
 SECONDS = 20.0
 """Longest time of an input."""
 TIMES, SPARE = 20, 64 << 20
@@ -106,14 +108,17 @@ def _read_all(inputs: Sequence[tuple[str, int]], scratch: str, send: Any) -> Non
 def read(reader: str, seed: int, folder: Path) -> tuple[str, str, int]:
     """Read the input of a seed in this process: the outcome, what is wrong, and the memory in bytes."""
     from tests.fuzz.bombs import BOMBS, SLOW
-    from tests.fuzz.case import Fault
     from tests.fuzz.faulty import FAULTY
     from tests.fuzz.readers import READERS
 
     of = {**READERS, **BOMBS, **SLOW, "faulty": FAULTY}[reader]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    case = of.make(Random(f"{reader} {seed}"), folder)
+    return judged(of, of.make(Random(f"{reader} {seed}"), folder), seed)
+
+
+def judged(of: Reader, case: Case, seed: int) -> tuple[str, str, int]:
+    """Read an input in this process: the outcome, what is wrong, and the memory in bytes."""
     before = _reset_peak()
     with tempfile.TemporaryFile() as captured, _stderr_to(captured.fileno()):
         outcome, fault = "fault", ""
