@@ -45,7 +45,8 @@ def _tested_with(session: nox.Session, resolution: str) -> None:
         pin.write_text(next(line for line in Path("constraints.txt").read_text().splitlines() if line[:7] == "torch=="))
         session.run_install(
             *("uv", "pip", "compile", "pyproject.toml", "--quiet", "--resolution", resolution, "--constraints"),
-            *(str(pin), *extras, "--only-binary", ":all:", "--python", session.virtualenv.location, "--output-file", str(chosen)),
+            *(str(pin), *extras, "--python", session.virtualenv.location, "--output-file", str(chosen)),
+            *("--only-binary", ":all:"),  # the lowest versions that have files for this Python
             *("--no-emit-package", "torch", "--no-emit-package", "triton"),
         )
         lines = chosen.read_text().splitlines()
