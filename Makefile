@@ -41,7 +41,7 @@ stress: $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
 	$(BIN)/python benchmarks/faults.py
 
-# make fuzz   an hour: each reader reads damaged inputs, more with each call up to 100,000; then those that atheris finds
+# make fuzz   half an hour: each reader reads damaged inputs, more with each call up to 100,000; then those that atheris finds
 fuzz: $(VENV)/.test $(VENV)/.fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count 100000 --minutes 2 --more --save
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --guided 2 --more --save

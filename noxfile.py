@@ -16,7 +16,7 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 PYTHONS = ["3.11", "3.12", "3.13"]
-EXTRAS = ("train", "serve", "dev")
+EXTRAS = ("train", "serve", "excel", "remote", "dev")
 UV = "uv==0.13.9"
 """It resolves to the lowest versions, which pip cannot."""
 TESTS = ["tests/prompt", "tests/samples", "tests/tokens", "tests/train", "tests/score", "tests/models", "tests/ratings",
