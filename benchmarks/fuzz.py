@@ -54,14 +54,16 @@ def main() -> None:
         return _more(row, args.count - row["inputs"], time.monotonic() + 60 * args.minutes)
 
     faults: list[str] = []
-    with ThreadPoolExecutor(args.processes) as pool:
-        for row, found in pool.map(one, args.readers.split(",")):
-            (seeds if args.guided is None else guided_rows)[row["reader"]] = row
-            print(f"{row['reader']}: {row['inputs']:,} inputs", *found[:20], sep="\n  ", file=sys.stderr)
-            faults += found
-    tables = [(SEEDS, seeds, COLUMNS), (GUIDED, guided_rows, GUIDED_COLUMNS)]
-    shown = [Result(title, [*rows.values()], columns) for title, rows, columns in tables if rows]
-    publish("fuzz", shown, as_json=args.json, save=args.save)
+    try:
+        with ThreadPoolExecutor(args.processes) as pool:
+            for row, found in pool.map(one, args.readers.split(",")):
+                (seeds if args.guided is None else guided_rows)[row["reader"]] = row
+                print(f"{row['reader']}: {row['inputs']:,} inputs", *found[:20], sep="\n  ", file=sys.stderr)
+                faults += found
+    finally:  # what was read counts, also if the user stops it
+        tables = [(SEEDS, seeds, COLUMNS), (GUIDED, guided_rows, GUIDED_COLUMNS)]
+        shown = [Result(title, [*rows.values()], columns) for title, rows, columns in tables if rows]
+        publish("fuzz", shown, as_json=args.json, save=args.save)
     if faults:
         raise SystemExit(f"{len(faults)} faults")
 
