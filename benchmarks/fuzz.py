@@ -73,7 +73,8 @@ def _more(row: Row, count: int, stop_at: float) -> tuple[Row, list[str]]:
     (tally,) = run([row["reader"]], row["first"] + row["inputs"], count, stop_at)
     if tally.faults:
         return row, [f"{row['reader']} {seed}: {fault}" for seed, fault in tally.faults]
-    found = {"inputs": tally.count, "read": 0, "refused": 0, "seconds": tally.seconds, **tally.outcomes}
+    found = {"inputs": tally.count, "read": 0, "refused": 0, "seconds": tally.seconds, "timed": tally.count,
+             **tally.outcomes}  # fmt: skip
     summed = {name: row.get(name, 0) + value for name, value in found.items()}
     return {**row, **summed, "peak": max(row.get("peak", 0), tally.peak)}, []
 
@@ -90,7 +91,7 @@ COLUMNS: Mapping[str, Say] = {
     "inputs": lambda row: f"{row['inputs']:,}",
     "read": lambda row: f"{row.get('read', 0):,}",
     "refused": lambda row: f"{row.get('refused', 0):,}",
-    "inputs a processor second": lambda row: number(row["inputs"] / row["seconds"]) if row.get("seconds") else "–",
+    "inputs a processor second": lambda row: number(row["timed"] / row["seconds"]) if row.get("seconds") else "–",
     "most memory": lambda row: f"{row.get('peak', 0) / 1e6:.0f} MB",
 }
 GUIDED_COLUMNS: Mapping[str, Say] = {

@@ -9,6 +9,7 @@ becomes of it is judged as that of seeds is (`judged`). The first fault ends the
 """
 
 import argparse
+import logging
 import re
 import shutil
 import struct
@@ -119,7 +120,11 @@ def read_again(name: str, data: bytes) -> tuple[str, str, int]:
     with tempfile.TemporaryDirectory(prefix="palate-fuzz-") as folder:
         case = written(data, Path(folder))
         assert case is not None
-        return judged(_reader(name), case, zlib.crc32(data))
+        logging.disable()  # as in `tests.fuzz.run`
+        try:
+            return judged(_reader(name), case, zlib.crc32(data))
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def run(name: str, minutes: float, found: Path) -> Guided:
@@ -163,6 +168,7 @@ def _child(name: str, options: list[str]) -> None:
     """Fuzz in this process; libFuzzer ends it."""
     import atheris
 
+    logging.disable()
     with atheris.instrument_imports(include=["palate"], enable_loader_override=False):
         reader = _reader(name)
     folder = Path(tempfile.mkdtemp(prefix="palate-fuzz-"))
