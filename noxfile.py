@@ -16,7 +16,7 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 PYTHONS = ["3.11", "3.12", "3.13"]
-EXTRAS = ("train", "serve", "dev")
+EXTRAS = ("train", "serve", "excel", "remote", "dev")
 UV = "uv==0.13.9"
 """It resolves to the lowest versions, which pip cannot."""
 TESTS = ["tests/prompt", "tests/samples", "tests/tokens", "tests/train", "tests/score", "tests/models", "tests/ratings",
@@ -43,9 +43,10 @@ def _tested_with(session: nox.Session, resolution: str) -> None:
         # torch is pinned: each version is gigabytes, and its own tests cover what Palate uses.
         pin = Path(folder) / "pin.txt"
         pin.write_text(next(line for line in Path("constraints.txt").read_text().splitlines() if line[:7] == "torch=="))
-        session.run(
+        session.run_install(
             *("uv", "pip", "compile", "pyproject.toml", "--quiet", "--resolution", resolution, "--constraints"),
             *(str(pin), *extras, "--python", session.virtualenv.location, "--output-file", str(chosen)),
+            *("--only-binary", ":all:"),  # the lowest versions that have files for this Python
             *("--no-emit-package", "torch", "--no-emit-package", "triton"),
         )
         lines = chosen.read_text().splitlines()

@@ -237,3 +237,10 @@ def test_ablated_rows_are_told_as_rows_of_the_split(home: Path, tmp_path: Path) 
         np.testing.assert_array_equal(scores["shuffle"].columns[column], scores["measured"].columns[column])
     assert scores["shuffle"].columns["row"].tolist() == measured_rows(config, data).tolist()
     assert read_scores(files["shuffle"]).key["adapter"] == scores["measured"].key["adapter"]
+
+
+def test_files_of_others_are_not_replaced(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert main(["evaluate", "--config", str(home / "config.yaml"), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}: holds report.html, expected an empty folder" in capsys.readouterr().err.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -160,13 +160,16 @@ def test_a_merge_that_does_not_answer_the_same_leaves_nothing(tmp_path: Path) ->
 def test_an_earlier_export_is_replaced_whole(config: Config, adapter: Path) -> None:
     folder = export(config, merge=True)
     first = files(folder)
-    (folder / "left-over.bin").write_text("old")
     random_adapter(config, adapter, scale=0.2)
 
     export(config, merge=True)
     second = files(folder)
     assert second.keys() == first.keys()
     assert second["model.safetensors"] != first["model.safetensors"]
+    (folder / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match=r"holds thesis.txt, expected an empty folder or one that `palate export`"):
+        export(config, merge=True)
+    assert files(folder).keys() - {"thesis.txt"} == first.keys()
 
 
 def test_nothing_else_is_ever_replaced(config: Config, adapter: Path, base: Path, tmp_path: Path) -> None:

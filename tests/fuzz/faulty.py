@@ -28,4 +28,16 @@ def _check(case: Case, seed: int) -> Outcome:
     return "read"
 
 
+def _make_file(draw: Random, folder: Path) -> Case:
+    (folder / "input").write_bytes(b"1")
+    return Case(folder / "input", 1)
+
+
+def _check_file(case: Case, seed: int) -> Outcome:
+    if b"!" in case.path.read_bytes():
+        raise ValueError("a traceback")
+    return "read"
+
+
 FAULTY = Reader(_make, _check)
+FAULTY_FILE = Reader(_make_file, _check_file)

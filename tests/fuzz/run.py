@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.fuzz.case import Case, Fault, Reader
+
 SECONDS = 20.0
 """Longest time of an input."""
 TIMES, SPARE = 20, 64 << 20
@@ -39,6 +41,7 @@ class Tally:
     faults: list[tuple[int, str]] = field(default_factory=list)
     """Seeds, and what was wrong."""
     seconds: float = 0.0
+    """Processor seconds, but for the first input of a process, which imports."""
     peak: int = 0
     """The most memory that an input took, bytes."""
 
@@ -60,7 +63,7 @@ def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]], stop
     process = context.Process(target=_read_all, args=(inputs, folder, send))
     process.start()
     send.close()
-    patience, began = 120.0, time.monotonic()  # the process imports first
+    patience, began = 120.0, 0.0  # the process imports first
     try:
         for done, (reader, seed) in enumerate(inputs, 1):
             tally = tallies[reader]
@@ -69,7 +72,7 @@ def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]], stop
                 if not receive.poll(patience):
                     tally.faults.append((seed, f"takes more than {patience:.0f} s"))
                     return done
-                outcome, fault, memory = receive.recv()
+                (outcome, fault, memory), ended = receive.recv()
             except (EOFError, ConnectionResetError):
                 process.join()
                 if process.exitcode == 1:  # Python's own: the readers catch what an input causes
@@ -79,7 +82,7 @@ def _batch(tallies: Mapping[str, Tally], inputs: Sequence[tuple[str, int]], stop
             patience = SECONDS
             tally.outcomes[outcome] += 1
             tally.peak = max(tally.peak, memory)
-            tally.seconds, began = tally.seconds + time.monotonic() - began, time.monotonic()
+            tally.seconds, began = tally.seconds + (ended - began if done > 1 else 0), ended
             if fault:
                 tally.faults.append((seed, fault))
             if time.monotonic() > stop_at:
@@ -100,20 +103,24 @@ def _read_all(inputs: Sequence[tuple[str, int]], scratch: str, send: Any) -> Non
     tempfile.tempdir = scratch
     os.environ["PALATE_CACHE_DIR"] = f"{scratch}/cache"
     for reader, seed in inputs:
-        send.send(read(reader, seed, Path(scratch) / "input"))
+        outcome = read(reader, seed, Path(scratch) / "input")
+        send.send((outcome, time.process_time()))
 
 
 def read(reader: str, seed: int, folder: Path) -> tuple[str, str, int]:
     """Read the input of a seed in this process: the outcome, what is wrong, and the memory in bytes."""
     from tests.fuzz.bombs import BOMBS, SLOW
-    from tests.fuzz.case import Fault
     from tests.fuzz.faulty import FAULTY
     from tests.fuzz.readers import READERS
 
     of = {**READERS, **BOMBS, **SLOW, "faulty": FAULTY}[reader]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    case = of.make(Random(f"{reader} {seed}"), folder)
+    return judged(of, of.make(Random(f"{reader} {seed}"), folder), seed)
+
+
+def judged(of: Reader, case: Case, seed: int) -> tuple[str, str, int]:
+    """Read an input in this process: the outcome, what is wrong, and the memory in bytes."""
     before = _reset_peak()
     with tempfile.TemporaryFile() as captured, _stderr_to(captured.fileno()):
         outcome, fault = "fault", ""

@@ -20,11 +20,12 @@ from tests.tiny import toy_config, toy_dataset, toy_samples
 
 from palate.config import Config
 from palate.errors import InputError, WorkError
-from palate.models.adapter import load_adapter
+from palate.models.adapter import TRAINING, load_adapter
 from palate.models.load import load_base_model
 from palate.models.method import detach
 from palate.prompt.chat import Chat
 from palate.score.scorer import Scorer
+from palate.store.artifacts import read_json, write_json
 from palate.train.card import write_card
 from palate.train.finetune import TrainResult, train
 
@@ -219,6 +220,11 @@ def test_the_card_names_what_the_adapter_was_made_from(base: Path, tmp_path: Pat
     card = (result.adapter / "README.md").read_text()
     assert "| fine-tuned | 0.7123 |" in card
     assert "c0ffee" in card
+    facts = read_json(result.adapter / TRAINING)
+    del facts["samples_per_step"]  # which version 0.1.0 did not record at first
+    write_json(result.adapter / TRAINING, facts)
+    write_card(result.adapter, config, metrics=[{"row": "fine-tuned", "AUC": 0.71234}])
+    assert (result.adapter / "README.md").read_text() == card
 
 
 def test_nothing_is_printed_beside_the_log(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

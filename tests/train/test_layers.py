@@ -154,10 +154,11 @@ def test_compiled_layers_are_compiled_once_for_all_lengths(monkeypatch: pytest.M
     model = trained()
     plain = {length: learned(model, length=length) for length in range(100, 300, 30)}
     undo = compile_layers(model, options(full=False))
+    compiled = []
     for length, theirs in plain.items():
         check_equal(learned(model, length=length), theirs)
-    parts = 5  # of a layer: its call, itself and its attention, each up to the attention's kernel and after it
-    assert 0 < counters["frames"]["ok"] <= 2 * parts  # the first layer's input has no gradient
+        compiled.append(counters["frames"]["ok"])
+    assert 0 < compiled[0] == compiled[-1]  # 10 parts of a layer; Python 3.13 has others
     before = counters["frames"]["total"]
     undo()
     check_equal(learned(model, length=130), plain[130])

@@ -18,7 +18,7 @@ from palate.commands.correction import correction_of
 from palate.commands.item_vectors import check_vectors
 from palate.commands.offset import known_fits, offsets_of
 from palate.commands.prepare import chat_of, prepared
-from palate.commands.report import publish, show_evidence
+from palate.commands.report import evidence_folder, publish, show_evidence
 from palate.commands.score_files import possible_models, scores_in
 from palate.commands.scores import (
     MEASURED,
@@ -83,7 +83,7 @@ def evaluate(
         correction_of(config, data, adapter)  # what it refuses, it refuses before anything is scored
         check_vectors(config, data, adapter)
     leaks = check_leaks(config, data)
-    folder = Path(out) if out else config.run_path / "evaluation"
+    folder = evidence_folder(config, out)
     if scores:
         if config.evaluate.ablations:
             raise InputError("scores with a model, expected none beside --scores", "evaluate.ablations")

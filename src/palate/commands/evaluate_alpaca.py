@@ -62,7 +62,7 @@ def evaluate_examples(
     files = read_files(source)
     answers = Answers(config.prompt.yes, config.prompt.no)
     known = {split: text_statistics(file.frame, answers) for split, file in files.items()}
-    folder = Path(out) if out else config.run_path / "evaluation"
+    folder = report.evidence_folder(config, out)
     train.begin(config, folder)
     rows = score.chosen_rows(config, len(files["test"]))
     tables = {

@@ -33,11 +33,15 @@ from palate.progress import working
 from palate.prompt.chat import Chat
 from palate.prompt.messages import Message
 from palate.prompt.tokenizer import tokenizer_at
-from palate.store.artifacts import atomic_folder, read_json, sha256_file, write_json
+from palate.store.artifacts import atomic_folder, files_of, read_json, sha256_file, write_json
 from palate.store.hub import Location, locate
+from palate.store.keys import recorded
+from palate.store.places import foreign
 from palate.tokens.cut import cut_prompts
 
 RECORD = "export.json"
+KINDS = ("files", "gguf")
+"""Keys of `RECORD`: the files of a merged model, and the GGUF file."""
 NOTHING = "nothing to write, expected --merge (a model folder), --gguf (a file for llama.cpp), or both"
 
 
@@ -129,6 +133,10 @@ def _check_replaceable(folder: Path, sources: Sequence[Path | None]) -> None:
     for source in sources:
         if source is not None and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"holds {source}, which the export is made from: expected another folder", folder)
+    files, gguf = (found if isinstance(found := recorded(folder / RECORD).get(key), dict) else {} for key in KINDS)
+    for name in files_of(folder) if folder.is_dir() else ():
+        if name not in {RECORD, ABOUT, STATE, FILE, *files, gguf.get("file")}:
+            raise foreign(folder, name, "palate export")
 
 
 @dataclass(frozen=True)

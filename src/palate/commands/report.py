@@ -26,6 +26,7 @@ from palate.report.user_examples import UserExample
 from palate.samples import Prepared
 from palate.store.artifacts import read_json, write_json
 from palate.store.keys import recorded
+from palate.store.places import check_results
 from palate.train.card import write_card
 
 METRICS = "metrics.json"
@@ -34,6 +35,13 @@ SPEED = "scores/ladder.speed.json"
 """The times of the ladder in a run's folder, apart from its metrics: they differ each time."""
 SENTENCES = 7
 """Number of the verdict's sentences on the terminal; the report has all of them."""
+
+
+def evidence_folder(config: Config, out: str | None) -> Path:
+    """Where an evaluation goes: `out`, else `evaluation` in the run's; raises `InputError` if it has others' files."""
+    folder = Path(out) if out else config.run_path / "evaluation"
+    check_results(folder, "palate evaluate", ("config.yaml", METRICS, REPORT, "calibration.json", "scores"))
+    return folder
 
 
 def publish(

@@ -25,6 +25,7 @@ from palate.models.load import model_folder
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
 from palate.store.artifacts import MANIFEST
+from palate.store.places import LOG
 from palate.train.processes import join, leave
 
 if TYPE_CHECKING:
@@ -140,6 +141,6 @@ def _from_baseline(config: Config) -> "FromBaseline | None":
 
 def begin(config: Config, folder: Path) -> None:
     """Open a folder of results: the log, and the resolved config unless `palate run` left its own."""
-    console.start_logging(folder / "run.log")
+    console.start_logging(folder / LOG)
     if not (folder / MANIFEST).is_file():
         write_config(config, folder / "config.yaml")

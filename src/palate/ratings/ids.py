@@ -37,6 +37,8 @@ def spelled_twice(ids: pl.Series) -> tuple[str, str] | None:
         return None
     distinct = ids.unique()
     floats = distinct.filter(distinct.str.contains(r"^[+-]?\d+\.0+$"))
+    if floats.is_empty():
+        return None
     whole = floats.str.replace(r"\.0+$", "")
     return next(((one, two) for one, two in zip(floats, whole, strict=True) if two in distinct), None)
 

@@ -57,6 +57,8 @@ NUMBERS, IN_WORDS = RatingForm(), RatingForm("words")
 
 def rating_form(texts: pl.Series) -> RatingForm:
     """The form of most rows of a column of text without white space around it; plain numbers if there is none."""
+    if texts.cast(pl.Float64, strict=False).null_count() == texts.null_count():
+        return NUMBERS
     distinct, rows = texts.drop_nulls().alias("text").value_counts().get_columns()
 
     def most(fits: pl.Series) -> bool:
@@ -64,7 +66,7 @@ def rating_form(texts: pl.Series) -> RatingForm:
 
     is_number = distinct.cast(pl.Float64, strict=False).is_not_null()
     is_word = _plain(distinct).is_in(list(WORDS))
-    if is_number.all() or (most(is_number) and not is_word.all()):
+    if most(is_number) and not is_word.all():
         return NUMBERS
     if most(is_word):
         return IN_WORDS

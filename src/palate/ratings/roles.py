@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 WITHIN = "[]."
 """Between the key of a list and a key of its objects: `ratings[].item`."""
@@ -66,6 +67,7 @@ WEAK = {
 """Names that mean their role only where no other column does."""
 
 
+@lru_cache(4096)  # 64 calls a table
 def plain_name(name: str) -> str:
     """A column's name in lower case, without separators and RecBole's type."""
     name = name.rpartition(WITHIN)[2].lower()

@@ -171,10 +171,10 @@ def _typed(texts: pl.DataFrame, form: TimeForm) -> pl.DataFrame:
 def _stripped(texts: pl.DataFrame, *, decimal_comma: bool) -> pl.DataFrame:
     """The texts without white space around them, empty ones as null; `decimal_comma` also reads ratings such as 3,5."""
     named = [name for name in COLUMNS if name in texts.columns]
-    texts = texts.with_columns(pl.col(named).str.strip_chars(WHITE).replace("", None))
+    columns = {name: pl.col(name).str.strip_chars(WHITE).replace("", None) for name in named}
     if decimal_comma:
-        texts = texts.with_columns(pl.col("rating").str.replace(r"^([+-]?\d+),(\d\d?)$", "$1.$2"))
-    return texts
+        columns["rating"] = columns["rating"].str.replace(r"^([+-]?\d+),(\d\d?)$", "$1.$2")
+    return texts.with_columns(**columns)
 
 
 def _diagnose(

@@ -154,14 +154,15 @@ def time_form(column: pl.Series) -> TimeForm:
         return TimeForm(f"times{zone}", {"ms": 10**3, "us": 10**6, "ns": 10**9}[kind.time_unit], "column")
     if kind == pl.Date:
         return TimeForm("dates", 10**3, "column")
-    if kind.is_integer():
-        return _of_integers(column)
+    integers = column.cast(pl.Int64, strict=False)
+    if kind.is_integer() or (kind == pl.String and integers.null_count() == column.null_count()):
+        return _of_integers(column if kind.is_integer() else integers)
     floats = _floats(column)
     if kind == pl.String and column.filter(floats.is_null()).str.contains(_DATE).sum() > floats.count():
         return _of_text(column)
     if kind == pl.String and floats.count() * 2 < column.count() and (named := _of_words(column)) is not None:
         return named
-    integers = as_integers(column) if kind == pl.String else column.cast(pl.Int64, strict=False)
+    integers = as_integers(column) if kind == pl.String else integers
     form = _of_integers(integers.fill_null(floats.floor().cast(pl.Int64, strict=False)))
     if form.per_second == 1 and form.kind == "number" and (floats != floats.floor()).any():
         return TimeForm("seconds", 10**6, fractions=True)
@@ -192,15 +193,19 @@ def in_seconds(frame: pl.DataFrame, form: TimeForm, scratch: Scratch | None = No
 
 def as_integers(texts: pl.Series) -> pl.Series:
     """Text as Int64, including integers such as `881250949.0`; null for other text."""
-    numbers = texts.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # exact beyond 2^53
-    floats = _floats(texts)
-    whole = pl.select(pl.when(floats.floor() == floats).then(floats)).to_series().cast(pl.Int64, strict=False)
-    return numbers.fill_null(whole).alias(texts.name)
+    numbers = texts.cast(pl.Int64, strict=False)
+    if numbers.null_count() == texts.null_count():
+        return numbers
+    text, number = pl.col("text"), pl.col("text").cast(pl.Float64, strict=False)
+    exact = text.str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)  # also beyond 2^53
+    whole = pl.when(number.floor() == number).then(number).cast(pl.Int64, strict=False)
+    return texts.to_frame("text").select(exact.fill_null(whole).alias(texts.name)).to_series()
 
 
 def _floats(column: pl.Series) -> pl.Series:
-    floats = column.cast(pl.Float64, strict=False)
-    return pl.select(pl.when(floats.is_finite()).then(floats)).to_series()
+    number = pl.col("number")
+    floats = column.cast(pl.Float64, strict=False).to_frame("number")
+    return floats.select(pl.when(number.is_finite()).then(number).alias(column.name)).to_series()
 
 
 def _of_words(texts: pl.Series) -> TimeForm | None:

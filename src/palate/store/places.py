@@ -13,6 +13,8 @@ from palate.store.keys import recorded
 
 _BEGIN = b'{\n  "palate":'
 """The first characters of each manifest."""
+LOG = "run.log"
+"""The log of a folder of results, which is there before any other file."""
 
 
 def check_folder(out: Path, command: str, stages: Collection[str]) -> None:
@@ -33,7 +35,7 @@ def check_folder(out: Path, command: str, stages: Collection[str]) -> None:
         name = path.relative_to(out).as_posix()
         # What `datasets` keeps of its own work on a dataset lies beside that dataset, and is of no use after it.
         if not path.is_dir() and name not in known and not (ours and path.match("cache-*.arrow")):
-            raise _foreign(out, name, command)
+            raise foreign(out, name, command)
 
 
 def check_files(out: Path, command: str, stage: str, files: Iterable[str]) -> None:
@@ -56,7 +58,15 @@ def check_files(out: Path, command: str, stage: str, files: Iterable[str]) -> No
     else:
         found = [name for name in files if name not in known and os.path.lexists(out / name)]
     if found:
-        raise _foreign(out, min(found), command)
+        raise foreign(out, min(found), command)
+
+
+def check_results(out: Path, command: str, files: Iterable[str]) -> None:
+    """Raise `InputError` for a folder with some of the `files` of others: it has no log and no manifest of Palate."""
+    if not _is_new(out) and not (out / LOG).is_file() and "palate" not in recorded(out / MANIFEST):
+        found = [name for name in files if os.path.lexists(out / name)]
+        if found:
+            raise foreign(out, found[0], command)
 
 
 def _torn(manifest: Path, stage: str) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def _is_new(out: Path) -> bool:
     return place != out
 
 
-def _foreign(out: Path, name: str, command: str) -> InputError:
+def foreign(out: Path, name: str, command: str) -> InputError:
+    """The error for a folder that holds a file of someone else."""
     expected = f"expected an empty folder or one that `{command}` wrote"
     return InputError(f"holds {name}, {expected}; name another folder", out)

@@ -104,13 +104,13 @@ def _training(config: Config, run: Mapping[str, Any]) -> dict[str, Any]:
         method = {"method": "full: all linear layers and norms, written beside the base"}
     else:
         method = {"LoRA": f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on {lora.target_modules}"}
+    samples = run.get("samples_per_step", options.samples_per_step)  # which older versions did not record
     losses = {"train_loss": "training", "eval_loss": "on eval.json"}
     return {
         **method,
         "trained weights": f"{run['trained_weights']:,}",
-        "learning rate": f"{rate_of(options, run['samples_per_step']):.3g}, {options.scheduler}, "
-        f"warm-up {options.warmup_ratio:g}",
-        "batch": f"{run['samples_per_step']} samples",
+        "learning rate": f"{rate_of(options, samples):.3g}, {options.scheduler}, warm-up {options.warmup_ratio:g}",
+        "batch": f"{samples} samples",
         **({"ranking loss": f"weight {options.ranking_weight:g}"} if options.ranking_weight else {}),
         "optimizer": options.optimizer,
         "steps": run["steps"],
