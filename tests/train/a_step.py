@@ -12,7 +12,7 @@ import ctypes
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +71,25 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
             and not getattr(operation, "is_view", False)
             and "empty" not in name
             and "view" not in name
-            and name != "detach"
+            and name not in ("detach", "device")
         ):
-            self.kernels += 1
-            self.casts += name == "_to_copy" and given[0].dtype != made[0].dtype
-            self.bytes += sum(t.numel() * t.element_size() for t in here)
-            self.products += name in ("mm", "addmm", "bmm", "gemm_4bit")
+            self.count(name, given, made)
         return found
+
+    def count(self, name: str, given: list[Any], made: list[Any]) -> None:
+        """Add a kernel that reads the tensors `given` and writes those `made`."""
+        self.kernels += 1
+        self.casts += name == "_to_copy" and given[0].dtype != made[0].dtype
+        self.bytes += sum(t.numel() * t.element_size() for t in (*given, *made) if t.device.type == "cuda")
+        self.products += name in ("mm", "addmm", "bmm", "gemm_4bit")
 
 
 def _tensors(found: Any) -> list[Any]:
     return torch.utils._pytree.tree_leaves(found)
 
 
-def pretend() -> None:
-    """Let Python's part of PyTorch, too, take the fake device for one."""
+def pretend(backend: Any = "aot_eager") -> None:
+    """Let Python's part of PyTorch, too, take the fake device for one; `backend` takes the place of its compiler."""
     import torch.amp.autocast_mode
     from transformers import Trainer, TrainingArguments, masking_utils
 
@@ -102,7 +106,7 @@ def pretend() -> None:
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     attention.scaled_dot_product_attention = torch.nn.functional.scaled_dot_product_attention = fused
     compile = torch.compile
-    torch.compile = lambda function, **options: compile(function, **{**options, "backend": "aot_eager"})
+    torch.compile = lambda function, **options: compile(function, **{**options, "backend": backend})
 
 
 def fused(
@@ -118,7 +122,7 @@ def fused(
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scale)[0]
 
 
-def model_of(options: Any, fake: FakeTensorMode, *, nf4: bool = False) -> Any:
+def model_of(options: Any, fake: FakeTensorMode, *, nf4: bool = False, shape: Mapping[str, Any] = SHAPE) -> Any:
     """The model with the trained weights; with `nf4` its linear layers are bitsandbytes'."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -126,7 +130,7 @@ def model_of(options: Any, fake: FakeTensorMode, *, nf4: bool = False) -> Any:
 
     with torch.device("meta"):
         held = torch.float32 if options.method == "full" else torch.bfloat16
-        base = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE), dtype=held)
+        base = Qwen3ForCausalLM._from_config(Qwen3Config(**shape), dtype=held)
         if nf4:
             in_4_bits(base)
         model = attach(base.train(), options)
