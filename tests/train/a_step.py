@@ -71,7 +71,7 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
             and not getattr(operation, "is_view", False)
             and "empty" not in name
             and "view" not in name
-            and name not in ("detach", "device")
+            and name != "detach"
         ):
             self.count(name, given, made)
         return found
