@@ -67,7 +67,8 @@ def planned(recipe: str, targets: int) -> Iterator[dict[str, Any]]:
 
 def recipe_of(path: Path, targets: int, more: list[Override] | None = None) -> Config:
     """A recipe with some targets a prompt."""
-    return load_config(path, [Override("train.targets_per_prompt", targets, "recipes"), *(more or [])])
+    known = {"train.targets_per_prompt": targets, "train.kernels": "compile"}  # as auto: it has thousands of steps
+    return load_config(path, [*(Override(key, value, "recipes") for key, value in known.items()), *(more or [])])
 
 
 def workload(targets: int) -> Workload:
