@@ -16,6 +16,7 @@ import numpy as np
 from palate.config import Config, Override, load_config
 from palate.plan import DEVICES, Workload, predict
 from palate.plan.shape import shape_of
+from palate.train.schedule import rate_of
 from report import ROOT, Result, number, publish
 from shapes import RESPONSE, SHAPES, SIZES
 
@@ -58,6 +59,7 @@ def planned(recipe: str, targets: int) -> Iterator[dict[str, Any]]:
             "recipe": recipe, "targets": targets, "gpus": gpus, "fits": found.fits,
             "memory": found.memory.total, "checkpointing": found.checkpointing, "remedy": dict(found.remedy or {}),
             "samples": plan.schedule.step_samples, "tokens": plan.schedule.step_samples * each,
+            "rate": rate_of(config.train, plan.schedule.step_samples),
             "seconds": found.seconds_a_step / count,
             "hours": found.seconds_a_step / count * samples / plan.schedule.step_samples / 3600,
         }  # fmt: skip
@@ -65,7 +67,8 @@ def planned(recipe: str, targets: int) -> Iterator[dict[str, Any]]:
 
 def recipe_of(path: Path, targets: int, more: list[Override] | None = None) -> Config:
     """A recipe with some targets a prompt."""
-    return load_config(path, [Override("train.targets_per_prompt", targets, "recipes"), *(more or [])])
+    known = {"train.targets_per_prompt": targets, "train.kernels": "compile"}  # as auto: it has thousands of steps
+    return load_config(path, [*(Override(key, value, "recipes") for key, value in known.items()), *(more or [])])
 
 
 def workload(targets: int) -> Workload:
@@ -99,6 +102,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "GPU": lambda row: row["gpus"],
     "samples a step": lambda row: f"{row['samples']:,}",
     "tokens a step": lambda row: f"{row['tokens']:,.0f}",
+    "learning rate": lambda row: f"{row['rate']:.2g}",
     "memory as it is": lambda row: f"{row['memory'] / 1e9:.0f} GB",
     "with": options,
     "a step": lambda row: f"{number(row['seconds'])} s",

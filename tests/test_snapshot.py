@@ -123,12 +123,16 @@ def test_one_bar_counts_the_bytes_of_all_files(hub: Hub, folder: Path, monkeypat
     assert not re.search(r"\n.*\n", shown.strip()), "one line"
 
 
-def test_a_download_that_breaks_off_is_tried_again(hub: Hub, folder: Path) -> None:
+def test_a_download_that_breaks_off_goes_on_within_the_file(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 400)  # 10 MiB: the client keeps whole pieces alone
     shard = sorted(folder.glob("model-*.safetensors"))[0].name
     hub.breaks[shard] = 1000
     found = snapshot(NAME, weights=True)
     assert (found / shard).read_bytes() == (folder / shard).read_bytes()
     assert hub.downloads().count(shard) == 2
+    assert any(line.endswith(f"{shard} bytes=800-") for line in hub.asked), "it goes on within the file"
 
 
 def test_a_file_that_the_hub_fails_to_send_is_told_as_such(hub: Hub, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Snapshot: the files of a hub repository at one commit, downloaded into the Hugging Face cache.
 
-A download has the files that transformers reads, and the weights in one format. Each finished file stays in the cache,
-so that an interrupted download goes on with the next one.
+A download has the files that transformers reads, and the weights in one format. A connection that breaks off goes on
+within the file. Each finished file stays in the cache, so that an interrupted download goes on with the next one.
 """
 
 import logging

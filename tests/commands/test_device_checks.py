@@ -81,8 +81,36 @@ def test_steps_that_compile_again_fail(bench: Bench, monkeypatch: pytest.MonkeyP
         step(self, packed)
 
     monkeypatch.setattr(device_checks.Measured, "step", compiling)
-    row = next(speed(bench)).run()
+    row = row_of(bench, "compiled again")
     assert (row.outcome, row.reason) == ("failed", "4 graphs after the first 3, expected none")
+
+
+def row_of(bench: Bench, name: str) -> Result:
+    return next(check for check in speed(bench) if check.name.startswith(name)).run()
+
+
+def test_layers_that_do_not_compile_where_a_training_would_compile_them_fail(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_checks, "compiling_pays", lambda device, steps: True)
+    row = row_of(bench, "compiled again")
+    assert (row.outcome, row.reason) == ("failed", "compiled layers fail the probe, or do not compile")
+
+
+def test_a_pass_of_more_kernels_than_planned_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = device_checks.kernels
+    monkeypatch.setattr(device_checks, "kernels", lambda *args: kernels(*args) / 1.5)
+    row = row_of(bench, "kernels")
+    assert row.outcome == "failed"
+    assert row.reason.endswith("expected 353 ± 20%")
+
+
+def test_a_model_is_checked_as_it_is_trained(bench: Bench) -> None:
+    """Its adapters cast no input, and its layers are computed again as `train.gradient_checkpointing` says."""
+    for kind in device_checks.KINDS:
+        model = bench.adapted("tiny", kind)
+        assert not any(getattr(module, "cast_input_dtype_enabled", False) for module in model.modules())
+        assert model.get_base_model().is_gradient_checkpointing == (kind != "bfloat16")
 
 
 def test_a_figure_that_is_no_number_is_out_of_bounds() -> None:

@@ -15,7 +15,7 @@ from tests.tiny import tiny_folder, tiny_model, toy_config, toy_dataset
 from palate.commands.score import load_scorer
 from palate.config import ModelConfig
 from palate.errors import InputError
-from palate.models.load import best_dtype, converted, load_base_model, stored_dtype, weights_fingerprint
+from palate.models.load import best_dtype, converted, load_base_model, load_model, stored_dtype, weights_fingerprint
 from palate.prompt.chat import Chat
 from palate.store.hub import MODELS, cache_dir, locate
 from palate.train.finetune import train
@@ -37,6 +37,13 @@ def test_a_folder_loads_in_the_dtype_that_was_asked_for(tmp_path: Path) -> None:
     half, _ = load_base_model(ModelConfig(base=base, dtype="bfloat16"), for_training=True)
     assert half.dtype == torch.bfloat16
     assert half.training
+
+
+def test_weights_go_straight_to_their_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here to one that no weight can be moved to afterwards without notice."""
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_: pytest.fail("the weights were moved"))
+    model = load_model(ModelConfig(base=str(tiny_folder(tmp_path / "tiny"))), on=torch.device("meta"))
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
 
 
 def test_the_fingerprint_tells_weights_apart_and_not_their_format(tmp_path: Path) -> None:

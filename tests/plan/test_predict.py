@@ -15,6 +15,7 @@ from palate.config import Config
 from palate.errors import InputError
 from palate.plan import Device, Plan, Workload, find_device, predict
 from palate.plan.devices import MARGIN
+from palate.plan.flops import COMPILED
 from palate.plan.predict import fitted, schedule, with_checkpointing
 
 
@@ -111,6 +112,20 @@ def test_what_is_too_small_has_the_time_that_the_remedy_takes(tmp_path: Path, ro
 
     assert estimate.seconds == pytest.approx(alone.seconds)
     assert estimate.cost == pytest.approx(estimate.seconds)
+
+
+def test_layers_of_a_long_run_on_a_gpu_are_compiled_and_start_fewer_kernels(tmp_path: Path) -> None:
+    """On a GPU that is so fast that it only waits for kernels to start."""
+    fast = Device("card", {"float32": 1e30, "bfloat16": 1e30}, 1e12, 1e30)
+
+    def seconds(device: Device, work: Workload, **train: Any) -> float:
+        return predict(config_of(tmp_path, **train), work, devices=[device]).estimates[0].seconds_a_step
+
+    short, long = (Workload.of_lengths(np.full(count, 50), 2) for count in (800, 1_600))  # 100 and 200 steps
+    plain = seconds(fast, short)
+    assert seconds(fast, long, kernels="none") == pytest.approx(plain)
+    assert seconds(fast, long) == seconds(fast, short, kernels="compile") == pytest.approx(COMPILED * plain)
+    assert seconds(replace(fast, gpu=False), long) == pytest.approx(plain)
 
 
 def test_checkpointing_is_the_fastest_that_fits(tmp_path: Path) -> None:

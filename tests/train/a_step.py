@@ -7,11 +7,12 @@ step that waits for the device fails: it reads a number or a size of a result, o
 memory that is not pinned.
 """
 
+import contextlib
 import ctypes
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,25 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
             and "view" not in name
             and name != "detach"
         ):
-            self.kernels += 1
-            self.casts += name == "_to_copy" and given[0].dtype != made[0].dtype
-            self.bytes += sum(t.numel() * t.element_size() for t in here)
-            self.products += name in ("mm", "addmm", "bmm")
+            self.count(name, given, made)
         return found
+
+    def count(self, name: str, given: list[Any], made: list[Any]) -> None:
+        """Add a kernel that reads the tensors `given` and writes those `made`."""
+        self.kernels += 1
+        self.casts += name == "_to_copy" and given[0].dtype != made[0].dtype
+        self.bytes += sum(t.numel() * t.element_size() for t in (*given, *made) if t.device.type == "cuda")
+        self.products += name in ("mm", "addmm", "bmm", "gemm_4bit")
 
 
 def _tensors(found: Any) -> list[Any]:
     return torch.utils._pytree.tree_leaves(found)
 
 
-def pretend() -> None:
-    """Let Python's part of PyTorch, too, take the fake device for one."""
+def pretend(backend: Any = "aot_eager") -> None:
+    """Let Python's part of PyTorch, too, take the fake device for one; `backend` takes the place of its compiler."""
     import torch.amp.autocast_mode
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments, masking_utils
 
     from palate.train import attention
 
@@ -97,9 +102,11 @@ def pretend() -> None:
     torch.Tensor.pin_memory = lambda self: self
     TrainingArguments.device = CUDA
     Trainer._move_model_to_device = lambda self, model, device: model
+    # For fake tensors transformers builds a mask; else it reads from the device that rows are one sequence each.
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
     attention.scaled_dot_product_attention = torch.nn.functional.scaled_dot_product_attention = fused
     compile = torch.compile
-    torch.compile = lambda function, **options: compile(function, **{**options, "backend": "aot_eager"})
+    torch.compile = lambda function, **options: compile(function, **{**options, "backend": backend})
 
 
 def fused(
@@ -111,19 +118,21 @@ def fused(
     if attn_mask is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]
     bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
-    bias = bias.expand(1, query.shape[1], *attn_mask.shape[-2:])
+    bias = bias.expand(query.shape[0], query.shape[1], *attn_mask.shape[-2:])
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scale)[0]
 
 
-def model_of(options: Any, fake: FakeTensorMode) -> Any:
-    """The model with the trained weights."""
+def model_of(options: Any, fake: FakeTensorMode, *, nf4: bool = False, shape: Mapping[str, Any] = SHAPE) -> Any:
+    """The model with the trained weights; with `nf4` its linear layers are bitsandbytes'."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from palate.models.method import attach, leave_casts_to_autocast
 
     with torch.device("meta"):
         held = torch.float32 if options.method == "full" else torch.bfloat16
-        base = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE), dtype=held)
+        base = Qwen3ForCausalLM._from_config(Qwen3Config(**shape), dtype=held)
+        if nf4:
+            in_4_bits(base)
         model = attach(base.train(), options)
     leave_casts_to_autocast(model)
     with fake:
@@ -135,15 +144,49 @@ def model_of(options: Any, fake: FakeTensorMode) -> Any:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA)
+            if nf4 and hasattr(module, "quant_state"):
+                module.weight.quant_state = state_of(module)
     return model
 
 
+def in_4_bits(base: Any) -> None:
+    """Replace the linear layers as transformers does for `model.quantization: nf4`."""
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    replace_with_bnb_linear(base, ["lm_head"], options)
+    base.is_loaded_in_4bit = True
+
+
+def state_of(layer: Any) -> Any:
+    """The scales of a layer in 4 bits, in two levels."""
+    from bitsandbytes.functional import QuantState
+
+    blocks, kind = layer.in_features * layer.out_features // 64, {"device": CUDA}
+    levels = QuantState(
+        torch.empty(-(-blocks // 256), **kind), blocksize=256, code=torch.empty(256, **kind), dtype=torch.float32
+    )
+    return QuantState(
+        torch.empty(blocks, dtype=torch.uint8, **kind), torch.Size((layer.out_features, layer.in_features)),
+        torch.empty(16, **kind), 64, "nf4", torch.bfloat16, torch.empty((), **kind), levels,
+    )  # fmt: skip
+
+
+class Ended(Exception):  # noqa: N818
+    """The step that is counted is over."""
+
+
 def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
-    """What an optimizer step does, in all: compose, forward, loss, backward, clip, update.
+    """What an optimizer step does in transformers' training loop: compose, forward, loss, backward, clip, update.
 
     The second one of varlen and flex, the first one of others.
     """
     from tests.train.test_answers import prompts_for, trainer_on
+    from transformers import TrainerCallback
 
     from palate.config import TrainConfig
     from palate.train.answers import Steps
@@ -153,18 +196,28 @@ def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
     from palate.train.schedule import Schedule
 
     way, targets = case["attention"], case["targets"]
-    options = TrainConfig.model_validate(
-        {"method": case["method"], "gradient_checkpointing": case["checkpointing"], "lora": {"dropout": 0.0}}
-    )
+    options = TrainConfig.model_validate({"method": case["method"], "gradient_checkpointing": case["checkpointing"]})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    model = model_of(options, fake)
+    model = model_of(options, fake, nf4=case.get("quantization") == "nf4")
     prompts = prompts_for("gpt2_like", folder / f"{targets}", targets, train_on="answer")
-    schedule = Schedule(prompts, 32, 4000, seed=0)
+    schedule = Schedule(prompts, 32, 4000, seed=0, max_steps=4)  # the last one would be logged and saved
     logit = np.zeros(prompts.order.size)
     recompute(model, options)
     if case.get("kernels") == "compile":
         torch._dynamo.reset()
         compile_layers(model, options)
+    # The first measures the offset and makes the optimizer's states, whatever the attention; FlexAttention is
+    # compiled in it.
+    counted, begin = Counted(), 1 if way in ("varlen", "flex") else 0
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == begin:
+                counted.__enter__()
+            elif state.global_step > begin:
+                counted.__exit__(None, None, None)
+                raise Ended
+
     with fake:
         (implementation, *_) = _implementations(way, "sdpa")
         model.get_base_model().set_attn_implementation(implementation)
@@ -174,17 +227,13 @@ def step(case: dict[str, Any], folder: Path) -> dict[str, int]:
             ranking_weight=0.5 * (targets > 1), **others,
         )  # fmt: skip
         trainer.compute_loss_context_manager = lambda: torch.autocast("cuda", torch.bfloat16)
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, fused=True)
-        inputs = Steps(schedule, 0, 1)[0]
-        # The first measures the offset and makes the optimizer's states, whatever the attention; FlexAttention is
-        # compiled in it.
-        for _ in range(2 if way in ("varlen", "flex") else 1):
-            with Counted() as counted:
-                trainer.training_step(model, inputs)
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+        steps = Steps(schedule, 0, 1)
+        trainer.get_train_dataloader = lambda: [steps[0]] * 3
+        trainer.accelerator.device_placement = False
+        trainer.args.optim, trainer.args.logging_nan_inf_filter = options.optimizer, False
+        trainer.add_callback(Watch())
+        with contextlib.suppress(Ended):
+            trainer.train()
     return {name: getattr(counted, name) for name in ("kernels", "casts", "products", "bytes")}
 
 

@@ -21,20 +21,22 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from palate.config import Config, LoraConfig, ModelConfig, TrainConfig
 from palate.errors import WorkError, first_line
 from palate.models.load import load_model, quiet
 from palate.models.logits import exact_logits
-from palate.models.method import attach
+from palate.models.method import attach, leave_casts_to_autocast
 from palate.plan.devices import DEVICES, product_speed
-from palate.plan.flops import flops
+from palate.plan.flops import flops, kernels
 from palate.plan.memory import Batch, memory_of
 from palate.plan.shape import shape_of
 from palate.progress import working
 from palate.score.local import LocalBackend
 from palate.tokens.packed import Packed, pack, tensors
 from palate.train.attention import Attention, Way, choose_attention, ways_on
+from palate.train.layers import MANY_STEPS, choose_kernels, compiling_pays, recompute
 from palate.train.probe import GRADIENTS, TOLERANCE
 
 QWEN3 = {"vocab_size": 8_192, "num_hidden_layers": 2, "head_dim": 128, "num_key_value_heads": 8}
@@ -48,12 +50,12 @@ VOCABULARY = 151_936
 """Rows of Qwen3's embeddings, of which memory depends; the comparisons need fewer."""
 HISTORY, CANDIDATE, RESPONSE = 410, 37, 7
 """Tokens of a MovieLens prompt: what its targets share, what each has of its own, and the response."""
-MEMORY, RANKED = 0.2, 0.05
-"""Bounds of a peak's difference to the plan, and of the answers' log P, in standard deviations."""
+PLANNED, RANKED = 0.2, 0.05
+"""Bounds of the difference of memory and kernels to the plan, and of the answers' log P, in standard deviations."""
 SHARP = 3.0
 """Factor of random queries, which else attend to all tokens alike: errors of the attention would not show."""
 KINDS = ("bfloat16", "checkpointing", "nf4")
-"""How a model is held; with nf4, layers are also computed again in the backward pass."""
+"""How a model is held; with nf4, checkpointing is selective."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,9 @@ class Bench:
             for name, weight in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(weight, std=0.02)
-            if kind != "bfloat16":
-                model.enable_input_require_grads()
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            leave_casts_to_autocast(model)
+            again = {"bfloat16": False, "checkpointing": True, "nf4": "selective"}[kind]
+            recompute(model, OPTIONS.model_copy(update={"gradient_checkpointing": again}))
             self.held[key] = model
         return self.held[key]
 
@@ -254,15 +256,17 @@ def _ranked(bench: Bench, shape: str, kind: str) -> tuple[str, str]:
 
 
 def speed(bench: Bench) -> Iterator[Check]:
-    """Passes as a training makes them: kernels compiled again, memory, utilization, synchronizations."""
+    """Passes as a training makes them: with the kernels that a plan counts, then with those of a long training."""
     for shape in bench.shapes:
         for targets in (1, 16):
             measured = Measured(bench, shape, targets)
             what = f"{shape}, K = {targets}"
-            yield Check(f"compiled again, {what}", measured.compiled)
+            yield Check(f"kernels, {what}", measured.kernels)
             yield Check(f"memory, {what}", measured.memory)
+            yield Check(f"compiled again, {what}", measured.compiled)
             yield Check(f"utilization, {what}", measured.utilization)
             yield Check(f"synchronizations, {what}", measured.synchronizations)
+            bench.held.clear()  # its layers may be compiled
 
 
 class Measured:
@@ -300,11 +304,25 @@ class Measured:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def kernels(self) -> tuple[str, str]:
+        """Operations that start a kernel in a pass of one prompt, beside those of the plan."""
+        own = CANDIDATE + RESPONSE
+        packed = prompts([HISTORY + own], self.targets, own, self.model.get_base_model().config.vocab_size)
+        self.step(packed)  # compiles FlexAttention
+        with Started() as started:
+            backward(self.bench, packed, partial(self.attention.logits, self.model))
+        shape = shape_of(self.model.get_base_model().config, self.config)
+        return planned(started.count, kernels(shape, self.config, "bfloat16"), f"{started.count:,}", "{:,.0f}")
+
     def compiled(self) -> tuple[str, str]:
-        """Graphs compiled in steps of other lengths than the first ones had."""
+        """Graphs compiled in steps of other lengths than the first ones had; on CUDA also those of the layers."""
         from torch._dynamo.utils import counters
 
-        _ = self.attention
+        attention, on = self.attention, self.bench.on
+        longest = HISTORY + CANDIDATE
+        chosen = choose_kernels(self.model, OPTIONS, attention, longest, MANY_STEPS, self.bench.autocast)
+        if chosen == "none" and compiling_pays(on, MANY_STEPS):
+            raise WorkError("compiled layers fail the probe, or do not compile")
         before = counters["stats"]["unique_graphs"]
         for share in (1.0, 0.8, 0.6):
             self.step(self.packed(share))
@@ -327,11 +345,8 @@ class Measured:
         peak = torch.cuda.max_memory_allocated(self.bench.on)
         batch = Batch(1, len(packed), packed.targets.size)
         shape = shape_of(self.model.get_base_model().config, self.config)
-        planned = memory_of(shape, self.config, "bfloat16", batch, framework=0.0).total
-        shown, bound = f"{peak / 1e9:.2f} GB", f"{planned / 1e9:.2f} ± {MEMORY:.0%}"
-        if not abs(peak / planned - 1) <= MEMORY:
-            raise WorkError(f"{shown}, expected {bound}")
-        return shown, bound
+        expected = memory_of(shape, self.config, "bfloat16", batch, framework=0.0).total
+        return planned(peak / 1e9, expected / 1e9, f"{peak / 1e9:.2f} GB", "{:.2f}")
 
     def utilization(self) -> tuple[str, str]:
         """FLOPs of the model as a share of the device's peak."""
@@ -371,6 +386,33 @@ class Measured:
                 torch.cuda.set_sync_debug_mode("default")
         count = sum("called a synchronizing" in str(each.message) for each in caught)
         return within([count], [0]), "0"
+
+
+class Started(TorchDispatchMode):  # type: ignore[misc]
+    """Counts operations that start a kernel: all but views and allocations."""
+
+    supports_higher_order_operators = True  # FlexAttention is one
+    count = 0
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Else PyTorch would not run what it has compiled."""
+        return True
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation."""
+        name = operation.__name__.partition(".")[0]
+        starts = not getattr(operation, "is_view", False) and "empty" not in name and "view" not in name
+        self.count += starts and name not in ("detach", "device")
+        return operation(*args, **(kwargs or {}))
+
+
+def planned(figure: float, expected: float, shown: str, form: str) -> tuple[str, str]:
+    """A figure and what the plan says of it; raises `WorkError` if they are too far apart."""
+    bound = f"{form.format(expected)} ± {PLANNED:.0%}"
+    if not abs(figure / expected - 1) <= PLANNED:
+        raise WorkError(f"{shown}, expected {bound}")
+    return shown, bound
 
 
 def peak_of(on: torch.device) -> float:

@@ -30,12 +30,21 @@ def flops(
     return forward, {part: forward[part] * (times[part] + (again and part != "head")) for part in FLOPS}
 
 
-def kernels(shape: ModelShape, config: Config, dtype: str) -> float:
-    """Kernels of a forward and backward pass: a count of PyTorch's eager operations other than views and `empty`."""
+COMPILED = 0.46
+"""Kernels of a compiled layer as a share of a plain one's: 116 of 255, counted by `benchmarks/roofline.py`."""
+
+
+def kernels(shape: ModelShape, config: Config, dtype: str, *, compiled: bool = False) -> float:
+    """Kernels of a forward and backward pass: a count of PyTorch's eager operations other than views and `empty`.
+
+    Of `compiled` layers it is an estimate; they compute nothing else again under selective checkpointing.
+    """
     narrow, full = dtype == "bfloat16", config.train.method == "full"  # casts under autocast are kernels, too
     norm = (24 if narrow else 21) if full else 22 if narrow else 18
     lora = (18 if narrow else 14) - (0 if config.train.lora.dropout else 2)
     count = 40 * shape.layers + norm * len(shape.norms)
     for each in shape.linears:
         count += (8 if narrow else 4) if each.trained else 2 + lora * each.adapted
+    if compiled:
+        return count * COMPILED * (1.36 if config.train.recomputes == "layers" else 1.0)
     return count * {"nothing": 1.0, "selected": 1.3, "layers": 1.36}[config.train.recomputes]

@@ -173,7 +173,8 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
         moved = counts.micro_batches * weights_moved(run.shape, run.config, dtype)
         largest = run.largest
         moved += activations_moved(run.shape, run.config, dtype, largest) * tokens / (largest.rows * largest.length)
-        started = counts.micro_batches * kernels(run.shape, run.config, dtype) * OPERATION
+        compiled = device.gpu and compiles(run.config, counts.steps)
+        started = counts.micro_batches * kernels(run.shape, run.config, dtype, compiled=compiled) * OPERATION
         step = max(step, moved / device.bandwidth, started)
     seconds = step * plan.schedule.steps
     cost = None if price is None else price * seconds / 3600
@@ -181,6 +182,14 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
     if remedy is not None and auto and checkpointing:
         remedy = {**remedy, "train.gradient_checkpointing": checkpointing}
     return Estimate(device, dtype, memory, fits, step, seconds, cost, remedy, checkpointing)
+
+
+def compiles(config: Config, steps: int) -> bool:
+    """Whether a run of so many steps on a GPU compiles the model's layers."""
+    from palate.train.layers import MANY_STEPS
+
+    many = config.train.kernels == "auto" and steps >= MANY_STEPS and sharding() is None
+    return many or config.train.kernels == "compile"
 
 
 def with_checkpointing(plan: Plan, device: Device) -> Plan:

@@ -65,12 +65,14 @@ def _selected(rank: int) -> Callable[[], Any]:
     products = {aten.mm.default: 1, aten.addmm.default: 2}  # and the place of the second factor
     names = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
     kept = {getattr(aten, f"_scaled_dot_product_{name}").default for name in names}
+    # By name: their modules may not be loaded.
+    elsewhere = {"torch_attn._varlen_attn.default", "inductor_compiled_code", "bitsandbytes.gemm_4bit.default"}
+    elsewhere |= {"bitsandbytes.int8_scaled_mm.default", "bitsandbytes.int8_mixed_scaled_mm.default"}
 
     def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         place = products.get(operation)
         wide = place is not None and args[place].shape[0] > rank
-        # By name: modules that may not be loaded define the operations of varlen and of compiled FlexAttention.
-        if wide or operation in kept or str(operation) in ("torch_attn._varlen_attn.default", "inductor_compiled_code"):
+        if wide or operation in kept or str(operation) in elsewhere:
             return CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.PREFER_RECOMPUTE
 
