@@ -47,7 +47,7 @@ class Roofline(Counted):
 
     def count(self, name: str, given: list[Any], made: list[Any]) -> None:
         """Add a kernel, unless it is part of a compiled layer, which adds its own."""
-        if not self.paused and name != "device":  # which reads an attribute of a fake tensor
+        if not self.paused:
             self.add(name, given, made, size(made) * 2 if name in GATHERS else size(given) + size(made))
 
     def add(self, name: str, given: Sequence[Any], made: Sequence[Any], moved: float) -> None:
