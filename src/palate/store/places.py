@@ -62,8 +62,9 @@ def check_files(out: Path, command: str, stage: str, files: Iterable[str]) -> No
 
 
 def check_results(out: Path, command: str, files: Iterable[str]) -> None:
-    """Raise `InputError` for a folder with some of the `files` of others: it has no log and no manifest of Palate."""
-    if not _is_new(out) and not (out / LOG).is_file() and "palate" not in recorded(out / MANIFEST):
+    """Raise `InputError` for a folder with some of the `files` of others: it has no log, manifest or data of Palate."""
+    manifests = (out / MANIFEST, out / "data" / MANIFEST)
+    if not _is_new(out) and not (out / LOG).is_file() and not any("palate" in recorded(path) for path in manifests):
         found = [name for name in files if os.path.lexists(out / name)]
         if found:
             raise foreign(out, found[0], command)
