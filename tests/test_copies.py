@@ -39,7 +39,7 @@ def test_another_machine_goes_on_with_a_run_in_a_store(store: Any, monkeypatch: 
     before = store.info("shop/run/data/manifest.json")["LastModified"]
     assert palate(*words).returncode == 0
     assert store.info("shop/run/data/manifest.json")["LastModified"] == before, "nothing changed, and nothing is sent"
-    store.pipe("shop/run/config.yaml", CONFIG.encode())
+    store.pipe({"shop/run/config.yaml": CONFIG.encode(), "shop/run/.hidden/own": b"mine"})
     Path("here/config.yaml").write_text(CONFIG)
 
     monkeypatch.setenv("PALATE_CACHE_DIR", str(Path("other").resolve()))
@@ -50,6 +50,7 @@ def test_another_machine_goes_on_with_a_run_in_a_store(store: Any, monkeypatch: 
     assert pl.read_parquet("sent.parquet").equals(pl.read_parquet("top.parquet"))
     assert store.exists("shop/run/baselines/user-item.npz"), "what the command wrote in the run"
     assert content(store, "shop/run/data/") == sent
+    assert store.cat_file("shop/run/.hidden/own") == b"mine"
 
 
 def test_nothing_of_the_user_is_replaced(store: Any) -> None:
@@ -87,6 +88,20 @@ def test_what_another_process_sent_meanwhile_is_not_replaced(store: Any, monkeyp
     assert found.returncode == 1
     assert "s3://shop/data/manifest.json has changed meanwhile; the result is in " in found.stderr
     assert content(store, "shop/data/") == {"manifest.json": b"theirs"}
+    (own,) = Path("cache/stores").rglob("manifest.json")
+    before = own.read_bytes()
+    again = palate("prepare", "demo.yaml", "--out", "s3://shop/data")
+    assert again.returncode == 1
+    assert f"has changed, and so has the copy {own.resolve()}, which was not sent" in again.stderr
+    assert own.read_bytes() == before, "what was not sent is lost"
+
+
+def test_several_processes_of_another_launcher_take_paths(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    found = palate("train", "demo.yaml", "--out", "s3://shop/run")
+    assert found.returncode == 2
+    assert "s3://shop/run: another program launched several processes, expected a path" in found.stderr
 
 
 def test_names_that_lead_out_of_the_copy_are_refused(store: Any, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def _command(words: Sequence[str]) -> int:
         style = {"verbose": args.verbose, "quiet": args.quiet, "as_json": args.json_logs}
         console.begin_log(**style, command=args.command)
         copies = COPIES if processes.LAUNCHER not in os.environ else Copies()  # a launched process has its launcher's
+        if copies.paths and processes.place().world > 1:
+            raise InputError("another program launched several processes, expected a path", next(iter(copies.paths)))
         copies.fetch()
         config = _config(args)
         from palate.commands.outputs import check_outputs

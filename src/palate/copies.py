@@ -44,7 +44,8 @@ class Copies:
     def fetch(self) -> None:
         """Copy what the stores have and the copies lack; what has gone from a store is removed from its copy.
 
-        Raises `InputError` for a URL that cannot be opened, and `WorkError` if a store does not answer.
+        Raises `InputError` for a URL that cannot be opened, and `WorkError` if a store does not answer, or if a file
+        has changed both there and in the copy.
         """
         if not self.paths:
             return
@@ -54,9 +55,18 @@ class Copies:
             files, root = file_system(url)
             known, there = _known(path), _there(files, root, url)
             for name in sorted(there, key=_last_manifest):
-                if _version(known, name) != there[name] or not (path / name).is_file():
-                    download(files, posixpath.join(root, name).rstrip("/"), posixpath.join(url, name), path / name)
-                    known[name] = there[name], sha256_file(path / name)
+                own = path / name
+                if _version(known, name) != there[name] or not own.is_file():
+                    place = posixpath.join(url, name)
+                    download(files, posixpath.join(root, name).rstrip("/"), place, path.parent / "arriving")
+                    found = sha256_file(path.parent / "arriving")
+                    unsent = own.is_file() and (name not in known or known[name][1] != sha256_file(own))
+                    if unsent and sha256_file(own) != found:
+                        what = f"{place} has changed, and so has the copy {own}, which was not sent"
+                        raise WorkError(f"{what}; delete or move {path.parent} to go on")
+                    own.parent.mkdir(parents=True, exist_ok=True)
+                    (path.parent / "arriving").replace(own)
+                    known[name] = there[name], found
                     _keep(path, known)
             for name in [name for name in known if name not in there]:
                 if (path / name).is_file() and known[name][1] == sha256_file(path / name):
@@ -119,15 +129,20 @@ def _there(files: Any, root: str, url: str) -> dict[str, str]:
     for name in found:
         if ".." in name.split("/"):
             raise InputError(f"has a file {shown(name)}, expected names within the folder", url)
-    return found
+    return {name: version for name, version in found.items() if not _is_hidden(name)}
 
 
 def _files(path: Path) -> list[str]:
-    """The files of a copy, without hidden ones and parts of unfinished work."""
+    """The files of a copy, without hidden ones."""
     if path.is_file():
         return [""]
     names = [each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()]
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    return sorted(name for name in names if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file belongs to nobody's results; it is neither fetched nor sent nor removed."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _version(known: Mapping[str, Sequence[str]], name: str) -> str | None:
