@@ -165,11 +165,11 @@ def ends(code: int) -> tuple[bool, int]:
     here = place()
     if here.world == 1:
         return True, code
-    if not join.cache_info().currsize:  # all processes read the same options and files; other machines may not
+    store = join().store if join.cache_info().currsize else None
+    if store is None:  # all processes read the same options and files; other machines may not
         return here.local_rank == 0, code
     prefix = f"palate/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/ended"
     try:
-        store = join().store
         if store.add(prefix, 1) == 1:
             store.set(prefix + "/code", str(code))
             return True, code
