@@ -14,6 +14,9 @@ will have that load the model and score some users' prompts.
 
 `palate prepare` is measured alike, on made-up ratings with Polars on one thread in each process.
 
+`cores busy` is the processor time of the whole machine a second, and `of them the command` that of the command's own
+process: on two cores, two processes beside a command that needs a part of one cannot be twice as fast.
+
 `--cost` measures nothing: it works out seconds, bytes and money from the results of other benchmarks in `results/`, for
 a machine like those on which they ran, and prints each constant with its source.
 """
@@ -27,7 +30,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import yaml
@@ -202,12 +205,12 @@ def recommended(run: Path, words: list[str], retrieve: int, instant: bool) -> di
     from palate.cli import main as palate
     from palate.progress import Meter
 
-    times: list[float] = []
+    spent: list[Spent] = []
     asked: list[Prompts] = []
     advance = Meter.advance
 
     def noted(meter: Meter, n: int, note: str = "") -> None:
-        times.append(time.monotonic())
+        spent.append(now())
         advance(meter, n, note)
 
     setattr(Meter, "advance", noted)  # noqa: B010
@@ -217,10 +220,10 @@ def recommended(run: Path, words: list[str], retrieve: int, instant: bool) -> di
     options = ["--base-only", "--all-users", "--retrieve", str(retrieve), "--top-k", "10", "--out", str(out)]
     if palate(["recommend", str(run), *options, *words]) != 0:
         raise SystemExit("error: nothing was recommended")
-    ended = time.monotonic()
-    found: dict[str, Any] = {"seconds": ended - began, "users": len(times), "rows": len(times) * retrieve}
-    found |= {"first": times[0] - began, "write": ended - times[-1], "rate": (len(times) - 1) / (times[-1] - times[0])}
-    found["sha256"] = sha256_file(out)
+    ended, first, last, n = time.monotonic(), spent[0], spent[-1], len(spent)
+    found: dict[str, Any] = {"seconds": ended - began, "users": n, "rows": n * retrieve, **busy(first, last)}
+    found |= {"first": first.clock - began, "write": ended - last.clock}
+    found |= {"rate": (n - 1) / (last.clock - first.clock), "sha256": sha256_file(out)}
     out.unlink()
     return found | ({"asked": asked} if instant else {})
 
@@ -254,20 +257,46 @@ def seconds_to_prepare(log: Path, words: list[str]) -> dict[str, Any]:
     """Prepare a log, Ray's start included: seconds, samples, and the hash of all files."""
     from palate.cli import main as palate
 
-    out, began = log.parent / "prepared", time.monotonic()
+    out, began = log.parent / "prepared", now()
     if palate(["prepare", "--ratings", str(log), "--out", str(out), *words]) != 0:
         raise SystemExit("error: the ratings could not be prepared")
-    seconds, manifest = time.monotonic() - began, read_json(out / MANIFEST)
+    ended, manifest = now(), read_json(out / MANIFEST)
     shutil.rmtree(out)
-    samples = sum(manifest["stats"]["samples"].values())
-    return {"seconds": seconds, "samples": samples, "sha256": sha256_of(manifest["outputs"])}
+    found = {"seconds": ended.clock - began.clock, "samples": sum(manifest["stats"]["samples"].values())}
+    return found | busy(began, ended) | {"sha256": sha256_of(manifest["outputs"])}
 
 
+class Spent(NamedTuple):
+    """A moment: the clock, and the processor seconds until then of this process and of the whole machine."""
+
+    clock: float
+    own: float
+    machine: float
+
+
+def now() -> Spent:
+    """Read the clock, and the processor time from `/proc/stat` (user, nice, system, interrupts; not idle or stolen)."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    ticks = user + nice + system + irq + softirq
+    return Spent(time.monotonic(), time.process_time(), ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def busy(began: Spent, ended: Spent) -> dict[str, float]:
+    """The cores that were busy between two moments, on average, and those of them with this process."""
+    seconds = ended.clock - began.clock
+    return {"busy": (ended.machine - began.machine) / seconds, "own": (ended.own - began.own) / seconds}
+
+
+BUSY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "cores busy": lambda row: f"{row['busy']:.2f}",
+    "of them the command": lambda row: f"{row['own']:.2f}",
+}
 PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["side"],
     "whole command": lambda row: f"{number(row['seconds'])} s",
     "samples/s": lambda row: f"{row['samples'] / row['seconds']:,.0f}",
     "times local": lambda row: f"{row['local'] / row['seconds']:.2f}",
+    **BUSY,
 }
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda row: row["side"],
@@ -275,6 +304,7 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "candidates/s": lambda row: number(row["rate"] * row["rows"] / row["users"]),
     "times local": lambda row: f"{row['rate'] / row['local']:.2f}",
     "whole command": lambda row: f"{number(row['seconds'])} s",
+    **BUSY,
 }
 SIMULATED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "processes": lambda row: str(row["processes"]),
