@@ -53,6 +53,8 @@ def main() -> None:
             first = sum(row["faults"] for row in before)
             found = run_round(runner, first, int(most) if most else args.most, args.minutes, _tell)
         now = _row(found, time.monotonic() - began)
+        if args.save:
+            rows, kinds = _kept(0), _kept(1)  # another process may have added its stages
         now |= {key: now[key] + before[0][key] for key in SUMS if before}
         counted = [{"stage": name, "fault": fault, **counts} for fault, counts in found.outcomes.items()]
         counted = _added([row for row in kinds if row["stage"] == name] if before else [], counted)
