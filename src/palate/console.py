@@ -196,7 +196,8 @@ def start_logging(file: Path | None = None) -> None:
     to_file = _File(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter(f"%(asctime)s {about['run']} %(levelname)s %(name)s: %(message)s"))
     for old in before:
-        for record in old.records if isinstance(old, _Earlier) else ():
+        # A copy, as a file that cannot be written is logged, too.
+        for record in list(old.records) if isinstance(old, _Earlier) else ():
             to_file.handle(record)
         log.removeHandler(old)
         old.close()

@@ -31,7 +31,12 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; PyTorch has a class of its own for a GPU's, and only a text for a processor's."""
+    """Whether memory ran out; PyTorch has a class of its own for a GPU's, and only a text for a processor's.
+
+    A file that the system has no memory to open is named by its own error.
+    """
+    if isinstance(error, PalateError) or (isinstance(error, OSError) and error.filename is not None):
+        return False
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(text in str(error) for text in ("allocate memory", "bad_alloc"))
 

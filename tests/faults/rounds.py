@@ -97,7 +97,7 @@ def tree(root: Path) -> Tree:
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if not name.startswith("cache/digests/") and not name.endswith(".speed.json"):
+        if not name.startswith("cache/digests") and not name.endswith(".speed.json"):
             found[f"{name}/" if path.is_dir() else name] = b"" if path.is_dir() else _timeless(path)
     return found
 

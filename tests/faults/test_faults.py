@@ -71,6 +71,40 @@ def test_an_io_error_in_the_cache_names_it(kind: str, path: str, runner: Runner)
     assert runner.outcome(Fault("fail", at, (kind,), errno.EIO)) == ("reported", "")
 
 
+@pytest.mark.parametrize(
+    ("runner", "fault", "kind", "path"),
+    [
+        (TRAIN, "EINTR", "read", "run/data/ratings.parquet"),
+        (TRAIN, "EIO", "look", "model/tokenizer.json"),
+        (TRAIN, "EIO", "look", ""),  # a file that Rust has open
+        (TRAIN, "EIO from then on", "read", "/tables.json"),
+        (TRAIN, "ENOMEM", "open", "/checkpoint-1"),
+        (TRAIN, "ENOSPC from then on", "rename", "run/adapter"),
+        (TRAIN, "kill -9, half of a rename", "rename", "run/adapter"),
+        (TRAIN, "kill -9, half of a rename", "rename", "/checkpoint-1/whole"),
+        (EVALUATE, "EINTR", "open", "/adapter_model.safetensors"),
+        (EVALUATE, "ENOMEM", "map", "/adapter_model.safetensors"),
+        (EVALUATE, "ENOSPC from then on", "write", "run/evaluation/run.log"),
+        (EVALUATE, "EACCES", "remove", "0000000000-0000000012"),
+        (EVALUATE, "EMFILE", "open", "/fine-tuned.speed.json"),
+        (EVALUATE, "kill -9 within a write", "write", ".speed.json.partial"),
+        (EVALUATE, "kill -9, half of a rename", "rename", "run/baselines/constant.npz"),
+    ],
+    ids=str,
+    indirect=["runner"],
+)
+def test_a_fault_is_reported_with_its_place_or_healed(runner: Runner, fault: str, kind: str, path: str) -> None:
+    bit = str(1 << KINDS.index(kind))
+    places = [
+        n for n, call in enumerate(runner.calls, 1) if call[0] == bit and (path in call[1] if path else not call[1])
+    ]
+    assert places
+    for at in places[:3]:
+        met, why = runner.outcome(FAULTS[fault]._replace(at=at))
+        assert not why
+        assert met in ("reported", "killed", "unharmed")
+
+
 @pytest.mark.parametrize("seconds", [1, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_run_beside_a_stopped_one_waits_for_it_and_both_are_right(seconds: int, runner: Runner) -> None:
     """The lock of a stopped process does not go with time; the other process says for what it waits."""

@@ -82,6 +82,7 @@ def test_an_interrupted_run_goes_on(scorer: Scorer, tmp_path: Path, caplog: pyte
     with caplog.at_level("INFO", "palate"):
         scores = run(scorer, tmp_path, 256)
     assert f"scoring scores resumes: {32 * len(before)} of 256 rows are finished" in caplog.text
+    assert json.loads((tmp_path / "scores.speed.json").read_text())["rows"] == 256  # of both calls
     assert_frame_equal(scores, run(scorer, tmp_path, 256, out=tmp_path / "undisturbed.parquet"), abs_tol=1e-5)
 
 

@@ -17,7 +17,9 @@ from palate.store.artifacts import (
     files_of,
     hidden,
     read_json,
+    reading,
     sha256_file,
+    sweep,
     write_json,
     write_manifest,
 )
@@ -223,6 +225,29 @@ def test_a_folder_that_a_killed_process_was_replacing_comes_back(tmp_path: Path,
 
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
     assert (folder / "a").read_text() == "old"
+
+
+def test_what_a_killed_process_left_beside_finished_files_is_swept(tmp_path: Path, dead: int) -> None:
+    finished, missing = tmp_path / "a" / "x", tmp_path / "a" / "y"
+    finished.parent.mkdir()
+    finished.write_text("whole")
+    left_by(finished, "partial", dead).write_text("half")
+    left_by(missing, "partial", dead).write_text("may be all that there is")
+    left_by(finished, "partial", os.getppid()).write_text("of one that runs")
+    sweep(tmp_path)
+
+    kept = {"x", left_by(missing, "partial", dead).name, left_by(finished, "partial", os.getppid()).name}
+    assert {p.name for p in finished.parent.iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Input/output error (os error 5)", "unable to open file </x> in read-only mode: Input/output error (5)",
+     "unable to mmap 24 bytes from file </x>: Input/output error (5)"],
+)  # fmt: skip
+def test_a_read_that_fails_under_a_library_is_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="x: cannot be read: Input/output error"), reading(tmp_path / "x"):
+        raise RuntimeError(text)
 
 
 def test_a_full_disk_under_a_library_in_rust_is_one_line(tmp_path: Path) -> None:

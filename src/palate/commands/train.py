@@ -24,7 +24,7 @@ from palate.models.adapter import check_own, pin
 from palate.models.load import model_folder
 from palate.prompt.chat import Chat
 from palate.prompt.item_tokens import FIELD
-from palate.store.artifacts import MANIFEST
+from palate.store.artifacts import MANIFEST, sweep, writing
 from palate.store.places import LOG
 from palate.train.processes import join, leave
 
@@ -140,7 +140,13 @@ def _from_baseline(config: Config) -> "FromBaseline | None":
 
 
 def begin(config: Config, folder: Path) -> None:
-    """Open a folder of results: the log, and the resolved config unless `palate run` left its own."""
+    """Open a folder of results: the log, and the resolved config unless `palate run` left its own.
+
+    What killed processes left hidden in it and in the run's goes.
+    """
     console.start_logging(folder / LOG)
+    for left in {folder, config.run_path}:
+        with writing(left):
+            sweep(left)
     if not (folder / MANIFEST).is_file():
         write_config(config, folder / "config.yaml")

@@ -9,6 +9,7 @@ import datetime
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,15 @@ from palate.prompt.chat import Chat
 from palate.prompt.spec import PromptSpec
 from palate.prompt.template import DATE, Template, date_of, with_date, without_date
 from palate.prompt.tokenizer import differing, rendered_otherwise, tokenizer_identity
-from palate.store.artifacts import MANIFEST, atomic_folder, read_json, sha256_file, write_json
+from palate.store.artifacts import (
+    MANIFEST,
+    atomic_folder,
+    read_json,
+    reading,
+    remove_abandoned,
+    sha256_file,
+    write_json,
+)
 from palate.store.hub import locate
 from palate.store.keys import damage_in, recorded
 from palate.store.manifest import PREPARE_AGAIN, check_record, read_manifest
@@ -181,6 +190,8 @@ def chosen_adapter(config: Config, adapter: Path | None, base_only: bool) -> Pat
     if base_only:
         return None
     own, adapter = adapter is None, adapter or config.run_path / "adapter"
+    if own:
+        _restore(adapter)
     if not adapter.is_dir():
         raise InputError("there is no adapter; train one, or score the base model with --base-only", adapter)
     if own:
@@ -193,6 +204,7 @@ def check_pinned(run: Path) -> None:
     """Raise `InputError` if a run's adapter is another one than `palate run` measured, as the run's manifest has it."""
     if not (run / MANIFEST).is_file():
         return
+    _restore(run / "adapter")
     manifest = read_manifest(run / MANIFEST, "run `palate run` again")
     outputs, replacing = manifest["outputs"], manifest.get("replacing")
     damage = damage_in(run, {name: outputs[name] for name in _PINNED if name in outputs})
@@ -202,6 +214,12 @@ def check_pinned(run: Path) -> None:
             "name the adapter with --adapter to use it all the same",
             run / damage.file,
         )
+
+
+def _restore(adapter: Path) -> None:
+    """Put an adapter back that a process left beside its place when it was killed between two renames."""
+    with suppress(OSError):
+        remove_abandoned(adapter)
 
 
 def announce(run: Path, adapter: Path) -> None:
@@ -448,7 +466,8 @@ def _read(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path))
+        with reading(path):
+            return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"is broken or cut off, copy it again: {first_line(error)}", path) from error
 

@@ -21,7 +21,7 @@ from palate.errors import InputError, WorkError, first_line
 from palate.models.item_vectors import FILE, ItemVectors
 from palate.models.method import transformer
 from palate.prompt.item_tokens import item_tokens
-from palate.store.artifacts import sha256_file
+from palate.store.artifacts import reading, sha256_file
 
 HIDDEN = 256
 """Width of the projector's hidden layer."""
@@ -177,7 +177,8 @@ def read_items(adapter: Path, about: dict[str, Any]) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise InputError("is missing, expected the vectors of the adapter's item tokens", file)
     try:
-        tensors = dict(load_file(file))
+        with reading(file):
+            tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise InputError(f"is broken or cut off, copy the adapter again: {first_line(error)}", file) from error
     for name, value in tensors.items():

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from palate.errors import InputError, first_line
 from palate.progress import working
 from palate.prompt.template import DATE, Template, with_date, without_date
 from palate.snapshot import snapshot
+from palate.store.artifacts import reading
 from palate.store.hub import Location, converted_folder, locate
 
 
@@ -35,7 +37,8 @@ def dated(tokenizer: Any, template_date: datetime.date) -> Any:
 
 def tokenizer_at(location: Location, revision: str | None = None) -> Any:
     """Load the tokenizer at `location`."""
-    with working("loading the tokenizer"):  # the import of transformers takes seconds
+    place = Path(location.path or str(location.hub_id))
+    with working("loading the tokenizer"), reading(place):  # the import of transformers takes seconds
         return _tokenizer_at(location, revision)
 
 

@@ -13,7 +13,7 @@ from palate.progress import Meter
 from palate.recommend.recommender import Asker, Recommender
 from palate.score.backend import InOrder
 from palate.score.files import PARQUET_KEY
-from palate.store.artifacts import atomic_file, sha256_of
+from palate.store.artifacts import atomic_file, reading, sha256_of
 from palate.store.resume import LongWork
 
 EVERY = 20.0
@@ -33,7 +33,8 @@ def kept_recommendations(out: Path, key: Mapping[str, Any]) -> pl.DataFrame | No
         found = None
     if found is None:
         raise InputError("exists and was not written by `palate recommend`, expected another name", out)
-    return pl.read_parquet(out, glob=False) if found == sha256_of(dict(key)) else None
+    with reading(out):
+        return pl.read_parquet(out, glob=False) if found == sha256_of(dict(key)) else None
 
 
 def recommend_all(

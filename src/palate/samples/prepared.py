@@ -15,7 +15,7 @@ from palate.samples.build import ROLES, Samples, samples_of, with_negatives
 from palate.samples.items import item_rows
 from palate.samples.negatives import FILE as NEGATIVES
 from palate.samples.signals import FILE, USERS
-from palate.store.artifacts import MANIFEST, read_json
+from palate.store.artifacts import MANIFEST, read_json, reading
 from palate.store.keys import Damage, damage_in
 from palate.store.manifest import PREPARE_AGAIN, PreparedManifest, check_record
 from palate.store.parquet import read_blocks, row_count
@@ -61,23 +61,24 @@ def load_prepared(folder: Path, memory: int | None = None) -> Prepared:
     The tables are compared with their hashes; the other files must only exist. A timeline that may need more than
     `memory` bytes (None: half of the machine's) is mapped from the disk.
     """
-    manifest = read_manifest(folder)
-    outputs = manifest["outputs"]
-    _refuse(folder, damage_in(folder, hashes_of(manifest)))
-    options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
-    scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
-    items = pl.read_parquet(folder / "items.parquet", glob=False)
-    samples = samples_of(_timeline(folder / "ratings.parquet", scratch), items, options, scratch)
-    if NEGATIVES in outputs:
-        drawn = pl.read_parquet(folder / NEGATIVES, glob=False)
-        negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
-        of, rule = np.searchsorted(samples.position, drawn["row"].to_numpy()), manifest["options"]["ratings"]
-        samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
-    if FILE in outputs:
-        samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
-    if USERS in outputs:
-        samples = replace(samples, users=pl.read_parquet(folder / USERS, glob=False))
-    return Prepared(folder, manifest, samples)
+    with reading(folder):
+        manifest = read_manifest(folder)
+        outputs = manifest["outputs"]
+        _refuse(folder, damage_in(folder, hashes_of(manifest)))
+        options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
+        scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
+        items = pl.read_parquet(folder / "items.parquet", glob=False)
+        samples = samples_of(_timeline(folder / "ratings.parquet", scratch), items, options, scratch)
+        if NEGATIVES in outputs:
+            drawn = pl.read_parquet(folder / NEGATIVES, glob=False)
+            negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
+            of, rule = np.searchsorted(samples.position, drawn["row"].to_numpy()), manifest["options"]["ratings"]
+            samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
+        if FILE in outputs:
+            samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
+        if USERS in outputs:
+            samples = replace(samples, users=pl.read_parquet(folder / USERS, glob=False))
+        return Prepared(folder, manifest, samples)
 
 
 def _timeline(path: Path, scratch: Scratch | None) -> pl.DataFrame:

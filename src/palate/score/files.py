@@ -19,8 +19,8 @@ from palate.errors import InputError
 from palate.progress import Meter
 from palate.score.backend import AnswerScores
 from palate.score.scorer import Scorer
-from palate.store.artifacts import atomic_file, remove_abandoned, sha256_of, write_json
-from palate.store.keys import reason, recorded
+from palate.store.artifacts import atomic_file, read_json, sha256_of, write_json
+from palate.store.keys import reason
 from palate.store.parquet import metadata_of, read_parquet
 from palate.store.resume import LongWork
 from palate.tokens.dataset import TokenDataset
@@ -66,8 +66,8 @@ def score_file(
 
     `ids` has `user_id` and `item_id` of every sample. `key` records what the scores depend on beside the rows: model,
     adapter, tokens. The function reuses scores with the same key, finished or in parts (`out.parts/`), and removes
-    others, which it logs. Beside a Parquet file it writes `speed_file(out)`: the `rows` that this call scored, their
-    wall time in `seconds`, and their prompt `tokens`.
+    others, which it logs. Beside a Parquet file it writes `speed_file(out)`: the number of `rows`, their wall time in
+    `seconds`, and their prompt `tokens`, added up over the calls that scored them.
 
     Raises `InputError` for a row beyond the last sample.
     """
@@ -81,7 +81,7 @@ def score_file(
     work = LongWork(f"scoring {out.stem}", out, key, len(wanted), "rows")
 
     def score(done: int) -> Columns:
-        size, tokens_read, began = batch_size * BATCHES_A_PART, 0, time.monotonic()
+        size, began = batch_size * BATCHES_A_PART, time.monotonic()
         windows = [np.array(wanted[begin : begin + size], np.int64) for begin in range(done, len(wanted), size)]
         start = done
         with Meter(work.what, len(wanted), done=done, console=console) as meter:
@@ -93,14 +93,14 @@ def score_file(
             for window, (read, found) in zip(windows, scorer.in_order(scored, windows), strict=True):
                 part: dict[str, Any] = {name: ids[name][window] for name in ("user_id", "item_id")}
                 part |= {"row": window, "label": tokens.labels[window]} | found._asdict()
+                ended = time.monotonic()
                 with work.part(start, start + len(window)) as file:
-                    np.savez(file, **part)
-                start, tokens_read = start + len(window), tokens_read + read
-        remove_abandoned(speed_file(out))  # which a run that resumes after the last row does not write
-        if out.suffix == ".parquet" and done < len(wanted):
-            speed = {"rows": len(wanted) - done, "seconds": time.monotonic() - began, "tokens": tokens_read}
-            write_json(speed_file(out), speed)
+                    np.savez(file, **part, spent=np.array([len(window), ended - began, read]))
+                start, began = start + len(window), ended
         files = [_arrays(path) for path in work.parts()] or [_empty(ids)]
+        spent = np.sum([part.get("spent", np.zeros(3)) for part in files], axis=0)
+        if out.suffix == ".parquet" and spent[0]:
+            write_json(speed_file(out), {"rows": int(spent[0]), "seconds": spent[1], "tokens": int(spent[2])})
         scores = {name: np.concatenate([part[name] for part in files]) for name in COLUMNS}
         write_scores(out, Scored(scores, key))
         return scores
@@ -115,7 +115,7 @@ def speed_file(out: Path) -> Path:
 
 def thousand_seconds(out: Path) -> float | None:
     """The wall time of a thousand of these scores; None if `score_file` did not write them here."""
-    found: dict[str, Any] = recorded(speed_file(out))
+    found = read_json(speed_file(out)) if speed_file(out).is_file() else None
     return 1000 * found["seconds"] / found["rows"] if found else None
 
 

@@ -28,7 +28,10 @@ DAY = 86_400.0
 MANIFEST = "manifest.json"
 HALF = f".{MANIFEST}"
 """The manifest of a folder while its files are being replaced; it stays if the process is killed meanwhile."""
+_ERROR_NUMBER = re.compile(r"(\(os error |unable to .* file .*\()(?P<n>\d+)\)")
 _REPLACED = "replaced"
+_HIDDEN = re.compile(rf"\.(.+)\.(partial|{_REPLACED})-(.+)-(\d+)")
+"""A name of `hidden`: the name beside it, the use, the machine and the process."""
 
 
 @contextmanager
@@ -36,24 +39,31 @@ def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError`, also one of Rust's in a message, into the `WorkError` that `path` cannot be written."""
     try:
         yield
-    except OSError as error:
-        raise unwritable(path, error) from error
-    except Exception as error:  # Polars and safetensors have errors of their own
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None or isinstance(error, PalateError):
+    except Exception as error:
+        failed = _of_system(error)
+        if failed is None:
             raise
-        raise unwritable(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+        raise unwritable(path, failed) from error
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Name `path` in an `OSError` that names no file, as of a read that fails."""
+    """Name `path` in an `OSError`, also one of Rust's in a message, that names no file, as of a read that fails."""
     try:
         yield
-    except OSError as error:
-        if error.filename is not None:
+    except Exception as error:
+        failed = _of_system(error)
+        if failed is None or failed.filename is not None:
             raise
-        raise WorkError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise WorkError(f"{path}: cannot be read: {failed.strerror or failed}") from error
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """The error of the system; Rust's libraries and PyTorch have its number in the message of an error of their own."""
+    if isinstance(error, OSError):
+        return error
+    number = None if isinstance(error, PalateError) else _ERROR_NUMBER.search(str(error))
+    return None if number is None else OSError(int(number["n"]), os.strerror(int(number["n"])))
 
 
 @contextmanager
@@ -153,16 +163,26 @@ def remove_abandoned(path: Path) -> None:
 
     A process of another machine, or of an earlier container, counts as killed if it wrote nothing for a day.
     """
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(partial|{_REPLACED})-(.+)-(\d+)")
     for name in os.listdir(path.parent) if path.parent.is_dir() else ():
-        left = pattern.fullmatch(name)
-        if left is None or not is_abandoned(path.with_name(name), left[2], int(left[3])):
+        left = _HIDDEN.fullmatch(name)
+        if left is None or left[1] != path.name or not is_abandoned(path.with_name(name), left[3], int(left[4])):
             continue
-        if left[1] == _REPLACED and not path.exists():
+        if left[2] == _REPLACED and not path.exists():
             path.with_name(name).rename(path)
         with suppress(OSError):
             path.with_name(name).unlink()
         shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left beside finished files anywhere below a folder, as `remove_abandoned` does.
+
+    These are not written again, so that nobody else looks beside them.
+    """
+    for top, folders, files in os.walk(folder):
+        for name in {left[1] for each in (*folders, *files) if (left := _HIDDEN.fullmatch(each))}:
+            if Path(top, name).exists():
+                remove_abandoned(Path(top, name))
 
 
 def is_abandoned(path: Path, machine: str, pid: int) -> bool:

@@ -48,7 +48,8 @@ class LongWork:
                 found = read()
                 if found is None:
                     found = make(self._finished())
-                    shutil.rmtree(self._folder)
+                    with writing(self._folder):
+                        shutil.rmtree(self._folder)
                     return found
         else:
             remove_left(self.out, self._folder)

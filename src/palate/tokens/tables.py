@@ -157,7 +157,8 @@ class Tables:
     @classmethod
     def open(cls, folder: Path) -> "Tables":
         """Map tables into memory."""
-        meta = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+        with reading(folder / "tables.json"):
+            meta = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
         arrays = None
         if meta["reason"] is None:
             loaded = {name: mapped(folder / f"{name}.npy") for name in ARRAYS}
