@@ -41,10 +41,13 @@ def worded(names: Sequence[str]) -> str:
 
 
 def recorded(path: Path) -> dict[str, Any]:
-    """A JSON object that Palate wrote; empty if the file is missing or damaged."""
+    """A JSON object that Palate wrote; empty if the file is missing or damaged.
+
+    Raises `OSError` or `WorkError` for one that cannot be read just now: it may hold what is to be kept.
+    """
     try:
         return dict(read_json(path))
-    except (InputError, OSError):
+    except (InputError, NotADirectoryError, IsADirectoryError):
         return {}
 
 
