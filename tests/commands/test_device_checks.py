@@ -42,7 +42,7 @@ def test_the_checks_pass_on_the_processor_and_say_what_they_skip(check: object) 
         results = [each.run() for each in check(bench)]  # type: ignore[operator]
     assert not failed(results)
     for result in results:
-        only_cuda = any(word in result.name for word in ("varlen", "flex", "memory", "synchronizations"))
+        only_cuda = any(word in result.name for word in ("varlen", "flex", "memory", "compiled", "synchronizations"))
         assert (result.outcome == "skipped") == only_cuda
         assert bool(result.reason) == only_cuda
 

@@ -146,6 +146,23 @@ def test_other_checkpoints_are_refused_before_any_work(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((f"Qwen3-8B-{suffix}", "the unquantized Qwen3-8B;")
+          for suffix in ("hqq", "AQLM-2Bit", "torchao-int8wo", "compressed-tensors", "FBGEMM_FP8", "quanto-int4")),
+        ("model", "an unquantized checkpoint of the model;"),
+    ],
+)  # fmt: skip
+def test_no_refused_checkpoint_is_named_as_its_own_way_out(
+    base: Path, tmp_path: Path, name: str, expected: str
+) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / name))
+    settings(folder, quantization_config={"quant_method": "other"})
+    with pytest.raises(InputError, match=f"expected {expected}"):
+        load_base_model(toy_config(folder).model)
+
+
+@pytest.mark.parametrize(
     ("name", "plain"),
     [
         ("Qwen3-8B-FP8", "Qwen3-8B"),

@@ -19,7 +19,9 @@ NAMES = {"bnb-4bit": "bitsandbytes' 4 bits", "bnb-8bit": "bitsandbytes' 8 bits"}
 DEQUANTIZED = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 """Methods that are read as plain weights, and transformers' class of their options."""
 SUFFIX = re.compile(
-    r"[-_.](awq|gptq|fp8|mxfp4|nvfp4|bnb|[48]bit|int[48]|w\d+a\d+|unsloth|quantized)\b.*", re.IGNORECASE
+    r"[-_.](awq|gptq|hqq|aqlm|torchao|quanto|compressed[-_]tensors|(fbgemm[-_])?fp8|mxfp4|nvfp4|bnb|[48]bit|int[48]|"
+    r"w\d+a\d+|unsloth|quantized)\b.*",
+    re.IGNORECASE,
 )
 """What names of quantized checkpoints append to the model's."""
 
@@ -41,17 +43,18 @@ def check_quantization(folder: Path, config: ModelConfig, place: str | Path) -> 
     if method in (None, "bnb-4bit"):
         return
     name = NAMES.get(method, method)
-    plain = SUFFIX.sub("", Path(str(place)).name)
+    plain = SUFFIX.sub("", own := Path(str(place)).name)
+    plain = f"the unquantized {plain}" if plain != own else "an unquantized checkpoint of the model"
     if method not in (*DEQUANTIZED, "bnb-8bit"):
         raise InputError(
-            f"is stored in {name}, which Palate does not load, expected the unquantized {plain}; "
+            f"is stored in {name}, which Palate does not load, expected {plain}; "
             "model.quantization=nf4 holds that in 4 bits",
             place,
         )
     if config.quantization != "none":
         raise InputError(
             f"is stored in {name} and cannot be put into {config.quantization}, expected model.quantization=none, "
-            f"or the unquantized {plain}",
+            f"or {plain}",
             place,
         )
 

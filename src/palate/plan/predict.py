@@ -17,6 +17,9 @@ from palate.train.schedule import Schedule, samples_in_step
 
 log = logging.getLogger(__name__)
 
+TRAFFIC = 2.6
+"""Bytes that the kernels of a step read and write, for each byte of weights and kept activations that it moves: what
+`benchmarks/roofline.py` counts in a step of Qwen3-0.6B, whose products do not outweigh them."""
 ROUNDED = 64
 """A recommended size of a pass is rounded down to a multiple of this number of tokens."""
 
@@ -167,7 +170,7 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
     remedy = None if fits else _remedy(plan, device)
     run = plan if remedy is None else _with(plan, remedy)
     step = run.seconds_a_step(device.speed(dtype))
-    if device.bandwidth is not None:  # roofline: FLOPs, traffic or the start of kernels, whichever takes longest
+    if device.bandwidth is not None:  # or products at the peak between kernels that move bytes, or the start of kernels
         counts = run.schedule
         tokens = run.workload.tokens() / run.workload.samples * counts.step_samples
         moved = counts.micro_batches * weights_moved(run.shape, run.config, dtype)
@@ -175,7 +178,8 @@ def _estimate(plan: Plan, device: Device, price: float | None) -> Estimate:
         moved += activations_moved(run.shape, run.config, dtype, largest) * tokens / (largest.rows * largest.length)
         compiled = device.gpu and compiles(run.config, counts.steps)
         started = counts.micro_batches * kernels(run.shape, run.config, dtype, compiled=compiled) * OPERATION
-        step = max(step, moved / device.bandwidth, started)
+        products = run.seconds_a_step(device.speed(dtype) / device.utilization)
+        step = max(step, products + TRAFFIC * moved / device.bandwidth, started)
     seconds = step * plan.schedule.steps
     cost = None if price is None else price * seconds / 3600
     checkpointing = plan.config.train.gradient_checkpointing
