@@ -240,6 +240,7 @@ def test_files_of_the_netflix_prize_are_converted_as_the_error_says(tmp_path):
     (tmp_path / "combined_data_1.txt").write_text("1:\n7,3,2005-09-06\n8,5,2005-05-13\n")
     (tmp_path / "combined_data_2.txt").write_text("2:\n7,4,2005-09-07\n")
     (tmp_path / "movie_titles.csv").write_bytes("1,2003,Dinosaur Planet\n2,1997,Amélie, the film\n".encode("latin-1"))
+    assert "combined_data_1.txt:1: is of the Netflix Prize, expected a table: `" in error_of(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     commands = page.partition("### The Netflix Prize")[2].partition("```sh\n")[2].splitlines()[:2]
     subprocess.run(["sh", "-c", "\n".join(commands)], cwd=tmp_path, check=True)

@@ -53,6 +53,7 @@ _ITEM_WORDS = {*_ITEM_STEMS, "movie", "item", "book", "product", "title", "films
                "artists", "recipes", "articles", "news", "anime", "catalog", "catalogue", "metadata", "meta",
                "business", "businesses", "courses"}  # fmt: skip
 _FIXED = {"ratings.dat": _RATING_STEMS, "u.data": _RATING_STEMS, "movies.dat": _ITEM_STEMS, "u.item": _ITEM_STEMS}
+_OF_NETFLIX = re.compile(r"combined_data_\d\.txt|mv_\d{7}\.txt")
 _REMEDIES = {
     **dict.fromkeys((".xls", ".xlsb", ".numbers"), ": it is a spreadsheet, save it as .xlsx"),
     **dict.fromkeys(
@@ -357,6 +358,8 @@ def _find_ratings(tables: Source) -> tuple[str, ...]:
     alone = [name for name in tables.names if is_table(name) and not is_mark(name)]
     if not found and len(alone) == 1 and not _ITEM_WORDS & {*_words(alone[0])}:
         return tuple(alone)
+    if not found:
+        found = [name for name in tables.names if _OF_NETFLIX.fullmatch(name.rpartition("/")[2])][:1]  # its error helps
     if len(found) == 1:
         return tuple(found)
     if found:
