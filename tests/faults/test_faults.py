@@ -91,7 +91,7 @@ def test_an_io_error_in_the_cache_names_it(kind: str, path: str, runner: Runner)
         (EVALUATE, "kill -9 within a write", "write", ".speed.json.partial"),
         (EVALUATE, "kill -9, half of a rename", "rename", "run/baselines/constant.npz"),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "name", each) or "open",
     indirect=["runner"],
 )
 def test_a_fault_is_reported_with_its_place_or_healed(runner: Runner, fault: str, kind: str, path: str) -> None:
