@@ -61,33 +61,37 @@ def load_prepared(folder: Path, memory: int | None = None) -> Prepared:
     The tables are compared with their hashes; the other files must only exist. A timeline that may need more than
     `memory` bytes (None: half of the machine's) is mapped from the disk.
     """
-    with reading(folder):
-        manifest = read_manifest(folder)
-        outputs = manifest["outputs"]
-        _refuse(folder, damage_in(folder, hashes_of(manifest)))
-        options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
-        scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
-        items = pl.read_parquet(folder / "items.parquet", glob=False)
-        samples = samples_of(_timeline(folder / "ratings.parquet", scratch), items, options, scratch)
-        if NEGATIVES in outputs:
-            drawn = pl.read_parquet(folder / NEGATIVES, glob=False)
-            negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
-            of, rule = np.searchsorted(samples.position, drawn["row"].to_numpy()), manifest["options"]["ratings"]
-            samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
-        if FILE in outputs:
-            samples = replace(samples, signals=pl.read_parquet(folder / FILE, glob=False))
-        if USERS in outputs:
-            samples = replace(samples, users=pl.read_parquet(folder / USERS, glob=False))
-        return Prepared(folder, manifest, samples)
+    manifest = read_manifest(folder)
+    outputs = manifest["outputs"]
+    _refuse(folder, damage_in(folder, hashes_of(manifest)))
+    options = PrepareConfig.model_construct(**manifest["options"]["prepare"])
+    scratch = Scratch.of(row_count(folder / "ratings.parquet"), memory)
+    items = _table(folder / "items.parquet")
+    samples = samples_of(_timeline(folder / "ratings.parquet", scratch), items, options, scratch)
+    if NEGATIVES in outputs:
+        drawn = _table(folder / NEGATIVES)
+        negative = item_rows(drawn["item_id"], items["item_id"]).to_numpy().astype(np.int64)
+        of, rule = np.searchsorted(samples.position, drawn["row"].to_numpy()), manifest["options"]["ratings"]
+        samples = with_negatives(samples, of, negative, Likes(rule["likes"], rule["negatives_per_like"]))
+    if FILE in outputs:
+        samples = replace(samples, signals=_table(folder / FILE))
+    if USERS in outputs:
+        samples = replace(samples, users=_table(folder / USERS))
+    return Prepared(folder, manifest, samples)
 
 
 def _timeline(path: Path, scratch: Scratch | None) -> pl.DataFrame:
     """The ratings with their roles."""
     if scratch is None:
-        return pl.read_parquet(path, glob=False).with_columns(pl.col("split").cast(ROLES))
+        return _table(path).with_columns(pl.col("split").cast(ROLES))
     names = list(pl.read_parquet_schema(path))
     blocks = (block.with_columns(pl.col("split").cast(ROLES).to_physical()) for block in read_blocks(path, names))
     return scratch.table(blocks).with_columns(pl.col("split").cat.to(ROLES))
+
+
+def _table(path: Path) -> pl.DataFrame:
+    with reading(path):
+        return pl.read_parquet(path, glob=False)
 
 
 def _refuse(folder: Path, damage: Damage | None) -> None:
